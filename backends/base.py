@@ -1,0 +1,177 @@
+"""What a destination does for a node. A new kind of destination is one module with a class of this kind.
+
+Where files lie on some kind of filesystem, `backends.log.backend.LogBackend` does all of it over a `Storage`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.change import Change
+from backends.log.generation import Generation
+from backends.status import Status
+from backends.storage.base import Space
+
+Report = Callable[[str, str], None]
+"""Called with a level of lightningd's (info, unusual, broken) and one line for the node's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSource:
+    """A whole database at one version, to be streamed into a new generation."""
+
+    pieces: Iterable[bytes]
+    data_version: int
+    node_id: str | None
+    foreign_keys: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the log ends: what the next call is compared with."""
+
+    data_version: int
+    sequence: int
+    checksum: int
+    rewindable: bool
+    """Whether the last record is a change that may turn out not to have been committed."""
+    time: int = 0
+    """When the last record was written, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A writer, as its session marker in the backup tells."""
+
+    session_id: str
+    host: str
+    pid: int
+    started: int  # seconds since 1970
+    closed: bool  # ended in order
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes as they lie at the destination, and records since the snapshot."""
+
+    snapshot: int
+    segments: int
+    records: int
+
+
+class Backend(ABC):
+    """One backup at one destination.
+
+    `create`, or `open` and then `append`, `rewind`, `take_snapshot`: by the one writer only. `read` by anyone, at any
+    time. Whatever fails raises BackupError; after a failed append, rewind or snapshot the backend refuses all further
+    ones until it is opened anew.
+    """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The destination as a person would say it."""
+
+    @abstractmethod
+    def identify(self) -> str:
+        """The backup's random id in hex; needs no `open`. Raises NotABackup, FromTheFuture, Damaged or Unreachable."""
+
+    @abstractmethod
+    def inside(self) -> list[str]:
+        """The names of the backups in the place that the URL names, when it is not one itself."""
+
+    @abstractmethod
+    def check_new(self) -> None:
+        """Refuse unless a new backup can be made here; leaves nothing behind."""
+
+    @abstractmethod
+    def warnings(self, node_directory: Path) -> list[str]:
+        """What a person should know about this destination for that node, a sentence each."""
+
+    def lasting_url(self, url: str) -> str:
+        """What backup.lock should name: `url`, with what tells this destination from another in its place."""
+        return url
+
+    @abstractmethod
+    def found(self) -> list[str]:
+        """What this destination is, a short line each: filesystem, mount, server. After `create`."""
+
+    @abstractmethod
+    def commit_latency(self) -> float:
+        """Seconds that a durable write takes here, the median of a few. After `create`."""
+
+    @abstractmethod
+    def create(self, source: SnapshotSource) -> Standing:
+        """A new backup that holds this database; all of it is removed again when that fails."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove the whole backup: for a rehearsal's own one. Raises nothing when it is not there."""
+
+    @abstractmethod
+    def last_writer(self) -> Writer | None:
+        """Who wrote this backup last; None when nobody has yet. Needs no `open`."""
+
+    @abstractmethod
+    def open(self, report: Report, session_id: str | None = None) -> Standing:
+        """Become the writer: repair a torn end, make durable anew what cannot be trusted, take the session over.
+
+        `session_id` marks this writer; without one it goes on under the last one's mark (for offline work).
+        """
+
+    @property
+    @abstractmethod
+    def standing(self) -> Standing:
+        """Where the log ends now. After `open`."""
+
+    @abstractmethod
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node whose backup this is, once it was known. Needs no `open`."""
+
+    @abstractmethod
+    def open_anew(self, session_id: str) -> None:
+        """Become the writer of a backup whose log is damaged; only `take_snapshot` may follow."""
+
+    @abstractmethod
+    def append(self, change: Change) -> None:
+        """Durable when it returns."""
+
+    @abstractmethod
+    def rewind(self) -> None:
+        """Take the last change back, durably: it was never committed. Refused unless `standing.rewindable`."""
+
+    @abstractmethod
+    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+        """A new generation that begins with this database; the old one is kept until the new one is whole."""
+
+    @abstractmethod
+    def read(self) -> Generation:
+        """The current generation, to be streamed back. Needs no `open`."""
+
+    @abstractmethod
+    def sizes(self) -> Sizes:
+        """What the current generation takes. After `open`; costs no I/O."""
+
+    @abstractmethod
+    def space(self) -> Space:
+        """Room at the destination."""
+
+    @abstractmethod
+    def learn_node_id(self, node_id: str) -> None:
+        """Remember whose backup this is; a fresh node's database says so only later."""
+
+    @abstractmethod
+    def tell_trouble(self, trouble: str | None) -> None:
+        """Leave a sentence for whoever looks at the backup; None when all is well again."""
+
+    @abstractmethod
+    def status(self, url: str) -> Status:
+        """What there is to know. The writer answers from memory; anyone else reads the log's records."""
+
+    @abstractmethod
+    def upkeep(self) -> None:
+        """What must be done now and then, off the commit path: make room ahead, look at the session marker."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session, trim what was allocated ahead. Never raises for a failed destination."""

@@ -1,0 +1,65 @@
+"""A change: what one `db_write` call carries, and what its statements say about the version.
+
+Facts about lightningd (v26.06): a transaction that changes anything ends with the bump of `data_version`;
+a migration may also send a lone PRAGMA, with the version of the transaction just committed.
+"""
+
+import re
+from collections.abc import Sequence
+
+VERSIONS = 1 << 32
+"""`data_version` is an unsigned 32-bit number and wraps to 0."""
+
+MAX_CHANGE = 1 << 30
+"""Bytes of SQL in one change; the largest recorded one has 21 kB."""
+
+_BUMP = re.compile(r"UPDATE vars SET intval = intval \+ 1 WHERE name = 'data_version' AND intval = (\d+);?\s*\Z")
+_FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE)
+
+
+class Change:
+    """One `db_write` call: the version it was sent with and its SQL statements, in order."""
+
+    __slots__ = ("advances", "data_version", "statements")
+
+    def __init__(self, data_version: int, statements: Sequence[str]) -> None:
+        self.data_version, self.statements = data_version, statements
+        bump = _BUMP.match(statements[-1]) if statements else None
+        self.advances = bump is not None and int(bump[1]) % VERSIONS == (data_version - 1) % VERSIONS
+        """Whether the call ends with the bump, so that the database stood at `data_version - 1` before it."""
+
+    @property
+    def database_stood_at(self) -> int:
+        """The version that the database had committed when the call was made."""
+        return previous(self.data_version) if self.advances else self.data_version
+
+    def encode(self) -> bytes:
+        """The statements as UTF-8, joined by NUL bytes (SQLite's own statements cannot contain one).
+
+        Raises ValueError for a statement with a NUL and UnicodeEncodeError for one that is no Unicode text.
+        """
+        joined = "\0".join(self.statements)
+        if joined.count("\0") >= len(self.statements):
+            raise ValueError("a statement contains a NUL byte, which SQLite cannot execute")
+        return joined.encode()
+
+
+def previous(version: int) -> int:
+    """The version before this one."""
+    return (version - 1) % VERSIONS
+
+
+def looks_like_bump(statement: str) -> bool:
+    """Whether the statement is lightningd's bump of `data_version`, from whatever version."""
+    return _BUMP.match(statement) is not None
+
+
+def foreign_keys_setting(statements: Sequence[str]) -> bool | None:
+    """True or False when the statements are a lone `PRAGMA foreign_keys = ON` or `OFF`, else None.
+
+    Only such a call runs outside any transaction, and only there does the PRAGMA have an effect.
+    """
+    if len(statements) != 1:
+        return None
+    found = _FOREIGN_KEYS.match(statements[0])
+    return None if found is None else found[1].upper() == "ON"

@@ -1,0 +1,48 @@
+"""The errors that people read: each says what happened, what is safe, and what to type next."""
+
+
+class BackupError(Exception):
+    """Something was refused or failed; the message is one sentence for a frightened person.
+
+    `exit_code` is what `backup-cli` exits with: 1 refused or failed, 3 the backup is damaged.
+    """
+
+    exit_code = 1
+
+
+class Unreachable(BackupError):
+    """The destination cannot be used now: missing, not mounted, not writable, not answering."""
+
+
+class NotABackup(BackupError):
+    """What lies at the destination is not a backup, or only part of one."""
+
+
+class FromTheFuture(BackupError):
+    """Written by a later release in a format that this one does not know."""
+
+
+class WriteFailed(BackupError):
+    """A write or sync failed: what it carried must count as not saved, and the handle is finished."""
+
+
+class Replaced(BackupError):
+    """Another writer took this backup over; nothing more may be appended from here."""
+
+
+class Damaged(BackupError):
+    """Bytes that were once saved have changed or gone.
+
+    `file` and `offset` (bytes from its start) name the place, `last_good` the last data version
+    before it (None when not even the snapshot is whole).
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None) -> None:
+        good = "nothing before it can be trusted" if last_good is None else f"the last good version is {last_good}"
+        super().__init__(
+            f"the backup is damaged: {what} in {file} at byte {offset}; {good}. Do not start a node from it; "
+            "keep every disk, and if the node's own database is alive, run: backup-cli resync"
+        )
+        self.what, self.file, self.offset, self.last_good = what, file, offset, last_good

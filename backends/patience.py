@@ -1,0 +1,23 @@
+"""How long a commit may wait for its destination before the node is stopped instead of frozen."""
+
+from backends.urls import BadURL, Destination
+
+DEFAULT_PATIENCE = 120.0
+"""Seconds. A node that stands still for several minutes gets channels force-closed by its peers."""
+
+_LEAST, _MOST = 5, 3600
+
+
+def patience_of(destination: Destination) -> float:
+    """Seconds that a commit may wait, as the URL's `?timeout=` says. Raises BadURL."""
+    value = destination.option("timeout", "")
+    if not value:
+        return DEFAULT_PATIENCE
+    if not (value.isascii() and value.isdigit()):
+        raise BadURL(f"{destination}: timeout={value} is not a number of seconds")
+    if not _LEAST <= int(value) <= _MOST:
+        raise BadURL(
+            f"{destination}: timeout={value} is not between {_LEAST} and {_MOST} seconds: less would stop the node at "
+            "the first hiccup, more would let it stand still until its channels are closed"
+        )
+    return float(value)

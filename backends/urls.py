@@ -1,0 +1,61 @@
+"""The URL that names a destination, taken apart."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from backends.errors import BackupError
+
+EXAMPLE = "file:///mnt/backup/lightning.bkp"
+
+
+class BadURL(BackupError):
+    """The URL cannot name a destination: a mistake in what was typed."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A parsed URL: scheme, host (a server or a filesystem label; may be empty), absolute path, options."""
+
+    scheme: str
+    host: str
+    path: PurePosixPath
+    options: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        query = "?" + "&".join(f"{key}={quote(value)}" for key, value in self.options) if self.options else ""
+        return f"{self.scheme}://{quote(self.host, safe=':[]')}{quote(str(self.path))}{query}"
+
+    def option(self, name: str, default: str) -> str:
+        """The value of an option in the query, the last one when it is given twice."""
+        return dict(self.options).get(name, default)
+
+    def below(self, name: str) -> "Destination":
+        """The same place, one directory further down."""
+        return Destination(self.scheme, self.host, self.path / name, self.options)
+
+    @property
+    def local_path(self) -> Path:
+        """The path as one on this machine."""
+        return Path(self.path)
+
+
+def parse_url(url: str) -> Destination:
+    """Raises BadURL."""
+    try:
+        parts = urlsplit(url)
+        host = unquote(parts.netloc)
+        options = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError as error:
+        raise BadURL(f"{url!r} is not a URL ({error}); write it like {EXAMPLE}") from None
+    if not parts.scheme:
+        hint = Path(url).absolute().as_uri() if url else EXAMPLE
+        raise BadURL(f"{url!r} has no scheme; write it as a URL, for instance: {hint}")
+    path = unquote(parts.path)
+    if not path.startswith("/") or "\0" in path:
+        raise BadURL(f"{url!r} has no absolute path; write it with three slashes, like {EXAMPLE}")
+    if parts.fragment:
+        raise BadURL(f"{url!r} has a # in it, which would cut the path off; write it as %23")
+    return Destination(parts.scheme, host, PurePosixPath(path), options)
