@@ -1,0 +1,145 @@
+"""The few operations on files that a backup needs from where it lies.
+
+Everything above (the record log) is written against this and nothing else, so a new place to keep
+files, or a test that loses whatever was not synced, is one class.
+
+Durability, as POSIX has it: file contents are safe after `sync`, a created, renamed or removed name after
+`sync_names`. Every method raises OSError (with errno) when the place fails.
+"""
+
+import errno
+from abc import ABC, abstractmethod
+from contextlib import closing
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes on the filesystem that holds the backup."""
+
+    free: int
+    total: int
+
+
+class ReadHandle(ABC):
+    """An open file, for reading; it stays readable when the name is replaced or removed."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes in the file now."""
+
+    @abstractmethod
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class WriteHandle(ABC):
+    """A file being written; only its one writer holds one."""
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes) -> None:
+        """All of `data` at `offset`, not yet durable."""
+
+    @abstractmethod
+    def write_durably(self, offset: int, data: bytes) -> None:
+        """All of `data` at `offset`, durable when it returns: the one operation of a commit."""
+
+    @abstractmethod
+    def extend(self, offset: int, length: int) -> None:
+        """Zeros from `offset` (the end of the file) on, durable when it returns. May run beside `write_durably`.
+
+        A failure here must not hide one of `write_durably`: the kernel tells of a lost write once for each open file,
+        so a file that is really open elsewhere goes through a descriptor of its own.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Everything written so far is durable, size included, when it returns."""
+
+    @abstractmethod
+    def truncate(self, size: int) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Storage(ABC):
+    """One flat directory of files."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The place in words that a person can find it by, e.g. a path."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the directory is there."""
+
+    @abstractmethod
+    def make(self) -> None:
+        """Create the directory (mode 0700) in its existing parent, durably. FileExistsError when it is there."""
+
+    @abstractmethod
+    def unmake(self) -> None:
+        """Remove the directory and every file in it: for a creation that failed half way."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of all files in the directory, sorted."""
+
+    @abstractmethod
+    def open(self, name: str) -> ReadHandle:
+        """FileNotFoundError when there is none; OSError for anything but a regular file (no link is followed)."""
+
+    @abstractmethod
+    def create(self, name: str) -> WriteHandle:
+        """A new empty file, mode 0600; an old one of that name is removed first."""
+
+    @abstractmethod
+    def rename(self, old: str, new: str) -> None:
+        """Replaces `new`. Durable after `sync_names`."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """FileNotFoundError when there is none. Durable after `sync_names`."""
+
+    @abstractmethod
+    def sync_names(self) -> None:
+        """What was created, renamed or removed so far is durable when it returns."""
+
+    @abstractmethod
+    def space(self) -> Space: ...
+
+    def device(self) -> int | None:
+        """What tells one filesystem of this machine from another (st_dev); None where that has no meaning."""
+        return None
+
+    def about(self) -> list[str]:
+        """What this place is, a short line each, e.g. its filesystem and where it is mounted."""
+        return []
+
+    def directories_with(self, name: str) -> list[str]:
+        """The names of directories one level down that hold a file of this name, sorted."""
+        return []
+
+    def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
+        """A whole small file. OSError when it has more than `limit` bytes: what the writer makes never does."""
+        with closing(self.open(name)) as handle:
+            if handle.size() > limit:
+                raise OSError(errno.EFBIG, f"{name} has {handle.size()} bytes, which no {name} has")
+            return handle.read(0, limit)
+
+    def publish(self, name: str, data: bytes) -> None:
+        """A whole file, durably: it appears under its name complete or not at all."""
+        temporary = name + TEMPORARY
+        with closing(self.create(temporary)) as handle:
+            handle.write(0, data)
+            handle.sync()
+        self.rename(temporary, name)
+        self.sync_names()
+
+
+TEMPORARY = ".tmp"
+"""The suffix of a file that is not whole yet; left over from a crash, it means nothing."""

@@ -1,0 +1,137 @@
+"""A directory of a mounted filesystem that must first be found, or looked at, each time a backup is opened.
+
+Where a share or a stick is mounted can change from one start to the next, and an empty mount point looks just like a
+directory. So nothing is believed before the first use, and a directory is never made without looking again.
+"""
+
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from backends.mounts.table import Mount
+from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.local import LocalStorage
+from backends.storage.one_descriptor import OneDescriptor
+
+_LEFT_BY_OPEN_FILES = (".fuse_hidden", ".nfs")
+"""How names begin that FUSE and NFS give to removed files while somebody has them open."""
+
+_UNTIL_CLOSED = 1.0
+"""Seconds; a FUSE filesystem hears of a closed file a little later than the one who closed it."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A directory (which need not exist), what it lies on, and what a person calls that."""
+
+    path: Path
+    mount: Mount
+    words: str
+
+
+class FoundStorage(Storage):
+    """What `find` finds; that raises Unreachable, saying why the directory cannot be used.
+
+    `name` is what to call the place before it was found, `read_only` makes the error when it cannot be written.
+    """
+
+    def __init__(self, find: Callable[[], Found], name: str, read_only: Callable[[], Exception]) -> None:
+        self._find, self._name, self._read_only = find, name, read_only
+        self._found: Found | None = None
+        self._local: LocalStorage | None = None
+        self._written: WeakValueDictionary[str, OneDescriptor] = WeakValueDictionary()
+
+    def look(self) -> Found:
+        """Where the directory is. Raises Unreachable."""
+        if self._found is None:
+            self._found = self._find()
+            self._local = LocalStorage(self._found.path)
+        return self._found
+
+    @property
+    def _storage(self) -> LocalStorage:
+        self.look()
+        assert self._local is not None
+        return self._local
+
+    def describe(self) -> str:
+        return self._name if self._found is None else f"{self._found.path} ({self._found.words})"
+
+    def about(self) -> list[str]:
+        mount = self.look().mount
+        options = ", ".join(sorted(mount.options - {"rw", "relatime"}))
+        return [mount.describe(), f"mounted with: {options or 'no options'}"]
+
+    def exists(self) -> bool:
+        return self._storage.exists()
+
+    def make(self) -> None:
+        self._found = None  # it may have been unmounted since it was looked at
+        self._writing(self._storage.make)
+
+    def unmake(self) -> None:
+        until = time.monotonic() + _UNTIL_CLOSED
+        while True:
+            try:
+                return self._writing(self._storage.unmake)
+            except OSError as error:
+                waiting = error.errno == errno.ENOTEMPTY and self._only_open_files_left()
+                if not waiting or time.monotonic() >= until:
+                    raise
+                time.sleep(0.02)
+
+    def _only_open_files_left(self) -> bool:
+        return all(path.name.startswith(_LEFT_BY_OPEN_FILES) for path in self.look().path.iterdir())
+
+    def names(self) -> list[str]:
+        return self._storage.names()
+
+    def open(self, name: str) -> ReadHandle:
+        return self._storage.open(name)
+
+    def create(self, name: str) -> WriteHandle:
+        handle = self._writing(lambda: self._storage.create(name))
+        found = self.look()
+        if not found.mount.kind.startswith("fuse"):
+            return handle
+        handle.close()
+        alone = self._written[name] = OneDescriptor(found.path / name)
+        return alone
+
+    def rename(self, old: str, new: str) -> None:
+        storage, handle = self._storage, self._written.pop(old, None)
+        if handle is None:
+            storage.rename(old, new)
+            return
+        directory = self.look().path
+        handle.renamed(lambda: storage.rename(old, new), directory / old, directory / new)
+        self._written[new] = handle
+
+    def remove(self, name: str) -> None:
+        self._storage.remove(name)
+
+    def sync_names(self) -> None:
+        self._storage.sync_names()
+
+    def space(self) -> Space:
+        return self._storage.space()
+
+    def device(self) -> int:
+        return self._storage.device()
+
+    def directories_with(self, name: str) -> list[str]:
+        return self._storage.directories_with(name)
+
+    def _writing(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                raise self._read_only() from error
+            raise

@@ -1,0 +1,250 @@
+"""A directory of a mounted filesystem, by plain system calls.
+
+The path that the user gave may lead through links and is resolved once; below it no link is followed.
+Every descriptor is closed on exec (Python opens them so). A place that is slow or gone makes these calls
+wait or fail as the kernel does: nothing here retries.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from backends.mounts.table import mount_of
+from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+
+_DIRECTORY_MODE = 0o700
+_FILE_MODE = 0o600
+
+_ZEROS = 1 << 20
+"""Bytes of zeros written at a time."""
+
+_NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How filesystems say that they know no fsync of a directory (some FUSE ones: exFAT, NTFS, SMB shares).
+
+They write names at once or whenever they like, and offer nothing better. A failing disk says EIO instead.
+"""
+
+_NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How filesystems without permissions (FAT, exFAT) refuse chmod; there the mount decides who may read."""
+
+
+class LocalStorage(Storage):
+    """The directory `path`, which need not exist yet; no file in it is ever reached through a link."""
+
+    def __init__(self, path: Path) -> None:
+        self._given = path
+        # A link that is turned elsewhere later must not move half a backup with it.
+        self._path = Path(os.path.realpath(path))
+
+    def describe(self) -> str:
+        return str(self._given)
+
+    def about(self) -> list[str]:
+        return [mount_of(self._path).describe()]
+
+    def exists(self) -> bool:
+        """NotADirectoryError when something else has the directory's name."""
+        try:
+            mode = self._path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._path))
+        return True
+
+    def make(self) -> None:
+        self._path.mkdir(_DIRECTORY_MODE)
+        try:
+            with _tolerated(_NO_MODES):
+                self._path.chmod(_DIRECTORY_MODE)  # mkdir leaves out what the umask says
+            _sync_directory(self._path)
+            _sync_directory(self._path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._path.rmdir()
+            raise
+
+    def unmake(self) -> None:
+        """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
+        for name in self.names():
+            self.remove(name)
+        self._path.rmdir()
+        _sync_directory(self._path.parent)
+
+    def names(self) -> list[str]:
+        """Hidden names (`.nfs…`, `._…` of other systems), links, directories and the like are left out."""
+        with os.scandir(self._path) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+            )
+
+    def open(self, name: str) -> ReadHandle:
+        path = self._file(name)
+        # Without O_NONBLOCK a FIFO of that name would hang this call until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return _Reader(descriptor)
+
+    def create(self, name: str) -> WriteHandle:
+        path = self._file(name)
+        path.unlink(missing_ok=True)
+        with contextlib.ExitStack() as undo:
+            writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
+            undo.callback(os.close, writing)
+            with _tolerated(_NO_MODES):
+                os.fchmod(writing, _FILE_MODE)  # open leaves out what the umask says
+            extending = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # now: the name will change
+            undo.pop_all()
+        return _Writer(writing, extending)
+
+    def rename(self, old: str, new: str) -> None:
+        self._file(old).replace(self._file(new))
+
+    def remove(self, name: str) -> None:
+        self._file(name).unlink()
+
+    def sync_names(self) -> None:
+        """Does nothing on a filesystem that knows no fsync of a directory."""
+        _sync_directory(self._path)
+
+    def space(self) -> Space:
+        status = os.statvfs(self._path)
+        return Space(free=status.f_bavail * status.f_frsize, total=status.f_blocks * status.f_frsize)
+
+    def device(self) -> int:
+        """Before the directory is made: that of the one it would be made in."""
+        try:
+            return self._path.stat().st_dev
+        except FileNotFoundError:
+            return self._path.parent.stat().st_dev
+
+    def directories_with(self, name: str) -> list[str]:
+        """Links, hidden directories and those that may not be looked into are left out."""
+        plain_name(name)
+        with os.scandir(self._path) as entries:
+            return sorted(entry.name for entry in entries if _holds(entry, name))
+
+    def _file(self, name: str) -> Path:
+        return self._path / plain_name(name)
+
+
+def plain_name(name: str) -> str:
+    """The name itself. ValueError for one that no backup gives to a file: it might lead out of the directory."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file in a backup")
+    return name
+
+
+def _holds(entry: os.DirEntry[str], name: str) -> bool:
+    if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+        return False
+    try:
+        return stat.S_ISREG(Path(entry.path, name).lstat().st_mode)
+    except (FileNotFoundError, PermissionError):  # the latter: `lost+found` of a stick
+        return False
+
+
+class _Descriptor:
+    """An open file. A second `close` does nothing: by then the number may belong to somebody else's file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._number = descriptor
+
+    @property
+    def number(self) -> int:
+        if self._number < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._number
+
+    def close(self) -> None:
+        descriptor, self._number = self._number, -1  # first: Linux closes it even when close fails
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _Reader(_Descriptor, ReadHandle):
+    def size(self) -> int:
+        return os.fstat(self.number).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self.number, length, offset)
+        # A call may give less than there is (Linux never gives more than 2 GiB); only nothing at all is the end.
+        while len(data) < length:
+            more = os.pread(self.number, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+class _Writer(_Descriptor, WriteHandle):
+    """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
+
+    def __init__(self, writing: int, extending: int) -> None:
+        super().__init__(writing)
+        self._extending = _Descriptor(extending)
+
+    def write(self, offset: int, data: bytes) -> None:
+        _write_all(self.number, offset, data)
+
+    def write_durably(self, offset: int, data: bytes) -> None:
+        _write_all(self.number, offset, data)
+        os.fdatasync(self.number)  # a changed size is part of it, times are not
+
+    def extend(self, offset: int, length: int) -> None:
+        # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
+        descriptor, end = self._extending.number, offset + length
+        while offset < end:
+            zeros = bytes(min(_ZEROS, end - offset))
+            _write_all(descriptor, offset, zeros)
+            offset += len(zeros)
+        os.fdatasync(descriptor)
+
+    def sync(self) -> None:
+        os.fsync(self.number)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.number, size)
+
+    def close(self) -> None:
+        try:
+            self._extending.close()
+        finally:
+            super().close()
+
+
+def _write_all(descriptor: int, offset: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        if written == 0:
+            raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
+        rest, offset = rest[written:], offset + written
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with _tolerated(_NO_DIRECTORY_SYNC):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _tolerated(numbers: frozenset[int]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise

@@ -1,0 +1,84 @@
+"""A file that is written through one descriptor only, and opened again when it is renamed: for FUSE filesystems.
+
+Some of them keep a file's size and place for each descriptor apart and by its name, so that what is written through
+one is lost to another, or to the new name (fusefat does both). On the other hand a failed sync is told once for each
+descriptor: so if it was the one that made room who was told, the next commit must not believe that all is well.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from backends.storage.base import WriteHandle
+
+_ZEROS = 1 << 20
+
+
+class OneDescriptor(WriteHandle):
+    """The existing file `path`, open for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = _open(path)
+        self._failed: OSError | None = None
+
+    def renamed(self, rename: Callable[[], None], old: Path, new: Path) -> None:
+        """Rename the file by `rename`, and go on under its new name; or, when that fails, its old one."""
+        if self._descriptor < 0:
+            rename()
+            return
+        self.sync()  # nothing may be under way on the descriptor that is given up: its errors would go with it
+        self.close()
+        try:
+            rename()
+        except BaseException:
+            self._descriptor = _open(old)
+            raise
+        self._descriptor = _open(new)
+
+    def write(self, offset: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self._number, rest, offset)
+            if written == 0:
+                raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
+            rest, offset = rest[written:], offset + written
+
+    def write_durably(self, offset: int, data: bytes) -> None:
+        if self._failed is not None:
+            raise self._failed
+        self.write(offset, data)
+        os.fdatasync(self._number)
+
+    def extend(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            count = min(_ZEROS, end - offset)
+            self.write(offset, bytes(count))
+            offset += count
+        self.sync()
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._number)
+        except OSError as error:
+            self._failed = error
+            raise
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._number, size)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @property
+    def _number(self) -> int:
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._descriptor
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_NOFOLLOW)

@@ -1,0 +1,32 @@
+"""Every kind of place that a backup may lie in, for the tests that all of them must pass.
+
+A place is a context manager over a fresh directory of the test's own. It gives a function that opens the place, as
+often as wanted, as another process would; the backup's directory is not made yet, the one above it is there.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from backends.storage.base import Storage
+from backends.storage.local import LocalStorage
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+Opener = Callable[[], Storage]
+Place = Callable[[Path], AbstractContextManager[Opener]]
+
+
+@contextmanager
+def local(directory: Path) -> Iterator[Opener]:
+    """A directory of the machine that runs the tests."""
+    yield lambda: LocalStorage(directory / "lightning.bkp")
+
+
+@contextmanager
+def simulated(_: Path) -> Iterator[Opener]:
+    """A disk in memory."""
+    disk = SimulatedDisk()
+    yield lambda: SimulatedStorage(disk)
+
+
+PLACES: dict[str, Place] = {"local": local, "simulated": simulated}

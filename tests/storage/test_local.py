@@ -1,0 +1,201 @@
+"""What only a directory on a real filesystem can go wrong with."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.storage.local import LocalStorage
+
+UMASKS = [0o022, 0o077, 0o000, 0o777]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "lightning.bkp"
+
+
+@pytest.fixture
+def storage(directory: Path) -> LocalStorage:
+    storage = LocalStorage(directory)
+    storage.make()
+    return storage
+
+
+@pytest.fixture(params=UMASKS, ids=[f"{umask:03o}" for umask in UMASKS])
+def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    assert tmp_path.exists()  # made before the umask is changed
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.usefixtures("umask")
+def test_only_the_owner_may_read(directory: Path) -> None:
+    storage = LocalStorage(directory)
+    storage.make()
+    storage.publish("manifest", b"channel secrets")
+    assert mode(directory) == 0o700
+    assert mode(directory / "manifest") == 0o600
+
+
+def test_an_old_file_does_not_pass_on_its_mode(storage: LocalStorage, directory: Path) -> None:
+    (directory / "manifest.tmp").touch()
+    (directory / "manifest.tmp").chmod(0o666)
+    storage.publish("manifest", b"channel secrets")
+    assert mode(directory / "manifest") == 0o600
+
+
+def test_the_parent_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        LocalStorage(tmp_path / "share" / "lightning.bkp").make()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_directory_should_be(directory: Path) -> None:
+    directory.write_bytes(b"a backup of the older plugin")
+    storage = LocalStorage(directory)
+    with pytest.raises(NotADirectoryError):
+        storage.exists()
+    with pytest.raises(FileExistsError):
+        storage.make()
+    with pytest.raises(NotADirectoryError):
+        LocalStorage(directory / "lightning.bkp").exists()
+
+
+def test_unmaking_takes_nothing_but_files(storage: LocalStorage, directory: Path) -> None:
+    storage.publish("manifest", b"ours")
+    (directory / "holiday").mkdir()
+    (directory / "holiday" / "photo").write_bytes(b"not ours")
+    with pytest.raises(OSError):
+        storage.unmake()
+    assert (directory / "holiday" / "photo").read_bytes() == b"not ours"
+
+
+def test_the_way_to_the_directory_may_be_a_link(tmp_path: Path, storage: LocalStorage) -> None:
+    storage.publish("manifest", b"here")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "lightning.bkp")
+    through = LocalStorage(link)
+    assert through.exists()
+    assert through.read_small("manifest") == b"here"
+    assert through.describe() == str(link)
+    link.unlink()
+    link.symlink_to(tmp_path / "elsewhere")
+    assert through.read_small("manifest") == b"here", "the link was resolved once"
+
+
+def test_a_link_put_in_place_of_the_directory_is_refused(tmp_path: Path, directory: Path) -> None:
+    storage = LocalStorage(directory)
+    (tmp_path / "elsewhere").mkdir()
+    directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotADirectoryError):
+        storage.exists()
+    with pytest.raises(FileExistsError):
+        storage.make()
+    with pytest.raises(OSError):
+        storage.sync_names()
+
+
+def test_links_in_the_directory_are_not_followed(tmp_path: Path, storage: LocalStorage, directory: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"precious")
+    (directory / "manifest").symlink_to(secret)
+    (directory / "manifest.tmp").symlink_to(secret)
+    assert storage.names() == []
+    with pytest.raises(OSError) as caught:
+        storage.open("manifest")
+    assert caught.value.errno == errno.ELOOP
+    storage.publish("manifest", b"ours")
+    assert storage.read_small("manifest") == b"ours"
+    assert secret.read_bytes() == b"precious"
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def subdirectory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("make", [fifo, subdirectory], ids=["fifo", "directory"])
+def test_only_regular_files_are_opened(storage: LocalStorage, directory: Path, make: Callable[[Path], None]) -> None:
+    make(directory / "segment")
+    before = descriptors()
+    with pytest.raises(OSError, match="not a regular file"):
+        storage.open("segment")
+    assert descriptors() == before
+    assert storage.names() == []
+
+
+def test_hidden_files_are_not_named(storage: LocalStorage, directory: Path) -> None:
+    (directory / ".nfs0001").touch()
+    (directory / "._manifest").touch()
+    storage.create("manifest").close()
+    assert storage.names() == ["manifest"]
+
+
+def test_a_child_process_gets_no_descriptor(storage: LocalStorage) -> None:
+    count = "import os; print(len(os.listdir('/proc/self/fd')))"
+    without = subprocess.check_output([sys.executable, "-c", count], close_fds=False)
+    with closing(storage.create("segment")), closing(storage.open("segment")):
+        assert subprocess.check_output([sys.executable, "-c", count], close_fds=False) == without
+
+
+def test_all_descriptors_are_closed(storage: LocalStorage) -> None:
+    before = descriptors()
+    for _ in range(3):
+        storage.publish("manifest", b"x")
+        storage.read_small("manifest")
+        storage.names()
+        storage.exists()
+        storage.space()
+    assert descriptors() == before
+
+
+def test_a_second_close_leaves_the_file_of_another_alone(storage: LocalStorage) -> None:
+    handle = storage.create("segment")
+    handle.close()
+    with closing(storage.create("another")) as another:
+        handle.close()
+        another.write_durably(0, b"still open")
+    assert storage.read_small("another") == b"still open"
+
+
+def test_directories_with_a_file_are_found(tmp_path: Path) -> None:
+    above = LocalStorage(tmp_path)
+    assert above.directories_with("manifest") == []
+    for name in ("two", "one", ".hidden"):
+        storage = LocalStorage(tmp_path / name)
+        storage.make()
+        storage.publish("manifest", b"data")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "manifest").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    (tmp_path / "with-a-link").mkdir()
+    (tmp_path / "with-a-link" / "manifest").symlink_to(tmp_path / "manifest")
+    (tmp_path / "deeper" / "manifest").mkdir(parents=True)
+    assert above.directories_with("manifest") == ["one", "two"]
+
+
+def test_a_device_is_known_before_the_directory_is_made(tmp_path: Path, directory: Path) -> None:
+    storage = LocalStorage(directory)
+    assert storage.device() == tmp_path.stat().st_dev
+    storage.make()
+    assert storage.device() == tmp_path.stat().st_dev
