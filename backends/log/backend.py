@@ -1,0 +1,311 @@
+"""A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from backends.base import Backend, Report, Sizes, SnapshotSource, Standing, Writer
+from backends.change import Change
+from backends.database.rebuild import BytesDone
+from backends.errors import BackupError, Replaced, Unreachable
+from backends.log.documents import MANIFEST, Base, Manifest, Session
+from backends.log.folding import Folded, fold
+from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name
+from backends.log.generation import Generation, open_generation, read_manifest, read_session, segment_indexes
+from backends.log.latency import measured_latency
+from backends.log.look import look_at_files, look_from_inside
+from backends.log.recover import recover
+from backends.log.segment import create_segment, first_checksum
+from backends.log.session import SessionMarker
+from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.log.writer import LogWriter
+from backends.status import Status
+from backends.storage.base import Space, Storage
+
+
+class LogBackend(Backend):
+    """The record log over a storage: the same for every kind of filesystem."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._writer: LogWriter | None = None
+        self._marker: SessionMarker | None = None
+        self._report: Report = lambda level, line: None
+        self._trouble: str | None = None
+        self._snapshot_bytes = 0
+        self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
+
+    def describe(self) -> str:
+        return self.storage.describe()
+
+    # Reading
+
+    def identify(self) -> str:
+        with self._reaching():
+            return read_manifest(self.storage).backup_id.hex()
+
+    def inside(self) -> list[str]:
+        with self._reaching():
+            return self.storage.directories_with(MANIFEST)
+
+    def read(self) -> Generation:
+        with self._reaching():
+            return open_generation(self.storage)
+
+    # Creating and opening
+
+    def check_new(self) -> None:
+        with self._making():
+            self.storage.make()
+            self.storage.unmake()
+
+    def warnings(self, node_directory: Path) -> list[str]:
+        device = self.storage.device()
+        if device is not None and device == node_directory.stat().st_dev:
+            return [
+                f"{self.describe()} lies on the same disk as the node's directory {node_directory}: when that disk "
+                "dies, database and backup die together. Better take another disk, a USB stick or a NAS"
+            ]
+        return []
+
+    def found(self) -> list[str]:
+        with self._reaching():
+            return self.storage.about()
+
+    def commit_latency(self) -> float:
+        with self._reaching():
+            return measured_latency(self.storage)
+
+    def create(self, source: SnapshotSource) -> Standing:
+        with self._making():
+            self.storage.make()
+            try:
+                return self._create(source)
+            except BaseException:
+                with suppress(OSError):
+                    self.storage.unmake()
+                raise
+
+    def _create(self, source: SnapshotSource) -> Standing:
+        backup_id = secrets.token_bytes(16)
+        written = write_snapshot(self.storage, backup_id, 1, source.data_version, source.pieces)
+        publish_snapshot(self.storage, written, 1)
+        create_segment(self.storage, backup_id, 1).handle.close()
+        base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
+        manifest = Manifest(backup_id, 1, base, 1, int(time.time()), "init", source.node_id)
+        self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
+        return Standing(base.data_version, base.sequence, base.checksum, False)
+
+    def remove(self) -> None:
+        with self._reaching(), suppress(FileNotFoundError):
+            self.storage.unmake()
+
+    def last_writer(self) -> Writer | None:
+        with self._reaching():
+            last = _if_readable(self.storage)
+        return Writer(last.session_id, last.host, last.pid, last.started, last.closed) if last else None
+
+    def open(self, report: Report, session_id: str | None = None) -> Standing:
+        self._report = report
+        with self._reaching():
+            manifest, before = read_manifest(self.storage), read_session(self.storage)
+            segment, standing, torn = recover(self.storage, manifest, before)
+            try:
+                self._marker = SessionMarker(self.storage, session_id, before, standing)
+                self._writer = LogWriter(self.storage, manifest, segment, standing, self._marker.check)
+                self._measure()
+            except BaseException:
+                self._writer = None
+                segment.handle.close()
+                raise
+        if torn is not None:
+            report("unusual", f"the end of the log was torn: {torn}")
+        return standing
+
+    def open_anew(self, session_id: str) -> None:
+        with self._reaching():
+            manifest, before = read_manifest(self.storage), _if_readable(self.storage)
+            # Far beyond any record of the old log, and a chain that none of them continues.
+            sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
+            standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32), False)
+            indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
+            segment = create_segment(self.storage, manifest.backup_id, max(indexes, default=0) + 1)
+            # The old log must not be held to have lost what never was in it: it stays as good as it is.
+            noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
+            self._marker = SessionMarker(self.storage, session_id, before, noted)
+            self._writer = LogWriter(self.storage, manifest, segment, standing, self._marker.check)
+
+    @property
+    def _opened(self) -> LogWriter:
+        if self._writer is None:
+            raise BackupError(f"{self.describe()} is not open for writing")
+        return self._writer
+
+    @property
+    def manifest(self) -> Manifest:
+        """The current generation. After `open`."""
+        return self._opened.manifest
+
+    @property
+    def standing(self) -> Standing:
+        return self._opened.standing
+
+    def node_id(self) -> str | None:
+        if self._marker is not None:
+            return self.manifest.node_id or self._marker.session.node_id
+        with self._reaching():
+            session = _if_readable(self.storage)
+            return read_manifest(self.storage).node_id or (session.node_id if session else None)
+
+    def learn_node_id(self, node_id: str) -> None:
+        if self._marker is not None:
+            self._marker.learn_node_id(node_id)
+
+    def tell_trouble(self, trouble: str | None) -> None:
+        if self._marker is not None:
+            self._marker.tell_trouble(trouble)
+
+    # Writing
+
+    def append(self, change: Change) -> None:
+        self._opened.append(change)
+
+    def rewind(self) -> None:
+        self._opened.rewind()
+
+    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+        self._opened.take_snapshot(source, reason)
+        with self._reaching():
+            self._measure()
+
+    def fold(self, scratch: Path, progress: BytesDone | None = None) -> Folded | None:
+        with self._reaching():
+            return fold(self.storage, scratch, progress)
+
+    def switch_generation(self, folded: Folded) -> None:
+        with self._reaching():
+            try:
+                self._opened.switch_generation(folded)
+            finally:
+                self._measure()
+
+    def upkeep(self) -> None:
+        writer, marker = self._opened, self._marker
+        if writer.finished is not None or marker is None:
+            return
+        trouble: str | None = None
+        for duty in (writer.make_room, lambda: marker.look(lambda: writer.standing)):
+            try:
+                duty()
+            except Replaced as error:
+                writer.finished = error
+                self._report("broken", str(error))
+                return
+            except OSError as error:  # and the other duty is done all the same
+                trouble = f"{self.describe()} gives trouble: {error.strerror or error}; so far every change is saved"
+        if trouble is not None and trouble != self._trouble:
+            self._report("unusual", trouble)
+        self._trouble = trouble
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        failed = writer.finished is not None
+        with suppress(OSError, BackupError):
+            writer.close()
+            if not failed and self._marker is not None:
+                self._marker.end(writer.standing)
+
+    # Measuring
+
+    def sizes(self) -> Sizes:
+        writer = self._opened
+        records = writer.standing.sequence - writer.manifest.base.sequence
+        return Sizes(self._snapshot_bytes, writer.segment_bytes(), records)
+
+    def status(self, url: str) -> Status:
+        if self._writer is not None:
+            session = self._marker.session if self._marker else None
+            return look_from_inside(url, self._writer, session, self._snapshot_bytes, self._space or self.space())
+        with self.read() as generation:
+            return look_at_files(url, generation, self.space())
+
+    def space(self) -> Space:
+        with self._reaching():
+            self._space = self.storage.space()
+            return self._space
+
+    def _measure(self) -> None:
+        """Ask the destination once for what does not change any more."""
+        writer = self._opened
+        snapshot = snapshot_name(writer.manifest.generation)
+        self._snapshot_bytes = sum(self._size_of(name) for name in self.storage.names() if is_part_of(name, snapshot))
+        writer.left_bytes = {
+            index: self._size_of(segment_name(index))
+            for index in segment_indexes(self.storage, writer.manifest)
+            if index < writer.segment_index
+        }
+
+    def _size_of(self, name: str) -> int:
+        with closing(self.storage.open(name)) as handle:
+            return handle.size()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say in a sentence what it means when the destination does not do as it is told."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._there():
+                raise Unreachable(
+                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted? Nothing was "
+                    "changed; mount it and try again, or make a new backup with: backup-cli init"
+                ) from error
+            raise Unreachable(
+                f"{self.describe()} cannot be used: {error.strerror or error}. Nothing that was saved is lost; "
+                "mend that and try again"
+            ) from error
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """The sentences for a new backup's place."""
+        place = self.describe()
+        try:
+            yield
+        except FileExistsError:
+            raise BackupError(
+                f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that "
+                "backup after a restore, use: backup-cli restore --resume"
+            ) from None
+        except FileNotFoundError:
+            raise BackupError(
+                f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
+                "mounted? Otherwise create the directory first"
+            ) from None
+        except PermissionError:
+            raise BackupError(
+                f"{place} cannot be made: no permission to write there. Nothing was made; give this user the right to, "
+                "or choose another place"
+            ) from None
+        except OSError as error:
+            raise BackupError(
+                f"{place} cannot be made: {error.strerror or error}. Nothing was left there; mend that and try again"
+            ) from error
+
+    def _there(self) -> bool:
+        try:
+            return self.storage.exists()
+        except OSError:
+            return False
+
+
+def _if_readable(storage: Storage) -> Session | None:
+    """The session marker, for uses that a damaged one must not stop."""
+    try:
+        return read_session(storage)
+    except BackupError:
+        return None

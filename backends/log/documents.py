@@ -1,0 +1,180 @@
+"""The two small files that are text: the manifest and the session.
+
+Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read them
+and no changed byte is believed.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from backends.change import VERSIONS
+from backends.errors import Damaged, NotABackup
+from backends.log.format import FORMAT, from_the_future
+
+MANIFEST = "manifest"
+SESSION = "session"
+
+_MOST_TEXT = 1000
+"""Characters in a field; what no reader would take must not be written either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where a generation's snapshot stands in the log: it holds everything up to and including `sequence`."""
+
+    sequence: int
+    data_version: int
+    checksum: int
+    foreign_keys: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Names the current generation: its snapshot (by number), and the first segment that goes on from it."""
+
+    backup_id: bytes
+    generation: int
+    base: Base
+    first_segment: int
+    created: int  # seconds since 1970 when this generation was begun
+    reason: str  # why: "init", "compaction", …
+    node_id: str | None  # the node's public key in hex, when its database said it
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        base = self.base
+        return _encode(
+            {
+                "backup_id": self.backup_id.hex(),
+                "generation": self.generation,
+                "sequence": base.sequence,
+                "data_version": base.data_version,
+                "checksum": base.checksum,
+                "foreign_keys": base.foreign_keys,
+                "first_segment": self.first_segment,
+                "created": self.created,
+                "reason": self.reason[:_MOST_TEXT],  # it may tell an error of any length
+                "node_id": self.node_id,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Manifest":
+        """Raises Damaged or FromTheFuture."""
+        fields = _decode(MANIFEST, data)
+        base = Base(
+            _number(fields, "sequence"),
+            _number(fields, "data_version", VERSIONS),
+            _number(fields, "checksum", 1 << 32),
+            _boolean(fields, "foreign_keys"),
+        )
+        return cls(
+            _hex(fields, "backup_id"),
+            _number(fields, "generation"),
+            base,
+            _number(fields, "first_segment"),
+            _number(fields, "created"),
+            _text(fields, "reason"),
+            _text(fields, "node_id") if fields.get("node_id") is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who writes this backup now, and how far it has acknowledged.
+
+    A writer that finds another's session here has been replaced. `sequence` trails behind (it is written in the
+    background and at the end): a log that ends before it has lost something that was once saved.
+    """
+
+    session_id: str  # random
+    host: str
+    pid: int
+    started: int  # seconds since 1970
+    sequence: int
+    data_version: int
+    closed: bool
+    node_id: str | None
+    trouble: str | None  # what the writer wants a reader to know, e.g. that a compaction failed
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        return _encode({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Session":
+        """Raises Damaged or FromTheFuture."""
+        fields = _decode(SESSION, data)
+        return cls(
+            _text(fields, "session_id"),
+            _text(fields, "host"),
+            _number(fields, "pid"),
+            _number(fields, "started"),
+            _number(fields, "sequence"),
+            _number(fields, "data_version", VERSIONS),
+            _boolean(fields, "closed"),
+            _text(fields, "node_id") if fields.get("node_id") is not None else None,
+            _text(fields, "trouble") if fields.get("trouble") is not None else None,
+        )
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    line = json.dumps({"lightningd-backup": FORMAT, **fields}).encode()
+    return line + b"\n%08x\n" % crc32(line)
+
+
+def _decode(name: str, data: bytes) -> dict[str, Any]:
+    line, _, rest = data.partition(b"\n")
+    if not data.startswith(b"{"):
+        raise Damaged("the file is not what a writer leaves (empty, or overwritten)", name, 0)
+    if rest != b"%08x\n" % crc32(line):
+        raise Damaged("the text does not fit its checksum", name, 0)
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Damaged("the text is not JSON", name, 0) from None
+    version = fields.get("lightningd-backup")
+    if type(version) is not int or version < 1:
+        raise NotABackup(f"{name} is not a file of lightningd-backup; nothing was changed")
+    if version > FORMAT:
+        raise from_the_future(name, version)
+    return dict(fields)
+
+
+def _wrong(fields: dict[str, Any], key: str) -> Damaged:
+    name = SESSION if "session_id" in fields else MANIFEST
+    return Damaged(f"{key} is {str(fields.get(key))[:40]!r}, which no writer leaves", name, 0)
+
+
+def _number(fields: dict[str, Any], key: str, below: int = 1 << 63) -> int:
+    value = fields.get(key)
+    if type(value) is not int or not 0 <= value < below:
+        raise _wrong(fields, key)
+    return value
+
+
+def _boolean(fields: dict[str, Any], key: str) -> bool:
+    value = fields.get(key)
+    if not isinstance(value, bool):
+        raise _wrong(fields, key)
+    return value
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str) or len(value) > _MOST_TEXT:
+        raise _wrong(fields, key)
+    # It will be shown on a terminal, and may come from a stranger's disk.
+    return "".join(character if character.isprintable() else "?" for character in value)
+
+
+def _hex(fields: dict[str, Any], key: str) -> bytes:
+    try:
+        value = bytes.fromhex(_text(fields, key))
+    except ValueError:
+        raise _wrong(fields, key) from None
+    if len(value) != 16:
+        raise _wrong(fields, key)
+    return value

@@ -1,0 +1,171 @@
+"""The bytes of a backup, told in one place; docs/format.md says the same in words.
+
+Every file is a file header and then records. All numbers are little-endian. A checksum is CRC-32 (as in zlib);
+each record's runs on from the record before, so that records cannot be left out, moved or mixed.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+from zlib import crc32
+
+from backends.errors import Damaged, FromTheFuture, NotABackup
+from backends.storage.base import TEMPORARY
+
+FORMAT = 1
+MAGIC = b"LNBACKUP"
+FILE_HEADER_SIZE = 64
+_FILE = struct.Struct("<8sHHI16sQ20x")  # magic, format, file kind, part, backup id, number; then its CRC-32
+
+RECORD_MAGIC = b"\xb5R"
+_FIELDS = struct.Struct("<2sBBIIIQII")  # see RecordHeader
+_RECORD = struct.Struct("<2sBBIIIQIIII")  # the same, the checksum, and the CRC-32 of all that
+RECORD_HEADER_SIZE = _RECORD.size
+
+MAX_FILE = 1 << 30
+"""Bytes; FAT32 stops at 4 GiB, and a file of 1 GiB can still be copied by anything."""
+
+SECTOR = 512
+"""Bytes that a disk writes whole or not at all; larger sectors are multiples of it."""
+
+
+class FileKind(IntEnum):
+    """What a file of the backup holds."""
+
+    SEGMENT = 1
+    SNAPSHOT = 2
+
+
+class RecordKind(IntEnum):
+    """What a record carries."""
+
+    CHANGE = 1
+    REWIND = 2
+    PIECE = 3
+    END = 4
+
+
+class Flag:
+    """What a reader must know before it looks into a record. Plain numbers: they are looked at for every record."""
+
+    NONE = 0
+    FRAME = 1  # a new compression stream begins with this record
+    SESSION = 2  # first change after the plugin started: the node's SQLite connection is new, foreign keys are ON
+    ADVANCES = 4  # the change ends with the bump: the database stood at data_version - 1 before it
+
+
+class RecordHeader(NamedTuple):
+    """A record's first 40 bytes, without their own checksum."""
+
+    magic: bytes
+    kind: int
+    flags: int
+    length: int  # stored bytes that follow
+    size: int  # bytes of them when unpacked
+    data_version: int
+    sequence: int  # 1 for the first record of a backup's log, and one more for each that follows
+    time: int  # seconds since 1970 when it was written
+    previous: int  # the checksum of the record before
+    checksum: int  # over the fields above, then the stored bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """Which backup a file belongs to, and its number there: a segment's index or a snapshot's generation."""
+
+    kind: FileKind
+    backup_id: bytes
+    number: int
+    part: int = 0  # of a snapshot
+
+    def encode(self) -> bytes:
+        """The file's first FILE_HEADER_SIZE bytes."""
+        body = _FILE.pack(MAGIC, FORMAT, self.kind, self.part, self.backup_id, self.number)
+        return body + crc32(body).to_bytes(4, "little")
+
+
+def check_file_header(data: bytes, expected: FileHeader, name: str) -> None:
+    """Raise Damaged, FromTheFuture or NotABackup unless `data` is the header that this file must have."""
+    if len(data) < FILE_HEADER_SIZE:
+        raise Damaged(f"the file ends inside its header ({len(data)} bytes): it was not copied whole, or cut", name, 0)
+    body, check = data[: _FILE.size], int.from_bytes(data[_FILE.size : FILE_HEADER_SIZE], "little")
+    if crc32(body) != check:
+        raise Damaged("the file header does not fit its checksum", name, 0)
+    magic, version, kind, part, backup_id, number = _FILE.unpack(body)
+    if magic != MAGIC:
+        raise Damaged("the file does not begin as a file of a backup does", name, 0)
+    if version > FORMAT:
+        raise from_the_future(name, version)
+    if backup_id != expected.backup_id:
+        raise NotABackup(
+            f"{name} belongs to another backup ({backup_id.hex()}) than the manifest beside it "
+            f"({expected.backup_id.hex()}): files of two backups were mixed. Nothing was changed; put back the files "
+            "that belong together."
+        )
+    if (version, kind, part, number) != (FORMAT, expected.kind, expected.part, expected.number):
+        raise Damaged("the file header names another file", name, 0)
+
+
+def from_the_future(name: str, version: object) -> FromTheFuture:
+    """The error for a format that a later release wrote."""
+    return FromTheFuture(
+        f"{name} has format {version}, and this release knows formats up to {FORMAT}: the backup was written by a "
+        "newer lightningd-backup. Nothing was changed; install that release and try again: "
+        "pip install --upgrade lightningd-backup"
+    )
+
+
+def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:
+    """The record's bytes and its checksum; `header.checksum` is ignored."""
+    fields = _FIELDS.pack(*header[:-1])
+    checksum = crc32(payload, crc32(fields))
+    body = fields + checksum.to_bytes(4, "little")
+    return b"".join((body, crc32(body).to_bytes(4, "little"), payload)), checksum
+
+
+def record_checksum(header: bytes, payload: bytes) -> int:
+    """The checksum that a record with this payload and (as it lies there) header must have."""
+    return crc32(payload, crc32(header[: _FIELDS.size]))
+
+
+def decode_record_header(data: bytes, offset: int = 0) -> RecordHeader | None:
+    """The record header at `offset` of `data`, or None when no whole, unharmed one lies there."""
+    end = offset + RECORD_HEADER_SIZE
+    if len(data) < end:
+        return None
+    *fields, check = _RECORD.unpack_from(data, offset)
+    if fields[0] != RECORD_MAGIC or crc32(data[offset : end - 4]) != check:
+        return None
+    return RecordHeader._make(fields)
+
+
+def segment_name(index: int) -> str:
+    """The name of the segment with this index (from 1, never used again)."""
+    return f"segment-{index:08}"
+
+
+def segment_index(name: str) -> int | None:
+    """The index of a segment with this name; None for any other name."""
+    digits = name.removeprefix("segment-")
+    if len(digits) < 8 or not digits.isascii() or not digits.isdigit() or segment_name(int(digits)) != name:
+        return None
+    return int(digits)
+
+
+def snapshot_name(generation: int) -> str:
+    """The name of a generation's snapshot."""
+    return f"snapshot-{generation:08}"
+
+
+def part_name(name: str, part: int) -> str:
+    """The name of a snapshot's part (from 0), while it is written or afterwards."""
+    if part == 0:
+        return name
+    whole = name.removesuffix(TEMPORARY)
+    return f"{whole}.{part}{name[len(whole) :]}"
+
+
+def is_part_of(name: str, snapshot: str) -> bool:
+    """Whether this is the name of that snapshot or of a further part of it."""
+    return name == snapshot or name.startswith(f"{snapshot}.")

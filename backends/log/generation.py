@@ -1,0 +1,301 @@
+"""A generation as it is read back: the snapshot, then every change after it, up to the last one that was saved.
+
+Needs no lock. What is read was opened at one moment, so a writer beside it that goes on, or switches the generation,
+takes nothing away: the reader sees a whole backup at some version.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import NamedTuple
+
+from backends.change import MAX_CHANGE
+from backends.errors import Damaged, NotABackup
+from backends.log.compression import Decompressor, StreamError
+from backends.log.documents import MANIFEST, SESSION, Manifest, Session
+from backends.log.format import (
+    FILE_HEADER_SIZE,
+    RECORD_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    Flag,
+    RecordHeader,
+    RecordKind,
+    segment_index,
+    segment_name,
+    snapshot_name,
+)
+from backends.log.reading import Chain, Record, RecordReader
+from backends.log.snapshot import SnapshotReader, open_parts
+from backends.log.statements import spooled
+from backends.log.tail import End, first_nonzero
+from backends.storage.base import ReadHandle, Storage
+
+_SMALL = 1 << 16
+_ATTEMPTS = 20
+_PAUSE = 0.02
+"""Seconds between two of them."""
+
+
+class StoredChange(NamedTuple):
+    """A change read back from the log."""
+
+    data_version: int
+    sequence: int
+    time: int
+    statements: Sequence[str]
+    advances: bool
+    begins_session: bool
+    """The node's SQLite connection was new: foreign keys are ON from here, whatever a PRAGMA said before."""
+
+
+class Generation:
+    """An open generation. Use it as a context manager; iterate `snapshot` first, then `changes`, each once."""
+
+    def __init__(self, manifest: Manifest, session: Session | None, files: ExitStack) -> None:
+        self.manifest, self.session, self._files = manifest, session, files
+        self.snapshot: SnapshotReader
+        self.segments: list[tuple[int, ReadHandle]] = []
+        self.begun = 1
+        """How many of the segments count: the others were made ahead of use, and had no record when all were opened.
+
+        What is written there meanwhile is not for this reader. The last record of the segment before may have been
+        written after that one was read, or it is of a later generation.
+        """
+        self.torn: str | None = None
+        """After `changes`: in words, what was cut off the end, if anything."""
+        self.last = Chain(manifest.base.sequence, manifest.base.checksum)
+        self.data_version = manifest.base.data_version
+        """The version reached so far."""
+        self.last_time = manifest.created
+        self._log_bytes = 0
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.close()
+
+    def bytes_read(self) -> int:
+        """Stored bytes read so far, for a progress bar."""
+        return self.snapshot.bytes_read + self._log_bytes
+
+    def stored_bytes(self) -> int:
+        """Bytes of the snapshot and the segments, as they lie in their files."""
+        return self.snapshot.size() + sum(handle.size() for _, handle in self.segments)
+
+    def changes(self) -> Iterator[StoredChange]:
+        """Every change that counts: after the snapshot, and not rewound. Raises Damaged."""
+        waiting: StoredChange | None = None
+        damage: Damaged | None = None
+        try:
+            for record, change in self._decoded():
+                if change is None:
+                    if waiting is None or not waiting.advances:
+                        raise Damaged("a rewind follows no change", self._where, record.offset, self.data_version)
+                    waiting = None
+                    continue
+                if waiting is not None:
+                    yield self._reached(waiting)
+                waiting = change
+        except Damaged as error:
+            damage = error  # what lies before it is good; whoever wants no more than that gets it
+        if waiting is not None:
+            yield self._reached(waiting)
+        if damage is not None:
+            raise damage
+        self._check_acknowledged()
+
+    def _reached(self, change: StoredChange) -> StoredChange:
+        self.data_version, self.last_time = change.data_version, change.time
+        return change
+
+    def headers(self) -> Iterator[tuple[int, RecordHeader]]:
+        """The headers of all records after the snapshot, each with its segment's index; nothing is unpacked.
+
+        Sets `data_version`, `last_time` and `torn` as `changes` does, which must not be called then. Raises Damaged.
+        """
+        for reader, record in self._records():
+            header = record.header
+            if header.sequence > self.manifest.base.sequence:
+                self.last = Chain(header.sequence, header.checksum)
+                self.data_version, self.last_time = header.data_version, header.time
+                yield reader.index, header
+        self._check_acknowledged()
+
+    def _decoded(self) -> Iterator[tuple[Record, StoredChange | None]]:
+        """Every record after the snapshot; all of them pass through the decompressor, as it needs."""
+        base = self.manifest.base
+        stream: Decompressor | None = None
+        for reader, record in self._records():
+            header = record.header
+            if header.kind not in (RecordKind.CHANGE, RecordKind.REWIND):
+                raise reader.damaged(f"a record of unknown kind {header.kind}", record.offset)
+            if header.kind == RecordKind.CHANGE:
+                if header.flags & Flag.FRAME:
+                    stream = Decompressor()
+                if stream is None:
+                    raise reader.damaged("the compression stream has no beginning", record.offset)
+                statements = _unpack(stream, record, reader)
+            if header.sequence <= base.sequence:
+                continue
+            self.last = Chain(header.sequence, header.checksum)
+            if header.kind == RecordKind.REWIND:
+                yield record, None
+            else:
+                yield record, _stored_change(record, statements)
+
+    def _records(self) -> Iterator[tuple[RecordReader, Record]]:
+        """The records of all segments, chained from the snapshot on."""
+        base = self.manifest.base
+        chain: Chain | None = None
+        good = base.data_version
+        for number, (index, handle) in enumerate(self.segments, 1):
+            self._where = segment_name(index)
+            reader = RecordReader(
+                handle, self._where, FileHeader(FileKind.SEGMENT, self.manifest.backup_id, index), chain, good
+            )
+            for record in reader.records() if number <= self.begun else ():
+                self._check_base(reader, record, chain is None)
+                chain = reader.chain
+                if record.header.sequence > base.sequence:
+                    good = record.header.data_version
+                else:
+                    reader.last_good = good
+                self._log_bytes += len(record.payload) + RECORD_HEADER_SIZE
+                yield reader, record
+            if reader.tail.end is End.TORN:
+                if number < self.begun:
+                    raise reader.damaged(f"{reader.tail.why}, and the log goes on after it", reader.tail.offset)
+                self.torn = f"{reader.tail.why} ({self._where} at byte {reader.tail.offset}): it was never acknowledged"
+        if chain is not None and chain.sequence < base.sequence:
+            raise Damaged("the log ends before its snapshot", self._where, 0)
+
+    def _check_base(self, reader: RecordReader, record: Record, first: bool) -> None:
+        """Whether snapshot and log fit: the log meets the snapshot's place in the chain."""
+        base, header = self.manifest.base, record.header
+        if first and header.sequence > base.sequence + 1:
+            raise reader.damaged("the log begins after its snapshot: segments are missing", record.offset)
+        fits = header.previous == base.checksum if header.sequence == base.sequence + 1 else True
+        if header.sequence == base.sequence:
+            fits = header.checksum == base.checksum
+        if not fits:
+            raise reader.damaged(
+                "the log does not go on from the snapshot: files of different times were mixed", record.offset
+            )
+
+    def _check_acknowledged(self) -> None:
+        session = self.session
+        if session is not None and self.last.sequence < session.sequence:
+            raise Damaged(
+                f"the log ends with record {self.last.sequence}, and record {session.sequence} (version "
+                f"{session.data_version}) was once saved: the end of the log is missing",
+                segment_name(self.segments[-1][0]),
+                self.segments[-1][1].size(),
+                self.data_version,
+            )
+
+
+def _begun(segment: ReadHandle) -> bool:
+    """Whether anything was written into a segment yet."""
+    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None
+
+
+def _stored_change(record: Record, statements: Sequence[str]) -> StoredChange:
+    header = record.header
+    return StoredChange(
+        header.data_version,
+        header.sequence,
+        header.time,
+        statements,
+        bool(header.flags & Flag.ADVANCES),
+        bool(header.flags & Flag.SESSION),
+    )
+
+
+def _unpack(stream: Decompressor, record: Record, reader: RecordReader) -> Sequence[str]:
+    size = record.header.size
+    if size > MAX_CHANGE:
+        raise reader.damaged(f"a change claims {size} bytes, more than any has", record.offset)
+    try:
+        if size <= _SMALL:
+            return stream.whole(record.payload, size).decode().split("\0")
+        return spooled(stream.pieces(record.payload, size))
+    except (StreamError, UnicodeDecodeError) as error:
+        raise reader.damaged(f"a change cannot be unpacked ({error})", record.offset) from None
+
+
+def open_generation(storage: Storage) -> Generation:
+    """The current generation, as of now.
+
+    Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
+    """
+    missed: tuple[Manifest, str] | None = None
+    for _ in range(_ATTEMPTS):
+        manifest, missing = read_manifest(storage), None
+        with ExitStack() as files:
+            generation = Generation(manifest, read_session(storage), files)
+            try:
+                if _open_files(storage, generation, files) and read_manifest(storage) == manifest:
+                    generation._files = files.pop_all()
+                    return generation
+            except FileNotFoundError as error:
+                missing = manifest, str(error.filename or error)
+        if missing is not None and missing == missed:
+            raise Damaged(f"a file of the current generation is missing ({missing[1]})", MANIFEST, 0)
+        missed = missing
+        time.sleep(_PAUSE)
+    raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+
+
+def _open_files(storage: Storage, generation: Generation, files: ExitStack) -> bool:
+    """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
+    manifest = generation.manifest
+    parts = open_parts(storage, snapshot_name(manifest.generation), files)
+    generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
+    for index in segment_indexes(storage, manifest):
+        try:
+            handle = storage.open(segment_name(index))
+        except FileNotFoundError:
+            return False  # it was there just now: a writer that stops removes the segment that it made ahead
+        files.callback(handle.close)
+        generation.segments.append((index, handle))
+    generation.begun = len(generation.segments)
+    while generation.begun > 1 and not _begun(generation.segments[generation.begun - 1][1]):
+        generation.begun -= 1
+    return True
+
+
+def segment_indexes(storage: Storage, manifest: Manifest) -> range:
+    """The segments of the current generation. FileNotFoundError when one in between is missing."""
+    indexes = {index for name in storage.names() if (index := segment_index(name)) is not None}
+    wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
+    for index in wanted:
+        if index not in indexes:
+            raise FileNotFoundError(segment_name(index))
+    return wanted
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Raises NotABackup when there is none, FileNotFoundError when there is no directory, Damaged or FromTheFuture."""
+    try:
+        data = storage.read_small(MANIFEST)
+    except FileNotFoundError:
+        if not storage.exists():
+            raise
+        raise NotABackup(
+            f"{storage.describe()} is not a whole backup: it has no manifest. If it is a copy, it was not copied to "
+            "the end: copy the whole directory again. Nothing was changed."
+        ) from None
+    return Manifest.decode(data)
+
+
+def read_session(storage: Storage) -> Session | None:
+    """None when no writer has opened this backup yet."""
+    try:
+        return Session.decode(storage.read_small(SESSION))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,81 @@
+"""A backup's status: for a reader out of its files, for the writer out of what it knows."""
+
+from backends.base import Standing
+from backends.errors import Damaged
+from backends.log.documents import Manifest, Session
+from backends.log.generation import Generation
+from backends.log.writer import LogWriter
+from backends.status import COMPACTION, Status, low_space
+from backends.storage.base import Space
+
+
+def look_at_files(url: str, generation: Generation, space: Space) -> Status:
+    """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble."""
+    troubles: list[str] = []
+    damaged, records = False, 0
+    try:
+        for _ in generation.headers():
+            records += 1
+    except Damaged as error:
+        damaged = True
+        troubles.append(str(error))
+    if generation.torn is not None:
+        troubles.append(f"the end of the log is torn; the next start of the node repairs it: {generation.torn}")
+    snapshot = generation.snapshot.size()
+    segments = generation.stored_bytes() - snapshot
+    end = Standing(generation.data_version, generation.last.sequence, 0, False, generation.last_time)
+    return _status(
+        url, generation.manifest, generation.session, end, records, snapshot, segments, space, troubles, damaged
+    )
+
+
+def look_from_inside(url: str, writer: LogWriter, session: Session | None, snapshot: int, space: Space) -> Status:
+    """What the writer knows; reads nothing."""
+    troubles = [] if writer.finished is None else [str(writer.finished)]
+    records = writer.standing.sequence - writer.manifest.base.sequence
+    return _status(
+        url,
+        writer.manifest,
+        session,
+        writer.standing,
+        records,
+        snapshot,
+        writer.segment_bytes(),
+        space,
+        troubles,
+        False,
+    )
+
+
+def _status(
+    url: str,
+    manifest: Manifest,
+    session: Session | None,
+    end: Standing,
+    records: int,
+    snapshot: int,
+    segments: int,
+    space: Space,
+    troubles: list[str],
+    damaged: bool,
+) -> Status:
+    low = low_space(space, snapshot + segments)
+    told = session.trouble if session is not None else None
+    return Status(
+        url=url,
+        backup_id=manifest.backup_id.hex(),
+        node_id=manifest.node_id or (session.node_id if session else None),
+        data_version=end.data_version,
+        last_change=end.time,
+        records=records,
+        generation=manifest.generation,
+        generation_begun=manifest.created,
+        generation_reason=manifest.reason,
+        last_compaction=manifest.created if manifest.reason == COMPACTION else None,
+        snapshot_bytes=snapshot,
+        segment_bytes=segments,
+        free_bytes=space.free,
+        total_bytes=space.total,
+        damaged=damaged,
+        troubles=tuple([*troubles, *([told] if told else []), *([low] if low else [])]),
+    )

@@ -1,0 +1,143 @@
+"""Reading the records of one file, in order, each checked against its checksum and the chain."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backends.errors import Damaged
+from backends.log.format import (
+    FILE_HEADER_SIZE,
+    MAX_FILE,
+    RECORD_HEADER_SIZE,
+    FileHeader,
+    RecordHeader,
+    check_file_header,
+    decode_record_header,
+    record_checksum,
+)
+from backends.log.tail import End, Tail, classify, first_nonzero
+from backends.storage.base import ReadHandle
+
+_READ_AHEAD = 1 << 18
+_PATIENCE = 10
+"""How often a bad tail is looked at again, 20 ms apart: beside a running writer it is a record under way."""
+
+
+class Record(NamedTuple):
+    """One record as it lies in a file."""
+
+    header: RecordHeader
+    payload: bytes
+    offset: int
+
+
+@dataclass(slots=True)
+class Chain:
+    """The record that was read last: what the next one must follow."""
+
+    sequence: int
+    checksum: int
+
+
+class RecordReader:
+    """The records of one open file.
+
+    `chain` is what the first record must follow, or None where that is not known (the segments before it are gone).
+    `last_good` is the version that the records before them led to. A payload of more than `most` bytes is not even
+    read: it would have to fit into memory.
+    After `records` is exhausted, `tail` tells how they ended. Raises Damaged for anything but a clean or torn end.
+    """
+
+    def __init__(
+        self,
+        handle: ReadHandle,
+        name: str,
+        header: FileHeader,
+        chain: Chain | None,
+        last_good: int | None,
+        most: int = MAX_FILE,
+    ) -> None:
+        self.handle, self.name, self.index, self.chain = handle, name, header.number, chain
+        self._most = most
+        self.tail = Tail(End.CLEAN, FILE_HEADER_SIZE)
+        self.last_good = last_good
+        self._buffer, self._buffered_at = b"", 0
+        self._size = self._limit = handle.size()  # the reader of a log that grows as fast as it reads must end, too
+        if self._size > 2 * MAX_FILE:
+            raise self.damaged(f"the file has {self._size} bytes, more than a writer lets it have", MAX_FILE)
+        try:
+            check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
+        except Damaged as error:
+            raise self.damaged(error.what, error.offset) from None
+
+    def records(self) -> Iterator[Record]:
+        """Every good record, in order."""
+        offset = FILE_HEADER_SIZE
+        while True:
+            if offset >= self._limit:
+                self.tail = Tail(End.CLEAN, offset)
+                break
+            record = self._record_at(offset)
+            if record is None:
+                record, self.tail = self._look_again(offset)
+                if record is None:
+                    break
+            self.chain = Chain(record.header.sequence, record.header.checksum)
+            self.last_good = record.header.data_version
+            yield record
+            offset += RECORD_HEADER_SIZE + len(record.payload)
+        if self.tail.end is End.DAMAGED:
+            raise self.damaged(self.tail.why, offset)
+
+    def damaged(self, what: str, offset: int) -> Damaged:
+        """The error that names this file."""
+        return Damaged(what, self.name, offset, self.last_good)
+
+    def _look_again(self, offset: int) -> tuple[Record | None, Tail]:
+        """A record that is still being written becomes a good one; what stays bad is classified."""
+        for _ in range(_PATIENCE):
+            if first_nonzero(self.handle, offset, self.handle.size()) is None:
+                break
+            time.sleep(0.02)
+            self._buffer = b""
+            record = self._record_at(offset)
+            if record is not None:
+                return record, self.tail
+        tail = classify(self.handle, offset)
+        self._buffer = b""
+        return (None if tail.end is End.CLEAN else self._record_at(offset)), tail
+
+    def _record_at(self, offset: int) -> Record | None:
+        """The record that begins here, or None when there is no good one."""
+        start = self._read(offset, RECORD_HEADER_SIZE)
+        header = decode_record_header(start)
+        if header is None:
+            return None
+        chain = self.chain
+        if chain is not None and (header.sequence != chain.sequence + 1 or header.previous != chain.checksum):
+            raise self.damaged(
+                f"record {header.sequence} does not follow record {chain.sequence}: something between is "
+                "missing, or files of different times were mixed",
+                offset,
+            )
+        if header.length > self._most:
+            raise self.damaged(f"a record claims {header.length} bytes, more than any has", offset)
+        if not self._holds(offset + RECORD_HEADER_SIZE + header.length):
+            return None
+        payload = self._read(offset + RECORD_HEADER_SIZE, header.length)
+        if record_checksum(start, payload) != header.checksum:
+            return None
+        return Record(header, payload, offset)
+
+    def _holds(self, end: int) -> bool:
+        """Whether the file reaches so far; a length that a header claims is not believed before."""
+        if end > self._size:
+            self._size = self.handle.size()
+        return end <= self._size
+
+    def _read(self, offset: int, length: int) -> bytes:
+        start = offset - self._buffered_at
+        if start < 0 or start + length > len(self._buffer):
+            self._buffer, self._buffered_at, start = self.handle.read(offset, max(length, _READ_AHEAD)), offset, 0
+        return self._buffer[start : start + length]

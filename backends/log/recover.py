@@ -1,0 +1,155 @@
+"""Opening a log for writing: what is there, what of it counts, and a last segment that can be trusted again.
+
+After a crash or a failed sync the page cache may give back what the disk never got. So the segment that is gone on
+from is written and synced again under a new name, and takes the old one's place in one rename. That also cuts off a
+torn end; the bytes that are cut off are put aside in a file of their own.
+"""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+from backends.base import Standing
+from backends.errors import Damaged
+from backends.log.documents import MANIFEST, Manifest, Session
+from backends.log.format import (
+    FILE_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    Flag,
+    RecordKind,
+    is_part_of,
+    segment_index,
+    segment_name,
+    snapshot_name,
+)
+from backends.log.generation import segment_indexes
+from backends.log.reading import RecordReader
+from backends.log.segment import Segment, create_segment
+from backends.log.tail import End, Tail
+from backends.storage.base import TEMPORARY, Storage
+
+_SNAPSHOT = snapshot_name(0).rstrip("0")
+_MOST_ASIDE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment as it was found."""
+
+    index: int
+    tail: Tail
+    standing: Standing | None  # after its last record; None when it holds none
+
+
+def recover(storage: Storage, manifest: Manifest, session: Session | None) -> tuple[Segment, Standing, str | None]:
+    """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
+
+    Raises Damaged; OSError from the storage.
+    """
+    try:
+        storage.open(snapshot_name(manifest.generation)).close()
+        last, standing = _survey(storage, manifest)
+    except FileNotFoundError as error:
+        raise Damaged(f"a file of the current generation is missing ({error})", MANIFEST, 0) from None
+    _check_end(manifest, session, last, standing)
+    torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
+    segment = _write_again(storage, manifest, last)
+    remove_debris(storage, manifest, last.index)
+    return segment, standing, torn
+
+
+def _survey(storage: Storage, manifest: Manifest) -> tuple[Found, Standing]:
+    """The segment in which the log ends, and where it ends. Segments after it were made ahead and never used."""
+    last: Found | None = None
+    for index in reversed(segment_indexes(storage, manifest)):
+        found = _look_into(storage, manifest, index)
+        unused = found.standing is None and found.tail.end is End.CLEAN
+        if last is None:
+            if unused and index != manifest.first_segment:
+                continue
+            last = found
+        elif found.tail.end is End.TORN:
+            good = found.standing.data_version if found.standing else _version_before(storage, manifest, index)
+            what = f"{found.tail.why}, and the log goes on after it"
+            raise Damaged(what, segment_name(index), found.tail.offset, good)
+        if found.standing is not None:
+            return last, found.standing
+    base = manifest.base
+    assert last is not None
+    return last, Standing(base.data_version, base.sequence, base.checksum, False, manifest.created)
+
+
+def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
+    """Walk the records of one segment: checksums and chain, no unpacking."""
+    standing: Standing | None = None
+    name = segment_name(index)
+    try:
+        with closing(storage.open(name)) as handle:
+            reader = RecordReader(handle, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, index), None, None)
+            for record in reader.records():
+                header = record.header
+                rewindable = (
+                    header.kind == RecordKind.CHANGE
+                    and bool(header.flags & Flag.ADVANCES)
+                    and header.sequence > manifest.base.sequence
+                )
+                standing = Standing(header.data_version, header.sequence, header.checksum, rewindable, header.time)
+            return Found(index, reader.tail, standing)
+    except Damaged as error:
+        if error.last_good is not None and standing is not None and standing.sequence >= manifest.base.sequence:
+            raise
+        good = _version_before(storage, manifest, index)
+        raise Damaged(error.what, error.file, error.offset, good) from None
+
+
+def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
+    """The version that the segments before this one led to. Raises Damaged for damage in them."""
+    for earlier in range(index - 1, manifest.first_segment - 1, -1):
+        standing = _look_into(storage, manifest, earlier).standing
+        if standing is not None and standing.sequence > manifest.base.sequence:
+            return standing.data_version
+    return manifest.base.data_version
+
+
+def _check_end(manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
+    if standing.sequence < manifest.base.sequence:
+        raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
+    if session is not None and standing.sequence < session.sequence:
+        raise Damaged(
+            f"the log ends with record {standing.sequence}, and record {session.sequence} (version "
+            f"{session.data_version}) was once saved: the end of the log is missing",
+            segment_name(last.index),
+            last.tail.offset,
+            standing.data_version,
+        )
+
+
+def _put_torn_aside(storage: Storage, last: Found) -> str:
+    """Keep a copy of the bytes that will be cut off, for whoever wants to know what happened."""
+    name = segment_name(last.index)
+    aside = f"torn-{name}-{int(time.time())}"
+    with closing(storage.open(name)) as source:
+        bytes_torn = source.read(last.tail.offset, _MOST_ASIDE).rstrip(b"\0")
+    storage.publish(aside, bytes_torn)
+    return (
+        f"{last.tail.why} ({name} at byte {last.tail.offset}); it was never acknowledged and was cut off, "
+        f"its {len(bytes_torn)} bytes are kept in {aside}"
+    )
+
+
+def _write_again(storage: Storage, manifest: Manifest, last: Found) -> Segment:
+    with closing(storage.open(segment_name(last.index))) as source:
+        records = source.read(FILE_HEADER_SIZE, last.tail.offset - FILE_HEADER_SIZE)
+    return create_segment(storage, manifest.backup_id, last.index, records)
+
+
+def remove_debris(storage: Storage, manifest: Manifest, last_segment: int) -> None:
+    """Remove what no generation needs: older ones, unfinished files, segments made ahead of use."""
+    for name in storage.names():
+        index = segment_index(name)
+        old_segment = index is not None and not manifest.first_segment <= index <= last_segment
+        old_snapshot = name.startswith(_SNAPSHOT) and not is_part_of(name, snapshot_name(manifest.generation))
+        if old_segment or old_snapshot or name.endswith(TEMPORARY):
+            storage.remove(name)
+    storage.sync_names()

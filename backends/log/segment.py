@@ -1,0 +1,137 @@
+"""The segment that is being written: one write and one sync a record, into zeros that lie there already.
+
+Two threads touch it. The hook's thread appends; the keeper's thread makes room ahead. They share no byte and, but for
+the one case below, no lock: appends stay below `allocated`, new room is only made from there on.
+"""
+
+import errno
+import threading
+from contextlib import suppress
+from zlib import crc32
+
+from backends.log.compression import LEVEL_CHANGES, Compressor
+from backends.log.format import (
+    MAX_FILE,
+    RECORD_HEADER_SIZE,
+    RECORD_MAGIC,
+    FileHeader,
+    FileKind,
+    Flag,
+    RecordHeader,
+    RecordKind,
+    encode_record,
+    segment_name,
+)
+from backends.log.reading import Chain
+from backends.storage.base import TEMPORARY, Storage, WriteHandle
+
+FIRST_ROOM = 1 << 16
+MOST_ROOM = 1 << 20
+FULL = 8 << 20
+"""Bytes after which a segment is left for the next one; a start copies the last one, so this bounds the start."""
+
+
+class Segment:
+    """A segment open for appending, from `end` on."""
+
+    def __init__(self, handle: WriteHandle, index: int, end: int, allocated: int) -> None:
+        self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
+        self._stream: Compressor | None = None
+        self._making_room = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return segment_name(self.index)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next record belongs into another segment."""
+        return self.end >= FULL
+
+    def append(self, chain: Chain, kind: RecordKind, flags: int, data_version: int, now: int, raw: bytes) -> Chain:
+        """One record, durable when this returns. After any exception the segment may not be appended to again."""
+        if kind == RecordKind.CHANGE and self._stream is None:
+            self._stream = Compressor(LEVEL_CHANGES)
+            flags |= Flag.FRAME
+        payload = self._stream.add(raw) if self._stream is not None and kind == RecordKind.CHANGE else raw
+        header = RecordHeader(
+            RECORD_MAGIC, kind, flags, len(payload), len(raw), data_version,
+            chain.sequence + 1, now, chain.checksum, 0,
+        )  # fmt: skip
+        record, checksum = encode_record(header, payload)
+        end = self.end + len(record)
+        try:
+            if end <= self.allocated:
+                self.handle.write_durably(self.end, record)
+            else:
+                self._append_past_room(record, end)
+        except BaseException:
+            self._cut_back()
+            raise
+        self.end = end
+        return Chain(header.sequence, checksum)
+
+    def _cut_back(self) -> None:
+        """Remove what a failed write has left: cut within a sector, it would look like damage at the next start."""
+        with suppress(OSError):
+            self.handle.truncate(self.end)
+
+    def _append_past_room(self, record: bytes, end: int) -> None:
+        """The keeper did not keep up, or the record is large: grow the file with this very write.
+
+        Under the lock, or zeros that are being laid would cover the record.
+        """
+        with self._making_room:
+            if end > MAX_FILE:
+                raise OSError(
+                    errno.EFBIG, f"a record of {len(record)} bytes does not fit into a file of {MAX_FILE} bytes"
+                )
+            self.handle.write_durably(self.end, record)
+            self.allocated = max(self.allocated, end)
+
+    def fits(self, length: int) -> bool:
+        """Whether a record with `length` bytes of SQL surely fits below MAX_FILE (zstd adds less than 1 %)."""
+        return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= MAX_FILE
+
+    def make_room(self) -> None:
+        """Lay zeros ahead of use, in step with it. For the keeper's thread."""
+        ahead = min(max(self.end // 4, FIRST_ROOM), MOST_ROOM)
+        if self.allocated - self.end >= ahead // 2:
+            return
+        with self._making_room:
+            length = min(self.end + ahead, MAX_FILE) - self.allocated
+            if length > 0:
+                self.handle.extend(self.allocated, length)
+                self.allocated += length
+
+    def seal(self) -> None:
+        """Give back the room that was not used, and close."""
+        try:
+            self.handle.truncate(self.end)
+            self.handle.sync()
+        finally:
+            self.handle.close()
+
+
+def create_segment(storage: Storage, backup_id: bytes, index: int, records: bytes = b"") -> Segment:
+    """A new segment, whole and durable under its name, with room ahead; `records` are what it begins with."""
+    name = segment_name(index)
+    begin = FileHeader(FileKind.SEGMENT, backup_id, index).encode() + records
+    room = min(max(len(begin) // 4, FIRST_ROOM), MOST_ROOM)
+    handle = storage.create(name + TEMPORARY)
+    try:
+        handle.write(0, begin)
+        handle.write(len(begin), bytes(room))
+        handle.sync()
+        storage.rename(name + TEMPORARY, name)
+        storage.sync_names()
+    except BaseException:
+        handle.close()
+        raise
+    return Segment(handle, index, len(begin), len(begin) + room)
+
+
+def first_checksum(backup_id: bytes) -> int:
+    """What the first record of a backup follows: a value of its own, so that logs of two backups never chain."""
+    return crc32(backup_id)

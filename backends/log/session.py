@@ -1,0 +1,97 @@
+"""The session marker: who writes this backup now.
+
+Two machines with copies of one node's directory are a danger that no lock on either of them sees. So each writer puts
+its own random mark into the backup and looks now and then whether it is still there; one that was replaced stops.
+"""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from backends.base import Standing
+from backends.errors import BackupError, Replaced
+from backends.log.documents import SESSION, Session
+from backends.log.generation import read_session
+from backends.storage.base import Storage
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the marker; a replaced writer must refuse within 15."""
+
+NOTE_EVERY = 60.0
+"""Seconds between two notes of how far was acknowledged: rare, to be kind to flash; it is only a second witness."""
+
+
+class SessionMarker:
+    """This writer's mark in the backup."""
+
+    def __init__(self, storage: Storage, session_id: str | None, before: Session | None, standing: Standing) -> None:
+        self._storage = storage
+        mark = session_id or (before.session_id if before else secrets.token_hex(8))
+        node_id = before.node_id if before else None
+        self.session = Session(
+            mark, socket.gethostname()[:200], os.getpid(), int(time.time()),
+            standing.sequence, standing.data_version, False, node_id, None,
+        )  # fmt: skip
+        self._looked = self._noted = time.monotonic()
+        self._changed = False
+        self._write(self.session)
+
+    def look(self, standing: Callable[[], Standing]) -> None:
+        """Raise Replaced when the mark is not ours any more; note what was acknowledged. Does nothing most times."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        self.check()
+        old = now - self._noted >= NOTE_EVERY and standing().sequence != self.session.sequence
+        if old or self._changed:
+            self._noted, self._changed = now, False
+            self._note(standing())
+
+    def learn_node_id(self, node_id: str) -> None:
+        """Remember whose backup this is."""
+        self._change(replace(self.session, node_id=node_id))
+
+    def tell_trouble(self, trouble: str | None) -> None:
+        """What whoever looks at the backup should know; None: all is well."""
+        self._change(replace(self.session, trouble=trouble[:900] if trouble else None))
+
+    def _change(self, session: Session) -> None:
+        """To be written with the next look."""
+        if session != self.session:
+            self.session, self._changed = session, True
+
+    def end(self, standing: Standing) -> None:
+        """The last note of a session that ended in order."""
+        self.check()
+        self.session = replace(self.session, closed=True)
+        self._note(standing)
+
+    def _note(self, standing: Standing) -> None:
+        self._write(replace(self.session, sequence=standing.sequence, data_version=standing.data_version))
+
+    def _write(self, session: Session) -> None:
+        self._storage.publish(SESSION, session.encode())
+        self.session = session
+
+    def check(self) -> None:
+        """Raises Replaced, or OSError when the destination does not answer: then nobody knows, and nothing follows."""
+        try:
+            there = read_session(self._storage)
+        except BackupError:
+            there = None  # overwritten by something that is not this release: not ours, in any case
+        if there is None:
+            raise Replaced(
+                f"the session marker in {self._storage.describe()} is gone: the backup was removed or exchanged while "
+                "this node wrote to it. Nothing more is saved there; stop the node, put the backup back, or run: "
+                "backup-cli init"
+            )
+        if there.session_id != self.session.session_id:
+            raise Replaced(
+                f"another node ({there.host}, process {there.pid}) has taken over the backup in "
+                f"{self._storage.describe()}: two nodes with the same keys lose money. Stop one of them for good; only "
+                "the other may go on"
+            )

@@ -1,0 +1,181 @@
+"""A snapshot file: a whole SQLite database as one compressed stream, in pieces, then its size and SHA-256.
+
+It goes on in further files (parts) before one has more than 1 GiB.
+"""
+
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from hashlib import sha256
+
+from backends.errors import Damaged
+from backends.log.compression import LEVEL_SNAPSHOT, Compressor, Decompressor, StreamError
+from backends.log.format import (
+    FILE_HEADER_SIZE,
+    MAX_FILE,
+    RECORD_HEADER_SIZE,
+    RECORD_MAGIC,
+    FileHeader,
+    FileKind,
+    Flag,
+    RecordHeader,
+    RecordKind,
+    encode_record,
+    part_name,
+    snapshot_name,
+)
+from backends.log.reading import Chain, Record, RecordReader
+from backends.log.tail import End
+from backends.storage.base import TEMPORARY, ReadHandle, Storage
+
+PIECE = 1 << 18
+_MOST_STORED = PIECE + (PIECE >> 6) + 1024
+"""Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
+
+_END = struct.Struct("<Q32s")
+
+
+class SnapshotReader:
+    """A snapshot as it is read back, from the files that hold its parts, in order."""
+
+    def __init__(
+        self, parts: Sequence[tuple[str, ReadHandle]], backup_id: bytes, generation: int, data_version: int
+    ) -> None:
+        self._parts, self._backup_id, self._generation = parts, backup_id, generation
+        self._data_version = data_version
+        self.bytes_read = 0
+
+    def size(self) -> int:
+        """Bytes of all parts, as they lie in their files."""
+        return sum(handle.size() for _, handle in self._parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The database, piece by piece. Raises Damaged; nothing may be believed before the end was reached."""
+        stream, digest, size = Decompressor(), sha256(), 0
+        for reader, record in self._records():
+            if record.header.data_version != self._data_version:
+                raise reader.damaged(
+                    f"it is a snapshot of version {record.header.data_version}, and the manifest wants one of version "
+                    f"{self._data_version}: files of different times were mixed",
+                    record.offset,
+                )
+            if record.header.kind == RecordKind.END:
+                if record.payload != _END.pack(size, digest.digest()):
+                    raise reader.damaged("the database in it does not fit its digest", record.offset)
+                return
+            if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
+                raise reader.damaged("a record that no snapshot has", record.offset)
+            try:
+                piece = stream.whole(record.payload, record.header.size)
+            except StreamError as error:
+                raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
+            digest.update(piece)
+            size += len(piece)
+            self.bytes_read += len(record.payload) + RECORD_HEADER_SIZE
+            yield piece
+        name, handle = self._parts[-1]
+        raise Damaged("the snapshot ends in the middle: it was not copied whole, or cut", name, handle.size())
+
+    def _records(self) -> Iterator[tuple[RecordReader, Record]]:
+        """The records of all parts; the chain runs on from one to the next."""
+        chain: Chain | None = Chain(0, 0)
+        for part, (name, handle) in enumerate(self._parts):
+            header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
+            reader = RecordReader(handle, name, header, chain, None, _MOST_STORED)
+            for record in reader.records():
+                reader.last_good = None  # a part of a database is none
+                yield reader, record
+            if reader.tail.end is not End.CLEAN:
+                raise reader.damaged(f"{reader.tail.why}: a snapshot is never written to", reader.tail.offset)
+            chain = reader.chain
+
+
+class _Parts:
+    """The files of a snapshot that is being written: another one is begun before one grows too large."""
+
+    def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int) -> None:
+        self._storage, self._written, self._backup_id, self._generation = storage, written, backup_id, generation
+        self.count = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._handle = self._storage.create(part_name(self._written, self.count))
+        header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, self.count)
+        self._handle.write(0, header.encode())
+        self._offset = FILE_HEADER_SIZE
+        self.count += 1
+
+    def write(self, record: bytes) -> None:
+        """The next record."""
+        if self._offset + len(record) > MAX_FILE:
+            self._handle.sync()
+            self._handle.close()
+            self._begin()
+        self._handle.write(self._offset, record)
+        self._offset += len(record)
+
+    def sync(self) -> None:
+        """All is durable when this returns."""
+        self._handle.sync()
+
+    def close(self) -> None:
+        """Whether it was finished or not."""
+        self._handle.close()
+
+
+def write_snapshot(
+    storage: Storage, backup_id: bytes, generation: int, data_version: int, pieces: Iterable[bytes], by: str = ""
+) -> str:
+    """A snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
+
+    Read back and compared before this returns that name; `by` tells those of several makers apart.
+    Raises Damaged when the destination gives back something else than was written.
+    """
+    written = f"{snapshot_name(generation)}{by}{TEMPORARY}"
+    stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
+    with closing(_Parts(storage, written, backup_id, generation)) as parts:
+
+        def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
+            nonlocal chain
+            fields = RecordHeader(
+                RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
+                chain.sequence + 1, int(time.time()), chain.checksum, 0,
+            )  # fmt: skip
+            record, checksum = encode_record(fields, payload)
+            parts.write(record)
+            chain = Chain(fields.sequence, checksum)
+
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            add(RecordKind.PIECE, stream.add(piece), len(piece))
+        add(RecordKind.END, _END.pack(size, digest.digest()), _END.size)
+        parts.sync()
+    with ExitStack() as files:
+        opened = open_parts(storage, written, files)
+        for _ in SnapshotReader(opened, backup_id, generation, data_version):
+            pass  # reading checks every byte
+    return written
+
+
+def open_parts(storage: Storage, name: str, files: ExitStack) -> list[tuple[str, ReadHandle]]:
+    """The parts of the snapshot with this name, to be closed with `files`. FileNotFoundError without the first."""
+    parts: list[tuple[str, ReadHandle]] = []
+    there = set(storage.names())
+    while not parts or part_name(name, len(parts)) in there:
+        part = part_name(name, len(parts))
+        handle = storage.open(part)
+        files.callback(handle.close)
+        parts.append((part, handle))
+    return parts
+
+
+def publish_snapshot(storage: Storage, written: str, generation: int) -> None:
+    """Give a written snapshot its name, durably."""
+    there = set(storage.names())
+    part = 0
+    while part == 0 or part_name(written, part) in there:
+        storage.rename(part_name(written, part), part_name(snapshot_name(generation), part))
+        part += 1
+    storage.sync_names()

@@ -1,0 +1,234 @@
+"""The one writer of a log.
+
+`append` is all that a commit costs: encode, one write, one sync. Everything slow (the next segment, sealing the last
+one, a new generation) takes `_slow`, which `append` never does.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from backends.base import SnapshotSource, Standing
+from backends.change import MAX_CHANGE, Change, previous
+from backends.errors import BackupError, WriteFailed
+from backends.log.documents import MANIFEST, Base, Manifest
+from backends.log.folding import Folded
+from backends.log.format import Flag, RecordKind, segment_name
+from backends.log.generation import read_manifest
+from backends.log.reading import Chain
+from backends.log.recover import remove_debris
+from backends.log.segment import FULL, Segment, create_segment
+from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.status import COMPACTION
+from backends.storage.base import Storage
+
+
+class LogWriter:
+    """Appends to `segment`, which ends at `standing`.
+
+    `check` raises Replaced when another writer has taken over. It is asked before any file gets or loses its name: the
+    names of both writers are the same.
+    """
+
+    def __init__(
+        self, storage: Storage, manifest: Manifest, segment: Segment, standing: Standing, check: Callable[[], None]
+    ) -> None:
+        self.storage, self.manifest, self.standing = storage, manifest, standing
+        self._check = check
+        self.finished: BackupError | None = None
+        """Set once nothing may be appended any more; every later append refuses with it."""
+        self._segment = segment
+        self._prepared: Segment | None = None
+        self._left: list[Segment] = []
+        self.left_bytes: dict[int, int] = {}
+        """Bytes in each earlier segment of the generation, by index."""
+        self._new_session = True
+        self._slow = threading.Lock()
+
+    # The commit path
+
+    def append(self, change: Change) -> None:
+        """Durable when it returns. Raises WriteFailed, or what finished the writer before."""
+        advances = change.advances
+        flags = (Flag.ADVANCES if advances else Flag.NONE) | (Flag.SESSION if self._new_session else Flag.NONE)
+        self._write(RecordKind.CHANGE, flags, change.data_version, self._encoded(change), rewindable=advances)
+        self._new_session = False
+
+    def _encoded(self, change: Change) -> bytes:
+        try:
+            raw = change.encode()
+            if len(raw) > MAX_CHANGE:
+                raise ValueError(f"it has {len(raw)} bytes of SQL, and no reader takes more than {MAX_CHANGE}")
+        except ValueError as error:  # UnicodeEncodeError is one
+            self._finish(error)
+            raise self.finished or error from error
+        return raw
+
+    def rewind(self) -> None:
+        """Take the last change back by a record that says so: as durable as an append, and nothing is overwritten."""
+        if not self.standing.rewindable:
+            raise BackupError(
+                f"the last change (version {self.standing.data_version}) cannot be taken back, because it is known to "
+                "have been committed or one was taken back already. Nothing was changed; do not start the node from "
+                "this database, and see docs/recovery.md"
+            )
+        self._write(RecordKind.REWIND, Flag.NONE, previous(self.standing.data_version), b"", rewindable=False)
+
+    def _write(self, kind: RecordKind, flags: int, data_version: int, raw: bytes, *, rewindable: bool) -> None:
+        if self.finished is not None:
+            raise self.finished
+        try:
+            segment = self._segment
+            if segment.full or not segment.fits(len(raw)):
+                segment = self._next_segment(len(raw))
+            before, now = self.standing, int(time.time())
+            chain = segment.append(Chain(before.sequence, before.checksum), kind, flags, data_version, now, raw)
+        except BaseException as error:
+            self._finish(error)
+            if isinstance(error, Exception):
+                raise self.finished or error from error
+            raise
+        self.standing = Standing(data_version, chain.sequence, chain.checksum, rewindable, now)
+
+    def _next_segment(self, length: int) -> Segment:
+        """Go on in the segment that was made ahead; without one, stay as long as the record fits."""
+        if self._prepared is None:
+            if self._segment.fits(length):
+                return self._segment
+            with self._slow:
+                if self._prepared is None:  # else the keeper made it while we waited
+                    self._prepare()
+        left, prepared = self._segment, self._prepared
+        assert prepared is not None
+        # In this order: a keeper that finds nothing prepared must find the new segment here, or it would make that one
+        # again, in the place of the one that is written to.
+        self._segment = prepared
+        self._prepared = None
+        self._leave(left)
+        return prepared
+
+    def _leave(self, segment: Segment) -> None:
+        self.left_bytes[segment.index] = segment.end
+        self._left.append(segment)
+
+    def _finish(self, error: BaseException) -> None:
+        """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
+        if isinstance(error, BackupError):
+            self.finished = error
+            return
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        self.finished = WriteFailed(
+            f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
+            f"and everything up to version {self.standing.data_version} is safe. Mend that (space, disk, mount), then "
+            "start the node again"
+        )
+
+    # Off the commit path
+
+    def make_room(self) -> None:
+        """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
+        with self._slow:
+            if self.finished is not None:
+                return
+            self._segment.make_room()
+            if self._prepared is None and self._segment.end > FULL // 2:
+                self._prepare()
+            while self._left:
+                self._left.pop().seal()
+
+    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+        """A new generation from `source`. After a failure the writer is finished, and the old generation whole."""
+        if self.finished is not None:
+            raise self.finished
+        try:
+            with self._slow:
+                self._take_snapshot(source, reason)
+        except BaseException as error:
+            self._finish(error)
+            if isinstance(error, Exception):
+                raise self.finished or error from error
+            raise
+
+    def _take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+        generation, standing = self.manifest.generation + 1, self.standing
+        pieces, backup_id = source.pieces, self.manifest.backup_id
+        written = write_snapshot(self.storage, backup_id, generation, source.data_version, pieces)
+        self._check()
+        publish_snapshot(self.storage, written, generation)
+        if self._prepared is None:
+            self._prepare()
+        assert self._prepared is not None
+        # A chain that no record of the old log is part of: a copy that mixes both is found out.
+        checksum = secrets.randbits(32)
+        base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
+        self._publish(base, self._prepared.index, reason, source.node_id)
+        self._leave(self._segment)
+        self._segment, self._prepared = self._prepared, None
+        self.standing = Standing(source.data_version, standing.sequence, checksum, False, int(time.time()))
+        while self._left:
+            self._left.pop().handle.close()
+        remove_debris(self.storage, self.manifest, self._segment.index)
+
+    def switch_generation(self, folded: Folded) -> None:
+        """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
+
+        Raises OSError or BackupError; whichever generation is then the current one is whole, and the log goes on.
+        """
+        with self._slow:
+            if folded.generation != self.manifest.generation + 1 or self.finished is not None:
+                raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+            self._check()
+            publish_snapshot(self.storage, folded.written, folded.generation)
+            self._publish(folded.base, folded.first_segment, COMPACTION, None)
+            remove_debris(self.storage, self.manifest, self._segment.index + 1)
+
+    def _publish(self, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
+        old = self.manifest
+        manifest = Manifest(
+            old.backup_id, old.generation + 1, base, first_segment, int(time.time()), reason, node_id or old.node_id
+        )
+        try:
+            self.storage.publish(MANIFEST, manifest.encode())
+        except BaseException as error:
+            # It may have got its name all the same, and a number that was published must never name another snapshot.
+            try:
+                self.manifest = read_manifest(self.storage)
+            except (OSError, BackupError):
+                self._finish(error)
+            raise
+        self.manifest = manifest
+
+    def _prepare(self) -> None:
+        self._check()
+        self._prepared = create_segment(self.storage, self.manifest.backup_id, self._segment.index + 1)
+
+    def segment_bytes(self) -> int:
+        """Bytes of records in all segments of the generation."""
+        first = self.manifest.first_segment
+        return self._segment.end + sum(size for index, size in list(self.left_bytes.items()) if index >= first)
+
+    @property
+    def segment_index(self) -> int:
+        """The index of the segment that is being written."""
+        return self._segment.index
+
+    def close(self) -> None:
+        """Trim what was laid ahead. Raises OSError when that fails; every record is safe already."""
+        with self._slow:
+            segments = [*self._left, self._segment]
+            prepared, self._prepared, self._left = self._prepared, None, []
+            finished = self.finished is not None
+            self.finished = self.finished or BackupError("this backup was closed; start the node again")
+            for segment in segments:
+                if finished:
+                    segment.handle.close()
+                else:
+                    segment.seal()
+            if prepared is not None:
+                prepared.handle.close()
+                if not finished:
+                    self._check()
+                    with suppress(FileNotFoundError):
+                        self.storage.remove(segment_name(prepared.index))

@@ -1,0 +1,154 @@
+"""A node's history, played into a backend and kept in step with the model."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import apsw
+
+from backends.base import SnapshotSource, Standing
+from backends.change import Change
+from backends.log.backend import LogBackend
+from backends.log.folding import Folded
+from backends.log.generation import open_generation
+from backends.log.snapshot import PIECE, SnapshotReader, open_parts
+from backends.storage.base import Storage
+from tests.log.model import Model
+from tests.standin.calls import Call, History
+
+CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
+"""How many times as much of everything random a campaign tries."""
+
+
+def change(call: Call) -> Change:
+    """The stand-in's call as the log's change."""
+    return Change(call.data_version, list(call.writes))
+
+
+def changes(count: int, version: int = 0, size: int = 0) -> list[Change]:
+    """So many that follow this version, each with about so many bytes of noise."""
+    history = History(version)
+    return [change(history.note(noise(size, version + number))) for number in range(count)]
+
+
+def source(data: bytes = b"", data_version: int = 0, node_id: str | None = None) -> SnapshotSource:
+    """A database to be backed up."""
+    return SnapshotSource(
+        tuple(data[start : start + PIECE] for start in range(0, len(data), PIECE)), data_version, node_id
+    )
+
+
+def noise(size: int, seed: int = 0) -> str:
+    """Text that hardly compresses: its record is nearly as large."""
+    return "".join(map(chr, random.Random(seed).choices(range(0x30, 0x7F), k=size)))
+
+
+def silent(level: str, line: str) -> None:
+    """A report for those that want none."""
+
+
+class Node:
+    """A node whose commits go to a log.
+
+    `model` is what was acknowledged. While a step is under way, or after it has failed, `next` is what it was to lead
+    to; else the two are the same. None: there is no backup.
+    What the storage holds is looked at through `plain`: the storage itself, or what lies under one that fails.
+    """
+
+    def __init__(self, storage: Storage, scratch: Path, plain: Storage | None = None) -> None:
+        self.storage, self.scratch, self.plain = storage, scratch, plain or storage
+        self.backend = LogBackend(storage)
+        self.history = History()
+        self.model: Model | None = None
+        self.next: Model | None = None
+
+    @property
+    def now(self) -> Model:
+        """What was acknowledged."""
+        assert self.model is not None
+        return self.model
+
+    def _step(self, after: Model, act: Callable[[], object]) -> None:
+        self.next = after
+        act()
+        self.model = after
+
+    def create(self) -> None:
+        """The backup of a node that has never started."""
+        self._step(Model(), lambda: LogBackend(self.storage).create(source()))
+
+    def open(self, session: str = "one") -> Standing:
+        """As a new process would."""
+        self.backend = LogBackend(self.storage)
+        return self.backend.open(silent, session)
+
+    def close(self) -> None:
+        """Stop in order."""
+        self.backend.close()
+
+    def append(self, call: Call) -> None:
+        """One commit."""
+        one = change(call)
+        self._step(self.now.appended(one), lambda: self.backend.append(one))
+
+    def note(self, text: str = "") -> None:
+        """A commit that leaves a row."""
+        self.append(self.history.note(text))
+
+    def rewind(self) -> None:
+        """The last commit never was."""
+        self._step(self.now.rewound(), self.backend.rewind)
+        self.history.version = self.now.version
+
+    def snapshot(self) -> None:
+        """Begin anew from the database, after a run without the plugin."""
+        committed = (*self.now.committed, change(self.history.note("not backed up")))
+        data = database(committed)
+        self._step(
+            self.now.snapshotted(data, committed),
+            lambda: self.backend.take_snapshot(source(data, self.history.version), "a run without the plugin"),
+        )
+
+    def compact(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Fold; what happens meanwhile; switch."""
+        records = self.now.foldable
+        folded = self.backend.fold(self.scratch)
+        if folded is None:
+            assert records == 0
+            return
+        meanwhile()
+        after = self.now.folded(self._snapshot_of(folded), records)
+        assert rows(after.snapshot) == rows(database(after.before))
+        self._step(after, lambda: self.backend.switch_generation(folded))
+
+    def _snapshot_of(self, folded: Folded) -> bytes:
+        with open_generation(self.plain) as generation, ExitStack() as files:
+            backup_id = generation.manifest.backup_id
+            parts = open_parts(self.plain, folded.written, files)
+            return b"".join(SnapshotReader(parts, backup_id, folded.generation, folded.base.data_version))
+
+
+def database(committed: tuple[Change, ...]) -> bytes:
+    """The database that these changes make, as a file."""
+    with closing(apsw.Connection(":memory:")) as connection:
+        for one in committed:
+            for statement in one.statements:
+                connection.execute(statement)
+        return bytes(connection.serialize("main"))
+
+
+def rows(data: bytes) -> list[tuple[object, ...]]:
+    """What is in a database file, however its pages lie."""
+
+    def all_of(connection: apsw.Connection) -> Iterator[tuple[object, ...]]:
+        tables = list(connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name"))
+        for name, sql in tables:
+            yield name, sql
+            yield from connection.execute(f'SELECT rowid, * FROM "{name}" ORDER BY rowid')
+
+    with closing(apsw.Connection(":memory:")) as connection:
+        if data:
+            connection.deserialize("main", data)
+        return list(all_of(connection))

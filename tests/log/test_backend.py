@@ -1,0 +1,163 @@
+"""What every backend does when a backup is made, found and appended to, wherever it writes."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from backends.base import Backend
+from backends.change import VERSIONS, Change
+from backends.errors import BackupError, NotABackup, Unreachable
+from tests.log.conftest import DATABASE
+from tests.log.destinations import Maker
+from tests.log.histories import change, changes, noise, silent, source
+from tests.log.model import contents, versions
+from tests.standin.calls import History, bump
+
+# Creating and finding
+
+
+def test_a_new_backup_holds_its_database(make: Maker) -> None:
+    standing = make().create(source(DATABASE, 1, "02aa"))
+    assert (standing.data_version, standing.rewindable) == (1, False)
+    found = contents(make())
+    assert (found.snapshot, found.changes) == (DATABASE, ())
+    assert make().node_id() == "02aa"
+    assert len(bytes.fromhex(make().identify())) == 16
+
+
+def test_a_new_backup_of_a_node_that_never_started(make: Maker) -> None:
+    make().create(source())
+    assert contents(make()).snapshot == b""
+    assert make().node_id() is None
+
+
+def test_a_snapshot_of_several_pieces(make: Maker) -> None:
+    data = noise(1 << 20).encode()
+    make().create(source(data, 7))
+    assert contents(make()).snapshot == data
+
+
+def test_a_backup_is_not_made_over_another(created: Maker) -> None:
+    before = created().identify()
+    for attempt in (lambda: created().create(source()), created().check_new):
+        with pytest.raises(BackupError):
+            attempt()
+    assert created().identify() == before
+    assert contents(created()).snapshot == DATABASE
+
+
+def test_a_check_leaves_nothing(make: Maker) -> None:
+    make().check_new()
+    make().check_new()
+    make().create(source())
+
+
+def test_a_creation_that_fails_leaves_nothing(make: Maker) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield DATABASE
+        raise OSError(5, "the database cannot be read")
+
+    broken = source(DATABASE, 1)
+    with pytest.raises(BackupError):
+        make().create(type(broken)(pieces(), 1, None))
+    make().create(source(DATABASE, 1))
+
+
+def test_no_backup_there(make: Maker) -> None:
+    for attempt in (
+        make().identify, make().read, make().node_id, make().space, lambda: make().open(silent),
+    ):  # fmt: skip
+        with pytest.raises(Unreachable) as caught:
+            attempt()
+        assert not isinstance(caught.value, NotABackup)
+        assert "mounted" in str(caught.value)
+
+
+def test_a_removed_backup_is_gone(created: Maker) -> None:
+    created().remove()
+    with pytest.raises(Unreachable):
+        created().read()
+    created().remove()
+
+
+def test_nothing_is_written_before_opening(created: Maker) -> None:
+    for attempt in (
+        lambda: created().append(changes(1, 1)[0]), created().rewind, created().sizes, created().upkeep,
+        lambda: created().take_snapshot(source(), "test"), lambda: created().standing,
+    ):  # fmt: skip
+        with pytest.raises(BackupError):
+            attempt()
+
+
+# Appending
+
+
+def test_changes_are_read_back(backend: Backend, created: Maker) -> None:
+    written = changes(20, 1)
+    for number, one in enumerate(written, 1):
+        before = backend.standing
+        backend.append(one)
+        after = backend.standing
+        assert (after.data_version, after.sequence, after.rewindable) == (one.data_version, before.sequence + 1, True)
+        assert len(contents(created()).changes) == number
+    assert contents(created()).changes == tuple((one.data_version, tuple(one.statements)) for one in written)
+
+
+def test_odd_text_is_kept(backend: Backend, created: Maker) -> None:
+    text = "quotes ' \" and ;; -- /* \n\r\n\t \u00e9 \u4e2d \U0001f980 \ufeff \ufffd \x7f \x01 µR"
+    backend.append(Change(2, [text, "", text * 3, bump(2)]))
+    assert contents(created()).changes == ((2, (text, "", text * 3, bump(2))),)
+
+
+@pytest.mark.parametrize("size", [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, 3 << 20])
+def test_large_changes_are_kept(backend: Backend, created: Maker, size: int) -> None:
+    large = Change(2, ["x" * size])
+    many = Change(3, [noise(100, seed) for seed in range(size // 100)])
+    hard = Change(4, [noise(size), "µ" * (size // 2)])
+    for one in (large, many, hard):
+        backend.append(one)
+    found = contents(created()).changes
+    assert found == tuple((one.data_version, tuple(one.statements)) for one in (large, many, hard))
+
+
+def test_statements_of_a_large_change_can_be_counted_and_read_twice(backend: Backend, created: Maker) -> None:
+    one = Change(2, [noise(100, seed) for seed in range(2000)])
+    backend.append(one)
+    with created().read() as generation:
+        (found,) = list(generation.changes())
+        assert len(found.statements) == 2000
+        assert list(found.statements) == list(found.statements) == one.statements
+        assert (found.statements[0], found.statements[1999]) == (one.statements[0], one.statements[-1])
+
+
+def test_a_statement_that_cannot_be_kept_ends_the_writer(backend: Backend, created: Maker) -> None:
+    with pytest.raises(BackupError):
+        backend.append(Change(2, ["a lone surrogate \ud800"]))
+    with pytest.raises(BackupError):
+        backend.append(changes(1, 1)[0])
+    assert versions(created()) == []
+
+
+def test_a_nul_is_refused(backend: Backend) -> None:
+    with pytest.raises(BackupError, match="NUL"):
+        backend.append(Change(2, ["a\0b"]))
+
+
+def test_a_change_too_large_to_be_read_back_is_refused(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.log.writer.MAX_CHANGE", 1000)
+    backend.append(Change(2, ["x" * 1000]))
+    with pytest.raises(BackupError, match="1001"):
+        backend.append(Change(3, ["x" * 1001]))
+
+
+def test_versions_wrap(make: Maker) -> None:
+    make().create(source(b"a database", VERSIONS - 2))
+    backend = make()
+    backend.open(silent, "writer")
+    history = History(VERSIONS - 2)
+    for one in (history.note(), history.note(), history.note()):
+        backend.append(change(one))
+    assert versions(make()) == [VERSIONS - 1, 0, 1]
+    backend.rewind()
+    assert backend.standing.data_version == 0
+    backend.close()

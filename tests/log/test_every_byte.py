@@ -1,0 +1,95 @@
+"""Torn against corrupt: every byte of a small backup flipped, and its last segment cut at every byte.
+
+Closed in order, the session marker says how far was acknowledged. Then nothing is ever lost silently: each damage is
+named, or leaves everything as it was.
+
+After a writer was killed the marker lies behind (by up to a minute). Bytes that have changed are still always found.
+What is *not* found, because the same bytes may come from a power cut: a cut of the last segment within its last minute,
+by zeros or the file's end.
+- Exactly between two records: a log that simply is that long ("shorter").
+- Within a record so that its rest, or one of its sectors, is gone: a record that was never acknowledged ("torn"). It is
+  reported, and its bytes put aside.
+In a segment before the last one, or before what the marker says, both are damage.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.log.damage import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
+from tests.log.histories import CAMPAIGN
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+Verdict = Callable[[Made, Files], str]
+VERDICTS = pytest.mark.parametrize("verdict", [read_verdict, open_verdict], ids=["read", "open"])
+
+
+@pytest.fixture(params=["closed", "killed"])
+def made(request: pytest.FixtureRequest, tiny: None) -> Made:
+    """A backup closed in order, and one whose writer was killed."""
+    return make(closed=request.param == "closed")
+
+
+def masks(offset: int) -> list[int]:
+    """Ways in which the bits of this byte change: all of them in a campaign."""
+    return [random.Random(offset).randrange(1, 256)] if CAMPAIGN == 1 else list(range(1, 256))
+
+
+@VERDICTS
+def test_a_flip_anywhere_is_named_or_loses_nothing(made: Made, verdict: Verdict) -> None:
+    counts: Counter[str] = Counter()
+    for name, data in made.files.items():
+        if verdict is open_verdict and name.startswith("snapshot"):
+            continue  # a start does not read it
+        for offset in range(len(data)):
+            for mask in masks(offset):
+                found = verdict(made, {**made.files, name: flipped(data, offset, mask)})
+                counts[f"{name}: {found}"] += 1
+    tell(counts)
+    found_at_all = {what.partition(": ")[2] for what in counts}
+    assert found_at_all <= {"damaged", "found by readers", "same", "torn, nothing lost"}
+    assert "manifest: same" not in counts
+    assert "session: same" not in counts
+
+
+def fills(data: bytes, cut: int) -> dict[str, bytes]:
+    """What may be left of a file that was cut there."""
+    rest = len(data) - cut
+    noise = random.Random(cut).randbytes(rest)
+    return {"end": data[:cut], "zeros": data[:cut] + bytes(rest), "noise": data[:cut] + noise}
+
+
+@VERDICTS
+def test_a_cut_after_the_end_of_the_session_is_always_damage(verdict: Verdict) -> None:
+    made = make(closed=True)
+    counts = cut_everywhere(made, verdict)
+    assert set(counts) == {"end: damaged", "zeros: damaged", "noise: damaged"}
+
+
+@VERDICTS
+def test_a_cut_after_the_writer_was_killed(verdict: Verdict) -> None:
+    made = make(closed=False)
+    bounds = record_bounds(made.files[made.last])
+    counts = cut_everywhere(made, verdict)
+    assert {what for what in counts if what.startswith("noise")} <= {"noise: damaged", "noise: torn, nothing lost"}
+    for fill in ("end", "zeros"):
+        assert counts[f"{fill}: shorter"] == len(bounds) - 1  # behind the last one nothing is lost
+        assert counts[f"{fill}: same"] > 0
+        assert counts[f"{fill}: torn"] > 0
+    data = made.files[made.last]
+    for end in bounds[:-1]:
+        assert verdict(made, {**made.files, made.last: data[:end]}) == "shorter"
+
+
+def cut_everywhere(made: Made, verdict: Verdict) -> Counter[str]:
+    """The last segment cut at every byte."""
+    counts: Counter[str] = Counter()
+    data = made.files[made.last]
+    for cut in range(len(data)):
+        for fill, left in fills(data, cut).items():
+            counts[f"{fill}: {verdict(made, {**made.files, made.last: left})}"] += 1
+    tell(counts)
+    return counts

@@ -1,0 +1,162 @@
+"""A failing disk: each operation fails in turn, at each of its occurrences, in every way that disks fail.
+
+A commit is durable or refused, and after one refusal nothing more is taken. Whatever else fails makes no commit untrue.
+Once the disk is well again, the next start goes on from everything that was acknowledged.
+"""
+
+import errno
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from tests.log.histories import CAMPAIGN, Node, changes, noise, source
+from tests.log.model import contents
+from tests.storage.faulty import OPERATIONS, FaultyStorage, Operation
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+pytestmark = pytest.mark.usefixtures("small", "impatient")
+
+NUMBERS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE]
+LOOKS: tuple[Operation, ...] = ("exists", "names", "open", "space", "size", "read")
+WRITES: tuple[Operation, ...] = ("write", "write_durably", "extend")
+
+
+class Sufferer(Node):
+    """A node on a disk that fails. It mends the disk when a step is refused, starts again, and goes on."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.disk = SimulatedDisk()
+        self.faulty = FaultyStorage(SimulatedStorage(self.disk))
+        super().__init__(self.faulty, scratch, SimulatedStorage(self.disk))
+        self.refusals = 0
+
+    def attempt(self, step: Callable[[], object]) -> None:
+        """Do a step, or see it refused."""
+        struck = self.faulty.struck
+        try:
+            step()
+        except BackupError as error:
+            assert self.faulty.struck > struck, f"refused without a reason: {error}"
+            self.refusals += 1
+            self.check_refusal()
+            self.faulty.heal()
+            self.go_on()
+        if self.faulty.struck > struck:
+            self.check_power_cut()
+
+    def check_refusal(self) -> None:
+        """After a failed commit nothing more is taken, and nothing is even tried."""
+        writer = self.backend._writer
+        if writer is None or writer.finished is None:
+            return
+        calls = dict(self.faulty.calls)
+        self.backend.upkeep()
+        with pytest.raises(BackupError):
+            self.backend.append(changes(1)[0])
+        with pytest.raises(BackupError):
+            self.backend.take_snapshot(source(), "test")
+        assert dict(self.faulty.calls) == calls
+
+    def go_on(self) -> None:
+        """With this writer if it still may (a compaction failed), else with a new one."""
+        if self.model is None:
+            return
+        if self.backend._writer is None or self.backend._writer.finished is not None:
+            self.backend.close()
+            self.open("after a failure")
+        found = contents(LogBackend(self.plain))
+        assert self.next is not None
+        if found == self.next.contents:
+            self.model = self.next
+        assert found == self.now.contents
+        self.next = self.model
+        self.history.version = self.now.version
+
+    def check_power_cut(self) -> None:
+        """Whatever was acknowledged stays."""
+        for seed in range(2):
+            left = LogBackend(SimulatedStorage(self.disk.crash(random.Random(seed))))
+            if self.model is None or self.next is None:
+                continue
+            found = contents(left)
+            if found.generation < self.now.generation:  # a compaction's name was not saved, and so nothing was removed
+                assert found.snapshot == b""
+                assert found.changes == replace(self.now, records=self.now.committed).contents.changes
+            else:
+                assert found in (self.now.contents, self.next.contents)
+
+
+def live(node: Sufferer) -> None:
+    """Every kind of step."""
+    while node.model is None:
+        node.attempt(node.create)
+        if node.model is None and node.plain.exists():
+            LogBackend(node.plain).remove()  # what was left could not be removed either
+    node.attempt(lambda: node.open("one"))
+    while not node.now.committed:
+        node.attempt(lambda: node.append(node.history.first()))
+    for seed in range(7):
+        node.attempt(lambda seed=seed: node.note(noise(2500, seed)))  # type: ignore[misc]
+        node.backend.upkeep()
+    rewind(node)
+    node.attempt(node.note)
+    node.attempt(node.compact)
+    node.attempt(node.note)
+    node.check_power_cut()
+    rewind(node)
+    node.close()
+    node.attempt(lambda: node.open("two"))
+    node.attempt(lambda: node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(20_000)}'")))
+    node.backend.upkeep()
+    node.attempt(node.snapshot)
+    node.attempt(node.note)
+    node.backend.upkeep()
+    node.close()
+    node.faulty.heal()
+    node.open("at last")
+    node.note()
+    node.close()
+    assert contents(LogBackend(node.plain)) == node.now.contents
+    node.check_power_cut()
+
+
+def rewind(node: Sufferer) -> None:
+    """Take the last change back, unless a refused attempt has done it all the same."""
+    if node.backend.standing.rewindable:
+        node.attempt(node.rewind)
+
+
+def ways(operation: Operation) -> list[float]:
+    """How much of a failing operation may be done all the same."""
+    return [0.0] if operation in LOOKS else [0.0, 0.5, 1.0] if operation in WRITES else [0.0, 1.0]
+
+
+def faults(operation: Operation, calls: int) -> Iterator[tuple[int, int, float]]:
+    """The call that fails, the errno, and how much is done."""
+    for nth in range(1, calls + 1):
+        for done in ways(operation):
+            for number in NUMBERS if CAMPAIGN > 1 else [NUMBERS[nth % len(NUMBERS)]]:
+                yield nth, number, done
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_fails_at_each_occurrence(operation: Operation, tmp_path: Path) -> None:
+    well = Sufferer(tmp_path)
+    live(well)
+    assert well.refusals == well.faulty.struck == 0
+    counts: Counter[str] = Counter()
+    for nth, number, done in faults(operation, well.faulty.calls[operation]):
+        node = Sufferer(tmp_path)
+        node.faulty.fail(operation, number, nth=nth, done=done)
+        live(node)
+        counts["faults"] += node.faulty.struck
+        counts["refusals"] += node.refusals
+    print(operation, dict(counts))
+    if operation == "write_durably":
+        assert counts["refusals"] == counts["faults"] > 0

@@ -1,0 +1,128 @@
+"""Random backups whose checksums fit, and random bytes: a reader gives what is there or says what is wrong."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.log.documents import Manifest, Session
+from backends.storage.base import Storage
+from tests.log.damage import Files, backup_of
+from tests.log.forge import FIELDS, Forged, backup, document, manifest, packed, segment, snapshot, zstd_block
+from tests.log.histories import CAMPAIGN, silent
+from tests.log.model import contents
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+quick = settings(
+    max_examples=150 * CAMPAIGN, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+NUMBERS = st.sampled_from([0, 1, 2, 3, 255, 256, (1 << 16), (1 << 30), (1 << 32) - 1]) | st.integers(0, (1 << 32) - 1)
+BLOCKS = st.binary(max_size=200).map(zstd_block)
+FORGED = st.builds(
+    Forged,
+    payload=BLOCKS | st.binary(max_size=100),
+    kind=st.sampled_from([1, 1, 1, 2, 3, 4]) | st.integers(0, 255),
+    flags=st.sampled_from([1, 4, 5, 7]) | st.integers(0, 255),
+    length=st.none() | st.none() | st.none() | NUMBERS,
+    size=st.none() | NUMBERS,
+    data_version=st.none() | NUMBERS,
+    sequence=st.none() | st.none() | NUMBERS,
+    previous=st.none() | st.none() | NUMBERS,
+)
+RECORDS = st.lists(st.binary(max_size=60).map(packed) | FORGED, max_size=6)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=6,
+)
+
+
+def try_all(files: Files) -> None:
+    """Read, then become the writer, then read again: no way ends in anything but a sentence."""
+    storage: Storage = backup_of(files).storage
+    try:
+        before = contents(LogBackend(storage))
+    except BackupError:
+        before = None
+    backend = LogBackend(storage)
+    try:
+        backend.open(silent, "victim")
+    except BackupError:
+        return
+    backend.upkeep()
+    backend.close()
+    if before is not None:
+        assert contents(LogBackend(storage)) == before
+
+
+@quick
+@given(forged=RECORDS, rest=st.just(b"") | st.just(bytes(600)) | st.binary(max_size=600))
+def test_segments(forged: list[Forged], rest: bytes) -> None:
+    try_all(backup(segment=segment(*forged, rest=rest)))
+
+
+@quick
+@given(first=RECORDS, second=RECORDS, sequence=st.integers(0, 8), base=st.integers(0, 8))
+def test_two_segments(first: list[Forged], second: list[Forged], sequence: int, base: int) -> None:
+    files = backup(manifest=manifest(sequence=base), segment=segment(*first))
+    files["segment-00000002"] = segment(*second, index=2, sequence=sequence)
+    try_all(files)
+
+
+@quick
+@given(forged=RECORDS)
+def test_snapshots(forged: list[Forged]) -> None:
+    try_all(backup(snapshot=snapshot(*forged)))
+
+
+@quick
+@given(data=st.binary(max_size=1500), name=st.sampled_from(["manifest", "session", "segment", "snapshot"]))
+def test_bytes(data: bytes, name: str) -> None:
+    try_all(backup(**{name: data}))
+
+
+@quick
+@given(fields=st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON | NUMBERS, max_size=3))
+def test_manifests(fields: dict[str, object]) -> None:
+    try_all(backup(manifest=manifest(**fields)))
+
+
+@quick
+@given(value=JSON, name=st.sampled_from(["manifest", "session"]))
+def test_documents(value: object, name: str) -> None:
+    try_all(backup(**{name: document(json.dumps(value))}))
+
+
+TEXT = st.none() | st.text(max_size=1000)
+SMALL = st.integers(0, (1 << 32) - 1)
+
+
+@quick
+@given(
+    session=st.builds(
+        Session, st.text(max_size=40), st.text(max_size=200), SMALL, SMALL, SMALL, SMALL, st.booleans(), TEXT, TEXT
+    )
+)
+def test_what_a_session_says_is_read_back(session: Session) -> None:
+    found = Session.decode(session.encode())
+    assert (found.sequence, found.data_version, found.closed) == (
+        session.sequence,
+        session.data_version,
+        session.closed,
+    )
+    assert Session.decode(found.encode()) == found
+
+
+@quick
+@given(reason=st.text(max_size=3000))
+def test_what_a_manifest_says_is_read_back(reason: str) -> None:
+    plain = Manifest.decode(manifest())
+    given_reason = Manifest(plain.backup_id, 1, plain.base, 1, 0, reason, None)
+    found = Manifest.decode(given_reason.encode())
+    assert found.base == plain.base
+    assert Manifest.decode(found.encode()) == found

@@ -1,0 +1,104 @@
+"""Manifests, sessions and names from a stranger's disk: they fail with a sentence, soon, and without much memory."""
+
+import json
+
+import pytest
+
+from backends.errors import Damaged
+from backends.log.backend import LogBackend
+from backends.log.documents import MANIFEST, SESSION
+from backends.log.format import segment_name
+from tests.log.damage import backup_of
+from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
+from tests.log.histories import silent
+from tests.log.model import contents
+from tests.log.victim import read, refused
+
+pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+
+HUGE = 10**1000
+ODD: list[object] = [
+    None, True, -1, 1.0, 1e308, 1 << 63, 1 << 200, HUGE, "", "1", "../../etc/passwd", "\0", "x" * 5000, [], [1], {},
+    {"1": 1}, [[]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_odd_values_in_the_manifest(key: str) -> None:
+    accepted: dict[str, list[object]] = {"foreign_keys": [True], "reason": ODD[8:12], "node_id": [None, *ODD[8:12]]}
+    fine = accepted.get(key, [])
+    for value in ODD:
+        if not any(value is one for one in fine):
+            refused(backup(manifest=manifest(**{key: value})))
+    without = {name: value for name, value in FIELDS.items() if name != key}
+    if key != "node_id":
+        refused(backup(manifest=document(json.dumps(without))))
+
+
+@pytest.mark.parametrize("key", ["generation", "sequence", "data_version", "checksum", "first_segment"])
+@pytest.mark.parametrize("value", [0, 2, (1 << 32) - 1, 1 << 32, (1 << 62) + 1, (1 << 63) - 1])
+def test_numbers_in_the_manifest_that_do_not_fit(key: str, value: int) -> None:
+    if (key, value) in [("sequence", 0), ("data_version", 0)]:
+        return
+    refused(backup(manifest=manifest(**{key: value})))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SESSION])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "{}", "[]", "null", "1", '{"lightningd-backup": null}', '{"lightningd-backup": "1"}',
+        '{"lightningd-backup": 1}', '{"lightningd-backup": 1e999}', '{"lightningd-backup": -1}',
+        '{"lightningd-backup": 0}', '{"lightningd-backup": true}', '{"lightningd-backup":',
+        '{"a":' * 100_000, "[" * 400_000, '{"lightningd-backup": 1, "generation": ' + "9" * 100_000 + "}",
+        '{"lightningd-backup": 1, "generation": NaN}', '{"lightningd-backup": 1, "generation": Infinity}',
+        '{"lightningd-backup": 1, "backup_id": "' + "00 " * 16 + '", "generation": ' + "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_documents_that_are_none(name: str, text: str) -> None:
+    refused(backup(**{name: document(text)}))
+    refused(backup(**{name: text.encode()}))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SESSION])
+def test_documents_that_are_too_long(name: str) -> None:
+    for data in (bytes(2 << 20), b"{" * (2 << 20), manifest(reason="x" * (2 << 20)), manifest() + b"\n" * (2 << 20)):
+        refused(backup(**{name: data}))
+
+
+def test_a_session_that_claims_everything_was_saved() -> None:
+    session = json.dumps({
+        "lightningd-backup": 1, "session_id": "x", "host": "x", "pid": 1, "started": 1, "sequence": (1 << 63) - 1,
+        "data_version": 1, "closed": True, "node_id": None, "trouble": None,
+    })  # fmt: skip
+    assert "once saved" in str(refused(backup(session=document(session))))
+
+
+def test_text_that_would_write_elsewhere_on_a_terminal() -> None:
+    files = backup(manifest=manifest(reason="\x1b[2J\x1b]0;title\x07 \u202e \ud800 fine"))
+    with backup_of(files).read() as generation:
+        assert generation.manifest.reason.isprintable()
+        assert generation.manifest.reason.endswith("fine")
+        generation.manifest.reason.encode()
+
+
+# Names
+
+
+def test_segments_of_huge_index() -> None:
+    for index in (2, 100, 10**12, 10**18, 10**40, 10**200):
+        files = {**backup(), segment_name(index): segment(packed(), index=index % (1 << 64))}
+        assert isinstance(refused(files), Damaged)
+
+
+def test_names_that_are_nearly_names_of_segments() -> None:
+    odd = ["segment-0000000\u0662", "segment-00000002 ", "segment--0000002", "segment-+0000002", "segment-000_0002"]
+    assert read({**backup(), **{name: b"x" for name in odd}}) == [1, 2]
+
+
+def test_a_victim_that_opens_it_goes_on() -> None:
+    """What can be read and opened can be written to."""
+    backend = backup_of(backup())
+    backend.open(silent, "victim")
+    backend.close()
+    assert len(contents(LogBackend(backend.storage)).changes) == 2

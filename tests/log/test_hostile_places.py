@@ -1,0 +1,174 @@
+"""A directory from a stranger's disk: links, pipes and the like in the place of files; what reading really costs."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.base import Backend
+from backends.errors import BackupError
+from backends.log.format import FileHeader, FileKind, segment_name, snapshot_name
+from tests.log.damage import Files
+from tests.log.forge import FRAME, ID, Forged, backup, packed, records, segment, zeros, zstd_block
+from tests.log.histories import silent
+from tests.log.model import contents
+
+pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+
+NAMES = ["manifest", "session", snapshot_name(1), segment_name(1)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with a small whole backup."""
+    backend = backend_for((tmp_path / "lightning.bkp").as_uri())
+    put(tmp_path / "lightning.bkp", backup())
+    backend.open(silent, "writer")
+    backend.close()
+    assert {file.name for file in (tmp_path / "lightning.bkp").iterdir()} == set(NAMES)
+    return tmp_path / "lightning.bkp"
+
+
+def put(directory: Path, files: Files) -> None:
+    directory.mkdir()
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+
+
+def link(path: Path) -> None:
+    """To a whole file elsewhere."""
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def link_within(path: Path) -> None:
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to("elsewhere")
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        before = Path.cwd()
+        os.chdir(path.parent)  # a socket's path must be short
+        server.bind(path.name)
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [link, link_within, endless, circle, pipe, directory, a_socket])
+def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None], name: str) -> None:
+    change(place / name)
+
+    def made() -> Backend:
+        return backend_for(place.as_uri())
+
+    for attempt in (lambda: contents(made()), lambda: made().open(silent, "victim")):
+        with pytest.raises(BackupError):
+            attempt()
+
+
+def test_a_backup_that_is_a_link_itself(place: Path) -> None:
+    """That is the user's choice: the path is theirs."""
+    link = place.parent / "link"
+    link.symlink_to(place)
+    assert contents(backend_for(link.as_uri())) == contents(backend_for(place.as_uri()))
+
+
+def test_a_writer_writes_through_no_link(place: Path) -> None:
+    """Names that it will use next lead to files of the user's."""
+    treasure = place.parent / "treasure"
+    treasure.write_bytes(b"precious")
+    for name in ("session.tmp", "manifest.tmp", segment_name(1) + ".tmp", segment_name(2), segment_name(2) + ".tmp"):
+        (place / name).symlink_to(treasure)
+    backend = backend_for(place.as_uri())
+    backend.open(silent, "victim")
+    backend.close()
+    assert treasure.read_bytes() == b"precious"
+
+
+MEASURE = """
+import resource, sys
+from backends import backend_for
+from backends.errors import BackupError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    with backend_for(sys.argv[1]).read() as generation:
+        for _ in generation.snapshot:
+            pass
+        for change in generation.changes():
+            len(change.statements)
+except BackupError as error:
+    print(error, file=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def grown(directory: Path) -> int:
+    """MiB by which a process grows that reads this backup."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, directory.as_uri()], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) >> 10
+
+
+def sparse(directory: Path, length: int) -> None:
+    """A record that claims to lie in a file of holes."""
+    (claim,) = [records([Forged(length=length, flags=FRAME, size=1 << 30)], 0, 0)]
+    with (directory / segment_name(1)).open("wb") as file:
+        file.write(FileHeader(FileKind.SEGMENT, ID, 1).encode() + claim)
+        file.truncate(length + 200)
+
+
+def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
+    size = 128 << 20
+    bomb = Forged(zeros(size), flags=FRAME, size=size)
+    put(tmp_path / "bomb", backup(segment=segment(bomb, packed())))
+    assert grown(tmp_path / "bomb") < 64
+
+
+def test_a_large_window_costs_no_memory(tmp_path: Path) -> None:
+    wide = Forged(zstd_block(b"x" * 1000, 30), flags=FRAME, size=1000)
+    put(tmp_path / "window", backup(segment=segment(wide)))
+    assert grown(tmp_path / "window") < 32
+
+
+def test_a_snapshot_of_holes_costs_no_memory(tmp_path: Path) -> None:
+    put(tmp_path / "holes", backup())
+    (claim,) = [records([Forged(length=1 << 29, kind=3, size=1 << 18, data_version=0)], 0, 0)]
+    with (tmp_path / "holes" / snapshot_name(1)).open("wb") as file:
+        file.write(FileHeader(FileKind.SNAPSHOT, ID, 1).encode() + claim)
+        file.truncate(1 << 30)
+    assert grown(tmp_path / "holes") < 32
+
+
+def test_a_file_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    put(tmp_path / "large", backup())
+    sparse(tmp_path / "large", (1 << 32) - 1)
+    assert grown(tmp_path / "large") < 32

@@ -1,0 +1,212 @@
+"""The hook's thread and the keeper's, at the same time, in every order of their steps that may matter."""
+
+import errno
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.log.generation import open_generation as really_open
+from backends.log.writer import LogWriter
+from tests.log.histories import Node, database, noise, rows, source
+from tests.log.model import Contents, contents
+from tests.storage.faulty import FaultyStorage
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+pytestmark = pytest.mark.usefixtures("small", "impatient")
+
+
+@pytest.fixture
+def disk() -> SimulatedDisk:
+    return SimulatedDisk()
+
+
+@pytest.fixture
+def node(disk: SimulatedDisk, tmp_path: Path) -> Node:
+    """A new one, with its schema saved."""
+    node = Node(SimulatedStorage(disk), tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    return node
+
+
+@contextmanager
+def at_each_point(disk: SimulatedDisk, act: Callable[[], None]) -> Iterator[None]:
+    """Let `act` happen before each effect that anything else has on the disk."""
+
+    def watch() -> None:
+        disk.watch = None
+        act()
+        disk.watch = watch
+
+    disk.watch = watch
+    yield
+    disk.watch = None
+
+
+@contextmanager
+def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None]:
+    """Let `act` happen before each line of these functions."""
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code not in codes:
+            return None
+        if event == "line":
+            act()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def check(node: Node) -> None:
+    """What was acknowledged is there, now and after the writer was killed."""
+    assert contents(LogBackend(node.storage)) == node.now.contents
+    node.open("again")
+    node.note("goes on")
+    assert contents(LogBackend(node.storage)) == node.now.contents
+
+
+def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", 16 << 10)
+    monkeypatch.setattr("backends.log.segment.MOST_ROOM", 16 << 10)
+    node.open("with room for what comes within one upkeep")
+    for seed in range(60):
+        node.note(noise(700, seed))
+        with at_each_point(disk, node.note):
+            node.backend.upkeep()
+    assert len(node.now.records) > 500
+    check(node)
+
+
+def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) -> None:
+    for seed in range(30):
+        node.note(noise(700, seed))
+        node.backend.upkeep()
+    with at_each_point(disk, node.note):
+        folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    before = contents(node.backend)
+    committed = len(node.now.records)
+    with at_each_point(disk, node.note):
+        node.backend.switch_generation(folded)
+    assert len(node.now.records) > committed + 5
+    found = contents(node.backend)
+    assert (before.generation, found.generation) == (1, 2)
+    assert 1 < len(found.changes) < len(node.now.records)
+    assert found.changes == node.now.contents.changes[-len(found.changes) :]
+
+
+def test_upkeep_at_each_line_of_a_commit(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segment that is being gone on to must not be made a second time, over the one that is written to."""
+    monkeypatch.setattr("backends.log.writer.FULL", 600)
+    monkeypatch.setattr("backends.log.segment.FULL", 600)
+    codes = {
+        function.__code__ for function in (LogWriter._write, LogWriter._next_segment, LogWriter._leave)
+    }  # fmt: skip
+    first = node.backend.standing.sequence
+    for seed in range(20):
+        writer = node.backend._opened
+        with at_each_line(codes, lambda writer=writer: None if writer._slow.locked() else writer.make_room()):  # type: ignore[misc]
+            node.note(noise(400, seed))
+    assert node.backend.standing.sequence == first + 20
+    assert contents(node.backend) == node.now.contents
+    assert node.backend._opened.segment_index > 10
+    check(node)
+
+
+def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was folded is of a generation that is gone; publishing it would destroy the new one."""
+    for _ in range(5):
+        node.note()
+    times = iter(range(10))
+
+    def opening(storage: SimulatedStorage) -> object:
+        if next(times) == 1:
+            node.snapshot()
+            node.note("after it")
+            node.note("after it, too")
+        return really_open(storage)
+
+    monkeypatch.setattr("backends.log.folding.open_generation", opening)
+    with pytest.raises(BackupError, match="overtaken"):
+        node.backend.fold(node.scratch)
+    check(node)
+
+
+def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
+    for _ in range(5):
+        node.note()
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    node.snapshot()
+    node.note("after it")
+    with pytest.raises(BackupError, match="overtaken"):
+        node.backend.switch_generation(folded)
+    check(node)
+
+
+def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) -> None:
+    """The manifest was renamed, and the sync after it failed: its number must not come to name another snapshot."""
+    storage = FaultyStorage(node.storage)
+    node.backend.close()
+    node.storage = storage
+    node.open()
+    for _ in range(5):
+        node.note()
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    storage.fail("sync_names", errno.EIO, nth=2)
+    with pytest.raises(BackupError):
+        node.backend.switch_generation(folded)
+    with node.backend.read() as generation:
+        assert generation.manifest.generation == 2
+    node.note()
+    again = node.backend.fold(node.scratch)
+    assert again is not None
+    node.backend.switch_generation(again)
+    with node.backend.read() as generation:
+        assert generation.manifest.generation == 3
+    node.note()
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    storage.fail("sync_names", errno.EIO, nth=2)
+    with pytest.raises(BackupError):
+        node.backend.switch_generation(folded)
+    committed = node.now.contents.changes
+    data = database(node.now.committed)
+    found: list[Contents] = []
+    disk.watch = lambda: found.append(contents(LogBackend(SimulatedStorage(disk.crash(random.Random(len(found)))))))
+    node.backend.take_snapshot(source(data, node.now.version), "test")
+    disk.watch = None
+    assert {one.generation for one in found} >= {3, 5}
+    for one in found:
+        if one.generation == 5:
+            assert (one.snapshot, one.changes) == (data, ())
+        else:
+            assert one.changes == committed[-len(one.changes) :]
+            assert rows(one.snapshot) == rows(database(node.now.committed[: -len(one.changes)]))
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["none made ahead", "made ahead"])
+def test_a_record_that_does_not_fit_any_more(node: Node, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
+    """It needs the next segment at once."""
+    node.note(noise(6000))
+    if ahead:
+        node.backend.upkeep()
+    monkeypatch.setattr("backends.log.segment.MAX_FILE", node.backend.sizes().segments + 1200)
+    node.note(noise(1000))
+    assert node.backend._opened.segment_index == 2
+    check(node)

@@ -1,0 +1,157 @@
+"""Power cuts: at every point of a long history, with whatever a disk may lose, and again during the recovery.
+
+After each cut: reading and opening succeed, everything acknowledged is there, at most the one unacknowledged step too,
+and the log goes on. A creation that was cut is either whole or no backup at all.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.change import Change
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from tests.log.histories import CAMPAIGN, Node, noise, silent
+from tests.log.model import Model, contents
+from tests.standin.calls import bump
+from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
+
+SURVIVORS = 2 * CAMPAIGN
+"""Of the cut at each point; as many more are cut again while they recover."""
+
+POINTS_OF_A_RECOVERY = 24
+
+pytestmark = pytest.mark.usefixtures("small", "impatient")
+
+
+class Cuts:
+    """Cuts the power at each point of a node's run, and looks at what is left."""
+
+    def __init__(self, disk: SimulatedDisk, node: Node) -> None:
+        self.node = node
+        self.counts: Counter[str] = Counter()
+        self._disk = disk
+        disk.watch = self._cut
+
+    def _rng(self) -> random.Random:
+        self.counts["cuts"] += 1
+        return random.Random(self.counts["cuts"])
+
+    def _cut(self) -> None:
+        self.counts["points"] += 1
+        for _ in range(SURVIVORS):
+            self._look_at(self._disk.crash(self._rng()))
+            survivor = self._disk.crash(self._rng())
+            self._recover_half_way(survivor)
+            self._look_at(survivor.crash(self._rng()))
+
+    def _recover_half_way(self, disk: SimulatedDisk) -> None:
+        """Start a recovery that the power is cut in again, if it gets that far."""
+        disk.crash_at(disk.operations + random.Random(self.counts["cuts"]).randint(1, POINTS_OF_A_RECOVERY))
+        try:
+            LogBackend(SimulatedStorage(disk)).open(silent, "cut, too")
+        except PowerCut:
+            self.counts["cuts during a recovery"] += 1
+        except BackupError:
+            assert self.node.model is None
+
+    def _look_at(self, disk: SimulatedDisk) -> None:
+        storage = SimulatedStorage(disk)
+        acknowledged, under_way = self.node.model, self.node.next
+        assert under_way is not None
+        try:
+            found = contents(LogBackend(storage))
+        except BackupError:
+            assert acknowledged is None
+            self.counts["creations that left no backup"] += 1
+            return
+        if acknowledged is not None and found == acknowledged.contents:
+            self.counts["as acknowledged"] += 1
+            go_on(storage, acknowledged)
+        else:
+            assert found == under_way.contents
+            self.counts["with the unacknowledged step"] += 1
+            go_on(storage, under_way)
+
+
+def go_on(storage: SimulatedStorage, model: Model) -> None:
+    """Open what was left, append to it, and read it back: while it is open, after the end, and by another writer."""
+    backend = LogBackend(storage)
+    version = backend.open(silent, "after the cut").data_version + 1
+    change = Change(version, ["SELECT 'after the cut'", bump(version)])
+    backend.append(change)
+    backend.upkeep()
+    expected = model.appended(change).contents
+    assert contents(LogBackend(storage)) == expected
+    backend.close()
+    assert not [name for name in storage.names() if name.endswith(".tmp")]
+    again = LogBackend(storage)
+    again.open(silent, "again")
+    again.close()
+    assert contents(LogBackend(storage)) == expected
+
+
+def a_long_life(node: Node) -> None:
+    """Every kind of step in every kind of place."""
+    node.create()
+    node.open("one")
+    node.append(node.history.first())
+    for text in ("", "short", noise(300), noise(700, 1)):
+        node.note(text)
+    node.backend.upkeep()
+    node.rewind()
+    node.note("again")
+    node.append(node.history.foreign_keys(on=False))
+    node.append(node.history.foreign_keys(on=True))
+    for seed in range(5):
+        node.note(noise(2500, seed))
+        node.backend.upkeep()
+    node.note("in a segment that was made ahead")
+    node.rewind()
+    for seed in range(6):
+        node.note(noise(3000, seed))
+    node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(1 << 21)}'"))
+    node.note("after a record of megabytes")
+    node.backend.upkeep()
+    node.note("in the next segment")
+    node.compact(lambda: node.note("while it is folded"))
+    node.rewind()
+    node.note()
+    node.close()
+    node.open("two")
+    node.rewind()
+    node.snapshot()
+    node.note("in a new generation")
+    node.compact()
+    for seed in range(4):
+        node.note(noise(2500, seed))
+        node.backend.upkeep()
+    node.compact()
+    node.open("after it was killed")
+    node.note("the last")
+    node.close()
+
+
+@pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
+def test_a_cut_at_every_point(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    note_every: float,
+) -> None:
+    """A note saves all names by the way, which would hide that one was not saved in time."""
+    monkeypatch.setattr("backends.log.session.NOTE_EVERY", note_every)
+    disk = SimulatedDisk()
+    cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path))
+    a_long_life(cuts.node)
+    disk.watch = None
+    assert contents(LogBackend(SimulatedStorage(disk))) == cuts.node.now.contents
+    for what, count in cuts.counts.items():
+        record_property(what, count)
+    print(dict(cuts.counts))
+    assert cuts.counts["creations that left no backup"] > 0
+    assert cuts.counts["with the unacknowledged step"] > 0
+    assert cuts.counts["cuts during a recovery"] > cuts.counts["cuts"] // 5

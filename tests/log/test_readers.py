@@ -1,0 +1,232 @@
+"""Readers beside a writer that appends, rewinds, compacts, begins anew, stops and starts always see a whole backup.
+
+What is read is what the node had committed at some moment between the beginning and the end of the reading.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.log.backend import LogBackend
+from backends.log.generation import Generation
+from backends.storage.base import Storage
+from backends.storage.local import LocalStorage
+from tests.log.histories import CAMPAIGN, Node, noise
+from tests.log.model import Contents, Model, contents
+from tests.storage.faulty import FaultyStorage, Operation, _Result
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+pytestmark = pytest.mark.usefixtures("small")
+
+READINGS = 60
+SECONDS = 2.0
+
+
+class Writer:
+    """A node that does something at random when told to, and every state that its backup has had."""
+
+    def __init__(self, storage: Storage, scratch: Path, seed: int) -> None:
+        self.node = Node(storage, scratch)
+        self.counts: Counter[str] = Counter()
+        self._states: list[Model] = []
+        self._rng = random.Random(seed)
+        self.node.create()
+        self.node.open()
+        self.node.append(self.node.history.first())
+        self._remember()
+
+    def _remember(self) -> None:
+        if not self._states or self._states[-1] is not self.node.now:
+            self._states.append(self.node.now)
+
+    def states(self) -> list[Model]:
+        """So far; the last one may not be acknowledged yet."""
+        assert self.node.next is not None
+        return [*self._states, self.node.next]
+
+    def acknowledged(self) -> int:
+        """Which of them a reader that begins now must see at least."""
+        return len(self._states) - 1
+
+    def act(self) -> None:
+        """One step."""
+        steps: dict[Callable[[], object], int] = {
+            self._note: 40, self.node.backend.upkeep: 20, self._rewind: 6, self.node.compact: 2, self.node.snapshot: 1,
+            self._restart: 2, self._die: 2,
+        }  # fmt: skip
+        (step,) = self._rng.choices(list(steps), list(steps.values()))
+        step()
+        self._remember()
+        self.counts[step.__name__] += 1
+
+    def _note(self) -> None:
+        self.node.note(noise(self._rng.choice([10, 200, 900, 2500]), self._rng.randrange(1 << 30)))
+
+    def _rewind(self) -> None:
+        if self.node.backend.standing.rewindable and len(self.node.now.committed) > 2:
+            self.node.rewind()
+
+    def _restart(self) -> None:
+        self.node.close()
+        self.node.open("after a stop")
+
+    def _die(self) -> None:
+        self.node.open("after it was killed")
+
+
+def check(found: Contents, states: list[Model], since: int) -> None:
+    """What was read is one of the states since then, if only from an earlier generation and the changes after it."""
+    generation = next(state for state in states if state.generation == found.generation)
+    assert found.snapshot == generation.snapshot
+    committed = Model(records=generation.before).contents.changes + found.changes
+    assert committed in [Model(records=state.committed).contents.changes for state in states[since:]]
+
+
+class Beside(FaultyStorage):
+    """Lets somebody else act before everything that is done here."""
+
+    def __init__(self, storage: Storage, act: Callable[[], None]) -> None:
+        super().__init__(storage)
+        self._act = act
+
+    def _call(self, operation: Operation, carry_out: Callable[[], _Result]) -> _Result:
+        self._act()
+        return super()._call(operation, carry_out)
+
+
+@pytest.mark.parametrize("pace", [2, 5, 15])
+@pytest.mark.parametrize("seed", range(CAMPAIGN))
+def test_a_step_of_the_writer_before_some_looks_of_the_reader(tmp_path: Path, seed: int, pace: int) -> None:
+    storage = SimulatedStorage(SimulatedDisk())
+    writer = Writer(storage, tmp_path, seed)
+    looks = 0
+
+    def act() -> None:
+        nonlocal looks
+        looks += 1
+        if looks % pace == 0:
+            writer.act()
+
+    for _ in range(READINGS):
+        since = writer.acknowledged()
+        check(contents(LogBackend(Beside(storage, act))), writer.states(), since)
+    print(f"{READINGS} readings, {looks} looks, {dict(writer.counts)}")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """With a segment made ahead, that a reader opens, too."""
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    node.note(noise(6000))
+    node.backend.upkeep()
+    assert len(node.storage.names()) == 5
+    return node
+
+
+def rest(generation: Generation) -> Contents:
+    """What an opened generation gives."""
+    snapshot = b"".join(generation.snapshot)
+    changes = tuple((change.data_version, tuple(change.statements)) for change in generation.changes())
+    return Contents(generation.manifest.generation, snapshot, changes)
+
+
+def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
+    with LogBackend(node.storage).read() as generation:
+        changes = generation.changes()
+        assert next(changes).data_version == 1
+        for seed in range(4):
+            node.note(noise(2500, seed))
+        assert node.backend._opened.segment_index == 2
+        versions = [change.data_version for change in changes]
+        assert versions in ([2], [2, 3], [2, 3, 4], [2, 3, 4, 5])  # the sixth is in the next segment
+
+
+def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
+    """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
+    before = node.now.contents
+    with LogBackend(node.storage).read() as generation:
+        node.snapshot()
+        node.note()
+        node.note()
+        assert rest(generation) == before
+    assert contents(LogBackend(node.storage)) == node.now.contents
+
+
+def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
+    """At each look of the opening once."""
+    counting = FaultyStorage(node.storage)
+    contents(LogBackend(counting))
+    for number in range(1, sum(counting.calls.values()) + 1):
+        left = number
+
+        def act() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                node.snapshot()
+                node.note()
+                node.note(noise(6000))
+                node.backend.upkeep()
+
+        before = node.now.contents
+        found = contents(LogBackend(Beside(node.storage, act)))
+        assert found in (before, node.now.contents)
+
+
+def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
+    """It takes the segment away that it had made ahead, and that a reader may have seen."""
+    looks = 0
+
+    def act() -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 7 == 0:
+            node.close()
+            node.open()
+            node.backend.upkeep()
+
+    for _ in range(50):
+        assert contents(LogBackend(Beside(node.storage, act))) == node.now.contents
+
+
+@pytest.mark.parametrize("seed", range(CAMPAIGN))
+def test_readers_beside_a_busy_writer(tmp_path: Path, seed: int) -> None:
+    """On a real filesystem, in threads."""
+    storage = LocalStorage(tmp_path / "lightning.bkp")
+    writer = Writer(storage, tmp_path, seed)
+    readings: Counter[str] = Counter()
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                since = writer.acknowledged()
+                found = contents(LogBackend(LocalStorage(tmp_path / "lightning.bkp")))
+                check(found, writer.states(), since)
+                readings[f"of generation {found.generation}"] += 1
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and not stop.is_set():
+        writer.act()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    print(f"{sum(readings.values())} readings of {len(readings)} generations, {dict(writer.counts)}")
+    if failures:
+        raise failures[0]
+    assert len(readings) > 1

@@ -1,0 +1,80 @@
+"""A damaged backup is made whole by a new snapshot; the attempt takes nothing away."""
+
+from pathlib import Path
+
+import pytest
+
+from backends.errors import Damaged
+from backends.log.backend import LogBackend
+from backends.log.documents import MANIFEST, SESSION, Manifest
+from backends.log.format import snapshot_name
+from tests.log.damage import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
+from tests.log.histories import Node, silent, source
+from tests.log.model import contents
+from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+@pytest.fixture
+def killed(tiny: None) -> Made:
+    """A backup whose writer was killed."""
+    return make(closed=False)
+
+
+@pytest.mark.parametrize("name", [SESSION, "segment-00000001", "segment-00000002", snapshot_name(1)])
+def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) -> None:
+    backend = backup_of({**killed.files, name: flipped(killed.files[name], 70, 1)})
+    backend.last_writer()
+    backend.node_id()
+    backend.open_anew("resync")
+    backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+    go_on(backend)
+    backend.close()
+    found = contents(backend)
+    assert (found.generation, found.snapshot) == (2, b"the database of now")
+    again = LogBackend(backend.storage)
+    again.open(silent, "again")
+    go_on(again)
+    again.close()
+
+
+def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
+    """With a session marker that cannot be read, and a good log."""
+    files = {**killed.files, SESSION: flipped(killed.files[SESSION], 70, 1)}
+    disk = SimulatedDisk()
+    storage = SimulatedStorage(disk)
+    storage.make()
+    for name, data in files.items():
+        storage.publish(name, data)
+    backend = LogBackend(storage)
+    backend.open_anew("resync")
+    assert contents(LogBackend(storage)) == killed.contents
+    disk.crash_at(disk.operations + 3)
+    with pytest.raises(PowerCut):
+        backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+    disk.is_off = False
+    assert contents(LogBackend(storage)) == killed.contents
+
+
+def test_a_manifest_survives_its_own_encoding(killed: Made) -> None:
+    manifest = Manifest.decode(killed.files[MANIFEST])
+    assert Manifest.decode(manifest.encode()) == manifest
+    assert manifest.base.data_version == BASE
+
+
+def test_damage_before_the_snapshot_of_a_compaction_is_named_with_its_version(tmp_path: Path) -> None:
+    storage = SimulatedStorage(SimulatedDisk())
+    node = Node(storage, tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    for _ in range(4):
+        node.note()
+    node.compact()
+    node.close()
+    files = files_in(storage)
+    (name,) = [name for name in files if name.startswith("segment")]
+    with pytest.raises(Damaged) as caught:
+        contents(backup_of({**files, name: flipped(files[name], 64 + 50, 1)}))
+    assert caught.value.last_good == 4

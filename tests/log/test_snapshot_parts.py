@@ -1,0 +1,70 @@
+"""A snapshot that does not fit into one file goes on in further ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.base import SnapshotSource
+from backends.errors import BackupError
+from backends.log import snapshot
+from backends.log.snapshot import PIECE
+
+PIECES = [os.urandom(PIECE) for _ in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "MAX_FILE", 2 * PIECE + 4096)
+
+
+def made(directory: Path) -> Path:
+    backend_for((directory / "b").as_uri()).create(SnapshotSource(PIECES, 7, None))
+    return directory / "b"
+
+
+def read(place: Path) -> bytes:
+    with backend_for(place.as_uri()).read() as generation:
+        return b"".join(generation.snapshot)
+
+
+def test_all_parts_are_read_in_order(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    assert {file.name for file in place.iterdir()} >= {
+        "snapshot-00000001",
+        "snapshot-00000001.1",
+        "snapshot-00000001.2",
+    }
+    assert all(file.stat().st_size <= 2 * PIECE + 4096 for file in place.iterdir())
+    assert read(place) == b"".join(PIECES)
+
+
+@pytest.mark.parametrize("part", ["", ".1", ".2"])
+def test_a_missing_part_is_damage(tmp_path: Path, part: str) -> None:
+    place = made(tmp_path)
+    (place / f"snapshot-00000001{part}").unlink()
+    with pytest.raises(BackupError) as refused:
+        read(place)
+    assert refused.value.exit_code == 3
+
+
+def test_parts_in_another_order_are_damage(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    first, second = place / "snapshot-00000001.1", place / "snapshot-00000001"
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.raises(BackupError) as refused:
+        read(place)
+    assert refused.value.exit_code == 3
+
+
+def test_a_new_generation_removes_all_parts_of_the_old_one(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    backend = backend_for(place.as_uri())
+    backend.open(lambda level, line: None, "one")
+    backend.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
+    backend.close()
+    assert [file.name for file in place.iterdir() if file.name.startswith("snapshot")] == ["snapshot-00000002"]
+    assert read(place) == b"small"

@@ -1,0 +1,245 @@
+"""Two machines with copies of one node's directory: the replaced one stops, and never harms the other's log."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from backends.base import Standing
+from backends.errors import Replaced, WriteFailed
+from backends.log import session
+from backends.log.backend import LogBackend
+from backends.log.documents import SESSION, Session
+from backends.log.session import SessionMarker
+from plugin.keeper import TICK
+from tests.log.histories import Node, changes, noise, silent, source
+from tests.log.model import contents
+from tests.storage.faulty import FaultyStorage
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+MOST_SECONDS = 15
+"""After which a replaced writer must refuse."""
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(session, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def node(small: None, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
+    """The first writer, with some changes."""
+    monkeypatch.setattr(session, "LOOK_EVERY", 5.0)
+    monkeypatch.setattr(session, "NOTE_EVERY", 60.0)
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    node.create()
+    node.open("first")
+    node.append(node.history.first())
+    for seed in range(5):
+        node.note(noise(1000, seed))
+    return node
+
+
+def replacing(node: Node) -> LogBackend:
+    """Another writer that takes the first one's backup over."""
+    second = LogBackend(node.storage)
+    second.open(silent, "second")
+    return second
+
+
+def fill(second: LogBackend, count: int = 40) -> None:
+    """Let the second writer go on through many segments."""
+    for change in changes(count, second.standing.data_version, 500):
+        second.append(change)
+        second.upkeep()
+
+
+def last_writer(node: Node) -> str:
+    writer = LogBackend(node.storage).last_writer()
+    assert writer is not None
+    return writer.session_id
+
+
+def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
+    first, second = node.backend, replacing(node)
+    began = clock.now
+    with pytest.raises(Replaced, match="taken over"):
+        while clock.now < began + MOST_SECONDS:
+            clock.now += TICK
+            first.upkeep()
+            first.append(changes(1, first.standing.data_version)[0])
+    with pytest.raises(Replaced):
+        first.rewind()
+    with pytest.raises(Replaced):
+        first.take_snapshot(source(b"a database", 9), "test")
+    second.append(changes(1, second.standing.data_version)[0])
+    clock.now += MOST_SECONDS
+    second.upkeep()
+    second.append(changes(1, second.standing.data_version)[0])
+
+
+def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
+    """It has not looked yet, and its segment is nearly full."""
+    first, second = node.backend, replacing(node)
+    fill(second)
+    before = contents(second)
+    first.upkeep()
+    with pytest.raises(Replaced):
+        first.append(changes(1, first.standing.data_version)[0])
+    fill(second)
+    assert contents(LogBackend(node.storage)).changes[: len(before.changes)] == before.changes
+    assert len(contents(LogBackend(node.storage)).changes) == len(before.changes) + 40
+
+
+def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
+    first = node.backend
+    folded = first.fold(node.scratch)
+    assert folded is not None
+    second = replacing(node)
+    fill(second)
+    before = contents(second)
+    with pytest.raises(Replaced):
+        first.switch_generation(folded)
+    assert contents(LogBackend(node.storage)) == before
+
+
+def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
+    first, second = node.backend, replacing(node)
+    second.take_snapshot(source(b"the database of the second", 20), "test")
+    fill(second)
+    before = contents(second)
+    with pytest.raises(Replaced):
+        first.take_snapshot(source(b"the database of the first", 20), "test")
+    assert contents(LogBackend(node.storage)) == before
+
+
+def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
+    first = node.backend
+    first.upkeep()  # makes a segment ahead, whose name the second one will use
+    second = replacing(node)
+    fill(second)
+    before = contents(second)
+    first.close()
+    assert contents(LogBackend(node.storage)) == before
+    assert last_writer(node) == "second"
+
+
+def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock) -> None:
+    for data in (None, b"", b"{}", b"\xff" * 3000, noise(500).encode()):
+        backend = LogBackend(node.storage)
+        told: list[tuple[str, str]] = []
+        backend.open(lambda level, line, told=told: told.append((level, line)), "writer")  # type: ignore[misc]
+        if data is None:
+            node.storage.remove(SESSION)
+        else:
+            node.storage.publish(SESSION, data)
+        clock.now += MOST_SECONDS
+        backend.upkeep()
+        assert [level for level, _ in told] == ["broken"]
+        with pytest.raises(Replaced, match="gone"):
+            backend.append(changes(1, backend.standing.data_version)[0])
+        backend.close()
+        if data is not None:
+            node.storage.remove(SESSION)
+
+
+def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock: Clock) -> None:
+    storage = FaultyStorage(node.storage)
+    backend = LogBackend(storage)
+    told: list[tuple[str, str]] = []
+    backend.open(lambda level, line: told.append((level, line)), "writer")
+    storage.fail("open", errno.ESTALE, sticky=True)
+    for _ in range(5):
+        clock.now += 6
+        backend.upkeep()
+    assert [level for level, _ in told] == ["unusual"]
+    assert "so far every change is saved" in told[0][1]
+    storage.heal()
+    clock.now += 6
+    backend.upkeep()
+    backend.append(changes(1, backend.standing.data_version)[0])
+
+
+def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
+    storage = FaultyStorage(node.storage)
+    first = LogBackend(storage)
+    first.open(silent, "first")
+    storage.fail("extend", errno.ENOSPC, sticky=True)
+    storage.fail("create", errno.ENOSPC, sticky=True)
+    for change in changes(3, first.standing.data_version, 1500):
+        first.append(change)
+        first.upkeep()
+    assert storage.struck > 0
+    replacing(node)
+    clock.now += MOST_SECONDS
+    first.upkeep()
+    with pytest.raises(Replaced):
+        first.append(changes(1, first.standing.data_version)[0])
+
+
+def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Clock) -> None:
+    storage = FaultyStorage(node.storage)
+    first = LogBackend(storage)
+    first.open(silent, "first")
+    storage.fail("write_durably", errno.EIO)
+    with pytest.raises(WriteFailed):
+        first.append(changes(1, first.standing.data_version)[0])
+    replacing(node)
+    clock.now += MOST_SECONDS
+    first.upkeep()
+    with pytest.raises(WriteFailed):
+        first.append(changes(1, first.standing.data_version)[0])
+    first.close()
+    assert last_writer(node) == "second"
+
+
+def noted(storage: SimulatedStorage) -> Session:
+    return Session.decode(storage.read_small(SESSION))
+
+
+def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None:
+    """To be kind to flash; an idle node's marker is not written at all."""
+    storage = FaultyStorage(node.storage)
+    backend = LogBackend(storage)
+    backend.open(silent, "writer")
+    backend.upkeep()  # makes a segment ahead
+    storage.calls.clear()
+    for _ in range(1000):
+        clock.now += 1
+        backend.upkeep()
+    assert storage.calls["rename"] == 0
+    for _ in range(600):
+        clock.now += 1
+        backend.append(changes(1, backend.standing.data_version)[0])
+        backend.upkeep()
+        assert noted(SimulatedStorage(node.storage.disk)).sequence >= backend.standing.sequence - 66  # type: ignore[attr-defined]
+    marker_writes = storage.calls["rename"] - backend._opened.segment_index
+    assert 9 <= marker_writes <= 12
+
+
+def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
+    """What is noted is the standing, which moves only after a change is durable."""
+    storage = SimulatedStorage(SimulatedDisk())
+    storage.make()
+    marker = SessionMarker(storage, "one", None, Standing(1, 7, 0, False))
+    assert noted(storage).sequence == 7
+    clock.now += 100
+    marker.look(lambda: Standing(2, 8, 0, False))
+    assert (noted(storage).sequence, noted(storage).data_version) == (8, 2)
+    marker.end(Standing(3, 9, 0, False))
+    assert (noted(storage).sequence, noted(storage).closed) == (9, True)

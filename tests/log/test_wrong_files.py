@@ -1,0 +1,269 @@
+"""Files that are missing, half copied, from another backup, from another time or from the future."""
+
+import json
+from collections import Counter
+from zlib import crc32
+
+import pytest
+
+from backends.change import Change
+from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
+from backends.log.documents import MANIFEST, SESSION
+from backends.log.format import FORMAT, snapshot_name
+from tests.log.damage import (
+    LAST,
+    Files,
+    Made,
+    backup_of,
+    files_in,
+    make,
+    open_verdict,
+    read_verdict,
+    tell,
+)
+from tests.log.histories import changes, silent, source
+from tests.log.model import contents
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+SNAPSHOT = snapshot_name(1)
+
+
+@pytest.fixture
+def closed(tiny: None) -> Made:
+    """A backup closed in order."""
+    return make(closed=True)
+
+
+@pytest.fixture
+def killed(tiny: None) -> Made:
+    """One whose writer was killed."""
+    return make(closed=False)
+
+
+def refused(files: Files, kind: type[BackupError]) -> str:
+    """The sentence with which reading and opening both refuse."""
+    with pytest.raises(kind) as opened:
+        backup_of(files).open(silent, "writer")
+    with pytest.raises(kind) as read:
+        contents(backup_of(files))
+    assert type(read.value) is type(opened.value) is kind
+    return str(read.value)
+
+
+def without(files: Files, *names: str) -> Files:
+    """All but these."""
+    return {name: data for name, data in files.items() if name not in names}
+
+
+# Missing
+
+
+def test_missing_manifest(closed: Made) -> None:
+    assert "not copied to the end" in refused(without(closed.files, MANIFEST), NotABackup)
+
+
+def test_missing_snapshot(closed: Made) -> None:
+    assert SNAPSHOT in refused(without(closed.files, SNAPSHOT), Damaged)
+
+
+def test_missing_first_segment(closed: Made) -> None:
+    assert closed.segments[0] in refused(without(closed.files, closed.segments[0]), Damaged)
+
+
+def test_missing_middle_segment(killed: Made) -> None:
+    assert killed.segments[1] in refused(without(killed.files, killed.segments[1]), Damaged)
+
+
+def test_missing_only_segment(closed: Made) -> None:
+    assert closed.segments[0] in refused(without(closed.files, *closed.segments), Damaged)
+
+
+def test_missing_last_segment(closed: Made) -> None:
+    assert "once saved" in refused(without(closed.files, closed.last), Damaged)
+
+
+def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
+    """An older one that lies there still must not be taken for it."""
+    backend = backup_of(closed.files)
+    backend.open(silent, "writer")
+    backend.take_snapshot(source(b"a database", LAST), "test")
+    (first,) = [name for name in backend.storage.names() if name.startswith("segment")]
+    files = files_in(backend.storage)
+    older = {closed.segments[0]: closed.files[closed.segments[0]]}
+    assert first in refused({**without(files, first, SESSION), **older}, Damaged)
+    assert contents(backup_of({**files, **older})).snapshot == b"a database"
+
+
+def test_missing_session_loses_nothing(closed: Made) -> None:
+    assert read_verdict(closed, without(closed.files, SESSION)) == "same"
+    assert open_verdict(closed, without(closed.files, SESSION)) == "same"
+
+
+def test_missing_segment_made_ahead_loses_nothing(killed: Made) -> None:
+    ahead = killed.segments[-1]
+    assert ahead != killed.last
+    assert read_verdict(killed, without(killed.files, ahead)) == "same"
+
+
+def test_half_copied_file_by_file(closed: Made) -> None:
+    """In whatever order the files of a closed backup were copied, and wherever the copying ended."""
+    counts: Counter[str] = Counter()
+    for order in (list(closed.files), list(reversed(closed.files))):
+        for number, name in enumerate(order):
+            before = {done: closed.files[done] for done in order[:number]}
+            for size in range(0, len(closed.files[name]), 7):
+                files = {**before, name: closed.files[name][:size]}
+                counts[read_verdict(closed, files)] += 1
+                if size % 5 == 0:
+                    open_verdict(closed, files)
+    tell(counts)
+    assert set(counts) <= {"damaged", "notabackup", "same"}
+
+
+def test_half_copied_into_a_place_of_the_same_size(closed: Made) -> None:
+    """As after an interrupted copy that had allocated its files."""
+    for name, data in closed.files.items():
+        for size in range(0, len(data) - 1, 13):
+            files = {**closed.files, name: data[:size] + bytes(len(data) - size)}
+            assert read_verdict(closed, files) == "damaged"
+
+
+# Mixed
+
+
+def test_segment_of_another_backup(closed: Made) -> None:
+    other = make(closed=True)
+    sentence = refused({**closed.files, closed.last: other.files[closed.last]}, NotABackup)
+    assert "two backups were mixed" in sentence
+    assert read_verdict(closed, {**closed.files, SNAPSHOT: other.files[SNAPSHOT]}) == "notabackup"
+    assert read_verdict(closed, {**closed.files, MANIFEST: other.files[MANIFEST]}) == "notabackup"
+
+
+def test_session_of_another_backup_with_a_longer_log(closed: Made) -> None:
+    backend = backup_of(make(closed=True).files)
+    backend.open(silent, "writer")
+    backend.append(changes(1, LAST)[0])
+    backend.close()
+    refused({**closed.files, SESSION: files_in(backend.storage)[SESSION]}, Damaged)
+
+
+def test_segments_exchanged(closed: Made) -> None:
+    first, last = closed.segments
+    files = {**closed.files, first: closed.files[last], last: closed.files[first]}
+    assert "another file" in refused(files, Damaged)
+
+
+def test_segment_doubled(closed: Made) -> None:
+    assert "another file" in refused({**closed.files, "segment-00000003": closed.files[closed.last]}, Damaged)
+
+
+def test_segment_of_an_earlier_time(closed: Made) -> None:
+    backend = backup_of(closed.files)
+    backend.open(silent, "writer")
+    for change in changes(4, LAST):
+        backend.append(change)
+    backend.close()
+    later = files_in(backend.storage)
+    for name in closed.segments:
+        if later[name] != closed.files[name]:
+            refused({**later, name: closed.files[name]}, Damaged)
+
+
+def test_segments_of_two_histories(closed: Made) -> None:
+    """Two copies of one backup that both went on: their records do not chain."""
+    histories = []
+    for seed in (1, 2):
+        backend = backup_of(closed.files)
+        backend.open(silent, f"writer {seed}")
+        for _ in range(20):
+            for change in changes(3, LAST):
+                backend.append(Change(change.data_version, [f"SELECT {seed}", *change.statements]))
+            backend.upkeep()
+        backend.close()
+        histories.append(files_in(backend.storage))
+    one, two = histories
+    assert sorted(one) == sorted(two)
+    for name in one:
+        if name.startswith("segment") and one[name] != two[name]:
+            with pytest.raises(Damaged, match="does not follow"):
+                contents(backup_of({**one, name: two[name]}))
+
+
+def test_snapshot_of_another_time(closed: Made) -> None:
+    """The same number, from a copy of the backup that went its own way."""
+    files = []
+    for version in (LAST, LAST + 1):
+        backend = backup_of(closed.files)
+        backend.open(silent, "writer")
+        backend.take_snapshot(source(b"a database", version), "test")
+        files.append(files_in(backend.storage))
+    mixed = {**files[0], snapshot_name(2): files[1][snapshot_name(2)]}
+    with pytest.raises(Damaged, match="different times"):
+        contents(backup_of(mixed))
+
+
+def test_copy_made_while_a_new_generation_began(killed: Made) -> None:
+    """It has the old manifest and snapshot, and the segment made ahead, written to since: nothing is missing."""
+    backend = backup_of(killed.files)
+    backend.open(silent, "writer")
+    backend.upkeep()
+    backend.take_snapshot(source(b"the same version with other content", LAST), "test")
+    backend.append(changes(1, LAST)[0])
+    ahead = killed.segments[-1]
+    assert ahead != killed.last
+    later = files_in(backend.storage)[ahead]
+    assert read_verdict(killed, {**killed.files, ahead: later}) == "damaged"
+
+
+def test_manifest_of_an_earlier_time(closed: Made) -> None:
+    backend = backup_of(closed.files)
+    backend.open(silent, "writer")
+    backend.take_snapshot(source(b"a database", LAST), "test")
+    backend.close()
+    assert SNAPSHOT in refused({**files_in(backend.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
+
+
+def test_files_that_mean_nothing(closed: Made) -> None:
+    debris = {
+        "torn-segment-00000001-1700000000": b"x", "manifest.tmp": b"x", "segment-1": b"x", "segment-0000000x": b"x",
+        "snapshot-00000009.tmp": b"x", "segment-00000007.tmp": b"x", "README": b"x", "segment-": b"", "snapshot-": b"",
+    }  # fmt: skip
+    assert read_verdict(closed, {**closed.files, **debris}) == "same"
+    assert open_verdict(closed, {**closed.files, **without(debris, "torn-segment-00000001-1700000000")}) == "same"
+
+
+def test_bytes_after_the_end_of_the_snapshot_mean_nothing(closed: Made) -> None:
+    assert read_verdict(closed, {**closed.files, SNAPSHOT: closed.files[SNAPSHOT] + b"x" * 600}) == "same"
+
+
+# From the future
+
+
+def document_of(version: object, data: bytes) -> bytes:
+    """A manifest or session of another format."""
+    line = json.dumps({**json.loads(data.partition(b"\n")[0]), "lightningd-backup": version}).encode()
+    return line + b"\n%08x\n" % crc32(line)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SESSION])
+def test_document_from_the_future(closed: Made, name: str) -> None:
+    sentence = refused({**closed.files, name: document_of(FORMAT + 1, closed.files[name])}, FromTheFuture)
+    assert "newer" in sentence
+    assert "upgrade" in sentence
+
+
+def test_document_of_the_future_may_say_anything_else(closed: Made) -> None:
+    line = b'{"lightningd-backup": 2, "a key": [{"nested": null}]}'
+    refused({**closed.files, MANIFEST: line + b"\n%08x\n" % crc32(line)}, FromTheFuture)
+
+
+def test_binary_file_from_the_future(closed: Made) -> None:
+    for name in (closed.last, SNAPSHOT):
+        data = bytearray(closed.files[name])
+        data[8:10] = (FORMAT + 1).to_bytes(2, "little")
+        data[60:64] = crc32(data[:60]).to_bytes(4, "little")
+        with pytest.raises(FromTheFuture):
+            contents(backup_of({**closed.files, name: bytes(data)}))
+        if name == closed.last:
+            refused({**closed.files, name: bytes(data)}, FromTheFuture)
