@@ -1,0 +1,1 @@
+"""A node's database: read beside the node, rebuilt from its changes, compared with another."""

@@ -1,0 +1,183 @@
+"""SQLite files opened through APSW: never trusted, never waited for long, and every failure a sentence.
+
+Only APSW: two SQLite libraries that open one file in one process take each other's locks away.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import apsw
+
+from backends.errors import BackupError
+
+Value = int | float | str | bytes | None
+"""What SQLite keeps in a column."""
+
+READ_ONLY = apsw.SQLITE_OPEN_READONLY
+READ_WRITE = apsw.SQLITE_OPEN_READWRITE
+
+STEPS_BETWEEN_CALLS = 1_000_000
+"""Virtual-machine steps between two calls of a progress handler: 7 ms here."""
+
+BUSY_TIMEOUT = 2000
+"""Milliseconds to wait for another process's lock: lightningd holds one that matters only while it writes to disk."""
+
+_COMPANIONS = ("-journal", "-wal", "-shm")
+
+
+class Busy(BackupError):
+    """Another process, most likely lightningd, is writing to the database file."""
+
+
+class Corrupt(BackupError):
+    """A database file is damaged, or no database at all."""
+
+
+def connect(path: Path, flags: int) -> apsw.Connection:
+    """Open an existing file, for one thread, so that nothing in it can do more than hold data.
+
+    Raises apsw.Error; SQLite looks into the file only when it is first read.
+    """
+    connection = apsw.Connection(str(path.absolute()), flags=flags | apsw.SQLITE_OPEN_NOMUTEX, statementcachesize=8)
+    try:
+        connection.set_busy_timeout(BUSY_TIMEOUT)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
+        # A schema may name virtual tables; without their modules they are only names.
+        connection.drop_modules(None)
+        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+        # Python sees a Ctrl-C only in Python code, and a check of a large file is one long call.
+        connection.set_progress_handler(_go_on, STEPS_BETWEEN_CALLS)
+        run(connection, "PRAGMA cell_size_check = ON")
+        run(connection, "PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close(True)
+        raise
+    return connection
+
+
+@contextmanager
+def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.Connection]:
+    """The same for a `with`: closed at its end, and apsw.Error from inside it raised as a BackupError.
+
+    `shown` is the path for people when `path` is a copy that they don't know of.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises when a directory above may not be entered)
+        raise BackupError(f"there is no database at {path}, or it may not be read; check the path and try again")
+    try:
+        connection = connect(path, flags)
+        try:
+            yield connection
+        finally:
+            connection.close(True)
+    except apsw.Error as error:
+        raise explained(error, shown or path) from error
+
+
+def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
+    """Execute to the end; all rows, so only where they are few."""
+    return list(connection.execute(sql))
+
+
+def faults(connection: apsw.Connection) -> str | None:
+    """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
+    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+    return None if found == ["ok"] else "; ".join(" ".join(fault.split())[:200] for fault in found)
+
+
+def create_private(path: Path) -> None:
+    """A new empty file that only its owner can read. Raises BackupError when it cannot be made or is there."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise BackupError(
+            f"{path} could not be created: {error.strerror}; nothing was changed. "
+            "Make room for it there, or choose another place"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """The file's contents are durable when this returns. Raises BackupError.
+
+    Not for a file that SQLite has open in this process: closing it here would take SQLite's locks away.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BackupError(
+            f"{path} could not be made durable: {error.strerror}; nothing was replaced. Check the disk, then try again"
+        ) from error
+
+
+def companions(path: Path) -> list[Path]:
+    """The files that SQLite may keep beside a database."""
+    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
+
+
+def remove(path: Path) -> None:
+    """The file and what SQLite may have left beside it, as far as they are there."""
+    for file in (path, *companions(path)):
+        file.unlink(missing_ok=True)
+
+
+def words(error: Exception) -> str:
+    """SQLite's own words; older APSW puts the name of the exception before them."""
+    return str(error).removeprefix(f"{type(error).__name__}: ")
+
+
+def explained(error: apsw.Error, path: Path) -> BackupError:
+    """What an error of SQLite means to the person whose database this is."""
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return Busy(
+            f"{path} is being written by another process, most likely lightningd; nothing was written. "
+            "Stop the node, then run: backup-cli resync"
+        )
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return corrupt(path, words(error))
+    if isinstance(error, apsw.FullError):
+        return BackupError(f"the disk is full beside {path}; nothing was replaced. Free some space and try again")
+    if isinstance(error, apsw.ReadOnlyError):
+        return BackupError(
+            f"{path} was left in the middle of a write and cannot be recovered by reading alone; nothing was written. "
+            "Stop the node, then run: backup-cli resync"
+        )
+    return BackupError(
+        f"{path} could not be read or written: {words(error)}; nothing was replaced. "
+        "Check the disk and the file's permissions, then try again"
+    )
+
+
+def corrupt(path: Path | str, what: str) -> Corrupt:
+    """The error for a node's own database that is not whole."""
+    return Corrupt(
+        f"{path} is corrupt: {what}; nothing was written. Do not delete it; stop the node, "
+        "and restore the last good backup to another place"
+    )
+
+
+def _go_on() -> bool:
+    return False
+
+
+def _tune() -> None:
+    """Let SQLite parse a node's widest statement out of its own pool, and keep no statistics: a replay is 8 % quicker.
+
+    It takes such settings only while it is not in use, so not when something else in this process has a connection.
+    """
+    if apsw.connections():
+        return
+    apsw.shutdown()
+    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)
+    with suppress(TypeError):  # an older APSW cannot say it
+        apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, 1200, 200)  # bytes and slots, for each connection
+    apsw.initialize()
+
+
+_tune()

@@ -1,0 +1,213 @@
+"""A database rebuilt by executing the changes that made it.
+
+The file is worth nothing until it is whole, so SQLite keeps no journal and syncs nothing until the end.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from backends.change import foreign_keys_setting
+from backends.database.connection import (
+    READ_ONLY,
+    READ_WRITE,
+    STEPS_BETWEEN_CALLS,
+    connect,
+    create_private,
+    explained,
+    faults,
+    run,
+    sync,
+    words,
+)
+from backends.database.guard import Guard, is_plain
+from backends.database.source import DatabaseState, state_of
+from backends.errors import BackupError
+
+CHANGES_PER_TRANSACTION = 500
+"""As many as make the COMMIT cost nothing; one each would take a tenth longer."""
+
+CACHE_KIB = 32 << 10
+"""SQLite's page cache: what a large node's rows change again and again, in a third of the memory budget."""
+
+_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
+
+_OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
+
+_DO_NEXT = (
+    "Start no node from it; keep every disk, and if the node's own database is alive, stop the node and run: "
+    "backup-cli resync"
+)
+
+
+class ReplayFailed(BackupError):
+    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes."""
+
+    exit_code = 3
+
+
+class Replay:
+    """A database file under construction. One thread, and nothing else opens the file meanwhile.
+
+    After any error the file is worthless: `close`, and remove it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go on from the snapshot at `path`, or from nothing when the file is missing (then mode 0600) or empty.
+
+        Raises ReplayFailed when what is there is no database, and BackupError when it cannot be written.
+        """
+        self.path = path
+        self._guard = Guard()
+        self._changes = 0  # in the open transaction
+        self._data_version: int | None = None
+        if not path.exists():
+            create_private(path)
+        try:
+            self._connection = _building(path)
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+        self._cursor = self._connection.cursor()
+        self._connection.set_progress_handler(self._guard.too_long, STEPS_BETWEEN_CALLS)
+
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether foreign keys are enforced: ON at first, as lightningd opens its database."""
+        return bool(self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, -1))
+
+    @foreign_keys.setter
+    def foreign_keys(self, on: bool) -> None:
+        # At the node it had its effect outside of any transaction.
+        self._commit()
+        self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, int(on))
+
+    def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
+        """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
+
+        A lone `PRAGMA foreign_keys = …` is the setting of that name. Statements that are no list or tuple are taken one
+        at a time: a change may be larger than the memory for it.
+        """
+        self._data_version = data_version
+        if not isinstance(statements, (list, tuple)):
+            rest = iter(statements)
+            first = list(islice(rest, 2))  # enough to know a lone PRAGMA
+            statements = chain(first, rest) if len(first) == 2 else first
+        setting = foreign_keys_setting(statements) if isinstance(statements, Sequence) else None
+        if setting is not None:
+            self.foreign_keys = setting
+            return
+        if not self._changes:
+            run(self._connection, "BEGIN")
+        self._guard.begin_change()
+        self._execute_all(statements)
+        self._changes += 1
+        if self._changes == CHANGES_PER_TRANSACTION:
+            self._commit()
+
+    def finish(self) -> DatabaseState:
+        """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
+
+        Foreign keys are left unchecked: a node may have violations of its own (see `foreign_key_violations`).
+        """
+        self._commit()
+        self.close()
+        sync(self.path)
+        try:
+            # Opened anew, so that what is checked is what the file holds.
+            with closing(connect(self.path, READ_ONLY)) as connection:
+                what = faults(connection)
+                if what is not None:
+                    raise ReplayFailed(f"the database rebuilt from this backup is not whole: {what}. {_DO_NEXT}")
+                return state_of(connection)
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+
+    def close(self) -> None:
+        """Let go of the file, finished or not; a second time does nothing."""
+        self._connection.close(True)
+
+    def _execute_all(self, statements: Iterable[str]) -> None:
+        # One cursor for all makes this as quick as joining a change's statements by ";", which SQLite would take for
+        # something else after an open comment, and would show in the schema.
+        execute = self._cursor.execute
+        for statement in statements:
+            plain = is_plain(statement)
+            try:
+                if not plain:
+                    self._connection.set_authorizer(self._guard.may)
+                for _ in execute(statement, can_cache=False):
+                    pass
+                if not plain:
+                    self._connection.set_authorizer(None)
+            except (apsw.Error, ValueError) as error:
+                raise self._failed(statement, error) from error
+
+    def _commit(self) -> None:
+        if not self._changes:
+            return
+        self._changes = 0
+        try:
+            run(self._connection, "COMMIT")
+        except apsw.Error as error:
+            raise self._failed("COMMIT", error) from error
+
+    def _failed(self, statement: str, error: Exception) -> BackupError:
+        if isinstance(error, _OF_THIS_MACHINE):
+            return explained(error, self.path)
+        begins = _shown(statement, 80)
+        change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
+        if self._guard.refused is not None:
+            return ReplayFailed(
+                f"{change} contains what no node writes ({self._guard.refused}), in: {begins}; this backup was altered "
+                "or made by something else. Start no node from it; look for another copy of the backup"
+            )
+        why = _shown(words(error), 120)
+        return ReplayFailed(
+            f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}"
+        )
+
+    def _unusable(self, error: apsw.Error) -> BackupError:
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            return ReplayFailed(f"the snapshot in this backup is not a whole database: {words(error)}. {_DO_NEXT}")
+        return explained(error, self.path)
+
+
+def _shown(sql: str, length: int) -> str:
+    """The beginning of what may be shown to strangers: the values are a node's secrets."""
+    return _HEX.sub("…", " ".join(sql[:2000].split()))[:length]
+
+
+def _building(path: Path) -> apsw.Connection:
+    """A connection that writes as fast as it goes."""
+    connection = connect(path, READ_WRITE)
+    try:
+        # A defensive connection must keep a journal, so it becomes one again only afterwards.
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        for setting in (
+            "page_size = 4096",  # of a new file
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = OFF",
+            "synchronous = OFF",
+            f"cache_size = -{CACHE_KIB}",
+        ):
+            run(connection, f"PRAGMA {setting}")
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        # lightningd's SQLite takes "text" for text where there is no such column.
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1)
+    except BaseException:
+        connection.close(True)
+        raise
+    return connection

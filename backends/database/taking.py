@@ -1,0 +1,62 @@
+"""A snapshot taken from a node's database: copied aside by SQLite's backup API, checked, then streamed."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backends.base import SnapshotSource
+from backends.database.source import copy_database
+from backends.log.snapshot import PIECE
+
+PagesDone = Callable[[int, int], None]
+"""Called with pages copied so far, and all of them."""
+
+
+@contextmanager
+def taken(
+    database: Path, scratch: Path, *, writable: bool, progress: PagesDone | None = None
+) -> Iterator[SnapshotSource]:
+    """The database as of now, as a source for a new generation.
+
+    The copy lies in `scratch` while it is streamed (as large as the database, mode 0600) and is gone afterwards.
+    `writable` lets SQLite roll back a hot journal first, as lightningd itself would: only for a stopped node.
+    """
+    with scratch_directory(scratch) as directory:
+        copy = directory / "copy.sqlite3"
+        state = copy_database(database, copy, writable=writable, progress=progress)
+        yield SnapshotSource(file_pieces(copy), state.data_version or 0, state.node_id)
+
+
+def nothing() -> SnapshotSource:
+    """The database of a node that has never started."""
+    return SnapshotSource((), 0, None)
+
+
+def file_pieces(path: Path) -> Iterator[bytes]:
+    """The file, in pieces of a snapshot's size."""
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A private directory for a whole database for a while; left-over ones of dead processes are removed first."""
+    for old in parent.glob(f"{_SCRATCH}*"):
+        _remove_if_left_over(old)
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-", dir=parent) as directory:
+        yield Path(directory)
+
+
+_SCRATCH = ".lightningd-backup-"
+
+
+def _remove_if_left_over(directory: Path) -> None:
+    pid = directory.name.removeprefix(_SCRATCH).partition("-")[0]
+    if not pid.isdigit() or Path(f"/proc/{pid}").exists():
+        return
+    for file in directory.iterdir():
+        file.unlink(missing_ok=True)
+    directory.rmdir()
