@@ -1,0 +1,35 @@
+"""Telling the node's side about its backup."""
+
+from pathlib import Path
+
+from backends.base import Standing
+from backends.node.directory import database_path
+from backends.node.lockfile import Settings, write_settings
+from backends.node.session import forget_sessions
+from backends.node.witness import Witness, fingerprint, write_witness
+
+
+def hand_over(directory: Path, url: str, backup_id: str, standing: Standing) -> None:
+    """The database in `directory` holds exactly what the backup does: say so, then name the backup in backup.lock.
+
+    backup.lock comes last: from then on the plugin goes on from there. Raises OSError.
+    """
+    bear_witness(directory, backup_id, standing)
+    forget_sessions(directory)
+    write_settings(directory, Settings(url, backup_id))
+
+
+def bear_witness(directory: Path, backup_id: str, standing: Standing) -> None:
+    """Note what the database file looks like now that it is known to hold the backup's last change."""
+    seen = fingerprint(database_path(directory))
+    write_witness(
+        directory,
+        Witness(
+            backup_id,
+            standing.sequence,
+            standing.data_version,
+            standing.checksum,
+            seen if seen is not None and seen.size > 0 else None,
+            None,
+        ),
+    )

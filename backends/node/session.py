@@ -1,0 +1,36 @@
+"""Which sessions of the backup were this node's, so that an old machine that comes back is told from the one in use.
+
+After a restore on another machine, or from two copies of one node's directory, the backup's session marker names a
+writer that this directory has never been. Such a node must not go on by itself: its state may be old, and two nodes
+with the same keys lose money.
+"""
+
+import json
+from pathlib import Path
+
+from backends.node.files import read_small_file, replace_file
+
+SESSION_FILE = "backup.session"
+
+
+def known_sessions(directory: Path, backup_id: str) -> list[str] | None:
+    """The ids of this node's last sessions with that backup; None when it has had none, or does not know any more."""
+    try:
+        document = json.loads(read_small_file(directory / SESSION_FILE))
+        sessions = document["sessions"]
+        if document["backup_id"] != backup_id or not all(isinstance(session, str) for session in sessions):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return list(sessions)
+
+
+def remember_sessions(directory: Path, backup_id: str, sessions: list[str]) -> None:
+    """Durably, before the newest of them is put into the backup: a crash in between must not lock the node out."""
+    document = {"backup_id": backup_id, "sessions": sessions}
+    replace_file(directory / SESSION_FILE, json.dumps(document).encode() + b"\n", durably=True)
+
+
+def forget_sessions(directory: Path) -> None:
+    """This directory was restored or set up anew: from here on it is the one in use."""
+    (directory / SESSION_FILE).unlink(missing_ok=True)

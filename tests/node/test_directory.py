@@ -1,0 +1,98 @@
+"""Which directory `--lightning-dir` means."""
+
+from pathlib import Path
+
+import pytest
+
+from backends.errors import BackupError
+from backends.node.directory import DATABASE, NETWORKS, database_path, network_directory
+
+
+def make(base: Path, *names: str) -> None:
+    """Directories (named with a final slash) and empty files below `base`."""
+    for name in names:
+        path = base / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def test_a_directory_with_a_database_is_itself(tmp_path: Path) -> None:
+    make(tmp_path, DATABASE)
+    assert network_directory(tmp_path) == tmp_path
+    assert database_path(tmp_path) == tmp_path / "lightningd.sqlite3"
+
+
+def test_a_directory_with_a_secret_is_itself(tmp_path: Path) -> None:
+    make(tmp_path, "hsm_secret")
+    assert network_directory(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_empty_directory_named_after_a_network_is_itself(tmp_path: Path, network: str) -> None:
+    make(tmp_path, f"{network}/")
+    assert network_directory(tmp_path / network) == tmp_path / network
+
+
+@pytest.mark.parametrize("sign", [DATABASE, "hsm_secret", ""])
+def test_the_directory_above_leads_to_its_only_network(tmp_path: Path, sign: str) -> None:
+    make(tmp_path, f"testnet4/{sign}", "plugins/", "lightning.bkp/manifest")
+    assert network_directory(tmp_path) == tmp_path / "testnet4"
+
+
+def test_the_network_with_a_node_wins_over_empty_ones(tmp_path: Path) -> None:
+    make(tmp_path, f"bitcoin/{DATABASE}", "regtest/", "signet/hsm_secret")
+    assert network_directory(tmp_path) == tmp_path / "bitcoin"
+
+
+def test_a_home_named_like_a_network_leads_to_the_node_inside(tmp_path: Path) -> None:
+    make(tmp_path, f"bitcoin/bitcoin/{DATABASE}")
+    assert network_directory(tmp_path / "bitcoin") == tmp_path / "bitcoin" / "bitcoin"
+
+
+@pytest.mark.parametrize("sign", [DATABASE, "hsm_secret", ""])
+def test_several_networks_are_listed(tmp_path: Path, sign: str) -> None:
+    make(tmp_path, f"bitcoin/{sign}", f"regtest/{sign}")
+    with pytest.raises(BackupError) as refused:
+        network_directory(tmp_path)
+    assert str(tmp_path / "bitcoin") in str(refused.value)
+    assert str(tmp_path / "regtest") in str(refused.value)
+
+
+def test_a_directory_without_a_network_says_what_to_do_and_creates_nothing(tmp_path: Path) -> None:
+    make(tmp_path, "config", "bitcoin")  # a file of that name is no network directory
+    with pytest.raises(BackupError, match="mkdir"):
+        network_directory(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bitcoin", "config"]
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match=r"does not exist.*--lightning-dir"):
+        network_directory(tmp_path / "bitcoin")
+
+
+def test_a_file_is_not_a_directory(tmp_path: Path) -> None:
+    make(tmp_path, DATABASE)
+    with pytest.raises(BackupError, match="is not a directory"):
+        network_directory(tmp_path / DATABASE)
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "regtest/inner/")
+    monkeypatch.chdir(tmp_path / "regtest")
+    assert network_directory(Path()) == tmp_path / "regtest"
+    assert network_directory(Path("inner/..")) == tmp_path / "regtest"
+
+
+def test_the_default_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(tmp_path, f".lightning/bitcoin/{DATABASE}")
+    assert network_directory() == tmp_path / ".lightning" / "bitcoin"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    make(tmp_path, f"disk/{DATABASE}", ".lightning/")
+    (tmp_path / ".lightning" / "bitcoin").symlink_to(tmp_path / "disk")
+    assert network_directory(tmp_path / ".lightning") == tmp_path / ".lightning" / "bitcoin"

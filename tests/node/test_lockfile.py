@@ -1,0 +1,132 @@
+"""`backup.lock`, and every way in which it can be wrong."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from backends.errors import BackupError, FromTheFuture
+from backends.node.lockfile import LOCK_FILE, Settings, read_settings, write_settings
+
+SETTINGS = Settings("file:///backups/lightning.bkp", "0123456789abcdef")
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, Settings("usb://STICK/lightning.bkp", None)])
+def test_what_is_written_is_read(tmp_path: Path, settings: Settings) -> None:
+    write_settings(tmp_path, settings)
+    assert read_settings(tmp_path) == settings
+
+
+def test_the_file_is_private_json_and_alone(tmp_path: Path) -> None:
+    write_settings(tmp_path, SETTINGS)
+    path = tmp_path / "backup.lock"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert json.loads(path.read_text()) == {"backend_url": SETTINGS.url, "backup_id": SETTINGS.backup_id, "version": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_rewrite_replaces_the_file_and_what_a_crash_left(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("keep me")
+    (tmp_path / "backup.lock.tmp").symlink_to(elsewhere)
+    (tmp_path / LOCK_FILE).write_text("old")
+    (tmp_path / LOCK_FILE).chmod(0o644)
+    write_settings(tmp_path, SETTINGS)
+    assert read_settings(tmp_path) == SETTINGS
+    assert (tmp_path / LOCK_FILE).stat().st_mode & 0o777 == 0o600
+    assert elsewhere.read_text() == "keep me"
+
+
+def test_the_file_is_synced_before_its_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def watched_sync(descriptor: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        sync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write_settings(tmp_path, SETTINGS)
+    assert steps == ["sync backup.lock.tmp", "rename", f"sync {tmp_path.name}"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_settings(tmp_path, SETTINGS)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BackupError, match="could not be written \\(No space left on device\\)"):
+        write_settings(tmp_path, Settings("file:///other", None))
+    assert read_settings(tmp_path) == SETTINGS
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+
+
+def test_a_write_into_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="could not be written"):
+        write_settings(tmp_path / "missing", SETTINGS)
+
+
+def test_the_older_plugins_file_is_understood(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_text('{"backend_url": "file:///mnt/backup/file.bkp"}')
+    assert read_settings(tmp_path) == Settings("file:///mnt/backup/file.bkp", None)
+
+
+def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="stop the node and run: backup-cli init"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"file:///mnt/backup",
+        b"\xff\xfe\x00",
+        b"[" * 60000,
+        b"x" * 70000,
+        b"null",
+        b'["file:///mnt"]',
+        b"{}",
+        b'{"backend_url": null}',
+        b'{"backend_url": ""}',
+        b'{"backend_url": 7}',
+        b'{"backend_url": "file:///b", "backup_id": 7}',
+        b'{"backend_url": "file:///b", "backup_id": ""}',
+        b'{"backend_url": "file:///b", "version": "1"}',
+        b'{"backend_url": "file:///b", "version": true}',
+        b'{"backend_url": "file:///b", "version": 0}',
+    ],
+)
+def test_a_senseless_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    with pytest.raises(BackupError, match=r"does not say where this node's backup is: .*untouched.*backup-cli init"):
+        read_settings(tmp_path)
+
+
+def test_a_directory_of_that_name_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(BackupError, match="Is a directory"):
+        read_settings(tmp_path)
+
+
+def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)  # a test that runs as root may read everything
+    with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*chown"):
+        read_settings(tmp_path)
+
+
+def test_a_later_form_is_from_the_future(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).write_text('{"backend_url": {"several": []}, "version": 2}')
+    with pytest.raises(FromTheFuture, match="later release"):
+        read_settings(tmp_path)

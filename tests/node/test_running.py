@@ -1,0 +1,176 @@
+"""Is a lightningd at work here: asked of real processes."""
+
+import os
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.errors import BackupError
+from backends.node import running as module
+from backends.node.running import refuse_if_running, running_lightningd
+from tests.node.processes import running
+
+LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); f.write(f'{os.getpid()}\\n'); f.flush()"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A network directory with all that a crash leaves behind."""
+    path = tmp_path / "lightning" / "regtest"
+    path.mkdir(parents=True)
+    with closing(sqlite3.connect(path / "lightningd.sqlite3")) as database, database:
+        database.execute("CREATE TABLE vars (name TEXT)")
+    (path.parent / "lightningd-regtest.pid").write_text(f"{os.getppid()}\n")
+    os.mknod(path / "lightning-rpc", stat.S_IFSOCK | 0o600)
+    return path
+
+
+def test_what_a_crash_leaves_is_not_in_the_way(directory: Path) -> None:
+    assert running_lightningd(directory) is None
+    refuse_if_running(directory)
+
+
+def test_an_empty_or_missing_directory_is_held_by_nobody(tmp_path: Path) -> None:
+    assert running_lightningd(tmp_path) is None
+    assert running_lightningd(tmp_path / "missing") is None
+
+
+def test_the_lock_on_the_pid_file(directory: Path) -> None:
+    with running(LOCK, directory.parent / "lightningd-regtest.pid") as node:
+        assert running_lightningd(directory) == node.pid
+        with pytest.raises(BackupError, match=f"process {node.pid} holds the lock on .*lightning-cli stop"):
+            refuse_if_running(directory)
+        node.send_signal(signal.SIGKILL)
+        node.wait()
+        assert running_lightningd(directory) is None
+
+
+def test_the_lock_of_another_network_is_another_nodes(directory: Path) -> None:
+    with running(LOCK, directory.parent / "lightningd-bitcoin.pid"):
+        assert running_lightningd(directory) is None
+
+
+def test_the_pid_file_beside_a_link_to_the_directory(directory: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk"
+    directory.rename(elsewhere)
+    directory.symlink_to(elsewhere)
+    with running(LOCK, directory.parent / "lightningd-regtest.pid") as node:
+        assert running_lightningd(directory) == node.pid
+
+
+def test_asking_never_takes_the_lock(directory: Path) -> None:
+    """A lightningd that starts at that moment must not find its pid file locked."""
+    program = "f = open(a[0], 'r+')\nfor i in range(20000):\n"
+    program += "    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n    fcntl.lockf(f, fcntl.LOCK_UN)"
+    pid_file = directory.parent / "lightningd-regtest.pid"
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            module._lock_holder(pid_file)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with running(program, pid_file):  # it would end at the first lock that it does not get
+            pass
+    finally:
+        stop.set()
+        asking.join()
+
+
+def test_a_holder_without_a_pid_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_lock_holder", lambda path: 0)
+    assert running_lightningd(directory) == 0
+    with pytest.raises(BackupError, match="another machine or in another container"):
+        refuse_if_running(directory)
+
+
+def test_a_process_with_that_command_line_in_the_directory(directory: Path) -> None:
+    with running("", directory=directory, name=["/usr/bin/lightningd", "--regtest"]) as node:
+        assert running_lightningd(directory) == node.pid
+        with pytest.raises(BackupError, match=f"process {node.pid} is a lightningd that works there"):
+            refuse_if_running(directory)
+
+
+def test_a_process_with_that_name_in_the_directory(directory: Path, tmp_path: Path) -> None:
+    program = tmp_path / "lightningd"
+    program.symlink_to(sys.executable)
+    with running("", directory=directory, executable=program) as node:
+        assert running_lightningd(directory) == node.pid
+
+
+def test_a_lightningd_elsewhere_or_another_program_here(directory: Path, tmp_path: Path) -> None:
+    with running("", directory=tmp_path, name=["lightningd"]), running("", directory=directory):
+        assert running_lightningd(directory) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        (["--lightning-dir={base}", "--network=regtest"], True),
+        (["--lightning-dir", "{base}", "--regtest"], True),
+        (["--lightning-dir={base}"], True),  # the configuration file may name the network
+        (["--lightning-dir={base}", "--network", "bitcoin"], False),
+        (["--lightning-dir={base}", "--mainnet"], False),
+        (["--lightning-dir={base}/other", "--network=regtest"], False),
+        (["--lightning-dir=relative", "--network=regtest"], False),
+        (["--network=regtest"], False),  # the user's own ~/.lightning
+    ],
+)
+def test_another_users_lightningd_is_told_by_its_command_line(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], holds: bool
+) -> None:
+    def denied(one: Path, other: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    words = [option.format(base=directory.parent) for option in options]
+    with running("", name=["lightningd", *words]) as node:
+        monkeypatch.setattr(module, "_same", denied)
+        assert running_lightningd(directory) == (node.pid if holds else None)
+
+
+def test_another_users_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / ".lightning" / "bitcoin"
+    directory.mkdir(parents=True)
+
+    def denied(one: Path, other: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    with running("", name=["lightningd", "--daemon"]) as node:
+        monkeypatch.setattr(module, "_same", denied)
+        monkeypatch.setattr(module, "_home_of", lambda process: str(tmp_path / ".lightning"))
+        assert running_lightningd(directory) == node.pid
+
+
+def test_a_process_with_the_database_open(directory: Path) -> None:
+    with running("f = open(a[0], 'rb')", directory / "lightningd.sqlite3") as reader:
+        assert running_lightningd(directory) == reader.pid
+        with pytest.raises(BackupError, match=f"process {reader.pid} \\(.*\\) has .*lightningd.sqlite3 open"):
+            refuse_if_running(directory)
+    assert running_lightningd(directory) is None
+
+
+def test_a_process_with_the_database_open_by_another_path(directory: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    with running("f = open(a[0], 'rb')", link / "lightningd.sqlite3") as reader:
+        assert running_lightningd(directory) == reader.pid
+
+
+def test_this_process_does_not_count(directory: Path) -> None:
+    with (directory / "lightningd.sqlite3").open("rb"):
+        assert running_lightningd(directory) is None
+
+
+def test_a_dead_lightningd_that_nobody_has_waited_for(directory: Path) -> None:
+    with running("", directory=directory, name=["lightningd"]) as node:
+        node.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOWAIT)
+        assert running_lightningd(directory) is None
