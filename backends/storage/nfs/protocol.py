@@ -1,0 +1,152 @@
+"""What either version of NFS does for a storage, and how both say that it failed.
+
+Every call that changes names is durable on the server when it returns: both versions demand it.
+"""
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from backends.storage.base import Space
+from backends.storage.nfs.rpc import Disconnected
+
+Handle = bytes
+"""The server's name for a file or directory; it stays the same when that is renamed, and when the server restarts."""
+
+
+class TryLater(Exception):
+    """The server is busy or has just restarted, has done nothing, and asks to be asked again."""
+
+
+class Kind(Enum):
+    """What a name stands for."""
+
+    FILE = auto()
+    DIRECTORY = auto()
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What is asked about a file; `size` in bytes."""
+
+    kind: Kind
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a write: how many bytes were taken, and whether they are durable.
+
+    `boot` changes when the server restarts: writes before that which were not durable may be lost.
+    """
+
+    count: int
+    durable: bool
+    boot: bytes
+
+
+class Protocol(ABC):
+    """One version of NFS over one connection. Raises OSError for what the server refuses, Disconnected, TryLater."""
+
+    largest_read: int
+    largest_write: int
+    """Bytes in one call."""
+    until: float
+    """When (time.monotonic) to give up waiting for an answer."""
+    fences: bool
+    """Whether a call that was cut off cannot be carried out any more, late, once `reconnect` has returned."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The version, and how much goes into one call."""
+
+    @abstractmethod
+    def reconnect(self, why: Disconnected) -> None:
+        """Go on over a new connection, the old one having ended so. Raises Disconnected, TryLater."""
+
+    @abstractmethod
+    def root(self, path: list[str]) -> Handle:
+        """The directory that these names lead to, from the top of what the server exports."""
+
+    @abstractmethod
+    def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]: ...
+
+    @abstractmethod
+    def attributes(self, handle: Handle) -> Attributes: ...
+
+    @abstractmethod
+    def read(self, handle: Handle, offset: int, length: int) -> tuple[bytes, bool]:
+        """Bytes, and whether they reach the end of the file."""
+
+    @abstractmethod
+    def write(self, handle: Handle, offset: int, data: bytes, durably: bool) -> Written: ...
+
+    @abstractmethod
+    def commit(self, handle: Handle) -> bytes:
+        """Make every write durable; returns the server's `boot`."""
+
+    @abstractmethod
+    def create(self, directory: Handle, name: str, mode: int) -> Handle:
+        """A new empty file. FileExistsError when the name is taken."""
+
+    @abstractmethod
+    def make_directory(self, directory: Handle, name: str, mode: int) -> Handle: ...
+
+    @abstractmethod
+    def remove(self, directory: Handle, name: str) -> None: ...
+
+    @abstractmethod
+    def remove_directory(self, directory: Handle, name: str) -> None: ...
+
+    @abstractmethod
+    def rename(self, directory: Handle, old: str, new: str) -> None: ...
+
+    @abstractmethod
+    def link(self, handle: Handle, directory: Handle, name: str) -> None:
+        """A second name for a file."""
+
+    @abstractmethod
+    def entries(self, directory: Handle) -> list[tuple[str, Kind]]:
+        """All names in a directory, without . and .."""
+
+    @abstractmethod
+    def resize(self, handle: Handle, size: int) -> None: ...
+
+    @abstractmethod
+    def space(self, handle: Handle) -> Space: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+_MEANINGS = {
+    63: errno.ENAMETOOLONG,
+    66: errno.ENOTEMPTY,
+    69: errno.EDQUOT,
+    70: errno.ESTALE,
+    71: errno.EREMOTE,
+    10001: errno.ESTALE,
+    10004: errno.EOPNOTSUPP,
+    10006: errno.EREMOTEIO,
+    10014: errno.ESTALE,  # a handle that has expired
+    10016: errno.EACCES,  # wrong kind of security
+    10020: errno.ESTALE,  # no file handle
+    10029: errno.ELOOP,  # a link where a file or directory should be
+}
+_SAME_AS_ERRNO = range(1, 32)
+_TRY_LATER = frozenset({10008, 10013})  # delay, grace period after a restart
+
+
+def check(status: int, what: str) -> None:
+    """Raise what a status other than 0 means."""
+    if status == 0:
+        return
+    if status in _TRY_LATER:
+        raise TryLater(what)
+    number = status if status in _SAME_AS_ERRNO else _MEANINGS.get(status)
+    if number is None:
+        raise OSError(errno.EREMOTEIO, f"the server answers with NFS error {status}", what)
+    raise OSError(number, os.strerror(number), what)

@@ -1,0 +1,187 @@
+"""Remote procedure calls over TCP (RFC 5531), one at a time on a connection.
+
+A connection on which anything went wrong is closed and never used again: what became of the call under way is not
+known then, and whoever called must find out.
+"""
+
+import os
+import socket
+import struct
+import time
+from contextlib import suppress
+
+from backends.storage.nfs import xdr
+from backends.storage.nfs.xdr import Malformed, Unpacker
+
+Address = tuple[str, int]
+
+_LAST_FRAGMENT = 1 << 31
+_MOST = 64 << 20
+"""Bytes of the largest answer that is believed; nothing that is asked for here comes near it."""
+
+_AUTH_SYS = 1
+_MOST_GROUPS = 16
+
+_DEAD_AFTER = 15
+"""Seconds after which a server whose machine acknowledges nothing counts as gone.
+
+One that is alive but slow (its kernel acknowledges) is waited for as long as the deadline says.
+"""
+
+_RESERVED = range(1023, 664, -1)
+"""Source ports that only root may use; many servers take their use as proof of an honest client."""
+
+
+class Disconnected(ConnectionError):
+    """The connection is gone; the outcome of the call that was under way is not known."""
+
+
+class Refused(OSError):
+    """The server understood the call and rejects it, before it did anything."""
+
+
+class Identity:
+    """Who the client says it is: user and groups by number, as a kernel's client would."""
+
+    def __init__(self, uid: int | None = None, gid: int | None = None) -> None:
+        own = uid is None and gid is None
+        groups = sorted(set(os.getgroups()))[:_MOST_GROUPS] if own else []
+        body = b"".join(
+            (
+                xdr.number(0),
+                xdr.text(socket.gethostname()[:64]),
+                xdr.number(os.geteuid() if uid is None else uid),
+                xdr.number(os.getegid() if gid is None else gid),
+                xdr.numbers(groups),
+            )
+        )
+        self.encoded = xdr.number(_AUTH_SYS) + xdr.opaque(body) + xdr.number(0) + xdr.opaque(b"")
+
+
+class Connection:
+    """One TCP connection to `address`; `until` is when (time.monotonic) to give up connecting."""
+
+    def __init__(self, address: Address, identity: Identity, reserved: bool, until: float) -> None:
+        self.address, self._identity = address, identity
+        self._next = int.from_bytes(os.urandom(4), "big")
+        self._socket = _connect(address, reserved, until)
+
+    def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
+        """The results of one call, waited for until then. Raises Disconnected, Refused or Malformed."""
+        self._next = self._next + 1 & 0xFFFFFFFF
+        head = struct.pack(">6I", self._next, 0, 2, program, version, procedure)
+        message = b"".join((head, self._identity.encoded, arguments))
+        try:
+            self._wait_at_most(until)
+            self._socket.sendall(struct.pack(">I", len(message) | _LAST_FRAGMENT) + message)
+            while True:
+                answer = Unpacker(self._receive(until))
+                if answer.number() == self._next:
+                    break
+            return _results(answer)
+        except TimeoutError:
+            self.close()
+            raise Disconnected(f"{_name(self.address)} has not answered in time") from None
+        except OSError as error:
+            if isinstance(error, Refused):
+                raise
+            self.close()
+            raise Disconnected(f"the connection to {_name(self.address)} broke: {error.strerror or error}") from error
+        except BaseException:  # whatever comes: an answer that was not read must not be taken for the next one's
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it. Never raises."""
+        with suppress(OSError):
+            self._socket.close()
+
+    def _receive(self, until: float) -> bytes:
+        """One message, from all its fragments."""
+        parts, size = [], 0
+        while True:
+            mark = struct.unpack(">I", self._receive_exactly(4, until))[0]
+            length = mark & ~_LAST_FRAGMENT
+            size += length
+            if size > _MOST:
+                raise Malformed(f"the server announces an answer of {size} bytes")
+            parts.append(self._receive_exactly(length, until))
+            if mark & _LAST_FRAGMENT:
+                return b"".join(parts)
+
+    def _receive_exactly(self, length: int, until: float) -> bytes:
+        data = bytearray(length)
+        view, got = memoryview(data), 0
+        while got < length:
+            self._wait_at_most(until)
+            count = self._socket.recv_into(view[got:])
+            if count == 0:
+                raise ConnectionResetError("the server closed it")
+            got += count
+        return bytes(data)
+
+    def _wait_at_most(self, until: float) -> None:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+def _results(answer: Unpacker) -> Unpacker:
+    """Strip the reply's head. Raises Refused."""
+    if answer.number() != 1:
+        raise Malformed("the server sent a call instead of an answer")
+    if answer.number() != 0:
+        raise Refused(13, "the server does not accept this client's identity")
+    answer.number()
+    answer.opaque()  # the verifier
+    status = answer.number()
+    if status != 0:
+        what = {1: "does not serve this protocol", 2: "does not serve this version", 3: "does not know this procedure"}
+        raise Refused(93, f"the server {what.get(status, 'could not read the call')}")
+    return answer
+
+
+def _connect(address: Address, reserved: bool, until: float) -> socket.socket:
+    """Raises Disconnected."""
+    try:
+        bound = _from_reserved_port(address, until) if reserved else None
+        connection = bound or socket.create_connection(address, max(0.1, until - time.monotonic()))
+    except OSError as error:
+        raise Disconnected(f"{_name(address)} cannot be reached: {error.strerror or error}") from error
+    options: list[tuple[int, int, int]] = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_AFTER // 3),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _DEAD_AFTER // 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000),
+    ]
+    for level, option, value in options:
+        connection.setsockopt(level, option, value)
+    return connection
+
+
+def _from_reserved_port(address: Address, until: float) -> socket.socket | None:
+    """A connection from a port below 1024; None when this user may not have one, or none is free."""
+    family, kind, protocol, _, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"
+    start = int.from_bytes(os.urandom(1), "big")
+    for turn in range(len(_RESERVED)):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.bind((any_address, _RESERVED[(start + turn) % len(_RESERVED)]))
+            connection.settimeout(max(0.1, until - time.monotonic()))
+            connection.connect(place)
+            return connection
+        except PermissionError:
+            connection.close()
+            return None
+        except OSError as error:
+            connection.close()
+            if error.errno not in (98, 99):  # EADDRINUSE, EADDRNOTAVAIL: the port, or this pair of ports, is taken
+                raise
+    return None
+
+
+def _name(address: Address) -> str:
+    return f"{address[0]} (port {address[1]})"

@@ -1,0 +1,93 @@
+"""What a URL says about a server, and connections to it."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from backends.patience import patience_of
+from backends.storage.nfs.protocol import Protocol
+from backends.storage.nfs.rpc import Identity, Refused
+from backends.storage.nfs.version3 import Ports, Version3
+from backends.storage.nfs.version41 import Version41
+from backends.urls import BadURL, Destination
+
+_PORT = 2049
+_OPTIONS = ("version", "nfsport", "mountport", "uid", "gid", "noresvport", "timeout")
+_VERSIONS = {"3": "3", "4": "4.1", "4.1": "4.1", "4.2": "4.1"}  # a server of 4.2 speaks 4.1, too
+
+
+@dataclass(slots=True)
+class Server:
+    """Where a server is and how to speak to it. `version` is None until it is known which one works."""
+
+    host: str
+    ports: Ports
+    version: str | None
+    identity: Identity
+    reserved: bool
+    patience: float
+    directory: list[str]
+    """The path of the directory that holds the backup's."""
+
+    def connect(self, until: float) -> Protocol:
+        """A new connection. Raises Disconnected, or OSError when the server does not serve us."""
+        if self.version is not None:
+            return self._speak(self.version, until)
+        refusals: list[OSError] = []
+        for version in ("4.1", "3"):
+            try:
+                protocol = self._speak(version, until)
+                protocol.root(self.directory)
+            except (Refused, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+                refusals.append(error)
+            else:
+                self.version = version
+                return protocol
+        raise next((error for error in refusals if not isinstance(error, Refused)), refusals[0])
+
+    def _speak(self, version: str, until: float) -> Protocol:
+        if version == "3":
+            return Version3(self.host, self.ports, self.identity, self.reserved, until)
+        return Version41(self.host, self.ports.nfs or _PORT, self.identity, self.reserved, until)
+
+
+def server_of(destination: Destination) -> Server:
+    """The server that a URL names. Raises BadURL."""
+    for name, _ in destination.options:
+        if name not in _OPTIONS:
+            raise BadURL(f"{destination}: there is no option {name!r}; there are {', '.join(_OPTIONS)}")
+    version = destination.option("version", "")
+    if version and version not in _VERSIONS:
+        raise BadURL(f"{destination}: NFS version {version} is not spoken here; write version=3 or version=4.1")
+    host, port = _host_and_port(destination)
+    return Server(
+        host,
+        Ports(_number(destination, "nfsport", 65535) or port, _number(destination, "mountport", 65535)),
+        _VERSIONS[version] if version else None,
+        Identity(_number(destination, "uid", (1 << 32) - 1), _number(destination, "gid", (1 << 32) - 1)),
+        destination.option("noresvport", "false") != "true",
+        patience_of(destination),
+        list(PurePosixPath(destination.path).parent.parts[1:]),
+    )
+
+
+def _number(destination: Destination, name: str, most: int) -> int | None:
+    value = destination.option(name, "")
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) <= most):
+        raise BadURL(f"{destination}: {name}={value} is not a number up to {most}")
+    return int(value)
+
+
+def _host_and_port(destination: Destination) -> tuple[str, int | None]:
+    """From `server`, `server:port`, `[::1]` or `[::1]:port`."""
+    host = destination.host
+    if host.startswith("["):
+        inside, bracket, rest = host[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        inside, _, port = host.partition(":")
+        bracket = "]"
+    if not inside or not bracket or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+        raise BadURL(f"{destination}: {host!r} is no server's name; write it like nfs://nas.local/export/lightning.bkp")
+    return inside, int(port) if port else None

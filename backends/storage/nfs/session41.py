@@ -1,0 +1,126 @@
+"""An NFSv4.1 session (RFC 8881) of one slot: what tells the server who calls, and which call comes next.
+
+Only sequences, no open files: reading and writing use the anonymous state, so a session that is lost (the server
+restarted, or the node was idle for longer than a lease) is simply replaced by a new one.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+
+from backends.storage.nfs import xdr
+from backends.storage.nfs.protocol import TryLater, check
+from backends.storage.nfs.rpc import Connection, Disconnected, Refused
+from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque
+
+_NFS, _COMPOUND = 100003, 1
+_SEQUENCE, _EXCHANGE_ID, _CREATE_SESSION, _RECLAIM_COMPLETE = 53, 42, 43, 58
+_NO_PARALLEL_NFS = 0x10000
+_MINOR_VERSION_UNKNOWN = 10021
+_SESSION_LOST = frozenset({10010, 10011, 10022, 10052, 10053, 10055, 10063, 10076, 10078})
+"""Errors that mean: this session (or client) is not known any more, or not in step; nothing was done."""
+
+
+class SessionLost(Disconnected):
+    """The server has given the session up."""
+
+
+_FALSE_RETRY, _UNCACHED = 10076, 10068
+"""A number that is taken: by another call, or by one whose answer the server has not kept."""
+
+_MOST = (1 << 20) + 4096
+_LIST_OF_OPERATIONS = 16
+
+
+class Operation:
+    """One operation of a compound call, encoded."""
+
+    def __init__(self, code: int, arguments: bytes = b"") -> None:
+        self.code, self.encoded = code, number(code) + arguments
+
+
+class Session:
+    """Compound calls over `connection`, in sequence. Raises Refused when the server does not speak 4.1."""
+
+    def __init__(self, connection: Connection, until: float) -> None:
+        self._start(connection, until)
+
+    def _start(self, connection: Connection, until: float) -> None:
+        self.connection = connection
+        self.owner = b"lightningd-backup-" + os.urandom(12).hex().encode()
+        self.client_id, client_sequence = self._introduce(until)
+        self._id, self.largest = self._begin(client_sequence, until)
+        self._sequence = 0
+        self.call([Operation(_RECLAIM_COMPLETE, number(0))], "", until)
+
+    def resume(self, connection: Connection, until: float, why: Disconnected) -> None:
+        """Go on over a new connection. Afterwards a call that was cut off cannot be carried out any more.
+
+        The number of the last call is sent again, alone: had that call arrived, the number is taken, and it has been
+        carried out; had it not, the number is taken by this, and the server ignores the late one. A session that the
+        server does not know is over, and with it all that was sent in it.
+        """
+        self.connection = connection
+        status = min(_SESSION_LOST) if isinstance(why, SessionLost) else self._sequence_alone(until)
+        if status in _SESSION_LOST - {_FALSE_RETRY}:
+            self._start(connection, until)
+        elif status not in (_FALSE_RETRY, _UNCACHED):
+            check(status, "")
+
+    def _sequence_alone(self, until: float) -> int:
+        sequence = self._id + number(self._sequence) + number(0) + number(0) + number(0)
+        answer = self._compound([Operation(_SEQUENCE, sequence)], until)
+        if answer.number() != _SEQUENCE:
+            raise Malformed("the server answers operations that were not asked for")
+        return answer.number()
+
+    def call(self, operations: Sequence[Operation], what: str, until: float) -> Unpacker:
+        """The results of the operations, each beginning with its code and status 0; the first that fails raises."""
+        self._sequence += 1
+        sequence = self._id + number(self._sequence) + number(0) + number(0) + number(0)
+        answer = self._compound([Operation(_SEQUENCE, sequence), *operations], until)
+        try:
+            expect(answer, _SEQUENCE, what)
+        except TryLater:
+            self._sequence -= 1  # the server has not even counted the call
+            raise
+        answer.fixed(36)
+        return answer
+
+    def _introduce(self, until: float) -> tuple[int, int]:
+        owner = os.urandom(8) + opaque(self.owner)
+        request = owner + number(_NO_PARALLEL_NFS) + number(0) + number(0)
+        answer = self._compound([Operation(_EXCHANGE_ID, request)], until)
+        expect(answer, _EXCHANGE_ID, "")
+        return answer.long(), answer.number()
+
+    def _begin(self, client_sequence: int, until: float) -> tuple[bytes, int]:
+        """The session's id, and the most bytes of one call."""
+        channel = b"".join(map(number, (0, _MOST, _MOST, 4096, _LIST_OF_OPERATIONS, 1, 0)))
+        no_security = xdr.numbers([0])
+        request = long(self.client_id) + number(client_sequence) + number(0) + channel * 2 + number(0) + no_security
+        answer = self._compound([Operation(_CREATE_SESSION, request)], until)
+        expect(answer, _CREATE_SESSION, "")
+        ident = answer.fixed(16)
+        answer.fixed(8)
+        answer.number()
+        return ident, min(answer.number(), answer.number())
+
+    def _compound(self, operations: Sequence[Operation], until: float) -> Unpacker:
+        request = b"".join((opaque(b""), number(1), number(len(operations)), *(each.encoded for each in operations)))
+        answer = self.connection.call(_NFS, 4, _COMPOUND, request, until)
+        if answer.number() == _MINOR_VERSION_UNKNOWN:
+            raise Refused(errno.EPROTONOSUPPORT, "the server does not speak NFS 4.1")
+        answer.opaque()
+        answer.number()
+        return answer
+
+
+def expect(answer: Unpacker, code: int, what: str) -> None:
+    """Pass over the head of an operation's result. Raises what its status means."""
+    if answer.number() != code:
+        raise Malformed("the server answers operations that were not asked for")
+    status = answer.number()
+    if status in _SESSION_LOST:
+        raise SessionLost("the server does not know this session any more")
+    check(status, what)

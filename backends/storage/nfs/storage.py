@@ -1,0 +1,253 @@
+"""The directory of a backup on an NFS server.
+
+NFS knows no open files here (see `session41.py`), only handles that end when the last name of a file does. So that
+whoever reads a file can finish after it was removed or replaced, it keeps a hidden name for a while.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.local import plain_name
+from backends.storage.nfs.channel import Channel
+from backends.storage.nfs.files import Reader, Writer
+from backends.storage.nfs.protocol import Handle, Kind, Protocol
+from backends.storage.nfs.server import Server
+
+_DIRECTORY_MODE = 0o700
+_FILE_MODE = 0o600
+
+_GONE = ".gone-"
+"""Begins the hidden name of a removed file; the time of its removal follows, in seconds since 1970."""
+
+GRACE = 600.0
+"""Seconds that a removed file can still be read to its end by whoever has opened it."""
+
+_ATTEMPTS = 5
+
+_Result = TypeVar("_Result")
+
+
+class NfsStorage(Storage):
+    """The directory `name` in the server's directory, over two connections: a commit never waits for anything else."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self._server, self._name = server, name
+        self._commits = Channel(server.connect, server.patience)
+        self._rest = Channel(server.connect, server.patience)
+        self._handle: Handle | None = None
+        self._gone: list[str] | None = None  # the hidden names, once they were looked for
+
+    def describe(self) -> str:
+        return f"nfs://{self._server.host}/{'/'.join([*self._server.directory, self._name])}"
+
+    def about(self) -> list[str]:
+        version = self._rest.do(lambda protocol: protocol.describe())
+        return [f"the NFS server {self._server.host}, {version}, directory /{'/'.join(self._server.directory)}"]
+
+    # The directory
+
+    def exists(self) -> bool:
+        self._handle = None
+        try:
+            self._in_directory(lambda protocol, directory: None)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def make(self) -> None:
+        def make(protocol: Protocol) -> None:
+            parent = protocol.root(self._server.directory)
+            protocol.make_directory(parent, self._name, _DIRECTORY_MODE)
+
+        def look(protocol: Protocol) -> None:
+            """It was not there before, so an empty one is ours."""
+            parent = protocol.root(self._server.directory)
+            with contextlib.suppress(FileExistsError):
+                protocol.make_directory(parent, self._name, _DIRECTORY_MODE)
+                return
+            handle, _ = protocol.lookup(parent, self._name)
+            if protocol.entries(handle):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._name)
+
+        if self.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._name)
+        self._rest.do(make, look)
+
+    def unmake(self) -> None:
+        """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
+
+        def unmake(protocol: Protocol, directory: Handle) -> None:
+            for name, kind in protocol.entries(directory):
+                if kind is Kind.FILE and (name.startswith(_GONE) or not name.startswith(".")):
+                    protocol.remove(directory, name)
+            protocol.remove_directory(protocol.root(self._server.directory), self._name)
+
+        def finish(protocol: Protocol, directory: Handle) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                unmake(protocol, directory)
+
+        self._in_directory(unmake, finish)
+        self._handle = self._gone = None
+
+    def names(self) -> list[str]:
+        entries = self._in_directory(lambda protocol, directory: protocol.entries(directory))
+        return sorted(name for name, kind in entries if kind is Kind.FILE and not name.startswith("."))
+
+    def sync_names(self) -> None:
+        """The server has made each change of a name durable before it answered."""
+        self._in_directory(lambda protocol, directory: protocol.attributes(directory))
+
+    def space(self) -> Space:
+        return self._in_directory(lambda protocol, directory: protocol.space(directory))
+
+    def directories_with(self, name: str) -> list[str]:
+        plain_name(name)
+
+        def look(protocol: Protocol, directory: Handle) -> list[str]:
+            found = []
+            for entry, kind in protocol.entries(directory):
+                if kind is not Kind.DIRECTORY or entry.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    _, attributes = protocol.lookup(protocol.lookup(directory, entry)[0], name)
+                    if attributes.kind is Kind.FILE:
+                        found.append(entry)
+            return sorted(found)
+
+        return self._in_directory(look)
+
+    # Files
+
+    def open(self, name: str) -> ReadHandle:
+        plain_name(name)
+
+        def look(protocol: Protocol, directory: Handle) -> Handle:
+            handle, attributes = protocol.lookup(directory, name)
+            if attributes.kind is not Kind.FILE:
+                raise OSError(errno.EINVAL, "not a regular file", name)
+            return handle
+
+        return Reader(self._rest, self._in_directory(look), name)
+
+    def create(self, name: str) -> WriteHandle:
+        plain_name(name)
+        self._forget_the_gone()
+        with contextlib.suppress(FileNotFoundError):
+            self.remove(name)
+
+        def create(protocol: Protocol, directory: Handle) -> Handle:
+            return protocol.create(directory, name, _FILE_MODE)
+
+        def look(protocol: Protocol, directory: Handle) -> Handle:
+            """There was none of that name, and only one writer makes any: an empty one is ours."""
+            with contextlib.suppress(FileExistsError):
+                return create(protocol, directory)
+            handle, attributes = protocol.lookup(directory, name)
+            if attributes.size:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+            return handle
+
+        return Writer(self._commits, self._rest, self._in_directory(create, look), name)
+
+    def rename(self, old: str, new: str) -> None:
+        plain_name(old)
+        plain_name(new)
+        self._keep_for_readers(new)
+        moved = self._in_directory(lambda protocol, directory: protocol.lookup(directory, old)[0])
+
+        def look(protocol: Protocol, directory: Handle) -> None:
+            """Done already when the new name stands for the old one's file."""
+            with contextlib.suppress(FileNotFoundError):
+                if protocol.lookup(directory, new)[0] == moved:
+                    return
+            protocol.rename(directory, old, new)
+
+        self._in_directory(lambda protocol, directory: protocol.rename(directory, old, new), look)
+
+    def remove(self, name: str) -> None:
+        self._move_away(plain_name(name), self._hidden_name())
+
+    # Removed files
+
+    def _hidden_name(self) -> str:
+        hidden = f"{_GONE}{time.time():.0f}-{os.urandom(4).hex()}"
+        if self._gone is not None:
+            self._gone.append(hidden)
+        return hidden
+
+    def _move_away(self, name: str, hidden: str) -> None:
+        def look(protocol: Protocol, directory: Handle) -> None:
+            try:
+                protocol.rename(directory, name, hidden)
+            except FileNotFoundError:
+                protocol.lookup(directory, hidden)
+
+        self._in_directory(lambda protocol, directory: protocol.rename(directory, name, hidden), look)
+
+    def _keep_for_readers(self, name: str) -> None:
+        """A second name for a file that is about to be replaced; some servers have none to give."""
+        hidden = self._hidden_name()
+
+        def keep(protocol: Protocol, directory: Handle) -> None:
+            protocol.link(protocol.lookup(directory, name)[0], directory, hidden)
+
+        with contextlib.suppress(OSError):  # not there, or no links: at worst a reader must begin again
+            self._in_directory(keep)
+
+    def _forget_the_gone(self) -> None:
+        """Really remove what was removed long enough ago, by whomever."""
+
+        def forget(protocol: Protocol, directory: Handle) -> None:
+            for name in due:
+                with contextlib.suppress(OSError):
+                    protocol.remove(directory, name)
+
+        if self._gone is None:
+            entries = self._in_directory(lambda protocol, directory: protocol.entries(directory))
+            self._gone = [name for name, _ in entries if name.startswith(_GONE)]
+        due = [name for name in self._gone if time.time() - _gone_since(name) > GRACE]
+        if due:
+            self._gone = [name for name in self._gone if name not in due]
+            self._in_directory(forget)
+
+    # Calls
+
+    def _in_directory(
+        self,
+        operation: Callable[[Protocol, Handle], _Result],
+        again: Callable[[Protocol, Handle], _Result] | None = None,
+    ) -> _Result:
+        """An operation in the backup's directory; looked up anew when its handle has expired."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._rest.do(
+                    lambda protocol: operation(protocol, self._directory(protocol)),
+                    None if again is None else lambda protocol: again(protocol, self._directory(protocol)),
+                )
+            except OSError as error:
+                if error.errno != errno.ESTALE or attempt == _ATTEMPTS - 1:
+                    raise
+                self._handle = None
+                self._rest.forget()
+        raise AssertionError
+
+    def _directory(self, protocol: Protocol) -> Handle:
+        if self._handle is None:
+            handle, attributes = protocol.lookup(protocol.root(self._server.directory), self._name)
+            if attributes.kind is not Kind.DIRECTORY:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._name)
+            self._handle = handle
+        return self._handle
+
+
+def _gone_since(name: str) -> float:
+    """When the file of this hidden name was removed; 0 when that is not to be read from it."""
+    try:
+        return float(name.removeprefix(_GONE).partition("-")[0])
+    except ValueError:
+        return 0.0

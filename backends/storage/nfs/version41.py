@@ -1,0 +1,234 @@
+"""NFS version 4.1 (RFC 8881): one port, one namespace for all exports; used without open files (see `session41.py`)."""
+
+import errno
+import os
+
+from backends.storage.base import Space
+from backends.storage.nfs import xdr
+from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written
+from backends.storage.nfs.rpc import Connection, Disconnected, Identity
+from backends.storage.nfs.session41 import Operation, Session, expect
+from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
+
+_CLOSE, _COMMIT, _CREATE, _GETATTR, _GETFH, _LINK, _LOOKUP, _OPEN = 4, 5, 6, 9, 10, 11, 15, 18
+_PUTFH, _PUTROOTFH, _READ, _READDIR, _REMOVE, _RENAME, _SAVEFH, _SETATTR, _WRITE = 22, 24, 25, 26, 28, 29, 32, 34, 38
+
+_TYPE, _SIZE, _MOST_READ, _MOST_WRITE, _MODE, _AVAILABLE, _TOTAL = 1, 4, 30, 31, 33, 42, 44
+_KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY}
+_LONG_ATTRIBUTES = frozenset({_SIZE, _MOST_READ, _MOST_WRITE, _AVAILABLE, _TOTAL})
+
+_ANONYMOUS = bytes(16)
+"""The state of whoever has opened nothing."""
+
+_CURRENT = number(1) + bytes(12)
+"""The state that the operation before in the same call has made."""
+
+_FILE_SYNC = 2
+_BOTH_WITHOUT_DELEGATION = 3 | 0x0400
+_DIRECTORY = 2
+_HEADS = 1024
+"""Bytes in a call for all that is not data."""
+
+_LIST_BYTES = 1 << 16
+
+
+class Version41(Protocol):
+    """One connection and session."""
+
+    fences = True
+
+    def __init__(self, host: str, port: int, identity: Identity, reserved: bool, until: float) -> None:
+        self.until = until
+        self._address, self._identity, self._reserved = (host, port), identity, reserved
+        self._session = Session(self._connect(), until)
+        self.largest_read = self.largest_write = self._session.largest - _HEADS
+
+    def describe(self) -> str:
+        return f"NFSv4.1, up to {self.largest_write >> 10} KiB a write"
+
+    def close(self) -> None:
+        self._session.connection.close()
+
+    def _connect(self) -> Connection:
+        return Connection(self._address, self._identity, self._reserved, self.until)
+
+    def reconnect(self, why: Disconnected) -> None:
+        self._session.connection.close()
+        self._session.resume(self._connect(), self.until, why)
+
+    def root(self, path: list[str]) -> Handle:
+        answer = self._call([Operation(_PUTROOTFH), Operation(_GETFH)], "/")
+        expect(answer, _PUTROOTFH, "/")
+        handle = _handle(answer)
+        for name in path:
+            handle, attributes = self.lookup(handle, name)
+            if attributes.kind is not Kind.DIRECTORY:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+        self._learn_limits(handle)
+        return handle
+
+    def _learn_limits(self, root: Handle) -> None:
+        values = self._values(root, _MOST_READ, _MOST_WRITE)
+        self.largest_read = min(self.largest_read, values.get(_MOST_READ) or self.largest_read)
+        self.largest_write = min(self.largest_write, values.get(_MOST_WRITE) or self.largest_write)
+
+    def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]:
+        look = Operation(_GETATTR, xdr.numbers(_bitmap(_TYPE, _SIZE)))
+        answer = self._within(directory, [Operation(_LOOKUP, text(name)), look, Operation(_GETFH)], name)
+        expect(answer, _LOOKUP, name)
+        expect(answer, _GETATTR, name)
+        attributes = _plain_attributes(answer)
+        return _handle(answer), attributes
+
+    def attributes(self, handle: Handle) -> Attributes:
+        answer = self._within(handle, [Operation(_GETATTR, xdr.numbers(_bitmap(_TYPE, _SIZE)))], "")
+        expect(answer, _GETATTR, "")
+        return _plain_attributes(answer)
+
+    def read(self, handle: Handle, offset: int, length: int) -> tuple[bytes, bool]:
+        answer = self._within(handle, [Operation(_READ, _ANONYMOUS + long(offset) + number(length))], "")
+        expect(answer, _READ, "")
+        end = answer.boolean()
+        return answer.opaque(), end
+
+    def write(self, handle: Handle, offset: int, data: bytes, durably: bool) -> Written:
+        stable = number(_FILE_SYNC if durably else 0)
+        answer = self._within(handle, [Operation(_WRITE, _ANONYMOUS + long(offset) + stable + opaque(data))], "")
+        expect(answer, _WRITE, "")
+        return Written(answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8))
+
+    def commit(self, handle: Handle) -> bytes:
+        answer = self._within(handle, [Operation(_COMMIT, long(0) + number(0))], "")
+        expect(answer, _COMMIT, "")
+        return answer.fixed(8)
+
+    def create(self, directory: Handle, name: str, mode: int) -> Handle:
+        owner = long(self._session.client_id) + opaque(self._session.owner)
+        guarded = number(1) + number(1) + _new(mode)
+        by_name = number(0) + text(name)
+        access = number(0) + number(_BOTH_WITHOUT_DELEGATION) + number(0)
+        opening = Operation(_OPEN, access + owner + guarded + by_name)
+        closing = Operation(_CLOSE, number(0) + _CURRENT)
+        answer = self._within(directory, [opening, Operation(_GETFH), closing], name)
+        expect(answer, _OPEN, name)
+        answer.fixed(16 + 20 + 4)
+        answer.numbers()
+        _skip_delegation(answer)
+        return _handle(answer)
+
+    def make_directory(self, directory: Handle, name: str, mode: int) -> Handle:
+        making = Operation(_CREATE, number(_DIRECTORY) + text(name) + _new(mode))
+        answer = self._within(directory, [making, Operation(_GETFH)], name)
+        expect(answer, _CREATE, name)
+        answer.fixed(20)
+        answer.numbers()
+        return _handle(answer)
+
+    def remove(self, directory: Handle, name: str) -> None:
+        answer = self._within(directory, [Operation(_REMOVE, text(name))], name)
+        expect(answer, _REMOVE, name)
+
+    def remove_directory(self, directory: Handle, name: str) -> None:
+        self.remove(directory, name)
+
+    def rename(self, directory: Handle, old: str, new: str) -> None:
+        renaming = [Operation(_SAVEFH), Operation(_RENAME, text(old) + text(new))]
+        answer = self._within(directory, renaming, old)
+        expect(answer, _SAVEFH, old)
+        expect(answer, _RENAME, old)
+
+    def link(self, handle: Handle, directory: Handle, name: str) -> None:
+        linking = [Operation(_SAVEFH), _at(directory), Operation(_LINK, text(name))]
+        answer = self._within(handle, linking, name)
+        for operation in linking:
+            expect(answer, operation.code, name)
+
+    def resize(self, handle: Handle, size: int) -> None:
+        changes = xdr.numbers(_bitmap(_SIZE)) + opaque(long(size))
+        answer = self._within(handle, [Operation(_SETATTR, _ANONYMOUS + changes)], "")
+        expect(answer, _SETATTR, "")
+
+    def entries(self, directory: Handle) -> list[tuple[str, Kind]]:
+        found: list[tuple[str, Kind]] = []
+        cookie, verifier, end = 0, bytes(8), False
+        while not end:
+            limits = number(_LIST_BYTES // 4) + number(_LIST_BYTES)
+            question = long(cookie) + verifier + limits + xdr.numbers(_bitmap(_TYPE))
+            answer = self._within(directory, [Operation(_READDIR, question)], "")
+            expect(answer, _READDIR, "")
+            verifier = answer.fixed(8)
+            while answer.boolean():
+                cookie, name = answer.long(), answer.text()
+                found.append((name, _plain_attributes(answer).kind))
+            end = answer.boolean()
+        return found
+
+    def space(self, handle: Handle) -> Space:
+        values = self._values(handle, _AVAILABLE, _TOTAL)
+        return Space(free=values.get(_AVAILABLE, 0), total=values.get(_TOTAL, 0))
+
+    def _values(self, handle: Handle, *wanted: int) -> dict[int, int]:
+        answer = self._within(handle, [Operation(_GETATTR, xdr.numbers(_bitmap(*wanted)))], "")
+        expect(answer, _GETATTR, "")
+        return _attribute_values(answer)
+
+    def _within(self, handle: Handle, operations: list[Operation], what: str) -> Unpacker:
+        answer = self._call([_at(handle), *operations], what)
+        expect(answer, _PUTFH, what)
+        return answer
+
+    def _call(self, operations: list[Operation], what: str) -> Unpacker:
+        return self._session.call(operations, what, self.until)
+
+
+def _at(handle: Handle) -> Operation:
+    return Operation(_PUTFH, opaque(handle))
+
+
+def _handle(answer: Unpacker) -> Handle:
+    expect(answer, _GETFH, "")
+    return answer.opaque()
+
+
+def _bitmap(*attributes: int) -> list[int]:
+    """A set of attribute numbers, 32 in a word."""
+    words = [0] * (max(attributes) // 32 + 1)
+    for attribute in attributes:
+        words[attribute // 32] |= 1 << attribute % 32
+    return words
+
+
+def _new(mode: int) -> bytes:
+    return xdr.numbers(_bitmap(_MODE)) + opaque(number(mode))
+
+
+def _attribute_values(answer: Unpacker) -> dict[int, int]:
+    """The attributes that came, in the order of their numbers; only ones that were asked for."""
+    words = answer.numbers()
+    values = Unpacker(answer.opaque())
+    present = [32 * at + bit for at, word in enumerate(words) for bit in range(32) if word & 1 << bit]
+    found = {}
+    for attribute in present:
+        if attribute != _TYPE and attribute not in _LONG_ATTRIBUTES:
+            raise Malformed("the server tells what was not asked for")
+        found[attribute] = values.long() if attribute in _LONG_ATTRIBUTES else values.number()
+    return found
+
+
+def _plain_attributes(answer: Unpacker) -> Attributes:
+    values = _attribute_values(answer)
+    return Attributes(_KINDS.get(values.get(_TYPE, 0), Kind.OTHER), values.get(_SIZE, 0))
+
+
+def _skip_delegation(answer: Unpacker) -> None:
+    """Pass over the promise of sole access, which was not asked for. Malformed when the server gives it all the same.
+
+    (A server must not: there is no channel on which it could take the promise back.)
+    """
+    none, none_because, contention, resource = 0, 3, 1, 2
+    kind = answer.number()
+    if kind == none_because:
+        if answer.number() in (contention, resource):
+            answer.number()
+    elif kind != none:
+        raise Malformed("the server delegates a file that was asked for without delegation")

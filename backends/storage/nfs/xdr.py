@@ -1,0 +1,75 @@
+"""XDR (RFC 4506), as far as NFS needs it: everything is big-endian and padded to four bytes."""
+
+import struct
+
+_NUMBER = struct.Struct(">I")
+_LONG = struct.Struct(">Q")
+
+
+class Malformed(ValueError):
+    """The server's answer is not what the protocol says."""
+
+
+def number(value: int) -> bytes:
+    """An unsigned 32-bit number; booleans and enumerations are that, too."""
+    return _NUMBER.pack(value)
+
+
+def long(value: int) -> bytes:
+    """An unsigned 64-bit number."""
+    return _LONG.pack(value)
+
+
+def opaque(data: bytes) -> bytes:
+    """Bytes of variable length."""
+    return b"".join((_NUMBER.pack(len(data)), data, bytes(-len(data) % 4)))
+
+
+def text(value: str) -> bytes:
+    """A name, in UTF-8."""
+    return opaque(value.encode(errors="surrogateescape"))
+
+
+def numbers(values: list[int]) -> bytes:
+    """An array of 32-bit numbers."""
+    return struct.pack(f">I{len(values)}I", len(values), *values)
+
+
+class Unpacker:
+    """Takes values from the beginning of `data`, one after the other. Raises Malformed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def number(self) -> int:
+        """An unsigned 32-bit number."""
+        return int(_NUMBER.unpack(self.fixed(4))[0])
+
+    def boolean(self) -> bool:
+        """True or False."""
+        return self.number() != 0
+
+    def long(self) -> int:
+        """An unsigned 64-bit number."""
+        return int(_LONG.unpack(self.fixed(8))[0])
+
+    def fixed(self, length: int) -> bytes:
+        """Bytes of known length."""
+        end = self._at + length
+        if end > len(self._data):
+            raise Malformed("the server's answer ends too early")
+        taken = self._data[self._at : end]
+        self._at = end + -length % 4
+        return taken
+
+    def opaque(self) -> bytes:
+        """Bytes of variable length."""
+        return self.fixed(self.number())
+
+    def text(self) -> str:
+        """A name."""
+        return self.opaque().decode(errors="surrogateescape")
+
+    def numbers(self) -> list[int]:
+        """An array of 32-bit numbers."""
+        return [self.number() for _ in range(self.number())]
