@@ -1,0 +1,61 @@
+"""Finding a removable filesystem by what it is called, wherever it is mounted."""
+
+import os
+
+from backends.errors import Unreachable
+from backends.mounts.table import Mount
+from backends.mounts.volumes import Volume, dead_mounts, volumes
+
+
+def find_stick(name: str) -> Mount:
+    """Where the stick with this label or UUID is mounted. Raises Unreachable, saying what to do."""
+    called = [volume for volume in volumes() if volume.is_called(name)]
+    if not called:
+        raise _missing(name)
+    if len(called) > 1:
+        uuids = "; or ".join(volume.describe() for volume in called)
+        raise Unreachable(
+            f"{len(called)} sticks are called {name!r}: {uuids}. Nothing was written to either; pull one out, or write "
+            f"the UUID of the right one into the URL, like usb://{called[0].names.uuid}/lightning.bkp"
+        )
+    return _usable(name, called[0])
+
+
+def _missing(name: str) -> Unreachable:
+    dead = dead_mounts()
+    if dead:
+        places = ", ".join(f"{mount.point} (it was {mount.source})" for mount in dead)
+        return Unreachable(
+            f"the stick {name!r} is not there, and something was pulled out while it was mounted at {places}. What was "
+            f"saved on it is safe; run: umount {dead[0].point}, plug it in again, mount it, then start the node again"
+        )
+    return Unreachable(
+        f"the stick {name!r} is not plugged in: no disk has that label or UUID. What was saved on it is safe; plug it "
+        "in, mount it, then try again (backup-cli destinations lists what is there)"
+    )
+
+
+def _usable(name: str, volume: Volume) -> Mount:
+    """Its best mount: the whole of it, and writable if there is such a one (a backup can be read from any)."""
+    if not volume.mounts:
+        raise Unreachable(
+            f"the stick {name!r} is plugged in ({volume.device}), but not mounted. What was saved on it is safe; mount "
+            f"it, for instance with: udisksctl mount -b {volume.device}"
+        )
+    mount = min(volume.mounts, key=lambda each: (each.root != "/", each.read_only))
+    try:
+        os.statvfs(mount.point)  # asks the filesystem itself; attributes may be remembered by the kernel
+    except OSError as error:
+        raise Unreachable(
+            f"the stick {name!r} was pulled out while it was mounted at {mount.point} ({error.strerror}). What was "
+            f"saved on it is safe; run: umount {mount.point}, plug it in again, mount it, then start the node again"
+        ) from error
+    return mount
+
+
+def read_only(name: str) -> Unreachable:
+    """The error of a stick that is mounted so that nothing can be written."""
+    return Unreachable(
+        f"the stick {name!r} is mounted read-only: its switch is on, or Linux found an error on it. What was saved on "
+        "it is safe; unmount it, check it with fsck, mount it writable, then start the node again"
+    )

@@ -1,0 +1,99 @@
+"""The mounts that this process sees, from /proc/self/mountinfo (see proc(5))."""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mounted filesystem.
+
+    `root` is the directory of the filesystem that is seen at `point` (another than / for a bind mount), `source` what
+    was mounted: a device, a server's share, or any word.
+    """
+
+    ident: int
+    device: tuple[int, int]
+    root: str
+    point: Path
+    kind: str
+    source: str
+    options: frozenset[str]
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the mount, or the whole filesystem (after an error), may not be written."""
+        return "ro" in self.options
+
+    def describe(self) -> str:
+        """As a person would say it."""
+        return f"{self.source} ({self.kind}) at {self.point}"
+
+
+def mounts() -> list[Mount]:
+    """All mounts, each after what it may lie upon."""
+    return [_mount(line) for line in MOUNTINFO.read_bytes().splitlines()]
+
+
+def mount_of(path: Path) -> Mount:
+    """The mount that `path` lies on, or would lie on once it is made. OSError when that cannot be told.
+
+    Looking wakes up what an automounter mounts on demand.
+    """
+    there, ident = _nearest_directory(path)
+    table = mounts()
+    for mount in reversed(table):
+        if mount.ident == ident:
+            return mount
+    # Not in the table: seen from inside a chroot. The longest mount point above it is the next best.
+    above = [mount for mount in table if there == mount.point or mount.point in there.parents]
+    return max(above, key=lambda mount: len(mount.point.parts))
+
+
+def _nearest_directory(path: Path) -> tuple[Path, int]:
+    """The directory that the path is or would be in, and the number of its mount (-1: not to be had)."""
+    path = Path(os.path.realpath(path))
+    for candidate in (path, *path.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = os.open(candidate, os.O_PATH | os.O_DIRECTORY)
+            try:
+                return candidate, _mount_ident(descriptor)
+            finally:
+                os.close(descriptor)
+    return Path("/"), -1
+
+
+def _mount_ident(descriptor: int) -> int:
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        if line.startswith("mnt_id:"):
+            return int(line.split(":")[1])
+    return -1
+
+
+def _mount(line: bytes) -> Mount:
+    """One line: `id parent major:minor root point options tags… - kind source super-options`."""
+    before, _, after = line.partition(b" - ")
+    ident, _, device, root, point, options = before.split(b" ")[:6]
+    kind, source, super_options = [*after.split(b" "), b"", b""][:3]
+    major, _, minor = device.partition(b":")
+    return Mount(
+        int(ident),
+        (int(major), int(minor)),
+        _text(root),
+        Path(_text(point)),
+        _text(kind),
+        _text(source),
+        frozenset(_text(options).split(",")) | frozenset(_text(super_options).split(",")),
+    )
+
+
+def _text(field: bytes) -> str:
+    """Blanks and the like stand as an octal number after a backslash."""
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), field))

@@ -1,0 +1,159 @@
+"""The filesystems on this machine's block devices: what they are called, where they are mounted, on which disk.
+
+Names come from udev when it runs (its links under /dev/disk, its database), else from the devices themselves.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backends.mounts.superblock import Names, read_names
+from backends.mounts.table import Mount, mount_of, mounts
+
+LINKS = Path("/dev/disk")
+UDEV = Path("/run/udev/data")
+BLOCK_DEVICES = Path("/sys/class/block")
+DEVICE_NUMBERS = Path("/sys/dev/block")
+
+_ESCAPED = re.compile(r"\\x([0-9a-fA-F]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One filesystem. `mounts` may be empty: it is plugged in, but not mounted."""
+
+    device: str
+    names: Names
+    mounts: tuple[Mount, ...]
+
+    def is_called(self, name: str) -> bool:
+        """Whether this is its label or UUID (that of FAT and exFAT is in capitals, and people type it either way)."""
+        return self.names.label == name or (self.names.uuid or "").lower() == name.lower()
+
+    def describe(self) -> str:
+        """As a person would say it."""
+        label = f"{self.names.label!r} " if self.names.label else ""
+        return f"{label}on {self.device} ({self.names.kind}, UUID {self.names.uuid})"
+
+
+def volumes() -> list[Volume]:
+    """Every filesystem on a block device (or on an image that a FUSE filesystem serves), mounted or not."""
+    mounted: dict[str, list[Mount]] = {}
+    for mount in mounts():
+        if mount.source.startswith("/"):
+            mounted.setdefault(os.path.realpath(mount.source), []).append(mount)
+    links = _links()
+    found = []
+    for device in sorted({*mounted, *links, *_block_devices()}):
+        names = _names(Path(device), links)
+        if names is not None:
+            found.append(Volume(device, names, tuple(mounted.get(device, ()))))
+    return _together(found)
+
+
+def dead_mounts() -> list[Mount]:
+    """What is still mounted although its device is gone: pulled out without being unmounted."""
+    return [
+        mount
+        for mount in mounts()
+        if mount.source.startswith("/dev/") and mount.device[0] != 0 and not _alive(mount)
+    ]  # fmt: skip
+
+
+def disks_of(path: Path) -> frozenset[str]:
+    """The whole disks that a path's filesystem lies on, by their kernel names; empty when it is on none."""
+    mount = mount_of(path)
+    number = mount.device
+    if number[0] == 0:  # btrfs and some of FUSE have no number of a device
+        try:
+            device = Path(mount.source).stat().st_rdev
+        except OSError:
+            return frozenset()
+        number = (os.major(device), os.minor(device))
+    return _disks(DEVICE_NUMBERS / f"{number[0]}:{number[1]}") if number[0] else frozenset()
+
+
+def _disks(device: Path) -> frozenset[str]:
+    device = Path(os.path.realpath(device))
+    below = device / "slaves"
+    if below.is_dir() and any(below.iterdir()):  # encrypted, or several disks joined
+        return frozenset().union(*(_disks(each) for each in below.iterdir()))
+    if not device.exists():
+        return frozenset()
+    return frozenset({device.parent.name if (device / "partition").exists() else device.name})
+
+
+def _alive(mount: Mount) -> bool:
+    return Path(mount.source).exists() and (DEVICE_NUMBERS / f"{mount.device[0]}:{mount.device[1]}").exists()
+
+
+def _block_devices() -> Iterable[str]:
+    try:
+        return [f"/dev/{entry.name.replace('!', '/')}" for entry in BLOCK_DEVICES.iterdir()]
+    except OSError:
+        return []
+
+
+def _links() -> dict[str, Names]:
+    """What udev's links call each device: /dev/disk/by-label/STICK → ../../sdb1."""
+    found: dict[str, Names] = {}
+    for by, field in (("by-label", "label"), ("by-uuid", "uuid")):
+        with suppress(OSError):
+            for link in (LINKS / by).iterdir():
+                device = os.path.realpath(link)
+                before = found.get(device, Names("unknown", None, None))
+                found[device] = replace(before, **{field: _unescaped(link.name)})
+    return found
+
+
+def _names(device: Path, links: dict[str, Names]) -> Names | None:
+    database = _from_udev(device)
+    if database is not None:
+        return database
+    if str(device) in links:
+        return links[str(device)]
+    return read_names(device)
+
+
+def _from_udev(device: Path) -> Names | None:
+    """What udev's database says: it knows two sticks of one name apart, which the links do not."""
+    try:
+        number = device.stat().st_rdev
+        lines = (UDEV / f"b{os.major(number)}:{os.minor(number)}").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    fields = dict(line[2:].partition("=")[::2] for line in lines if line.startswith("E:"))
+    if fields.get("ID_FS_USAGE") != "filesystem":
+        return None
+    label, uuid = (fields.get(name) for name in ("ID_FS_LABEL_ENC", "ID_FS_UUID_ENC"))
+    return Names(
+        fields.get("ID_FS_TYPE", "unknown"), _unescaped(label) if label else None, _unescaped(uuid) if uuid else None
+    )
+
+
+def _unescaped(name: str) -> str:
+    """udev writes what may not stand in a file name as \\xHH."""
+    text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
+    with suppress(UnicodeError):
+        return text.encode("latin-1").decode()
+    return text
+
+
+def _together(found: list[Volume]) -> list[Volume]:
+    """Several devices of one btrfs are one filesystem."""
+    result: list[Volume] = []
+    for volume in found:
+        same = [
+            at
+            for at, other in enumerate(result)
+            if volume.names.kind == other.names.kind == "btrfs" and volume.names.uuid == other.names.uuid
+        ]
+        if same:
+            before = result[same[0]]
+            result[same[0]] = replace(before, mounts=before.mounts + volume.mounts)
+        else:
+            result.append(volume)
+    return result

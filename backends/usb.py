@@ -1,0 +1,50 @@
+"""`usb://LABEL-or-UUID/…`: a directory on a stick or another removable disk, wherever it is mounted."""
+
+from pathlib import Path
+
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.mounts.sticks import find_stick, read_only
+from backends.patience import patience_of
+from backends.storage.found import Found, FoundStorage
+from backends.urls import BadURL, Destination
+
+_OPTIONS = ("timeout",)
+
+
+class UsbBackend(LogBackend):
+    """A backup on the removable filesystem with this label or UUID."""
+
+    def __init__(self, destination: Destination) -> None:
+        patience_of(destination)
+        name = destination.host
+        if not name or not destination.path.name:
+            raise BadURL(
+                f"{destination} does not name a stick and a directory on it; write it like "
+                "usb://LABEL/lightning.bkp (backup-cli destinations prints the URLs of what is plugged in)"
+            )
+        for option, _ in destination.options:
+            if option not in _OPTIONS:
+                raise BadURL(f"{destination}: there is no option {option!r}; there is {', '.join(_OPTIONS)}")
+
+        def find() -> Found:
+            mount = find_stick(name)
+            return Found(mount.point.joinpath(*destination.path.parts[1:]), mount, f"on the stick {name!r}")
+
+        def cannot_write() -> BackupError:
+            return read_only(name)
+
+        self._stick = FoundStorage(find, f"{destination.path} on the stick {name!r}", cannot_write)
+        super().__init__(self._stick)
+
+    def warnings(self, node_directory: Path) -> list[str]:
+        found = super().warnings(node_directory)
+        stick = self._stick.look()
+        mode = stick.path.stat().st_mode
+        if mode & 0o077:
+            found.append(
+                f"{self._stick.describe()}: this kind of filesystem ({stick.mount.kind}) keeps no permissions, "
+                f"so every user of this machine may read the backup, and it holds channel secrets. Mount it with "
+                "umask=077 and uid= the user of lightningd"
+            )
+        return found
