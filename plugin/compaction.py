@@ -1,0 +1,127 @@
+"""Compaction beside the running node: when it is due, the process that does it, and publishing what it made.
+
+The hook never waits for it: a separate process of the lowest priority reads, replays and checks; only the switch (one
+rename) happens here, in the keeper's thread.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+from backends.base import Backend, Report
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.log.folding import Folded
+from backends.status import COMPACTION_FAILED
+
+LEAST = 16 << 20
+"""Bytes of segments below which nothing is compacted."""
+
+NEVER_FOLDED = 2
+"""Records that stay out of every snapshot: the last change, and a rewind after it. With no others there is no point."""
+
+RETRY_AFTER = 600.0
+"""Seconds to wait after a failure before the next attempt."""
+
+_COMPACTOR = "import sys; sys.path[:] = filter(None, sys.path); from plugin.compactor import main; sys.exit(main())"
+"""Python looks for modules in its working directory first, and that is the node's: nothing in it may be run."""
+
+
+class Compaction:
+    """Starts a compaction when one is due, and sees it through. Only the keeper's thread calls it."""
+
+    def __init__(self, url: str, directory: str, report: Report) -> None:
+        self._url, self._directory, self._report = url, directory, report
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = self._not_before = 0.0
+        self.wanted = False
+        """Set by the RPC method: begin as soon as possible."""
+        self.failure: str | None = None
+        """Why the last one failed, until one succeeds."""
+
+    @property
+    def running(self) -> bool:
+        """Whether one is under way."""
+        return self._process is not None
+
+    def tick(self, backend: Backend) -> None:
+        """Begin one if it is due; publish one that has ended. Never raises for its failure, but reports it."""
+        if self._process is None:
+            if self.wanted or (self._due(backend) and time.monotonic() >= self._not_before):
+                self.wanted = False
+                self._start(backend)
+        elif self._process.poll() is not None:
+            self._end(backend, self._process)
+
+    def _due(self, backend: Backend) -> bool:
+        sizes = backend.sizes()
+        return sizes.records > NEVER_FOLDED and sizes.segments > max(least(), sizes.snapshot)
+
+    def _start(self, backend: Backend) -> None:
+        sizes = backend.sizes()
+        self._report(
+            "info",
+            f"compaction begins: {sizes.records} records in {sizes.segments} bytes, snapshot {sizes.snapshot} bytes",
+        )
+        self._began = time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMPACTOR, self._url],
+                cwd=self._directory,
+                stdin=subprocess.PIPE,  # closed when we die: the process then ends, too
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        except OSError as error:
+            self._fail(backend, f"its process could not be started: {error.strerror or error}")
+
+    def _end(self, backend: Backend, process: "subprocess.Popen[bytes]") -> None:
+        self._process = None
+        out, err = process.communicate()
+        try:
+            if process.returncode != 0:
+                said = err.decode(errors="replace").strip().rpartition("\n")[2]
+                raise BackupError(said or f"its process ended with {process.returncode}")
+            text = out.decode().strip()
+            if text == NOTHING:
+                self._report("info", "compaction: there is nothing to fold yet")
+                return
+            assert isinstance(backend, LogBackend)
+            backend.switch_generation(Folded.decode(text))
+        except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
+            self._fail(backend, str(error))
+            return
+        self.failure = None
+        backend.tell_trouble(None)
+        sizes = backend.sizes()
+        self._report(
+            "info",
+            f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
+            f"{sizes.records} records in {sizes.segments} bytes since",
+        )
+
+    def _fail(self, backend: Backend, reason: str) -> None:
+        self.failure = reason
+        backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
+        self._not_before = time.monotonic() + RETRY_AFTER
+        self._report(
+            "broken",
+            f"compaction failed: {reason}. Every change is still saved, but the backup grows; it is tried again in "
+            f"{RETRY_AFTER / 60:.0f} minutes",
+        )
+
+    def stop(self) -> None:
+        """The plugin ends: end the process, too. What it has written so far means nothing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+NOTHING = "nothing"
+
+
+def least() -> int:
+    """LEAST, or what an experiment or a test sets instead."""
+    return int(os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", LEAST))

@@ -1,0 +1,46 @@
+"""The process that compacts, with a URL as its argument. Prints what the writer must publish, in one line.
+
+Started by the plugin with the node's directory as its own; ends when its stdin does, because then the plugin is dead.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from backends import backend_for
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from plugin.compaction import NOTHING
+
+
+def main() -> int:
+    """0 when done, 1 with a sentence on stderr when it failed."""
+    _be_humble()
+    threading.Thread(target=_end_with_the_plugin, daemon=True).start()
+    backend = backend_for(sys.argv[1])
+    assert isinstance(backend, LogBackend)
+    try:
+        folded = backend.fold(Path.cwd())
+    except (BackupError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(folded.encode() if folded is not None else NOTHING)
+    return 0
+
+
+def _be_humble() -> None:
+    """The node comes first, on processor and disk."""
+    os.nice(19)
+    if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def _end_with_the_plugin() -> None:
+    while os.read(
+        0, 1
+    ):  # not through sys.stdin: its lock, held here, would abort the interpreter when it ends in order
+        pass
+    os._exit(1)  # no tidying up: the next writer removes what is left over

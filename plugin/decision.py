@@ -1,0 +1,92 @@
+"""What does this call mean? A pure function of where the backup ends and what the call says.
+
+Facts about lightningd (v26.06), seen on real nodes:
+- A call that ends with the bump was made while the database stood at one version less; a lone PRAGMA while it stood at
+  the version that the call carries. So an equal version does *not* mean that the change before was not committed.
+- If lightningd dies between the hook's answer and its commit, the backup holds one change that the database lacks.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from backends.base import Standing
+from backends.change import VERSIONS, Change, foreign_keys_setting, looks_like_bump
+
+WRAP_WINDOW = 1 << 16
+"""How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
+
+
+class Do(Enum):
+    """What to do about a call, before its change is appended."""
+
+    APPEND = auto()
+    REWIND = auto()  # first take the last change back: it was never committed
+    SNAPSHOT = auto()  # first begin a new generation from the database
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and why, in words for the node's log."""
+
+    do: Do
+    why: str = ""
+
+
+_APPEND = Decision(Do.APPEND)
+
+
+def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
+    """What `change` means for a backup that ends at `standing`.
+
+    `doubt` says why the database may not hold what the backup holds although their versions agree; None when it is
+    known to: later calls of one session, or a database file that nobody touched since.
+    """
+    unreadable = None if change.advances else _why_unreadable(change)
+    if unreadable is not None:
+        return Decision(Do.REFUSE, unreadable)
+    database = change.database_stood_at
+    distance = _distance(standing.data_version, database)
+    if distance == 0:
+        return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
+    if distance > 0:
+        return Decision(Do.SNAPSHOT, f"the database is {distance} ahead: changes were made without this plugin")
+    if distance == -1 and standing.rewindable:
+        return Decision(Do.REWIND, "lightningd stopped before it committed the last change")
+    return Decision(
+        Do.REFUSE,
+        f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
+        f"{-distance} change(s), or is an old copy. A node that runs from it can lose every channel. Nothing was "
+        "changed. Stop lightningd, keep this database aside, and bring back the newest state with: backup-cli restore",
+    )
+
+
+def _why_unreadable(change: Change) -> str | None:
+    if not change.statements:
+        return (
+            "lightningd sent a change without statements, as it does with a PostgreSQL database, which this plugin "
+            "cannot back up. Take it out of the configuration and protect PostgreSQL by its own means"
+        )
+    last = change.statements[-1]
+    if looks_like_bump(last):
+        return (
+            f"lightningd sent version {change.data_version} with a statement that leads to another one ({last[:120]}). "
+            "Nothing was saved and nothing committed; report this with your lightningd version"
+        )
+    lone_pragma = len(change.statements) == 1 and last.lstrip().upper().startswith("PRAGMA")
+    if lone_pragma and foreign_keys_setting(change.statements) is None:
+        return (
+            f"lightningd sent a PRAGMA that this release does not know ({last[:120]}), so a restore might go wrong. "
+            "Nothing was saved and nothing committed; update lightningd-backup"
+        )
+    return None
+
+
+def _distance(backup: int, database: int) -> int:
+    """How far the database is ahead of the backup; negative when it is behind."""
+    distance = database - backup
+    if backup >= VERSIONS - WRAP_WINDOW and database < WRAP_WINDOW:
+        return distance + VERSIONS
+    if database >= VERSIONS - WRAP_WINDOW and backup < WRAP_WINDOW:
+        return distance - VERSIONS
+    return distance

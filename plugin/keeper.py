@@ -1,0 +1,67 @@
+"""The plugin's other thread: all that must happen now and then, so that no commit waits for it."""
+
+import threading
+import time
+
+from backends.base import Backend
+from backends.status import low_space
+from plugin.guard import Guard
+
+TICK = 0.2
+"""Seconds; room ahead must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
+
+IDLE = 2.0
+"""Seconds without a change after which the node counts as idle."""
+
+SPACE_EVERY = 60.0
+"""Seconds between two looks at the free space."""
+
+
+class Keeper:
+    """Runs the backend's upkeep, and the guard's testimony when the node is idle."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._stop = threading.Event()
+        self._next_look, self._low = 0.0, False
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the backend may be opened later."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; waits for what is under way, but not for a destination that hangs."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        last, idle = None, 0.0
+        while not self._stop.wait(TICK):
+            backend = self._guard.backend
+            if backend is None:
+                continue
+            try:
+                backend.upkeep()
+                self._look_at_space(backend)
+                if self._guard.compaction is not None and self._guard.refusal is None:
+                    self._guard.compaction.tick(backend)
+            except Exception as error:  # whatever it is, this thread must live on
+                self._guard.report("unusual", f"upkeep: {error}")
+            standing = backend.standing
+            idle = idle + TICK if standing == last else 0.0
+            last = standing
+            if IDLE <= idle < IDLE + TICK:
+                self._guard.testify()
+
+    def _look_at_space(self, backend: Backend) -> None:
+        """Warn in the node's log when the destination fills up: once each time that it comes to that."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + SPACE_EVERY
+        sizes = backend.sizes()
+        low = low_space(backend.space(), sizes.snapshot + sizes.segments)
+        if low is not None and not self._low:
+            self._guard.report("unusual", low)
+        self._low = low is not None

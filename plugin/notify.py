@@ -1,0 +1,162 @@
+"""The operator's own command, called when there is trouble: `backup.notify` in the node's directory.
+
+The hook fires before `init`, so no plugin option is known when it matters most. As with backup.lock, what lies on disk
+is the configuration: an executable file of that name is called, without one nothing happens. Its arguments are the
+level (`unusual` or `broken`) and the sentence that the node's log shows.
+
+Nobody waits for it: `tell` puts the sentence into a queue, a thread of its own starts the command, and what becomes of
+that is the command's business. It outlives a plugin that ends because lightningd does, for that is the worst trouble.
+"""
+
+import json
+import os
+import queue
+import signal
+import stat
+import subprocess
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from backends.base import Report
+from backends.node.files import read_small_file, replace_file
+
+NOTIFY_FILE = "backup.notify"
+
+TOLD_FILE = "backup.told"
+"""Remembers what was told: a node that is started again every half minute must not send a mail each time."""
+
+LEVELS = ("unusual", "broken")
+"""What counts as trouble, of lightningd's levels."""
+
+PATIENCE = 60.0
+"""Seconds that the command may take; then it is killed (if the plugin still lives)."""
+
+REPEAT_AFTER = 3600.0
+"""Seconds after which the same sentence is told again."""
+
+MOST, WITHIN = 10, 600.0
+"""How many calls there are in so many seconds; a disk that comes and goes must not send a thousand mails."""
+
+# A service manager ends what is left of a service with SIGTERM; the command ignores that, and so gets to its end.
+_DETACHED = ["/bin/sh", "-c", 'trap "" HUP INT TERM; exec "$0" "$@"']
+
+
+class Notifier:
+    """Calls the command in `directory`; `log` is told when that does not work."""
+
+    def __init__(self, directory: Path, log: Report) -> None:
+        self._directory, self._log = directory, log
+        self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(maxsize=100)
+        self._running: list[tuple[subprocess.Popen[bytes], float]] = []
+        self._calls: deque[float] = deque()
+        self._complaint: str | None = None
+        self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
+
+    def start(self) -> None:
+        """Begin; what was told before is called now."""
+        self._thread.start()
+
+    def tell(self, level: str, sentence: str) -> None:
+        """Have the command called, soon. Never waits, never raises; may be called from any thread."""
+        if level in LEVELS:
+            with suppress(queue.Full):
+                self._waiting.put_nowait((level, sentence))
+
+    def stop(self) -> None:
+        """Start the command for what was told last, and leave it to itself."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                told = self._waiting.get(timeout=1.0 if self._running else None)
+            except queue.Empty:
+                self._look_after()
+                continue
+            if told is None:
+                return
+            try:
+                self._call(*told)
+            except (OSError, ValueError) as error:
+                self._complain(f"{NOTIFY_FILE} could not be started ({error}); mend it or remove it")
+
+    def _call(self, level: str, sentence: str) -> None:
+        command = self._directory / NOTIFY_FILE
+        if not self._may_run(command) or not self._due(level, sentence):
+            return
+        sentence = sentence.replace("\0", " ")[:4000]
+        given = {"LEVEL": level, "SENTENCE": sentence, "DIRECTORY": str(self._directory)}
+        environment = {name: value for name, value in os.environ.items() if name != "LIGHTNINGD_PLUGIN"}
+        process = subprocess.Popen(
+            [*_DETACHED, str(command), level, sentence],
+            cwd=self._directory,
+            env=environment | {f"LIGHTNINGD_BACKUP_{name}": value for name, value in given.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # ours is lightningd's
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._running.append((process, time.monotonic() + PATIENCE))
+
+    def _may_run(self, command: Path) -> bool:
+        try:
+            mode = command.stat().st_mode
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(mode) or not os.access(command, os.X_OK):
+            self._complain(f"{command} is not executable, so it is not called: chmod 700 {command}")
+            return False
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            self._complain(f"{command} can be written by other users, so it is not called: chmod 700 {command}")
+            return False
+        return True
+
+    def _due(self, level: str, sentence: str) -> bool:
+        """Whether this is news, and there was not too much of it lately; `broken` is never too much."""
+        now = time.time()
+        while self._calls and now - self._calls[0] > WITHIN:
+            self._calls.popleft()
+        told = self._told(now)
+        if sentence in told or (len(self._calls) >= MOST and level != "broken"):
+            return False
+        self._calls.append(now)
+        with suppress(OSError):
+            text = json.dumps({**told, sentence: now})
+            replace_file(self._directory / TOLD_FILE, text.encode() + b"\n", durably=False)
+        return True
+
+    def _told(self, now: float) -> dict[str, float]:
+        """What was told lately, by this plugin or one before it. A file that makes no sense counts for nothing."""
+        try:
+            document = json.loads(read_small_file(self._directory / TOLD_FILE))
+            return {line: then for line, then in document.items() if 0 <= now - then < REPEAT_AFTER}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def _look_after(self) -> None:
+        """Take note of commands that have ended, and end those that hang."""
+        for process, until in list(self._running):
+            if process.poll() is None and time.monotonic() < until:
+                continue
+            self._running.remove((process, until))
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                self._complain(f"{NOTIFY_FILE} did not end within {PATIENCE:.0f} seconds and was killed")
+            elif process.returncode != 0:
+                self._complain(
+                    f"{NOTIFY_FILE} ended with {process.returncode}: perhaps nobody has heard of the trouble"
+                )
+
+    def _complain(self, line: str) -> None:
+        """Once, until it is something else: this goes to the log only, not to the command again."""
+        if line != self._complaint:
+            self._complaint = line
+            self._log("unusual", line)

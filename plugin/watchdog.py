@@ -1,0 +1,126 @@
+"""What watches over a commit that waits for its destination, so that the node stops instead of freezing.
+
+The thread that writes may be stuck in a call that nothing can interrupt (a `hard` NFS mount whose server hangs, a FUSE
+filesystem whose process does). So it is another thread that speaks to the node's log, and that answers lightningd once
+the wait has been too long. Such a thread cannot be taken back either: afterwards the process ends at once.
+
+The commit path pays two assignments and a look at the clock: no lock, no system call.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from backends.base import Report
+
+FIRST_WORD = 5.0
+"""Seconds of waiting after which the node's log says so."""
+
+AGAIN_EVERY = 10.0
+
+_TICK = 0.5
+_UNTIL_READ = 0.5
+"""Seconds between the answer and the end; it lies in the pipe already, this only keeps lightningd's log in order."""
+
+
+class Request(Protocol):
+    """A call of lightningd's, as pyln-client gives it to a hook."""
+
+    def set_result(self, result: Any) -> None:
+        """Answer it."""
+
+
+class Watched(Protocol):
+    """What a watchdog asks of the guard."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds that one call may take."""
+
+    def where(self) -> str:
+        """The destination, as a person would say it."""
+
+    def give_up(self, reason: str) -> dict[str, str]:
+        """Let nothing continue any more, from whatever thread; returns the refusal. Touches no destination."""
+
+
+class Watchdog:
+    """Watches the calls that `watch` is told of."""
+
+    def __init__(
+        self, guard: Watched, report: Report, *, end: Callable[[int], Any] = os._exit, tick: float = _TICK
+    ) -> None:
+        self._guard, self._report, self._end, self._tick = guard, report, end, tick
+        self._waiting: tuple[Request, float] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin watching, before the first call comes."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Nothing is watched any more."""
+        self._stop.set()
+
+    # The commit path
+
+    def begin(self, request: Request) -> None:
+        """A call has come and is being worked on."""
+        self._waiting = (request, time.monotonic())
+
+    def done(self) -> None:
+        """It is about to be answered."""
+        self._waiting = None
+
+    # Off the commit path
+
+    def leave_within(self, seconds: float) -> None:
+        """The plugin is ending: if it has not in that time, because the destination hangs, end it all the same."""
+
+        def wait() -> None:
+            time.sleep(seconds)
+            self._report("unusual", f"{self._guard.where()} did not let go in {seconds:.0f} s; every change is saved")
+            self._end(0)
+
+        threading.Thread(target=wait, name="leaving", daemon=True).start()
+
+    def _run(self) -> None:
+        said: tuple[Request, float] | None = None
+        next_word = FIRST_WORD
+        while not self._stop.wait(self._tick):
+            waiting = self._waiting
+            if waiting is None:
+                continue
+            if waiting is not said:
+                said, next_word = waiting, FIRST_WORD
+            request, since = waiting
+            waited = time.monotonic() - since
+            if waited >= self._guard.patience:
+                self._give_up(request, waited)
+                return
+            if waited >= next_word:
+                next_word += AGAIN_EVERY
+                self._say(waited)
+
+    def _say(self, waited: float) -> None:
+        left = self._guard.patience - waited
+        self._report(
+            "unusual",
+            f"waiting for {self._guard.where()} since {waited:.0f} seconds; lightningd stands still meanwhile, and is "
+            f"stopped safely in {left:.0f} seconds if nothing changes",
+        )
+
+    def _give_up(self, request: Request, waited: float) -> None:
+        refusal = self._guard.give_up(
+            f"{self._guard.where()} has not answered for {waited:.0f} seconds. lightningd stops now, before it commits "
+            "the change that was not saved; everything before it is safe. See whether the server or disk is up, then "
+            "start the node again (the wait can be set with ?timeout= in the URL)"
+        )
+        with suppress(ValueError, OSError):  # answered this very moment, or lightningd is gone
+            request.set_result(refusal)
+        time.sleep(_UNTIL_READ)
+        self._end(1)

@@ -1,0 +1,36 @@
+"""What many tests begin with."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import World
+from tests.standin import History
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A node that has never started, and a place for its backup."""
+    return World(tmp_path)
+
+
+@pytest.fixture
+def history() -> History:
+    """The calls of that node, from its first one on."""
+    return History()
+
+
+@pytest.fixture
+def lived(world: World, history: History) -> World:
+    """The node after some days: it ran from its first start on with a backup, and was stopped in order."""
+    world.init().run([history.first(), *history.notes(5)])
+    return world
+
+
+@pytest.fixture
+def taken_over(world: World, history: History) -> World:
+    """The same for a node that was older than its backup, which begins with a snapshot."""
+    world.run_without_plugin([history.first(), *history.notes(3)])
+    world.init()
+    world.run(history.notes(8))
+    return world

@@ -1,0 +1,253 @@
+"""What a call means: the whole table of what lightningd does, and what must hold for any call at all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.base import Standing
+from backends.change import VERSIONS, Change
+from plugin.decision import WRAP_WINDOW, Decision, Do, decide
+from tests.standin.calls import bump
+
+LAST = VERSIONS - 1
+
+
+def standing(version: int, *, rewindable: bool = True) -> Standing:
+    """A backup that ends there."""
+    return Standing(version, sequence=version + 10, checksum=7, rewindable=rewindable)
+
+
+def transaction(version: int) -> Change:
+    """A call of lightningd's: the database stood at one less."""
+    return Change(version, ["INSERT INTO a VALUES (1)", bump(version)])
+
+
+def pragma(version: int, text: str = "PRAGMA foreign_keys = OFF;") -> Change:
+    """A lone PRAGMA: the database stands at `version` already."""
+    return Change(version, [text])
+
+
+def decided(backup: int, change: Change, *, rewindable: bool = True, doubt: str | None = None) -> Do:
+    return decide(standing(backup, rewindable=rewindable), change, doubt).do
+
+
+# lightningd as it goes on
+
+
+@pytest.mark.parametrize("rewindable", [True, False])
+@pytest.mark.parametrize("backup", [0, 1, 2, 1009, (1 << 31) - 1, 1 << 31, LAST - 1])
+def test_the_next_transaction_is_appended(backup: int, rewindable: bool) -> None:
+    assert decide(standing(backup, rewindable=rewindable), transaction(backup + 1), None) == Decision(Do.APPEND)
+
+
+def test_a_new_nodes_first_calls() -> None:
+    """Versions 1, 1, 2, 2, 3: an equal version is a PRAGMA, and no sign that the change before was not committed."""
+    calls = [transaction(1), pragma(1), transaction(2), pragma(2, "PRAGMA foreign_keys = ON;"), transaction(3)]
+    at = standing(0, rewindable=False)
+    for call in calls:
+        assert decide(at, call, None).do is Do.APPEND
+        at = Standing(call.data_version, at.sequence + 1, 0, rewindable=call.advances)
+
+
+@pytest.mark.parametrize("setting", ["ON", "OFF", "on"])
+def test_a_lone_pragma_is_appended_at_the_version_it_carries(setting: str) -> None:
+    assert decided(5, pragma(5, f"PRAGMA foreign_keys = {setting}")) is Do.APPEND
+
+
+def test_a_pragma_within_a_transaction_is_a_statement_like_any_other() -> None:
+    change = Change(6, ["PRAGMA foreign_keys = OFF;", bump(6)])
+    assert decided(5, change) is Do.APPEND
+
+
+def test_a_call_without_the_bump_does_not_advance() -> None:
+    """In 45,000 recorded calls only PRAGMAs do so; whatever else does stands at its own version, too."""
+    assert decided(5, Change(5, ["INSERT INTO a VALUES (1)"])) is Do.APPEND
+    assert decided(4, Change(5, ["INSERT INTO a VALUES (1)"])) is Do.SNAPSHOT
+
+
+def test_the_version_wraps_to_zero() -> None:
+    assert decided(LAST - 1, transaction(LAST)) is Do.APPEND
+    assert decided(LAST, transaction(0)) is Do.APPEND
+    assert decided(0, transaction(1)) is Do.APPEND
+
+
+# One behind: lightningd died between the hook and its commit
+
+
+@pytest.mark.parametrize("backup", [1, 2, 1009, 1 << 31, LAST])
+def test_one_behind_takes_the_last_change_back(backup: int) -> None:
+    assert decided(backup, transaction(backup)) is Do.REWIND
+    assert decided(backup, pragma(backup - 1)) is Do.REWIND
+
+
+@pytest.mark.parametrize("backup", [1, 2, 1009, LAST])
+def test_one_behind_a_change_that_was_committed_is_lost_state(backup: int) -> None:
+    """After a rewind, a snapshot or a PRAGMA nothing can be taken back: then the database is an older one."""
+    decision = decide(standing(backup, rewindable=False), transaction(backup), None)
+    assert decision.do is Do.REFUSE
+    assert f"version {backup - 1} and its backup at {backup}" in decision.why
+
+
+def test_one_behind_across_the_wrap() -> None:
+    assert decided(0, transaction(0)) is Do.REWIND
+    assert decided(0, pragma(LAST)) is Do.REWIND
+    assert decided(0, transaction(0), rewindable=False) is Do.REFUSE
+
+
+# Ahead: it ran without the plugin
+
+
+@pytest.mark.parametrize("rewindable", [True, False])
+@pytest.mark.parametrize("distance", [1, 2, 100, 1 << 20])
+def test_ahead_takes_a_snapshot(distance: int, rewindable: bool) -> None:
+    decision = decide(standing(7, rewindable=rewindable), transaction(8 + distance), None)
+    assert decision.do is Do.SNAPSHOT
+    assert f"{distance} ahead" in decision.why
+
+
+@pytest.mark.parametrize(("backup", "database"), [(LAST, 0), (LAST - 5, 3), (VERSIONS - WRAP_WINDOW, WRAP_WINDOW - 1)])
+def test_ahead_across_the_wrap(backup: int, database: int) -> None:
+    assert decided(backup, transaction(database + 1)) is Do.SNAPSHOT
+    assert decided(backup, pragma(database)) is Do.SNAPSHOT
+
+
+# At the same version, and doubted
+
+
+@pytest.mark.parametrize("change", [transaction(6), pragma(5)])
+def test_the_same_version_in_doubt_takes_a_snapshot(change: Change) -> None:
+    assert decide(standing(5), change, "touched") == Decision(Do.SNAPSHOT, "touched")
+
+
+def test_doubt_is_no_reason_to_go_on_from_a_database_that_is_behind() -> None:
+    assert decided(5, transaction(5), doubt="touched") is Do.REWIND
+    assert decided(5, transaction(4), doubt="touched") is Do.REFUSE
+    assert decided(5, transaction(5), doubt="touched", rewindable=False) is Do.REFUSE
+
+
+# Behind: it has lost state
+
+
+@pytest.mark.parametrize("backup", [1009, 1 << 31, LAST])
+@pytest.mark.parametrize("behind", [2, 3, 1000])
+def test_two_or_more_behind_is_refused(backup: int, behind: int) -> None:
+    database = backup - behind
+    decision = decide(standing(backup), transaction(database + 1), None)
+    assert decision.do is Do.REFUSE
+    assert f"lost {behind} change(s)" in decision.why
+    assert "backup-cli restore" in decision.why
+
+
+@pytest.mark.parametrize("backup", [2, 1009, (1 << 31) + 9, VERSIONS - WRAP_WINDOW - 1])
+def test_an_emptied_database_is_refused(backup: int) -> None:
+    """Also at versions so large that, counted around 2^32, zero would be ahead of them."""
+    assert decided(backup, transaction(1)) is Do.REFUSE
+    assert decided(backup, pragma(0)) is Do.REFUSE
+
+
+@pytest.mark.parametrize("database", [LAST - 1, LAST - 1000])
+def test_behind_across_the_wrap_is_refused(database: int) -> None:
+    assert decided(0, transaction(database + 1)) is Do.REFUSE
+    assert decided(20, pragma(database)) is Do.REFUSE
+
+
+# Calls that cannot be understood
+
+
+@pytest.mark.parametrize("doubt", [None, "touched"])
+@pytest.mark.parametrize("version", [0, 5, 6])
+def test_the_empty_writes_of_postgresql(version: int, doubt: str | None) -> None:
+    decision = decide(standing(5), Change(version, []), doubt)
+    assert decision.do is Do.REFUSE
+    assert "PostgreSQL" in decision.why
+
+
+@pytest.mark.parametrize(
+    "text", ["PRAGMA journal_mode = WAL;", "pragma user_version = 3", "  PRAGMA foreign_keys", "PRAGMA foreign_keys=1"]
+)
+def test_a_pragma_that_nobody_knows(text: str) -> None:
+    decision = decide(standing(5), pragma(5, text), None)
+    assert decision.do is Do.REFUSE
+    assert "PRAGMA that this release does not know" in decision.why
+
+
+@pytest.mark.parametrize("to", [0, 4, 5, 7, LAST])
+def test_a_bump_to_another_version_than_the_call_carries(to: int) -> None:
+    decision = decide(standing(5), Change(6, ["INSERT INTO a VALUES (1)", bump(to)]), None)
+    assert decision.do is Do.REFUSE
+    assert "leads to another one" in decision.why
+
+
+# What must hold for any call
+
+near = st.integers(0, 40) | st.integers(LAST - 40, LAST)
+versions = near | st.integers(0, LAST)
+doubts = st.none() | st.just("touched")
+
+
+@st.composite
+def standings(draw: st.DrawFn) -> Standing:
+    return standing(draw(versions), rewindable=draw(st.booleans()))
+
+
+@st.composite
+def changes(draw: st.DrawFn, about: int | None = None) -> Change:
+    version = draw(versions) if about is None else (about + draw(st.integers(-4, 4))) % VERSIONS
+    bumps = st.just([bump(version)]) | st.lists(versions.map(bump), max_size=1)
+    pragmas = st.sampled_from(["PRAGMA foreign_keys = OFF;", "PRAGMA foreign_keys = ON;", "PRAGMA odd"])
+    statements = draw(st.lists(st.just("INSERT INTO a VALUES (1)") | pragmas, max_size=2)) + draw(bumps)
+    return Change(version, statements)
+
+
+@st.composite
+def meetings(draw: st.DrawFn) -> tuple[Standing, Change, str | None]:
+    """A backup and a call, near each other more often than not."""
+    at = draw(standings())
+    return at, draw(changes(at.data_version) | changes()), draw(doubts)
+
+
+@given(meetings())
+def test_nothing_is_appended_to_another_version(meeting: tuple[Standing, Change, str | None]) -> None:
+    at, change, doubt = meeting
+    if decide(at, change, doubt).do is Do.APPEND:
+        assert change.database_stood_at == at.data_version
+        assert doubt is None
+
+
+@given(meetings())
+def test_only_the_last_uncommitted_change_is_taken_back(meeting: tuple[Standing, Change, str | None]) -> None:
+    at, change, doubt = meeting
+    if decide(at, change, doubt).do is Do.REWIND:
+        assert at.rewindable
+        assert (change.database_stood_at + 1) % VERSIONS == at.data_version
+
+
+@given(meetings())
+def test_a_snapshot_is_only_taken_of_a_database_that_is_not_behind(
+    meeting: tuple[Standing, Change, str | None],
+) -> None:
+    at, change, doubt = meeting
+    if decide(at, change, doubt).do is Do.SNAPSHOT:
+        ahead = (change.database_stood_at - at.data_version) % VERSIONS
+        assert ahead > 0 or doubt is not None
+        assert ahead < 2 * WRAP_WINDOW or change.database_stood_at > at.data_version
+
+
+@given(meetings())
+def test_every_refusal_and_every_detour_says_why(meeting: tuple[Standing, Change, str | None]) -> None:
+    decision = decide(*meeting)
+    assert (decision.why == "") == (decision.do is Do.APPEND)
+
+
+@given(meetings())
+def test_it_is_a_function(meeting: tuple[Standing, Change, str | None]) -> None:
+    assert decide(*meeting) == decide(*meeting)
+
+
+@given(standings(), st.lists(st.sampled_from(["commit", "pragma"]), max_size=30))
+def test_a_node_that_runs_on_is_never_refused(at: Standing, acts: list[str]) -> None:
+    """Wherever it begins, across the wrap too."""
+    for act in acts:
+        call = transaction((at.data_version + 1) % VERSIONS) if act == "commit" else pragma(at.data_version)
+        assert decide(at, call, None).do is Do.APPEND
+        at = Standing(call.data_version, at.sequence + 1, 0, rewindable=call.advances)

@@ -1,0 +1,110 @@
+"""The plugin's executable: what it says of itself, and how it ends."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at, spawned, tree
+from tests.standin import History, PluginDied, Refused, run_without_plugin
+
+
+def test_the_manifest(lived: World) -> None:
+    with lived.node() as node:
+        manifest = node.manifest
+    assert manifest["dynamic"] is False
+    assert manifest["hooks"] == [{"name": "db_write", "before": [], "after": []}] or [
+        hook["name"] for hook in manifest["hooks"]
+    ] == ["db_write"]
+    assert {method["name"] for method in manifest["rpcmethods"]} == {"backup-status", "backup-compact"}
+    assert all(method["description"] for method in manifest["rpcmethods"])
+    assert "shutdown" in manifest["subscriptions"]
+    assert "disable" not in manifest
+
+
+def test_one_line_at_the_start(lived: World, history: History) -> None:
+    node = lived.run(history.notes(2))
+    [(level, line)] = node.logs
+    assert level == "info"
+    assert line.startswith(f"backing up to {lived.url}: version 6, snapshot ")
+
+
+def test_by_hand_it_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
+    said = spawned(*PLUGIN, directory=tmp_path)
+    assert "trying to run a plugin from the" in said.out
+    assert "Traceback" not in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_ends_when_lightningd_hangs_up(lived: World, history: History) -> None:
+    """lightningd died: there is no `shutdown`, only an end of its input."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    began = time.monotonic()
+    assert node.wire.hang_up() == 0
+    assert time.monotonic() - began < 10
+    assert node.stderr == ""
+    node.die()
+    assert lived.run(history.notes(1)).stderr == ""
+    lived.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_ends_by_a_signal_and_the_backup_is_whole(lived: World, history: History, number: int) -> None:
+    """A Ctrl-C in lightningd's terminal reaches its plugins, too."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(3))
+    os.kill(node.pid, number)
+    with pytest.raises(PluginDied):
+        for _ in range(100):
+            node.db_write(history.note())
+            time.sleep(0.01)
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_an_unwritable_directory_of_the_node(lived: World, history: History) -> None:
+    lived.directory.chmod(0o500)
+    before = tree(lived.backup)
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    try:
+        with pytest.raises(Refused, match=r"Permission denied.*then start the node again"):
+            node.db_write(history.note())
+    finally:
+        lived.directory.chmod(0o700)
+    assert tree(lived.backup) == before
+    assert "unexpected" not in str(said_at(node, "broken"))
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_files_of_the_node_that_look_like_modules_are_not_run(lived: World, history: History) -> None:
+    """The plugin's working directory is the node's; nothing there may take the place of a module."""
+    for name in ("json.py", "psutil.py", "secrets.py", "sqlite3.py", "plugin.py", "backends.py"):
+        (lived.directory / name).write_text("raise SystemExit('this was run')")
+    with lived.node() as node:
+        node.play(history.notes(5))
+        node.rpc("backup-compact")
+        assert node.wire.listen(20, lambda: any("compaction ended" in line for _, line in node.logs)), node.logs
+    assert said_at(node, "broken") == []
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_another_nodes_plugin_in_the_same_terminal(lived: World, tmp_path: Path) -> None:
+    """Two nodes of one user, each with its own backup."""
+    (tmp_path / "second").mkdir()
+    other = World(tmp_path / "second")
+    other.init()
+    ours, theirs = History(lived.version), History()
+    run_without_plugin(other.directory, [theirs.first()])
+    with lived.node() as one, other.node() as two:
+        for _ in range(3):
+            one.play(ours.notes(2))
+            two.play(theirs.notes(2))
+    lived.assert_restored_equals_the_nodes()
+    other.assert_restored_equals_the_nodes()

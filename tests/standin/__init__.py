@@ -1,0 +1,59 @@
+"""A stand-in lightningd: the other side of the plugin protocol, with a real database that can die at any moment.
+
+    with Node(directory, command) as node:
+        node.play(read_recording(RECORDED_CALLS))
+
+It is written from what lightningd does, not from what the plugin expects of it, and uses nothing of the project's.
+"""
+
+from tests.standin.calls import (
+    ANSWERING_PLUGIN,
+    RECORDED_CALLS,
+    RECORDED_DATABASE,
+    Call,
+    History,
+    bump,
+    foreign_keys,
+    fresh_schema,
+    read_recording,
+    recorded_database,
+    transaction,
+)
+from tests.standin.database import Database, OutOfStep, SeparateDatabase, contents, has_hot_journal, stands_at
+from tests.standin.ends import Aborted, Moment, PluginDied, Refused, RpcError, Victim
+from tests.standin.node import Node, run_without_plugin
+from tests.standin.scripted import scripted_plugin
+from tests.standin.wire import Delivery, at_once, cut_at, in_pieces
+
+__all__ = [
+    "ANSWERING_PLUGIN",
+    "RECORDED_CALLS",
+    "RECORDED_DATABASE",
+    "Aborted",
+    "Call",
+    "Database",
+    "Delivery",
+    "History",
+    "Moment",
+    "Node",
+    "OutOfStep",
+    "PluginDied",
+    "Refused",
+    "RpcError",
+    "SeparateDatabase",
+    "Victim",
+    "at_once",
+    "bump",
+    "contents",
+    "cut_at",
+    "foreign_keys",
+    "fresh_schema",
+    "has_hot_journal",
+    "in_pieces",
+    "read_recording",
+    "recorded_database",
+    "run_without_plugin",
+    "scripted_plugin",
+    "stands_at",
+    "transaction",
+]

@@ -1,0 +1,55 @@
+"""How a run of a node can end, and who dies when."""
+
+from enum import Enum
+from typing import Any
+
+
+class Aborted(Exception):
+    """lightningd ends here, before it commits: its database stays at the version before."""
+
+
+class Refused(Aborted):
+    """The plugin answered a `db_write` with anything but "continue".
+
+    `message` is what the operator gets to read, `reply` the whole answer.
+    """
+
+    def __init__(self, message: str, reply: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.message, self.reply = message, reply
+
+
+class PluginDied(Aborted):
+    """The plugin terminated before replying, or was found dead and is an important one."""
+
+
+class RpcError(Exception):
+    """A method answered with an error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{message} (code {code})")
+        self.code, self.message = code, message
+
+
+class Moment(Enum):
+    """When somebody dies in the course of a call."""
+
+    BEFORE_HOOK = "the statements have run, the plugin knows nothing"
+    IN_HOOK = "the plugin has been asked and has not been heard"
+    BEFORE_COMMIT = "the plugin has said continue, nothing is committed"
+
+
+class Victim(Enum):
+    """Who dies: a power cut or an out-of-memory killer takes one or both."""
+
+    BOTH = "both"
+    NODE = "node"
+    PLUGIN = "plugin"
+
+
+def message_of(reply: dict[str, Any]) -> str:
+    """What lightningd prints of an answer that it does not like."""
+    if "error" in reply:
+        return str(reply["error"].get("message"))
+    result = reply.get("result")
+    return str(result["message"]) if isinstance(result, dict) and "message" in result else str(result)

@@ -1,0 +1,37 @@
+"""Plugins that misbehave: a few methods, and a hook with a line of the test's own."""
+
+import sys
+from pathlib import Path
+
+_PLUGIN = """
+import os, sys, time
+from pyln.client import Plugin
+plugin = Plugin(dynamic=False)
+seen = []
+def db_write(plugin, data_version, writes, **kwargs):
+    seen.append(data_version)
+    {hook}
+    return {{"result": "continue"}}
+def heard(plugin, **kwargs): plugin.log("heard " + str(kwargs.get("block")))
+plugin.add_hook("db_write", db_write)
+plugin.add_method("seen", lambda plugin, **kwargs: {{"seen": seen, "directory": os.getcwd()}})
+plugin.add_method("fail", lambda plugin, **kwargs: 1 / 0)
+plugin.add_subscription("block_added", heard)
+plugin.add_subscription("shutdown", lambda plugin, **kwargs: plugin.log("goodbye"))
+plugin.add_option("colour", "blue", "an option")
+def init(options, configuration, plugin, **kwargs): plugin.log("init " + options["colour"] + " " + plugin.lightning_dir)
+plugin.child_init = init
+plugin.run()
+"""
+
+
+def scripted_plugin(directory: Path, hook: str = "pass") -> list[str]:
+    """The command of a plugin that runs this line in its hook and then says "continue".
+
+    It is written to `plugin.py` in `directory`. The line may use `plugin`, `data_version`, `writes`, `os`, `sys` and
+    `time`. The plugin logs "init COLOUR DIRECTORY", "heard BLOCK" (of a `block_added`) and "goodbye", and has the
+    methods `seen` (the versions so far, and its working directory) and `fail`.
+    """
+    path = directory / "plugin.py"
+    path.write_text(_PLUGIN.format(hook=hook))
+    return [sys.executable, str(path)]
