@@ -1,0 +1,53 @@
+"""`backup-cli check-config`: is this node really protected?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from backends.errors import BackupError
+from backup_cli.backup_findings import look_at_backup
+from backup_cli.config_findings import look_at_files, look_at_notify, look_at_plugin, look_at_secret, look_at_wallet
+from backup_cli.findings import Finding, Level, problem
+from backup_cli.node_config import read_config
+from backup_cli.options import lightning_dir, node_directory
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+
+
+@click.command("check-config")
+@lightning_dir
+@click.option(
+    "--conf",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="lightningd's config file, if it is started with --conf.  [default: the usual ones]",
+)
+def check_config(lightning_dir: Path, conf: Path | None) -> None:
+    """Say whether the node is really protected, and what to type where it is not.
+
+    Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
+    Changes nothing; a running node is not disturbed. Exits with 1 when there is a problem; warnings are none.
+    """
+    problems = 0
+    for finding in _findings(node_directory(lightning_dir), conf):
+        click.secho(f"{finding.level.value:<8} ", fg=_COLOURS[finding.level], nl=False)
+        click.echo(f"{finding.about:<14} {finding.text}")
+        problems += finding.level is Level.PROBLEM
+    if problems:
+        click.secho(f"NOT protected: {problems} problem{'s' if problems > 1 else ''}", bold=True)
+        raise click.exceptions.Exit(1)
+    click.secho("protected", bold=True)
+
+
+def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
+    try:
+        config = read_config(directory, conf)
+    except BackupError as error:
+        yield problem("config", str(error))
+    else:
+        yield from look_at_files(config)
+        yield from look_at_plugin(config)
+        yield from look_at_wallet(config)
+        yield from look_at_secret(config)
+        yield from look_at_notify(config)
+    yield from look_at_backup(directory)

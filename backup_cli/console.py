@@ -1,0 +1,83 @@
+"""What a person sees: progress while long work runs, and plain words."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+
+
+class Progress(Protocol):
+    """Called with the part that is done and the whole, in any unit."""
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """A bar with the remaining time on a terminal; elsewhere a plain line at the start, each quarter and the end."""
+    if sys.stderr.isatty():
+        with click.progressbar(length=1000, label=f"{label:<24}", file=sys.stderr) as bar:
+            shown = 0
+
+            def show(done: int, total: int) -> None:
+                nonlocal shown
+                now = min(1000, 1000 * done // max(total, 1))
+                if now > shown:
+                    bar.update(now - shown)
+                    shown = now
+
+            yield show
+            show(1, 1)
+    else:
+        yield _Lines(label)
+
+
+class _Lines:
+    """Progress where there is no terminal: a few lines that a log can hold."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._next, self._began = label, 25, time.monotonic()
+        say(f"{label} …")
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        if percent >= self._next:
+            say(f"{self._label}: {percent} % after {time.monotonic() - self._began:.1f} s")
+            self._next = (percent // 25 + 1) * 25
+
+
+def say(line: str) -> None:
+    """A line about what is going on; stdout is for results."""
+    click.echo(line, err=True)
+
+
+def warn(line: str) -> None:
+    """A line that must not be overlooked."""
+    click.secho(f"warning: {line}", err=True, fg="yellow")
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def age(seconds: float) -> str:
+    """A span of time as a person says it."""
+    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def moment(seconds: float) -> str:
+    """A point in time, local, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,150 @@
+"""`backup-cli destinations`: what is plugged in or mounted that would hold a backup, with its ready-made URL."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from backends.errors import BackupError
+from backends.mounts.network import is_network, promise_breakers
+from backends.mounts.table import Mount, mounts
+from backends.mounts.volumes import Volume, disks_of, volumes
+from backup_cli.console import say, size
+from backup_cli.options import lightning_dir, node_directory
+
+NAME = "lightning.bkp"
+
+_NEVER = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs", "swap"})
+"""Filesystems that nobody writes to."""
+
+_SYSTEM = ("/boot", "/efi", "/snap", "/usr", "/var/lib/docker", "/var/lib/containers", "/etc")
+"""Where what is mounted belongs to the system; a backup there would be in its way, or be thrown away with it."""
+
+_LEAST = 64 << 20
+"""Free bytes below which a place is not worth offering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A mounted filesystem that would hold a backup. Sizes in bytes."""
+
+    url: str
+    mounted_at: str
+    source: str
+    """What is mounted: a device, or a server's share."""
+    filesystem: str
+    label: str | None
+    uuid: str | None
+    total_bytes: int
+    free_bytes: int
+    own_disk: bool
+    """Whether the node's directory lies on the same disk: both would die together."""
+    warnings: list[str]
+
+
+@click.command()
+@lightning_dir
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+def destinations(lightning_dir: Path, as_json: bool) -> None:
+    """What is mounted that would hold a backup: sticks, other disks, network shares; each with its URL."""
+    found = places(_own_disks(lightning_dir))
+    if as_json:
+        click.echo(json.dumps([asdict(place) for place in found], indent=2))
+        return
+    for place in found:
+        _show(place)
+    unmounted = [volume for volume in volumes() if not volume.mounts and volume.names.label]
+    for volume in unmounted:
+        say(f"Plugged in, but not mounted: {volume.describe()}. Mount it, and run this again.")
+    if not found:
+        say("Nothing that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
+
+
+def places(own_disks: frozenset[str]) -> list[Place]:
+    """Everything that would do, the best first: another disk than the node's, then the most room."""
+    table = mounts()
+    named = {(mount.point, mount.ident): volume for volume in volumes() for mount in volume.mounts}
+    twice = {volume.names.label for volume in named.values() if _is_twice(volume, list(named.values()))}
+    found = []
+    for mount in _visible(table):
+        volume = named.get((mount.point, mount.ident))
+        if mount.read_only or mount.kind in _NEVER or not (is_network(mount) or volume is not None):
+            continue
+        place = _place(mount, volume, own_disks, twice)
+        if place is not None:
+            found.append(place)
+    return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes))
+
+
+def _visible(table: list[Mount]) -> list[Mount]:
+    """Each mount point once, as it is seen now; without bind mounts and what belongs to the system."""
+    last = {mount.point: mount for mount in table}
+    return [
+        mount
+        for mount in last.values()
+        if not str(mount.point).startswith(_SYSTEM) and (mount.root == "/" or is_network(mount))
+    ]
+
+
+def _is_twice(volume: Volume, others: list[Volume]) -> bool:
+    return sum(volume.names.label == other.names.label for other in {id(each): each for each in others}.values()) > 1
+
+
+def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice: set[str | None]) -> Place | None:
+    try:
+        status = os.statvfs(mount.point)
+        own = bool(own_disks & disks_of(mount.point))
+    except OSError:
+        return None  # gone, or closed to this user
+    free = status.f_bavail * status.f_frsize
+    if free < _LEAST or not os.access(mount.point, os.W_OK):
+        return None
+    return Place(
+        _url(mount, volume, own, twice),
+        str(mount.point),
+        mount.source,
+        volume.names.kind if volume else mount.kind,
+        volume.names.label if volume else None,
+        volume.names.uuid if volume else None,
+        status.f_blocks * status.f_frsize,
+        free,
+        own,
+        promise_breakers(mount),
+    )
+
+
+def _url(mount: Mount, volume: Volume | None, own: bool, twice: set[str | None]) -> str:
+    """By label where that is enough, else by UUID; by path for what is built in."""
+    path = quote(str(mount.point / NAME))
+    if volume is None:
+        return f"nfs://{path}"
+    label = volume.names.label
+    name = label if label and label not in twice else volume.names.uuid
+    if own or name is None or mount.point == Path("/"):
+        return f"file://{path}"
+    return f"usb://{quote(name, safe='')}/{NAME}"
+
+
+def _own_disks(lightning_dir: Path) -> frozenset[str]:
+    """The disks under the node's directory; under the home directory when there is no node yet."""
+    try:
+        directory = node_directory(lightning_dir)
+    except BackupError:
+        directory = Path.home()
+    return disks_of(directory)
+
+
+def _show(place: Place) -> None:
+    called = " ".join(filter(None, (place.label, f"({place.uuid})" if place.uuid else None)))
+    click.secho(place.url, bold=True)
+    click.echo(
+        f"    {place.source} at {place.mounted_at}: {' '.join(filter(None, (place.filesystem, called)))}, "
+        f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
+    )
+    if place.own_disk:
+        click.echo("    the node's own disk: when it dies, the backup dies with it. Better take another")
+    for line in place.warnings:
+        click.echo(f"    {line}")

@@ -1,0 +1,138 @@
+"""`backup-cli drill`: rehearse a disaster for real, with a recorded node, or with the operator's own backup."""
+
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backends import backend_for
+from backends.base import Backend
+from backends.database.compare import compare
+from backends.database.rebuild import rebuild
+from backends.database.taking import nothing, scratch_directory
+from backends.node.handover import hand_over
+from backends.node.lockfile import read_settings
+from backup_cli.console import age, moment, progress, say, size
+from backup_cli.init import plugin_path
+from backup_cli.options import existing_backup, node_directory
+from backup_cli.player import Player, recorded_calls
+from backup_cli.rehearsal import Rehearsal, tell
+from backup_cli.verify import scratch_place
+
+NAME = "lightningd-backup-drill-"
+
+
+@click.command()
+@click.argument("url", metavar="[URL]", required=False)
+@click.option(
+    "--lightning-dir",
+    type=click.Path(path_type=Path),
+    help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
+)
+def drill(url: str | None, lightning_dir: Path | None) -> None:
+    """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
+
+    Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
+    """
+    if lightning_dir is not None:
+        _own_backup(url or read_settings(node_directory(lightning_dir)).url)
+        return
+    with tempfile.TemporaryDirectory(prefix=NAME) as scratch:
+        seen = _recorded_node(Path(scratch), url or Path(scratch).as_uri())
+    tell(seen)
+    if seen.differences:
+        raise click.exceptions.Exit(1)
+
+
+def _recorded_node(scratch: Path, url: str) -> Rehearsal:
+    node, restored = scratch / "node", scratch / "restored.sqlite3"
+    node.mkdir()
+    calls = recorded_calls()
+    with _destination(url) as (place, backend):
+        say(f"A recorded node backs up to {place}")
+        standing = backend.create(nothing())
+        hand_over(node, place, backend.identify(), standing)
+        latencies = _stream(node, calls)
+        began = time.perf_counter()
+        with progress("Restoring") as show, backend.read() as generation:
+            stored = generation.stored_bytes()
+            rebuilt = rebuild(generation, restored, show)
+        took = time.perf_counter() - began
+    comparison = compare(restored, node / "lightningd.sqlite3")
+    return Rehearsal(
+        latencies=latencies,
+        raw=sum(len(statement.encode()) for call in calls for statement in call["writes"]),
+        stored=stored,
+        restore=took,
+        version=rebuilt.data_version,
+        database=restored.stat().st_size,
+        tables=comparison.tables,
+        rows=comparison.rows,
+        differences=comparison.differences,
+    )
+
+
+@contextmanager
+def _destination(url: str) -> Iterator[tuple[str, Backend]]:
+    """A new backup in a place of its own below what the URL names; removed afterwards."""
+    base, query, options = url.partition("?")
+    place = f"{base.rstrip('/')}/{NAME}{secrets.token_hex(4)}{query}{options}"
+    backend = backend_for(place)
+    backend.check_new()
+    try:
+        yield place, backend
+    finally:
+        backend.remove()
+
+
+def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
+    """Play all calls; half way, kill −9 in the middle of one, start again, and send it anew, as lightningd would."""
+    half = len(calls) // 2
+    latencies: list[float] = []
+    player = Player(node, _plugin())
+    try:
+        with progress(f"Streaming {len(calls)} changes") as show:
+            for number, call in enumerate(calls):
+                if number == half:
+                    player.play_and_die(call)
+                    say("Killed plugin and node (-9) in the middle of a write; starting again …")
+                    player = Player(node, _plugin())
+                latencies.append(player.play(call))
+                show(number + 1, len(calls))
+        player.stop()
+    finally:
+        player.kill()
+    return latencies
+
+
+def _plugin() -> list[str]:
+    installed = plugin_path()
+    return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
+
+
+def _own_backup(url: str) -> None:
+    """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
+    url, backend = existing_backup(url)
+    began = time.monotonic()
+    with scratch_directory(scratch_place()) as directory:
+        with progress("Restoring") as show, backend.read() as generation:
+            stored = generation.stored_bytes()
+            rebuilt = rebuild(generation, directory / "rehearsed.sqlite3", show)
+        database = (directory / "rehearsed.sqlite3").stat().st_size
+    took = time.monotonic() - began
+    click.echo(f"{'backup':<16}{url}, {size(stored)}")
+    click.echo(
+        f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
+        f"({age(time.time() - rebuilt.last_time)} ago)"
+    )
+    click.echo(f"{'checked':<16}{rebuilt.changes} changes replayed, {size(database)}, integrity ok")
+    click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
+    if rebuilt.torn is not None:
+        click.echo(f"{'torn end':<16}{rebuilt.torn}")
+    click.echo("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

@@ -1,0 +1,137 @@
+"""`backup-cli import`: take over a backup file of the older plugin."""
+
+from pathlib import Path
+
+import click
+
+from backends import backend_for
+from backends.base import Backend, SnapshotSource, Standing
+from backends.database.compare import compare
+from backends.database.rebuild import Rebuilt
+from backends.database.settled import settled
+from backends.database.source import inspect
+from backends.database.taking import file_pieces, nothing, scratch_directory
+from backends.errors import BackupError
+from backends.node.directory import database_path
+from backends.node.handover import hand_over
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WriterLock
+from backends.older import OlderBackup, older_path, rebuild_older
+from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.init import plugin_path
+from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.verify import scratch_place
+
+BETTER_SOURCE = (
+    "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
+)
+
+
+@click.command("import")
+@click.argument("old", metavar="OLD")
+@url_argument
+@click.option(
+    "--lightning-dir",
+    type=click.Path(path_type=Path),
+    help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+)
+def import_(old: str, url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
+    """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
+
+    OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
+    """
+    backend = backend_for(url)
+    with OlderBackup(older_path(old)) as older:
+        if lightning_dir is None:
+            backend.check_new()
+            _take_over(older, backend, url, scratch, None)
+            say("To bring a node back from it: backup-cli restore --resume URL DEST")
+        else:
+            directory = node_directory(lightning_dir)
+            refuse_if_running(directory)
+            with WriterLock(directory, "backup-cli import"):
+                backend.check_new()
+                _refuse_other_version(older, database_path(directory))
+                standing = _take_over(older, backend, url, scratch, database_path(directory))
+                with removed_on_failure(backend):
+                    aside = set_old_lock_aside(directory)
+                    hand_over(directory, url, backend.identify(), standing)
+            _tell_node(backend, directory, aside)
+
+
+def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | None, database: Path | None) -> Standing:
+    say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
+    with scratch_directory(scratch or scratch_place()) as place:
+        with progress("Reading the older backup") as show:
+            rebuilt = rebuild_older(older, place / "older.sqlite3", show)
+        for remark in older.remarks():
+            warn(remark)
+        if not rebuilt.state.empty and not rebuilt.state.is_lightningd:
+            raise BackupError(
+                f"{older.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
+            )
+        if database is not None:
+            _refuse_other_content(place / "older.sqlite3", database, rebuilt)
+        if not rebuilt.state.empty:
+            say(f"Writing the snapshot of version {rebuilt.data_version} …")
+        standing = backend.create(_source(place / "older.sqlite3", rebuilt))
+    holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
+    click.echo(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    return standing
+
+
+def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:
+    if rebuilt.state.empty:
+        return nothing()
+    return SnapshotSource(file_pieces(database), rebuilt.data_version, rebuilt.state.node_id, rebuilt.foreign_keys)
+
+
+def _refuse_other_version(older: OlderBackup, database: Path) -> None:
+    """Early, since reading the whole file may take long; what it holds is compared later all the same."""
+    there = database.exists() and database.stat().st_size > 0
+    if not there and older.named_version:
+        raise BackupError(
+            f"there is no database at {database} that could go on with the new backup; nothing was made. Repeat this "
+            "without --lightning-dir, then bring the database back with: backup-cli restore --resume URL DEST"
+        )
+    if not there:
+        return
+    with settled(database) as file:
+        version = inspect(file, writable=False).data_version or 0
+    if version != older.named_version:
+        raise BackupError(
+            f"the node's database is at version {version}, and the older backup at {older.named_version}; nothing was "
+            f"made. {_WHICH}"
+        )
+
+
+def _refuse_other_content(restored: Path, database: Path, rebuilt: Rebuilt) -> None:
+    if rebuilt.state.empty and not (database.exists() and database.stat().st_size > 0):
+        return
+    found = compare(restored, database, "the older backup", "the node's database").differences
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise BackupError(
+            f"the node's database and the older backup differ: {found[0]}{more}; nothing was made. {_WHICH}"
+        )
+
+
+_WHICH = (
+    "If the database is the one that the node last ran with, it is the truth: back it up with backup-cli init URL. If "
+    "it is an old copy, never start it: keep it aside, and restore"
+)
+
+
+def _tell_node(backend: Backend, directory: Path, aside: Path | None) -> None:
+    for line in backend.warnings(directory):
+        warn(line)
+    if aside is not None:
+        say(f"The older plugin's backup.lock is kept as {aside.name}.")
+    say("The node's database holds exactly the same, and goes on with the new backup.")
+    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
+    click.echo(f"important-plugin={plugin_path()}")

@@ -1,0 +1,99 @@
+"""`backup-cli init`: a new backup for a node, before its first start or of what it holds already."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from backends import backend_for
+from backends.base import Backend, SnapshotSource
+from backends.database.source import inspect
+from backends.database.taking import nothing, taken
+from backends.errors import BackupError
+from backends.node.directory import database_path
+from backends.node.handover import hand_over
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WriterLock
+from backup_cli.console import progress, say, warn
+from backup_cli.options import lightning_dir, node_directory, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.rehearsal import CALLS_PER_PAYMENT
+from backup_cli.replica import refuse_other_database
+
+
+@click.command()
+@lightning_dir
+@url_argument
+def init(lightning_dir: Path, url: str) -> None:
+    """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
+
+    Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config.
+    """
+    backend = backend_for(url)
+    directory = node_directory(lightning_dir)
+    refuse_if_running(directory)
+    with WriterLock(directory, "backup-cli init"):
+        refuse_other_database(directory, database_path(directory))
+        backend.check_new()
+        with _database(directory) as source:
+            standing = backend.create(source)
+        with removed_on_failure(backend):
+            for line in backend.warnings(directory):
+                warn(line)
+            old = set_old_lock_aside(directory)
+            _tell_place(backend)
+            hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
+    if old is not None:
+        say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
+    holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
+    say(f"The backup at {url} is ready and holds {holds}.")
+    say("Now add this line to lightningd's config file, then start the node:\n")
+    click.echo(f"important-plugin={plugin_path()}")
+
+
+SLOW_COMMIT = 0.020
+"""Seconds above which a person should know what it means for payments."""
+
+
+def _tell_place(backend: Backend) -> None:
+    """What was found at the destination, and what a commit costs there."""
+    for line in backend.found():
+        say(f"Found: {line}")
+    latency = backend.commit_latency()
+    say(f"A commit takes {latency * 1000:.1f} ms there.")
+    if latency > SLOW_COMMIT:
+        warn(
+            f"a payment makes about {CALLS_PER_PAYMENT:.0f} commits, so it waits about "
+            f"{latency * CALLS_PER_PAYMENT:.1f} s for this destination. Better a faster one; `backup-cli drill URL` "
+            "shows more"
+        )
+
+
+@contextmanager
+def _database(directory: Path) -> Iterator[SnapshotSource]:
+    """What the new backup begins with."""
+    path = database_path(directory)
+    if not path.exists() or path.stat().st_size == 0:
+        say(f"There is no database in {directory} yet: the backup begins empty, with the node's first start.")
+        yield nothing()
+        return
+    state = inspect(path, writable=True)
+    if not state.is_lightningd:
+        raise BackupError(
+            f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
+        )
+    with (
+        progress("Copying the database") as show,
+        taken(path, directory, writable=True, progress=show) as source,
+    ):
+        say(f"Writing the snapshot of version {source.data_version} …")
+        yield source
+
+
+def plugin_path() -> str:
+    """The plugin's executable, installed beside this command."""
+    beside = Path(sys.argv[0]).absolute().with_name("lightningd-backup")
+    found = beside if beside.exists() else shutil.which("lightningd-backup")
+    return str(found or "/path/to/lightningd-backup")

@@ -1,0 +1,69 @@
+"""`backup-cli`: prepares a backup before the node first starts, and brings it back after a disaster.
+
+One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from backends import __version__
+from backends.errors import BackupError
+from backup_cli.check_config import check_config
+from backup_cli.compact import compact
+from backup_cli.destinations import destinations
+from backup_cli.drill import drill
+from backup_cli.import_ import import_
+from backup_cli.init import init
+from backup_cli.restore import restore
+from backup_cli.resync import resync
+from backup_cli.status import status
+from backup_cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="backup-cli")
+def cli() -> None:
+    """A backup of a Core Lightning node that holds every committed transaction.
+
+    Before the node first starts: backup-cli init URL. After a disaster: backup-cli restore URL DEST.
+    """
+
+
+for command in (init, restore, import_, verify, status, compact, resync, drill, check_config, destinations):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; every error is one sentence, and a traceback is a bug."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Like `main`, but returns the exit code."""
+    if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
+        click.echo("error: an argument contains a NUL byte", err=True)
+        return 2
+    try:
+        result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
+        return 1
+    except BackupError as error:
+        click.secho(f"error: {error}", err=True, fg="red")
+        return error.exit_code
+    except OSError as error:
+        what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
+        click.secho(f"error: {what}. Mend that (permission, space, mount), then repeat the command", err=True, fg="red")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

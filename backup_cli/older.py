@@ -1,0 +1,41 @@
+"""What `restore` and `verify` do with a backup file of the older plugin."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from backends.database.rebuild import Rebuilt
+from backends.errors import BackupError
+from backends.older import OlderBackup, rebuild_older
+from backup_cli.console import age, moment, progress, say, size, warn
+
+CANNOT_RESUME = (
+    "no node can go on with a backup of the older plugin, so --resume has no meaning; nothing was restored. Restore "
+    "without it, then make a new backup with: backup-cli init"
+)
+
+
+def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | None = None) -> Rebuilt:
+    """Tell the plan, rebuild the database of `file` in `temporary`, and tell what a person should know of it.
+
+    `target` is where it will lie. Raises BackupError; `temporary` is then worthless.
+    """
+    with OlderBackup(file) as older:
+        _tell_plan(older, target, to_version)
+        with progress("Restoring") as show:
+            rebuilt = rebuild_older(older, temporary, show, to_version=to_version)
+        for remark in older.remarks():
+            warn(remark)
+    if rebuilt.state.empty:
+        raise BackupError(f"{file} holds no database yet: the node has never started with it. Nothing was restored")
+    return replace(rebuilt, torn=None)  # that was told
+
+
+def _tell_plan(older: OlderBackup, target: Path, to_version: int | None) -> None:
+    say(f"from     {older.path} (a file of the older plugin, {size(older.stored_bytes())})")
+    if to_version is None:
+        ago = age(time.time() - older.last_time)
+        say(f"version  {older.named_version}, saved {moment(older.last_time)} ({ago} ago)")
+    else:
+        say(f"version  {to_version}, and not the last one ({older.named_version})")
+    say(f"to       {target}")

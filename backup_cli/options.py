@@ -1,0 +1,75 @@
+"""Arguments that several commands share."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from backends import backend_for
+from backends.base import Backend
+from backends.errors import BackupError, NotABackup
+from backends.node.directory import DEFAULT_DIRECTORY, network_directory
+from backends.node.lockfile import LOCK_FILE
+from backends.older import older_backup_at
+from backends.urls import parse_url
+
+lightning_dir = click.option(
+    "--lightning-dir",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DIRECTORY,
+    show_default="~/.lightning",
+    help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",
+)
+
+url_argument = click.argument("url", metavar="URL")
+
+
+def node_directory(given: Path) -> Path:
+    """The network directory that the option means."""
+    return network_directory(given.expanduser())
+
+
+def existing_backup(url: str) -> tuple[str, Backend]:
+    """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
+    if older_backup_at(url) is not None:
+        raise NotABackup(
+            f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "
+            "a backup of it; nothing else is done with such a file"
+        )
+    backend = backend_for(url)
+    try:
+        backend.identify()
+    except NotABackup:
+        inside = backend.inside()
+        if not inside:
+            raise
+        urls = [str(parse_url(url).below(name)) for name in inside]
+        if len(urls) > 1:
+            listed = "\n  ".join(urls)
+            raise BackupError(f"{url} holds {len(urls)} backups; say which one:\n  {listed}") from None
+        return urls[0], backend_for(urls[0])
+    return url, backend
+
+
+def set_old_lock_aside(directory: Path) -> Path | None:
+    """Keep an earlier backup.lock under another name; None when there was none."""
+    lock = directory / LOCK_FILE
+    if not lock.exists():
+        return None
+    aside = lock.with_name(f"{LOCK_FILE}.{time.strftime('%Y%m%d-%H%M%S')}")
+    aside.write_bytes(lock.read_bytes())
+    aside.chmod(0o600)
+    return aside
+
+
+@contextmanager
+def removed_on_failure(backend: Backend) -> Iterator[None]:
+    """While a node is told of the backup just made for it: when that fails, it would be in the next try's way."""
+    try:
+        yield
+    except BaseException:
+        with suppress(BackupError):
+            backend.remove()
+        raise

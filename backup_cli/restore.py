@@ -1,0 +1,247 @@
+"""`backup-cli restore`: from a backup back to a database, after a disaster."""
+
+import glob
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import click
+import psutil
+
+from backends.base import Backend, Standing
+from backends.database.rebuild import Rebuilt, rebuild
+from backends.errors import BackupError
+from backends.node.directory import DATABASE, NETWORKS
+from backends.node.files import sync_directory
+from backends.node.handover import hand_over
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WRITER_LOCK_FILE, WriterLock
+from backends.older import older_backup_at
+from backends.status import Status
+from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli.older import CANNOT_RESUME, rebuild_from
+from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
+
+COMPANIONS = ("", "-journal", "-wal", "-shm")
+"""A database and what SQLite keeps beside it: a stale journal would be rolled into the restored database."""
+
+
+@click.command()
+@url_argument
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
+@click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
+@click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
+@click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int | None, not_for_a_node: bool) -> None:
+    """Bring the database back from the backup at URL to DEST, a file or a directory.
+
+    URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
+    overwritten.
+    """
+    if to_version is not None:
+        _demand_consent(resume, not_for_a_node)
+    older = older_backup_at(url)
+    if older is not None and resume:
+        raise BackupError(CANNOT_RESUME)
+    url, backend = (url, None) if older is not None else existing_backup(url)
+    target = _target(dest.expanduser())
+    if to_version is not None:
+        target = target.with_name(f"{target.name}.version-{to_version}-NOT-FOR-A-NODE")
+    refuse_if_running(target.parent)
+    existing = _existing(target, replace)
+    if resume and target.name != DATABASE:
+        raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
+    with _made(target.parent), _locked(target), _unfinished(target) as temporary:
+        if backend is None:
+            assert older is not None
+            rebuilt = rebuild_from(older, temporary, target, to_version)
+        else:
+            _tell_plan(backend.status(url), target, to_version)
+            rebuilt, standing = _rebuild(backend, temporary, to_version)
+        with _uninterrupted():
+            aside = _move_aside(target, existing)
+            temporary.rename(target)
+            sync_directory(target.parent)
+            if resume and backend is not None:
+                set_old_lock_aside(target.parent)
+                hand_over(target.parent, url, backend.identify(), standing)
+    _tell_summary(url, target, rebuilt, aside)
+    if to_version is None:
+        _tell_rules(url, resume, older is not None)
+    else:
+        warn(f"{target.name} is an old state. {_WHY_OLD_IS_DEADLY}")
+
+
+_WHY_OLD_IS_DEADLY = (
+    "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
+    "in the channel, and the protocol is on its side"
+)
+
+
+def _demand_consent(resume: bool, not_for_a_node: bool) -> None:
+    if not not_for_a_node or resume:
+        raise BackupError(
+            f"an old version is for looking at only. {_WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
+            "if you only want to look, add --not-for-a-node (and no --resume). Nothing was restored"
+        )
+
+
+def _target(dest: Path) -> Path:
+    """The database file that DEST means; a missing directory with a network's name will be made."""
+    missing = not dest.exists() and dest.name in NETWORKS and dest.parent.is_dir()
+    if dest.is_dir() or missing:
+        return dest.absolute() / DATABASE
+    if not dest.parent.is_dir():
+        raise BackupError(f"{dest.parent} does not exist, so nothing can be restored there; create it, or check DEST")
+    return dest.absolute()
+
+
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """The directory, made if it is missing, and then gone again when nothing could be restored to it."""
+    if directory.exists():
+        yield
+        return
+    directory.mkdir(mode=0o700)
+    try:
+        sync_directory(directory.parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
+            directory.rmdir()
+        raise
+
+
+def _locked(target: Path) -> AbstractContextManager[object]:
+    """Where a node lives, against its plugin; elsewhere there is nobody to be kept out."""
+    return WriterLock(target.parent, "backup-cli restore") if target.name == DATABASE else nullcontext()
+
+
+def _existing(target: Path, replace: bool) -> list[Path]:
+    """What lies where the database should go; refused unless it may be moved aside."""
+    beside = [_beside(target, suffix) for suffix in COMPANIONS]
+    existing = [path for path in beside if path.exists() or path.is_symlink()]
+    if existing and not replace:
+        names = ", ".join(str(path) for path in existing)
+        raise BackupError(
+            f"{names} is there already, and nothing was touched. Look whether it is the newer state; to restore all "
+            "the same, with the old files moved aside, add --replace"
+        )
+    return existing
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """The last steps take no time; broken off between them, half of the files would have their new names."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread, where no key arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """The temporary file that is worked in; gone afterwards, whatever happens. So is one of a killed restore."""
+    name = f".{target.name}.restoring-"
+    for left in target.parent.glob(f"{glob.escape(name)}*"):
+        pid = left.name.removeprefix(name)
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            _remove(left)
+    temporary = target.with_name(f"{name}{os.getpid()}")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    for suffix in COMPANIONS:
+        with suppress(FileNotFoundError):
+            _beside(temporary, suffix).unlink()
+
+
+def _rebuild(backend: Backend, temporary: Path, to_version: int | None) -> tuple[Rebuilt, Standing]:
+    with progress("Restoring") as show, backend.read() as generation:
+        if to_version is None:
+            rebuilt = rebuild(generation, temporary, show)
+        else:
+            oldest = generation.manifest.base.data_version
+            if to_version < oldest:
+                raise BackupError(
+                    f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored"
+                )
+            rebuilt = rebuild(
+                generation, temporary, show, take=lambda change: change.data_version <= to_version, enough=to_version
+            )
+            if rebuilt.data_version != to_version:
+                raise BackupError(
+                    f"the backup ends at version {rebuilt.data_version}, before {to_version}; nothing was restored"
+                )
+        last = generation.last
+    if rebuilt.state.empty:
+        raise BackupError("the backup holds no database yet: the node has never started with it. Nothing was restored")
+    return rebuilt, Standing(rebuilt.data_version, last.sequence, last.checksum, False)
+
+
+def _move_aside(target: Path, existing: list[Path]) -> list[Path]:
+    """The database goes first: a journal that is moved away from under it would leave it corrupt."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    moved = []
+    for path in existing:
+        suffix = path.name.removeprefix(target.name)
+        aside = target.with_name(f"{target.name}.before-restore-{stamp}{suffix}")
+        path.rename(aside)
+        sync_directory(target.parent)
+        moved.append(aside)
+    return moved
+
+
+def _tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
+    say(f"from     {seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})")
+    if to_version is None:
+        ago = age(time.time() - seen.last_change)
+        say(f"version  {seen.data_version}, saved {moment(seen.last_change)} ({ago} ago)")
+    else:
+        say(f"version  {to_version}, and not the last one ({seen.data_version})")
+    say(f"to       {target}")
+
+
+def _tell_summary(url: str, target: Path, rebuilt: Rebuilt, aside: list[Path]) -> None:
+    if rebuilt.torn is not None:
+        warn(f"the end of the backup was torn: {rebuilt.torn}")
+    for path in aside:
+        say(f"The old file is kept as {path}")
+    say(
+        f"Restored version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}, "
+        f"{rebuilt.changes} changes replayed, {size(target.stat().st_size)}, integrity checked:"
+    )
+    click.echo(str(target))
+
+
+def _tell_rules(url: str, resume: bool, older: bool) -> None:
+    say(
+        "\nBefore you start lightningd:\n"
+        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
+        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
+        "  - Never start from an older copy than this one: a peer may punish it and take everything."
+    )
+    if resume:
+        say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
+    elif older:
+        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
+    else:
+        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL, or restore with --resume.")

@@ -1,0 +1,65 @@
+"""`backup-cli status`: what the backup holds, without changing anything."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from backends.errors import BackupError
+from backends.node.lockfile import read_settings
+from backends.status import Status
+from backup_cli.console import age, moment, size
+from backup_cli.options import existing_backup, lightning_dir, node_directory
+from backup_cli.prometheus import metrics, unreadable
+
+
+@click.command()
+@click.argument("url", metavar="[URL]", required=False)
+@lightning_dir
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--prometheus", is_flag=True, help="The same for the textfile collector of node_exporter.")
+def status(url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
+    """Version, age, sizes and health of the backup at URL, or of the node's own one."""
+    if as_json and prometheus:
+        raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
+    try:
+        if url is None:
+            url = read_settings(node_directory(lightning_dir)).url
+        url, backend = existing_backup(url)
+        seen = backend.status(url)
+    except BackupError as error:
+        if prometheus:
+            click.echo(unreadable(url or "", error, time.time()), nl=False)
+        raise
+    if as_json:
+        click.echo(json.dumps(seen.as_json()))
+    elif prometheus:
+        click.echo(metrics(seen, time.time()), nl=False)
+    else:
+        _table(seen)
+    if seen.damaged:
+        raise click.exceptions.Exit(3)
+
+
+def _table(seen: Status) -> None:
+    now = time.time()
+    rows = [
+        ("backup", f"{seen.url} ({seen.backup_id})"),
+        ("health", seen.health),
+        ("version", str(seen.data_version)),
+        ("last change", _ago(seen.last_change, now)),
+        ("log", f"{seen.records} records in {size(seen.segment_bytes)} since the snapshot"),
+        ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({seen.generation_reason})"),
+        ("compacted", "never" if seen.last_compaction is None else _ago(seen.last_compaction, now)),
+        ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
+        ("node", seen.node_id or "not known yet"),
+    ]
+    for name, value in rows:
+        click.echo(f"{name:<13}{value}")
+    for trouble in seen.troubles:
+        click.secho(f"! {trouble}", fg="yellow")
+
+
+def _ago(seconds: float, now: float) -> str:
+    return f"{moment(seconds)} ({age(now - seconds)} ago)"

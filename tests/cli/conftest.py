@@ -1,0 +1,23 @@
+"""What the tests of `backup-cli` begin with."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import World
+from tests.standin import History
+
+
+@pytest.fixture
+def old_node(world: World, history: History) -> World:
+    """A node with a database and without a backup."""
+    world.run_without_plugin([history.first(), *history.notes(5)])
+    return world
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where a lost node comes back."""
+    path = tmp_path / "new"
+    path.mkdir()
+    return path

@@ -1,0 +1,29 @@
+"""What a command that failed must look like: an exit code, one sentence, and nothing on stdout like a success."""
+
+import re
+from pathlib import Path
+
+from tests.end_to_end.world import Said, World, backup_cli
+
+PID_LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+"""What a lightningd does to its pid file, as a program for `tests.node.processes.running`."""
+
+
+def assert_refused(said: Said, pattern: str, code: int = 1) -> None:
+    """It said one sentence that matches, and ended with that exit code."""
+    assert said.code == code, said
+    assert "Traceback" not in said.err
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, said.err
+    assert re.search(pattern, said.err[said.err.index("error: ") :], re.DOTALL), errors[0]
+    assert said.out == ""
+
+
+def init(world: World) -> Said:
+    """The command as it is typed for this node."""
+    return backup_cli("init", "--lightning-dir", world.directory, world.url)
+
+
+def restore(world: World, dest: Path, *options: str) -> Said:
+    """The command as it is typed for this node's backup."""
+    return backup_cli("restore", *options, world.url, dest)

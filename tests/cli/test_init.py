@@ -1,0 +1,184 @@
+"""`backup-cli init`: what it makes, and what is left when it is broken off: nothing."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import backup_cli.init as module
+from tests.cli.outcome import init
+from tests.end_to_end.recordings import UPGRADES
+from tests.end_to_end.world import PLUGIN, World, backup_cli, command, tree
+from tests.standin import Call, History, Moment, SeparateDatabase, contents
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+# What it makes
+
+
+def test_before_the_first_start(world: World) -> None:
+    said = init(world)
+    assert said.code == 0
+    assert "holds no database yet" in said.err
+    assert said.out.startswith("important-plugin=/"), "stdout is the line for the config, and nothing else"
+    assert said.out.count("\n") == 1
+    lock = json.loads((world.directory / "backup.lock").read_text())
+    assert lock["backend_url"] == world.url
+    assert lock["backup_id"] == world.status()["backup_id"]
+    assert world.status()["data_version"] == 0
+
+
+def test_only_its_owner_can_read_what_it_makes(old_node: World) -> None:
+    before = os.umask(0)
+    try:
+        assert init(old_node).code == 0
+    finally:
+        os.umask(before)
+    assert mode(old_node.backup) == 0o700
+    assert {mode(path) for path in old_node.backup.iterdir()} == {0o600}
+    assert {mode(path) for path in old_node.directory.glob("backup.*")} == {0o600}
+
+
+def test_of_an_existing_database(old_node: World) -> None:
+    said = init(old_node)
+    assert "holds the database at version 6" in said.text
+    assert "Copying the database: 100 %" in said.text
+    assert old_node.status()["data_version"] == 6
+    old_node.assert_restored_equals_the_nodes()
+
+
+def test_the_directory_above_and_the_default_one(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = old_node.root / "home"
+    home.mkdir()
+    (home / ".lightning").symlink_to(old_node.directory.parent)
+    monkeypatch.setenv("HOME", str(home))
+    assert backup_cli("init", old_node.url).code == 0
+    other = old_node.backup.with_name("other.bkp").as_uri()
+    assert backup_cli("init", "--lightning-dir", old_node.directory.parent, other).code == 0
+    assert json.loads((old_node.directory / "backup.lock").read_text())["backend_url"] == other
+
+
+def test_a_hot_journal_is_honoured(world: World, history: History) -> None:
+    world.run_without_plugin([history.first(), history.big()])
+    before = contents(world.database)
+    node = world.node(database=partial(SeparateDatabase, cache_pages=10), command=PLUGIN)
+    world.init()
+    node.start()
+    node.die_at(Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"))
+    world.backup = world.backup.with_name("second.bkp")
+    assert init(world).code == 0
+    assert contents(world.restore()) == before
+
+
+def test_a_wal_is_honoured(old_node: World) -> None:
+    """A node that was told to use one: its last changes are not in the database file."""
+    with closing(sqlite3.connect(old_node.database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("INSERT INTO vars (name, val) VALUES ('in the WAL', 'x')")
+        connection.commit()
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{old_node.database}{suffix}", old_node.root / f"kept{suffix}")
+    for suffix in ("", "-wal"):
+        shutil.move(old_node.root / f"kept{suffix}", f"{old_node.database}{suffix}")
+    assert init(old_node).code == 0
+    assert (b"'in the WAL'", b"'x'", b"NULL", b"NULL") in contents(old_node.restore())["vars"]
+
+
+def test_a_database_from_before_there_was_a_version(world: World) -> None:
+    UPGRADES[-1].prepare(world)
+    assert world.status()["data_version"] == 0
+    world.assert_restored_equals_the_nodes()
+
+
+def test_an_earlier_backup_lock_is_kept(old_node: World) -> None:
+    assert init(old_node).code == 0
+    first = (old_node.directory / "backup.lock").read_bytes()
+    old_node.backup = old_node.backup.with_name("second.bkp")
+    said = init(old_node)
+    [kept] = old_node.directory.glob("backup.lock.*")
+    assert kept.read_bytes() == first
+    assert mode(kept) == 0o600
+    assert f"kept as {kept.name}" in said.err
+
+
+def test_the_same_disk_is_a_warning(old_node: World) -> None:
+    said = init(old_node)
+    assert said.code == 0
+    assert "warning: " in said.err
+    assert "lies on the same disk as the node's directory" in said.err
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second filesystem at hand")
+def test_another_disk_is_no_warning(old_node: World) -> None:
+    place = Path("/dev/shm") / f"init-test-{os.getpid()}"
+    try:
+        said = backup_cli("init", "--lightning-dir", old_node.directory, place.as_uri())
+        assert said.code == 0
+        assert "warning" not in said.err
+    finally:
+        shutil.rmtree(place)
+
+
+# Broken off
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
+@pytest.mark.parametrize("at", ["hand_over", "set_old_lock_aside"])
+def test_what_was_begun_is_undone(
+    old_node: World, monkeypatch: pytest.MonkeyPatch, at: str, broken: BaseException
+) -> None:
+    """The backup is whole by then, but the node does not know of it: a second try must not find it in its way."""
+    before = tree(old_node.root)
+
+    def fails(*_: object) -> None:
+        raise broken
+
+    monkeypatch.setattr(module, at, fails)
+    if isinstance(broken, MemoryError):
+        with pytest.raises(MemoryError):
+            init(old_node)
+    else:
+        assert init(old_node).code == 1
+    assert tree(old_node.root) == before
+    monkeypatch.undo()
+    assert init(old_node).code == 0
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2])
+def test_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> None:
+    """A database of 60 MiB, so that there is something to break off."""
+    world.run_without_plugin([history.first(), *(incompressible(history, number) for number in range(20))])
+    before = tree(world.root)
+    process = subprocess.Popen(
+        command("init", "--lightning-dir", world.directory, world.url), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert "Copying the database" in first
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    if process.returncode in (0, -signal.SIGINT):  # the key came when all was done
+        assert (world.directory / "backup.lock").exists()
+        return
+    assert process.returncode == 1
+    assert "nothing that was there before has changed" in said
+    assert tree(world.root) == before
+
+
+def incompressible(history: History, number: int) -> Call:
+    blob = random.Random(number).randbytes(3 << 20).hex()
+    return history.transaction(f"INSERT INTO vars (name, blobval) VALUES ('random {number}', x'{blob}')")

@@ -1,0 +1,170 @@
+"""`backup-cli init`: each thing that it refuses, with nothing changed."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from tests.cli.outcome import PID_LOCK, assert_refused, init
+from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
+from tests.node.processes import running
+from tests.standin import History, SeparateDatabase
+
+
+def no_directory(world: World) -> None:
+    shutil.rmtree(world.directory)
+
+
+def nothing_of_a_nodes(world: World) -> None:
+    shutil.rmtree(world.directory)
+    world.directory = world.root / "documents"
+    world.directory.mkdir()
+
+
+def several_nodes(world: World) -> None:
+    for name in ("bitcoin", "testnet"):
+        (world.directory.parent / name).mkdir()
+        shutil.copy(world.database, world.directory.parent / name)
+    world.directory = world.directory.parent
+
+
+def a_file_for_a_directory(world: World) -> None:
+    world.directory = world.database
+
+
+def not_lightningds(world: World) -> None:
+    world.database.unlink()
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+
+
+def garbage(world: World) -> None:
+    world.database.write_bytes(b"no database at all, but some text that is long enough " * 50)
+
+
+def corrupt(world: World) -> None:
+    """A page in the middle is overwritten."""
+    data = bytearray(world.database.read_bytes())
+    data[8192:12288] = b"\xa5" * 4096
+    world.database.write_bytes(data)
+
+
+def cut(world: World) -> None:
+    world.database.write_bytes(world.database.read_bytes()[:-5000])
+
+
+def occupied(world: World) -> None:
+    world.backup.mkdir()
+
+
+def occupied_by_a_backup(world: World) -> None:
+    world.init()
+
+
+def occupied_by_a_file(world: World) -> None:
+    world.backup.write_bytes(b"x")
+
+
+def no_parent(world: World) -> None:
+    world.backup.parent.rmdir()
+
+
+def parent_is_a_file(world: World) -> None:
+    world.backup.parent.rmdir()
+    world.backup.parent.write_bytes(b"x")
+
+
+REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
+    "no node's directory": (no_directory, "does not exist; nothing was changed"),
+    "a directory of something else": (nothing_of_a_nodes, "is not a node's directory.*--lightning-dir"),
+    "several nodes": (several_nodes, "holds several nodes.*repeat this with --lightning-dir"),
+    "a file for a directory": (a_file_for_a_directory, "is not a directory"),
+    "a database of something else": (not_lightningds, "is not a database of lightningd.*Nothing was made"),
+    "garbage for a database": (garbage, "is corrupt"),
+    "a corrupt database": (corrupt, "is corrupt: .*nothing was written"),
+    "a database that was cut": (cut, "is corrupt"),
+    "the destination exists": (occupied, "is there already, and nothing in it was touched"),
+    "the destination is a backup": (occupied_by_a_backup, "is there already, and nothing in it was touched"),
+    "the destination is a file": (occupied_by_a_file, "is there already, and nothing in it was touched"),
+    "the destination's parent does not exist": (no_parent, "does not exist. Nothing was made; is the disk .*mounted"),
+    "the destination's parent is a file": (parent_is_a_file, "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(old_node: World, what: str) -> None:
+    act, sentence = REFUSED[what]
+    act(old_node)
+    before = tree(old_node.root)
+    assert_refused(init(old_node), sentence)
+    assert tree(old_node.root) == before
+
+
+def test_a_running_lightningd(old_node: World) -> None:
+    before = tree(old_node.root)
+    pid_file = old_node.directory.parent / f"lightningd-{old_node.directory.name}.pid"
+    with running(PID_LOCK, pid_file) as lightningd:
+        assert_refused(init(old_node), f"process {lightningd.pid} .*stop the node first, with lightning-cli stop")
+    pid_file.unlink()
+    assert tree(old_node.root) == before
+
+
+def test_a_database_that_somebody_has_open(old_node: World) -> None:
+    before = tree(old_node.root)
+    with running("import sqlite3; c = sqlite3.connect(a[0]); c.execute('SELECT * FROM vars')", old_node.database):
+        assert_refused(init(old_node), r"has .*lightningd.sqlite3 open; nothing was changed")
+    assert tree(old_node.root) == before
+
+
+def test_a_plugin_at_work(old_node: World, history: History) -> None:
+    assert init(old_node).code == 0
+    with old_node.node(database=SeparateDatabase) as node:
+        node.play(history.notes(1))
+        old_node.backup = old_node.backup.with_name("second.bkp")
+        assert_refused(init(old_node), "in use|another process")
+        assert not old_node.backup.exists()
+
+
+@pytest.mark.parametrize("where", ["disk", "lightning/regtest"])
+def test_places_that_this_user_may_not_write(old_node: World, where: str) -> None:
+    place = old_node.root / where
+    place.chmod(0o500)
+    before = tree(old_node.root)
+    try:
+        said = spawned(*as_mortal(), *command("init", "--lightning-dir", old_node.directory, old_node.url))
+        assert tree(old_node.root) == before
+    finally:
+        place.chmod(0o700)
+    assert_refused(said, "no permission to write there|Permission denied")
+
+
+def test_a_database_that_this_user_may_not_read(old_node: World) -> None:
+    old_node.database.chmod(0)
+    before = tree(old_node.backup.parent)
+    said = spawned(*as_mortal(), *command("init", "--lightning-dir", old_node.directory, old_node.url))
+    assert_refused(said, "lightningd.sqlite3")
+    assert tree(old_node.backup.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("/mnt/backup/lightning.bkp", "no scheme; write it as a URL, for instance: file:///mnt/backup/lightning.bkp"),
+        ("lightning.bkp", "no scheme; write it as a URL, for instance: file:///"),
+        ("", "no scheme; write it as a URL"),
+        ("ftp://server/x", "there is no kind of destination ftp://"),
+        ("file://mnt/backup", "names the machine 'mnt'"),
+        ("file:relative", "no absolute path"),
+        ("file:///a#b", "write it as %23"),
+        ("file:///a%00b", "no absolute path"),
+        ("http://[::1", "is not a URL"),
+    ],
+)
+def test_a_url_that_is_none_is_a_mistake_in_what_was_typed(old_node: World, url: str, sentence: str) -> None:
+    before = tree(old_node.root)
+    said = backup_cli("init", "--lightning-dir", old_node.directory, url)
+    assert said.code == 2
+    assert sentence in said.text
+    assert tree(old_node.root) == before

@@ -1,0 +1,72 @@
+"""Commands that are killed (-9) in the middle of their work: what was there before is there, or what they make."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.same import everything
+from tests.end_to_end.world import World, backup_cli, command, said_at
+from tests.standin import History
+
+DELAYS = [0.22, 0.28, 0.34, 0.4, 0.5]
+"""Seconds from the start of the process: after its imports, before its end (as a rule; any moment is a good one)."""
+
+
+def killed(*words: object, delay: float) -> bool:
+    """Run `backup-cli` and kill it; whether it was still at work."""
+    process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(delay)
+    ended = process.poll()
+    process.kill()
+    process.wait()
+    return ended is None
+
+
+@pytest.fixture
+def large(world: World, history: History) -> World:
+    """A database of 8 MiB, so that everything takes a moment."""
+    world.init().run([history.first(), *(history.big(2 << 20) for _ in range(4)), *history.notes(20)])
+    return world
+
+
+@pytest.mark.parametrize("act", ["resync", "compact", "restore"])
+def test_the_backup_is_whole_and_the_node_goes_on(large: World, act: str) -> None:
+    words: dict[str, list[object]] = {
+        "resync": ["--lightning-dir", large.directory],
+        "compact": [large.url],
+        "restore": ["--replace", "--resume", large.url, large.directory],
+    }
+    for delay in DELAYS:
+        before = everything(large.database)
+        killed(act, *words[act], delay=delay)
+        assert everything(large.restore()) == before
+        if not large.database.exists():  # killed between the old file's move and the new one's
+            assert backup_cli("restore", "--resume", large.url, large.directory).code == 0
+        node = large.run(History(large.version).notes(1))
+        assert said_at(node, "broken") == []
+        large.assert_restored_equals_the_nodes()
+    assert [path.name for path in large.backup.glob("*.tmp")] == []
+    assert len(list(large.backup.glob("snapshot-*"))) == 1
+
+
+def test_an_init_that_was_killed_is_no_backup(world: World, history: History, tmp_path: Path) -> None:
+    """Or a whole one: then only backup.lock may be missing, which comes last."""
+    world.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
+    for number, delay in enumerate(DELAYS):
+        world.backup = tmp_path / "disk" / f"{number}.bkp"
+        killed("init", "--lightning-dir", world.directory, world.url, delay=delay)
+        if (world.directory / "backup.lock").exists():
+            named = json.loads((world.directory / "backup.lock").read_text())["backend_url"]
+            assert backup_cli("verify", named, "--lightning-dir", world.directory).code == 0
+        if (world.backup / "manifest").exists():
+            world.assert_restored_equals_the_nodes()
+        elif world.backup.exists():
+            assert_refused(backup_cli("verify", world.url), "is not a whole backup")
+    world.backup = tmp_path / "disk" / "last.bkp"
+    world.init().run(history.notes(1))
+    assert [path.name for path in world.directory.glob(".lightningd-backup-*")] == []
+    world.assert_restored_equals_the_nodes()

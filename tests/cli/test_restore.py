@@ -1,0 +1,229 @@
+"""`backup-cli restore`: the database comes back, and nothing that lies in its place is ever touched."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import assert_refused, restore
+from tests.end_to_end.damage import DAMAGED
+from tests.end_to_end.same import differences, everything
+from tests.end_to_end.world import World, command, said_at, tree
+from tests.standin import History, Moment, SeparateDatabase, has_hot_journal
+
+# Where it goes
+
+
+def test_to_a_file(lived: World, place: Path) -> None:
+    said = restore(lived, place / "my.sqlite3")
+    assert said.code == 0
+    assert said.out == f"{place / 'my.sqlite3'}\n", "stdout is the path, and nothing else"
+    assert differences(place / "my.sqlite3", lived.database) == []
+    assert (place / "my.sqlite3").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in place.iterdir()] == ["my.sqlite3"], "nothing else is left there"
+
+
+def test_to_a_directory(lived: World, place: Path) -> None:
+    assert restore(lived, place).code == 0
+    assert differences(place / "lightningd.sqlite3", lived.database) == []
+
+
+def test_to_a_network_directory_that_is_made_for_it(lived: World, place: Path) -> None:
+    assert restore(lived, place / "bitcoin").code == 0
+    assert (place / "bitcoin").stat().st_mode & 0o777 == 0o700
+    assert differences(place / "bitcoin" / "lightningd.sqlite3", lived.database) == []
+
+
+def test_to_a_path_in_the_home_directory(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    assert restore(lived, Path("~/x.sqlite3")).code == 0
+    assert (place / "x.sqlite3").exists()
+
+
+def test_to_a_path_from_here(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert restore(lived, Path("x.sqlite3")).code == 0
+    assert restore(lived, Path()).code == 0
+    assert differences(place / "x.sqlite3", place / "lightningd.sqlite3") == []
+
+
+def test_what_a_person_must_do_and_must_never_do(lived: World, place: Path) -> None:
+    said = restore(lived, place).err
+    for words in ("hsm_secret belongs beside", "must never run again", "Never start from an older copy", "--resume"):
+        assert words in said
+
+
+def test_beside_a_running_node(lived: World, place: Path, history: History) -> None:
+    with lived.node() as node:
+        node.play(history.notes(3))
+        assert restore(lived, place).code == 0
+        node.play(history.notes(3))
+    lived.assert_restored_equals_the_nodes()
+
+
+# What lies there already
+
+
+def leftovers(place: Path, names: list[str]) -> list[Path]:
+    paths = [place / f"lightningd.sqlite3{name}" for name in names]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    return paths
+
+
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
+def test_nothing_is_overwritten(lived: World, place: Path, suffix: str) -> None:
+    """Neither a database nor what SQLite keeps beside one: a stale journal would be rolled into the restored one."""
+    leftovers(place, [suffix])
+    before = tree(place)
+    assert_refused(restore(lived, place), f"lightningd.sqlite3{suffix} is there already, and nothing .*add --replace")
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("target", ["missing", "../elsewhere"])
+def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
+    """To nothing, or to a database on another disk."""
+    shutil.copy(lived.database, place.parent / "elsewhere")
+    (place / "lightningd.sqlite3").symlink_to(target)
+    before = tree(place)
+    assert_refused(restore(lived, place), "is there already")
+    assert tree(place) == before
+    assert restore(lived, place, "--replace").code == 0
+    assert not (place / "lightningd.sqlite3").is_symlink()
+    assert differences(place / "lightningd.sqlite3", lived.database) == []
+
+
+def test_replace_moves_all_of_it_aside(lived: World, place: Path) -> None:
+    names = ["", "-journal", "-wal", "-shm"]
+    leftovers(place, names)
+    said = restore(lived, place, "--replace")
+    assert said.code == 0
+    kept = sorted(path.name for path in place.glob("*before-restore*"))
+    assert len(kept) == 4
+    assert [path.read_bytes() for path in sorted(place.glob("*before-restore*"))] == [
+        f"lightningd.sqlite3{name}".encode() for name in sorted(names)
+    ]
+    assert all(name in said.err for name in kept)
+    assert not any((place / f"lightningd.sqlite3{name}").exists() for name in names[1:])
+    assert differences(place / "lightningd.sqlite3", lived.database) == []
+
+
+def test_what_is_moved_aside_is_still_a_database_with_its_journal(lived: World, history: History) -> None:
+    """Their names belong together as before, so that SQLite would still roll the hot journal back."""
+    lived.run([history.big()])
+    before = everything(lived.database)
+    node = lived.node(database=partial(SeparateDatabase, cache_pages=10))
+    node.start()
+    node.die_at(Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"))
+    assert has_hot_journal(lived.directory)
+    assert restore(lived, lived.directory, "--replace").code == 0
+    [aside] = [path for path in lived.directory.glob("*before-restore*") if not path.name.endswith("-journal")]
+    assert everything(aside) == before
+    assert everything(lived.database) == before
+
+
+def test_a_damaged_backup_replaces_nothing(lived: World, place: Path) -> None:
+    leftovers(place, ["", "-journal"])
+    DAMAGED["a record's content has a flipped bit"](lived)
+    before = tree(place)
+    assert_refused(restore(lived, place, "--replace"), "damaged", code=3)
+    assert tree(place) == before
+
+
+# Going on with the same backup
+
+
+def test_resume(lived: World, place: Path, history: History) -> None:
+    said = restore(lived, place, "--resume")
+    assert said.code == 0
+    assert "the node goes on with" in said.err
+    assert ((place / "backup.lock").stat().st_mode & 0o777) == 0o600
+    new = World(lived.root / "elsewhere")
+    new.directory, new.backup = place, lived.backup
+    for _ in range(2):
+        node = new.run(history.notes(2))
+        assert said_at(node, "unusual") == [], "it knows that this is what the backup holds"
+    new.assert_restored_equals_the_nodes()
+
+
+def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, history: History) -> None:
+    lived.database.unlink()
+    assert restore(lived, lived.directory, "--resume").code == 0
+    assert len(list(lived.directory.glob("backup.lock.*"))) == 1
+    lived.run(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_resume_after_a_change_that_was_never_committed(lived: World, history: History) -> None:
+    """The node's disk died with it: what the plugin acknowledged is the newest state."""
+    call = history.note()
+    node = lived.node()
+    node.start()
+    node.die_at(Moment.BEFORE_COMMIT, call)
+    assert restore(lived, lived.directory, "--replace", "--resume").code == 0
+    assert lived.version == call.data_version
+    lived.run(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_resume_needs_a_nodes_directory(lived: World, place: Path) -> None:
+    assert_refused(restore(lived, place / "x.sqlite3", "--resume"), "--resume needs DEST to be a node's directory")
+    assert list(place.iterdir()) == []
+
+
+# Old versions, for looking at
+
+
+def test_an_old_version_is_never_called_like_a_nodes_database(lived: World, place: Path) -> None:
+    assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
+    refused = restore(lived, place, "--to-version", "3", "--not-for-a-node", "--resume")
+    assert_refused(refused, "for looking at only")
+    assert list(place.iterdir()) == []
+    assert restore(lived, place, "--to-version", "3", "--not-for-a-node").code == 0
+    assert [path.name for path in place.glob("*.sqlite3*")] == ["lightningd.sqlite3.version-3-NOT-FOR-A-NODE"]
+
+
+def test_a_version_that_the_backup_does_not_have(taken_over: World, place: Path) -> None:
+    for version, sentence in (("2", "goes back to version 4, not to 2"), ("99", "ends at version 12, before 99")):
+        assert_refused(restore(taken_over, place, "--to-version", version, "--not-for-a-node"), sentence)
+    assert list(place.glob("*.sqlite3*")) == []
+
+
+# Broken off
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
+def test_ctrl_c_leaves_nothing(world: World, place: Path, history: History, after: float) -> None:
+    world.init().run([history.first(), *(history.big(4 << 20) for _ in range(8))])
+    process = subprocess.Popen(command("restore", world.url, place / "bitcoin"), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "Restoring" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    if process.returncode in (0, -signal.SIGINT):  # the key came when all was done
+        assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
+        return
+    assert process.returncode == 1
+    assert "nothing that was there before has changed" in said
+    assert list(place.iterdir()) == []
+
+
+def test_a_kill_leaves_nothing_for_long(lived: World, place: Path) -> None:
+    """What a killed restore has left holds channel secrets; the next one tidies it up."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    left = place / f".lightningd.sqlite3.restoring-{process.pid}"
+    another = place / f".lightningd.sqlite3.restoring-{os.getppid()}"
+    for path in (left, another):
+        path.write_bytes(b"half a database")
+    assert restore(lived, place).code == 0
+    assert not left.exists()
+    assert another.exists(), "that one is still at work"

@@ -1,0 +1,138 @@
+"""`backup-cli restore`: which backup is meant, what is wrong with it, and places that it cannot go to."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import PID_LOCK, assert_refused, restore
+from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, from_a_later_release, in_file, segment
+from tests.end_to_end.same import everything
+from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
+from tests.node.processes import running
+from tests.standin import History, SeparateDatabase
+
+# Which backup
+
+
+def test_a_directory_that_holds_one(lived: World, place: Path) -> None:
+    said = backup_cli("restore", "--resume", lived.backup.parent.as_uri() + "/", place)
+    assert said.code == 0
+    assert lived.url in (place / "backup.lock").read_text()
+
+
+def test_a_directory_that_holds_one_with_an_odd_name(lived: World, place: Path, history: History) -> None:
+    odd = lived.backup.with_name("my node's 100% #1?.bkp")
+    lived.backup.rename(odd)
+    said = backup_cli("restore", "--resume", lived.backup.parent.as_uri(), place)
+    assert said.code == 0, said
+    new = World(lived.root / "elsewhere")
+    new.directory, new.backup = place, odd
+    new.run(history.notes(1))
+    new.assert_restored_equals_the_nodes()
+
+
+def test_a_directory_that_holds_several(lived: World, place: Path) -> None:
+    for name in ("b", "a"):
+        shutil.copytree(lived.backup, lived.backup.with_name(name))
+    parent = lived.backup.parent.as_uri()
+    said = backup_cli("restore", parent, place)
+    assert_refused(said, rf"holds 3 backups; say which one:\s+{parent}/a\s+{parent}/b\s+{parent}/lightning.bkp")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_place_without_any(lived: World, place: Path, make: bool) -> None:
+    nowhere = lived.root / "nowhere"
+    if make:
+        nowhere.mkdir()
+    said = backup_cli("restore", nowhere.as_uri(), place)
+    assert_refused(said, "no manifest" if make else "there is no backup at .*mounted")
+    assert list(place.iterdir()) == []
+
+
+def test_a_backup_that_holds_nothing_yet(world: World, place: Path) -> None:
+    world.init()
+    assert_refused(restore(world, place), "holds no database yet.*Nothing was restored")
+    assert list(place.glob("*.sqlite3*")) == []
+
+
+# Damage
+
+
+@pytest.mark.parametrize("what", [*DAMAGED, *DAMAGED_OUT_OF_SIGHT])
+def test_damage(taken_over: World, place: Path, what: str) -> None:
+    (DAMAGED | DAMAGED_OUT_OF_SIGHT)[what](taken_over)
+    backup = tree(taken_over.backup)
+    assert_refused(restore(taken_over, place / "bitcoin"), "the backup is damaged: .* at byte .*Do not start", code=3)
+    assert list(place.iterdir()) == [], "a directory that was made for nothing is gone again"
+    assert tree(taken_over.backup) == backup
+
+
+@pytest.mark.parametrize("name", ["manifest", "segment", "snapshot", "session"])
+def test_from_the_future(taken_over: World, place: Path, name: str) -> None:
+    in_file(name, from_a_later_release)(taken_over)
+    assert_refused(restore(taken_over, place), "newer lightningd-backup.*install that release")
+
+
+def test_a_torn_end_is_left_out_and_told(lived: World, place: Path, history: History) -> None:
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    before = everything(lived.database)
+    node.db_write(history.big(1 << 16))
+    node.die()
+    data = segment(lived).read_bytes().rstrip(b"\0")
+    cut = data.rindex(b"\xb5R") + 45  # in the last record, just behind its header
+    segment(lived).write_bytes(data[:cut])
+    said = restore(lived, place)
+    assert said.code == 0, said
+    assert "warning: the end of the backup was torn" in said.err
+    assert everything(place / "lightningd.sqlite3") == before
+
+
+# Places that cannot be
+
+
+def test_a_running_lightningd(lived: World, place: Path) -> None:
+    directory = place / "regtest"
+    directory.mkdir()
+    pid_file = place / "lightningd-regtest.pid"
+    with running(PID_LOCK, pid_file):
+        assert_refused(restore(lived, directory), "is in use: process .*stop the node first")
+    assert list(directory.iterdir()) == []
+
+
+def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:
+    with lived.node(database=SeparateDatabase) as node:
+        node.play(history.notes(1))
+        assert_refused(restore(lived, lived.directory, "--replace"), "in use")
+        node.play(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_no_such_directory(lived: World, place: Path) -> None:
+    assert_refused(restore(lived, place / "a" / "b"), "does not exist, so nothing can be restored there; create it")
+    assert_refused(restore(lived, lived.database / "x"), "does not exist|not a directory|Not a directory")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("dest", [".", "x.sqlite3"])
+def test_a_place_that_this_user_may_not_write(lived: World, place: Path, dest: str) -> None:
+    place.chmod(0o500)
+    try:
+        said = spawned(*as_mortal(), *command("restore", lived.url, place / dest))
+    finally:
+        place.chmod(0o700)
+    assert_refused(said, "Permission denied.*(run this as|repeat)")
+    assert list(place.iterdir()) == []
+
+
+def test_another_users_backup(lived: World, place: Path) -> None:
+    lived.backup.chmod(0)
+    try:
+        said = spawned(*as_mortal(), *command("restore", lived.url, place))
+    finally:
+        lived.backup.chmod(0o700)
+    assert_refused(said, "cannot be used: Permission denied")
+    assert list(place.iterdir()) == []

@@ -1,0 +1,182 @@
+"""`backup-cli resync`: the backup is made to hold the present database, and nothing less is ever put in its place."""
+
+import shutil
+
+import pytest
+
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file
+from tests.end_to_end.same import everything
+from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, said_at, spawned, tree
+from tests.node.processes import running
+from tests.standin import History, SeparateDatabase
+
+HOLD = "f = open(a[0], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); f.write(f'{os.getpid()} lightningd-backup\\n'); f.flush()"
+
+LEFT_TO_INIT = ("the manifest has a flipped bit", "the manifest is empty")
+"""What leaves nothing that says which backup it is."""
+
+
+def resync(world: World) -> Said:
+    return backup_cli("resync", "--lightning-dir", world.directory)
+
+
+def assert_gone_on_with(world: World) -> None:
+    """The next start takes the backup as it is."""
+    node = world.run(History(world.version).notes(2))
+    assert said_at(node, "unusual") == []
+    world.assert_restored_equals_the_nodes()
+
+
+def test_of_a_backup_that_is_behind(lived: World, history: History) -> None:
+    lived.run_without_plugin(history.notes(3))
+    said = resync(lived)
+    assert said.code == 0
+    assert "Writing the snapshot of version 9 (the backup was at 6)" in said.err
+    assert lived.status()["generation_reason"] == "resync"
+    lived.assert_restored_equals_the_nodes()
+    assert_gone_on_with(lived)
+
+
+def test_of_a_backup_that_is_up_to_date(lived: World) -> None:
+    for _ in range(2):
+        assert resync(lived).code == 0
+    assert_gone_on_with(lived)
+    assert len(list(lived.backup.glob("snapshot-*"))) == 1
+
+
+def test_of_an_old_database_that_is_known_to_be_right(lived: World, history: History) -> None:
+    """The one act that takes a backup back: an operator says so, the node never does."""
+    old = lived.database.read_bytes()
+    lived.run(history.notes(4))
+    lived.database.write_bytes(old)
+    assert resync(lived).code == 0
+    assert lived.status()["data_version"] == 6
+    assert_gone_on_with(lived)
+
+
+@pytest.mark.parametrize("what", [name for name in (*DAMAGED, *DAMAGED_OUT_OF_SIGHT) if name not in LEFT_TO_INIT])
+def test_damage_is_left_behind(taken_over: World, what: str) -> None:
+    (DAMAGED | DAMAGED_OUT_OF_SIGHT)[what](taken_over)
+    said = resync(taken_over)
+    assert said.code == 0, said
+    taken_over.assert_restored_equals_the_nodes()
+    assert_gone_on_with(taken_over)
+
+
+@pytest.mark.parametrize("what", LEFT_TO_INIT)
+def test_damage_that_leaves_no_name_is_sent_on_to_init(taken_over: World, what: str) -> None:
+    """Otherwise two commands would send each other around in circles."""
+    DAMAGED[what](taken_over)
+    before = tree(taken_over.root)
+    assert_refused(resync(taken_over), "backup-cli init", code=3)
+    assert tree(taken_over.root) == before
+
+
+def test_an_earlier_owner_takes_its_backup_back(lived: World, history: History) -> None:
+    """After another machine has written to it: only the operator knows which of the two is the right one."""
+    other = World(lived.root / "other")
+    other.directory.rmdir()
+    shutil.copytree(lived.directory, other.directory)
+    other.backup = lived.backup
+    other.run(History(6).notes(3))
+    assert resync(lived).code == 0
+    assert_gone_on_with(lived)
+
+
+def test_a_failed_run_is_made_good(lived: World, history: History) -> None:
+    flip(min(lived.backup.glob("segment-*")), 100)
+    lived.run_without_plugin(history.notes(1))
+    before = everything(lived.database)
+    assert resync(lived).code == 0
+    assert everything(lived.restore()) == before
+
+
+# Refusals
+
+
+def test_while_lightningd_runs(lived: World, history: History) -> None:
+    with lived.node(database=SeparateDatabase) as node:
+        node.play(history.notes(1))
+        before = tree(lived.root)
+        assert_refused(resync(lived), "in use: process .*stop the node first")
+        assert tree(lived.root) == before
+        node.play(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_beside_another_writer(lived: World) -> None:
+    hold = (
+        "f = open(a[0], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); f.write(f'{os.getpid()} lightningd-backup\\n'); f.flush()"
+    )
+    with running(hold, lived.directory / "backup.pid") as holder:
+        before = tree(lived.root)
+        assert_refused(resync(lived), rf"another process \(pid {holder.pid}, lightningd-backup\) is writing")
+        assert tree(lived.root) == before
+
+
+def test_without_a_database(lived: World) -> None:
+    lived.database.unlink()
+    (lived.directory / "hsm_secret").touch()
+    before = tree(lived.root)
+    assert_refused(resync(lived), "there is no database at .*restore")
+    assert tree(lived.root) == before
+
+
+def test_with_a_corrupt_database(lived: World) -> None:
+    data = bytearray(lived.database.read_bytes())
+    data[4096:8192] = b"\xa5" * 4096
+    lived.database.write_bytes(data)
+    before = tree(lived.backup)
+    assert_refused(resync(lived), "is corrupt: ")
+    assert tree(lived.backup) == before
+
+
+def test_with_another_nodes_database(lived: World, history: History) -> None:
+    set_id = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('node_id', x'{}')"
+    lived.run([history.transaction(set_id.format("02" * 33))])
+    lived.run_without_plugin([history.transaction(set_id.format("03" * 33))])
+    before = tree(lived.backup)
+    assert_refused(resync(lived), "belongs to the node 0202.*and the database to 0303.*backup-cli init")
+    assert tree(lived.backup) == before
+
+
+def test_with_another_backup_in_its_place(lived: World) -> None:
+    """Disks were exchanged: the one that lies there may be another node's only backup."""
+    other = World(lived.root / "other").init()
+    lived.backup.rename(lived.backup.with_name("right.bkp"))
+    other.backup.rename(lived.backup)
+    before = tree(lived.root)
+    assert_refused(resync(lived), "backup.lock expects the backup .* put the right one back")
+    assert tree(lived.root) == before
+
+
+def test_without_backup_lock(lived: World) -> None:
+    (lived.directory / "backup.lock").unlink()
+    assert_refused(resync(lived), "no backup yet.*backup-cli init")
+
+
+def test_with_an_unreachable_backup(lived: World) -> None:
+    lived.backup.rename(lived.backup.with_name("away"))
+    before = tree(lived.root)
+    assert_refused(resync(lived), "there is no backup at .*mounted")
+    assert tree(lived.root) == before
+
+
+def test_with_a_backup_from_the_future(lived: World) -> None:
+    in_file("manifest", from_a_later_release)(lived)
+    before = tree(lived.root)
+    assert_refused(resync(lived), "newer lightningd-backup")
+    assert tree(lived.root) == before
+
+
+def test_a_backup_that_may_not_be_written(lived: World) -> None:
+    lived.backup.chmod(0o500)
+    before = tree(lived.backup)
+    try:
+        said = spawned(*as_mortal(), *command("resync", "--lightning-dir", lived.directory))
+        assert tree(lived.backup) == before
+    finally:
+        lived.backup.chmod(0o700)
+    assert_refused(said, "Permission denied")
+    lived.assert_restored_equals_the_nodes()

@@ -1,0 +1,150 @@
+"""`backup-cli status` tells and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
+
+import json
+import time
+
+import pytest
+
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.damage import DAMAGED, flip, segment, snapshot
+from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
+from tests.standin import History, SeparateDatabase
+
+SEEN_BY_STATUS = [name for name in DAMAGED if "manifest" in name or "segment" in name or "record" in name]
+
+
+# status
+
+
+def test_what_it_tells(taken_over: World) -> None:
+    before = tree(taken_over.root)
+    said = backup_cli("status", taken_over.url)
+    assert said.code == 0
+    told = dict(line.split(maxsplit=1) for line in said.out.splitlines() if not line.startswith("last change"))
+    assert told["health"] == "ok"
+    assert told["version"] == "12"
+    assert told["log"].startswith("8 records in ")
+    assert "generation 1 (init)" in told["snapshot"]
+    assert told["compacted"] == "never"
+    assert tree(taken_over.root) == before
+
+
+def test_for_programs(taken_over: World) -> None:
+    seen = json.loads(backup_cli("status", "--json", taken_over.url).out)
+    assert seen["health"] == "ok"
+    assert seen["url"] == taken_over.url
+    assert seen["troubles"] == []
+    assert abs(seen["last_change"] - time.time()) < 60
+    files = sum(path.stat().st_size for path in taken_over.backup.iterdir() if "-0" in path.name)
+    assert seen["snapshot_bytes"] + seen["segment_bytes"] == files
+
+
+def test_of_the_nodes_own_backup(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(backup_cli("status", "--json", "--lightning-dir", lived.directory.parent).out)["url"] == lived.url
+    home = lived.root / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    assert_refused(backup_cli("status"), "does not exist; nothing was changed")
+    (home / ".lightning").symlink_to(lived.directory.parent)
+    assert backup_cli("status").code == 0
+
+
+def test_the_same_from_the_running_plugin_and_beside_it(lived: World, history: History) -> None:
+    with lived.node() as node:
+        node.play(history.notes(5))
+        within, beside = node.rpc("backup-status"), lived.status()
+        for name in ("data_version", "records", "generation", "backup_id", "snapshot_bytes", "health"):
+            assert within[name] == beside[name], name
+
+
+def test_the_nodes_id_is_learned(lived: World, history: History) -> None:
+    node_id = "02" + "ab" * 32
+    assert lived.status()["node_id"] is None
+    lived.run([history.transaction(f"INSERT INTO vars (name, blobval) VALUES ('node_id', x'{node_id}')")])
+    assert lived.status()["node_id"] == node_id
+    assert node_id in backup_cli("status", lived.url).out
+
+
+@pytest.mark.parametrize("what", SEEN_BY_STATUS)
+def test_damage_that_a_look_at_the_log_shows(taken_over: World, what: str) -> None:
+    DAMAGED[what](taken_over)
+    before = tree(taken_over.root)
+    said = backup_cli("status", taken_over.url)
+    assert said.code == 3
+    assert "the backup is damaged: " in said.text
+    assert tree(taken_over.root) == before
+
+
+def test_damage_for_programs(lived: World) -> None:
+    flip(segment(lived), 100)
+    said = backup_cli("status", "--json", lived.url)
+    assert said.code == 3
+    assert json.loads(said.out)["health"] == "damaged"
+
+
+# compact
+
+
+def test_it_becomes_small_and_stays_whole(taken_over: World) -> None:
+    said = backup_cli("compact", taken_over.url)
+    assert said.code == 0
+    assert " before, " in said.err
+    seen = taken_over.status()
+    assert (seen["generation"], seen["generation_reason"], seen["records"]) == (2, "compaction", 1)
+    taken_over.assert_restored_equals_the_nodes()
+    node = taken_over.run(History(taken_over.version).notes(2))
+    assert [level for level, _ in node.logs] == ["info"], "the node goes on with it as if nothing had been"
+    taken_over.assert_restored_equals_the_nodes()
+
+
+def test_twice_there_is_nothing_to_fold(taken_over: World) -> None:
+    assert backup_cli("compact", taken_over.url).code == 0
+    said = backup_cli("compact", taken_over.url)
+    assert said.code == 0
+    assert "there is nothing to fold yet" in said.err
+    taken_over.assert_restored_equals_the_nodes()
+
+
+def test_beside_a_running_node(lived: World, history: History) -> None:
+    with lived.node(database=SeparateDatabase) as node:
+        node.play(history.notes(3))
+        before = tree(lived.backup)
+        assert_refused(backup_cli("compact", lived.url), rf"a running node \(process {node.pid}\) .*backup-compact")
+        assert tree(lived.backup) == before
+        node.play(history.notes(3))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_after_a_kill(lived: World, history: History) -> None:
+    """The marker still says that somebody writes, but that process is dead."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(3))
+    node.die()
+    assert backup_cli("compact", lived.url).code == 0
+    lived.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("what", list(DAMAGED))
+def test_a_damaged_backup_is_left_alone(taken_over: World, what: str) -> None:
+    DAMAGED[what](taken_over)
+    before = tree(taken_over.root)
+    assert_refused(backup_cli("compact", taken_over.url), "the backup is damaged", code=3)
+    assert tree(taken_over.root) == before
+
+
+def test_a_damaged_snapshot_is_not_folded(taken_over: World) -> None:
+    flip(snapshot(taken_over), 200)
+    assert_refused(backup_cli("compact", taken_over.url), "the backup is damaged: .* in snapshot-", code=3)
+    assert [path.name for path in taken_over.backup.glob("snapshot-*")] == ["snapshot-00000001"]
+
+
+def test_a_backup_that_may_not_be_written(taken_over: World) -> None:
+    taken_over.backup.chmod(0o500)
+    before = tree(taken_over.root)
+    try:
+        said = spawned(*as_mortal(), *command("compact", taken_over.url))
+        assert tree(taken_over.root) == before
+    finally:
+        taken_over.backup.chmod(0o700)
+    assert_refused(said, "cannot be used: Permission denied")

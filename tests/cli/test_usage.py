@@ -1,0 +1,157 @@
+"""Whatever is typed: an exit code, a sentence, and never a traceback."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from backup_cli.main import cli
+from tests.end_to_end.world import World, backup_cli, command, spawned
+from tests.standin import History
+
+COMMANDS = sorted(cli.commands)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    for option in ("-h", "--help"):
+        said = backup_cli(name, option)
+        assert said.code == 0
+        assert said.out.startswith(f"Usage: backup-cli {name} ")
+    assert name in backup_cli("--help").out
+
+
+def test_the_version() -> None:
+    assert backup_cli("--version").out.startswith("backup-cli, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("unknown",),
+        ("init",),
+        ("init", "a", "b"),
+        ("init", "--lightning-dir"),
+        ("restore",),
+        ("restore", "file:///x"),
+        ("restore", "--to-version", "-1", "file:///x", "y"),
+        ("restore", "--to-version", "x", "file:///x", "y"),
+        ("verify",),
+        ("verify", "--no-such-option", "file:///x"),
+        ("compact",),
+        ("resync", "file:///x"),
+        ("status", "--json", "--prometheus"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_in_what_was_typed(arguments: tuple[str, ...]) -> None:
+    said = backup_cli(*arguments)
+    assert said.code == 2 or (not arguments and said.code in (0, 2))
+    assert "Usage: " in said.text or "Error: " in said.err
+
+
+@pytest.mark.parametrize("name", ["restore", "verify", "status", "compact"])
+@pytest.mark.parametrize("url", ["x", "s3://bucket/x", "file://host/x", "file:///", "file:///dev/null", "file:///proc"])
+def test_urls_of_no_backup(name: str, url: str, tmp_path: Path) -> None:
+    said = backup_cli(name, url, *([tmp_path / "x"] if name == "restore" else []))
+    assert said.code in (1, 2)
+    assert "error: " in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff\xfe\n\x1b[31m")
+    for words in (["init", odd], ["init", f"file:///{odd}"], ["restore", f"file://{tmp_path}", odd], [odd]):
+        said = spawned(*command(*words), environment={"HOME": str(tmp_path)}, directory=tmp_path)
+        assert said.code in (1, 2)
+        assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1"])
+def test_a_terminal_that_knows_little(lived: World, locale: str) -> None:
+    """Also one that cannot show all the characters that we use."""
+    environment = {"LC_ALL": locale, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for words in (["verify", lived.url], ["status", lived.url], ["restore", lived.url, "missing/place"]):
+        said = spawned(*command(*words), environment=environment)
+        assert said.code in (0, 1)
+        assert "Traceback" not in said.err
+
+
+def test_an_output_that_nobody_reads(lived: World) -> None:
+    """`backup-cli verify … | head -0`."""
+    for stream in ("1>&-", "2>&-", "| true"):
+        said = spawned("sh", "-c", f'"$@" {stream}', "sh", *command("verify", lived.url))
+        assert "Traceback" not in said.err
+
+
+def test_without_a_terminal_progress_is_lines(lived: World) -> None:
+    said = spawned(*command("verify", lived.url))
+    lines = [line for line in said.err.splitlines() if line.startswith("Verifying")]
+    assert lines[0] == "Verifying …"
+    assert any(line.startswith("Verifying: 100 % after") for line in lines)
+    assert "\r" not in said.err
+    assert "\x1b" not in said.err
+
+
+def test_with_a_terminal_progress_is_a_bar(lived: World) -> None:
+    program = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    said = spawned(sys.executable, "-c", program, *command("verify", lived.url))
+    assert said.code == 0
+    assert "[####################################]  100%" in said.out
+    assert "Verifying …" not in said.out
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world, history = World(tmp_path_factory.mktemp("fuzzed")), History()
+    world.init().run([history.first(), *history.notes(5)])
+    return world
+
+
+PLACES = ["{url}", "{directory}", "{disk}", "{place}", "file://", "~", "~nobody", ".", "..", ""]
+"""None outside of the test's own directories: what is typed may well succeed."""
+
+OPTIONS = ["--", "-", "--json", "--replace", "--resume", "--lightning-dir", "--scratch", "--to-version", "3"]
+
+relative = st.text(max_size=12).map(lambda text: text.replace("/", ""))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from([name for name in COMMANDS if name != "drill"]),
+    words=st.lists(
+        st.sampled_from([*PLACES, *OPTIONS]) | relative | relative.map(lambda text: f"{{here}}/{text}"),
+        max_size=5,
+    ),
+)
+@example(name="restore", words=["{url}", "~nobody/x"])
+@example(name="init", words=["--lightning-dir", "~nobody", "{here}/x"])
+@example(name="status", words=["{here}/\x00"])
+@example(name="verify", words=["{here}/" + "x" * 300])
+@example(name="verify", words=["{here}/" + "x/" * 3000])
+def test_odd_arguments(
+    fuzzed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    """No exception comes through, and the node's database and its backup stay as they are, or agree."""
+    place = tmp_path / "place"
+    place.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.chdir(place)
+    names = {
+        "{url}": fuzzed.url,
+        "{directory}": str(fuzzed.directory),
+        "{disk}": fuzzed.backup.parent.as_uri(),
+        "{place}": str(place),
+        "{here}": place.as_uri(),
+    }
+    for key, value in names.items():
+        words = [word.replace(key, value) for word in words]
+    said = backup_cli(name, *words)
+    assert said.code in (0, 1, 2, 3)
+    if said.code == 1:
+        assert "error: " in said.err
+    assert backup_cli("verify", fuzzed.url).code == 0

@@ -1,0 +1,171 @@
+"""`backup-cli verify`: every kind of damage is found, and a difference to the node's own database is told."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file, segment
+from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, spawned, tree
+from tests.node.processes import running
+from tests.standin import Call, History
+
+
+def verify(world: World, *options: object) -> Said:
+    return backup_cli("verify", world.url, *options)
+
+
+def test_a_whole_backup(taken_over: World) -> None:
+    before = taken_over.everything_on_disk()
+    said = verify(taken_over)
+    assert said.code == 0
+    assert "is whole: version 12" in said.out
+    assert "8 changes replayed, integrity ok" in said.out
+    assert taken_over.everything_on_disk() == before
+
+
+def test_a_backup_of_a_node_that_never_started(world: World) -> None:
+    world.init()
+    assert "is whole: version 0" in verify(world).out
+
+
+def test_the_same_as_the_nodes_database(taken_over: World) -> None:
+    said = verify(taken_over, "--lightning-dir", taken_over.directory.parent)
+    assert said.code == 0
+    assert "identical with the node's database: " in said.out
+
+
+def test_beside_a_running_node(lived: World, history: History) -> None:
+    with lived.node() as node:
+        for _ in range(3):
+            node.play(history.notes(3))
+            assert verify(lived).code == 0
+
+
+@pytest.mark.parametrize("what", [*DAMAGED, *DAMAGED_OUT_OF_SIGHT])
+def test_damage(taken_over: World, what: str) -> None:
+    (DAMAGED | DAMAGED_OUT_OF_SIGHT)[what](taken_over)
+    before = tree(taken_over.root)
+    assert_refused(verify(taken_over), r"the backup is damaged: .* at byte \d+; .*keep every disk", code=3)
+    assert tree(taken_over.root) == before
+
+
+def test_damage_in_the_middle_names_file_offset_and_the_last_good_version(lived: World, history: History) -> None:
+    lived.run(history.notes(20))
+    data = segment(lived).read_bytes()
+    flip(segment(lived), len(data) // 2)
+    assert_refused(verify(lived), r"segment-00000001 at byte \d+; the last good version is \d+", code=3)
+
+
+@pytest.mark.parametrize("name", ["manifest", "segment", "snapshot", "session"])
+def test_from_the_future(taken_over: World, name: str) -> None:
+    in_file(name, from_a_later_release)(taken_over)
+    assert_refused(verify(taken_over), "newer lightningd-backup.*install that release")
+
+
+def test_a_torn_end_is_no_damage(lived: World, history: History) -> None:
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    node.db_write(history.big(1 << 16))
+    node.die()
+    data = segment(lived).read_bytes().rstrip(b"\0")
+    segment(lived).write_bytes(data[: data.rindex(b"\xb5R") + 45])
+    said = verify(lived)
+    assert said.code == 0
+    assert "torn, as a power cut leaves it" in said.err
+    assert "is whole: version 8" in said.out
+
+
+# Compared with the node's own
+
+
+def test_each_difference_is_told_and_no_value_is_shown(lived: World) -> None:
+    with closing(sqlite3.connect(lived.database)) as connection, connection:
+        connection.execute("UPDATE vars SET val = 'a secret' WHERE name = 'note 3'")
+        connection.execute("CREATE TABLE more (id INTEGER)")
+    said = verify(lived, "--lightning-dir", lived.directory)
+    assert said.code == 1
+    assert "is whole: version 6" in said.out
+    assert "DIFFERENT: table vars: 1 row with other content" in said.out
+    assert "DIFFERENT: table more is only in" in said.out
+    assert "a secret" not in said.text
+    assert "backup-cli resync" in said.err
+
+
+def test_a_node_that_ran_without_the_plugin(lived: World, history: History) -> None:
+    lived.run_without_plugin(history.notes(2))
+    said = verify(lived, "--lightning-dir", lived.directory)
+    assert said.code == 1
+    assert "2 rows only in" in said.out
+
+
+def test_rows_that_refer_to_nothing_are_the_nodes_own(lived: World, history: History) -> None:
+    """A node may have such rows; they say nothing against a backup that has the same."""
+    lived.run(
+        [
+            history.foreign_keys(on=False),
+            history.transaction(
+                "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
+                "CREATE TABLE children (parent REFERENCES parents(id))",
+                "INSERT INTO children VALUES (7)",
+            ),
+            history.foreign_keys(on=True),
+        ]
+    )
+    said = verify(lived, "--lightning-dir", lived.directory)
+    assert said.code == 0
+    assert "note: the node's own database holds this, too: table children: 1 row" in said.err
+
+
+def test_a_database_that_is_not_there_or_in_use(lived: World) -> None:
+    with running("import sqlite3; c = sqlite3.connect(a[0]); c.execute('SELECT * FROM vars')", lived.database):
+        assert_refused(verify(lived, "--lightning-dir", lived.directory), "in use: process")
+    lived.database.unlink()
+    assert_refused(verify(lived, "--lightning-dir", lived.directory), "there is no database at")
+
+
+# Places
+
+
+def test_the_scratch_place_is_left_as_it_was(lived: World, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assert verify(lived, "--scratch", scratch).code == 0
+    DAMAGED["a record's content has a flipped bit"](lived)
+    assert verify(lived, "--scratch", scratch).code == 3
+    assert list(scratch.iterdir()) == []
+    missing = verify(lived, "--scratch", scratch / "missing")
+    assert missing.code == 2
+    assert "does not exist" in missing.err
+
+
+def test_a_read_only_backup(lived: World) -> None:
+    """A disk that was put aside, mounted so that nothing can happen to it."""
+    for path in lived.backup.iterdir():
+        path.chmod(0o400)
+    lived.backup.chmod(0o500)
+    try:
+        said = spawned(*as_mortal(), *command("verify", lived.url))
+    finally:
+        lived.backup.chmod(0o700)
+    assert said.code == 0, said
+    assert "is whole" in said.out
+
+
+@pytest.mark.parametrize(("url", "code"), [("file:///no/such/place", 1), ("nonsense", 2), ("file://", 2)])
+def test_no_backup(url: str, code: int) -> None:
+    assert backup_cli("verify", url).code == code
+
+
+def test_a_hostile_statement(lived: World, history: History) -> None:
+    """Only a person with the disk in their hands could have written it there; nothing else may happen by it."""
+    target = lived.root / "attached.sqlite3"
+    with lived.node() as node:
+        call = Call(7, (f"ATTACH '{target}' AS x", *history.note().writes))
+        assert node.wire.reply(node.post(call))["result"] == {"result": "continue"}
+    said = verify(lived)
+    assert_refused(said, "contains what no node writes.*ATTACH", code=3)
+    assert not target.exists()
