@@ -1,0 +1,286 @@
+"""The history is folded into a new snapshot beside the running node, by itself, and nothing is lost by it."""
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.end_to_end.damage import flip, snapshot
+from tests.end_to_end.recordings import FRESH
+from tests.end_to_end.same import differences
+from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, command, said_at
+from tests.standin import Call, History, Node
+
+MIB = 1 << 20
+
+EAGER = {"LIGHTNINGD_BACKUP_COMPACT_AT": "400"}
+"""A plugin that compacts as soon as a few records have come together."""
+
+
+def wait(node: Node, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    assert node.wire.listen(seconds, condition), node.logs[-5:]
+
+
+def ended(node: Node) -> int:
+    """How many compactions this run of the plugin has brought to an end."""
+    return sum("compaction ended" in line for line in said_at(node, "info"))
+
+
+def begun(node: Node) -> int:
+    return sum("compaction begins" in line for line in said_at(node, "info"))
+
+
+def snapshots(world: World) -> list[str]:
+    return sorted(path.name for path in world.backup.glob("snapshot-*"))
+
+
+def total(world: World) -> int:
+    """Bytes of all files in the backup."""
+    found = 0
+    for path in world.backup.iterdir():
+        try:
+            found += path.stat().st_size
+        except FileNotFoundError:
+            continue  # removed just now
+    return found
+
+
+# By itself
+
+
+def test_it_begins_by_itself_and_drops_what_it_makes_needless(lived: World, history: History) -> None:
+    with lived.node(environment=EAGER) as node:
+        node.play(history.notes(30))
+        wait(node, lambda: ended(node) > 0)
+        assert "snapshot-00000001" not in snapshots(lived)
+        seen = node.rpc("backup-status")
+        assert (seen["health"], seen["generation_reason"]) == ("ok", "compaction")
+        assert seen["generation"] >= 2
+        assert abs(seen["last_compaction"] - time.time()) < 60
+        node.play(history.notes(5))
+    assert lived.status()["last_compaction"] >= seen["last_compaction"]
+    assert len(snapshots(lived)) == 1
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_it_is_not_begun_over_and_over_when_there_is_nothing_to_fold(lived: World, history: History) -> None:
+    """All but the last change is folded, the bytes stay in a segment that is not full: that is no reason."""
+    with lived.node(environment=EAGER) as node:
+        node.play(history.notes(30))
+        wait(node, lambda: ended(node) > 0)
+        node.wire.listen(1.5)
+        assert begun(node) <= 2, node.logs
+
+
+def test_one_large_change_is_no_reason_either(world: World, history: History) -> None:
+    with world.init().node() as node:
+        node.play([history.first(), incompressible(history, 17 * MIB)])
+        node.wire.listen(1.0)
+        assert begun(node) == 0
+    world.assert_restored_equals_the_nodes()
+
+
+def incompressible(history: History, size: int) -> Call:
+    """A transaction that cannot be stored in much less than `size` bytes; the database does not grow with it."""
+    blob = random.Random(history.version).randbytes(size).hex()
+    return history.transaction(f"INSERT OR REPLACE INTO vars (name, blobval) VALUES ('random', x'{blob}')")
+
+
+def test_a_recorded_node_compacted_all_the_time(world: World) -> None:
+    """Beside migrations, lone PRAGMAs and everything else that the node did."""
+    FRESH.prepare(world)
+    calls = list(FRESH.calls())
+    with world.node(environment=EAGER) as node:
+        for number in range(1, 6):
+            node.play(calls[(number - 1) * 202 : number * 202], early=5)
+            wait(node, lambda least=number: ended(node) >= least)  # type: ignore[misc]
+        assert said_at(node, "broken") == []
+    restored = world.assert_restored_equals_the_nodes()
+    assert differences(restored, FRESH.expected(world)) == []
+
+
+def test_the_last_change_can_still_be_taken_back(lived: World, history: History) -> None:
+    """It stays out of the snapshot, because nobody knows whether it was committed."""
+    node = lived.node(environment=EAGER)
+    node.start()
+    node.play(history.notes(30))
+    call = history.note("never committed, until now")
+    node.execute(call)
+    node.ask(call)
+    wait(node, lambda: ended(node) > 0)
+    node.die()
+    again = lived.run([call, *history.notes(2)])
+    assert "taking it back" in said_at(again, "unusual")[0]
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_the_size_stays_bounded_with_nobody_doing_anything(world: World, history: History) -> None:
+    """Three times the database and 64 MiB: 80 MiB of changes go into a database of one."""
+    largest = 0
+    with world.init().node() as node:
+        node.play([history.first()])
+        for _ in range(80):
+            node.db_write(incompressible(history, MIB))
+            node.wire.listen(0.02)
+            largest = max(largest, total(world))
+        wait(node, lambda: ended(node) == begun(node))
+        assert ended(node) >= 1
+        assert said_at(node, "broken") == []
+    assert largest <= 3 * world.database.stat().st_size + 64 * MIB
+    assert total(world) <= 3 * world.database.stat().st_size + 32 * MIB
+    world.assert_restored_equals_the_nodes()
+
+
+# When it is wanted
+
+
+def test_the_method_begins_one(lived: World, history: History) -> None:
+    with lived.node() as node:
+        assert node.rpc("backup-compact") == {"started": False, "reason": "lightningd has not written anything yet"}
+        assert node.rpc("backup-status")["health"] == "refused"
+        node.play(history.notes(5))
+        assert node.rpc("backup-compact") == {"started": True}
+        wait(node, lambda: ended(node) == 1)
+        assert node.rpc("backup-status")["compaction_running"] is False
+        node.play(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_the_method_with_nothing_to_fold(lived: World, history: History) -> None:
+    with lived.node() as node:
+        node.play(history.notes(1))
+        node.rpc("backup-compact")
+        wait(node, lambda: ended(node) == 1)
+        node.rpc("backup-compact")
+        wait(node, lambda: begun(node) == 2 and not running(node) and "begins" not in said_at(node, "info")[-1])
+        assert "nothing to fold" in said_at(node, "info")[-1]
+        assert node.rpc("backup-status")["health"] == "ok"
+    lived.assert_restored_equals_the_nodes()
+
+
+def running(node: Node) -> bool:
+    found: bool = node.rpc("backup-status")["compaction_running"]
+    return found
+
+
+# Deaths
+
+
+def large(world: World, history: History) -> World:
+    """A backup whose compaction takes a while."""
+    world.init().run([history.first(), *(history.big(2 * MIB) for _ in range(4))])
+    return world
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.7])
+def test_the_plugin_is_killed_while_it_compacts(world: World, history: History, delay: float) -> None:
+    large(world, history)
+    node = world.node()
+    node.start()
+    node.play(history.notes(5))
+    node.rpc("backup-compact")
+    wait(node, lambda: begun(node) == 1)
+    node.wire.listen(delay)
+    helpers = psutil.Process(node.pid).children()
+    node.die()
+    psutil.wait_procs(helpers, timeout=10)
+    assert not any(helper.is_running() for helper in helpers), "a compaction outlives its plugin"
+    world.assert_restored_equals_the_nodes()
+    again = world.run(history.notes(2))
+    assert said_at(again, "broken") == []
+    assert [path.name for path in world.backup.glob("*.tmp")] == []
+    assert [path.name for path in world.directory.glob(".lightningd-backup-*")] == []
+    assert len(snapshots(world)) == 1
+    world.assert_restored_equals_the_nodes()
+
+
+def test_the_compacting_process_is_killed(world: World, history: History) -> None:
+    """It is loud, and the next one does it."""
+    large(world, history)
+    with world.node() as node:
+        node.play(history.notes(5))
+        node.rpc("backup-compact")
+        wait(node, lambda: bool(psutil.Process(node.pid).children()))
+        [helper] = psutil.Process(node.pid).children()
+        helper.kill()
+        wait(node, lambda: bool(said_at(node, "broken")))
+        assert "compaction failed" in said_at(node, "broken")[0]
+        node.play(history.notes(5))
+        node.rpc("backup-compact")
+        wait(node, lambda: ended(node) == 1)
+        assert node.rpc("backup-status")["troubles"] == []
+    world.assert_restored_equals_the_nodes()
+
+
+def test_a_clean_stop_while_it_compacts(world: World, history: History) -> None:
+    large(world, history)
+    node = world.node()
+    node.start()
+    node.play(history.notes(2))
+    node.rpc("backup-compact")
+    wait(node, lambda: begun(node) == 1)
+    assert node.stop() == 0
+    world.run(history.notes(2))
+    world.assert_restored_equals_the_nodes()
+
+
+# Failures
+
+
+def test_a_failure_is_loud_in_the_log_and_in_the_status(lived: World, history: History) -> None:
+    """The node's directory takes no copy of the database for a while. Every change is still saved."""
+    plugin = [*as_mortal(), *PLUGIN]
+    with lived.node(command=plugin) as node:
+        node.play(history.notes(5))
+        lived.directory.chmod(0o500)
+        node.rpc("backup-compact")
+        wait(node, lambda: bool(said_at(node, "broken")))
+        assert "compaction failed: " in said_at(node, "broken")[0]
+        assert "Every change is still saved" in said_at(node, "broken")[0]
+        seen = node.rpc("backup-status")
+        assert seen["health"] == "degraded"
+        assert "the last compaction failed" in seen["troubles"][0]
+        node.play(history.notes(5))
+        wait(node, lambda: "the last compaction failed" in str(lived.status()["troubles"]))
+        lived.directory.chmod(0o700)
+        node.rpc("backup-compact")
+        wait(node, lambda: ended(node) == 1)
+        assert node.rpc("backup-status")["health"] == "ok"
+    assert lived.status()["health"] == "ok"
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_a_damaged_snapshot_is_never_folded_into_a_new_one(taken_over: World, history: History) -> None:
+    flip(snapshot(taken_over), 200)
+    with taken_over.node(environment=EAGER) as node:
+        node.play(history.notes(20))
+        wait(node, lambda: bool(said_at(node, "broken")))
+        assert "the backup is damaged" in said_at(node, "broken")[0]
+        assert snapshots(taken_over) == ["snapshot-00000001"]
+        node.play(history.notes(3))
+    resync = backup_cli("resync", "--lightning-dir", taken_over.directory)
+    assert resync.code == 0, resync
+    taken_over.run(history.notes(1))
+    taken_over.assert_restored_equals_the_nodes()
+
+
+# Readers beside it
+
+
+def test_readers_beside_a_compacting_writer_see_a_whole_backup(lived: World, history: History) -> None:
+    acts = ["verify", "status", "restore"]
+    with lived.node(environment=EAGER) as node:
+        node.play(history.notes(10))
+        for number in range(9):
+            act = acts[number % 3]
+            to = [lived.root / f"beside-{number}"] if act == "restore" else []
+            reader = subprocess.Popen(command(act, lived.url, *to), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            while reader.poll() is None:
+                node.play(history.notes(3))
+            said, _ = reader.communicate()
+            assert reader.returncode == 0, said.decode()
+        assert ended(node) >= 1
+    lived.assert_restored_equals_the_nodes()

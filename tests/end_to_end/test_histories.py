@@ -1,0 +1,299 @@
+"""Any history of a node, as a property: what is restored is what was committed, rowids and `sqlite_sequence` included.
+
+The plugin's guard and the record log run in this process, over a real directory and a real database; deaths, runs
+without the plugin, failing disks and compactions come in any order. `LIGHTNINGD_BACKUP_CAMPAIGN=1` tries many more.
+"""
+
+import errno
+import random
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from backends import backend_for
+from backends.change import foreign_keys_setting
+from backends.database.rebuild import rebuild
+from backends.database.taking import nothing
+from backends.log.backend import LogBackend
+from backends.log.folding import Folded
+from backends.node.handover import hand_over
+from plugin.guard import CONTINUE, Guard
+from tests.end_to_end.same import Everything, compared, everything, faults
+from tests.end_to_end.statements import first_call, some_calls
+from tests.log.histories import CAMPAIGN, silent
+from tests.standin import Call, foreign_keys
+
+seeds = st.integers(0, 1 << 32)
+
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where a sync costs nothing: no power is cut here."""
+
+ACTS = (
+    WRITE := "a transaction, or a migration with its PRAGMAs",
+    BEGIN_MIGRATION := "a lone PRAGMA, and nothing after it",
+    IDLE := "a time without changes",
+    FOLD := "a compaction begins",
+    SWITCH := "a compaction ends",
+)
+
+ENDS = (
+    STOPPED := "a clean stop",
+    STOPPED_LATE := "a clean stop, and changes after it that the plugin does not hear of",
+    KILLED := "a kill between two calls",
+    UNTOLD := "a kill before the hook",
+    UNCOMMITTED := "a kill before the commit",
+    COMPACTED_UNCOMMITTED := "a kill before the commit, with a compaction in between",
+    FAILED := "a write that fails",
+    FAILED_AFTERWARDS := "a write that fails, and yet has reached the disk",
+)
+
+
+class NodeHistory(RuleBasedStateMachine):
+    """A node that is started, writes, dies, and is started again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="history-", dir=IN_MEMORY))
+        self.directory, self.database = self.root / "regtest", self.root / "regtest" / "lightningd.sqlite3"
+        self.directory.mkdir()
+        self.url = (self.root / "lightning.bkp").as_uri()
+        self.guard: Guard | None = None
+        self.connection: apsw.Connection | None = None
+        self.folded: Folded | None = None
+        self.version = 0
+        self.foreign_keys_off = False
+        self.told = False  # whether the backup has heard of what this run began with
+        self.allowed: list[Everything] = [{"": []}]
+        """What the backup may hold: one state, or two when a change was in flight."""
+
+    @initialize()
+    def a_new_node(self) -> None:
+        backend = backend_for(self.url)
+        standing = backend.create(nothing())
+        hand_over(self.directory, self.url, backend.identify(), standing)
+        self._start()
+        self._commit(first_call())
+        self._stop([])
+
+    def teardown(self) -> None:
+        if self.guard is not None:
+            self._stop([])
+        shutil.rmtree(self.root)
+
+    # The node
+
+    def _start(self) -> None:
+        self.guard = Guard(self.directory, silent)
+        self._open_database()
+        self.told = False
+
+    def _open_database(self) -> None:
+        self.connection = apsw.Connection(str(self.database))
+        self.connection.execute("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON")
+        self.foreign_keys_off = False
+
+    @property
+    def _backend(self) -> LogBackend:
+        """Open since the first call of this run."""
+        assert self.guard is not None
+        assert isinstance(self.guard.backend, LogBackend)
+        return self.guard.backend
+
+    def _execute(self, call: Call) -> None:
+        assert self.connection is not None
+        if foreign_keys_setting(call.writes) is None:
+            self.connection.execute("BEGIN")
+        for statement in call.writes:
+            self.connection.execute(statement)
+
+    def _end_transaction(self, call: Call, how: str) -> None:
+        assert self.connection is not None
+        if self.connection.in_transaction:
+            self.connection.execute(how)
+        if how == "COMMIT":
+            self.version = call.data_version
+            setting = foreign_keys_setting(call.writes)
+            self.foreign_keys_off = self.foreign_keys_off if setting is None else not setting
+
+    def _ask(self, call: Call) -> dict[str, str]:
+        assert self.guard is not None
+        return self.guard.db_write(call.data_version, list(call.writes))
+
+    def _commit(self, call: Call) -> None:
+        self._execute(call)
+        assert self._ask(call) == CONTINUE, self.guard and self.guard.refusal
+        self._end_transaction(call, "COMMIT")
+        self.told, self.allowed = True, []
+
+    def _next(self, seed: int) -> list[Call]:
+        return some_calls(random.Random(seed), self.version, without_foreign_keys=self.foreign_keys_off)
+
+    def _committed(self) -> Everything:
+        """What a reader sees in the database."""
+        with closing(apsw.Connection(str(self.database))) as reader:
+            return self._state(reader)
+
+    def _with_open_transaction(self) -> Everything:
+        """The same, as the transaction that is open would leave it."""
+        assert self.connection is not None
+        return self._state(self.connection)
+
+    def _state(self, connection: apsw.Connection) -> Everything:
+        copy = self.root / "copy.sqlite3"
+        copy.write_bytes(connection.serialize("main"))
+        try:
+            return everything(copy)
+        finally:
+            copy.unlink()
+
+    def _kill(self) -> None:
+        """As the kernel does it: every descriptor is closed, nothing is tidied up."""
+        assert self.guard is not None
+        assert self.connection is not None
+        if isinstance(self.guard.backend, LogBackend) and self.guard.backend._writer is not None:
+            writer = self.guard.backend._writer
+            for segment in (*writer._left, writer._segment, writer._prepared):
+                if segment is not None:
+                    segment.handle.close()
+        self.guard._lock.forget()
+        self.connection.close(True)
+        self.guard = self.connection = self.folded = None
+
+    # What happens
+
+    @rule(
+        seed=seeds,
+        absent=st.sampled_from((0, 0, 0, 0, 1, 3)),
+        acts=st.lists(st.sampled_from(ACTS), max_size=6),
+        end=st.sampled_from(ENDS) | st.just(UNCOMMITTED),
+    )
+    def run(self, seed: int, absent: int, acts: list[str], end: str) -> None:
+        """So many changes without the plugin; then, with it, from a start to an end."""
+        if absent:
+            self._run_without_the_plugin(seed, absent)
+        self._start()
+        for number, act in enumerate(acts):
+            self._act(act, seed + number)
+        self._end(self._next(seed), end)
+
+    def _run_without_the_plugin(self, seed: int, count: int) -> None:
+        self._open_database()
+        for number in range(count):
+            for call in self._next(seed + number):
+                self._execute(call)
+                self._end_transaction(call, "COMMIT")
+        assert self.connection is not None
+        self.connection.close()
+        self.connection = None
+
+    def _act(self, act: str, seed: int) -> None:
+        assert self.guard is not None
+        if act == WRITE:
+            for call in self._next(seed):
+                self._commit(call)
+        elif act == BEGIN_MIGRATION:  # whatever comes next finds foreign keys off, and a new connection finds them on
+            self._commit(foreign_keys(self.version, on=False))
+        elif act == IDLE and self.guard.backend is not None:
+            self.guard.backend.upkeep()
+            self.guard.testify()
+        elif act == FOLD and self.told:
+            self.folded = self._backend.fold(self.directory)
+        elif act == SWITCH and self.folded is not None:
+            self._backend.switch_generation(self.folded)
+            self.folded = None
+
+    def _end(self, calls: list[Call], how: str) -> None:
+        if how in (STOPPED, STOPPED_LATE):
+            self._stop(calls if how == STOPPED_LATE else [])
+            return
+        if how in (FAILED, FAILED_AFTERWARDS) and not self.told:
+            self._act(WRITE, 0)
+            calls = self._next(0)
+        *before, last = calls
+        for call in before:
+            self._commit(call)
+        self._settle()
+        if how != KILLED:
+            self._execute(last)
+        if how in (COMPACTED_UNCOMMITTED, UNCOMMITTED):
+            assert self._ask(last) == CONTINUE
+            self.allowed = [self._with_open_transaction()]
+        if how == COMPACTED_UNCOMMITTED:
+            self._compact()
+        if how in (FAILED, FAILED_AFTERWARDS):
+            self._fail(last, reached=how == FAILED_AFTERWARDS)
+        self._end_transaction(last, "ROLLBACK")
+        if how in (FAILED, FAILED_AFTERWARDS):
+            self._stop([])
+        else:
+            self._kill()
+
+    def _stop(self, late: list[Call]) -> None:
+        """lightningd stops its plugins before it has written its last."""
+        assert self.guard is not None
+        assert self.connection is not None
+        self._settle()
+        self.guard.close()
+        for call in late:
+            self._execute(call)
+            self._end_transaction(call, "COMMIT")
+        self.connection.close()
+        self.guard = self.connection = self.folded = None
+
+    def _fail(self, call: Call, *, reached: bool) -> None:
+        """The disk fails in this call; whether it got the change all the same, nobody knows."""
+        handle = self._backend._opened._segment.handle
+        durable = handle.write_durably
+
+        def fails(offset: int, data: bytes) -> None:
+            if reached:
+                durable(offset, data)
+            raise OSError(errno.EIO, "Input/output error")
+
+        handle.write_durably = fails  # type: ignore[method-assign]
+        for _ in range(2):
+            assert self._ask(call)["result"] == "fail"
+        self.allowed.append(self._with_open_transaction())
+
+    def _compact(self) -> None:
+        folded = self._backend.fold(self.directory)
+        if folded is not None:
+            self._backend.switch_generation(folded)
+
+    # What must hold
+
+    def _settle(self) -> None:
+        """Before the database changes without the backup's knowing: note what the backup holds now."""
+        if self.told and not self.allowed:
+            self.allowed = [self._committed()]
+
+    @invariant()
+    def the_restored_database_is_the_committed_one(self) -> None:
+        if not self.directory.exists() or not self.database.exists():
+            return
+        self._settle()
+        target = self.root / "restored.sqlite3"
+        with backend_for(self.url).read() as generation:
+            rebuild(generation, target)
+        try:
+            assert faults(target) == []
+            restored = everything(target)
+            assert [] in [compared(restored, allowed) for allowed in self.allowed]
+        finally:
+            target.unlink()
+
+
+NodeHistory.TestCase.settings = settings(
+    max_examples=40 * CAMPAIGN,
+    stateful_step_count=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+TestNodeHistory = NodeHistory.TestCase

@@ -1,0 +1,108 @@
+"""Migrations with their lone PRAGMAs, and transactions so large that a killed node leaves a hot journal."""
+
+from functools import partial
+
+import pytest
+
+from tests.end_to_end.deaths import Death, Life
+from tests.end_to_end.world import World, backup_cli, snapshots_taken
+from tests.standin import Call, History, Moment, Refused, SeparateDatabase, Victim, contents, has_hot_journal
+
+moments = pytest.mark.parametrize("moment", Moment)
+victims = pytest.mark.parametrize("victim", Victim)
+
+
+def migration(history: History) -> list[Call]:
+    """As lightningd does it when it drops a column: children must survive the DROP of their parents' table."""
+    return [
+        history.transaction(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY, old TEXT, kept TEXT)",
+            "CREATE TABLE children (id INTEGER PRIMARY KEY, parent REFERENCES parents(id) ON DELETE CASCADE)",
+            "INSERT INTO parents VALUES (1, 'x', 'one'), (2, 'y', 'two')",
+            "INSERT INTO children (parent) VALUES (1), (1), (2)",
+        ),
+        history.foreign_keys(on=False),
+        history.transaction(
+            "CREATE TABLE parents_new (id INTEGER PRIMARY KEY, kept TEXT)",
+            "INSERT INTO parents_new SELECT id, kept FROM parents",
+            "DROP TABLE parents",
+            "ALTER TABLE parents_new RENAME TO parents",
+        ),
+        history.foreign_keys(on=True),
+        history.transaction("DELETE FROM parents WHERE id = 1"),
+    ]
+
+
+@moments
+@victims
+def test_dying_in_each_call_of_a_migration(lived: World, history: History, moment: Moment, victim: Victim) -> None:
+    life = Life(lived)
+    life.play(migration(history), {number: Death(moment, victim, delay=0.0005) for number in range(1, 6)})
+    life.play(history.notes(2))
+    life.stop()
+    restored = contents(lived.assert_restored_equals_the_nodes())
+    assert len(restored["children"]) == 1  # the cascade of the last transaction, and no other
+
+
+def test_a_death_with_foreign_keys_off_and_a_new_start_with_them_on(lived: World, history: History) -> None:
+    """The node's connection forgets the PRAGMA: a DELETE after that cascades, in the backup as in the database."""
+    first, off, *_ = migration(history)
+    life = Life(lived)
+    life.play([first, off])
+    life.node.die()
+    lived.run([History(lived.version).transaction("DELETE FROM parents")])
+    assert contents(lived.assert_restored_equals_the_nodes())["children"] == []
+
+
+def test_a_stop_with_foreign_keys_off(lived: World, history: History) -> None:
+    """In order, without a snapshot in between that would hide it."""
+    first, off, *_ = migration(history)
+    lived.run([first, off])
+    node = lived.run([History(lived.version).transaction("DELETE FROM parents")])
+    assert snapshots_taken(node) == []
+    assert contents(lived.assert_restored_equals_the_nodes())["children"] == []
+
+
+# Hot journals
+
+
+small_cache = partial(SeparateDatabase, cache_pages=10)
+
+
+@moments
+def test_a_node_killed_with_a_hot_journal(lived: World, history: History, moment: Moment) -> None:
+    big, small = history.big(), history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'")
+    node = lived.node(database=small_cache)
+    node.start()
+    node.play([big])
+    node.die_at(moment, small, delay=0.002)
+    assert has_hot_journal(lived.directory)
+    lived.run([small, *history.notes(2)])
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_a_hot_journal_and_a_first_transaction_that_leaves_another(lived: World, history: History) -> None:
+    """One behind: there is nothing to read from a database that lightningd has locked."""
+    big, small = history.big(), history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'")
+    lived.run([big])
+    for _ in range(2):
+        node = lived.node(database=small_cache)
+        node.start()
+        node.die_at(Moment.BEFORE_COMMIT, small)
+    lived.run([small, *history.notes(2)], database=small_cache)
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_a_first_transaction_so_large_that_no_snapshot_can_be_taken(lived: World, history: History) -> None:
+    """lightningd has the database locked from the moment that its cache overflows: then the operator has to help."""
+    lived.run([history.big()])
+    lived.run_without_plugin(history.notes(1))
+    large = history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'")
+    node = lived.node(database=small_cache)
+    node.start()
+    with pytest.raises(Refused, match="Stop the node, then run: backup-cli resync"):
+        node.db_write(large)
+    resync = backup_cli("resync", "--lightning-dir", lived.directory)
+    assert resync.code == 0, resync
+    lived.run([large, *history.notes(1)], database=small_cache)
+    lived.assert_restored_equals_the_nodes()

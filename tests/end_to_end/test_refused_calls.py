@@ -1,0 +1,184 @@
+"""A database that may not run, and calls that cannot be understood: refused, and nothing in the backup changes."""
+
+import os
+
+import pytest
+
+from tests.end_to_end.refusal import assert_matches, refusal
+from tests.end_to_end.same import differences, everything
+from tests.end_to_end.world import World, said_at
+from tests.standin import Call, History, Node, Refused, Victim, transaction
+
+# The database
+
+
+def test_a_database_that_is_far_behind(world: World, history: History) -> None:
+    world.init().run([history.first(), *history.notes(5)])
+    old = world.database.read_bytes()
+    world.run(history.notes(4))
+    newest = everything(world.database)
+    world.database.write_bytes(old)
+    message = refusal(world, History(world.version).note())
+    assert_matches(message, "at version 6 and its backup at 10: the database has lost 4 change.*backup-cli restore")
+    assert everything(world.restore()) == newest
+
+
+def test_an_emptied_database(taken_over: World) -> None:
+    newest = everything(taken_over.database)
+    taken_over.database.unlink()
+    message = refusal(taken_over, History().first())
+    assert_matches(message, "at version 0 and its backup at 12.*backup-cli restore")
+    assert everything(taken_over.restore()) == newest
+
+
+@pytest.mark.parametrize("version", [(1 << 32) - 9, (1 << 32) - 70_000, 1 << 31])
+def test_an_emptied_database_at_a_huge_version(world: World, version: int) -> None:
+    """Counted around 2^32, nothing may look ahead of everything."""
+    history = History()
+    world.run_without_plugin([history.first(), transaction_to(version)])
+    world.init().run(History(version).notes(3))
+    newest = everything(world.database)
+    world.database.unlink()
+    assert_matches(refusal(world, History().first()), "backup-cli restore")
+    assert everything(world.restore()) == newest
+
+
+def transaction_to(version: int) -> Call:
+    """No node does this, but many years."""
+    return Call(version, (f"UPDATE vars SET intval = {version} WHERE name = 'data_version'",))
+
+
+def test_an_emptied_database_that_never_had_a_version(world: World) -> None:
+    """An old node's backup stands at version 0, as an empty database does: it must not take the backup's place."""
+    world.run_without_plugin(
+        [
+            Call(
+                0,
+                (
+                    "CREATE TABLE version (version INTEGER)",
+                    "INSERT INTO version VALUES (60)",
+                    "CREATE TABLE vars (name VARCHAR(32), val VARCHAR(255), PRIMARY KEY (name))",
+                    "INSERT INTO vars VALUES ('next_pay_index', '7')",
+                ),
+            )
+        ]
+    )
+    world.init()
+    newest = everything(world.database)
+    world.database.unlink()
+    assert_matches(refusal(world, History().first()), "empty.*backup-cli restore")
+    assert everything(world.restore()) == newest
+
+
+def test_another_nodes_database(taken_over: World, history: History) -> None:
+    """The same version, but not the node whose backup this is."""
+    set_id = "INSERT INTO vars (name, blobval) VALUES ('node_id', x'{}')"
+    taken_over.run([history.transaction(set_id.format("02" * 33))])
+    taken_over.run_without_plugin(
+        [history.transaction("UPDATE vars SET blobval = x'" + "03" * 33 + "' WHERE name = 'node_id'")]
+    )
+    assert_matches(refusal(taken_over, history.note()), "belongs to the node 0303.*backup-cli init")
+
+
+def test_the_right_database_put_back_is_gone_on_with(world: World, history: History) -> None:
+    world.init().run([history.first(), *history.notes(5)])
+    old = world.database.read_bytes()
+    world.run(history.notes(4))
+    right = world.database.read_bytes()
+    world.database.write_bytes(old)
+    refusal(world, History(world.version).note())
+    world.database.write_bytes(right)
+    world.run(history.notes(2))
+    world.assert_restored_equals_the_nodes()
+
+
+# What lightningd says
+
+
+def test_postgresql(taken_over: World) -> None:
+    """Its changes come without statements, whatever the version."""
+    for version in (0, 1, taken_over.version, taken_over.version + 1):
+        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Take it out")
+
+
+def test_postgresql_on_a_node_without_a_database_file(world: World) -> None:
+    world.init()
+    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Take it out")
+
+
+def test_a_pragma_that_nobody_knows(taken_over: World) -> None:
+    call = Call(taken_over.version, ("PRAGMA secure_delete = ON;",))
+    assert_matches(refusal(taken_over, call), "PRAGMA that this release does not know.*update lightningd-backup")
+
+
+def test_a_statement_with_a_nul_byte(taken_over: World, history: History) -> None:
+    """SQLite could not execute it, so lightningd cannot have."""
+    node = taken_over.node()
+    node.start()
+    version = taken_over.version
+    with pytest.raises(Refused, match="NUL"):
+        node.ask(transaction(version + 1, "INSERT INTO vars (name, val) VALUES ('a\0b', 'c')"))
+    taken_over.run(history.notes(1))
+    taken_over.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"data_version": 13},
+        {"writes": ["SELECT 1"]},
+        {"data_version": "13", "writes": ["SELECT 1"]},
+        {"data_version": 13, "writes": [1, 2]},
+        {"data_version": 13, "writes": None},
+        {"data_version": None, "writes": ["SELECT 1"]},
+        {"data_version": -1, "writes": ["SELECT 1"]},
+        {"data_version": 1 << 70, "writes": ["SELECT 1"]},
+        {"data_version": 13, "writes": ["LONE"]},
+    ],
+    ids=str,
+)
+def test_a_call_that_is_none(taken_over: World, history: History, params: dict[str, object]) -> None:
+    """Anything but `continue` stops lightningd; a plugin that goes on afterwards must not say it either."""
+    # A lone surrogate can be written in JSON, and in nothing else.
+    node = taken_over.node(delivery=lambda data: [data.replace(b"LONE", b"\\ud800")])
+    node.start()
+    for _ in range(2):
+        reply = node.wire.reply(node.wire.post("db_write", params))
+        assert reply.get("result") != {"result": "continue"}
+    node.die(Victim.NODE)
+    taken_over.run(history.notes(1))
+    taken_over.assert_restored_equals_the_nodes()
+
+
+def test_once_refused_everything_is_refused(taken_over: World, history: History) -> None:
+    """lightningd stops at once; should it not, it does not get a `continue` for a later change."""
+    (taken_over.directory / "backup.lock").rename(taken_over.directory / "away")
+    node: Node = taken_over.node()
+    node.start()
+    for number in range(3):
+        call = history.note()
+        reply = node.wire.reply(node.post(call))
+        assert reply["result"]["result"] == "fail", number
+        (taken_over.directory / "away").touch()
+    assert node.rpc("backup-status")["health"] == "refused"
+    assert node.rpc("backup-compact")["started"] is False
+    node.stop()
+
+
+def test_the_witness_and_the_sessions_are_only_help(taken_over: World, history: History) -> None:
+    """Garbage in them costs a snapshot, nothing else."""
+    for name in ("backup.witness", "backup.session"):
+        (taken_over.directory / name).write_bytes(os.urandom(99))
+    node = taken_over.run(history.notes(2))
+    assert [line for line in said_at(node, "unusual") if "new snapshot taken" in line]
+    taken_over.assert_restored_equals_the_nodes()
+
+
+def test_all_that_is_refused_leaves_a_backup_that_can_be_restored(taken_over: World, history: History) -> None:
+    before = everything(taken_over.database)
+    refusal(taken_over, Call(taken_over.version, ()))
+    assert differences(taken_over.restore(), taken_over.database) == []
+    assert everything(taken_over.database) == before
+    taken_over.run(history.notes(1))
+    taken_over.assert_restored_equals_the_nodes()

@@ -1,0 +1,14 @@
+"""A short torture; `make torture` is the long one. A failure names the seed."""
+
+import os
+import random
+
+from tests.end_to_end.torture import torture
+
+SECONDS = float(os.environ.get("TORTURE_SECONDS", "20"))
+
+
+def test_nothing_is_lost_by_kills_at_random() -> None:
+    seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"seed {seed}")
+    assert torture(seed, rounds=1 << 30, seconds=SECONDS, say=True) > 3

@@ -1,0 +1,116 @@
+"""Two machines with copies of one node's directory, and one backup: only one of them may go on.
+
+Two nodes with the same keys lose money. What can be asked of a backup is that its writers find out, and that it stays
+whole and is the newest node's.
+"""
+
+import shutil
+import time
+
+import pytest
+
+from tests.end_to_end.world import World, backup_cli
+from tests.standin import History, Node, Refused
+
+WITHIN = 15.0
+"""Seconds after which a writer that was replaced must refuse at the latest."""
+
+
+def another_machine(world: World, *without: str) -> World:
+    """A copy of the node's directory, but for these files; both name the same backup."""
+    other = World(world.root / "other-machine")
+    other.directory.rmdir()
+    shutil.copytree(world.directory, other.directory)
+    for name in without:
+        (other.directory / name).unlink()
+    other.backup.parent.rmdir()
+    other.backup = world.backup
+    return other
+
+
+def refuses(node: Node, history: History) -> str:
+    """Write as an idle node does, twice a second, until that is refused."""
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        try:
+            node.db_write(history.note())
+        except Refused as refused:
+            return refused.message
+        time.sleep(0.5)
+    pytest.fail(f"the replaced writer still says continue after {WITHIN} s")
+
+
+def refused_at_start(world: World) -> str:
+    """What the operator reads when this machine's node is started once more."""
+    node = world.node()
+    node.start()
+    with pytest.raises(Refused) as refused:
+        node.db_write(History(world.version).note())
+    return refused.value.message
+
+
+@pytest.mark.parametrize("without", [(), ("backup.session",), ("backup.witness", "backup.session")], ids=str)
+def test_the_one_that_was_replaced_refuses(lived: World, history: History, without: tuple[str, ...]) -> None:
+    """The copy was made of the running node; and it is not behind, so that nothing else speaks against it."""
+    with lived.node() as old_node:
+        old_node.play(history.notes(2))
+        new = another_machine(lived, *without)
+        theirs = History(new.version)
+        old_node.db_write(history.note())
+        new.run_without_plugin(theirs.notes(1))
+        with new.node() as new_node:
+            new_node.play(theirs.notes(3))
+            message = refuses(old_node, history)
+            assert "another node" in message
+            assert "two nodes with the same keys lose money" in message
+            new_node.play(theirs.notes(3))
+            for _ in range(2):  # whatever its supervisor tries
+                assert "has taken over the backup" in refused_at_start(lived)
+            new_node.play(theirs.notes(3))
+        new.assert_restored_equals_the_nodes()
+    assert "backup-cli resync" in refused_at_start(lived)
+    new.run(theirs.notes(1))
+    new.assert_restored_equals_the_nodes()
+
+
+def test_a_copy_of_the_stopped_node_is_refused_once_the_node_has_run_again(lived: World, history: History) -> None:
+    """It knows what its last session was, and that there was another one since. The node in use notices nothing."""
+    copy = another_machine(lived)
+    with lived.node() as node:
+        node.play(history.notes(4))
+        marker = (lived.backup / "session").read_bytes()
+        copy.run_without_plugin(History(copy.version).notes(9))
+        assert "has taken over the backup" in refused_at_start(copy)
+        assert (lived.backup / "session").read_bytes() == marker
+        node.play(history.notes(4))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, history: History) -> None:
+    """A copy that knows nothing of sessions. It puts its mark there before it finds that it is behind: the node in use
+    stops, too, and its operator has to say that it is the right one."""
+    copy = another_machine(lived, "backup.session", "backup.witness")
+    node = lived.node()
+    node.start()
+    node.play(history.notes(4))
+    assert "the database has lost 4 change(s)" in refused_at_start(copy)
+    lived.assert_restored_equals_the_nodes()
+    refuses(node, history)
+    assert backup_cli("resync", "--lightning-dir", lived.directory).code == 0
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+    assert "has taken over the backup" in refused_at_start(copy)
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, history: History) -> None:
+    """Its disk was thought dead, the node was restored on another machine, and then it boots again."""
+    new = World(lived.root / "new-machine")
+    new.backup = lived.backup
+    restored = backup_cli("restore", "--resume", lived.url, new.directory)
+    assert restored.code == 0, restored
+    new.run(History(new.version).notes(2))
+    assert "never start this one again" in refused_at_start(lived)
+    new.run(History(new.version).notes(2))
+    new.assert_restored_equals_the_nodes()

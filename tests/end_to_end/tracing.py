@@ -1,0 +1,76 @@
+"""What a process really asks of the kernel, by strace: one list of system calls a thread."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_LINE = re.compile(r"(\w+)\((.*)\)\s+= (\S+)")
+_PATH = re.compile(r"^-?\d+<([^>]*)>")
+_NAMES = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+NOISE = frozenset(
+    ("futex", "brk", "mmap", "munmap", "mremap", "madvise", "sched_yield", "gettid", "rt_sigaction", "rt_sigprocmask")
+)
+"""What a thread does for its memory and for the interpreter's lock: no business with any file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One system call. `path` is the file behind its descriptor, or the first one that it names."""
+
+    name: str
+    path: str
+    arguments: str
+    result: str
+
+    @property
+    def file(self) -> str:
+        """The last part of the path."""
+        return Path(self.path).name
+
+    @property
+    def names(self) -> list[str]:
+        """The paths that it names, resolved against the directory that they are relative to."""
+        return _NAMES.findall(self.arguments)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel said no."""
+        return self.result == "-1"
+
+
+class Trace:
+    """`command` under strace, its records in `directory`."""
+
+    def __init__(self, directory: Path, command: Sequence[str]) -> None:
+        if shutil.which("strace") is None or subprocess.run(["strace", "true"], capture_output=True).returncode:
+            pytest.skip("there is no strace, or processes may not be traced here")
+        self._prefix = directory / "strace"
+        self.command = ["strace", "-ff", "-qq", "-y", "-s", "120", "-o", str(self._prefix), *command]
+
+    def threads(self) -> list[list[Syscall]]:
+        """What each thread did, the first thread first; after the command's end."""
+        files = sorted(self._prefix.parent.glob(f"{self._prefix.name}.*"), key=lambda path: int(path.suffix[1:]))
+        return [_parsed(file.read_text(errors="replace")) for file in files]
+
+
+def _parsed(text: str) -> list[Syscall]:
+    calls = []
+    for line in text.splitlines():
+        if found := _LINE.match(line):
+            name, arguments, result = found.groups()
+            descriptor, named = _PATH.match(arguments), _NAMES.search(arguments)
+            path = descriptor[1] if descriptor else named[1] if named else ""
+            calls.append(Syscall(name, path, arguments, result))
+    return calls
+
+
+def in_backup(calls: Sequence[Syscall], backup: Path) -> list[Syscall]:
+    """Those that touch the backup's directory or a file in it."""
+    place = str(backup)
+    return [call for call in calls if call.path.startswith(place) or any(n.startswith(place) for n in call.names)]
