@@ -1,0 +1,1 @@
+"""Network shares and sticks: real servers, real filesystems, and what happens when they hang, die or are pulled out."""

@@ -1,0 +1,69 @@
+"""Every kind of share and stick, started when the first test wants it, as URLs of fresh backups."""
+
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.destinations.servers import Ganesha, Sshfs
+from tests.destinations.sticks import STICKS, Stick
+
+SHARES = ("nfs3", "nfs41", "sshfs")
+KINDS = (*SHARES, *STICKS)
+
+
+class Places:
+    """What runs for this test session; all of it ends with the stack."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._directory, self._stack = directory, stack
+        self._ganesha: Ganesha | None = None
+        self._sshfs: Sshfs | None = None
+        self._sticks: dict[str, Stick] = {}
+
+    @property
+    def ganesha(self) -> Ganesha:
+        """The NFS server."""
+        if self._ganesha is None:
+            server = Ganesha(self._sub("ganesha"))
+            self._stack.callback(server.kill)
+            server.start()
+            self._ganesha = server
+        return self._ganesha
+
+    @property
+    def sshfs(self) -> Sshfs:
+        """The mounted share."""
+        if self._sshfs is None:
+            share = Sshfs(self._sub("sshfs"))
+            self._stack.callback(share.stop)
+            share.start()
+            self._sshfs = share
+        return self._sshfs
+
+    def stick(self, kind: str) -> Stick:
+        """The stick of that kind, plugged in."""
+        if kind not in self._sticks or not self._sticks[kind].alive:
+            stick = STICKS[kind](self._sub(f"stick-{kind}"))
+            self._stack.callback(stick.discard)
+            self._sticks[kind] = stick.plug()
+        self._sticks[kind].used()
+        return self._sticks[kind]
+
+    def url(self, kind: str) -> str:
+        """The URL of a backup that is not made yet, in a fresh directory."""
+        name = f"node-{secrets.token_hex(4)}"
+        path = f"{name}/lightning.bkp"
+        if kind in ("nfs3", "nfs41"):
+            (self.ganesha.exported / name).mkdir()
+            return self.ganesha.url("3" if kind == "nfs3" else "4.1", path)
+        if kind == "sshfs":
+            (self.sshfs.point / name).mkdir()
+            return f"nfs://{self.sshfs.point / path}"
+        stick = self.stick(kind)
+        (stick.point / name).mkdir()
+        return stick.url(path)
+
+    def _sub(self, name: str) -> Path:
+        made = self._directory / name
+        made.mkdir(exist_ok=True)  # there already when it failed to start for an earlier test
+        return made

@@ -1,0 +1,129 @@
+"""Servers that hang, die and come back under a running node: it waits, then goes on or stops; it never freezes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import pytest
+
+from tests.destinations.conftest import WorldAt
+from tests.destinations.places import Places
+from tests.end_to_end.world import said_at
+from tests.standin import History, Node, Refused
+
+SHORT = 5
+"""Seconds; the shortest timeout that a URL may ask for."""
+
+Hang = tuple[Callable[[], None], Callable[[], None]]
+
+
+@pytest.fixture(params=["nfs3", "nfs41", "sshfs"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def hanging(places: Places, kind: str, seconds: float) -> Iterator[None]:
+    """The server, or what serves the mount, stands still; for so long, or until the end of the block."""
+    server = places.sshfs if kind == "sshfs" else places.ganesha
+    timer = threading.Timer(seconds, server.go_on)
+    server.hang()
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        server.go_on()
+
+
+def with_timeout(url: str, seconds: int) -> str:
+    return f"{url}{'&' if '?' in url else '?'}timeout={seconds}"
+
+
+def test_a_server_that_comes_back_after_half_a_minute(places: Places, world_at: WorldAt, history: History) -> None:
+    world = world_at(places.url("nfs41")).init()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        with hanging(places, "nfs41", 30):
+            waited = node.db_write(history.note())
+        assert 29 < waited < 40
+        node.play(history.notes(3))
+        lines = [line for line in said_at(node, "unusual") if "waiting for" in line]
+        assert len(lines) == 3, node.logs
+        assert "127.0.0.1" in lines[0]
+    assert said_at(node, "broken") == []
+    world.assert_restored_equals_the_nodes()
+
+
+def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: WorldAt, history: History) -> None:
+    """Also when the writing thread is in a call that nothing can interrupt, as on the mounted share."""
+    world = world_at(with_timeout(places.url(kind), SHORT)).init()
+    with pytest.raises(Refused, match="not answered") as caught, world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        began, call = time.monotonic(), history.note()
+        with hanging(places, kind, SHORT + 4):
+            node.db_write(call)
+    assert time.monotonic() - began < SHORT + 15
+    assert "is safe" in str(caught.value)
+    node = world.run([call, *history.notes(3)])
+    assert said_at(node, "broken") == []
+    world.assert_restored_equals_the_nodes()
+
+
+def test_a_server_that_hangs_before_the_first_call(
+    kind: str, places: Places, world_at: WorldAt, history: History
+) -> None:
+    world = world_at(with_timeout(places.url(kind), SHORT)).init()
+    first = history.first()
+    with (
+        pytest.raises(Refused, match=r"not answered|cannot be"),
+        world.node() as node,
+        hanging(places, kind, SHORT + 4),
+    ):
+        node.play([first])
+    world.run([first])
+    world.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("version", ["nfs3", "nfs41"])
+def test_a_server_that_is_killed_and_restarted(
+    version: str, places: Places, world_at: WorldAt, history: History
+) -> None:
+    world = world_at(places.url(version)).init()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        for _ in range(2):
+            places.ganesha.kill()
+            starting = threading.Timer(0.5, places.ganesha.start)
+            starting.start()
+            node.db_write(history.note())
+            starting.join()
+            node.play(history.notes(3))
+    assert said_at(node, "broken") == []
+    world.assert_restored_equals_the_nodes()
+
+
+def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: History) -> None:
+    """sshfs gives up at once; the node stops, and goes on when the share is back."""
+    world = world_at(places.url("sshfs")).init()
+    try:
+        with pytest.raises(Refused, match=str(places.sshfs.point)), world.node() as node:
+            node.play([history.first(), *history.notes(3)])
+            places.sshfs.unmount()
+            play_until_refused(node, history)
+    finally:
+        places.sshfs.start()
+    history.version -= 1  # the refused one was not committed
+    world.run(history.notes(2))
+    world.assert_restored_equals_the_nodes()
+
+
+def play_until_refused(node: Node, history: History) -> NoReturn:
+    """Make calls until the plugin refuses: it may notice at a write, or when it looks after the backup."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        node.db_write(history.note())
+        time.sleep(0.1)
+    pytest.fail("the plugin went on")

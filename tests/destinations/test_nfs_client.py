@@ -1,0 +1,202 @@
+"""The user-space NFS client: what a commit costs, and what becomes of calls whose connection is cut."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.errors import BackupError, Unreachable
+from backends.log.backend import LogBackend
+from backends.storage.base import Storage
+from backends.storage.nfs import files
+from backends.storage.nfs import storage as storage_module
+from backends.urls import BadURL
+from tests.destinations.places import Places
+from tests.destinations.proxy import Proxy
+from tests.destinations.tools import free_ports
+
+VERSIONS = ("3", "4.1")
+RECORD = b"a record of the log" * 40
+
+
+@pytest.fixture
+def proxy(places: Places) -> Iterator[Proxy]:
+    proxy = Proxy(places.ganesha.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(params=VERSIONS)
+def there(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path: Path) -> Callable[[], Storage]:
+    """Opens the storage, through the proxy."""
+    name = tmp_path.name
+    (places.ganesha.exported / name).mkdir()
+    url = places.ganesha.url(request.param, f"{name}/lightning.bkp").replace(
+        f"nfsport={places.ganesha.port}", f"nfsport={proxy.port}"
+    )
+
+    def open_() -> Storage:
+        backend = backend_for(url + "&timeout=10")
+        assert isinstance(backend, LogBackend)
+        return backend.storage
+
+    return open_
+
+
+@pytest.fixture
+def storage(there: Callable[[], Storage]) -> Storage:
+    storage = there()
+    storage.make()
+    return storage
+
+
+def cut_once(proxy: Proxy, how: str, after: int = 0) -> None:
+    """Let the connection be cut at the next call but `after`."""
+    left = after
+
+    def before(_: bytes) -> str:
+        nonlocal left
+        left -= 1
+        return how if left == -1 else ""
+
+    proxy.before = before
+
+
+def test_a_commit_is_one_round_trip(storage: Storage, proxy: Proxy) -> None:
+    with closing(storage.create("segment")) as handle:
+        handle.extend(0, 1 << 20)
+        handle.write_durably(0, RECORD)  # the first one connects
+        proxy.calls = 0
+        for number in range(1, 21):
+            handle.write_durably(number * len(RECORD), RECORD)
+        assert proxy.calls == 20
+
+
+@pytest.mark.parametrize("how", ["drop", "answerless"])
+def test_a_commit_is_settled_when_its_connection_is_cut(
+    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str
+) -> None:
+    with closing(storage.create("segment")) as handle:
+        handle.extend(0, 1 << 16)
+        handle.write_durably(0, RECORD)
+        cut_once(proxy, how)
+        handle.write_durably(len(RECORD), RECORD)
+        handle.write_durably(2 * len(RECORD), RECORD)
+    with closing(there().open("segment")) as reader:
+        assert reader.read(0, 1 << 17) == (RECORD * 3).ljust(1 << 16, b"\0")
+
+
+def test_a_commit_in_doubt_never_covers_something_else(
+    storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
+) -> None:
+    with closing(storage.create("segment")) as handle:
+        handle.extend(0, 1 << 16)
+        handle.write_durably(0, RECORD)
+        path = places.ganesha.exported / tmp_path.name / "lightning.bkp" / "segment"
+
+        def another_writes(_: bytes) -> str:
+            proxy.before = lambda _: ""
+            with path.open("r+b") as file:
+                file.seek(len(RECORD))
+                file.write(b"another writer's")
+            return "drop"
+
+        proxy.before = another_writes
+        with pytest.raises(OSError, match="something else") as caught:
+            handle.write_durably(len(RECORD), RECORD)
+        assert caught.value.errno == errno.EIO
+    assert path.read_bytes()[len(RECORD) :].startswith(b"another writer's")
+
+
+@pytest.mark.parametrize("how", ["drop", "answerless"])
+@pytest.mark.parametrize("after", range(12))
+def test_every_call_of_a_publish_can_be_cut(
+    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+) -> None:
+    storage.publish("manifest", b"old")
+    cut_once(proxy, how, after)
+    storage.publish("manifest", b"new")
+    proxy.before = lambda _: ""
+    assert there().names() == ["manifest"]
+    assert there().read_small("manifest") == b"new"
+
+
+@pytest.mark.parametrize("how", ["drop", "answerless"])
+@pytest.mark.parametrize("after", range(8))
+def test_every_call_of_making_and_unmaking_can_be_cut(
+    there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+) -> None:
+    storage = there()
+    assert not storage.exists()
+    cut_once(proxy, how, after)
+    storage.make()
+    storage.create("a").close()
+    storage.unmake()
+    proxy.before = lambda _: ""
+    assert not there().exists()
+
+
+def test_zeros_that_may_still_arrive_are_never_written_behind(storage: Storage, proxy: Proxy) -> None:
+    """Over NFSv3 a late call cannot be kept away; over 4.1 it can."""
+    with closing(storage.create("segment")) as handle:
+        assert isinstance(handle, files.Writer)
+        handle.extend(0, 1 << 16)
+        handle.write_durably(0, RECORD)
+        cut_once(proxy, "drop")
+        if "4.1" in str(storage._server.version):  # type: ignore[attr-defined]
+            handle.extend(1 << 16, 1 << 16)
+            handle.write_durably(1 << 16, RECORD)
+            return
+        with pytest.raises(OSError, match="room was made"):
+            handle.extend(1 << 16, 1 << 16)
+        handle.write_durably(len(RECORD), RECORD)
+        with pytest.raises(OSError, match="room was made"):
+            handle.write_durably(1 << 16, RECORD)
+
+
+def test_removed_files_are_kept_for_readers_and_forgotten_later(
+    storage: Storage, there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.publish("segment", b"old")
+    with closing(there().open("segment")) as another_process:
+        storage.remove("segment")
+        assert storage.names() == []
+        assert another_process.read(0, 10) == b"old"
+        monkeypatch.setattr(storage_module, "GRACE", -1.0)
+        storage.create("segment").close()
+        with pytest.raises(OSError):
+            another_process.read(0, 10)
+
+
+def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
+    (port,) = free_ports(1)
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        backend_for(f"nfs://127.0.0.1/backup/lightning.bkp?version=4.1&nfsport={port}").identify()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> None:
+    url = f"nfs://127.0.0.1/nowhere/lightning.bkp?version={version}&nfsport={places.ganesha.port}"
+    with pytest.raises(BackupError, match=r"does not exist|no permission|no backup"):
+        backend_for(f"{url}&mountport={places.ganesha.mount_port}").check_new()
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["colour=red", "version=2", "version=4.0", "nfsport=x", "timeout=1", "timeout=soon", "uid=-1", "nfsport=99999"],
+)
+def test_options_that_make_no_sense(query: str) -> None:
+    with pytest.raises(BadURL):
+        backend_for(f"nfs://nas.local/export/lightning.bkp?{query}")
+
+
+@pytest.mark.parametrize("host", ["nas:port", "[::1", ":2049", "nas:99999"])
+def test_hosts_that_make_no_sense(host: str) -> None:
+    with pytest.raises(BadURL):
+        backend_for(f"nfs://{host}/export/lightning.bkp")

@@ -1,0 +1,156 @@
+"""A mounted share: what is accepted as one, what is noticed when another is in its place, what is warned about."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from backends import backend_for
+from backends.errors import Unreachable
+from backends.mounts import table
+from backends.mounts.network import is_network, lock_breaker, promise_breakers
+from backends.mounts.table import Mount, mount_of, mounts
+from backends.node.lockfile import read_settings, write_settings
+from backends.urls import BadURL
+from tests.destinations.conftest import WorldAt
+from tests.destinations.places import Places
+from tests.destinations.servers import Sshfs
+from tests.end_to_end.recordings import RECORDINGS, Recording
+from tests.end_to_end.same import differences
+from tests.end_to_end.world import backup_cli
+from tests.standin import History, Refused
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Sshfs]:
+    """A share of this test's own, mounted."""
+    share = Sshfs(tmp_path)
+    share.start()
+    yield share
+    share.stop()
+
+
+def a_mount(kind: str, *options: str) -> Mount:
+    return Mount(1, (0, 50), "/", Path("/mnt/nas"), kind, "nas:/volume1", frozenset({"rw", *options}))
+
+
+@pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs"])
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+def test_the_recorded_nodes(kind: str, recording: Recording, places: Places, world_at: WorldAt) -> None:
+    world = world_at(places.url(kind))
+    recording.prepare(world)
+    node = world.run(recording.calls())
+    assert node.stderr == ""
+    assert [level for level, _ in node.logs] == ["info"], node.logs
+    restored = world.assert_restored_equals_the_nodes()
+    assert differences(restored, recording.expected(world)) == []
+
+
+def test_a_directory_of_this_machine_is_no_share(tmp_path: Path, world_at: WorldAt) -> None:
+    world = world_at(f"nfs://{tmp_path}/lightning.bkp")
+    before = sorted(tmp_path.rglob("*"))
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert said.code == 1
+    assert "no share is mounted at" in said.text
+    assert "Nothing was written" in said.text
+    assert [path for path in tmp_path.rglob("*") if path not in before and path.name != "backup.pid"] == []
+
+
+def test_a_share_that_is_not_mounted_at_a_start(share: Sshfs, world_at: WorldAt, history: History) -> None:
+    world = world_at(f"nfs://{share.point}/lightning.bkp").init()
+    world.run([history.first(), *history.notes(3)])
+    share.unmount()
+    call = history.note()
+    with pytest.raises(Refused, match="no share is mounted at"), world.node() as node:
+        node.db_write(call)
+    assert list(share.point.iterdir()) == []
+    share.start()
+    world.run([call])
+    world.assert_restored_equals_the_nodes()
+
+
+def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path) -> None:
+    url = f"nfs://{share.point}/lightning.bkp"
+    world = world_at(url).init()
+    world.run([history.first()])
+    remembered = backend_for(url).lasting_url(url)
+    share.unmount()
+    share.served = tmp_path / "other"
+    share.served.mkdir()
+    share.start()
+    with pytest.raises(Refused, match="share"), world.node() as node:
+        node.db_write(history.note())
+    with pytest.raises(Unreachable, match="Is that the right share"):
+        backend_for(url).identify()
+    with pytest.raises(Unreachable, match="another share is in the place") as caught:
+        backend_for(remembered).identify()
+    assert f"root@127.0.0.1:{tmp_path}/served" in str(caught.value)
+    assert list(share.point.iterdir()) == []
+
+
+def test_a_share_is_found_again_under_another_name(share: Sshfs, world_at: WorldAt, history: History) -> None:
+    world = world_at(f"nfs://{share.point}/lightning.bkp").init()
+    settings = read_settings(world.directory)
+    assert f"share={quote(share.source)}" in settings.url
+    url = f"nfs://{share.point}/lightning.bkp?share=nas%3A/volume1"
+    write_settings(world.directory, replace(settings, url=url))
+    node = world.run([history.first()])
+    assert any("made on the share nas:/volume1" in line for _, line in node.logs)
+
+
+def test_options_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(BadURL, match="mounted share"):
+        backend_for("nfs:///mnt/nas/lightning.bkp?version=4.1")
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
+def test_network_filesystems(kind: str) -> None:
+    assert is_network(a_mount(kind))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs", "tmpfs", "overlay", "fuseblk", "autofs", "fuse.encfs"])
+def test_other_filesystems(kind: str) -> None:
+    assert not is_network(a_mount(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("nfs4", "soft"), ("nfs", "softerr"), ("nfs", "async"), ("cifs", "nostrictsync"), ("9p", "cache=loose")],
+)
+def test_options_that_break_the_promise_are_named(kind: str, option: str) -> None:
+    (line,) = promise_breakers(a_mount(kind, option, "relatime"))
+    assert f"`{option}`" in line
+
+
+@pytest.mark.parametrize("options", [("hard", "vers=4.2"), ("hard", "nolock"), ("sync",)])
+def test_options_that_do_not(options: tuple[str, ...]) -> None:
+    """`nolock` matters for the node's own directory only: the backup takes no lock on the share."""
+    assert promise_breakers(a_mount("nfs", *options)) == []
+
+
+def test_nolock_under_the_nodes_directory() -> None:
+    assert "`nolock`" in str(lock_breaker(a_mount("nfs", "nolock")))
+    assert lock_breaker(a_mount("nfs4", "hard")) is None
+    assert lock_breaker(a_mount("ext4", "nolock")) is None
+
+
+def test_the_mount_of_a_path(share: Sshfs) -> None:
+    assert mount_of(share.point).kind == "fuse.sshfs"
+    assert mount_of(share.point / "not" / "there").source == share.source
+    assert mount_of(Path("/proc/self")).kind == "proc"
+    assert mount_of(share.served).kind != "fuse.sshfs"
+
+
+def test_odd_mount_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = tmp_path / "mountinfo"
+    lines.write_bytes(
+        b"36 35 98:0 /mnt1 /mnt/my\\040stick\\134 rw,noatime master:1 shared:2 - vfat /dev/sdb1 ro,errors=continue\n"
+        b"37 35 0:40 / /mnt/none rw - tmpfs  rw\n"
+    )
+    monkeypatch.setattr(table, "MOUNTINFO", lines)
+    first, second = mounts()
+    assert first.point == Path("/mnt/my stick\\")
+    assert (first.device, first.root, first.source, first.read_only) == ((98, 0), "/mnt1", "/dev/sdb1", True)
+    assert (second.kind, second.source) == ("tmpfs", "")

@@ -1,0 +1,217 @@
+"""Sticks: found by what they are called, and pulled out at the worst moments."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.errors import Unreachable
+from backends.mounts import volumes as module
+from backends.mounts.superblock import read_names
+from backends.mounts.volumes import disks_of, volumes
+from backends.urls import BadURL
+from tests.destinations.conftest import WorldAt
+from tests.destinations.places import Places
+from tests.destinations.sticks import STICKS, Btrfs, ExFat, Ext4, Fat, Stick
+from tests.destinations.test_hangs import play_until_refused
+from tests.destinations.tools import run
+from tests.end_to_end.recordings import FRESH
+from tests.end_to_end.world import backup_cli
+from tests.standin import History, Refused
+
+Buy = Callable[..., Stick]
+
+
+@pytest.fixture
+def buy(tmp_path: Path) -> Iterator[Buy]:
+    """New sticks, plugged in by the test; away at its end."""
+    bought: list[Stick] = []
+
+    def one(kind: type[Stick], label: str = "") -> Stick:
+        bought.append(kind(tmp_path, label))
+        return bought[-1]
+
+    yield one
+    for stick in bought:
+        stick.discard()
+
+
+@pytest.mark.parametrize("kind", STICKS)
+def test_a_recorded_node(kind: str, places: Places, world_at: WorldAt) -> None:
+    world = world_at(places.url(kind))
+    FRESH.prepare(world)
+    node = world.run(FRESH.calls())
+    assert [level for level, _ in node.logs] == ["info"], node.logs
+    world.assert_restored_equals_the_nodes()
+    assert backup_cli("verify", world.url).code == 0
+
+
+@pytest.mark.parametrize("kind", STICKS)
+def test_it_is_found_under_another_path(
+    kind: str, buy: Buy, world_at: WorldAt, history: History, tmp_path: Path
+) -> None:
+    stick = buy(STICKS[kind]).plug()
+    world = world_at(stick.url()).init()
+    world.run([history.first(), *history.notes(3)])
+    stick.pull()
+    stick.plug(tmp_path / "elsewhere")
+    node = world.run(history.notes(3))
+    assert [level for level, _ in node.logs] == ["info"], node.logs
+    world.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("kind", STICKS)
+def test_names_are_read_from_the_device(kind: str, buy: Buy) -> None:
+    stick = buy(STICKS[kind])
+    names = read_names(stick.image)
+    assert names is not None
+    assert (names.label, names.uuid) == (stick.label, run("blkid", "-p", "-s", "UUID", "-o", "value", stick.image))
+
+
+def test_it_is_found_by_uuid(buy: Buy) -> None:
+    stick = buy(ExFat).plug()
+    names = read_names(stick.image)
+    assert names is not None
+    assert names.uuid is not None
+    for uuid in (names.uuid, names.uuid.lower()):
+        backend_for(f"usb://{uuid}/lightning.bkp").check_new()
+
+
+def test_it_is_not_plugged_in() -> None:
+    with pytest.raises(Unreachable, match="'NOSUCHSTICK' is not plugged in"):
+        backend_for("usb://NOSUCHSTICK/lightning.bkp").check_new()
+
+
+def test_it_is_not_mounted(buy: Buy) -> None:
+    stick = buy(Ext4)
+    stick.attach()
+    with pytest.raises(Unreachable, match=r"plugged in \(/dev/loop\d+\), but not mounted"):
+        backend_for(stick.url()).check_new()
+
+
+def test_it_is_present_twice(buy: Buy) -> None:
+    one, other = buy(Ext4, "SAME").plug(), buy(Btrfs, "SAME").plug()
+    with pytest.raises(Unreachable, match="2 sticks are called 'SAME'") as caught:
+        backend_for(one.url()).check_new()
+    for stick in (one, other):
+        names = read_names(stick.image)
+        assert names is not None
+        assert str(names.uuid) in str(caught.value)
+    names = read_names(other.image)
+    assert names is not None
+    backend_for(f"usb://{names.uuid}/lightning.bkp").check_new()
+
+
+def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) -> None:
+    stick = buy(Ext4).plug()
+    world = world_at(stick.url()).init()
+    world.run([history.first()])
+    stick.remount_read_only()
+    with pytest.raises(Unreachable, match="mounted read-only"):
+        backend_for(stick.url("another.bkp")).check_new()
+    world.restore()  # reading needs no more
+    with pytest.raises(Refused, match=f"{stick.label}.*mounted read-only"), world.node() as node:
+        node.db_write(history.note())
+
+
+def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
+    stick = buy(ExFat).plug()
+    assert isinstance(stick, ExFat)
+    stick.kill()
+    with pytest.raises(Unreachable, match="was pulled out while it was mounted"):
+        backend_for(stick.url()).check_new()
+
+
+@pytest.mark.parametrize("kind", [ExFat, Fat])
+def test_it_is_pulled_out_while_running(
+    kind: type[ExFat] | type[Fat], buy: Buy, world_at: WorldAt, history: History
+) -> None:
+    stick = buy(kind).plug()
+    assert isinstance(stick, (ExFat, Fat))
+    world = world_at(stick.url()).init()
+    with pytest.raises(Refused, match=stick.label), world.node() as node:
+        node.play([history.first(), *history.notes(20)])
+        stick.kill()
+        play_until_refused(node, history)
+    stick.pull()
+    stick.plug()
+    history.version -= 1  # the refused one was not committed
+    world.run(history.notes(3))
+    world.assert_restored_equals_the_nodes()
+
+
+def test_it_becomes_read_only_while_running(buy: Buy, world_at: WorldAt, history: History) -> None:
+    """What Linux does with ext4 on a stick that gives errors."""
+    stick = buy(Ext4).plug()
+    assert isinstance(stick, Ext4)
+    world = world_at(stick.url()).init()
+    with pytest.raises(Refused, match=stick.label), world.node() as node:
+        node.play([history.first(), *history.notes(20)])
+        stick.give_errors()
+        play_until_refused(node, history)
+    stick.pull()
+    stick.plug()
+    history.version -= 1
+    world.run(history.notes(3))
+    world.assert_restored_equals_the_nodes()
+
+
+def test_it_is_full(buy: Buy, world_at: WorldAt, history: History) -> None:
+    stick = buy(Ext4).plug()
+    world = world_at(stick.url()).init()
+    with pytest.raises(Refused, match=stick.label), world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        run("sh", "-c", f"dd if=/dev/zero of={stick.point}/full bs=64k 2>/dev/null || true")
+        for _ in range(2000):
+            node.db_write(history.big(1 << 18))
+    (stick.point / "full").unlink()
+    history.version -= 1
+    world.run(history.notes(3))
+    world.assert_restored_equals_the_nodes()
+
+
+def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: WorldAt) -> None:
+    stick = buy(ExFat).plug()
+    world = world_at(stick.url())
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert said.code == 0
+    assert "umask=077" in said.text
+
+
+@pytest.mark.parametrize("url", ["usb:///lightning.bkp", "usb://STICK/", "usb://STICK/a.bkp?colour=red"])
+def test_urls_that_make_no_sense(url: str) -> None:
+    with pytest.raises(BadURL):
+        backend_for(url)
+
+
+def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:
+    """Its links, and its database that tells two sticks of one label apart; both need no privileges."""
+    one, other = buy(Ext4), buy(Btrfs)
+    for stick in (one, other):
+        stick.attach()
+    links = tmp_path / "disk" / "by-label"
+    links.mkdir(parents=True)
+    (links / "MY\\x20STICK").symlink_to(one.device)
+    monkeypatch.setattr(module, "LINKS", tmp_path / "disk")
+    monkeypatch.setattr(module, "read_names", lambda _: None)
+    (found,) = (volume for volume in volumes() if volume.is_called("MY STICK"))
+    assert found.device == one.device
+    database = tmp_path / "udev"
+    database.mkdir()
+    number = Path(other.device).stat().st_rdev
+    (database / f"b{number >> 8}:{number & 0xFF}").write_text(
+        "S:disk\nE:ID_FS_USAGE=filesystem\nE:ID_FS_TYPE=vfat\nE:ID_FS_LABEL_ENC=MY\\x20STICK\nE:ID_FS_UUID_ENC=1234-ABCD\n"
+    )
+    monkeypatch.setattr(module, "UDEV", database)
+    assert len([volume for volume in volumes() if volume.is_called("MY STICK")]) == 2
+    (found,) = (volume for volume in volumes() if volume.is_called("1234-abcd"))
+    assert (found.device, found.names.kind) == (other.device, "vfat")
+
+
+@pytest.mark.parametrize("kind", [Ext4, Btrfs, ExFat])
+def test_the_disk_under_a_path(kind: type[Stick], buy: Buy) -> None:
+    stick = buy(kind).plug()
+    assert disks_of(stick.point) == {Path(stick.device).name}
+    assert disks_of(stick.point) != disks_of(Path("/"))
+    assert disks_of(Path("/proc")) == frozenset()

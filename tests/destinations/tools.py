@@ -1,0 +1,78 @@
+"""Programs that the tests start, and what they need of the machine."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+INSTALL = "install what .ci/install installs"
+
+
+def need(*programs: str) -> None:
+    """Skip when a program is missing; in CI that is a failure instead: there nothing is skipped."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [program for program in programs if shutil.which(program, path=path) is None]
+    if os.geteuid() != 0:
+        missing.append("root")
+    if missing and "CI" in os.environ:
+        pytest.fail(f"{', '.join(missing)} missing: {INSTALL}")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} missing: {INSTALL}")
+
+
+def run(*words: object) -> str:
+    """A program's stdout; AssertionError with what it said when it fails."""
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr}"
+    return done.stdout.strip()
+
+
+def start(*words: object) -> "subprocess.Popen[bytes]":
+    """A program that goes on beside the test; it says nothing."""
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen([str(word) for word in words], stdin=nothing, stdout=nothing, stderr=nothing)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """AssertionError when the condition does not come true in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"{what} did not come in {seconds:.0f} s"
+        time.sleep(0.02)
+
+
+def freeze(process: "subprocess.Popen[bytes]") -> None:
+    """SIGSTOP, and every thread stands still when this returns: the signal alone lets them answer a little longer.
+
+    CI failed on it once: the write that was to hang was answered within a millisecond.
+    """
+    process.send_signal(signal.SIGSTOP)
+    threads = Path(f"/proc/{process.pid}/task")
+
+    def stopped(thread: Path) -> bool:
+        try:
+            return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except (FileNotFoundError, ProcessLookupError):  # it ended
+            return True
+
+    wait_until(lambda: all(map(stopped, threads.iterdir())), f"a stop of every thread of {process.pid}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def unmount(point: Path) -> None:
+    """Whatever state it is in; nothing happens when it is not mounted."""
+    subprocess.run(["umount", "-l", str(point)], capture_output=True, timeout=30, check=False)
