@@ -1,0 +1,73 @@
+"""The figures of the budget that are no commit latencies: replay, start-up, memory."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backends import backend_for
+from backends.change import foreign_keys_setting
+from backends.database.rebuild import rebuild
+from contrib.bench.contestants import Call
+
+
+def replay_ratio(directory: Path, calls: list[Call], backup: Path, times: int = 5) -> tuple[float, float]:
+    """Statements a second: restoring the log end to end, and the stdlib's sqlite3 executing them one by one."""
+    statements = sum(len(call["writes"]) for call in calls)
+    ours, theirs = [], []
+    for number in range(times):
+        began = time.perf_counter()
+        with backend_for(backup.as_uri()).read() as generation:
+            rebuild(generation, directory / f"ours-{number}.sqlite3")
+        ours.append(time.perf_counter() - began)
+        theirs.append(_one_by_one(directory / f"theirs-{number}.sqlite3", calls))
+    return statements / min(ours), statements / min(theirs)
+
+
+def _one_by_one(path: Path, calls: list[Call]) -> float:
+    """In one transaction between PRAGMAs and without syncs: as quick as the module gets."""
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA synchronous = OFF")
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA foreign_keys = ON")
+    began = time.perf_counter()
+    for call in calls:
+        if foreign_keys_setting(call["writes"]) is not None and database.in_transaction:
+            database.execute("COMMIT")
+        elif foreign_keys_setting(call["writes"]) is None and not database.in_transaction:
+            database.execute("BEGIN")
+        for statement in call["writes"]:
+            database.execute(statement)
+    if database.in_transaction:
+        database.execute("COMMIT")
+    took = time.perf_counter() - began
+    database.close()
+    return took
+
+
+def startup(directory: Path, times: int = 15) -> tuple[float, float]:
+    """Seconds from starting our plugin to its manifest, and to start an interpreter that imports pyln.client."""
+    environment = {**os.environ, "LIGHTNINGD_PLUGIN": "1"}
+    manifest = b'{"jsonrpc":"2.0","id":"cln:getmanifest#1","method":"getmanifest","params":{}}\n\n'
+    ours, theirs = [], []
+    for _ in range(times):
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plugin.main"],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(manifest)
+        process.stdin.flush()
+        process.stdout.readline()
+        ours.append(time.perf_counter() - began)
+        process.communicate()
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import pyln.client; print(flush=True)"], check=True, capture_output=True)
+        theirs.append(time.perf_counter() - began)
+    return sorted(ours)[times // 2], sorted(theirs)[times // 2]

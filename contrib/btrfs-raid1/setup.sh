@@ -1,0 +1,69 @@
+#!/bin/bash
+# Two disks (or partitions of two disks) become one mirrored place for backups.
+#
+#   setup.sh [--wipe] [--owner USER] [--label LABEL] DEVICE DEVICE MOUNTPOINT
+#   setup.sh --owner lightning /dev/sdb1 /dev/sdc1 /mnt/backup
+#
+# btrfs keeps a checksum of every block on both disks: a block that one of them gives back wrongly is recognised, taken
+# from the other and mended. Without --wipe nothing is touched that holds anything. FSTAB=FILE is for trying it out.
+set -euo pipefail
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+wipe=no owner=lightning label=LNBACKUP
+while [[ ${1-} == --* ]]; do
+    case $1 in
+        --wipe) wipe=yes ;;
+        --owner) owner=${2-} && shift ;;
+        --label) label=${2-} && shift ;;
+        *) fail "there is no option $1; see the head of $0" ;;
+    esac
+    shift
+done
+[[ $# == 3 ]] || fail "say which: setup.sh [--wipe] [--owner USER] [--label LABEL] DEVICE DEVICE MOUNTPOINT"
+devices=("$(readlink -f "$1")" "$(readlink -f "$2")") mountpoint=$3 fstab=${FSTAB:-/etc/fstab}
+
+# Everything that can be wrong, before anything is changed.
+[[ $EUID == 0 ]] || fail "only root may make filesystems; repeat this with sudo"
+for tool in mkfs.btrfs btrfs wipefs lsblk; do
+    command -v "$tool" > /dev/null || fail "$tool is missing; install it: apt-get install btrfs-progs util-linux"
+done
+id "$owner" > /dev/null 2>&1 || fail "there is no user $owner; name the one that lightningd runs as with --owner"
+[[ $mountpoint == /* ]] || fail "$mountpoint is not an absolute path"
+mountpoint -q "$mountpoint" && fail "$mountpoint is in use already; take another one, or unmount it"
+if [[ -d $mountpoint && -n $(ls -A "$mountpoint") ]]; then
+    fail "$mountpoint is not empty: what lies there would be hidden below the mount; move it away first"
+fi
+grep -qE "^[^#]*[[:space:]]${mountpoint}[[:space:]]" "$fstab" && fail "$fstab has a line for $mountpoint already"
+for device in "${devices[@]}"; do
+    [[ -b $device ]] || fail "$device is not a disk or partition; lsblk lists them"
+    [[ -z $(lsblk -nro MOUNTPOINTS "$device" | tr -d '[:space:]') ]] || fail "$device is mounted; unmount it first"
+    if [[ $wipe == no && -n $(wipefs --noheadings "$device") ]]; then
+        fail "$device holds something ($(wipefs --noheadings -O TYPE,LABEL "$device" | tr -s '\n ' ' ')); if that can go, add --wipe"
+    fi
+done
+disk_of() { lsblk -nrdo PKNAME "$1" | grep . || basename "$1"; }
+[[ ${devices[0]} != "${devices[1]}" ]] || fail "that is the same device twice"
+if [[ $(disk_of "${devices[0]}") == "$(disk_of "${devices[1]}")" ]]; then
+    fail "both lie on the same disk ($(disk_of "${devices[0]}")): it would take both with it; take two disks"
+fi
+
+mkfs.btrfs --quiet --force --label "$label" --metadata raid1 --data raid1 "${devices[@]}"
+udevadm settle 2> /dev/null || true
+uuid=$(blkid -s UUID -o value "${devices[0]}")
+
+# nofail: a machine must come up without its backup disks. Not `degraded`: on one disk alone it is mounted by hand only,
+# by somebody who knows that. Never nodatacow or chattr +C: without checksums nothing is recognised and nothing mended.
+options=noatime,nodev,nosuid,noexec,nofail,x-systemd.device-timeout=30
+mkdir -p "$mountpoint"
+printf 'UUID=%s %s btrfs %s 0 0\n' "$uuid" "$mountpoint" "$options" >> "$fstab"
+mount -o noatime,nodev,nosuid,noexec "${devices[0]}" "$mountpoint"
+chown "$owner:" "$mountpoint"
+chmod 700 "$mountpoint"
+
+echo "Mirrored on ${devices[0]} and ${devices[1]}, mounted at $mountpoint, a line added to $fstab."
+echo "Next, as $owner with the node stopped: backup-cli init file://$mountpoint/lightning.bkp"
+echo "And once: systemctl enable --now backup-disk@\"\$(systemd-escape --path $mountpoint)\".timer"

@@ -1,0 +1,37 @@
+"""Running `backup-cli check-config`, for its tests."""
+
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from backup_cli.check_config import check_config
+
+PLUGIN_SCRIPT = f"#!{sys.executable}\nfrom plugin.main import main\nmain()\n"
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def configure(directory: Path, text: str) -> None:
+    (directory.parent / "config").write_text(text)
+
+
+def check(directory: Path, *options: str) -> tuple[int, list[str]]:
+    """The exit code, and the lines that are not ok. (That all lies on one disk is no news here.)"""
+    result = CliRunner().invoke(check_config, ["--lightning-dir", str(directory), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    assert result.stdout.splitlines()[-1].startswith("protected" if result.exit_code == 0 else "NOT protected")
+    return result.exit_code, [
+        line for line in result.stdout.splitlines()[:-1] if not line.startswith("ok ") and "same disk" not in line
+    ]
+
+
+def the_problem(directory: Path, *options: str) -> str:
+    code, lines = check(directory, *options)
+    assert code == 1 and len(lines) == 1 and lines[0].startswith("problem"), lines
+    return lines[0]

@@ -1,0 +1,106 @@
+"""`backup-cli check-config`: what it says about the backup, and about a node that runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.node.lockfile import read_settings, write_settings
+from backends.node.witness import Witness, write_witness
+from backup_cli.node_config import read_config
+from tests.contrib.checking import check, configure, the_problem
+
+# The backup
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_lock_and_the_destination(node: Path, tmp_path: Path) -> None:
+    settings = read_settings(node)
+    write_settings(node, type(settings)(settings.url, "11" * 16))
+    assert "another node, or was made anew" in the_problem(node)
+    write_settings(node, settings)
+    (tmp_path / "lightning.bkp").rename(tmp_path / "away")
+    assert "mounted" in the_problem(node)
+    write_settings(node, type(settings)("gopher://x/y", None))
+    assert "gopher" in the_problem(node)
+    (node / "backup.lock").write_text("{")
+    assert "not JSON" in the_problem(node)
+    (node / "backup.lock").unlink()
+    assert "backup-cli init" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_backup(node: Path, tmp_path: Path) -> None:
+    (tmp_path / "lightning.bkp" / "manifest").write_bytes(b"\0" * 100)
+    assert "damaged" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_database_and_its_backup_disagree(node: Path) -> None:
+    def bump(by: int) -> None:
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                f"import sqlite3; c = sqlite3.connect({str(node / 'lightningd.sqlite3')!r}); "
+                f"c.execute(\"UPDATE vars SET intval = intval + {by} WHERE name = 'data_version'\"); c.commit()",
+            ],
+            check=True,
+        )
+
+    bump(-1)
+    assert check(node) == (0, [])
+    bump(-1)
+    assert "lost 2 change(s)" in the_problem(node)
+    bump(+7)
+    code, lines = check(node)
+    assert code == 0 and len(lines) == 1 and "5 change(s) ahead" in lines[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
+    write_witness(node, Witness(read_settings(node).backup_id or "", 0, 1008, 0, None, "the disk was full"))
+    code, lines = check(node)
+    assert code == 0 and len(lines) == 1 and "the disk was full" in lines[0]
+
+
+# A running node
+
+
+@pytest.fixture
+def lightningd(tmp_path: Path) -> Path:
+    """Something that is called lightningd and runs, as far as anyone can see."""
+    path = tmp_path / "usr" / "lightningd"
+    path.parent.mkdir()
+    shutil.copy("/bin/sh", path)
+    return path
+
+
+@pytest.fixture
+def running(node: Path, lightningd: Path, plugin: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A lightningd that was started with a --conf, and has no plugin."""
+    (lightningd.parent / "own.conf").write_text(f"important-plugin={plugin}\n")
+    process = subprocess.Popen(
+        [str(lightningd), "-c", "read x", "--conf", str(lightningd.parent / "own.conf")],
+        cwd=node,
+        stdin=subprocess.PIPE,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_running_node_without_the_plugin(node: Path, running: "subprocess.Popen[bytes]", lightningd: Path) -> None:
+    configure(node, "")  # not read: the command line names another file
+    assert f"process {running.pid}) without the plugin" in the_problem(node)
+    assert read_config(node, None).files == [lightningd.parent / "own.conf"]
+    later = time.time() + 3600
+    os.utime(node / "lightningd.sqlite3", (later, later))
+    _, lines = check(node)
+    assert any("has written to its database" in line for line in lines)

@@ -1,0 +1,187 @@
+"""`backup-cli check-config`: each thing that can be wrong in lightningd's configuration, found, and nothing else."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from backup_cli import config_findings, probe
+from backup_cli.node_config import read_config
+from plugin.notify import NOTIFY_FILE
+from tests.contrib.checking import PLUGIN_SCRIPT, check, configure, executable, the_problem
+
+
+def test_a_protected_node(node: Path) -> None:
+    assert check(node) == (0, [])
+    assert check(node.parent) == (0, [])
+
+
+# The plugin's line
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_the_line(node: Path) -> None:
+    configure(node, "network=bitcoin\n#important-plugin=/x/lightningd-backup\n")
+    line = the_problem(node)
+    assert "important-plugin=" in line and str(node.parent / "config") in line
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["plugin={}", "plugin-dir={parent}"])
+def test_an_ordinary_plugin_is_not_enough(node: Path, plugin: Path, how: str) -> None:
+    configure(node, how.format(plugin, parent=plugin.parent) + "\n")
+    assert f"important-plugin={plugin}" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_in_the_default_directory_is_found(node: Path) -> None:
+    executable(node.parent / "plugins" / "ours" / "lightningd-backup", PLUGIN_SCRIPT)
+    configure(node, "")
+    assert "ordinary plugin" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_both_in_a_directory_and_important_is_important(node: Path, plugin: Path) -> None:
+    configure(node, f"plugin-dir={plugin.parent}\nimportant-plugin={plugin}\n")
+    assert check(node) == (0, [])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["lightningd-backup", "{}"])
+def test_disabled(node: Path, plugin: Path, how: str) -> None:
+    configure(node, f"important-plugin={plugin}\ndisable-plugin={how.format(plugin)}\n")
+    assert "line 2 disables it" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_cleared_afterwards(node: Path, plugin: Path) -> None:
+    configure(node, f"important-plugin={plugin}\nclear-plugins\n")
+    assert "no line starts" in the_problem(node)
+    configure(node, f"clear-plugins\nimportant-plugin={plugin}\n")
+    assert check(node)[0] == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_of_them(node: Path, plugin: Path, tmp_path: Path) -> None:
+    other = executable(tmp_path / "other" / "lightningd-backup", PLUGIN_SCRIPT)
+    configure(node, f"important-plugin={plugin}\nimportant-plugin={other}\n")
+    assert "keep one line" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_older_plugin_beside_it(node: Path, plugin: Path) -> None:
+    configure(node, f"important-plugin={plugin}\nplugin=/opt/plugins/backup/backup.py\n")
+    assert "older backup plugin /opt/plugins/backup/backup.py" in the_problem(node)
+
+
+def test_it_is_missing(node: Path, tmp_path: Path) -> None:
+    configure(node, f"important-plugin={tmp_path}/gone/lightningd-backup\n")
+    assert "No such file" in the_problem(node)
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("#!/bin/sh\necho no module named nothing >&2\nexit 3\n", "no module named nothing"),
+        ("#!/bin/sh\ncat >/dev/null\n", "without a word"),
+        ("#!/bin/sh\necho hello\necho\n", "does not answer"),
+        ("#!/nowhere/python\n", "No such file"),
+        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": []}\'\necho\n', "no manifest"),
+        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": {"hooks": []}}\'\necho\n', "not this plugin"),
+    ],
+)
+def test_it_does_not_start(node: Path, tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PATIENCE", 0.5 if "cat" in script else 30.0)
+    broken = executable(tmp_path / "broken" / "lightningd-backup", script)
+    configure(node, f"important-plugin={broken}\n")
+    assert word in the_problem(node)
+
+
+def test_the_plugin_is_started_away_from_the_node_and_ended(node: Path, tmp_path: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in node.iterdir())
+    script = f"#!/bin/sh\npwd > {tmp_path}/where; echo $$ > {tmp_path}/pid; exec {sys.executable} -m plugin.main\n"
+    configure(node, f"important-plugin={executable(tmp_path / 'b' / 'lightningd-backup', script)}\n")
+    assert check(node)[0] == 0
+    assert not Path((tmp_path / "where").read_text().strip()).exists()
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+    assert sorted((path, path.stat().st_mtime_ns) for path in node.iterdir()) == before
+
+
+# The files
+
+
+@pytest.mark.usefixtures("quick")
+def test_includes_and_the_order_of_files(node: Path, plugin: Path) -> None:
+    (node / "more").mkdir()
+    (node / "more" / "plugins.conf").write_text(f"important-plugin={plugin}  \r\n")
+    (node / "config").write_text("include more/plugins.conf\nwallet=sqlite3://lightningd.sqlite3\n")
+    configure(node, "wallet=postgres://x\n")  # the network's own file comes later, and counts
+    assert check(node) == (0, [])
+    config = read_config(node, None)
+    assert config.files == [node.parent / "config", node / "config", node / "more" / "plugins.conf"]
+    assert config.plugins()[-1].where == f"{node}/more/plugins.conf line 1"
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_explicit_file_instead(node: Path, plugin: Path, tmp_path: Path) -> None:
+    configure(node, "")
+    (tmp_path / "lightningd.conf").write_text(f"important-plugin={plugin}\n")
+    assert check(node, "--conf", str(tmp_path / "lightningd.conf")) == (0, [])
+    assert "does not exist" in the_problem(node, "--conf", str(tmp_path / "other.conf"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_files_that_lightningd_would_not_start_with(node: Path) -> None:
+    configure(node, "include config\n")
+    assert "over and over" in the_problem(node)
+    configure(node, "include missing\n")
+    assert "missing does not exist" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_file_at_all(node: Path) -> None:
+    (node.parent / "config").unlink()
+    code, lines = check(node)
+    assert code == 1 and [line.split()[:2] for line in lines] == [["warning", "config"], ["problem", "plugin"]]
+
+
+# Wallet, hsm_secret, backup.notify
+
+
+@pytest.mark.usefixtures("quick")
+def test_wallets(node: Path, plugin: Path) -> None:
+    def with_wallet(value: str) -> None:
+        configure(node, f"important-plugin={plugin}\nwallet={value}\n")
+
+    with_wallet(f"sqlite3://{node}/lightningd.sqlite3:/mnt/replica.sqlite3")
+    assert check(node) == (0, [])
+    with_wallet("postgres://user:secret@host/db")
+    line = the_problem(node)
+    assert "(postgres)" in line and "secret" not in line
+    with_wallet("sqlite3:///srv/other.sqlite3:/mnt/replica")
+    assert f"wallet=sqlite3://{node}/lightningd.sqlite3:/mnt/replica" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_secret(node: Path) -> None:
+    secret = node / "hsm_secret"
+    secret.chmod(0o640)
+    assert f"chmod 400 {secret}" in the_problem(node)
+    secret.chmod(0o600)
+    assert check(node)[0] == 0
+    secret.write_bytes(b"")
+    assert "is empty" in the_problem(node)
+    secret.unlink()
+    assert "is missing" in the_problem(node)
+    (node / "lightningd.sqlite3").unlink()
+    assert check(node)[0] == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_for_trouble(node: Path) -> None:
+    assert config_findings.NOTIFY_FILE == NOTIFY_FILE
+    command = executable(node / NOTIFY_FILE, "#!/bin/sh\n")
+    assert check(node) == (0, [])
+    command.chmod(0o644)
+    code, lines = check(node)
+    assert code == 0 and len(lines) == 1 and "chmod 700" in lines[0]

@@ -1,0 +1,157 @@
+"""`status --prometheus`, and the rules and the dashboard that read it."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from click.testing import CliRunner
+
+from backends.errors import Damaged, Unreachable
+from backends.status import COMPACTION_FAILED, Status
+from backup_cli.main import cli
+from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable
+from plugin.compaction import Compaction
+
+MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
+
+FINE = Status(
+    url="file:///mnt/nas/lightning.bkp",
+    backup_id="00" * 16,
+    node_id=None,
+    data_version=1008,
+    last_change=1_700_000_000,
+    records=12,
+    generation=3,
+    generation_begun=1_600_000_000,
+    generation_reason="init",
+    last_compaction=None,
+    snapshot_bytes=100,
+    segment_bytes=200,
+    free_bytes=1 << 40,
+    total_bytes=1 << 41,
+    damaged=False,
+    troubles=(),
+)
+
+
+def figures(text: str) -> dict[str, float]:
+    """Name → value; the lines are checked on the way."""
+    found = {}
+    lines = text.splitlines()
+    for about, kind, line in zip(lines[0::3], lines[1::3], lines[2::3], strict=True):
+        match = re.fullmatch(rf'{PREFIX}(\w+){{(?:\w+="(?:[^"\\]|\\.)*",?)+}} (-?[\d.]+)', line)
+        assert match is not None, line
+        assert about == f"# HELP {PREFIX}{match[1]} {HELP[match[1]]}"
+        assert kind == f"# TYPE {PREFIX}{match[1]} gauge"
+        found[match[1]] = float(match[2])
+    return found
+
+
+def test_a_backup_that_is_well() -> None:
+    found = figures(metrics(FINE, 1_700_000_060.5))
+    assert found["readable"] == 1
+    assert found["data_version"] == 1008
+    assert found["last_change_timestamp_seconds"] == 1_700_000_000
+    assert found["checked_timestamp_seconds"] == 1_700_000_060
+    assert {found[name] for name in ("damaged", "troubles", "compaction_failed", "space_low")} == {0}
+    assert set(HELP) - set(found) == {"last_compaction_timestamp_seconds"}
+
+
+def test_each_trouble_shows() -> None:
+    found = figures(metrics(replace(FINE, damaged=True, free_bytes=1000, last_compaction=7, troubles=("a", "b")), 0))
+    assert (found["damaged"], found["troubles"], found["space_low"]) == (1, 2, 1)
+    assert found["last_compaction_timestamp_seconds"] == 7
+
+
+def test_a_failed_compaction_is_recognised_by_what_the_plugin_leaves() -> None:
+    backend = Mock()
+    Compaction("file:///x", "/", lambda level, line: None)._fail(backend, "no room")
+    (told,) = backend.tell_trouble.call_args.args
+    assert told.startswith(COMPACTION_FAILED)
+    assert figures(metrics(replace(FINE, troubles=(told,)), 0))["compaction_failed"] == 1
+
+
+def test_labels_are_escaped() -> None:
+    text = metrics(replace(FINE, url='file:///a"b\\c\nd'), 0)
+    assert 'url="file:///a\\"b\\\\c\\nd"' in text
+    figures(text)
+
+
+def test_what_cannot_be_read_says_so() -> None:
+    assert figures(unreadable("u", Unreachable("away"), 5)) == {
+        "readable": 0,
+        "damaged": 0,
+        "checked_timestamp_seconds": 5,
+    }
+    assert figures(unreadable("u", Damaged("a hole", "manifest", 0), 5))["damaged"] == 1
+
+
+def test_the_command(tmp_path: Path) -> None:
+    away = CliRunner().invoke(cli, ["status", f"file://{tmp_path}/none", "--prometheus"])
+    assert figures(away.stdout)["readable"] == 0
+    assert away.exit_code == 1
+    node = tmp_path / "bitcoin"
+    node.mkdir()
+    assert CliRunner().invoke(cli, ["init", "--lightning-dir", str(node), f"file://{tmp_path}/b"]).exit_code == 0
+    here = CliRunner().invoke(cli, ["status", "--lightning-dir", str(node), "--prometheus"])
+    assert figures(here.stdout)["readable"] == 1
+    assert CliRunner().invoke(cli, ["status", f"file://{tmp_path}/b", "--prometheus", "--json"]).exit_code == 2
+
+
+def _names(text: str) -> set[str]:
+    return set(re.findall(rf"\b{PREFIX}(\w+)", text))
+
+
+def test_the_alert_rules_use_figures_that_there_are() -> None:
+    text = (MONITORING / "alerts.yml").read_text()
+    used = _names(text)
+    assert used <= set(HELP)
+    assert {
+        "damaged",
+        "readable",
+        "troubles",
+        "compaction_failed",
+        "space_low",
+        "last_change_timestamp_seconds",
+    } <= used
+    assert "\t" not in text
+
+
+def test_the_dashboard_uses_figures_that_there_are() -> None:
+    dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert all(_names(expression) and _names(expression) <= set(HELP) for expression in expressions)
+    _assert_nothing_overlaps(dashboard["panels"])
+
+
+def _assert_nothing_overlaps(panels: list[dict[str, Any]]) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not taken & cells and at["x"] + at["w"] <= 24, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_page_explains_every_figure_and_every_alert() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    figures_table = page.partition("### The figures")[2].partition("\n## ")[0]
+    explained = {
+        name for row in re.findall(r"^\| (`.+?`) \|", figures_table, re.M) for name in re.findall("`(.+?)`", row)
+    }
+    assert explained == set(HELP)
+    alerts = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+    assert re.findall(r"^\| `(Lightning\w+)` \|", page, re.M) == alerts
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_promtool_agrees() -> None:
+    subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=MONITORING, check=True, capture_output=True)
+    subprocess.run(["promtool", "check", "metrics"], input=metrics(FINE, 0).encode(), check=True, capture_output=True)

@@ -1,0 +1,146 @@
+"""The systemd units: well-formed, true to what the plugin needs, and calling commands that there are."""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.click_check import calls_of_backup_cli, complaint
+
+CONTRIB = Path(__file__).parents[2] / "contrib"
+UNITS = sorted(
+    path for path in CONTRIB.rglob("*") if path.suffix in (".service", ".timer", ".conf") and "systemd" in str(path)
+)
+SERVICES = [path for path in UNITS if path.suffix == ".service"]
+SECTIONS = {".service": {"Unit", "Service", "Install"}, ".timer": {"Unit", "Timer", "Install"}}
+
+
+class Settings(dict[str, str]):
+    """Systemd's files may give one key several times: later lines are added to the first."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if key in self and isinstance(self[key], list) and isinstance(value, list):
+            self[key].extend(value)
+        else:
+            super().__setitem__(key, value)
+
+
+def read(path: Path) -> dict[str, dict[str, list[str]]]:
+    parser = configparser.RawConfigParser(
+        strict=False, delimiters=("=",), comment_prefixes=("#", ";"), dict_type=Settings, empty_lines_in_values=False
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(path.read_text())
+    return {name: {key: value.split("\n") for key, value in parser[name].items()} for name in parser.sections()}
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_only_sections_and_keys_that_systemd_has(path: Path) -> None:
+    if path.name == "backup.conf":
+        assert set(re.findall(r"^(\w+)=", path.read_text(), re.M)) == {"BACKUP_URL", "NETWORK_DIR", "TEXTFILES"}
+        return
+    unit = read(path)
+    assert set(unit) <= SECTIONS.get(path.suffix, SECTIONS[".service"])
+    assert all(re.fullmatch("[A-Z][A-Za-z]+", key) for section in unit.values() for key in section)
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_the_commands_are_understood(path: Path) -> None:
+    calls = list(calls_of_backup_cli(path.read_text().replace("ExecStart=", "")))
+    assert [(call, why) for call in calls if (why := complaint(call)) is not None] == []
+    assert calls or path.name in ("lightningd.service", "backup-disk@.service")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SERVICES if "backup-disk" not in path.name], ids=lambda path: path.name
+)
+def test_the_hardening_leaves_the_plugin_what_it_needs(path: Path) -> None:
+    service = read(path)["Service"]
+    assert service["ProtectSystem"] == ["strict"] and service["NoNewPrivileges"] == ["yes"]
+    assert not any("~" in line and "@resources" in line for line in service["SystemCallFilter"]), "nice and ionice"
+    assert "PrivateDevices" not in service, "usb:// is found by the links in /dev/disk"
+    assert "ProcSubset" not in service, "psutil reads /proc/filesystems"
+    assert "PrivateNetwork" not in service, "nfs://server/"
+    assert service["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6 AF_NETLINK"]
+
+
+@pytest.mark.parametrize("name", ["lightningd.service", "lightningd.service.d/50-backup.conf"])
+def test_a_stop_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
+    unit = read(CONTRIB / "systemd" / name)
+    assert unit["Service"]["KillMode"] == ["mixed"]
+    assert int(unit["Service"]["TimeoutStopSec"][0]) >= 120
+    assert unit["Unit"]["StartLimitIntervalSec"] == ["0"]
+
+
+def test_every_timer_has_its_service() -> None:
+    for timer in (path for path in UNITS if path.suffix == ".timer"):
+        assert timer.with_suffix(".service") in SERVICES
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_agrees(tmp_path: Path) -> None:
+    """Of copies whose programs exist."""
+    for path in UNITS:
+        text = re.sub(r"^(Exec\w+=[-+]?)/(usr/local|opt)\S*", r"\1/bin/true", path.read_text(), flags=re.M)
+        target = tmp_path / path.relative_to(CONTRIB).relative_to(path.relative_to(CONTRIB).parts[0])
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text.replace("/usr/local/lib/lightningd-backup/", "/bin/"))
+    names = [path.name.replace("@.", "@bitcoin.") for path in UNITS if path.suffix in (".service", ".timer")]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *names],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ours = [line for line in done.stderr.splitlines() if any(name in line for name in names)]
+    assert ours == [] and done.returncode == 0, done.stderr
+
+
+# tell
+
+
+def tell(directory: Path, sentence: str) -> None:
+    done = subprocess.run([CONTRIB / "systemd" / "tell", directory, "broken", sentence], timeout=30)
+    assert done.returncode == 0
+
+
+def test_tell_calls_the_nodes_command_and_does_not_repeat_itself(tmp_path: Path) -> None:
+    tell(tmp_path, "nobody listens")
+    command = tmp_path / "backup.notify"
+    command.write_text('#!/bin/sh\necho "$1 $2 $LIGHTNINGD_BACKUP_DIRECTORY" >> told\n')
+    command.chmod(0o700)
+    for sentence in ("one", "one", "two  words", "two  words"):
+        tell(tmp_path, sentence)
+    assert (tmp_path / "told").read_text() == f"broken one {tmp_path}\nbroken two  words {tmp_path}\n"
+    stamp = tmp_path / "backup.told-by-unit"
+    old = stamp.stat().st_mtime - 3700
+    os.utime(stamp, (old, old))
+    tell(tmp_path, "two  words")
+    assert len((tmp_path / "told").read_text().splitlines()) == 3
+
+
+# What is written in shell
+
+
+SCRIPTS = sorted(
+    path
+    for path in CONTRIB.rglob("*")
+    if path.is_file()
+    and path.suffix in ("", ".sh")
+    and path.read_bytes()[:2] == b"#!"
+    and b"python" not in path.read_bytes()[:40]
+)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_executable_and_well_formed(path: Path) -> None:
+    assert os.access(path, os.X_OK)
+    shell = path.read_text().partition("\n")[0].rpartition("/")[2].split()[-1]
+    subprocess.run([shell, "-n", path], check=True, timeout=30)
+    if shutil.which("shellcheck") is not None:
+        subprocess.run(["shellcheck", path], check=True, timeout=60)
