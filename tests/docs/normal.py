@@ -1,0 +1,46 @@
+"""What may differ between two runs of a command, made the same; and the comparison."""
+
+import re
+
+_PATTERNS = [
+    (re.compile(r"\b[0-9a-f]{66}\b"), "NODE"),
+    (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b"), "TIME"),
+    (re.compile(r"\b\d{8}-\d{6}\b"), "TIME"),
+    (re.compile(r"\b\d+ (second|minute|hour|day)s?\b"), "SPAN"),
+    (re.compile(r"\b\d+(\.\d+)? (bytes|KiB|MiB|GiB)"), "SIZE"),
+    (re.compile(r"\b\d+(\.\d+)? (ms|µs|s)\b"), "SECONDS"),
+    (re.compile(r"\b\d+(\.\d+)? %"), "PERCENT"),
+    (re.compile(r"\bprocess \d+\b"), "process PID"),
+    (re.compile(r"\bat byte \d+\b"), "at byte N"),
+    (re.compile(r"\blast good version is \d+\b"), "last good version is N"),
+]
+
+_PROGRESS = re.compile(r": PERCENT after SECONDS$")
+
+
+def normal(lines: list[str]) -> list[str]:
+    """Without ids, times and sizes, progress, and blank lines at either end."""
+    result = []
+    for line in lines:
+        for pattern, word in _PATTERNS:
+            line = pattern.sub(word, line)
+        line = re.sub(r"^(.{0,40}?\S) {2,}", r"\1  ", line.rstrip())  # a column is as wide as what stands in it
+        if _PROGRESS.search(line) is None:
+            result.append(line)
+    while result and not result[0]:
+        result.pop(0)
+    while result and not result[-1]:
+        result.pop()
+    return result
+
+
+def same(expected: list[str], actual: list[str]) -> bool:
+    """Whether the page tells the truth. A line `…` in it stands for any lines, and `…` in a line for any text."""
+    pattern = ""
+    for line in normal(expected):
+        if line.strip() == "…":
+            pattern += r"(?:.*\n)*?"
+        else:
+            pattern += ".*?".join(re.escape(part) for part in line.split("…")) + r"\n"
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in normal(actual))) is not None

@@ -1,0 +1,162 @@
+"""Where the commands of a page are run: a home of their own, with paths that stand for the reader's.
+
+A page may use these, and nothing else that is not in every machine:
+
+- `~` and `/home/me`: the home, with a node in `~/.lightning/bitcoin` (from the shipped recording) and the project
+  installed in `~/lightningd-backup`, which is on the PATH.
+- `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
+- `nfs:///mnt/…`, `nfs://nas/…` and `usb://LNBACKUP/…`: run as `file://` on a directory that stands for the share or the
+  stick. That they work as themselves is other tests' business.
+"""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from backup_cli.player import Player, recorded_calls
+from tests.older.written import written
+from tests.standin import RECORDED_DATABASE, read_recording
+
+PROGRAM = "#!{python}\nfrom {module} import main\nmain()\n"
+OTHER_DISKS = Path("/dev/shm")
+
+
+class Sandbox:
+    """One page's world; `close` removes it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.home = directory / "home" / "me"
+        self.disks = Path(tempfile.mkdtemp(prefix="lightningd-backup-docs-", dir=OTHER_DISKS))
+        for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", ".server/nas/export", ".sticks"):
+            (self.disks / place).mkdir(parents=True)
+        (self.disks / ".mounted").symlink_to(self.disks)
+        (self.disks / ".sticks" / "LNBACKUP").symlink_to(self.disks / "media" / "me" / "LNBACKUP")
+        # What a page says → what it means here; the first that fits.
+        self._places = [
+            ("nfs:///mnt/", f"file://{self.disks}/.mounted/mnt/"),
+            ("nfs://nas/", f"file://{self.disks}/.server/nas/"),
+            ("usb://LNBACKUP/", f"file://{self.disks}/.sticks/LNBACKUP/"),
+            ("/mnt/", f"{self.disks}/mnt/"),
+            ("/media/", f"{self.disks}/media/"),
+            ("/home/me", str(self.home)),
+        ]
+        self._url = ""
+        self._install()
+        self.set_up()
+
+    def close(self) -> None:
+        shutil.rmtree(self.disks)
+
+    def run(self, command: str) -> tuple[int, list[str]]:
+        """The exit code, and what a reader would see."""
+        command = self._replaced(command, dict(self._places))
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.home,
+            env={
+                "HOME": str(self.home),
+                "PATH": f"{self.home}/lightningd-backup/bin:{os.environ['PATH']}",
+                "LANG": "C.UTF-8",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        back = {meant: said for said, meant in self._places}
+        # What is named as a path: a mounted share has one, of the others a page must not show it.
+        back |= {f"{self.disks}/.mounted/mnt/": "/mnt/"}
+        text = self._replaced(done.stdout, back)
+        return done.returncode, text.rstrip("\n").split("\n") if text else []
+
+    def _install(self) -> None:
+        programs = self.home / "lightningd-backup" / "bin"
+        programs.mkdir(parents=True)
+        for name, module in (("backup-cli", "backup_cli.main"), ("lightningd-backup", "plugin.main")):
+            (programs / name).write_text(PROGRAM.format(python=sys.executable, module=module))
+            (programs / name).chmod(0o755)
+
+    # What happens without the reader: the events
+
+    @property
+    def node(self) -> Path:
+        return self.home / ".lightning" / "bitcoin"
+
+    def happen(self, event: str) -> None:
+        """`<!-- sandbox: EVENT -->`."""
+        name, _, rest = event.partition(":")
+        getattr(self, name.strip().replace(" ", "_"))(*([rest.strip()] if rest else []))
+
+    def set_up(self) -> None:
+        """A node that ran for a while, without a backup. So a page begins."""
+        self.node.mkdir(parents=True)
+        (self.node / "lightningd.sqlite3").write_bytes(gzip.decompress(RECORDED_DATABASE.read_bytes()))
+        (self.node / "hsm_secret").write_bytes(bytes(range(32)))
+        (self.node / "hsm_secret").chmod(0o400)
+        (self.node / "emergency.recover").write_bytes(bytes(200))
+        for directory in (self.home / "safe-place", self.home / "new-node"):
+            directory.mkdir(exist_ok=True)
+        shutil.copy(self.node / "hsm_secret", self.home / "safe-place")
+
+    def a_fresh_node(self) -> None:
+        """One that has never been started."""
+        self.the_disk_dies()
+        self.node.mkdir(parents=True)
+
+    def the_disk_dies(self) -> None:
+        """Nothing is left of the node."""
+        shutil.rmtree(self.home / ".lightning", ignore_errors=True)
+
+    def a_backed_up_node_runs(self, url: str) -> None:
+        """A node that had this backup from its first start, through a whole recording to an orderly stop."""
+        self.a_fresh_node()
+        code, said = self.run(f"backup-cli init {url}")
+        assert code == 0, said
+        self._url = url
+        self.set_config()
+        player = Player(self.node, [str(self.home / "lightningd-backup" / "bin" / "lightningd-backup")])
+        try:
+            for call in recorded_calls():
+                player.play(call)
+            player.stop()
+        finally:
+            player.kill()
+        shutil.copy(self.home / "safe-place" / "hsm_secret", self.node)
+
+    def set_config(self) -> None:
+        """The reader adds the line to lightningd's config."""
+        program = self.home / "lightningd-backup" / "bin" / "lightningd-backup"
+        (self.home / ".lightning" / "config").write_text(f"network=bitcoin\nimportant-plugin={program}\n")
+
+    def an_older_backup_lies_at(self, path: str) -> None:
+        """What the older plugin has written for this node, and its backup.lock."""
+        written(read_recording()).save(self._path(path))
+        (self.node / "backup.lock").write_text(json.dumps({"backend_url": f"file://{self._path(path)}"}))
+
+    def a_copy_lies_at(self, url: str) -> None:
+        """The backup that the node had, also somewhere else: for another kind of destination."""
+        source = self._path(self._url)
+        shutil.copytree(source, self._path(url), dirs_exist_ok=True)
+
+    def _path(self, url: str) -> Path:
+        """The directory that this URL or path means here."""
+        return Path(self._replaced(url, dict(self._places)).removeprefix("file://"))
+
+    @staticmethod
+    def _replaced(text: str, places: dict[str, str]) -> str:
+        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
+
+    def damage(self, place: str) -> None:
+        """A few bytes of this file are not what they were."""
+        with self._path(place).open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(size // 3)
+            file.write(b"\xa5" * 16)
