@@ -13,12 +13,18 @@ from backends.base import Backend, SnapshotSource
 from backends.database.source import inspect
 from backends.database.taking import nothing, taken
 from backends.errors import BackupError
-from backends.node.directory import database_path
+from backends.node.directory import (
+    DEFAULT_DIRECTORY,
+    NETWORKS,
+    database_path,
+    looks_like_a_nodes,
+    network_directory,
+)
 from backends.node.handover import hand_over
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
-from backup_cli.options import lightning_dir, node_directory, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
 
@@ -32,7 +38,7 @@ def init(lightning_dir: Path, url: str) -> None:
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config.
     """
     backend = backend_for(url)
-    directory = node_directory(lightning_dir)
+    directory = _directory(lightning_dir)
     refuse_if_running(directory)
     with WriterLock(directory, "backup-cli init"):
         refuse_other_database(directory, database_path(directory))
@@ -51,6 +57,18 @@ def init(lightning_dir: Path, url: str) -> None:
     say(f"The backup at {url} is ready and holds {holds}.")
     say("Now add this line to lightningd's config file, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")
+
+
+def _directory(given: Path) -> Path:
+    """The node's; one that was named may be new and of any name, the default may not."""
+    directory = network_directory(given, new=given != DEFAULT_DIRECTORY)
+    if not looks_like_a_nodes(directory):
+        warn(
+            f"nothing in {directory} shows that it is a node's. It is taken for the one that lightningd will work in, "
+            f"beside its database; if that is to be {directory / NETWORKS[0]}, make that directory, and run this again "
+            "with it and another URL"
+        )
+    return directory
 
 
 SLOW_COMMIT = 0.020

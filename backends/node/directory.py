@@ -24,15 +24,21 @@ NETWORKS = (
 """lightningd names a network directory after its network, never otherwise."""
 
 # What shows that a node lives in a directory, the surest sign first.
-_SIGNS = (DATABASE, "hsm_secret")
+_SIGNS = (DATABASE, "hsm_secret", "backup.lock")
+
+_CONFIG = "config"
+"""lightningd's configuration file lies above the network directory (a further one may lie in it)."""
 
 
-def network_directory(path: Path = DEFAULT_DIRECTORY) -> Path:
+def network_directory(path: Path = DEFAULT_DIRECTORY, *, new: bool = False) -> Path:
     """The network directory that `path` means: itself, or the only one in it.
 
     A database decides before an `hsm_secret`, and either before mere names, so that an empty `regtest`
     does not stand in the way of the `bitcoin` that holds a node. Nothing is created. The result is
     absolute; a symbolic link stays in it, because lightningd's pid file lies beside the link.
+
+    `new` is for a node that was never started: a directory of any name is then believed to be meant, unless a
+    configuration file shows that it is the one above. `looks_like_a_nodes` tells whether that was a guess.
 
     Raises BackupError when there is no such directory, or no network directory, or more than one.
     """
@@ -48,12 +54,19 @@ def network_directory(path: Path = DEFAULT_DIRECTORY) -> Path:
         return directory
     if inside:
         return _only(directory, inside)
+    if new and not (directory / _CONFIG).exists():
+        return directory
     raise BackupError(
         f"{directory} is not a node's directory: it holds no {DATABASE} and no directory named after a network "
         f"(such as {NETWORKS[0]}); nothing was changed. Name the directory that lightningd works in with "
         f"--lightning-dir, usually ~/.lightning/bitcoin; for a node that has never been started, make that directory "
         "first, with: mkdir -m 700 DIR"
     )
+
+
+def looks_like_a_nodes(directory: Path) -> bool:
+    """Whether its name or what lies in it shows that lightningd works, or will work, in this directory."""
+    return directory.name in NETWORKS or any((directory / sign).exists() for sign in _SIGNS)
 
 
 def database_path(directory: Path) -> Path:

@@ -40,6 +40,18 @@ def test_before_the_first_start(world: World) -> None:
     assert world.status()["data_version"] == 0
 
 
+def test_a_new_directory_of_any_name(world: World, history: History) -> None:
+    """Named by the user, it is believed; what it may be mistaken for is said."""
+    world.directory = world.root / "my node"
+    world.directory.mkdir()
+    said = init(world)
+    assert said.code == 0
+    assert f"if that is to be {world.directory}/bitcoin, make that directory" in said.err
+    assert "shows that it is a node's" not in backup_cli("resync", "--lightning-dir", world.directory).err
+    world.run([history.first(), *history.notes(3)])
+    world.assert_restored_equals_the_nodes()
+
+
 def test_only_its_owner_can_read_what_it_makes(old_node: World) -> None:
     before = os.umask(0)
     try:

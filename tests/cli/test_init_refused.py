@@ -17,10 +17,10 @@ def no_directory(world: World) -> None:
     shutil.rmtree(world.directory)
 
 
-def nothing_of_a_nodes(world: World) -> None:
+def the_directory_above_without_a_network(world: World) -> None:
     shutil.rmtree(world.directory)
-    world.directory = world.root / "documents"
-    world.directory.mkdir()
+    world.directory = world.directory.parent
+    (world.directory / "config").touch()
 
 
 def several_nodes(world: World) -> None:
@@ -78,7 +78,10 @@ def parent_is_a_file(world: World) -> None:
 
 REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     "no node's directory": (no_directory, "does not exist; nothing was changed"),
-    "a directory of something else": (nothing_of_a_nodes, "is not a node's directory.*--lightning-dir"),
+    "the directory above, without a network": (
+        the_directory_above_without_a_network,
+        "is not a node's directory.*--lightning-dir",
+    ),
     "several nodes": (several_nodes, "holds several nodes.*repeat this with --lightning-dir"),
     "a file for a directory": (a_file_for_a_directory, "is not a directory"),
     "a database of something else": (not_lightningds, "is not a database of lightningd.*Nothing was made"),

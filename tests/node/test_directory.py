@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackupError
-from backends.node.directory import DATABASE, NETWORKS, database_path, network_directory
+from backends.node.directory import DATABASE, NETWORKS, database_path, looks_like_a_nodes, network_directory
 
 
 def make(base: Path, *names: str) -> None:
@@ -66,6 +66,27 @@ def test_a_directory_without_a_network_says_what_to_do_and_creates_nothing(tmp_p
     with pytest.raises(BackupError, match="mkdir"):
         network_directory(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bitcoin", "config"]
+
+
+@pytest.mark.parametrize("name", ["backup.lock", "hsm_secret", DATABASE])
+def test_what_shows_a_node(tmp_path: Path, name: str) -> None:
+    assert not looks_like_a_nodes(tmp_path)
+    make(tmp_path, name)
+    assert looks_like_a_nodes(tmp_path)
+    assert network_directory(tmp_path) == tmp_path
+
+
+def test_a_lock_that_was_written_too_high_does_not_hide_the_node(tmp_path: Path) -> None:
+    make(tmp_path, "backup.lock", f"bitcoin/{DATABASE}")
+    assert network_directory(tmp_path) == tmp_path / "bitcoin"
+
+
+def test_a_new_directory_may_have_any_name_but_not_be_the_one_above(tmp_path: Path) -> None:
+    make(tmp_path, "mine/", "above/config", "lightning/regtest/")
+    assert network_directory(tmp_path / "mine", new=True) == tmp_path / "mine"
+    assert network_directory(tmp_path / "lightning", new=True) == tmp_path / "lightning" / "regtest"
+    with pytest.raises(BackupError, match="mkdir"):
+        network_directory(tmp_path / "above", new=True)
 
 
 def test_a_missing_directory(tmp_path: Path) -> None:
