@@ -5,10 +5,12 @@ A URL's scheme names the kind of destination. A new kind is one module and one e
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from backends.base import Backend
 from backends.urls import BadURL, Destination, parse_url
+
+if TYPE_CHECKING:  # the plugin answers lightningd before it loads all that
+    from backends.base import Backend
 
 __version__ = "0.1.0"
 
@@ -20,7 +22,7 @@ SCHEMES = {
 """Scheme → module and what makes the backend in it. Imported when used: what one needs is no burden for another."""
 
 
-def backend_for(url: str) -> Backend:
+def backend_for(url: str) -> "Backend":
     """The backend that this URL names, not yet opened. Raises BadURL; touches nothing."""
     destination = parse_url(url)
     try:
@@ -28,5 +30,5 @@ def backend_for(url: str) -> Backend:
     except KeyError:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise BadURL(f"{url!r}: there is no kind of destination {destination.scheme}://; there are {known}") from None
-    make = cast(Callable[[Destination], Backend], getattr(import_module(module), name))
+    make = cast("Callable[[Destination], Backend]", getattr(import_module(module), name))
     return make(destination)

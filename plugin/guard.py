@@ -18,12 +18,13 @@ from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings, read_settings
 from backends.node.session import known_sessions, remember_sessions
+from backends.node.witness import Fingerprint
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE, patience_of
 from backends.urls import BadURL, parse_url
 from plugin.compaction import Compaction
 from plugin.decision import Do, decide
-from plugin.witness import confess, look, testify, why_doubted
+from plugin.witness import confess, testify, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -32,9 +33,12 @@ SNAPSHOT_PATIENCE = 10
 
 
 class Guard:
-    """Answers `db_write` for the node whose network directory is `directory`."""
+    """Answers `db_write` for the node whose network directory is `directory`.
 
-    def __init__(self, directory: Path, report: Report) -> None:
+    `seen` is its database file as it was before lightningd opened it: before the manifest was answered.
+    """
+
+    def __init__(self, directory: Path, report: Report, seen: Fingerprint | None) -> None:
         self.directory, self.report = directory, report
         self.backend: Backend | None = None
         self.refusal: str | None = None
@@ -43,7 +47,7 @@ class Guard:
         self.url = ""
         self.patience = DEFAULT_PATIENCE
         """Seconds that one call may wait for the destination."""
-        self._seen = look(directory)  # before the manifest is answered, lightningd has not opened its database
+        self._seen = seen
         self._doubt: str | None = None
         self._backup_id = ""
         self._testified: Standing | None = None

@@ -1,58 +1,76 @@
-"""`lightningd-backup`, the executable that lightningd starts from its `important-plugin` line."""
+"""`lightningd-backup`, the executable that lightningd starts from its `important-plugin` line.
 
-import contextlib
+At once it loads only what it takes to answer `getmanifest`, for which all of lightningd waits. What saves changes is
+loaded with the first call. If that fails, because a package is gone or broken, the call is refused; a plugin that died
+at its start would, as a plain `plugin`, leave the node running without a backup.
+"""
+
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from plugin.guard import Guard
-from plugin.keeper import Keeper
-from plugin.notify import Notifier
-from plugin.watchdog import Watchdog
+from backends.node.witness import look
 
-LEAVE_WITHIN = 20.0
-"""Seconds; lightningd waits 30 for a plugin that was told to stop."""
+if TYPE_CHECKING:
+    from plugin.protection import Protection
 
 
-def build(plugin: Plugin) -> tuple[Guard, Keeper, Notifier, Watchdog]:
-    """Hook the guard into the plugin. The working directory is the node's network directory."""
+class Desk:
+    """Where lightningd's calls arrive, and whoever answers them."""
 
-    def log(level: str, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # lightningd may be gone already
-            plugin.log(line.encode(errors="replace").decode(), level)
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self._seen = look(Path.cwd())  # before the manifest is answered, lightningd has not opened its database
+        self._protection: Protection | None = None
 
-    notifier = Notifier(Path.cwd(), log)
+    @property
+    def protection(self) -> "Protection":
+        """All that protects the node, from the first call on. Raises whatever keeps it from being loaded."""
+        if self._protection is None:
+            from plugin.protection import Protection
 
-    def report(level: str, line: str) -> None:
-        log(level, line)
-        notifier.tell(level, line)
+            self._protection = Protection(self._plugin, self._seen)
+        return self._protection
 
-    guard = Guard(Path.cwd(), report)
-    keeper = Keeper(guard)
+    def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
+        """The answer to one call."""
+        try:
+            protection = self._protection or self.protection
+        except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
+            return {
+                "result": "fail",
+                "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
+                "Nothing was committed, and the backup is as it was; install it anew, then start the node again",
+            }
+        return protection.db_write(request, data_version, writes)
 
-    watchdog = Watchdog(guard, report)
+    def close(self) -> None:
+        """The plugin ends."""
+        if self._protection is not None:
+            self._protection.end()
+
+
+def register(plugin: Plugin, desk: Desk) -> None:
+    """Have lightningd's calls brought to the desk."""
 
     def db_write(request: Request, data_version: int, writes: list[str], **_: Any) -> None:
         """Answered through `request`, so that the watchdog can answer in our place when the destination hangs."""
-        watchdog.begin(request)
-        result = guard.db_write(data_version, writes)
-        watchdog.done()
-        answer(request, result)
+        answer(request, desk.db_write(request, data_version, writes))
 
     # pyln-client asks for it at each call, and working it out takes longer than saving a change (without the sync).
     db_write.__signature__ = inspect.signature(db_write)  # type: ignore[attr-defined]
 
     def status(**_: Any) -> dict[str, Any]:
         """What the backup holds: version, age of the last change, sizes, health."""
-        return guard.status()
+        return desk.protection.status()
 
     def compact(**_: Any) -> dict[str, Any]:
         """Begin a compaction beside the running node; it reports to the log."""
-        return guard.compact()
+        return desk.protection.compact()
 
     def init(options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> None:
         """All is decided at the first db_write: when that has not come yet there is nothing to protect."""
@@ -66,7 +84,6 @@ def build(plugin: Plugin) -> tuple[Guard, Keeper, Notifier, Watchdog]:
     plugin.add_method("backup-compact", compact, description="Begin a compaction of the backup now")
     plugin.child_init = init
     plugin.add_subscription("shutdown", shutdown)
-    return guard, keeper, notifier, watchdog
 
 
 def answer(request: Request, result: dict[str, str]) -> None:
@@ -85,17 +102,12 @@ def answer(request: Request, result: dict[str, str]) -> None:
 def main() -> None:
     """Answer lightningd until it closes our stdin."""
     plugin = Plugin(dynamic=False, autopatch=True)
-    guard, keeper, notifier, watchdog = build(plugin)
-    notifier.start()
-    watchdog.start()
-    keeper.start()
+    desk = Desk(plugin)
+    register(plugin, desk)
     try:
         plugin.run()
     finally:
-        watchdog.leave_within(LEAVE_WITHIN)
-        keeper.stop()
-        guard.close()
-        notifier.stop()
+        desk.close()
 
 
 if __name__ == "__main__":

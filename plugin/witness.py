@@ -17,14 +17,6 @@ from backends.node.directory import database_path
 from backends.node.witness import Fingerprint, Witness, fingerprint, read_witness, write_witness
 
 
-def look(directory: Path) -> Fingerprint | None:
-    """The database file as it is now; None when there is none yet, or an empty one."""
-    with contextlib.suppress(OSError):
-        seen = fingerprint(database_path(directory))
-        return seen if seen is not None and seen.size > 0 else None
-    return None
-
-
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, standing: Standing) -> str | None:
     """Why the database file, `seen` before lightningd opened it, may not hold what the backup holds; None: it does."""
     witness = read_witness(directory)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
 
 WITNESS_FILE = "backup.witness"
@@ -70,6 +71,14 @@ def fingerprint(path: Path) -> Fingerprint | None:
         wal = path.with_name(path.name + "-wal").stat()
         size, changed = size + wal.st_size, max(changed, wal.st_mtime_ns)
     return Fingerprint(status.st_ino, size, changed, counter)
+
+
+def look(directory: Path) -> Fingerprint | None:
+    """The database file of this network directory as it is now; None when there is none yet, or an empty one."""
+    with suppress(OSError):
+        seen = fingerprint(database_path(directory))
+        return seen if seen is not None and seen.size > 0 else None
+    return None
 
 
 def read_witness(directory: Path) -> Witness | None:

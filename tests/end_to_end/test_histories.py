@@ -23,6 +23,7 @@ from backends.database.taking import nothing
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
 from backends.node.handover import hand_over
+from backends.node.witness import look
 from plugin.guard import CONTINUE, Guard
 from tests.end_to_end.same import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
@@ -89,7 +90,7 @@ class NodeHistory(RuleBasedStateMachine):
     # The node
 
     def _start(self) -> None:
-        self.guard = Guard(self.directory, silent)
+        self.guard = Guard(self.directory, silent, look(self.directory))
         self._open_database()
         self.told = False
 

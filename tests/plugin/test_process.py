@@ -95,6 +95,24 @@ def test_files_of_the_node_that_look_like_modules_are_not_run(lived: World, hist
     lived.assert_restored_equals_the_nodes()
 
 
+@pytest.mark.parametrize("broken", ["raise ImportError('no libsqlite3.so.0')", "syntax error"])
+def test_a_broken_package_refuses_the_first_call(lived: World, history: History, tmp_path: Path, broken: str) -> None:
+    """The manifest comes all the same: without its plugin, a node with a plain `plugin` line would run on."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "apsw.py").write_text(broken)
+    lived.environment["PYTHONPATH"] = str(tmp_path / "packages")
+    before = tree(lived.backup)
+    node = lived.node()
+    node.start()
+    with pytest.raises(Refused, match=r"not installed whole .*then start the node again"):
+        node.db_write(history.note())
+    node.die()
+    assert tree(lived.backup) == before
+    lived.environment.clear()
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
 def test_another_nodes_plugin_in_the_same_terminal(lived: World, tmp_path: Path) -> None:
     """Two nodes of one user, each with its own backup."""
     (tmp_path / "second").mkdir()

@@ -1,0 +1,64 @@
+"""All that protects a node, put together: the guard, and the threads around it."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from pyln.client import Plugin
+from pyln.client.plugin import Request
+
+from backends.node.witness import Fingerprint
+from plugin.guard import Guard
+from plugin.keeper import Keeper
+from plugin.notify import Notifier
+from plugin.watchdog import Watchdog
+
+LEAVE_WITHIN = 20.0
+"""Seconds; lightningd waits 30 for a plugin that was told to stop."""
+
+
+class Protection:
+    """What answers lightningd's calls for the node in the working directory. Its threads run from the first moment."""
+
+    def __init__(self, plugin: Plugin, seen: Fingerprint | None) -> None:
+        def log(level: str, line: str) -> None:
+            with contextlib.suppress(OSError, ValueError):  # lightningd may be gone already
+                plugin.log(line.encode(errors="replace").decode(), level)
+
+        def report(level: str, line: str) -> None:
+            log(level, line)
+            self._notifier.tell(level, line)
+
+        self._notifier = Notifier(Path.cwd(), log)
+        self._guard = Guard(Path.cwd(), report, seen)
+        self._keeper = Keeper(self._guard)
+        self._watchdog = Watchdog(self._guard, report)
+        self._notifier.start()
+        self._watchdog.start()
+        self._keeper.start()
+
+    # The commit path
+
+    def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
+        """The answer to one call. The watchdog may give it in our place, through `request`."""
+        self._watchdog.begin(request)
+        result = self._guard.db_write(data_version, writes)
+        self._watchdog.done()
+        return result
+
+    # Off the commit path
+
+    def status(self) -> dict[str, Any]:
+        """For the RPC method."""
+        return self._guard.status()
+
+    def compact(self) -> dict[str, Any]:
+        """For the RPC method."""
+        return self._guard.compact()
+
+    def end(self) -> None:
+        """The plugin ends: leave the backup in order."""
+        self._watchdog.leave_within(LEAVE_WITHIN)
+        self._keeper.stop()
+        self._guard.close()
+        self._notifier.stop()
