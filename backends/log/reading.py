@@ -73,26 +73,55 @@ class RecordReader:
 
     def records(self) -> Iterator[Record]:
         """Every good record, in order."""
+        for run in self.runs():
+            yield from run
+
+    def runs(self) -> Iterator[list[Record]]:
+        """The same, as many at a time as one read brings: a restore is done in half the steps."""
         offset = FILE_HEADER_SIZE
-        while True:
-            if offset >= self._limit:
-                self.tail = Tail(End.CLEAN, offset)
-                break
-            record = self._record_at(offset)
-            if record is None:
-                record, self.tail = self._look_again(offset)
+        while offset < self._limit:
+            run = self._run_at(offset)
+            if not run:  # whatever comes here wants a closer look
+                record = self._record_at(offset)
                 if record is None:
-                    break
-            self.chain = Chain(record.header.sequence, record.header.checksum)
-            self.last_good = record.header.data_version
-            yield record
-            offset += RECORD_HEADER_SIZE + len(record.payload)
+                    record, self.tail = self._look_again(offset)
+                    if record is None:
+                        break
+                run = [record]
+            last = run[-1]
+            self.chain = Chain(last.header.sequence, last.header.checksum)
+            self.last_good = last.header.data_version
+            yield run
+            offset = last.offset + RECORD_HEADER_SIZE + len(last.payload)
+        else:
+            self.tail = Tail(End.CLEAN, offset)
         if self.tail.end is End.DAMAGED:
             raise self.damaged(self.tail.why, offset)
 
     def damaged(self, what: str, offset: int) -> Damaged:
         """The error that names this file."""
         return Damaged(what, self.name, offset, self.last_good)
+
+    def _run_at(self, offset: int) -> list[Record]:
+        """The good records that follow one another from here on, as far as one read reaches; none at the very first."""
+        run: list[Record] = []
+        if self.chain is None:
+            return run
+        sequence, checksum = self.chain.sequence, self.chain.checksum
+        self._read(offset, RECORD_HEADER_SIZE)
+        data, begin = self._buffer, offset - self._buffered_at
+        first = self._buffered_at
+        while (header := decode_record_header(data, begin)) is not None:
+            start = begin + RECORD_HEADER_SIZE
+            end = start + header.length
+            if header.sequence != sequence + 1 or header.previous != checksum or end > len(data):
+                break
+            payload = data[start:end]
+            if header.length > self._most or record_checksum(data[begin:start], payload) != header.checksum:
+                break
+            run.append(Record(header, payload, first + begin))
+            sequence, checksum, begin = header.sequence, header.checksum, end
+        return run
 
     def _look_again(self, offset: int) -> tuple[Record | None, Tail]:
         """A record that is still being written becomes a good one; what stays bad is classified."""

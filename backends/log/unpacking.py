@@ -1,0 +1,43 @@
+"""What the records of changes carry, unpacked: one compression stream runs over many of them."""
+
+from collections.abc import Sequence
+
+from backends.change import MAX_CHANGE
+from backends.log.compression import Decompressor, StreamError
+from backends.log.format import Flag, RecordKind
+from backends.log.reading import Record
+from backends.log.statements import spooled
+
+_SMALL = 1 << 16
+"""Bytes of SQL up to which a change is unpacked in memory."""
+
+
+class Unreadable(Exception):
+    """A record is unharmed and yet makes no sense: no writer of this project wrote it."""
+
+
+class Unpacker:
+    """Unpacks the records of a log in order. Also those that nobody wants must pass through it."""
+
+    def __init__(self) -> None:
+        self._stream: Decompressor | None = None
+
+    def statements(self, record: Record) -> Sequence[str] | None:
+        """The statements of a change; None for a rewind. Raises Unreadable."""
+        _, kind, flags, _, size, *_ = record.header
+        if kind == RecordKind.REWIND:
+            return None
+        if kind != RecordKind.CHANGE:
+            raise Unreadable(f"a record of unknown kind {kind}")
+        if flags & Flag.FRAME:
+            self._stream = Decompressor()
+        if self._stream is None:
+            raise Unreadable("the compression stream has no beginning")
+        if size > MAX_CHANGE:
+            raise Unreadable(f"a change claims {size} bytes, more than any has")
+        try:
+            if size <= _SMALL:
+                return self._stream.whole(record.payload, size).decode().split("\0")
+            return spooled(self._stream.pieces(record.payload, size))
+        except (StreamError, UnicodeDecodeError) as error:
+            raise Unreadable(f"a change cannot be unpacked ({error})") from None
