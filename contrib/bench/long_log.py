@@ -1,0 +1,73 @@
+"""A long log: the recording, and then its changes again and again, as a node makes them that pays and is paid all day.
+
+A change is taken again if the database allows it; what may be there only once (a block, an invoice) is not.
+"""
+
+import re
+import sqlite3
+from pathlib import Path
+
+from backends import backend_for
+from backends.change import Change
+from backends.database.taking import nothing
+from contrib.bench.contestants import Call
+
+LOOPS = 20
+_BUMP = re.compile(r"(?<=AND intval = )\d+")
+
+
+def long_log(calls: list[Call], loops: int = LOOPS) -> list[Call]:
+    """The recorded calls and `loops` times those of them that can be made again, each with a version of its own."""
+    again = _repeatable(calls)
+    longer = list(calls)
+    version = calls[-1]["data_version"]
+    for _ in range(loops):
+        for call in again:
+            bump = _BUMP.sub(str(version), call["writes"][-1])
+            version += 1
+            # Copies, as they would come from a node: the same few strings would stay in the processor's cache.
+            copies = [statement.encode().decode() for statement in call["writes"][:-1]]
+            longer.append({"data_version": version, "writes": [*copies, bump]})
+    return longer
+
+
+def _repeatable(calls: list[Call]) -> list[Call]:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    database.execute("PRAGMA foreign_keys = ON")
+    for call in calls:
+        for statement in call["writes"]:
+            database.execute(statement)
+    again = [call for call in calls if _BUMP.search(call["writes"][-1]) and "CREATE" not in call["writes"][0]]
+    passed = 0
+    while passed < 2:  # what one round allows may be too much for the next
+        allowed = [call for call in again if _allows(database, call["writes"][:-1])]
+        passed = passed + 1 if len(allowed) == len(again) else 0
+        again = allowed
+    database.close()
+    return again
+
+
+def _allows(database: sqlite3.Connection, statements: list[str]) -> bool:
+    database.execute("BEGIN")
+    try:
+        for statement in statements:
+            database.execute(statement)
+    except sqlite3.Error:
+        database.execute("ROLLBACK")
+        return False
+    database.execute("COMMIT")
+    return True
+
+
+def stored(directory: Path, calls: list[Call]) -> str:
+    """A backup in `directory` with all these changes in its log; its URL."""
+    url = (directory / "long-log").as_uri()
+    backend = backend_for(url)
+    backend.create(nothing())
+    backend.open(lambda level, line: None, "0123456789abcdef")
+    for number, call in enumerate(calls):
+        backend.append(Change(call["data_version"], call["writes"]))
+        if number % 100 == 0:
+            backend.upkeep()
+    backend.close()
+    return url
