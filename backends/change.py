@@ -49,9 +49,10 @@ def previous(version: int) -> int:
     return (version - 1) % VERSIONS
 
 
-def looks_like_bump(statement: str) -> bool:
-    """Whether the statement is lightningd's bump of `data_version`, from whatever version."""
-    return _BUMP.match(statement) is not None
+def bumped_from(statement: str) -> int | None:
+    """The version from which this statement, if it is lightningd's bump, counts up; None for any other."""
+    bump = _BUMP.match(statement)
+    return None if bump is None else int(bump[1])
 
 
 def foreign_keys_setting(statements: Sequence[str]) -> bool | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backends.base import Standing
-from backends.change import VERSIONS, Change, foreign_keys_setting, looks_like_bump
+from backends.change import VERSIONS, Change, bumped_from, foreign_keys_setting
 
 WRAP_WINDOW = 1 << 16
 """How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
@@ -68,7 +68,7 @@ def _why_unreadable(change: Change) -> str | None:
             "cannot back up. Take it out of the configuration and protect PostgreSQL by its own means"
         )
     last = change.statements[-1]
-    if looks_like_bump(last):
+    if bumped_from(last) is not None:
         return (
             f"lightningd sent version {change.data_version} with a statement that leads to another one ({last[:120]}). "
             "Nothing was saved and nothing committed; report this with your lightningd version"

@@ -26,8 +26,12 @@ from backends.log.format import (
 from backends.log.reading import Chain, Record, RecordReader
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, first_nonzero
-from backends.log.unpacking import Unpacker, Unreadable
+from backends.log.unpacking import SMALL, Unpacker, Unreadable
 from backends.storage.base import ReadHandle, Storage
+
+_AT_ONCE = 16
+"""Small changes that are unpacked one after the other, before the first of them is executed: going to and fro between
+Python and SQLite for each, the processor forgets what it knew of either."""
 
 _ATTEMPTS = 20
 _PAUSE = 0.02
@@ -127,14 +131,20 @@ class Generation:
         unpacker, base = Unpacker(), self.manifest.base
         good = base.data_version
         for reader, run in self._runs():
+            ready: list[tuple[Record, Sequence[str] | None]] = []
             for record in run:
                 try:
                     statements = unpacker.statements(record)
                 except Unreadable as error:
+                    yield from ready
                     raise Damaged(str(error), reader.name, record.offset, good) from None
                 if record.header.sequence > base.sequence:
                     good = record.header.data_version
-                    yield record, statements
+                    ready.append((record, statements))
+                if len(ready) == _AT_ONCE or record.header.size > SMALL:
+                    yield from ready
+                    ready.clear()
+            yield from ready
 
     def _runs(self) -> Iterator[tuple[RecordReader, list[Record]]]:
         """The records of all segments, chained from the snapshot on, many at a time."""

@@ -8,7 +8,7 @@ from backends.log.format import Flag, RecordKind
 from backends.log.reading import Record
 from backends.log.statements import spooled
 
-_SMALL = 1 << 16
+SMALL = 1 << 16
 """Bytes of SQL up to which a change is unpacked in memory."""
 
 
@@ -36,7 +36,7 @@ class Unpacker:
         if size > MAX_CHANGE:
             raise Unreadable(f"a change claims {size} bytes, more than any has")
         try:
-            if size <= _SMALL:
+            if size <= SMALL:
                 return self._stream.whole(record.payload, size).decode().split("\0")
             return spooled(self._stream.pieces(record.payload, size))
         except (StreamError, UnicodeDecodeError) as error:
