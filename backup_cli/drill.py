@@ -16,16 +16,16 @@ from backends.base import Backend
 from backends.database.compare import compare
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing, scratch_directory
+from backends.errors import BackupError
 from backends.node.handover import hand_over
-from backends.node.lockfile import read_settings
-from backup_cli.console import age, moment, progress, say, size
+from backends.node.lockfile import Settings, read_settings
+from backends.urls import parse_url
+from backup_cli.console import age, moment, progress, say, size, warn
 from backup_cli.init import plugin_path
-from backup_cli.options import existing_backup, node_directory
+from backup_cli.options import REHEARSAL, existing_backup, node_directory
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
 from backup_cli.verify import scratch_place
-
-NAME = "lightningd-backup-drill-"
 
 
 @click.command()
@@ -41,9 +41,9 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url or read_settings(node_directory(lightning_dir)).url)
+        _own_backup(url, read_settings(node_directory(lightning_dir)))
         return
-    with tempfile.TemporaryDirectory(prefix=NAME) as scratch:
+    with tempfile.TemporaryDirectory(prefix=REHEARSAL) as scratch:
         seen = _recorded_node(Path(scratch), url or Path(scratch).as_uri())
     tell(seen)
     if seen.differences:
@@ -82,7 +82,8 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
 def _destination(url: str) -> Iterator[tuple[str, Backend]]:
     """A new backup in a place of its own below what the URL names; removed afterwards."""
     base, query, options = url.partition("?")
-    place = f"{base.rstrip('/')}/{NAME}{secrets.token_hex(4)}{query}{options}"
+    # usb://STICK alone will do here.
+    place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{REHEARSAL}{secrets.token_hex(4)}"))
     backend = backend_for(place)
     backend.check_new()
     try:
@@ -116,14 +117,21 @@ def _plugin() -> list[str]:
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(url: str) -> None:
+def _own_backup(given: str | None, settings: Settings) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
-    url, backend = existing_backup(url)
+    url, backend = existing_backup(given or settings.url)
+    if settings.backup_id not in (None, backend.identify()):
+        warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as directory:
         with progress("Restoring") as show, backend.read() as generation:
             stored = generation.stored_bytes()
             rebuilt = rebuild(generation, directory / "rehearsed.sqlite3", show)
+        if rebuilt.state.empty:
+            raise BackupError(
+                f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
+                "it does run, it runs without the plugin: backup-cli check-config"
+            )
         database = (directory / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
     click.echo(f"{'backup':<16}{url}, {size(stored)}")

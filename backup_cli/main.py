@@ -3,7 +3,9 @@
 One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged.
 """
 
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
 import click
@@ -37,7 +39,18 @@ for command in (init, restore, import_, verify, status, compact, resync, drill, 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every error is one sentence, and a traceback is a bug."""
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them, and that stays so
+            signal.signal(number, _stop)
     sys.exit(run(arguments))
+
+
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+"""What a service manager sends, and a terminal that is closed: as for Ctrl-C, what was begun is undone first."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -23,6 +23,9 @@ lightning_dir = click.option(
     help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",
 )
 
+REHEARSAL = "lightningd-backup-drill-"
+"""How the name of what `backup-cli drill` makes at a destination begins."""
+
 url_argument = click.argument("url", metavar="URL")
 
 
@@ -39,10 +42,18 @@ def existing_backup(url: str) -> tuple[str, Backend]:
             "a backup of it; nothing else is done with such a file"
         )
     backend = backend_for(url)
+    place = parse_url(url)
+    if place.scheme in ("file", "nfs") and place.host in ("", "localhost") and _is_file(place.local_path):
+        raise NotABackup(
+            f"{place.local_path} is a file, and a backup is a directory. Nothing was changed; name the directory that "
+            "holds the file called manifest, or the one above it. Should it be a file of the older backup plugin: name "
+            "it with file://, and if that was done, its first bytes are damaged; try another copy of it"
+        )
     try:
         backend.identify()
     except NotABackup:
-        inside = backend.inside()
+        # Not what a drill made that is under way, or that was cut off by a power cut.
+        inside = [name for name in backend.inside() if not name.startswith(REHEARSAL)]
         if not inside:
             raise
         urls = [str(parse_url(url).below(name)) for name in inside]
@@ -51,6 +62,13 @@ def existing_backup(url: str) -> tuple[str, Backend]:
             raise BackupError(f"{url} holds {len(urls)} backups; say which one:\n  {listed}") from None
         return urls[0], backend_for(urls[0])
     return url, backend
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # the backend will say what is wrong there
 
 
 def set_old_lock_aside(directory: Path) -> Path | None:

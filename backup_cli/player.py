@@ -36,10 +36,15 @@ class Player:
             env={**os.environ, "LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": "v26.06.6"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us, who then end it; it ends by itself when we are gone
         )
-        self._request("getmanifest", {"allow-deprecated-apis": False})
-        self._connection = apsw.Connection(str(self.database))
-        self._connection.execute("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON")
+        try:
+            self._request("getmanifest", {"allow-deprecated-apis": False})
+            self._connection = apsw.Connection(str(self.database))
+            self._connection.execute("PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON")
+        except BaseException:
+            self.kill()
+            raise
 
     @property
     def pid(self) -> int:
@@ -52,8 +57,10 @@ class Player:
         began = time.perf_counter()
         answer = self._request("db_write", call)
         took = time.perf_counter() - began
-        if answer.get("result") != {"result": "continue"}:
-            raise BackupError(f"the plugin refused a change: {answer.get('result', answer.get('error'))}")
+        result = answer.get("result", answer.get("error"))
+        if result != {"result": "continue"}:
+            sentence = result.get("message", result) if isinstance(result, dict) else result
+            raise BackupError(f"the plugin refused a change, as it should when it cannot save it: {sentence}")
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
         return took

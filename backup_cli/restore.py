@@ -139,14 +139,18 @@ def _existing(target: Path, replace: bool) -> list[Path]:
 def _uninterrupted() -> Iterator[None]:
     """The last steps take no time; broken off between them, half of the files would have their new names."""
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread, where no key arrives
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPPING}
+    except ValueError:  # not in the main thread, where no signal arrives
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _beside(target: Path, suffix: str) -> Path:

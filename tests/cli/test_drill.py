@@ -1,7 +1,10 @@
 """`backup-cli drill`: a whole disaster, rehearsed; afterwards nothing is left of it."""
 
+import os
+import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import flip, snapshot
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
+from tests.standin import History
 
 
 @pytest.fixture
@@ -42,21 +46,54 @@ def test_at_no_destination(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("when", ["A recorded node", "25 %", "Killed plugin"])
+def test_stopped_it_leaves_nothing(tmp_path: Path, scratch: Path, when: str, number: signal.Signals) -> None:
+    """Ctrl-C (which the terminal sends to all processes of the command), a service manager, a closed terminal."""
     destination = tmp_path / "disk"
     destination.mkdir()
     process = subprocess.Popen(
-        ["env", f"TMPDIR={scratch}", *command("drill", destination.as_uri())], stderr=subprocess.PIPE, text=True
+        ["env", f"TMPDIR={scratch}", *command("drill", destination.as_uri())],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stderr is not None
-    while "25 %" not in process.stderr.readline():
+    while when not in process.stderr.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    if "Killed" in when:
+        time.sleep(0.1)  # the next plugin is being started
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)  # until the plugin has ended, too
     assert process.returncode == 1, said
-    assert "Traceback" not in said
+    ours = [line for line in said.splitlines() if line and " % after " not in line]
+    assert [line.split(";")[0] for line in ours if "Killed" not in line] == ["stopped"], said
     assert list(destination.iterdir()) == []
     assert list(scratch.iterdir()) == []
+
+
+def test_at_a_destination_that_is_too_small(tmp_path: Path, scratch: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk]).returncode:
+        pytest.skip("needs root, to mount a small filesystem")
+    try:
+        said = spawned(*command("drill", disk.as_uri()), environment={"TMPDIR": str(scratch)})
+        assert_refused(said, r"plugin refused a change[^{}]*: backup: [^{}]*No space left[^{}]*\Z")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_path_is_no_url(tmp_path: Path) -> None:
+    """What it says to type is the destination, without the drill's own directory."""
+    assert_refused(backup_cli("drill", tmp_path), f"for instance: {tmp_path.as_uri()}\n", code=2)
+
+
+def test_what_a_drill_has_left_is_in_nobodys_way(lived: World, scratch: Path) -> None:
+    """A power cut leaves it; on the worst day it must not be a second backup to choose from."""
+    shutil.copytree(lived.backup, lived.backup.with_name("lightningd-backup-drill-0a1b2c3d"))
+    assert backup_cli("restore", lived.backup.parent.as_uri(), scratch).code == 0
 
 
 def test_with_ones_own_backup(lived: World, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +110,16 @@ def test_with_ones_own_backup_when_it_is_damaged(taken_over: World) -> None:
     before = tree(taken_over.root)
     assert_refused(backup_cli("drill", "--lightning-dir", taken_over.directory), "damaged", code=3)
     assert tree(taken_over.root) == before
+
+
+def test_with_ones_own_backup_when_it_is_empty(world: World) -> None:
+    world.init()
+    assert_refused(backup_cli("drill", "--lightning-dir", world.directory), "holds no database yet.*check-config")
+
+
+def test_with_another_backup_than_ones_own(lived: World, tmp_path: Path) -> None:
+    other = World(tmp_path / "other")
+    other.init().run([History().first()])
+    said = backup_cli("drill", "--lightning-dir", lived.directory, other.url)
+    assert said.code == 0, said
+    assert "is not the backup that this node's backup.lock names" in said.err

@@ -197,18 +197,21 @@ def test_a_version_that_the_backup_does_not_have(taken_over: World, place: Path)
 # Broken off
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
-def test_ctrl_c_leaves_nothing(world: World, place: Path, history: History, after: float) -> None:
+def test_stopped_it_leaves_nothing(
+    world: World, place: Path, history: History, after: float, number: signal.Signals
+) -> None:
     world.init().run([history.first(), *(history.big(4 << 20) for _ in range(8))])
     process = subprocess.Popen(command("restore", world.url, place / "bitcoin"), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "Restoring" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(after)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
-    if process.returncode in (0, -signal.SIGINT):  # the key came when all was done
+    if process.returncode in (0, -number):  # the key came when all was done
         assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
         return
     assert process.returncode == 1

@@ -57,6 +57,14 @@ def test_a_backup_that_holds_nothing_yet(world: World, place: Path) -> None:
     assert list(place.glob("*.sqlite3*")) == []
 
 
+def test_a_file_is_no_backup(lived: World, place: Path) -> None:
+    """The database itself, or a file of the older plugin whose first bytes are not what they were."""
+    for scheme in ("file", "nfs"):
+        said = backup_cli("restore", f"{scheme}://{lived.database}", place)
+        assert_refused(said, "lightningd.sqlite3 is a file, and a backup is a directory. Nothing was changed")
+    assert list(place.iterdir()) == []
+
+
 # Damage
 
 
