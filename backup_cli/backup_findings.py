@@ -6,7 +6,8 @@ from pathlib import Path
 
 from backends import backend_for
 from backends.change import VERSIONS
-from backends.database.source import inspect
+from backends.database.settled import settled
+from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
@@ -69,7 +70,13 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
 def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
     """Is the backup as far as the node?"""
     database = database_path(directory)
-    if not database.exists():
+    if not database.exists() or database.stat().st_size == 0:
+        if seen.data_version:
+            yield problem(
+                "version",
+                f"there is no database at {database}, and its backup holds version {seen.data_version}: do not start "
+                f"an empty node; bring the database back with: backup-cli restore --resume {seen.url} {directory}",
+            )
         return
     if running_lightningd(directory) is not None:
         # Its database is left in peace; the clock tells enough.
@@ -82,7 +89,15 @@ def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
             )
         return
     try:
-        version = inspect(database, writable=False).data_version or 0
+        with settled(database) as file:
+            version = inspect(file, writable=False).data_version or 0
+    except Corrupt:
+        yield problem(
+            "version",
+            f"{database} is damaged: do not start the node. Keep that file and its disk; the newest state is in the "
+            f"backup, bring it back with: backup-cli restore --resume --replace {seen.url} {directory}",
+        )
+        return
     except BackupError as error:
         yield warning("version", str(error))
         return

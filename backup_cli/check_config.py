@@ -7,7 +7,14 @@ import click
 
 from backends.errors import BackupError
 from backup_cli.backup_findings import look_at_backup
-from backup_cli.config_findings import look_at_files, look_at_notify, look_at_plugin, look_at_secret, look_at_wallet
+from backup_cli.config_findings import (
+    look_at_files,
+    look_at_network,
+    look_at_notify,
+    look_at_plugin,
+    look_at_secret,
+    look_at_wallet,
+)
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir, node_directory
@@ -46,6 +53,7 @@ def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
         yield problem("config", str(error))
     else:
         yield from look_at_files(config)
+        yield from look_at_network(config)
         yield from look_at_plugin(config)
         yield from look_at_wallet(config)
         yield from look_at_secret(config)

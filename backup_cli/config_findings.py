@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 
 from backends.errors import BackupError
-from backends.node.directory import database_path
+from backends.node.directory import NETWORKS, database_path
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
-from backup_cli.node_config import NodeConfig, PluginLine
+from backup_cli.node_config import NodeConfig, PluginLine, Setting
 from backup_cli.probe import PATIENCE, ask_for_manifest
 
 PLUGIN = "lightningd-backup"
@@ -40,6 +40,25 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
             "user",
             f"{config.directory} belongs to another user; run this as that one: sudo -u {_name(owner)} backup-cli …",
         )
+
+
+def look_at_network(config: NodeConfig) -> Iterator[Finding]:
+    """Whether the node that the config starts is the one that is looked at: `network=testnet` is another directory."""
+    said = next((setting for setting in reversed(config.settings) if _network(setting) is not None), None)
+    if said is not None and config.directory.name in NETWORKS and _network(said) != config.directory.name:
+        yield warning(
+            "network",
+            f"{said.where} makes lightningd work in {config.directory.parent / str(_network(said))}, and this looks at "
+            f"{config.directory}; that is right only if lightningd is started with --network={config.directory.name}",
+        )
+
+
+def _network(setting: Setting) -> str | None:
+    """The directory's name that this setting leads to, if it does."""
+    if setting.name == "network":
+        return setting.value
+    name = "bitcoin" if setting.name == "mainnet" else setting.name
+    return name if name in NETWORKS else None
 
 
 def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:

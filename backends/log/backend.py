@@ -63,8 +63,7 @@ class LogBackend(Backend):
             self.storage.unmake()
 
     def warnings(self, node_directory: Path) -> list[str]:
-        device = self.storage.device()
-        if device is not None and device == node_directory.stat().st_dev:
+        if self.storage.shares_disk_with(node_directory):
             return [
                 f"{self.describe()} lies on the same disk as the node's directory {node_directory}: when that disk "
                 "dies, database and backup die together. Better take another disk, a USB stick or a NAS"

@@ -11,6 +11,7 @@ import errno
 from abc import ABC, abstractmethod
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,9 @@ class Storage(ABC):
     @abstractmethod
     def space(self) -> Space: ...
 
-    def device(self) -> int | None:
-        """What tells one filesystem of this machine from another (st_dev); None where that has no meaning."""
-        return None
+    def shares_disk_with(self, path: Path) -> bool:
+        """Whether one dead disk of this machine may take this place and what lies at `path` with it."""
+        return False
 
     def about(self) -> list[str]:
         """What this place is, a short line each, e.g. its filesystem and where it is mounted."""

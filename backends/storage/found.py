@@ -122,8 +122,8 @@ class FoundStorage(Storage):
     def space(self) -> Space:
         return self._storage.space()
 
-    def device(self) -> int:
-        return self._storage.device()
+    def shares_disk_with(self, path: Path) -> bool:
+        return self._storage.shares_disk_with(path)
 
     def directories_with(self, name: str) -> list[str]:
         return self._storage.directories_with(name)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends.mounts.table import mount_of
+from backends.mounts.volumes import disks_of
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
 
 _DIRECTORY_MODE = 0o700
@@ -121,12 +122,10 @@ class LocalStorage(Storage):
         status = os.statvfs(self._path)
         return Space(free=status.f_bavail * status.f_frsize, total=status.f_blocks * status.f_frsize)
 
-    def device(self) -> int:
-        """Before the directory is made: that of the one it would be made in."""
-        try:
-            return self._path.stat().st_dev
-        except FileNotFoundError:
-            return self._path.parent.stat().st_dev
+    def shares_disk_with(self, path: Path) -> bool:
+        """Partitions, logical volumes and btrfs subvolumes are filesystems of their own, and not disks."""
+        here = self._path if self._path.exists() else self._path.parent
+        return here.stat().st_dev == path.stat().st_dev or bool(disks_of(here) & disks_of(path))
 
     def directories_with(self, name: str) -> list[str]:
         """Links, hidden directories and those that may not be looked into are left out."""

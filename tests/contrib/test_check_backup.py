@@ -63,6 +63,39 @@ def test_the_database_and_its_backup_disagree(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_database_is_gone_or_damaged(node: Path) -> None:
+    """The node would begin anew, or not at all; the backup has it."""
+    database = node / "lightningd.sqlite3"
+    whole = database.read_bytes()
+    for bad in (b"", b"not a database at all", whole[:5000]):
+        database.write_bytes(bad)
+        line = the_problem(node)
+        assert "do not start" in line and f"restore --resume {'--replace ' if bad else ''}file://" in line
+    database.unlink()
+    assert "bring the database back with: backup-cli restore --resume file://" in the_problem(node)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["a journal", "a WAL"])
+def test_what_a_crash_has_left_is_read_and_left_alone(node: Path, how: str) -> None:
+    """After a power cut there is a hot journal; with a WAL, even reading would make files beside the database."""
+    mode = "DELETE" if how == "a journal" else "WAL"
+    program = f"""
+import os, sqlite3
+c = sqlite3.connect({str(node / "lightningd.sqlite3")!r}, isolation_level=None)
+c.executescript("PRAGMA journal_mode = {mode}; PRAGMA cache_size = 5; BEGIN")
+c.execute("UPDATE vars SET intval = intval + 7 WHERE name = 'data_version'")
+for _ in range(200): c.execute("INSERT INTO vars (name, blobval) VALUES (hex(randomblob(9)), zeroblob(3000))")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    before = {path.name: path.read_bytes() for path in node.iterdir()}
+    assert ("lightningd.sqlite3-journal" if mode == "DELETE" else "lightningd.sqlite3-wal") in before
+    assert check(node) == (0, [])
+    assert {path.name: path.read_bytes() for path in node.iterdir()} == before
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
     write_witness(node, Witness(read_settings(node).backup_id or "", 0, 1008, 0, None, "the disk was full"))
     code, lines = check(node)

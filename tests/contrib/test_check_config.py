@@ -9,6 +9,7 @@ from backup_cli import config_findings, probe
 from backup_cli.node_config import read_config
 from plugin.notify import NOTIFY_FILE
 from tests.contrib.checking import PLUGIN_SCRIPT, check, configure, executable, the_problem
+from tests.end_to_end.world import backup_cli
 
 
 def test_a_protected_node(node: Path) -> None:
@@ -145,6 +146,21 @@ def test_no_file_at_all(node: Path) -> None:
     assert code == 1 and [line.split()[:2] for line in lines] == [["warning", "config"], ["problem", "plugin"]]
 
 
+@pytest.mark.usefixtures("quick")
+def test_another_network(node: Path, plugin: Path) -> None:
+    for line, elsewhere in (
+        ("network=testnet", "testnet"),
+        ("regtest", "regtest"),
+        ("network=bitcoin\nsignet", "signet"),
+    ):
+        configure(node, f"important-plugin={plugin}\n{line}\n")
+        code, (said,) = check(node)
+        assert code == 0 and str(node.parent / elsewhere) in said and said.startswith("warning  network")
+    for line in ("network=bitcoin", "mainnet", "signet\nnetwork=bitcoin", "alias=signet"):
+        configure(node, f"important-plugin={plugin}\n{line}\n")
+        assert check(node) == (0, [])
+
+
 # Wallet, hsm_secret, backup.notify
 
 
@@ -173,8 +189,15 @@ def test_the_secret(node: Path) -> None:
     assert "is empty" in the_problem(node)
     secret.unlink()
     assert "is missing" in the_problem(node)
-    (node / "lightningd.sqlite3").unlink()
-    assert check(node)[0] == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_node_that_was_never_started(plugin: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new" / "bitcoin"
+    new.mkdir(parents=True)
+    assert backup_cli("init", "--lightning-dir", new, (tmp_path / "new.bkp").as_uri()).code == 0
+    configure(new, f"important-plugin={plugin}\n")
+    assert check(new) == (0, [])
 
 
 @pytest.mark.usefixtures("quick")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import strerror
+from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
@@ -94,8 +95,8 @@ class FaultyStorage(Storage):
     def space(self) -> Space:
         return self._call("space", self.storage.space)
 
-    def device(self) -> int | None:
-        return self.storage.device()
+    def shares_disk_with(self, path: Path) -> bool:
+        return self.storage.shares_disk_with(path)
 
     def directories_with(self, name: str) -> list[str]:
         return self.storage.directories_with(name)

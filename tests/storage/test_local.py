@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -194,8 +195,29 @@ def test_directories_with_a_file_are_found(tmp_path: Path) -> None:
     assert above.directories_with("manifest") == ["one", "two"]
 
 
-def test_a_device_is_known_before_the_directory_is_made(tmp_path: Path, directory: Path) -> None:
+def test_the_disk_is_known_before_the_directory_is_made(tmp_path: Path, directory: Path) -> None:
     storage = LocalStorage(directory)
-    assert storage.device() == tmp_path.stat().st_dev
+    assert storage.shares_disk_with(tmp_path) and not storage.shares_disk_with(Path("/dev/shm"))
     storage.make()
-    assert storage.device() == tmp_path.stat().st_dev
+    assert storage.shares_disk_with(tmp_path) and not storage.shares_disk_with(Path("/dev/shm"))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="needs root and btrfs-progs, to make subvolumes"
+)
+def test_two_subvolumes_are_one_disk(tmp_path: Path) -> None:
+    """So many systems come set up (/ and /home), and each says that it is a filesystem of its own."""
+    image, point = tmp_path / "image", tmp_path / "point"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    point.mkdir()
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    try:
+        for name in ("home", "backups"):
+            subprocess.run(["btrfs", "-q", "subvolume", "create", point / name], check=True)
+        assert (point / "home").stat().st_dev != (point / "backups").stat().st_dev
+        assert LocalStorage(point / "backups" / "lightning.bkp").shares_disk_with(point / "home")
+        assert not LocalStorage(point / "backups" / "lightning.bkp").shares_disk_with(tmp_path)
+    finally:
+        subprocess.run(["umount", point], check=True)
