@@ -60,7 +60,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, scratch: Path | None
                 standing = _take_over(older, backend, url, scratch, database_path(directory))
                 with removed_on_failure(backend):
                     aside = set_old_lock_aside(directory)
-                    hand_over(directory, url, backend.identify(), standing)
+                    hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
             _tell_node(backend, directory, aside)
 
 

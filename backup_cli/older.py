@@ -35,7 +35,8 @@ def _tell_plan(older: OlderBackup, target: Path, to_version: int | None) -> None
     say(f"from     {older.path} (a file of the older plugin, {size(older.stored_bytes())})")
     if to_version is None:
         ago = age(time.time() - older.last_time)
-        say(f"version  {older.named_version}, saved {moment(older.last_time)} ({ago} ago)")
+        # The records bear no time, and a copy bears that of its copying.
+        say(f"version  {older.named_version}, in a file last written {moment(older.last_time)} ({ago} ago)")
     else:
-        say(f"version  {to_version}, and not the last one ({older.named_version})")
+        say(f"version  {to_version}, of {older.named_version} that it holds")
     say(f"to       {target}")

@@ -68,7 +68,7 @@ def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int |
             sync_directory(target.parent)
             if resume and backend is not None:
                 set_old_lock_aside(target.parent)
-                hand_over(target.parent, url, backend.identify(), standing)
+                hand_over(target.parent, backend.lasting_url(url), backend.identify(), standing)
     _tell_summary(url, target, rebuilt, aside)
     if to_version is None:
         _tell_rules(url, resume, older is not None)
@@ -220,7 +220,7 @@ def _tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
         ago = age(time.time() - seen.last_change)
         say(f"version  {seen.data_version}, saved {moment(seen.last_change)} ({ago} ago)")
     else:
-        say(f"version  {to_version}, and not the last one ({seen.data_version})")
+        say(f"version  {to_version}, of {seen.data_version} that it holds")
     say(f"to       {target}")
 
 

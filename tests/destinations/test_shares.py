@@ -20,6 +20,7 @@ from tests.destinations.servers import Sshfs
 from tests.end_to_end.recordings import RECORDINGS, Recording
 from tests.end_to_end.same import differences
 from tests.end_to_end.world import backup_cli
+from tests.older.written import written
 from tests.standin import History, Refused
 
 
@@ -98,6 +99,18 @@ def test_a_share_is_found_again_under_another_name(share: Sshfs, world_at: World
     write_settings(world.directory, replace(settings, url=url))
     node = world.run([history.first()])
     assert any("made on the share nas:/volume1" in line for _, line in node.logs)
+
+
+def test_every_command_remembers_the_share(share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path) -> None:
+    calls = [history.first(), *history.notes(3)]
+    world = world_at(f"nfs://{share.point}/lightning.bkp").init()
+    world.run(calls)
+    (tmp_path / "new").mkdir()
+    assert backup_cli("restore", "--resume", world.url, tmp_path / "new").code == 0
+    old, second = written(calls).save(tmp_path / "file.bkp"), f"nfs://{share.point}/second.bkp"
+    assert backup_cli("import", old, second, "--lightning-dir", world.directory).code == 0
+    for directory in (tmp_path / "new", world.directory):
+        assert f"share={quote(share.source)}" in read_settings(directory).url
 
 
 def test_options_of_the_other_kind_are_refused() -> None:
