@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_FENCE = re.compile(r"^```(\w*)\s*$")
+_FENCE = re.compile(r"^( *)```(\w*)\s*$")
 _EVENT = re.compile(r"^<!-- sandbox: (.+?) -->\s*$")
 
 
@@ -44,17 +44,18 @@ def read_page(path: Path) -> Page:
     """Raises AssertionError for a block that never ends, or a console block that begins with no command."""
     page = Page(path, path.read_text().split("\n"))
     kind: str | None = None
+    indent = ""
     block: list[tuple[int, str]] = []
     prose: list[str] = []
     for number, line in enumerate(page.lines):
         fence = _FENCE.match(line)
         if kind is None and fence is not None:
-            kind, block = fence[1], []
-        elif kind is not None and line.rstrip() == "```":
+            indent, kind, block = fence[1], fence[2], []
+        elif kind is not None and line.rstrip() == f"{indent}```":
             _take(page, kind, block)
             kind = None
         elif kind is not None:
-            block.append((number, line))
+            block.append((number, line.removeprefix(indent)))
         elif (event := _EVENT.match(line)) is not None:
             page.steps.append(Event(event[1], number))
         else:

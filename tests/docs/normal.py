@@ -16,17 +16,18 @@ _PATTERNS = [
     (re.compile(r"\blast good version is \d+\b"), "last good version is N"),
 ]
 
-_PROGRESS = re.compile(r": PERCENT after SECONDS$")
+_LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ +(to|over) SECONDS #* +\d+$")
+"""Progress, and the bars of a histogram."""
 
 
 def normal(lines: list[str]) -> list[str]:
-    """Without ids, times and sizes, progress, and blank lines at either end."""
+    """Without ids, times and sizes, progress and bars, and blank lines at either end."""
     result = []
     for line in lines:
         for pattern, word in _PATTERNS:
             line = pattern.sub(word, line)
         line = re.sub(r"^(.{0,40}?\S) {2,}", r"\1  ", line.rstrip())  # a column is as wide as what stands in it
-        if _PROGRESS.search(line) is None:
+        if _LEFT_OUT.search(line) is None:
             result.append(line)
     while result and not result[0]:
         result.pop(0)

@@ -24,6 +24,13 @@ from tests.older.written import written
 from tests.standin import RECORDED_DATABASE, read_recording
 
 PROGRAM = "#!{python}\nfrom {module} import main\nmain()\n"
+SQLITE3 = """#!{python}
+import sqlite3, sys
+for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
+    print(*row, sep="|")
+"""
+"""Where SQLite's own command is not installed."""
+
 OTHER_DISKS = Path("/dev/shm")
 
 
@@ -80,6 +87,9 @@ class Sandbox:
     def _install(self) -> None:
         programs = self.home / "lightningd-backup" / "bin"
         programs.mkdir(parents=True)
+        if shutil.which("sqlite3") is None:
+            (programs / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
+            (programs / "sqlite3").chmod(0o755)
         for name, module in (("backup-cli", "backup_cli.main"), ("lightningd-backup", "plugin.main")):
             (programs / name).write_text(PROGRAM.format(python=sys.executable, module=module))
             (programs / name).chmod(0o755)
@@ -104,7 +114,8 @@ class Sandbox:
         (self.node / "emergency.recover").write_bytes(bytes(200))
         for directory in (self.home / "safe-place", self.home / "new-node"):
             directory.mkdir(exist_ok=True)
-        shutil.copy(self.node / "hsm_secret", self.home / "safe-place")
+        for name in ("hsm_secret", "emergency.recover"):
+            shutil.copy(self.node / name, self.home / "safe-place")
 
     def a_fresh_node(self) -> None:
         """One that has never been started."""
@@ -114,6 +125,19 @@ class Sandbox:
     def the_disk_dies(self) -> None:
         """Nothing is left of the node."""
         shutil.rmtree(self.home / ".lightning", ignore_errors=True)
+
+    def begin_anew(self) -> None:
+        """As a page begins: for a part of it that stands by itself."""
+        self.the_disk_dies()
+        for disk in ("mnt/nas", "mnt/backup"):
+            shutil.rmtree(self.disks / disk)
+            (self.disks / disk).mkdir()
+        self.set_up()
+
+    def only_a_replica_is_left_at(self, path: str) -> None:
+        """The node's own database is gone, and lightningd kept a second one."""
+        self._path(path).parent.mkdir(parents=True)
+        shutil.move(self.node / "lightningd.sqlite3", self._path(path))
 
     def a_backed_up_node_runs(self, url: str) -> None:
         """A node that had this backup from its first start, through a whole recording to an orderly stop."""

@@ -66,7 +66,9 @@ def _difference(page: Page, command: Command, actual: list[str]) -> str:
 def _update(page: Page, wrong: list[tuple[Command, list[str]]]) -> None:
     for command, actual in reversed(wrong):
         shown = [line for line in actual if not re.search(r": \d+ % after ", line)]
-        page.lines[command.first : command.first + len(command.expected)] = shown
+        indent = re.match(" *", page.lines[command.first - 1])
+        assert indent is not None
+        page.lines[command.first : command.first + len(command.expected)] = [indent[0] + line for line in shown]
     page.path.write_text("\n".join(page.lines))
 
 
@@ -139,3 +141,12 @@ def test_a_page_taken_apart(tmp_path: Path) -> None:
     page = read_page(path)
     assert page.steps == [Event("x: y", 1), Command("one two", ["out", ""], 5), Command("three", [], 8)]
     assert (page.scripts, page.spans) == (["four"], ["a b"])
+
+
+def test_a_block_in_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("1. text\n\n   ```console\n   $ one\n     out\n   ```\n")
+    page = read_page(path)
+    assert page.steps == [Command("one", ["  out"], 4)]
+    _update(page, [(Command("one", ["  out"], 4), ["new"])])
+    assert path.read_text().endswith("   $ one\n   new\n   ```\n")
