@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import psutil
 
 from backends.base import Backend, Standing
 from backends.database.rebuild import Rebuilt, rebuild
+from backends.database.settled import settled
+from backends.database.source import inspect
 from backends.errors import BackupError
 from backends.node.directory import DATABASE, NETWORKS
 from backends.node.files import sync_directory
@@ -20,6 +23,7 @@ from backends.node.handover import hand_over
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WRITER_LOCK_FILE, WriterLock
 from backends.older import older_backup_at
+from backends.older.file import ahead
 from backends.status import Status
 from backup_cli.console import age, moment, progress, say, size, warn
 from backup_cli.older import CANNOT_RESUME, rebuild_from
@@ -52,7 +56,9 @@ def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int |
     if to_version is not None:
         target = target.with_name(f"{target.name}.version-{to_version}-NOT-FOR-A-NODE")
     refuse_if_running(target.parent)
-    existing = _existing(target, replace)
+    existing = _existing(target)
+    if existing and not replace:
+        _refuse_to_overwrite(existing, target, url, backend)
     if resume and target.name != DATABASE:
         raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
     with _made(target.parent), _locked(target), _unfinished(target) as temporary:
@@ -122,17 +128,37 @@ def _locked(target: Path) -> AbstractContextManager[object]:
     return WriterLock(target.parent, "backup-cli restore") if target.name == DATABASE else nullcontext()
 
 
-def _existing(target: Path, replace: bool) -> list[Path]:
-    """What lies where the database should go; refused unless it may be moved aside."""
+def _existing(target: Path) -> list[Path]:
+    """What lies where the database should go."""
     beside = [_beside(target, suffix) for suffix in COMPANIONS]
-    existing = [path for path in beside if path.exists() or path.is_symlink()]
-    if existing and not replace:
-        names = ", ".join(str(path) for path in existing)
-        raise BackupError(
-            f"{names} is there already, and nothing was touched. Look whether it is the newer state; to restore all "
-            "the same, with the old files moved aside, add --replace"
-        )
-    return existing
+    return [path for path in beside if path.exists() or path.is_symlink()]
+
+
+def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: Backend | None) -> NoReturn:
+    advice = "Look whether it is the newer state"
+    with suppress(BackupError, OSError):  # one of the two cannot be read: then nobody can say
+        advice = _newer(target, url, backend)
+    names = ", ".join(str(path) for path in existing)
+    raise BackupError(
+        f"{names} is there already, and nothing was touched. {advice}; to restore all the same, with the old files "
+        "moved aside, add --replace"
+    )
+
+
+def _newer(target: Path, url: str, backend: Backend | None) -> str:
+    """Which of the two is the newer state. Raises BackupError or OSError when that cannot be told."""
+    if backend is None:
+        raise BackupError("an older plugin's file only shows its version when it is read whole")
+    with settled(target) as file:
+        there = inspect(file, writable=False).data_version
+    saved = backend.status(url).data_version
+    if there is None:
+        raise BackupError("it keeps no version")
+    distance = ahead(there, saved)
+    if distance > 0:
+        return f"It holds version {there}, the backup only {saved}: it is the newer state, and the one to go on with"
+    which = "the same as" if distance == 0 else "older than"
+    return f"It holds version {there}, {which} the backup's {saved}"
 
 
 @contextmanager

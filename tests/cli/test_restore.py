@@ -85,6 +85,19 @@ def test_nothing_is_overwritten(lived: World, place: Path, suffix: str) -> None:
     assert tree(place) == before
 
 
+def test_which_of_the_two_is_newer_is_told(lived: World, history: History, place: Path) -> None:
+    assert restore(lived, place).code == 0
+    assert_refused(restore(lived, place), f"holds version {lived.version}, the same as the backup's {lived.version};")
+    lived.run(history.notes(2))
+    now = lived.version
+    assert_refused(restore(lived, place), f"holds version {now - 2}, older than the backup's {now};")
+    lived.run_without_plugin(history.notes(3))
+    before = tree(lived.root)
+    said = restore(lived, lived.directory)
+    assert_refused(said, f"holds version {now + 3}, the backup only {now}: it is the newer state.*add --replace")
+    assert tree(lived.root) == before
+
+
 @pytest.mark.parametrize("target", ["missing", "../elsewhere"])
 def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
     """To nothing, or to a database on another disk."""

@@ -98,10 +98,17 @@ def test_the_urls_are_some(page: Page) -> None:
 
 
 def test_links_lead_somewhere(page: Page) -> None:
-    text = "\n".join(page.lines)
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", "\n".join(page.lines)):
         if "://" not in target:
-            assert (page.path.parent / target).exists(), target
+            there = page.path.parent / target if target else page.path
+            assert there.exists(), target
+            assert not anchor or anchor in _anchors(there), f"{target}#{anchor}"
+
+
+def _anchors(path: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 # The means
