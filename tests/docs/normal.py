@@ -7,6 +7,7 @@ _PATTERNS = [
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b\d{8}-\d{6}\b"), "TIME"),
+    (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\b\d+ (second|minute|hour|day)s?\b"), "SPAN"),
     (re.compile(r"\b\d+(\.\d+)? (bytes|KiB|MiB|GiB)"), "SIZE"),
     (re.compile(r"\b\d+(\.\d+)? (ms|µs|s)\b"), "SECONDS"),

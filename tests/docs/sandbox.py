@@ -5,6 +5,7 @@ A page may use these, and nothing else that is not in every machine:
 - `~` and `/home/me`: the home, with a node in `~/.lightning/bitcoin` (from the shipped recording) and the project
   installed in `~/lightningd-backup`, which is on the PATH.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
+- `lightningd`, `lightning-cli` and `bitcoin-cli`: see machine.py.
 - `nfs:///mnt/…`, `nfs://nas/…` and `usb://LNBACKUP/…`: run as `file://` on a directory that stands for the share or the
   stick. That they work as themselves is other tests' business.
 """
@@ -58,6 +59,8 @@ class Sandbox:
         self.set_up()
 
     def close(self) -> None:
+        if (self.node / "lightning-rpc").exists():
+            self.run("lightning-cli stop")
         shutil.rmtree(self.disks)
 
     def run(self, command: str) -> tuple[int, list[str]]:
@@ -87,6 +90,9 @@ class Sandbox:
     def _install(self) -> None:
         programs = self.home / "lightningd-backup" / "bin"
         programs.mkdir(parents=True)
+        for name in ("lightningd", "lightning-cli", "bitcoin-cli"):
+            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.docs.machine {name} "$@"\n')
+            (programs / name).chmod(0o755)
         if shutil.which("sqlite3") is None:
             (programs / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
             (programs / "sqlite3").chmod(0o755)
@@ -112,6 +118,7 @@ class Sandbox:
         (self.node / "hsm_secret").write_bytes(bytes(range(32)))
         (self.node / "hsm_secret").chmod(0o400)
         (self.node / "emergency.recover").write_bytes(bytes(200))
+        (self.node.parent / "config").write_text("network=bitcoin\n")
         for directory in (self.home / "safe-place", self.home / "new-node"):
             directory.mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
@@ -154,6 +161,16 @@ class Sandbox:
         finally:
             player.kill()
         shutil.copy(self.home / "safe-place" / "hsm_secret", self.node)
+
+    def the_node_starts(self) -> None:
+        """The reader starts lightningd, however that is done on that machine."""
+        code, said = self.run("lightningd --daemon --log-file=log")
+        assert code == 0, said
+
+    def the_node_stops(self) -> None:
+        """The reader's lightningd ends in order."""
+        code, said = self.run("lightning-cli stop")
+        assert code == 0, said
 
     def set_config(self) -> None:
         """The reader adds the line to lightningd's config."""

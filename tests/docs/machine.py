@@ -1,0 +1,121 @@
+"""Stand-ins for the programs of the machine that a page is read on: `lightningd`, `lightning-cli` and `bitcoin-cli`.
+
+    python -m tests.docs.machine PROGRAM ARGUMENTS …
+
+The lightningd is that of `tests/standin`: it starts the plugin that the config names, keeps a real database, and a
+block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say of peers and
+chain is not. Without a plugin in the config nothing happens there.
+"""
+
+import ctypes
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from backends.database.source import inspect
+from tests.standin import ANSWERING_PLUGIN, History, Node
+
+NODE = Path("~/.lightning/bitcoin").expanduser()
+SOCKET = NODE / "lightning-rpc"
+
+_PR_SET_NAME = 15
+_NOW = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+
+CHANNEL = {"peer_id": "02" + "a1" * 32, "peer_connected": True, "state": "CHANNELD_NORMAL", "to_us_msat": 612000000}
+
+
+def lightningd() -> int:
+    """`--daemon`: returns when it can be asked, and goes on in the background."""
+    ours, theirs = os.pipe()
+    if os.fork():
+        os.close(theirs)
+        said = os.read(ours, 4096)
+        print(said.decode(), end="")
+        return 0 if not said else 1
+    os.setsid()
+    for number in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    try:
+        _run(theirs)
+    except BaseException as error:
+        os.write(theirs, f"{error}\n".encode())
+        raise
+    return 0
+
+
+def _run(ready: int) -> None:
+    config = dict(line.partition("=")[::2] for line in (NODE.parent / "config").read_text().splitlines())
+    database = NODE / "lightningd.sqlite3"
+    new = not database.exists()
+    history = History(0 if new else inspect(database, writable=False).data_version or 0)
+    plugin = config.get("important-plugin")
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"lightningd")
+    with Node(NODE, [plugin] if plugin else ANSWERING_PLUGIN, network="bitcoin") as node:
+        if plugin:
+            node.play([*([history.first()] if new else []), *history.notes(3)])
+            node.wait_for_log("backing up to")
+        lines = [f"{_NOW} {level.upper():<7} plugin-lightningd-backup: {line}\n" for level, line in node.logs]
+        (NODE / "log").write_text("".join(lines))
+        with socket.socket(socket.AF_UNIX) as listening:
+            os.chdir(NODE)  # a socket's path must be short
+            listening.bind(SOCKET.name)
+            listening.listen()
+            os.close(ready)
+            while _serve(node, listening):
+                pass
+        SOCKET.unlink()
+
+
+def _serve(node: Node, listening: socket.socket) -> bool:
+    connection, _ = listening.accept()
+    with connection:
+        method = connection.recv(4096).decode()
+        answer: Any = "Shutdown complete" if method == "stop" else _answer(node, method)
+        connection.sendall(json.dumps(answer).encode())
+    return method != "stop"
+
+
+def _answer(node: Node, method: str) -> Any:
+    if method in ("backup-status", "backup-compact"):
+        return node.rpc(method)
+    identity = inspect(NODE / "lightningd.sqlite3", writable=False).node_id
+    return {
+        "getinfo": {"id": identity, "num_active_channels": 1, "blockheight": 900000, "network": "bitcoin"},
+        "listpeerchannels": {"channels": [CHANNEL]},
+        "emergencyrecover": {"stubs": ["a1" * 32]},
+        "listfunds": {"outputs": [], "channels": []},
+    }[method]
+
+
+def lightning_cli(method: str) -> int:
+    """Ask it, and print as lightning-cli does; wait for the end after `stop`, as a patient person would."""
+    os.chdir(NODE)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(SOCKET.name)
+        connection.sendall(method.encode())
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    print(json.dumps(json.loads(answer), indent=3).strip('"'))
+    while method == "stop" and SOCKET.exists():
+        time.sleep(0.05)
+    return 0
+
+
+def bitcoin_cli() -> int:
+    """A synchronised one."""
+    print(json.dumps({"chain": "main", "blocks": 900000, "headers": 900000}, indent=2))
+    return 0
+
+
+def main(program: str, *arguments: str) -> int:
+    """Be that program."""
+    if program == "lightningd":
+        return lightningd()
+    return bitcoin_cli() if program == "bitcoin-cli" else lightning_cli(arguments[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
