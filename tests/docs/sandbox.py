@@ -6,8 +6,8 @@ A page may use these, and nothing else that is not in every machine:
   installed in `~/lightningd-backup`, which is on the PATH.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli` and `bitcoin-cli`: see machine.py.
-- `nfs:///mnt/…`, `nfs://nas/…` and `usb://LNBACKUP/…`: run as `file://` on a directory that stands for the share or the
-  stick. That they work as themselves is other tests' business.
+- `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
+  directory that stands for the share or the stick. That they work as themselves is other tests' business.
 """
 
 import gzip
@@ -41,7 +41,8 @@ class Sandbox:
     def __init__(self, directory: Path) -> None:
         self.home = directory / "home" / "me"
         self.disks = Path(tempfile.mkdtemp(prefix="lightningd-backup-docs-", dir=OTHER_DISKS))
-        for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", ".server/nas/export", ".sticks"):
+        servers = (".server/nas/export", ".server/nas.local/volume1/backup")
+        for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", *servers, ".sticks/STICK"):
             (self.disks / place).mkdir(parents=True)
         (self.disks / ".mounted").symlink_to(self.disks)
         (self.disks / ".sticks" / "LNBACKUP").symlink_to(self.disks / "media" / "me" / "LNBACKUP")
@@ -49,7 +50,9 @@ class Sandbox:
         self._places = [
             ("nfs:///mnt/", f"file://{self.disks}/.mounted/mnt/"),
             ("nfs://nas/", f"file://{self.disks}/.server/nas/"),
+            ("nfs://nas.local/", f"file://{self.disks}/.server/nas.local/"),
             ("usb://LNBACKUP/", f"file://{self.disks}/.sticks/LNBACKUP/"),
+            ("usb://STICK/", f"file://{self.disks}/.sticks/STICK/"),
             ("/mnt/", f"{self.disks}/mnt/"),
             ("/media/", f"{self.disks}/media/"),
             ("/home/me", str(self.home)),
