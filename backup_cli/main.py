@@ -3,6 +3,7 @@
 One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged.
 """
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -42,14 +43,21 @@ def main(arguments: list[str] | None = None) -> None:
     for number in STOPPING:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them, and that stays so
             signal.signal(number, _stop)
-    sys.exit(run(arguments))
+    code = run(arguments)
+    for last in _stopped:  # and be seen to have ended by it: to systemd, a unit that it stopped has not failed
+        signal.signal(last, signal.SIG_DFL)
+        os.kill(os.getpid(), last)
+    sys.exit(code)
 
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 """What a service manager sends, and a terminal that is closed: as for Ctrl-C, what was begun is undone first."""
 
+_stopped: list[int] = []
+
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    _stopped.append(number)
     raise KeyboardInterrupt
 
 
