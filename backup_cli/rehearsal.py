@@ -13,6 +13,9 @@ CALLS_PER_PAYMENT = 13.4
 GOOD, FAIR, SLOW = 0.005, 0.020, 0.100
 """Seconds of median commit latency up to which a destination is good, fair, or slow; beyond it is unfit."""
 
+STALLS = 0.5
+"""Seconds; where one commit in a hundred takes longer, a good median helps nobody."""
+
 _EDGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -56,6 +59,12 @@ def verdict(median: float, p99: float, differences: list[str]) -> str:
     if differences:
         return (
             "Verdict: do not use this destination: what came back is not what was saved. Check the disk and its cable."
+        )
+    if median <= SLOW and p99 > STALLS:
+        return (
+            f"Verdict: uneven. A commit mostly takes {_ms(median)}, but one in a hundred {_ms(p99)}, and with it about "
+            f"every {100 / CALLS_PER_PAYMENT:.0f}th payment. Cheap sticks and disks that something else uses do that; "
+            "better another destination."
         )
     if median <= GOOD:
         return "Verdict: good. This destination keeps up with a busy node."

@@ -1,6 +1,7 @@
 """Whatever is typed: an exit code, a sentence, and never a traceback."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def test_with_a_terminal_progress_is_a_bar(lived: World) -> None:
     assert said.code == 0
     assert "[####################################]  100%" in said.out
     assert "Verifying …" not in said.out
+
+
+def test_the_bar_shows_the_time_that_is_left() -> None:
+    program = """
+import time
+from backup_cli.console import progress
+with progress("Restoring") as show:
+    for part in range(13):
+        time.sleep(0.1)
+        show(part, 100)
+"""
+    said = spawned(sys.executable, "-c", f"import pty; pty.spawn([{sys.executable!r}, '-c', {program!r}])")
+    assert re.search(r"1\d%  00:00:\d\d", said.out), said.out
 
 
 @pytest.fixture(scope="module")
