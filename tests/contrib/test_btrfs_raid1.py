@@ -152,6 +152,25 @@ def test_damaged_scrubbed_healed(mirror: Mirror, tmp_path: Path) -> None:
     assert verify(url) == 0
 
 
+def test_what_no_disk_has_whole_is_said_to_be_lost(mirror: Mirror) -> None:
+    assert mirror.setup().returncode == 0
+    content = os.urandom(4096)
+    (mirror.mountpoint / "only copy").write_bytes(content * 32)
+    mirror.unmount()
+    for image in mirror.images:
+        data = image.read_bytes()
+        assert content in data
+        with image.open("r+b") as file:
+            file.seek(data.index(content) + 4096)
+            file.write(b"\xa5" * 4096)
+            os.fsync(file.fileno())
+    for loop in mirror.loops:
+        run("blockdev", "--flushbufs", loop)
+    mirror.mount()
+    code, said = mirror.maintain()
+    assert code == 2 and "there are blocks that no disk has whole: run backup-cli verify now" in said, said
+
+
 def test_one_half_goes_and_comes_back(mirror: Mirror, tmp_path: Path) -> None:
     assert mirror.setup().returncode == 0
     url = make_backup(mirror, tmp_path)

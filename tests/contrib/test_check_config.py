@@ -121,6 +121,7 @@ def test_includes_and_the_order_of_files(node: Path, plugin: Path) -> None:
     config = read_config(node, None)
     assert config.files == [node.parent / "config", node / "config", node / "more" / "plugins.conf"]
     assert config.plugins()[-1].where == f"{node}/more/plugins.conf line 1"
+    assert config.plugins()[-1].path == plugin, "without the blanks at the line's end"
 
 
 @pytest.mark.usefixtures("quick")
