@@ -33,6 +33,9 @@ PIECE = 1 << 18
 _MOST_STORED = PIECE + (PIECE >> 6) + 1024
 """Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
 
+_SYNC_EVERY = 4 << 20
+"""Bytes: what is not synced yet lies in front of the node's next commit, on a slow disk for seconds."""
+
 _END = struct.Struct("<Q32s")
 
 
@@ -103,21 +106,25 @@ class _Parts:
         self._handle = self._storage.create(part_name(self._written, self.count))
         header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, self.count)
         self._handle.write(0, header.encode())
-        self._offset = FILE_HEADER_SIZE
+        self._offset = self._unsynced = FILE_HEADER_SIZE
         self.count += 1
 
     def write(self, record: bytes) -> None:
         """The next record."""
         if self._offset + len(record) > MAX_FILE:
-            self._handle.sync()
+            self.sync()
             self._handle.close()
             self._begin()
         self._handle.write(self._offset, record)
         self._offset += len(record)
+        self._unsynced += len(record)
+        if self._unsynced >= _SYNC_EVERY:
+            self.sync()
 
     def sync(self) -> None:
         """All is durable when this returns."""
         self._handle.sync()
+        self._unsynced = 0
 
     def close(self) -> None:
         """Whether it was finished or not."""

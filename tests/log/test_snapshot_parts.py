@@ -9,7 +9,9 @@ from backends import backend_for
 from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.log import snapshot
-from backends.log.snapshot import PIECE
+from backends.log.snapshot import PIECE, write_snapshot
+from tests.storage.faulty import FaultyStorage
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 PIECES = [os.urandom(PIECE) for _ in range(5)]
 
@@ -68,3 +70,13 @@ def test_a_new_generation_removes_all_parts_of_the_old_one(tmp_path: Path) -> No
     backend.close()
     assert [file.name for file in place.iterdir() if file.name.startswith("snapshot")] == ["snapshot-00000002"]
     assert read(place) == b"small"
+
+
+def test_it_is_synced_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at the end, it would lie in front of the node's next commit: on a slow stick for minutes."""
+    monkeypatch.setattr(snapshot, "MAX_FILE", 1 << 30)
+    monkeypatch.setattr(snapshot, "_SYNC_EVERY", 2 * PIECE)
+    storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
+    storage.make()
+    write_snapshot(storage, bytes(16), 1, 7, PIECES)
+    assert storage.calls["sync"] == 3
