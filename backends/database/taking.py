@@ -1,10 +1,13 @@
 """A snapshot taken from a node's database: copied aside by SQLite's backup API, checked, then streamed."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from backends.base import SnapshotSource
 from backends.database.source import copy_database
@@ -44,8 +47,7 @@ def file_pieces(path: Path) -> Iterator[bytes]:
 @contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
     """A private directory for a whole database for a while; left-over ones of dead processes are removed first."""
-    for old in parent.glob(f"{_SCRATCH}*"):
-        _remove_if_left_over(old)
+    remove_left_over(parent)
     with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-", dir=parent) as directory:
         yield Path(directory)
 
@@ -53,10 +55,12 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 _SCRATCH = ".lightningd-backup-"
 
 
-def _remove_if_left_over(directory: Path) -> None:
-    pid = directory.name.removeprefix(_SCRATCH).partition("-")[0]
-    if not pid.isdigit() or Path(f"/proc/{pid}").exists():
-        return
-    for file in directory.iterdir():
-        file.unlink(missing_ok=True)
-    directory.rmdir()
+def remove_left_over(parent: Path) -> None:
+    """Remove from `parent` the scratch directories whose processes were killed: each may hold a whole database.
+
+    `parent` may be open to everybody, as /var/tmp is: no link is followed, and what cannot be removed is left alone.
+    """
+    for old in parent.glob(f"{_SCRATCH}*"):
+        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdecimal() and len(pid) < 10 and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)
