@@ -8,8 +8,13 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 from backends.base import Backend, Report
+from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
@@ -24,6 +29,12 @@ NEVER_FOLDED = 2
 RETRY_AFTER = 600.0
 """Seconds to wait after a failure before the next attempt."""
 
+HANGS_AFTER = 1800.0
+"""Seconds without any processor time after which the compacting process is held to hang (its disk, most likely)."""
+
+_LOOK_EVERY = 60.0
+"""Seconds between two looks at it."""
+
 _COMPACTOR = "import sys; sys.path[:] = filter(None, sys.path); from plugin.compactor import main; sys.exit(main())"
 """Python looks for modules in its working directory first, and that is the node's: nothing in it may be run."""
 
@@ -35,6 +46,8 @@ class Compaction:
         self._url, self._directory, self._report = url, directory, report
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
+        self._pulse = _Pulse()
+        self._given_up = self._tidied = False
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""
         self.failure: str | None = None
@@ -47,12 +60,19 @@ class Compaction:
 
     def tick(self, backend: Backend) -> None:
         """Begin one if it is due; publish one that has ended. Never raises for its failure, but reports it."""
+        if not self._tidied:  # of a compaction that died with the plugin before this one
+            self._tidied = True
+            self._tidy(backend)
         if self._process is None:
             if self.wanted or (self._due(backend) and time.monotonic() >= self._not_before):
                 self.wanted = False
                 self._start(backend)
         elif self._process.poll() is not None:
             self._end(backend, self._process)
+        elif not self._given_up and self._pulse.stopped(self._process.pid):
+            self._given_up = True  # no other begins before it has really ended
+            self._process.kill()
+            self._fail(backend, f"its process has done nothing for {HANGS_AFTER / 60:.0f} minutes and was ended")
 
     def _due(self, backend: Backend) -> bool:
         sizes = backend.sizes()
@@ -65,6 +85,7 @@ class Compaction:
             f"compaction begins: {sizes.records} records in {sizes.segments} bytes, snapshot {sizes.snapshot} bytes",
         )
         self._began = time.monotonic()
+        self._given_up, self._pulse = False, _Pulse()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _COMPACTOR, self._url],
@@ -79,6 +100,9 @@ class Compaction:
     def _end(self, backend: Backend, process: "subprocess.Popen[bytes]") -> None:
         self._process = None
         out, err = process.communicate()
+        if self._given_up:
+            self._tidy(backend)
+            return
         try:
             if process.returncode != 0:
                 said = err.decode(errors="replace").strip().rpartition("\n")[2]
@@ -86,20 +110,24 @@ class Compaction:
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")
+                self._succeeded(backend)
                 return
             assert isinstance(backend, LogBackend)
             backend.switch_generation(Folded.decode(text))
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(backend, str(error))
             return
-        self.failure = None
-        backend.tell_trouble(None)
+        self._succeeded(backend)
         sizes = backend.sizes()
         self._report(
             "info",
             f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
+
+    def _succeeded(self, backend: Backend) -> None:
+        self.failure = None
+        backend.tell_trouble(None)
 
     def _fail(self, backend: Backend, reason: str) -> None:
         self.failure = reason
@@ -110,13 +138,41 @@ class Compaction:
             f"compaction failed: {reason}. Every change is still saved, but the backup grows; it is tried again in "
             f"{RETRY_AFTER / 60:.0f} minutes",
         )
+        self._tidy(backend)
 
-    def stop(self) -> None:
+    def _tidy(self, backend: Backend) -> None:
+        """Remove what a killed one has left: a copy of the database in the node's directory, half a snapshot."""
+        with suppress(BackupError, OSError):  # the next one tries again
+            remove_left_over(Path(self._directory))
+            assert isinstance(backend, LogBackend)
+            backend.forget_folding()
+
+    def stop(self, backend: Backend) -> None:
         """The plugin ends: end the process, too. What it has written so far means nothing."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
+            self._tidy(backend)
+
+
+class _Pulse:
+    """Whether a process still does anything: the processor time that it has used, looked at now and then."""
+
+    def __init__(self) -> None:
+        self._used, self._since, self._next_look = 0.0, time.monotonic(), 0.0
+
+    def stopped(self, pid: int) -> bool:
+        """Whether it has used none for HANGS_AFTER seconds."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_EVERY
+        with suppress(psutil.Error):  # it has just ended
+            times = psutil.Process(pid).cpu_times()
+            if times.user + times.system > self._used:
+                self._used, self._since = times.user + times.system, now
+        return now - self._since >= HANGS_AFTER
 
 
 NOTHING = "nothing"

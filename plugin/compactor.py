@@ -6,6 +6,7 @@ Started by the plugin with the node's directory as its own; ends when its stdin 
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ def main() -> int:
     backend = backend_for(sys.argv[1])
     assert isinstance(backend, LogBackend)
     try:
-        folded = backend.fold(Path.cwd())
+        folded = backend.fold(Path.cwd(), sparing=True)
     except (BackupError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -32,10 +33,12 @@ def main() -> int:
 
 
 def _be_humble() -> None:
-    """The node comes first, on processor and disk."""
-    os.nice(19)
+    """The node comes first, on processor and disk; where a sandbox forbids to say so, it is compacted all the same."""
+    with suppress(OSError):
+        os.nice(19)
     if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+        with suppress(OSError, psutil.Error):
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 def _end_with_the_plugin() -> None:

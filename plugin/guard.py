@@ -250,8 +250,8 @@ class Guard:
     def close(self) -> None:
         """The node stops: leave the backup in order."""
         self.testify()
-        if self.compaction is not None:
-            self.compaction.stop()
         if self.backend is not None:
+            if self.compaction is not None:
+                self.compaction.stop(self.backend)
             self.backend.close()
         self._lock.release()

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from backends.database.replay import Replay
 from backends.database.source import DatabaseState
-from backends.errors import Damaged
+from backends.errors import BackupError, Damaged
 from backends.log.generation import Generation, StoredChange
 
 BytesDone = Callable[[int, int], None]
@@ -42,7 +43,7 @@ def rebuild(
     total, base = generation.stored_bytes(), generation.manifest.base
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         for piece in generation.snapshot:
-            file.write(piece)
+            _write(file, piece, target)
             if progress is not None:
                 progress(generation.bytes_read(), total)
     done, version, last_time = 0, base.data_version, generation.manifest.created
@@ -70,6 +71,18 @@ def rebuild(
     if progress is not None:
         progress(total, total)
     return Rebuilt(state, version, done, last_time, foreign_keys, generation.torn)
+
+
+def _write(file: IO[bytes], piece: bytes, target: Path) -> None:
+    """An error here is the target's, and not the destination's that is read from."""
+    try:
+        file.write(piece)
+        file.flush()
+    except OSError as error:
+        raise BackupError(
+            f"{target} could not be written: {error.strerror or error}; nothing was replaced. "
+            "Free some space or check the disk, then try again"
+        ) from error
 
 
 def _check_version(version: int, state: DatabaseState) -> None:

@@ -180,9 +180,13 @@ class LogBackend(Backend):
         with self._reaching():
             self._measure()
 
-    def fold(self, scratch: Path, progress: BytesDone | None = None) -> Folded | None:
+    def fold(self, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
         with self._reaching():
-            return fold(self.storage, scratch, progress)
+            return fold(self.storage, scratch, progress, sparing=sparing)
+
+    def forget_folding(self) -> None:
+        """Remove what a compaction that was killed has left at the destination. Raises OSError or Replaced."""
+        self._opened.forget_folding()
 
     def switch_generation(self, folded: Folded) -> None:
         with self._reaching():

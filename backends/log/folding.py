@@ -5,17 +5,22 @@ checked like a restore; publishing the result is the writer's, by one rename.
 """
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces, scratch_directory
 from backends.errors import BackupError
-from backends.log.documents import Base
+from backends.log.documents import Base, Manifest
 from backends.log.format import RecordKind
-from backends.log.generation import Generation, open_generation
+from backends.log.generation import Generation, StoredChange, open_generation
+from backends.log.room import Room
 from backends.log.snapshot import write_snapshot
-from backends.storage.base import Storage
+from backends.storage.base import TEMPORARY, Storage
+
+_BY = "-compaction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +52,54 @@ class _Place:
     next_segment: int  # the segment that holds the record after it
 
 
-def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None) -> Folded | None:
+def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
     """Write the snapshot of a new generation; None when there is nothing to fold.
 
-    A copy of the database lies in `scratch` meanwhile. Raises BackupError (Damaged, ReplayFailed, or when the writer
-    began another generation meanwhile) and OSError from the storage.
+    A copy of the database lies in `scratch` meanwhile. `sparing` is for a compaction beside a running node: it fails
+    rather than take the room that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or when the
+    writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
     """
+    room = Room(storage, scratch, sparing=sparing)
     with open_generation(storage) as generation:
         begun = generation.manifest
         place = _last_but_one(generation)
     if place is None:
         return None
+
+    def take(change: StoredChange) -> bool:
+        room.check_scratch()
+        return change.sequence <= place.sequence
+
+    def show(done: int, total: int) -> None:
+        room.check_scratch()
+        if progress is not None:
+            progress(done, total)
+
     with scratch_directory(scratch) as directory, open_generation(storage) as generation:
         if generation.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
         database = directory / "folded.sqlite3"
-        rebuilt = rebuild(generation, database, progress, take=lambda change: change.sequence <= place.sequence)
-        manifest = generation.manifest
-        written = write_snapshot(
-            storage,
-            manifest.backup_id,
-            manifest.generation + 1,
-            rebuilt.data_version,
-            file_pieces(database),
-            by="-compaction",
-        )
+        rebuilt = rebuild(generation, database, show, take=take)
+        written = _write(storage, begun, rebuilt.data_version, room.checked(file_pieces(database)))
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-    return Folded(manifest.generation + 1, written, base, place.next_segment)
+    return Folded(begun.generation + 1, written, base, place.next_segment)
+
+
+def _write(storage: Storage, begun: Manifest, data_version: int, pieces: Iterable[bytes]) -> str:
+    """The snapshot of the next generation, under the temporary name that this returns."""
+    try:
+        return write_snapshot(storage, begun.backup_id, begun.generation + 1, data_version, pieces, by=_BY)
+    except BaseException:
+        with suppress(OSError):
+            remove_unfinished(storage)
+        raise
+
+
+def remove_unfinished(storage: Storage) -> None:
+    """Give back the room of a snapshot that a compaction began and will not finish. Raises OSError."""
+    for name in storage.names():
+        if _BY in name and name.endswith(TEMPORARY):
+            storage.remove(name)
 
 
 def _last_but_one(generation: Generation) -> _Place | None:

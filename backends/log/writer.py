@@ -14,7 +14,7 @@ from backends.base import SnapshotSource, Standing
 from backends.change import MAX_CHANGE, Change, previous
 from backends.errors import BackupError, WriteFailed
 from backends.log.documents import MANIFEST, Base, Manifest
-from backends.log.folding import Folded
+from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, RecordKind, segment_name
 from backends.log.generation import read_manifest
 from backends.log.reading import Chain
@@ -183,6 +183,13 @@ class LogWriter:
             publish_snapshot(self.storage, folded.written, folded.generation)
             self._publish(folded.base, folded.first_segment, COMPACTION, None)
             remove_debris(self.storage, self.manifest, self._segment.index + 1)
+
+    def forget_folding(self) -> None:
+        """Remove what a compaction that was killed has left. Raises OSError, or Replaced: then it is not ours."""
+        with self._slow:
+            if self.finished is None:
+                self._check()
+                remove_unfinished(self.storage)
 
     def _publish(self, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
         old = self.manifest

@@ -1,0 +1,86 @@
+"""A compaction on disks with little room: it fails rather than take what the node's next commits need."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_compaction import begun, ended, incompressible, large, wait
+from tests.end_to_end.world import World, said_at
+from tests.standin import History
+
+MIB = 1 << 20
+
+needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small filesystem")
+
+
+@contextmanager
+def small(place: Path, size: int) -> Iterator[None]:
+    """A filesystem of so many bytes there."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]).returncode:
+        pytest.skip("no filesystem can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=False)
+
+
+@needs_mounts
+def test_a_destination_with_little_room_is_not_filled_up(world: World, history: History) -> None:
+    """It would stop the node: the room that a compaction takes is missing to the next commit."""
+    with small(world.backup.parent, 21 * MIB):
+        world.init()
+        with world.node() as node:
+            node.play([history.first()])
+            for row in range(10):
+                blob = os.urandom(MIB).hex()
+                node.db_write(history.transaction(f"INSERT INTO vars (name, blobval) VALUES ('{row}', x'{blob}')"))
+                node.wire.listen(0.3)
+            node.rpc("backup-compact")
+            wait(node, lambda: bool(said_at(node, "broken")))
+            assert "MiB are free in" in said_at(node, "broken")[0]
+            assert list(world.backup.glob("*-compaction*")) == []
+            for _ in range(5):
+                node.db_write(incompressible(history, MIB))
+        world.assert_restored_equals_the_nodes()
+
+
+@needs_mounts
+def test_the_nodes_own_disk_is_not_filled_up(world: World, history: History) -> None:
+    """lightningd could not commit any more, though the backup has saved the change."""
+    with small(world.directory, 100 * MIB):
+        world.init()
+        with world.node() as node:
+            node.play([history.first(), *(history.big(2 * MIB) for _ in range(20))])
+            node.rpc("backup-compact")
+            least, end = 100 * MIB, time.monotonic() + 20
+            while not said_at(node, "broken") and time.monotonic() < end:
+                least = min(least, free(world.directory))
+                node.wire.listen(0.005)
+            assert f"MiB are free in {world.directory}" in said_at(node, "broken")[0]
+            assert least > 16 * MIB
+            assert list(world.directory.glob(".lightningd-backup-*")) == []
+
+
+def free(place: Path) -> int:
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
+def test_a_clean_stop_leaves_no_copy_of_the_database(world: World, history: History) -> None:
+    large(world, history)
+    with world.node() as node:
+        node.play(history.notes(2))
+        node.rpc("backup-compact")
+        wait(node, lambda: begun(node) == 1)
+        end = time.monotonic() + 20
+        while not ended(node) and not list(world.directory.glob(".lightningd-backup-*/*")):
+            assert time.monotonic() < end
+            node.wire.listen(0.005)
+    assert list(world.directory.glob(".lightningd-backup-*")) == []
+    assert list(world.backup.glob("*.tmp")) == []
+    world.assert_restored_equals_the_nodes()

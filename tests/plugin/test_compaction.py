@@ -1,0 +1,137 @@
+"""What the plugin does with the process that compacts: one that fails, hangs, or leaves something behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backends.database.taking import scratch_directory
+from backends.log.backend import LogBackend
+from backends.storage.local import LocalStorage
+from plugin import compaction, compactor
+from plugin.compaction import Compaction
+from tests.log.histories import changes, silent, source
+
+FAILS = "import sys; sys.exit('it is broken')"
+HANGS = "import time; time.sleep(600)"
+NOTHING = "print('nothing')"
+
+
+class Watched:
+    """A compaction of a backup with a few changes, and what was reported of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.node = directory / "node"
+        self.node.mkdir()
+        self.backend = LogBackend(LocalStorage(directory / "b"))
+        self.backend.create(source())
+        self.backend.open(silent, "one")
+        for change in changes(5):
+            self.backend.append(change)
+        self.told: list[str] = []
+        self.compaction = Compaction("file:///b", str(self.node), lambda level, line: self.told.append(line))
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        return self.backend.status("").troubles
+
+    def begin(self) -> None:
+        self.compaction.wanted = True
+        self.compaction.tick(self.backend)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, self.told
+            time.sleep(0.02)
+            self.compaction.tick(self.backend)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr(compaction, "_LOOK_EVERY", 0.0)
+    return Watched(tmp_path)
+
+
+def test_one_that_hangs_is_ended_and_told(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log would grow without end, and `status` would call it a compaction that is running."""
+    monkeypatch.setattr(compaction, "_COMPACTOR", HANGS)
+    monkeypatch.setattr(compaction, "HANGS_AFTER", 1.0)
+    watched.begin()
+    [process] = psutil.Process().children()
+    watched.until(lambda: not watched.compaction.running)
+    assert not process.is_running()
+    assert [line for line in watched.told if "has done nothing for" in line] == watched.told[1:]
+    assert "the last compaction failed" in watched.troubles[0]
+
+
+def test_one_that_works_is_not_held_to_hang(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", f"sum(n for n in range(30_000_000)); {NOTHING}")
+    monkeypatch.setattr(compaction, "HANGS_AFTER", 0.5)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert "nothing to fold" in watched.told[-1]
+
+
+def test_nothing_to_fold_ends_an_earlier_trouble(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert "it is broken" in watched.troubles[0]
+    monkeypatch.setattr(compaction, "_COMPACTOR", NOTHING)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert watched.troubles == ()
+
+
+def left_by_a_dead_process(watched: Watched) -> list[Path]:
+    """A copy of a database in the node's directory, and half a snapshot in the backup."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    copy = watched.node / f".lightningd-backup-{dead.pid}-x" / "folded.sqlite3"
+    copy.parent.mkdir()
+    half = [watched.node.parent / "b" / f"snapshot-00000002-compaction{part}.tmp" for part in ("", ".1")]
+    for path in (copy, *half):
+        path.write_bytes(b"a node's secrets")
+    return [copy.parent, *half]
+
+
+def test_what_a_killed_plugin_has_left_is_removed(watched: Watched) -> None:
+    left = left_by_a_dead_process(watched)
+    with scratch_directory(watched.node) as in_use:
+        watched.compaction.tick(watched.backend)
+        assert in_use.exists()
+    assert not any(path.exists() for path in left)
+
+
+def test_what_a_killed_process_has_left_is_removed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
+    watched.begin()
+    left = left_by_a_dead_process(watched)
+    watched.until(lambda: not watched.compaction.running)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_replaced_writer_removes_nothing_of_the_other_one(watched: Watched) -> None:
+    half = left_by_a_dead_process(watched)[1]
+    other = LogBackend(LocalStorage(watched.node.parent / "b"))
+    other.open(silent, "two")
+    half.write_bytes(b"the other one's")
+    watched.compaction.tick(watched.backend)
+    assert half.exists()
+
+
+def test_where_a_priority_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may forbid it. A backup that grows without end would be worse."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "nice", refused)
+    monkeypatch.setattr(psutil.Process, "ionice", refused)
+    compactor._be_humble()
