@@ -4,7 +4,7 @@ A stream cannot be taken up again after a restart, so a record may begin a new o
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -41,23 +41,24 @@ class Decompressor:
     def __init__(self) -> None:
         self._stream = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
 
-    def pieces(self, payload: bytes, size: int) -> Iterator[bytes]:
+    def pieces(self, payload: Iterable[bytes], size: int) -> Iterator[bytes]:
         """What one `add` was given, piece by piece: `size` bytes in all, else StreamError."""
         got = 0
-        data = payload
-        while True:
-            try:
-                piece = self._stream.decompress(data, max_length=min(_PIECE, size - got + 1))
-            except (zstd.ZstdError, EOFError) as error:
-                raise StreamError(str(error)) from None
-            got += len(piece)
-            if got > size or self._stream.eof:
-                raise StreamError(f"it unpacks to more than the {size} bytes that its header says")
-            if piece:
-                yield piece
-            if self._stream.needs_input or not piece:
-                break
-            data = b""
+        for block in payload:
+            data = block
+            while True:
+                try:
+                    piece = self._stream.decompress(data, max_length=min(_PIECE, size - got + 1))
+                except (zstd.ZstdError, EOFError) as error:
+                    raise StreamError(str(error)) from None
+                got += len(piece)
+                if got > size or self._stream.eof:
+                    raise StreamError(f"it unpacks to more than the {size} bytes that its header says")
+                if piece:
+                    yield piece
+                if self._stream.needs_input or not piece:
+                    break
+                data = b""
         if got != size:
             raise StreamError(f"it unpacks to {got} bytes, and its header says {size}")
 

@@ -4,8 +4,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+from zlib import crc32
 
 from backends.errors import Damaged
+from backends.log.compression import StreamError
 from backends.log.format import (
     FILE_HEADER_SIZE,
     MAX_FILE,
@@ -20,15 +22,51 @@ from backends.log.tail import End, Tail, classify, first_nonzero
 from backends.storage.base import ReadHandle
 
 _READ_AHEAD = 1 << 18
+_LARGE = 1 << 20
+"""Stored bytes of a record above which it is not held in memory."""
+
 _PATIENCE = 10
 """How often a bad tail is looked at again, 20 ms apart: beside a running writer it is a record under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """The payload of a record that is too large for the memory: it is checked where it lies, and read from there."""
+
+    handle: ReadHandle
+    offset: int
+    length: int
+    start: bytes
+    """The record's header."""
+    checksum: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def blocks(self) -> Iterator[bytes]:
+        """The stored bytes. StreamError after the last when they are not what was checked before."""
+        checksum = record_checksum(self.start, b"")
+        for block in self.handle.blocks(self.offset, self.offset + self.length):
+            checksum = crc32(block, checksum)
+            yield block
+        if checksum != self.checksum:
+            raise StreamError("its bytes do not fit their checksum")
+
+    def is_good(self) -> bool:
+        """Whether all of it fits its checksum."""
+        try:
+            for _ in self.blocks():
+                pass
+        except StreamError:
+            return False
+        return True
 
 
 class Record(NamedTuple):
     """One record as it lies in a file."""
 
     header: RecordHeader
-    payload: bytes
+    payload: bytes | StoredPayload
     offset: int
 
 
@@ -154,6 +192,9 @@ class RecordReader:
             raise self.damaged(f"a record claims {header.length} bytes, more than any has", offset)
         if not self._holds(offset + RECORD_HEADER_SIZE + header.length):
             return None
+        if header.length > _LARGE:
+            stored = StoredPayload(self.handle, offset + RECORD_HEADER_SIZE, header.length, start, header.checksum)
+            return Record(header, stored, offset) if stored.is_good() else None
         payload = self._read(offset + RECORD_HEADER_SIZE, header.length)
         if record_checksum(start, payload) != header.checksum:
             return None

@@ -140,8 +140,8 @@ def _put_torn_aside(storage: Storage, last: Found) -> str:
 
 def _write_again(storage: Storage, manifest: Manifest, last: Found) -> Segment:
     with closing(storage.open(segment_name(last.index))) as source:
-        records = source.read(FILE_HEADER_SIZE, last.tail.offset - FILE_HEADER_SIZE)
-    return create_segment(storage, manifest.backup_id, last.index, records)
+        records = source.blocks(FILE_HEADER_SIZE, last.tail.offset)
+        return create_segment(storage, manifest.backup_id, last.index, records)
 
 
 def remove_debris(storage: Storage, manifest: Manifest, last_segment: int) -> None:

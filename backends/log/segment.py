@@ -6,7 +6,9 @@ the one case below, no lock: appends stay below `allocated`, new room is only ma
 
 import errno
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from zlib import crc32
 
 from backends.log.compression import LEVEL_CHANGES, Compressor
@@ -114,22 +116,23 @@ class Segment:
             self.handle.close()
 
 
-def create_segment(storage: Storage, backup_id: bytes, index: int, records: bytes = b"") -> Segment:
-    """A new segment, whole and durable under its name, with room ahead; `records` are what it begins with."""
-    name = segment_name(index)
-    begin = FileHeader(FileKind.SEGMENT, backup_id, index).encode() + records
-    room = min(max(len(begin) // 4, FIRST_ROOM), MOST_ROOM)
+def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = ()) -> Segment:
+    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces."""
+    name, end = segment_name(index), 0
     handle = storage.create(name + TEMPORARY)
     try:
-        handle.write(0, begin)
-        handle.write(len(begin), bytes(room))
+        for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
+            handle.write(end, piece)
+            end += len(piece)
+        room = min(max(end // 4, FIRST_ROOM), MOST_ROOM)
+        handle.write(end, bytes(room))
         handle.sync()
         storage.rename(name + TEMPORARY, name)
         storage.sync_names()
     except BaseException:
         handle.close()
         raise
-    return Segment(handle, index, len(begin), len(begin) + room)
+    return Segment(handle, index, end, end + room)
 
 
 def first_checksum(backup_id: bytes) -> int:

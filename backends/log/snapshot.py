@@ -69,6 +69,7 @@ class SnapshotReader:
                 return
             if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
                 raise reader.damaged("a record that no snapshot has", record.offset)
+            assert isinstance(record.payload, bytes)  # never more than _MOST_STORED
             try:
                 piece = stream.whole(record.payload, record.header.size)
             except StreamError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from backends.change import MAX_CHANGE
 from backends.log.compression import Decompressor, StreamError
 from backends.log.format import Flag, RecordKind
-from backends.log.reading import Record
+from backends.log.reading import Record, StoredPayload
 from backends.log.statements import spooled
 
 SMALL = 1 << 16
@@ -35,9 +35,12 @@ class Unpacker:
             raise Unreadable("the compression stream has no beginning")
         if size > MAX_CHANGE:
             raise Unreadable(f"a change claims {size} bytes, more than any has")
+        payload = record.payload
         try:
+            if isinstance(payload, StoredPayload):
+                return spooled(self._stream.pieces(payload.blocks(), size))
             if size <= SMALL:
-                return self._stream.whole(record.payload, size).decode().split("\0")
-            return spooled(self._stream.pieces(record.payload, size))
+                return self._stream.whole(payload, size).decode().split("\0")
+            return spooled(self._stream.pieces((payload,), size))
         except (StreamError, UnicodeDecodeError) as error:
             raise Unreadable(f"a change cannot be unpacked ({error})") from None

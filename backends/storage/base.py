@@ -9,9 +9,12 @@ Durability, as POSIX has it: file contents are safe after `sync`, a created, ren
 
 import errno
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,15 @@ class ReadHandle(ABC):
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+
+    def blocks(self, offset: int, end: int) -> Iterator[bytes]:
+        """The bytes from `offset` to `end`, however many, a few at a time. OSError when the file ends before."""
+        while offset < end:
+            block = self.read(offset, min(_BLOCK, end - offset))
+            if not block:
+                raise OSError(errno.EIO, f"the file ends at byte {offset}, and went on to byte {end} a moment ago")
+            yield block
+            offset += len(block)
 
     @abstractmethod
     def close(self) -> None: ...
