@@ -144,8 +144,8 @@ class Compaction:
         """Remove what a killed one has left: a copy of the database in the node's directory, half a snapshot."""
         with suppress(BackupError, OSError):  # the next one tries again
             remove_left_over(Path(self._directory))
-            assert isinstance(backend, LogBackend)
-            backend.forget_folding()
+            if isinstance(backend, LogBackend):
+                backend.forget_folding()
 
     def stop(self, backend: Backend) -> None:
         """The plugin ends: end the process, too. What it has written so far means nothing."""
