@@ -51,7 +51,7 @@ def _table(seen: Status) -> None:
         ("last change", _ago(seen.last_change, now)),
         ("log", f"{seen.records} records in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({seen.generation_reason})"),
-        ("compacted", "never" if seen.last_compaction is None else _ago(seen.last_compaction, now)),
+        ("compacted", _compacted(seen, now)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
         ("node", seen.node_id or "not known yet"),
     ]
@@ -59,6 +59,13 @@ def _table(seen: Status) -> None:
         click.echo(f"{name:<13}{value}")
     for trouble in seen.troubles:
         click.secho(f"! {trouble}", fg="yellow")
+
+
+def _compacted(seen: Status, now: float) -> str:
+    """Of what was before a new snapshot nothing is known: `never` is said of a backup's first generation only."""
+    if seen.last_compaction is not None:
+        return _ago(seen.last_compaction, now)
+    return "never" if seen.generation == 1 else f"not since the snapshot of {moment(seen.generation_begun)}"
 
 
 def _ago(seconds: float, now: float) -> str:

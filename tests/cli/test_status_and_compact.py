@@ -29,6 +29,12 @@ def test_what_it_tells(taken_over: World) -> None:
     assert tree(taken_over.root) == before
 
 
+def test_a_new_snapshot_after_a_compaction_does_not_say_never(taken_over: World) -> None:
+    assert backup_cli("compact", taken_over.url).code == 0
+    assert backup_cli("resync", "--lightning-dir", taken_over.directory).code == 0
+    assert "compacted    not since the snapshot of 20" in backup_cli("status", taken_over.url).out
+
+
 def test_for_programs(taken_over: World) -> None:
     seen = json.loads(backup_cli("status", "--json", taken_over.url).out)
     assert seen["health"] == "ok"
