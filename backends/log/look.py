@@ -10,12 +10,16 @@ from backends.storage.base import Space
 
 
 def look_at_files(url: str, generation: Generation, space: Space) -> Status:
-    """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble."""
+    """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
+
+    Of the snapshot it looks at the ends only: the rest is for `verify`.
+    """
     troubles: list[str] = []
     damaged, records = False, 0
     try:
         for _ in generation.headers():
             records += 1
+        generation.snapshot.check_ends()
     except Damaged as error:
         damaged = True
         troubles.append(str(error))

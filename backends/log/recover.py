@@ -6,7 +6,7 @@ torn end; the bytes that are cut off are put aside in a file of their own.
 """
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from backends.base import Standing
@@ -23,9 +23,10 @@ from backends.log.format import (
     segment_name,
     snapshot_name,
 )
-from backends.log.generation import segment_indexes
+from backends.log.generation import open_generation, segment_indexes
 from backends.log.reading import RecordReader
 from backends.log.segment import Segment, create_segment
+from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, Tail
 from backends.storage.base import TEMPORARY, Storage
 
@@ -48,15 +49,32 @@ def recover(storage: Storage, manifest: Manifest, session: Session | None) -> tu
     Raises Damaged; OSError from the storage.
     """
     try:
-        storage.open(snapshot_name(manifest.generation)).close()
+        _check_snapshot(storage, manifest)
         last, standing = _survey(storage, manifest)
     except FileNotFoundError as error:
         raise Damaged(f"a file of the current generation is missing ({error})", MANIFEST, 0) from None
     _check_end(manifest, session, last, standing)
+    if any(_of_another_generation(name, manifest) for name in storage.names()):
+        _check_whole_log(storage)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
     segment = _write_again(storage, manifest, last)
     remove_debris(storage, manifest, last.index)
     return segment, standing, torn
+
+
+def _check_snapshot(storage: Storage, manifest: Manifest) -> None:
+    """Only its ends: a start must not read a whole database."""
+    with ExitStack() as files:
+        parts = open_parts(storage, snapshot_name(manifest.generation), files)
+        base = manifest.base
+        SnapshotReader(parts, manifest.backup_id, manifest.generation, base.data_version).check_ends()
+
+
+def _check_whole_log(storage: Storage) -> None:
+    """Before another generation is removed: it may be the one that counts, if an old copy was put over this backup."""
+    with open_generation(storage) as generation:
+        for _ in generation.headers():
+            pass
 
 
 def _survey(storage: Storage, manifest: Manifest) -> tuple[Found, Standing]:
@@ -147,9 +165,16 @@ def _write_again(storage: Storage, manifest: Manifest, last: Found) -> Segment:
 def remove_debris(storage: Storage, manifest: Manifest, last_segment: int) -> None:
     """Remove what no generation needs: older ones, unfinished files, segments made ahead of use."""
     for name in storage.names():
-        index = segment_index(name)
-        old_segment = index is not None and not manifest.first_segment <= index <= last_segment
-        old_snapshot = name.startswith(_SNAPSHOT) and not is_part_of(name, snapshot_name(manifest.generation))
-        if old_segment or old_snapshot or name.endswith(TEMPORARY):
+        ahead = (segment_index(name) or 0) > last_segment
+        if ahead or _of_another_generation(name, manifest) or name.endswith(TEMPORARY):
             storage.remove(name)
     storage.sync_names()
+
+
+def _of_another_generation(name: str, manifest: Manifest) -> bool:
+    """Whether it is a whole file of one that is not the current one."""
+    index = segment_index(name)
+    if index is not None:
+        return index < manifest.first_segment
+    other = name.startswith(_SNAPSHOT) and not is_part_of(name, snapshot_name(manifest.generation))
+    return other and not name.endswith(TEMPORARY)

@@ -129,6 +129,19 @@ def test_half_copied_into_a_place_of_the_same_size(closed: Made) -> None:
             assert read_verdict(closed, files) == "damaged"
 
 
+def test_snapshot_that_was_cut_is_found_without_reading_all_of_it(closed: Made) -> None:
+    """By a start and by `status`, which read a snapshot's ends only: else the node would go on with nothing."""
+    data = closed.files[SNAPSHOT]
+    for size in range(len(data)):
+        for left in (data[:size], data[:size] + bytes(len(data) - size)):
+            files = {**closed.files, SNAPSHOT: left}
+            if left != data:
+                assert SNAPSHOT in refused(files, Damaged)
+                assert backup_of(files).status("").damaged
+    assert "not copied whole" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
+    assert not backup_of({**closed.files, SNAPSHOT: data + b"x"}).status("").damaged
+
+
 # Mixed
 
 
@@ -222,6 +235,22 @@ def test_manifest_of_an_earlier_time(closed: Made) -> None:
     backend.take_snapshot(source(b"a database", LAST), "test")
     backend.close()
     assert SNAPSHOT in refused({**files_in(backend.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
+
+
+def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
+    """A start must not remove the newer generation, which is whole, for the sake of one that does not fit its log."""
+    backend = backup_of(closed.files)
+    backend.open(silent, "writer")
+    backend.take_snapshot(source(b"a database", LAST), "test")
+    backend.append(changes(1, LAST)[0])
+    backend.close()
+    newer = files_in(backend.storage)
+    for files in ({**newer, **closed.files}, {**newer, **without(closed.files, SESSION)}):
+        backend = backup_of(files)
+        with pytest.raises(Damaged, match="does not follow"):
+            backend.open(silent, "writer")
+        assert files_in(backend.storage) == files
+    assert contents(backup_of(newer)).snapshot == b"a database"
 
 
 def test_files_that_mean_nothing(closed: Made) -> None:
