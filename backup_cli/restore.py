@@ -253,6 +253,8 @@ def _tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
 def _tell_summary(url: str, target: Path, rebuilt: Rebuilt, aside: list[Path]) -> None:
     if rebuilt.torn is not None:
         warn(f"the end of the backup was torn: {rebuilt.torn}")
+    if rebuilt.unwitnessed is not None:
+        warn(rebuilt.unwitnessed)
     for path in aside:
         say(f"The old file is kept as {path}")
     say(

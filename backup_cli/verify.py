@@ -53,6 +53,8 @@ def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
             rebuilt = rebuild(generation, target, show)
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
+    if rebuilt.unwitnessed is not None:
+        warn(rebuilt.unwitnessed)
     for violation in foreign_key_violations(target):
         say(f"note: the node's own database holds this, too: {violation}")
     click.echo(

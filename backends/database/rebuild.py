@@ -25,6 +25,8 @@ class Rebuilt:
     last_time: int  # when the last change was saved, seconds since 1970
     foreign_keys: bool
     torn: str | None
+    unwitnessed: str | None = None
+    """In words, why nothing tells whether the end of the log is missing."""
 
 
 def rebuild(
@@ -70,7 +72,7 @@ def rebuild(
     _check_version(version, state)
     if progress is not None:
         progress(total, total)
-    return Rebuilt(state, version, done, last_time, foreign_keys, generation.torn)
+    return Rebuilt(state, version, done, last_time, foreign_keys, generation.torn, generation.unwitnessed)
 
 
 def _write(file: IO[bytes], piece: bytes, target: Path) -> None:

@@ -11,7 +11,7 @@ from backends.base import Backend, Report, Sizes, SnapshotSource, Standing, Writ
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced, Unreachable
-from backends.log.documents import MANIFEST, Base, Manifest, Session
+from backends.log.documents import MANIFEST, SESSION, Base, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name
 from backends.log.generation import Generation, open_generation, read_manifest, read_session, segment_indexes
@@ -120,6 +120,8 @@ class LogBackend(Backend):
                 self._writer = None
                 segment.handle.close()
                 raise
+        if before is None and standing.sequence > 0:
+            report("unusual", f"the file `{SESSION}` was missing at {self.describe()}; it is there again")
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return standing

@@ -65,6 +65,9 @@ class Generation:
         """
         self.torn: str | None = None
         """After `changes`: in words, what was cut off the end, if anything."""
+        self.unwitnessed: str | None = None
+        """After `changes`: in words, why nothing tells whether the end of the log is missing."""
+        self.session_damage: Damaged | None = None
         self.last = Chain(manifest.base.sequence, manifest.base.checksum)
         self.data_version = manifest.base.data_version
         """The version reached so far."""
@@ -191,7 +194,21 @@ class Generation:
                 )
 
     def _check_acknowledged(self) -> None:
+        """Raises Damaged when the session marker knows of more than the log holds, or cannot be read."""
         session = self.session
+        if self.session_damage is not None:
+            raise Damaged(
+                f"the session marker cannot be read ({self.session_damage.what}), and nothing else tells whether the "
+                "end of the log is missing,",
+                SESSION,
+                0,
+                self.data_version,
+            )
+        if session is None and self.last.sequence > 0:  # the first record is written after it
+            self.unwitnessed = (
+                f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare "
+                "the time of the last change with what you know"
+            )
         if session is not None and self.last.sequence < session.sequence:
             raise Damaged(
                 f"the log ends with record {self.last.sequence}, and record {session.sequence} (version "
@@ -227,7 +244,11 @@ def open_generation(storage: Storage) -> Generation:
     for _ in range(_ATTEMPTS):
         manifest, missing = read_manifest(storage), None
         with ExitStack() as files:
-            generation = Generation(manifest, read_session(storage), files)
+            generation = Generation(manifest, None, files)
+            try:
+                generation.session = read_session(storage)
+            except Damaged as error:
+                generation.session_damage = error  # the snapshot and the log may be good all the same
             try:
                 if _open_files(storage, generation, files) and read_manifest(storage) == manifest:
                     generation._files = files.pop_all()

@@ -25,6 +25,8 @@ def look_at_files(url: str, generation: Generation, space: Space) -> Status:
         troubles.append(str(error))
     if generation.torn is not None:
         troubles.append(f"the end of the log is torn; the next start of the node repairs it: {generation.torn}")
+    if generation.unwitnessed is not None:
+        troubles.append(generation.unwitnessed)
     snapshot = generation.snapshot.size()
     segments = generation.stored_bytes() - snapshot
     end = Standing(generation.data_version, generation.last.sequence, 0, False, generation.last_time)

@@ -169,3 +169,23 @@ def test_a_hostile_statement(lived: World, history: History) -> None:
     said = verify(lived)
     assert_refused(said, "contains what no node writes.*ATTACH", code=3)
     assert not target.exists()
+
+
+def test_a_missing_session_marker_is_told(taken_over: World) -> None:
+    """It is the witness of how far the log went; without it a log that was cut between two records looks whole."""
+    (taken_over.backup / "session").unlink()
+    said = verify(taken_over)
+    assert said.code == 0
+    assert "the file `session` is missing" in said.err
+    restored = backup_cli("restore", taken_over.url, taken_over.root / "restored.sqlite3")
+    assert restored.code == 0
+    assert "the file `session` is missing" in restored.err
+    assert taken_over.status()["health"] == "degraded"
+
+
+def test_a_broken_session_marker_leaves_the_last_version_to_look_at(taken_over: World) -> None:
+    (taken_over.backup / "session").write_bytes(b"")
+    assert_refused(verify(taken_over), "session marker cannot be read.*last good version is 12", code=3)
+    target = taken_over.root / "old.sqlite3"
+    said = backup_cli("restore", "--to-version", 12, "--not-for-a-node", taken_over.url, target)
+    assert said.code == 0, said

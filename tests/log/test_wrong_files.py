@@ -8,6 +8,7 @@ import pytest
 
 from backends.change import Change
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
+from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import FORMAT, snapshot_name
 from tests.log.damage import (
@@ -16,6 +17,7 @@ from tests.log.damage import (
     Made,
     backup_of,
     files_in,
+    flipped,
     make,
     open_verdict,
     read_verdict,
@@ -23,6 +25,7 @@ from tests.log.damage import (
 )
 from tests.log.histories import changes, silent, source
 from tests.log.model import contents
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -97,7 +100,37 @@ def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
 
 def test_missing_session_loses_nothing(closed: Made) -> None:
     assert read_verdict(closed, without(closed.files, SESSION)) == "same"
-    assert open_verdict(closed, without(closed.files, SESSION)) == "same"
+    backend = backup_of(without(closed.files, SESSION))
+    told: list[str] = []
+    backend.open(lambda level, line: told.append(line), "writer")
+    assert "missing" in told[0]
+    assert contents(backend) == closed.contents
+
+
+def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
+    """It is the only witness of a log that was cut between two records."""
+    status = backup_of(without(closed.files, SESSION)).status("")
+    assert "the end of the log is" in status.troubles[0]
+    assert not status.damaged
+    storage = SimulatedStorage(SimulatedDisk())
+    LogBackend(storage).create(source(b"a database", LAST))  # no node has written to it yet
+    assert not LogBackend(storage).status("").troubles
+
+
+def test_session_that_cannot_be_read_takes_no_version_away(closed: Made) -> None:
+    """It is damage, and everything before the end is as good as it was: to look at, or for a copy without it."""
+    for broken in (b"", flipped(closed.files[SESSION], 70, 1)):
+        files = {**closed.files, SESSION: broken}
+        assert SESSION in refused(files, Damaged)
+        with backup_of(files).read() as generation:
+            assert b"".join(generation.snapshot) == closed.contents.snapshot
+            versions = list[int]()
+            with pytest.raises(Damaged) as caught:
+                for change in generation.changes():
+                    versions.append(change.data_version)
+        assert caught.value.last_good == versions[-1] == LAST
+        seen = backup_of(files).status("")
+        assert (seen.damaged, seen.data_version) == (True, LAST)
 
 
 def test_missing_segment_made_ahead_loses_nothing(killed: Made) -> None:
