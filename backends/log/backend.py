@@ -202,7 +202,7 @@ class LogBackend(Backend):
         if writer.finished is not None or marker is None:
             return
         trouble: str | None = None
-        for duty in (writer.make_room, lambda: marker.look(lambda: writer.standing)):
+        for duty in (writer.make_room, lambda: marker.look(lambda: writer.standing, writer.check_generation)):
             try:
                 duty()
             except Replaced as error:

@@ -9,6 +9,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from backends.base import Standing
@@ -29,6 +30,7 @@ class SessionMarker:
 
     def __init__(self, storage: Storage, session_id: str | None, before: Session | None, standing: Standing) -> None:
         self._storage = storage
+        self._before = before.session_id if before else None
         mark = session_id or (before.session_id if before else secrets.token_hex(8))
         node_id = before.node_id if before else None
         self.session = Session(
@@ -39,13 +41,17 @@ class SessionMarker:
         self._changed = False
         self._write(self.session)
 
-    def look(self, standing: Callable[[], Standing]) -> None:
-        """Raise Replaced when the mark is not ours any more; note what was acknowledged. Does nothing most times."""
+    def look(self, standing: Callable[[], Standing], check_generation: Callable[[], None]) -> None:
+        """Raise Replaced when the mark or the generation is not ours any more; note what was acknowledged.
+
+        Does nothing most times.
+        """
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
         self.check()
+        check_generation()
         old = now - self._noted >= NOTE_EVERY and standing().sequence != self.session.sequence
         if old or self._changed:
             self._noted, self._changed = now, False
@@ -90,6 +96,11 @@ class SessionMarker:
                 "backup-cli init"
             )
         if there.session_id != self.session.session_id:
+            if there.session_id == self._before:
+                # The one that we replaced had looked just before. It believes that it is alone, and would go on for
+                # ever in a segment that has no name any more: with our mark in place again it stops as well.
+                with suppress(OSError):
+                    self._write(self.session)
             raise Replaced(
                 f"another node ({there.host}, process {there.pid}) has taken over the backup in "
                 f"{self._storage.describe()}: two nodes with the same keys lose money. Stop one of them for good; only "

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from backends.base import SnapshotSource, Standing
 from backends.change import MAX_CHANGE, Change, previous
-from backends.errors import BackupError, WriteFailed
+from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, RecordKind, segment_name
@@ -138,6 +138,27 @@ class LogWriter:
             while self._left:
                 self._left.pop().seal()
 
+    def check_generation(self) -> None:
+        """Raise Replaced when the manifest is not the one that this writer knows: its segments then count for nothing.
+
+        A writer that was replaced in the middle of publishing a generation has overwritten it.
+        """
+        with self._slow:
+            try:
+                there = read_manifest(self.storage)
+            except BackupError:
+                raise Replaced(
+                    f"the manifest in {self.storage.describe()} is gone or overwritten: the backup was removed or "
+                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, put the backup "
+                    "back, or run: backup-cli init"
+                ) from None
+            if there != self.manifest:
+                raise Replaced(
+                    f"another process has begun a generation of its own in {self.storage.describe()} while this node "
+                    "wrote to it: two nodes with the same keys lose money. Stop one of them for good, then run on the "
+                    "other: backup-cli resync"
+                )
+
     def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
         """A new generation from `source`. After a failure the writer is finished, and the old generation whole."""
         if self.finished is not None:
@@ -196,6 +217,7 @@ class LogWriter:
         manifest = Manifest(
             old.backup_id, old.generation + 1, base, first_segment, int(time.time()), reason, node_id or old.node_id
         )
+        self._check()  # once more: from here on it is this generation that counts
         try:
             self.storage.publish(MANIFEST, manifest.encode())
         except BaseException as error:

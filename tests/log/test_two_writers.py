@@ -9,7 +9,7 @@ from backends.base import Standing
 from backends.errors import Replaced, WriteFailed
 from backends.log import session
 from backends.log.backend import LogBackend
-from backends.log.documents import SESSION, Session
+from backends.log.documents import MANIFEST, SESSION, Session
 from backends.log.session import SessionMarker
 from plugin.keeper import TICK
 from tests.log.histories import Node, changes, noise, silent, source
@@ -106,6 +106,49 @@ def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
     assert len(contents(LogBackend(node.storage)).changes) == len(before.changes) + 40
 
 
+def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.MonkeyPatch) -> list[LogBackend]:
+    """Another writer takes over after the first one's last look, just before its file of this name appears."""
+    publish, second = node.storage.publish, list[LogBackend]()
+
+    def too_late(published: str, data: bytes) -> None:
+        if published == name and not second:
+            second.append(LogBackend(node.storage))  # first, as its own files are published by this, too
+            second[0].open(silent, "second")
+        publish(published, data)
+
+    monkeypatch.setattr(node.storage, "publish", too_late)
+    return second
+
+
+def assert_both_stop(node: Node, second: LogBackend, clock: Clock) -> None:
+    """What is left to them: neither of them knows whose files lie there."""
+    for backend in (second, node.backend):
+        clock.now += MOST_SECONDS
+        backend.upkeep()
+        with pytest.raises(Replaced):
+            backend.append(changes(1, backend.standing.data_version)[0])
+
+
+def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one would believe itself alone, and write for ever to a file that has no name any more."""
+    second = taken_over_while_publishing(node, SESSION, monkeypatch)
+    clock.now += 61
+    node.backend.upkeep()
+    assert last_writer(node) == "first"
+    assert_both_stop(node, second[0], clock)
+    assert last_writer(node) == "second"
+
+
+def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one would go on in segments that no reader looks at any more."""
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    second = taken_over_while_publishing(node, MANIFEST, monkeypatch)
+    node.backend.switch_generation(folded)
+    assert_both_stop(node, second[0], clock)
+    assert last_writer(node) == "second"
+
+
 def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
     first = node.backend
     folded = first.fold(node.scratch)
@@ -150,12 +193,24 @@ def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clo
             node.storage.publish(SESSION, data)
         clock.now += MOST_SECONDS
         backend.upkeep()
-        assert [level for level, _ in told] == ["broken"]
+        assert [level for level, _ in told if level != "unusual"] == ["broken"]
         with pytest.raises(Replaced, match="gone"):
             backend.append(changes(1, backend.standing.data_version)[0])
         backend.close()
         if data is not None:
             node.storage.remove(SESSION)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{}"])
+def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock, data: bytes | None) -> None:
+    """A directory without one is no backup, whatever is written there still."""
+    node.storage.remove(MANIFEST)
+    if data is not None:
+        node.storage.publish(MANIFEST, data)
+    clock.now += MOST_SECONDS
+    node.backend.upkeep()
+    with pytest.raises(Replaced, match="gone or overwritten"):
+        node.note()
 
 
 def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock: Clock) -> None:
@@ -239,7 +294,7 @@ def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
     marker = SessionMarker(storage, "one", None, Standing(1, 7, 0, False))
     assert noted(storage).sequence == 7
     clock.now += 100
-    marker.look(lambda: Standing(2, 8, 0, False))
+    marker.look(lambda: Standing(2, 8, 0, False), lambda: None)
     assert (noted(storage).sequence, noted(storage).data_version) == (8, 2)
     marker.end(Standing(3, 9, 0, False))
     assert (noted(storage).sequence, noted(storage).closed) == (9, True)
