@@ -25,6 +25,9 @@ from backends.log.writer import LogWriter
 from backends.status import Status
 from backends.storage.base import Space, Storage
 
+_NO_INDEX = 1 << 62
+"""No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
+
 
 class LogBackend(Backend):
     """The record log over a storage: the same for every kind of filesystem."""
@@ -133,7 +136,8 @@ class LogBackend(Backend):
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
             standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32), False)
             indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
-            segment = create_segment(self.storage, manifest.backup_id, max(indexes, default=0) + 1)
+            last = max((index for index in indexes if index < _NO_INDEX), default=0)
+            segment = create_segment(self.storage, manifest.backup_id, last + 1)
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
             noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
             self._marker = SessionMarker(self.storage, session_id, before, noted)

@@ -7,7 +7,7 @@ import pytest
 from backends.errors import Damaged
 from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION, Manifest
-from backends.log.format import snapshot_name
+from backends.log.format import segment_name, snapshot_name
 from tests.log.damage import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
 from tests.log.histories import Node, silent, source
 from tests.log.model import contents
@@ -37,6 +37,17 @@ def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) ->
     again.open(silent, "again")
     go_on(again)
     again.close()
+
+
+@pytest.mark.parametrize("index", [(1 << 63) - 1, (1 << 64) - 1, 10**30])
+def test_beginning_anew_beside_a_name_that_no_segment_has(killed: Made, index: int) -> None:
+    backend = backup_of({**killed.files, segment_name(index): b"not ours"})
+    with pytest.raises(Damaged):
+        backend.open(silent, "writer")
+    backend.open_anew("resync")
+    backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+    backend.close()
+    assert contents(backend).snapshot == b"the database of now"
 
 
 def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
