@@ -17,7 +17,7 @@ from backends.log.generation import Generation
 from backends.storage.base import Storage
 from backends.storage.local import LocalStorage
 from tests.log.histories import CAMPAIGN, Node, noise
-from tests.log.model import Contents, Model, contents
+from tests.log.model import Contents, Model, contents, contents_and_tear
 from tests.storage.faulty import FaultyStorage, Operation, _Result
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
@@ -230,3 +230,18 @@ def test_readers_beside_a_busy_writer(tmp_path: Path, seed: int) -> None:
     if failures:
         raise failures[0]
     assert len(readings) > 1
+
+
+def test_a_record_that_comes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it is there at first: beside a running writer that is no torn end, and says nothing of damage."""
+    writer = Writer(LocalStorage(tmp_path / "backup"), tmp_path, 1)
+    path = tmp_path / "backup" / "segment-00000001"
+    before = path.read_bytes()
+    writer.node.note(noise(2500))
+    whole = path.read_bytes()
+    half = before.rstrip(b"\0")
+    path.write_bytes(half + whole[len(half) : len(half) + 700].ljust(len(whole) - len(half), b"\0"))
+    monkeypatch.setattr("backends.log.reading.time.sleep", lambda seconds: path.write_bytes(whole))
+    found, torn = contents_and_tear(LogBackend(LocalStorage(tmp_path / "backup")))
+    assert found == writer.node.now.contents
+    assert torn is None

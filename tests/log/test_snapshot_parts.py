@@ -10,6 +10,9 @@ from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.log import snapshot
 from backends.log.snapshot import PIECE, write_snapshot
+from backends.storage.base import WriteHandle
+from backends.storage.local import LocalStorage
+from tests.log.histories import changes
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
@@ -80,3 +83,43 @@ def test_it_is_synced_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> No
     storage.make()
     write_snapshot(storage, bytes(16), 1, 7, PIECES)
     assert storage.calls["sync"] == 3
+
+
+class _LyingWriter(WriteHandle):
+    """Changes a bit of what it is given, and says that all is well."""
+
+    def __init__(self, handle: WriteHandle) -> None:
+        self._handle = handle
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._handle.write(offset, data[:-1] + bytes([data[-1] ^ 1]) if len(data) > PIECE else data)
+
+    def write_durably(self, offset: int, data: bytes) -> None:
+        self._handle.write_durably(offset, data)
+
+    def extend(self, offset: int, length: int) -> None:
+        self._handle.extend(offset, length)
+
+    def sync(self) -> None:
+        self._handle.sync()
+
+    def truncate(self, size: int) -> None:
+        self._handle.truncate(size)
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def test_a_disk_that_keeps_something_else_than_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new snapshot is read back before the old generation goes: the old one stays, whole."""
+    place = made(tmp_path)
+    backend = backend_for(place.as_uri())
+    backend.open(lambda level, line: None, "writer")
+    create = LocalStorage.create
+    monkeypatch.setattr(LocalStorage, "create", lambda storage, name: _LyingWriter(create(storage, name)))
+    with pytest.raises(BackupError):
+        backend.take_snapshot(SnapshotSource([os.urandom(PIECE)], 8, None), "test")
+    monkeypatch.undo()
+    assert read(place) == b"".join(PIECES)
+    with pytest.raises(BackupError):
+        backend.append(changes(1, 7)[0])

@@ -10,6 +10,7 @@ from backends.errors import Replaced, WriteFailed
 from backends.log import session
 from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION, Session
+from backends.log.format import snapshot_name
 from backends.log.session import SessionMarker
 from plugin.keeper import TICK
 from tests.log.histories import Node, changes, noise, silent, source
@@ -147,6 +148,24 @@ def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeyp
     node.backend.switch_generation(folded)
     assert_both_stop(node, second[0], clock)
     assert last_writer(node) == "second"
+
+
+def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot has its name already; the second one does not even notice."""
+    folded, second = node.backend.fold(node.scratch), LogBackend(node.storage)
+    assert folded is not None
+    rename = node.storage.rename
+
+    def taken_over(old: str, new: str) -> None:
+        rename(old, new)
+        if new == snapshot_name(2):
+            second.open(silent, "second")
+
+    monkeypatch.setattr(node.storage, "rename", taken_over)
+    with pytest.raises(Replaced):
+        node.backend.switch_generation(folded)
+    fill(second)
+    assert contents(LogBackend(node.storage)).generation == 1
 
 
 def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
