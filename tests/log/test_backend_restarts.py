@@ -1,19 +1,23 @@
 """What every backend does with rewinds, restarts, new generations and other writers, wherever it writes."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from backends.base import Backend
 from backends.change import previous
+from backends.database.rebuild import rebuild
 from backends.errors import BackupError, Replaced
 from backends.log.backend import LogBackend
 from tests.log.conftest import DATABASE
 from tests.log.destinations import Maker
-from tests.log.histories import change, changes, noise, silent, source
+from tests.log.histories import Node, change, changes, noise, silent, source
 from tests.log.model import contents, versions
 from tests.standin.calls import bump, foreign_keys, transaction
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 # Rewinding
 
@@ -228,3 +232,29 @@ def test_a_compaction_leaves_the_last_change_out(backend: Backend, created: Make
     again = created()
     assert again.open(silent, "again").data_version == 6
     again.close()
+
+
+def test_a_compaction_in_the_middle_of_a_migration(tmp_path: Path) -> None:
+    """Foreign keys are off there, and stay so for what is replayed after the new snapshot."""
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    node.append(
+        node.history.transaction(
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE child (parent REFERENCES parent(id) ON DELETE CASCADE)",
+            "INSERT INTO parent VALUES (1)",
+            "INSERT INTO child VALUES (1)",
+        )
+    )
+    node.append(node.history.foreign_keys(on=False))
+    node.note()
+    node.note()
+    node.compact()
+    node.append(node.history.transaction("DROP TABLE parent"))
+    with node.backend.read() as generation:
+        assert not generation.manifest.base.foreign_keys
+        rebuild(generation, tmp_path / "rebuilt.sqlite3")
+    with closing(apsw.Connection(str(tmp_path / "rebuilt.sqlite3"))) as connection:
+        assert list(connection.execute("SELECT parent FROM child")) == [(1,)]
