@@ -22,7 +22,7 @@ from backends.log.tail import End, Tail, classify, first_nonzero
 from backends.storage.base import ReadHandle
 
 _READ_AHEAD = 1 << 18
-_LARGE = 1 << 20
+LARGE = 1 << 20
 """Stored bytes of a record above which it is not held in memory."""
 
 _PATIENCE = 10
@@ -192,7 +192,7 @@ class RecordReader:
             raise self.damaged(f"a record claims {header.length} bytes, more than any has", offset)
         if not self._holds(offset + RECORD_HEADER_SIZE + header.length):
             return None
-        if header.length > _LARGE:
+        if header.length > LARGE:
             stored = StoredPayload(self.handle, offset + RECORD_HEADER_SIZE, header.length, start, header.checksum)
             return Record(header, stored, offset) if stored.is_good() else None
         payload = self._read(offset + RECORD_HEADER_SIZE, header.length)

@@ -1,0 +1,93 @@
+"""A change may be as large as the memory: it is written in one piece, and never read back in one."""
+
+import random
+from base64 import b64encode
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.change import Change
+from backends.errors import Damaged
+from backends.log.backend import LogBackend
+from backends.log.format import segment_name
+from backends.log.reading import LARGE, StoredPayload
+from backends.storage.local import LocalStorage
+from tests.log.forge import FRAME, Forged, backup, segment
+from tests.log.histories import silent, source
+from tests.log.model import versions
+from tests.log.victim import MEMORY, within
+from tests.standin.calls import bump
+
+SIZE = 2 * MEMORY
+"""Bytes that are stored: noise, which does not compress."""
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    """A backup whose last record but one is large, left by a writer that was killed."""
+    storage = LocalStorage(tmp_path / "lightning.bkp")
+    LogBackend(storage).create(source())
+    backend = LogBackend(storage)
+    backend.open(silent, "writer")
+    noise = b64encode(random.Random(1).randbytes(SIZE)).decode()
+    backend.append(Change(1, ["SELECT 1", bump(1)]))
+    backend.append(Change(2, [f"SELECT '{noise[start : start + LARGE]}'" for start in range(0, len(noise), LARGE)]))
+    backend.append(Change(3, ["SELECT 3", bump(3)]))
+    return storage
+
+
+def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
+    with closing(storage.open(segment_name(1))) as handle:
+        assert handle.size() > SIZE
+    backend = LogBackend(storage)
+    with within(MEMORY):
+        assert backend.status("").data_version == 3
+        with backend.read() as generation:
+            found = [(change.data_version, sum(map(len, change.statements))) for change in generation.changes()]
+    assert [version for version, _ in found] == [1, 2, 3]
+    assert found[1][1] > SIZE
+
+
+def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
+    backend = LogBackend(storage)
+    with within(MEMORY):
+        assert backend.open(silent, "again").data_version == 3
+    backend.close()
+    assert versions(LogBackend(storage)) == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> None:
+    path = tmp_path / "lightning.bkp" / segment_name(1)
+    with path.open("r+b") as file:
+        file.seek(SIZE // 2)
+        byte = file.read(1)
+        file.seek(SIZE // 2)
+        file.write(bytes([byte[0] ^ 1]))
+    with within(MEMORY), pytest.raises(Damaged) as caught:
+        versions(LogBackend(storage))
+    assert caught.value.last_good == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_disk_that_gives_other_bytes_the_second_time(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once to be checked and once to be unpacked."""
+    monkeypatch.setattr(StoredPayload, "is_good", lambda _: True)
+    test_a_changed_byte_far_into_it(storage, tmp_path)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_large_record_of_nothing(tmp_path: Path) -> None:
+    """A file with a hole takes no room on a stranger's disk; its record would take all of a small machine's memory."""
+    storage = LocalStorage(tmp_path / "lightning.bkp")
+    storage.make()
+    forged = segment(Forged(b"x", flags=FRAME, length=(1 << 28) - 200, size=1 << 20))
+    for name, data in backup(segment=forged).items():
+        storage.publish(name, data)
+    with (tmp_path / "lightning.bkp" / segment_name(1)).open("r+b") as file:
+        file.truncate(1 << 28)
+    with within(MEMORY):
+        assert versions(LogBackend(storage)) == []
