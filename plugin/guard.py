@@ -7,6 +7,7 @@ the sentence. Nothing but a change that is safely on disk is answered with `cont
 
 import secrets
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from backends.patience import DEFAULT_PATIENCE, patience_of
 from backends.urls import BadURL, parse_url
 from plugin.compaction import Compaction
 from plugin.decision import Do, decide
-from plugin.witness import confess, testify, why_doubted
+from plugin.witness import confess, saw_committed, testify, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -145,6 +146,9 @@ class Guard:
 
     def _settle(self, backend: Backend, change: Change, do: Do, why: str) -> None:
         """Bring the backup to where the database stands, or refuse."""
+        if do is Do.REWIND and saw_committed(self.directory, self._backup_id, backend.standing):
+            decision = decide(replace(backend.standing, rewindable=False), change, self._doubt)
+            do, why = decision.do, decision.why
         if do is Do.REFUSE:
             raise BackupError(why)
         self._refuse_emptied(backend)

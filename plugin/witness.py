@@ -24,15 +24,17 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
         return "nothing on this machine says what the database held when the backup was last written"
     if witness.failure is not None:
         return f"the last run ended with a failure ({witness.failure})"
-    if (witness.sequence, witness.data_version, witness.checksum) != (
-        standing.sequence,
-        standing.data_version,
-        standing.checksum,
-    ):
+    if not _fits(witness, backup_id, standing):
         return "the node was not stopped in order, so its last change may not have been committed"
     if witness.fingerprint != seen:
         return "the database file was touched while this plugin did not run"
     return None
+
+
+def saw_committed(directory: Path, backup_id: str, standing: Standing) -> bool:
+    """Whether the database was seen to hold the backup's last change: it was committed then, whatever came since."""
+    witness = read_witness(directory)
+    return witness is not None and witness.fingerprint is not None and _fits(witness, backup_id, standing)
 
 
 def testify(directory: Path, backend: Backend, backup_id: str, last_known: Standing | None) -> DatabaseState | None:
@@ -57,9 +59,20 @@ def testify(directory: Path, backend: Backend, backup_id: str, last_known: Stand
 
 
 def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -> None:
-    """Note that the backup failed, so that the next start begins a new generation whatever the versions say."""
+    """Note that the backup failed, so that the next start begins a new generation whatever the versions say.
+
+    What is known of the last change stays known: a second start from an old copy must be refused like the first one.
+    """
+    witness = read_witness(directory)
+    seen = witness.fingerprint if witness is not None and _fits(witness, backup_id, standing) else None
     with contextlib.suppress(OSError):
-        _write(directory, backup_id, standing, None, failure)
+        _write(directory, backup_id, standing, seen, failure)
+
+
+def _fits(witness: Witness, backup_id: str, standing: Standing) -> bool:
+    """Whether it tells of this very change."""
+    noted = (witness.backup_id, witness.sequence, witness.data_version, witness.checksum)
+    return noted == (backup_id, standing.sequence, standing.data_version, standing.checksum)
 
 
 def _write(directory: Path, backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None) -> None:

@@ -23,6 +23,27 @@ def test_a_database_that_is_far_behind(world: World, history: History) -> None:
     assert everything(world.restore()) == newest
 
 
+@pytest.mark.parametrize("stop", ["in order", "killed while idle"])
+def test_an_old_copy_that_is_one_behind(lived: World, history: History, stop: str) -> None:
+    """The node was seen to have committed the last change: it is no death between hook and commit, and never becomes
+    one, however often the node is started."""
+    old = lived.database.read_bytes()
+    node = lived.node()
+    node.start()
+    node.play(history.notes(1))
+    if stop == "in order":
+        node.stop()
+    else:
+        node.wire.listen(3.0)
+        node.die()
+    newest = everything(lived.database)
+    lived.database.write_bytes(old)
+    for _ in range(2):
+        message = refusal(lived, History(lived.version).note("another"))
+        assert_matches(message, "at version 6 and its backup at 7: the database has lost 1 change.*backup-cli restore")
+    assert everything(lived.restore()) == newest
+
+
 def test_an_emptied_database(taken_over: World) -> None:
     newest = everything(taken_over.database)
     taken_over.database.unlink()
