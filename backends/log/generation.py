@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from backends.errors import Damaged, NotABackup
+from backends.log.absent import no_manifest
 from backends.log.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
@@ -297,10 +298,7 @@ def read_manifest(storage: Storage) -> Manifest:
     except FileNotFoundError:
         if not storage.exists():
             raise
-        raise NotABackup(
-            f"{storage.describe()} is not a whole backup: it has no manifest. If it is a copy, it was not copied to "
-            "the end: copy the whole directory again. Nothing was changed."
-        ) from None
+        raise no_manifest(storage) from None
     return Manifest.decode(data)
 
 

@@ -47,7 +47,22 @@ def test_a_place_without_any(lived: World, place: Path, make: bool) -> None:
     if make:
         nowhere.mkdir()
     said = backup_cli("restore", nowhere.as_uri(), place)
-    assert_refused(said, "no manifest" if make else "there is no backup at .*mounted")
+    assert_refused(said, "there is no backup in .*no manifest.*mounted" if make else "there is no backup at .*mounted")
+    assert list(place.iterdir()) == []
+
+
+def test_a_place_with_other_things_only(lived: World, place: Path) -> None:
+    """Such as a mount point that somebody has put a note into: nothing there was ever a backup, so nothing is half."""
+    (lived.root / "nowhere").mkdir()
+    (lived.root / "nowhere" / "README").touch()
+    assert_refused(backup_cli("restore", (lived.root / "nowhere").as_uri(), place), "there is no backup in .*mounted")
+
+
+@pytest.mark.parametrize("gone", [("manifest",), ("manifest", "session"), ("manifest", "session", "segment-00000001")])
+def test_half_a_copy_of_one(lived: World, place: Path, gone: tuple[str, ...]) -> None:
+    for name in gone:
+        (lived.backup / name).unlink()
+    assert_refused(restore(lived, place), "is not a whole backup.*copy the whole directory again")
     assert list(place.iterdir()) == []
 
 
