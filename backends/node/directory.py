@@ -82,7 +82,11 @@ def _existing(path: Path) -> Path:
         with os.scandir(path) as entries:
             next(entries, None)
     except FileNotFoundError:
-        problem, remedy = "does not exist", "name the directory that lightningd works in, usually ~/.lightning/bitcoin,"
+        problem, remedy = (
+            "does not exist",
+            "if the node has never been started, make the directory that lightningd will work in first, with: mkdir -p "
+            "-m 700 ~/.lightning/bitcoin; otherwise name the one that it works in",
+        )
     except NotADirectoryError:
         problem, remedy = "is not a directory", f"name the directory that holds {DATABASE}"
     except (OSError, RuntimeError) as error:

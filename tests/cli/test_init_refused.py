@@ -77,7 +77,7 @@ def parent_is_a_file(world: World) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
-    "no node's directory": (no_directory, "does not exist; nothing was changed"),
+    "no node's directory": (no_directory, "does not exist; nothing was changed: .*mkdir -p -m 700 .*--lightning-dir"),
     "the directory above, without a network": (
         the_directory_above_without_a_network,
         "is not a node's directory.*--lightning-dir",
