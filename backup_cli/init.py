@@ -93,6 +93,11 @@ def _tell_place(backend: Backend) -> None:
 def _database(directory: Path) -> Iterator[SnapshotSource]:
     """What the new backup begins with."""
     path = database_path(directory)
+    if path.is_symlink() and not path.exists():
+        raise BackupError(
+            f"{path} is a link to {path.readlink()}, and nothing is there: is the disk that holds the database "
+            "mounted? Nothing was made; mount it, then try again"
+        )
     if not path.exists() or path.stat().st_size == 0:
         say(f"There is no database in {directory} yet: the backup begins empty, with the node's first start.")
         yield nothing()

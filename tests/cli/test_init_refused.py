@@ -51,6 +51,12 @@ def corrupt(world: World) -> None:
     world.database.write_bytes(data)
 
 
+def on_a_disk_that_is_not_mounted(world: World) -> None:
+    """The database was moved to a larger disk, and a link leads there."""
+    world.database.unlink()
+    world.database.symlink_to("/mnt/large/lightningd.sqlite3")
+
+
 def cut(world: World) -> None:
     world.database.write_bytes(world.database.read_bytes()[:-5000])
 
@@ -87,6 +93,10 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     "a database of something else": (not_lightningds, "is not a database of lightningd.*Nothing was made"),
     "garbage for a database": (garbage, "is corrupt"),
     "a corrupt database": (corrupt, "is corrupt: .*nothing was written"),
+    "a link to a database that is not there": (
+        on_a_disk_that_is_not_mounted,
+        "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was made; mount it",
+    ),
     "a database that was cut": (cut, "is corrupt"),
     "the destination exists": (occupied, "is there already, and nothing in it was touched"),
     "the destination is a backup": (occupied_by_a_backup, "is there already, and nothing in it was touched"),
