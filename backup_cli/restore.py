@@ -17,7 +17,7 @@ from backends.database.rebuild import Rebuilt, rebuild
 from backends.database.settled import settled
 from backends.database.source import inspect
 from backends.errors import BackupError
-from backends.node.directory import DATABASE, NETWORKS
+from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.handover import hand_over
 from backends.node.running import refuse_if_running
@@ -35,12 +35,12 @@ COMPANIONS = ("", "-journal", "-wal", "-shm")
 
 @click.command()
 @url_argument
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path())
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
 @click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
-def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int | None, not_for_a_node: bool) -> None:
+def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | None, not_for_a_node: bool) -> None:
     """Bring the database back from the backup at URL to DEST, a file or a directory.
 
     URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
@@ -52,7 +52,7 @@ def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int |
     if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
     url, backend = (url, None) if older is not None else existing_backup(url)
-    target = _target(dest.expanduser())
+    target = _target(Path(dest).expanduser(), as_directory=dest.endswith(os.sep))
     if to_version is not None:
         target = target.with_name(f"{target.name}.version-{to_version}-NOT-FOR-A-NODE")
     refuse_if_running(target.parent)
@@ -61,6 +61,11 @@ def restore(url: str, dest: Path, replace: bool, resume: bool, to_version: int |
         _refuse_to_overwrite(existing, target, url, backend)
     if resume and target.name != DATABASE:
         raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
+    if resume and not looks_like_a_nodes(target.parent):
+        warn(
+            f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
+            f"will work in {target.parent / NETWORKS[0]}, restore to that one"
+        )
     with _made(target.parent), _locked(target), _unfinished(target) as temporary:
         if backend is None:
             assert older is not None
@@ -96,14 +101,27 @@ def _demand_consent(resume: bool, not_for_a_node: bool) -> None:
         )
 
 
-def _target(dest: Path) -> Path:
+def _target(dest: Path, *, as_directory: bool) -> Path:
     """The database file that DEST means; a missing directory with a network's name will be made."""
     missing = not dest.exists() and dest.name in NETWORKS and dest.parent.is_dir()
     if dest.is_dir() or missing:
+        _refuse_above(dest)
         return dest.absolute() / DATABASE
-    if not dest.parent.is_dir():
-        raise BackupError(f"{dest.parent} does not exist, so nothing can be restored there; create it, or check DEST")
+    needed = dest if as_directory else dest.parent
+    if not needed.is_dir():
+        raise BackupError(f"{needed} does not exist, so nothing can be restored there; create it, or check DEST")
     return dest.absolute()
+
+
+def _refuse_above(dest: Path) -> None:
+    """lightningd looks for its database in the network directory, and begins an empty one where it finds none."""
+    inside = [dest / name for name in NETWORKS if (dest / name).is_dir()]
+    if (inside or (dest / CONFIG).exists()) and not looks_like_a_nodes(dest):
+        choices = " or ".join(str(directory) for directory in inside or [dest / NETWORKS[0]])
+        raise BackupError(
+            f"lightningd does not look for its database in {dest}, but in the directory named after its network; "
+            f"nothing was restored. Repeat this with {choices} as DEST"
+        )
 
 
 @contextmanager

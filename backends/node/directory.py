@@ -26,7 +26,7 @@ NETWORKS = (
 # What shows that a node lives in a directory, the surest sign first.
 _SIGNS = (DATABASE, "hsm_secret", "backup.lock")
 
-_CONFIG = "config"
+CONFIG = "config"
 """lightningd's configuration file lies above the network directory (a further one may lie in it)."""
 
 
@@ -54,7 +54,7 @@ def network_directory(path: Path = DEFAULT_DIRECTORY, *, new: bool = False) -> P
         return directory
     if inside:
         return _only(directory, inside)
-    if new and not (directory / _CONFIG).exists():
+    if new and not (directory / CONFIG).exists():
         return directory
     raise BackupError(
         f"{directory} is not a node's directory: it holds no {DATABASE} and no directory named after a network "

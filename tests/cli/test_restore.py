@@ -155,6 +155,7 @@ def test_resume(lived: World, place: Path, history: History) -> None:
     said = restore(lived, place, "--resume")
     assert said.code == 0
     assert "the node goes on with" in said.err
+    assert f"if it will work in {place}/bitcoin, restore to that one" in said.err
     assert ((place / "backup.lock").stat().st_mode & 0o777) == 0o600
     new = World(lived.root / "elsewhere")
     new.directory, new.backup = place, lived.backup
@@ -166,7 +167,9 @@ def test_resume(lived: World, place: Path, history: History) -> None:
 
 def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, history: History) -> None:
     lived.database.unlink()
-    assert restore(lived, lived.directory, "--resume").code == 0
+    said = restore(lived, lived.directory, "--resume")
+    assert said.code == 0
+    assert "warning" not in said.err
     assert len(list(lived.directory.glob("backup.lock.*"))) == 1
     lived.run(history.notes(2))
     lived.assert_restored_equals_the_nodes()

@@ -134,6 +134,32 @@ def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
+@pytest.mark.parametrize("networks", [["bitcoin"], ["bitcoin", "testnet"]])
+def test_the_directory_above_the_nodes(lived: World, place: Path, networks: list[str]) -> None:
+    """lightningd would not find the database there, and begin an empty one in the network directory."""
+    for network in networks:
+        (place / network).mkdir()
+    (place / networks[0] / "hsm_secret").touch()
+    before = tree(place)
+    choices = " or ".join(str(place / network) for network in networks)
+    said = restore(lived, place, "--resume")
+    assert_refused(said, f"does not look .*nothing was restored. Repeat this with {choices} as DEST")
+    assert tree(place) == before
+
+
+def test_the_directory_above_a_node_that_never_started(lived: World, place: Path) -> None:
+    (place / "config").touch()
+    assert_refused(restore(lived, place), f"does not look .*nothing was restored. Repeat this with {place}/bitcoin as")
+    assert restore(lived, place / "bitcoin", "--resume").code == 0
+
+
+def test_a_missing_directory_never_becomes_a_file(lived: World, place: Path) -> None:
+    """What ends with a slash is meant as a directory."""
+    said = backup_cli("restore", lived.url, f"{place}/new-node/")
+    assert_refused(said, "new-node does not exist, so nothing can be restored there; create it")
+    assert list(place.iterdir()) == []
+
+
 def test_no_such_directory(lived: World, place: Path) -> None:
     assert_refused(restore(lived, place / "a" / "b"), "does not exist, so nothing can be restored there; create it")
     assert_refused(restore(lived, lived.database / "x"), "does not exist|not a directory|Not a directory")
