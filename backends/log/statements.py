@@ -2,7 +2,8 @@
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
-from tempfile import SpooledTemporaryFile
+from io import BytesIO
+from tempfile import TemporaryFile
 from typing import IO, overload
 
 _BLOCK = 1 << 16
@@ -46,9 +47,14 @@ class SpooledStatements(Sequence[str]):
         return next(statement for at, statement in enumerate(self) if at == number)
 
 
-def spooled(pieces: Iterable[bytes]) -> SpooledStatements:
-    """The statements in these pieces of a change. Raises UnicodeDecodeError, and what `pieces` raises."""
-    spool: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - lives as long as the statements
+def spooled(pieces: Iterable[bytes], size: int) -> SpooledStatements:
+    """The statements in these pieces of a change of `size` bytes.
+
+    Raises UnicodeDecodeError, and what `pieces` raises.
+    """
+    # It lives as long as the statements. No SpooledTemporaryFile: that has a destructor in Python, and a Ctrl-C which
+    # arrives in it is lost, with a traceback.
+    spool: IO[bytes] = BytesIO() if size <= _IN_MEMORY else TemporaryFile()  # noqa: SIM115
     check, count = getincrementaldecoder("utf-8")(), 1
     for piece in pieces:
         check.decode(piece)

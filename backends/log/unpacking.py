@@ -38,9 +38,9 @@ class Unpacker:
         payload = record.payload
         try:
             if isinstance(payload, StoredPayload):
-                return spooled(self._stream.pieces(payload.blocks(), size))
+                return spooled(self._stream.pieces(payload.blocks(), size), size)
             if size <= SMALL:
                 return self._stream.whole(payload, size).decode().split("\0")
-            return spooled(self._stream.pieces((payload,), size))
+            return spooled(self._stream.pieces((payload,), size), size)
         except (StreamError, UnicodeDecodeError) as error:
             raise Unreadable(f"a change cannot be unpacked ({error})") from None
