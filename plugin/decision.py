@@ -16,6 +16,10 @@ WRAP_WINDOW = 1 << 16
 """How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
 
 
+RESTORE = "backup-cli restore"
+"""What a refusal of an old database ends with; whoever knows them adds the arguments."""
+
+
 class Do(Enum):
     """What to do about a call, before its change is appended."""
 
@@ -57,7 +61,7 @@ def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
         Do.REFUSE,
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
         f"{-distance} change(s), or is an old copy. A node that runs from it can lose every channel. Nothing was "
-        "changed. Stop lightningd, keep this database aside, and bring back the newest state with: backup-cli restore",
+        f"changed. Stop lightningd, keep this database aside, and bring back the newest state with: {RESTORE}",
     )
 
 

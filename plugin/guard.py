@@ -9,6 +9,7 @@ import secrets
 import threading
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from backends import backend_for
@@ -24,7 +25,7 @@ from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE, patience_of
 from backends.urls import BadURL, parse_url
 from plugin.compaction import Compaction
-from plugin.decision import Do, decide
+from plugin.decision import RESTORE, Do, decide
 from plugin.witness import confess, saw_committed, testify, why_doubted
 
 CONTINUE = {"result": "continue"}
@@ -150,7 +151,7 @@ class Guard:
             decision = decide(replace(backend.standing, rewindable=False), change, self._doubt)
             do, why = decision.do, decision.why
         if do is Do.REFUSE:
-            raise BackupError(why)
+            raise BackupError(why.replace(RESTORE, self._restore_command()))
         self._refuse_emptied(backend)
         if do is Do.SNAPSHOT or self._failed_before():
             patience, self.patience = self.patience, self.patience * SNAPSHOT_PATIENCE
@@ -172,8 +173,13 @@ class Guard:
         if not begins_empty or backend.standing.data_version > 1:
             raise BackupError(
                 "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
-                "directory. Nothing was changed. Stop lightningd, and bring the database back with: backup-cli restore"
+                "directory. Nothing was changed. Stop lightningd, and bring the database back with: "
+                + self._restore_command()
             )
+
+    def _restore_command(self) -> str:
+        """To be typed as it stands; lightningd has made a file already, so that one must be moved aside."""
+        return f"{RESTORE} --replace --resume {quote(self.url)} {quote(str(self.directory))}"
 
     def _failed_before(self) -> bool:
         return self._doubt is not None and self._doubt.startswith("the last run ended with a failure")

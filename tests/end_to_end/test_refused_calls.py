@@ -1,12 +1,13 @@
 """A database that may not run, and calls that cannot be understood: refused, and nothing in the backup changes."""
 
 import os
+import shlex
 
 import pytest
 
 from tests.end_to_end.refusal import assert_matches, refusal
 from tests.end_to_end.same import differences, everything
-from tests.end_to_end.world import World, said_at
+from tests.end_to_end.world import World, backup_cli, said_at
 from tests.standin import Call, History, Node, Refused, Victim, transaction
 
 # The database
@@ -49,6 +50,11 @@ def test_an_emptied_database(taken_over: World) -> None:
     taken_over.database.unlink()
     message = refusal(taken_over, History().first())
     assert_matches(message, "at version 0 and its backup at 12.*backup-cli restore")
+    typed = shlex.split(message[message.index("backup-cli restore") :])
+    assert backup_cli(*typed[1:]).code == 0, "the command of the message, as it stands"
+    assert everything(taken_over.database) == newest
+    taken_over.run(History(taken_over.version).notes(1))
+    newest = everything(taken_over.database)
     assert everything(taken_over.restore()) == newest
 
 
