@@ -1,11 +1,17 @@
 """What many tests begin with."""
 
+import contextlib
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.world import World
 from tests.standin import History
+
+with contextlib.suppress(ValueError):  # not the main thread
+    # A shell has what it starts in the background ignore Ctrl-C, and every process that a test starts would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
