@@ -71,12 +71,23 @@ def _is_file(path: Path) -> bool:
         return False  # the backend will say what is wrong there
 
 
+def free_name(path: Path, infix: str) -> Path:
+    """A name beside `path` for what is moved aside now: with the time in it, and not even the beginning of another.
+
+    Within one second, or by a clock that was set back, one old file must not replace another.
+    """
+    now = time.strftime("%Y%m%d-%H%M%S")
+    names = [other.name for other in path.parent.iterdir()]
+    candidates = (f"{path.name}{infix}{now}{number}" for number in ("", *(f"-{n}" for n in range(2, len(names) + 3))))
+    return path.with_name(next(name for name in candidates if not any(other.startswith(name) for other in names)))
+
+
 def set_old_lock_aside(directory: Path) -> Path | None:
     """Keep an earlier backup.lock under another name; None when there was none."""
     lock = directory / LOCK_FILE
     if not lock.exists():
         return None
-    aside = lock.with_name(f"{LOCK_FILE}.{time.strftime('%Y%m%d-%H%M%S')}")
+    aside = free_name(lock, ".")
     aside.write_bytes(lock.read_bytes())
     aside.chmod(0o600)
     return aside

@@ -27,7 +27,7 @@ from backends.older.file import ahead
 from backends.status import Status
 from backup_cli.console import age, moment, progress, say, size, warn
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import existing_backup, free_name, set_old_lock_aside, url_argument
 
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 """A database and what SQLite keeps beside it: a stale journal would be rolled into the restored database."""
@@ -247,11 +247,11 @@ def _rebuild(backend: Backend, temporary: Path, to_version: int | None) -> tuple
 
 def _move_aside(target: Path, existing: list[Path]) -> list[Path]:
     """The database goes first: a journal that is moved away from under it would leave it corrupt."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = free_name(target, ".before-restore-")
     moved = []
     for path in existing:
         suffix = path.name.removeprefix(target.name)
-        aside = target.with_name(f"{target.name}.before-restore-{stamp}{suffix}")
+        aside = _beside(name, suffix)
         path.rename(aside)
         sync_directory(target.parent)
         moved.append(aside)

@@ -126,6 +126,21 @@ def test_replace_moves_all_of_it_aside(lived: World, place: Path) -> None:
     assert differences(place / "lightningd.sqlite3", lived.database) == []
 
 
+def test_what_was_moved_aside_is_never_replaced(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a second restore within one second, or after a clock was set back."""
+    assert restore(lived, place, "--resume").code == 0
+    lock = (place / "backup.lock").read_bytes()
+    [first, *_] = leftovers(place, ["", "-journal"])
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
+    for _ in range(12):
+        assert restore(lived, place, "--replace", "--resume").code == 0
+    kept = [path for path in place.glob("*before-restore*") if not path.name.endswith("-journal")]
+    assert len(kept) == 12
+    assert [path.read_bytes() for path in kept].count(first.name.encode()) == 1
+    assert len(list(place.glob("*before-restore*-journal"))) == 1
+    assert [path.read_bytes() for path in place.glob("backup.lock.*")] == [lock] * 12
+
+
 def test_what_is_moved_aside_is_still_a_database_with_its_journal(lived: World, history: History) -> None:
     """Their names belong together as before, so that SQLite would still roll the hot journal back."""
     lived.run([history.big()])
