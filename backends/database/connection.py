@@ -137,6 +137,9 @@ def sync(path: Path) -> None:
         ) from error
 
 
+_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
+
+
 def companions(path: Path) -> list[Path]:
     """The files that SQLite may keep beside a database."""
     return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
@@ -150,7 +153,9 @@ def remove(path: Path) -> None:
 
 def words(error: Exception) -> str:
     """SQLite's own words; older APSW puts the name of the exception before them."""
-    return str(error).removeprefix(f"{type(error).__name__}: ")
+    said = str(error).removeprefix(f"{type(error).__name__}: ")
+    # A copy that fails does not tell its connection.
+    return _UNSAID.get(type(error), said) if said == "not an error" else said
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:

@@ -1,5 +1,6 @@
 """Reading a node's database: beside the running node, after its crash, and when it is not what it should be."""
 
+import resource
 import stat
 from contextlib import closing
 from pathlib import Path
@@ -186,6 +187,19 @@ def test_an_existing_target_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="could not be created"):
         copy_database(node(tmp_path / "db"), target, writable=False)
     assert target.read_text() == "mine"
+
+
+def test_a_copy_that_the_disk_refuses_says_why(tmp_path: Path) -> None:
+    """A limit on the size of files takes the disk's part."""
+    source = node(tmp_path / "db", "CREATE TABLE big (x)", "INSERT INTO big VALUES (zeroblob(400000))")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(BackupError, match=r"failed: (the disk failed|disk I/O error); the database is as it was"):
+            copy_database(source, tmp_path / "copy", writable=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
