@@ -73,6 +73,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
         else:
             _tell_plan(backend.status(url), target, to_version)
             rebuilt, standing = _rebuild(backend, temporary, to_version)
+        refuse_if_running(target.parent)  # a large restore takes minutes
         with _uninterrupted():
             aside = _move_aside(target, existing)
             temporary.rename(target)

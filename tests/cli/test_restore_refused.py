@@ -1,10 +1,13 @@
 """`backup-cli restore`: which backup is meant, what is wrong with it, and places that it cannot go to."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import backup_cli.restore as module
 from tests.cli.outcome import PID_LOCK, assert_refused, restore
 from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, from_a_later_release, in_file, segment
 from tests.end_to_end.same import everything
@@ -124,6 +127,24 @@ def test_a_running_lightningd(lived: World, place: Path) -> None:
     with running(PID_LOCK, pid_file):
         assert_refused(restore(lived, directory), "is in use: process .*stop the node first")
     assert list(directory.iterdir()) == []
+
+
+def test_a_lightningd_that_was_started_meanwhile(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the plugin, which would have refused: its database must not be moved away under it."""
+    directory = place / "regtest"
+    directory.mkdir()
+    (directory / "lightningd.sqlite3").write_bytes(b"its database")
+    rebuild, node = module._rebuild, ExitStack()
+
+    def slow(*arguments: Any) -> Any:
+        node.enter_context(running(PID_LOCK, place / "lightningd-regtest.pid"))
+        return rebuild(*arguments)
+
+    monkeypatch.setattr(module, "_rebuild", slow)
+    with node:
+        assert_refused(restore(lived, directory, "--replace"), "is in use: process .*stop the node first")
+    assert [path.name for path in directory.iterdir() if path.name != "backup.pid"] == ["lightningd.sqlite3"]
+    assert (directory / "lightningd.sqlite3").read_bytes() == b"its database"
 
 
 def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:
