@@ -20,6 +20,7 @@ from backends.errors import BackupError
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.handover import hand_over
+from backends.node.lockfile import LOCK_FILE
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WRITER_LOCK_FILE, WriterLock
 from backends.older import older_backup_at
@@ -83,7 +84,8 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
                 hand_over(target.parent, backend.lasting_url(url), backend.identify(), standing)
     _tell_summary(url, target, rebuilt, aside)
     if to_version is None:
-        _tell_rules(url, resume, older is not None)
+        has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
+        _tell_rules(url, resume, older is not None, has_one)
     else:
         warn(f"{target.name} is an old state. {_WHY_OLD_IS_DEADLY}")
 
@@ -283,7 +285,7 @@ def _tell_summary(url: str, target: Path, rebuilt: Rebuilt, aside: list[Path]) -
     click.echo(str(target))
 
 
-def _tell_rules(url: str, resume: bool, older: bool) -> None:
+def _tell_rules(url: str, resume: bool, older: bool, has_one: bool) -> None:
     say(
         "\nBefore you start lightningd:\n"
         "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
@@ -292,6 +294,8 @@ def _tell_rules(url: str, resume: bool, older: bool) -> None:
     )
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
+    elif has_one:
+        say("  - backup.lock was there before and is kept: the node goes on with the backup that it names.")
     elif older:
         say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
     else:

@@ -190,6 +190,16 @@ def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, his
     lived.assert_restored_equals_the_nodes()
 
 
+def test_without_resume_a_node_that_has_a_backup_keeps_it(lived: World, history: History) -> None:
+    """What is said of it is true: it needs no new one."""
+    said = restore(lived, lived.directory, "--replace")
+    assert said.code == 0
+    assert "the node goes on with the backup that it names" in said.err
+    assert "has no backup yet" not in said.err
+    lived.run(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
 def test_resume_after_a_change_that_was_never_committed(lived: World, history: History) -> None:
     """The node's disk died with it: what the plugin acknowledged is the newest state."""
     call = history.note()
