@@ -1,5 +1,6 @@
 """When database and backup disagree at a start: after deaths, runs without the plugin, and refusals of others."""
 
+import json
 import shutil
 
 import pytest
@@ -224,6 +225,18 @@ def test_a_refused_change_and_then_another_at_its_version(lived: World, history:
         node.db_write(Call(lived.version, ("PRAGMA odd",)))
     node = lived.run(history.notes(2))
     assert "the last run ended with a failure" in said_at(node, "unusual")[0]
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_a_change_whose_write_failed_and_that_was_saved_all_the_same(lived: World, history: History) -> None:
+    """Nothing that a failed disk gives back is built upon, not even to take it back."""
+    call = history.note()
+    die_before_commit(lived, call)
+    witness = json.loads((lived.directory / "backup.witness").read_text())
+    (lived.directory / "backup.witness").write_text(json.dumps(witness | {"failure": "Input/output error"}))
+    node = lived.run([call, *history.notes(2)])
+    assert len(snapshots_taken(node)) == 1
+    assert "taking it back" not in str(said_at(node, "unusual"))
     lived.assert_restored_equals_the_nodes()
 
 

@@ -107,6 +107,16 @@ def test_another_nodes_database(taken_over: World, history: History) -> None:
     assert_matches(refusal(taken_over, history.note()), "belongs to the node 0303.*backup-cli init")
 
 
+def test_another_file_than_the_one_in_the_directory(lived: World) -> None:
+    """`--wallet` names it: what lies in the directory is not lightningd's, and no snapshot of it may be taken."""
+    node = lived.node()
+    node.start()
+    with pytest.raises(Refused, match=r"says its database is at version 9, and the file .* at 6.*--wallet"):
+        node.ask(transaction(10, "DELETE FROM db_upgrades"))
+    assert lived.status()["data_version"] == 6
+    lived.assert_restored_equals_the_nodes()
+
+
 def test_the_right_database_put_back_is_gone_on_with(world: World, history: History) -> None:
     world.init().run([history.first(), *history.notes(5)])
     old = world.database.read_bytes()

@@ -114,3 +114,15 @@ def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, 
     assert "never start this one again" in refused_at_start(lived)
     new.run(History(new.version).notes(2))
     new.assert_restored_equals_the_nodes()
+
+
+def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: History) -> None:
+    """What that machine remembers of its own sessions must not keep it out after a restore there."""
+    new = World(lived.root / "new-machine")
+    new.backup = lived.backup
+    assert backup_cli("restore", "--resume", lived.url, new.directory).code == 0
+    new.run(History(new.version).notes(2))
+    assert backup_cli("restore", "--replace", "--resume", lived.url, lived.directory).code == 0
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+    assert "never start this one again" in refused_at_start(new)
