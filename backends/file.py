@@ -1,6 +1,7 @@
 """`file:///path/lightning.bkp`: a directory on any mounted filesystem."""
 
 from backends.log.backend import LogBackend
+from backends.patience import patience_of
 from backends.storage.local import LocalStorage
 from backends.urls import BadURL, Destination
 
@@ -14,4 +15,6 @@ class FileBackend(LogBackend):
                 f"{destination} names the machine {destination.host!r}, and file:// only reaches this one; write it "
                 f"with three slashes: file://{destination.path}"
             )
+        patience_of(destination)
+        destination.allow_options("timeout")
         super().__init__(LocalStorage(destination.local_path))

@@ -32,6 +32,12 @@ class Destination:
         """The value of an option in the query, the last one when it is given twice."""
         return dict(self.options).get(name, default)
 
+    def allow_options(self, *known: str) -> None:
+        """Raises BadURL for an option that means nothing there: likely one that means something is misspelt."""
+        for name, _ in self.options:
+            if name not in known:
+                raise BadURL(f"{self}: there is no option {name!r}; there is {', '.join(known)}")
+
     def below(self, name: str) -> "Destination":
         """The same place, one directory further down."""
         return Destination(self.scheme, self.host, self.path / name, self.options)
@@ -55,6 +61,10 @@ def parse_url(url: str) -> Destination:
         raise BadURL(f"{url!r} has no scheme; write it as a URL, for instance: {hint}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
+        if parts.netloc and parts.scheme != "file":  # three slashes would make the name of a server one of a directory
+            raise BadURL(
+                f"{url!r} names no directory; write it like {parts.scheme}://{parts.netloc}/path/lightning.bkp"
+            )
         raise BadURL(f"{url!r} has no absolute path; write it with three slashes, like {EXAMPLE}")
     if parts.fragment:
         raise BadURL(f"{url!r} has a # in it, which would cut the path off; write it as %23")

@@ -9,8 +9,6 @@ from backends.patience import patience_of
 from backends.storage.found import Found, FoundStorage
 from backends.urls import BadURL, Destination
 
-_OPTIONS = ("timeout",)
-
 
 class UsbBackend(LogBackend):
     """A backup on the removable filesystem with this label or UUID."""
@@ -23,9 +21,7 @@ class UsbBackend(LogBackend):
                 f"{destination} does not name a stick and a directory on it; write it like "
                 "usb://LABEL/lightning.bkp (backup-cli destinations prints the URLs of what is plugged in)"
             )
-        for option, _ in destination.options:
-            if option not in _OPTIONS:
-                raise BadURL(f"{destination}: there is no option {option!r}; there is {', '.join(_OPTIONS)}")
+        destination.allow_options("timeout")
 
         def find() -> Found:
             mount = find_stick(name)

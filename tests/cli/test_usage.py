@@ -55,6 +55,27 @@ def test_mistakes_in_what_was_typed(arguments: tuple[str, ...]) -> None:
     assert "Usage: " in said.text or "Error: " in said.err
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("nfs://nas.local", "write it like nfs://nas.local/path/lightning.bkp"),
+        ("usb://STICK", "write it like usb://STICK/path/lightning.bkp"),
+        ("file:backup", "write it with three slashes"),
+        ("file:///mnt/backup/lightning.bkp?timout=30", "there is no option 'timout'"),
+        ("file:///mnt/backup/lightning.bkp?timeout=soon", "not a number of seconds"),
+        ("nfs://nas..local/export/lightning.bkp", "no server's name"),
+    ],
+)
+def test_mistakes_in_a_url(url: str, hint: str, tmp_path: Path) -> None:
+    """Found before anything is made: the plugin would refuse them at the node's next start."""
+    directory = tmp_path / "regtest"
+    directory.mkdir()
+    said = backup_cli("init", "--lightning-dir", directory, url)
+    assert said.code == 2
+    assert hint in said.text
+    assert list(directory.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["restore", "verify", "status", "compact"])
 @pytest.mark.parametrize("url", ["x", "s3://bucket/x", "file://host/x", "file:///", "file:///dev/null", "file:///proc"])
 def test_urls_of_no_backup(name: str, url: str, tmp_path: Path) -> None:

@@ -52,9 +52,7 @@ class Server:
 
 def server_of(destination: Destination) -> Server:
     """The server that a URL names. Raises BadURL."""
-    for name, _ in destination.options:
-        if name not in _OPTIONS:
-            raise BadURL(f"{destination}: there is no option {name!r}; there are {', '.join(_OPTIONS)}")
+    destination.allow_options(*_OPTIONS)
     version = destination.option("version", "")
     if version and version not in _VERSIONS:
         raise BadURL(f"{destination}: NFS version {version} is not spoken here; write version=3 or version=4.1")
@@ -88,6 +86,21 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
     else:
         inside, _, port = host.partition(":")
         bracket = "]"
-    if not inside or not bracket or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise BadURL(f"{destination}: {host!r} is no server's name; write it like nfs://nas.local/export/lightning.bkp")
+    if (
+        not _may_be_a_host(inside)
+        or not bracket
+        or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536))
+    ):
+        raise BadURL(
+            f"{destination}: {host!r} is no server's name; write it like nfs://nas.local/export/lightning.bkp, and an "
+            "IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"
+        )
     return inside, int(port) if port else None
+
+
+def _may_be_a_host(name: str) -> bool:
+    """Whether the resolver can be asked for it: it raises no OSError for an empty label, or one of 64 letters."""
+    try:
+        return bool(name.encode("idna")) and name.isprintable() and " " not in name
+    except UnicodeError:
+        return False
