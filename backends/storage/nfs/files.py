@@ -6,6 +6,7 @@ import os
 from backends.storage.base import ReadHandle, WriteHandle
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.protocol import Handle, Protocol
+from backends.storage.nfs.xdr import Malformed
 
 _ZEROS = 1 << 20
 _SECTOR = 512
@@ -74,12 +75,15 @@ class Writer(_File, WriteHandle):
         Again even when all of it is there: what the server shows need not be on its disk yet.
         """
         there = _read(protocol, handle, offset, len(data)).ljust(len(data), b"\0")
-        for start in range(0, len(data), _SECTOR):
-            found = there[start : start + _SECTOR]
-            if any(found) and found != data[start : start + _SECTOR]:
+        start = 0
+        while start < len(data):
+            end = start + _SECTOR - (offset + start) % _SECTOR  # the disk's own sectors: it may have got some of them
+            found = there[start:end]
+            if any(found) and found != data[start:end]:
                 raise OSError(
                     errno.EIO, f"something else than what was written lies in {self._name} at byte {offset + start}"
                 )
+            start = end
         return _write(protocol, handle, offset, data, durably=True)
 
     def extend(self, offset: int, length: int) -> None:
@@ -129,7 +133,10 @@ class Writer(_File, WriteHandle):
 def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes:
     parts: list[bytes] = []
     while length > 0:
-        data, end = protocol.read(handle, offset, min(length, protocol.largest_read))
+        wanted = min(length, protocol.largest_read)
+        data, end = protocol.read(handle, offset, wanted)
+        if len(data) > wanted:
+            raise Malformed(f"the server gives {len(data)} bytes where {wanted} were asked for")
         parts.append(data)
         offset, length = offset + len(data), length - len(data)
         if end or not data:
