@@ -51,7 +51,9 @@ class Channel:
                         self._broken, doubt = error, True
                         raise
                 except (Disconnected, TryLater) as error:
-                    if self._protocol is None or time.monotonic() + pause >= until:
+                    # A server that asks for patience is there, also when it does so at the very first call.
+                    never_there = self._protocol is None and isinstance(error, Disconnected)
+                    if never_there or time.monotonic() + pause >= until:
                         raise _unreachable(error) from error
                 except Malformed as error:
                     self._broken = Disconnected(str(error))

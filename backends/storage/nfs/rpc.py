@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from typing import Any
 
 from backends.storage.nfs import xdr
 from backends.storage.nfs.xdr import Malformed, Unpacker
@@ -16,8 +17,8 @@ from backends.storage.nfs.xdr import Malformed, Unpacker
 Address = tuple[str, int]
 
 _LAST_FRAGMENT = 1 << 31
-_MOST = 64 << 20
-"""Bytes of the largest answer that is believed; nothing that is asked for here comes near it."""
+_MOST = 4 << 20
+"""Bytes of the largest answer that is believed: what is asked for here takes little more than 1 MiB."""
 
 _AUTH_SYS = 1
 _MOST_GROUPS = 16
@@ -26,6 +27,13 @@ _DEAD_AFTER = 15
 """Seconds after which a server whose machine acknowledges nothing counts as gone.
 
 One that is alive but slow (its kernel acknowledges) is waited for as long as the deadline says.
+"""
+
+_ATTEMPT = 10.0
+"""Seconds for one attempt to connect.
+
+A kernel that hears nothing asks again after 1, 2, 4, … 32 seconds: who begins anew notices sooner that the server is
+back.
 """
 
 _RESERVED = range(1023, 664, -1)
@@ -146,7 +154,7 @@ def _connect(address: Address, reserved: bool, until: float) -> socket.socket:
     """Raises Disconnected."""
     try:
         bound = _from_reserved_port(address, until) if reserved else None
-        connection = bound or socket.create_connection(address, max(0.1, until - time.monotonic()))
+        connection = bound or socket.create_connection(address, _patience(until))
     except OSError as error:
         raise Disconnected(f"{_name(address)} cannot be reached: {error.strerror or error}") from error
     options: list[tuple[int, int, int]] = [
@@ -161,16 +169,29 @@ def _connect(address: Address, reserved: bool, until: float) -> socket.socket:
     return connection
 
 
+def _patience(until: float) -> float:
+    """Seconds that one attempt to connect may take."""
+    return min(_ATTEMPT, max(0.1, until - time.monotonic()))
+
+
 def _from_reserved_port(address: Address, until: float) -> socket.socket | None:
-    """A connection from a port below 1024; None when this user may not have one, or none is free."""
-    family, kind, protocol, _, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    """A connection from a port below 1024; None when this user may not have one, none is free, or nobody answers."""
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        with suppress(OSError):  # a name may stand for several addresses, and the server listen on one of them
+            connection = _bound_low(family, kind, protocol, place, until)
+            if connection is not None:
+                return connection
+    return None
+
+
+def _bound_low(family: int, kind: int, protocol: int, place: Any, until: float) -> socket.socket | None:
     any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"
     start = int.from_bytes(os.urandom(1), "big")
     for turn in range(len(_RESERVED)):
         connection = socket.socket(family, kind, protocol)
         try:
             connection.bind((any_address, _RESERVED[(start + turn) % len(_RESERVED)]))
-            connection.settimeout(max(0.1, until - time.monotonic()))
+            connection.settimeout(_patience(until))
             connection.connect(place)
             return connection
         except PermissionError:
