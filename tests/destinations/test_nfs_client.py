@@ -112,6 +112,28 @@ def test_a_commit_in_doubt_never_covers_something_else(
     assert path.read_bytes()[len(RECORD) :].startswith(b"another writer's")
 
 
+def test_a_commit_of_which_the_servers_disk_got_some_sectors_is_settled(
+    storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
+) -> None:
+    """The server lost its power in the middle: up to a sector of its disk all is there, behind it nothing."""
+    with closing(storage.create("segment")) as handle:
+        handle.extend(0, 1 << 16)
+        handle.write_durably(0, RECORD)
+        path, got = places.ganesha.exported / tmp_path.name / "lightning.bkp" / "segment", 512 - len(RECORD) % 512
+
+        def half_written(_: bytes) -> str:
+            proxy.before = lambda _: ""
+            with path.open("r+b") as file:
+                file.seek(len(RECORD))
+                file.write(RECORD[:got])
+            return "drop"
+
+        proxy.before = half_written
+        handle.write_durably(len(RECORD), RECORD)
+    with closing(there().open("segment")) as reader:
+        assert reader.read(0, 1 << 17) == (RECORD * 2).ljust(1 << 16, b"\0")
+
+
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(12))
 def test_every_call_of_a_publish_can_be_cut(
@@ -180,6 +202,21 @@ def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("host", "said"), [("[::1]", r"nfs://\[::1\]/backup"), ("127.0.0.1", "nfs://127.0.0.1/backup")]
+)
+def test_a_server_is_called_as_in_its_url(host: str, said: str) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(Unreachable, match=said):
+        backend_for(f"nfs://{host}/backup/lightning.bkp?version=4.1&nfsport={port}").identify()
+
+
+def test_a_name_that_no_server_takes_is_said(places: Places) -> None:
+    url = f"nfs://127.0.0.1/backup/../lightning.bkp?version=4.1&nfsport={places.ganesha.port}"
+    with pytest.raises(BackupError, match="Invalid argument"):
+        backend_for(url).check_new()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> None:
     url = f"nfs://127.0.0.1/nowhere/lightning.bkp?version={version}&nfsport={places.ganesha.port}"
@@ -196,7 +233,9 @@ def test_options_that_make_no_sense(query: str) -> None:
         backend_for(f"nfs://nas.local/export/lightning.bkp?{query}")
 
 
-@pytest.mark.parametrize("host", ["nas:port", "[::1", ":2049", "nas:99999"])
+@pytest.mark.parametrize(
+    "host", ["nas:port", "[::1", ":2049", "nas:99999", "fe80::1", "nas..local", "n" * 64, "%ff", "n%00s", "my%20nas"]
+)
 def test_hosts_that_make_no_sense(host: str) -> None:
     with pytest.raises(BadURL):
         backend_for(f"nfs://{host}/export/lightning.bkp")

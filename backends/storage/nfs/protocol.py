@@ -135,6 +135,8 @@ _MEANINGS = {
     10016: errno.EACCES,  # wrong kind of security
     10020: errno.ESTALE,  # no file handle
     10029: errno.ELOOP,  # a link where a file or directory should be
+    10040: errno.EINVAL,  # a character, or
+    10041: errno.EINVAL,  # a name (such as ..) that the server does not take
 }
 _SAME_AS_ERRNO = range(1, 32)
 _TRY_LATER = frozenset({10008, 10013})  # delay, grace period after a restart

@@ -43,7 +43,8 @@ class NfsStorage(Storage):
         self._gone: list[str] | None = None  # the hidden names, once they were looked for
 
     def describe(self) -> str:
-        return f"nfs://{self._server.host}/{'/'.join([*self._server.directory, self._name])}"
+        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
+        return f"nfs://{host}/{'/'.join([*self._server.directory, self._name])}"
 
     def about(self) -> list[str]:
         version = self._rest.do(lambda protocol: protocol.describe())
