@@ -16,6 +16,7 @@ from backends.node.witness import read_witness
 from backends.status import Status
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
+from backup_cli.waiting import answered
 
 FRESH = 120.0
 """Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
@@ -40,7 +41,7 @@ def look_at_backup(directory: Path) -> Iterator[Finding]:
 def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Finding]:
     try:
         backend = backend_for(settings.url)
-        found = backend.identify()
+        found = answered(settings.url, backend.identify)
         if settings.backup_id not in (None, found):
             yield problem(
                 "destination",

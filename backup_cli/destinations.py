@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backup_cli.console import say, size
 from backup_cli.options import lightning_dir, node_directory
+from backup_cli.waiting import NoAnswer, within
 
 NAME = "lightning.bkp"
 
@@ -22,6 +24,9 @@ _NEVER = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs", "swap"})
 
 _SYSTEM = ("/boot", "/efi", "/snap", "/usr", "/var/lib/docker", "/var/lib/containers", "/etc")
 """Where what is mounted belongs to the system; a backup there would be in its way, or be thrown away with it."""
+
+_ANSWER = 3.0
+"""Seconds that a mount has to say how large it is: one whose server hangs must not hide the others."""
 
 _LEAST = 64 << 20
 """Free bytes below which a place is not worth offering."""
@@ -50,7 +55,9 @@ class Place:
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 def destinations(lightning_dir: Path, as_json: bool) -> None:
     """What is mounted that would hold a backup: sticks, other disks, network shares; each with its URL."""
-    found = places(_own_disks(lightning_dir))
+    found, silent = places(_own_disks(lightning_dir))
+    for mount in silent:
+        say(f"Does not answer, and is left out: {mount.describe()}. See whether its server or disk is up.")
     if as_json:
         click.echo(json.dumps([asdict(place) for place in found], indent=2))
         return
@@ -63,20 +70,24 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
         say("Nothing that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
 
 
-def places(own_disks: frozenset[str]) -> list[Place]:
-    """Everything that would do, the best first: another disk than the node's, then the most room."""
+def places(own_disks: frozenset[str]) -> tuple[list[Place], list[Mount]]:
+    """What would do, the best first (another disk than the node's, then the most room); and what does not answer."""
     table = mounts()
     named = {(mount.point, mount.ident): volume for volume in volumes() for mount in volume.mounts}
     twice = {volume.names.label for volume in named.values() if _is_twice(volume, list(named.values()))}
-    found = []
+    found, silent = [], []
     for mount in _visible(table):
         volume = named.get((mount.point, mount.ident))
         if mount.read_only or mount.kind in _NEVER or not (is_network(mount) or volume is not None):
             continue
-        place = _place(mount, volume, own_disks, twice)
+        try:
+            place = within(_ANSWER, partial(_place, mount, volume, own_disks, twice))
+        except NoAnswer:
+            silent.append(mount)
+            continue
         if place is not None:
             found.append(place)
-    return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes))
+    return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), silent
 
 
 def _visible(table: list[Mount]) -> list[Mount]:
@@ -85,8 +96,12 @@ def _visible(table: list[Mount]) -> list[Mount]:
     return [
         mount
         for mount in last.values()
-        if not str(mount.point).startswith(_SYSTEM) and (mount.root == "/" or is_network(mount))
+        if not _is_the_systems(mount.point) and (mount.root == "/" or is_network(mount))
     ]
+
+
+def _is_the_systems(point: Path) -> bool:
+    return any(point.is_relative_to(place) for place in _SYSTEM)
 
 
 def _is_twice(volume: Volume, others: list[Volume]) -> bool:

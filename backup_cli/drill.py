@@ -26,6 +26,7 @@ from backup_cli.options import REHEARSAL, existing_backup, node_directory
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
 from backup_cli.verify import scratch_place
+from backup_cli.waiting import answered
 
 
 @click.command()
@@ -85,7 +86,7 @@ def _destination(url: str) -> Iterator[tuple[str, Backend]]:
     # usb://STICK alone will do here.
     place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{REHEARSAL}{secrets.token_hex(4)}"))
     backend = backend_for(place)
-    backend.check_new()
+    answered(place, backend.check_new)
     try:
         yield place, backend
     finally:

@@ -27,6 +27,7 @@ from backup_cli.console import progress, say, warn
 from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
+from backup_cli.waiting import answered
 
 
 @click.command()
@@ -42,7 +43,7 @@ def init(lightning_dir: Path, url: str) -> None:
     refuse_if_running(directory)
     with WriterLock(directory, "backup-cli init"):
         refuse_other_database(directory, database_path(directory))
-        backend.check_new()
+        answered(url, backend.check_new)
         with _database(directory) as source:
             standing = backend.create(source)
         with removed_on_failure(backend):

@@ -14,6 +14,7 @@ from backends.node.directory import DEFAULT_DIRECTORY, network_directory
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import parse_url
+from backup_cli.waiting import answered
 
 lightning_dir = click.option(
     "--lightning-dir",
@@ -36,6 +37,10 @@ def node_directory(given: Path) -> Path:
 
 def existing_backup(url: str) -> tuple[str, Backend]:
     """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
+    return answered(url, lambda: _existing_backup(url))
+
+
+def _existing_backup(url: str) -> tuple[str, Backend]:
     if older_backup_at(url) is not None:
         raise NotABackup(
             f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "

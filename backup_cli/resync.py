@@ -17,6 +17,7 @@ from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
 from backup_cli.options import lightning_dir, node_directory
+from backup_cli.waiting import answered
 
 
 @click.command()
@@ -70,7 +71,7 @@ class Nameless(BackupError):
 def _identify(backend: Backend, settings: Settings) -> str:
     """The backup's id; it must be the one that this node was tied to, or another node's backup would be lost."""
     try:
-        found = backend.identify()
+        found = answered(settings.url, backend.identify)
     except Damaged as error:
         raise Nameless(
             f"{error.what} in {error.file}: nothing in {backend.describe()} says any more which backup it is, so it "

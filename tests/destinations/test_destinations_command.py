@@ -1,6 +1,7 @@
 """`backup-cli destinations`: what it lists can be used as it stands."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from backends import backend_for
 from backup_cli.destinations import destinations
 from tests.destinations.places import Places
-from tests.destinations.sticks import STICKS
+from tests.destinations.sticks import STICKS, Ext4
 
 
 def listed(directory: Path) -> dict[str, dict[str, Any]]:
@@ -60,3 +61,15 @@ def test_it_can_be_read(places: Places, node: Path) -> None:
     result = CliRunner().invoke(destinations, ["--lightning-dir", str(node)], catch_exceptions=False)
     assert stick.url() in result.stdout
     assert "MiB free" in result.stdout
+
+
+def test_a_name_that_only_begins_like_the_systems_is_listed(tmp_path: Path, node: Path) -> None:
+    """/usr2, /boot-stick, /etcetera: people call their disks so."""
+    stick = Ext4(tmp_path)
+    point = Path(tempfile.mkdtemp(prefix="usr", dir="/"))
+    try:
+        stick.plug(point)
+        assert listed(node)[str(point)]["url"] == stick.url()
+    finally:
+        stick.discard()
+        point.rmdir()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
-from tests.end_to_end.world import said_at
+from tests.end_to_end.world import command, said_at, spawned
 from tests.standin import History, Node, Refused
 
 SHORT = 5
@@ -118,6 +118,36 @@ def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: H
     history.version -= 1  # the refused one was not committed
     world.run(history.notes(2))
     world.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("words", [("status",), ("verify",), ("init",), ("check-config",), ("resync",), ("drill",)])
+def test_a_command_does_not_hang_with_its_destination(
+    words: tuple[str, ...], places: Places, world_at: WorldAt, history: History
+) -> None:
+    """Whoever looks what is wrong with a share must not be left with a silent terminal that Ctrl-C does not end."""
+    world = world_at(with_timeout(places.url("sshfs"), SHORT)).init()
+    world.run([history.first()])
+    (name,) = words
+    url = {"init": [world.url.replace(".bkp", "-2.bkp")], "drill": [f"nfs://{places.sshfs.point}?timeout={SHORT}"]}
+    own_directory = [] if name in ("status", "verify", "drill") else ["--lightning-dir", world.directory]
+    arguments = [name, *own_directory, *url.get(name, [] if own_directory else [world.url])]
+    began = time.monotonic()
+    with hanging(places, "sshfs", 30):
+        said = spawned(*command(*arguments))
+    assert time.monotonic() - began < 20
+    assert said.code == 1
+    assert "waiting for nfs://" in said.err
+    assert "has not answered for 5 seconds. What was saved there is safe" in said.text
+    assert "Traceback" not in said.text
+
+
+def test_a_mount_that_hangs_does_not_hide_the_others(places: Places, world_at: WorldAt) -> None:
+    stick, world = places.stick("ext4"), world_at(places.url("sshfs"))
+    with hanging(places, "sshfs", 30):
+        said = spawned(*command("destinations", "--lightning-dir", world.directory))
+    assert said.code == 0
+    assert stick.url() in said.out
+    assert f"Does not answer, and is left out: {places.sshfs.source}" in said.err
 
 
 def play_until_refused(node: Node, history: History) -> NoReturn:
