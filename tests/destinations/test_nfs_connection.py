@@ -2,8 +2,10 @@
 
 import errno
 import socket
+import struct
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, cast
 
 import pytest
@@ -12,7 +14,8 @@ from backends.storage.nfs import rpc
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Reader
 from backends.storage.nfs.protocol import Protocol, TryLater
-from backends.storage.nfs.rpc import Connection, Disconnected, Identity
+from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
+from backends.storage.nfs.xdr import Malformed, Unpacker, number
 
 
 class Spoken:
@@ -78,6 +81,74 @@ def test_a_server_that_was_never_there_is_not_waited_for() -> None:
     with pytest.raises(TimeoutError, match="cannot be reached"):
         Channel(connect, 60.0).do(lambda protocol: None)
     assert time.monotonic() - began < 5
+
+
+def answering(answer: bytes) -> tuple[str, int]:
+    """The address of a server that answers the first call on each connection with `answer` after the call's number."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with listener, connection, suppress(ConnectionResetError):
+            call = connection.recv(1 << 16)
+            connection.sendall(answer.replace(b"NMBR", call[4:8]))
+            connection.recv(1)
+
+    threading.Thread(target=serve, daemon=True).start()
+    host, port = listener.getsockname()
+    return host, port
+
+
+def called(answer: bytes, seconds: float = 5) -> Unpacker:
+    until = time.monotonic() + seconds
+    with closing(Connection(answering(answer), Identity(), False, until)) as connection:
+        return connection.call(100003, 3, 0, b"", until)
+
+
+def fragment(data: bytes, last: bool = True, length: int | None = None) -> bytes:
+    return struct.pack(">I", (len(data) if length is None else length) | last << 31) + data
+
+
+ACCEPTED = b"NMBR" + struct.pack(">5I", 1, 0, 0, 0, 0)
+
+
+def test_an_answer_in_pieces() -> None:
+    answer = ACCEPTED + b"results."
+    pieces = [fragment(answer[at : at + 5], last=False) for at in range(0, len(answer), 5)]
+    assert called(fragment(b"", last=False) + b"".join(pieces) + fragment(b"")).fixed(8) == b"results."
+
+
+def test_an_answer_to_another_call_is_passed_over() -> None:
+    assert called(fragment(b"old " + ACCEPTED[4:]) + fragment(ACCEPTED + b"new.")).fixed(4) == b"new."
+
+
+@pytest.mark.parametrize("pieces", [1, 1000])
+def test_an_answer_of_a_length_that_none_has_is_not_waited_for(pieces: int) -> None:
+    announced = fragment(b"", length=0x7FFFFFFF)
+    if pieces > 1:
+        announced = fragment(bytes(8192), last=False) * pieces
+    began = time.monotonic()
+    with pytest.raises(Malformed, match="announces an answer of"):
+        called(announced, 30)
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_that_never_ends_is_given_up_in_time() -> None:
+    with pytest.raises(Disconnected, match="has not answered in time"):
+        called(fragment(ACCEPTED, length=100), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"NMBR" + struct.pack(">3I", 1, 1, 1), "identity"),
+        (ACCEPTED[:-4] + number(2), "does not serve this version"),
+        (ACCEPTED[:-4] + number(5), "could not read the call"),
+    ],
+)
+def test_a_call_that_is_refused(answer: bytes, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        called(fragment(answer))
 
 
 def test_more_bytes_than_were_asked_for_are_not_believed() -> None:

@@ -56,8 +56,11 @@ class Protocol(ABC):
     """Bytes in one call."""
     until: float
     """When (time.monotonic) to give up waiting for an answer."""
-    fences: bool
-    """Whether a call that was cut off cannot be carried out any more, late, once `reconnect` has returned."""
+
+    @property
+    @abstractmethod
+    def fences(self) -> bool:
+        """Whether a call that was cut off cannot be carried out any more, late, once `reconnect` has returned."""
 
     @abstractmethod
     def describe(self) -> str:

@@ -17,12 +17,18 @@ _NFS, _COMPOUND = 100003, 1
 _SEQUENCE, _EXCHANGE_ID, _CREATE_SESSION, _RECLAIM_COMPLETE = 53, 42, 43, 58
 _NO_PARALLEL_NFS = 0x10000
 _MINOR_VERSION_UNKNOWN = 10021
-_SESSION_LOST = frozenset({10010, 10011, 10022, 10052, 10053, 10055, 10063, 10076, 10078})
-"""Errors that mean: this session (or client) is not known any more, or not in step; nothing was done."""
+_OVER = frozenset({10011, 10022, 10052, 10078})
+"""Errors that mean: this session (or client) is not known any more; nothing was done, and nothing of it will be."""
+_OUT_OF_STEP = frozenset({10053, 10055, 10063, 10076})
+"""Errors that mean: nothing was done, but the session may live on, and with it a call that is still on its way."""
 
 
 class SessionLost(Disconnected):
-    """The server has given the session up."""
+    """The session cannot be gone on with; `status` is the server's word for why."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the server does not know this session any more")
+        self.status = status
 
 
 _FALSE_RETRY, _UNCACHED = 10076, 10068
@@ -43,6 +49,8 @@ class Session:
     """Compound calls over `connection`, in sequence. Raises Refused when the server does not speak 4.1."""
 
     def __init__(self, connection: Connection, until: float) -> None:
+        self.fences = True
+        """Whether no call of an earlier connection can still be carried out."""
         self._start(connection, until)
 
     def _start(self, connection: Connection, until: float) -> None:
@@ -54,15 +62,19 @@ class Session:
         self.call([Operation(_RECLAIM_COMPLETE, number(0))], "", until)
 
     def resume(self, connection: Connection, until: float, why: Disconnected) -> None:
-        """Go on over a new connection. Afterwards a call that was cut off cannot be carried out any more.
+        """Go on over a new connection. Afterwards a call that was cut off cannot be carried out any more (`fences`).
 
         The number of the last call is sent again, alone: had that call arrived, the number is taken, and it has been
         carried out; had it not, the number is taken by this, and the server ignores the late one. A session that the
         server does not know is over, and with it all that was sent in it.
         """
         self.connection = connection
-        status = min(_SESSION_LOST) if isinstance(why, SessionLost) else self._sequence_alone(until)
-        if status in _SESSION_LOST - {_FALSE_RETRY}:
+        if isinstance(why, SessionLost):
+            status, carried_out = why.status, frozenset[int]()
+        else:
+            status, carried_out = self._sequence_alone(until), frozenset({_FALSE_RETRY})
+        if status in (_OVER | _OUT_OF_STEP) - carried_out:
+            self.fences = self.fences and status in _OVER
             self._start(connection, until)
         elif status not in (_FALSE_RETRY, _UNCACHED):
             check(status, "")
@@ -76,16 +88,19 @@ class Session:
 
     def call(self, operations: Sequence[Operation], what: str, until: float) -> Unpacker:
         """The results of the operations, each beginning with its code and status 0; the first that fails raises."""
-        self._sequence += 1
+        self._count(1)
         sequence = self._id + number(self._sequence) + number(0) + number(0) + number(0)
         answer = self._compound([Operation(_SEQUENCE, sequence), *operations], until)
         try:
             expect(answer, _SEQUENCE, what)
         except TryLater:
-            self._sequence -= 1  # the server has not even counted the call
+            self._count(-1)  # the server has not even counted the call
             raise
         answer.fixed(36)
         return answer
+
+    def _count(self, calls: int) -> None:
+        self._sequence = self._sequence + calls & 0xFFFFFFFF  # after the last number comes 0
 
     def _introduce(self, until: float) -> tuple[int, int]:
         owner = os.urandom(8) + opaque(self.owner)
@@ -121,6 +136,6 @@ def expect(answer: Unpacker, code: int, what: str) -> None:
     if answer.number() != code:
         raise Malformed("the server answers operations that were not asked for")
     status = answer.number()
-    if status in _SESSION_LOST:
-        raise SessionLost("the server does not know this session any more")
+    if status in _OVER | _OUT_OF_STEP:
+        raise SessionLost(status)
     check(status, what)

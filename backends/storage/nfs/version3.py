@@ -33,7 +33,9 @@ class Ports:
 class Version3(Protocol):
     """One connection to an NFSv3 server; what needs another (mount) is done at the beginning."""
 
-    fences = False
+    @property
+    def fences(self) -> bool:
+        return False
 
     def __init__(self, host: str, ports: Ports, identity: Identity, reserved: bool, until: float) -> None:
         self._host, self._ports, self._identity, self._reserved = host, ports, identity, reserved

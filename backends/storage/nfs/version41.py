@@ -35,13 +35,15 @@ _LIST_BYTES = 1 << 16
 class Version41(Protocol):
     """One connection and session."""
 
-    fences = True
-
     def __init__(self, host: str, port: int, identity: Identity, reserved: bool, until: float) -> None:
         self.until = until
         self._address, self._identity, self._reserved = (host, port), identity, reserved
         self._session = Session(self._connect(), until)
         self.largest_read = self.largest_write = self._session.largest - _HEADS
+
+    @property
+    def fences(self) -> bool:
+        return self._session.fences
 
     def describe(self) -> str:
         return f"NFSv4.1, up to {self.largest_write >> 10} KiB a write"
