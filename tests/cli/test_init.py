@@ -40,6 +40,19 @@ def test_before_the_first_start(world: World) -> None:
     assert world.status()["data_version"] == 0
 
 
+@pytest.mark.parametrize(("seconds", "warned"), [(0.0199, False), (0.0201, True), (0.1, True)])
+def test_what_a_commit_takes_and_means(
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, warned: bool
+) -> None:
+    monkeypatch.setattr("backends.log.backend.measured_latency", lambda storage: seconds)
+    said = init(world)
+    assert said.code == 0
+    assert f"A commit takes {seconds * 1000:.1f} ms there." in said.err
+    assert ("warning: a payment makes about 13 commits, so it waits about" in said.err) is warned
+    if seconds == 0.1:
+        assert "about 1.3 s for this destination" in said.err
+
+
 def test_a_new_directory_of_any_name(world: World, history: History) -> None:
     """Named by the user, it is believed; what it may be mistaken for is said."""
     world.directory = world.root / "my node"

@@ -211,6 +211,16 @@ def test_a_server_is_called_as_in_its_url(host: str, said: str) -> None:
         backend_for(f"nfs://{host}/backup/lightning.bkp?version=4.1&nfsport={port}").identify()
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_that_permits_nothing_is_said_with_what_it_must_be_told(
+    places: Places, version: str, tmp_path: Path
+) -> None:
+    """`insecure` is what most people miss: lightningd does not run as root, and has no port below 1024."""
+    (places.ganesha.exported / tmp_path.name).mkdir(mode=0o755)
+    with pytest.raises(BackupError, match=r"cannot be made: .*ports above 1023 \(`insecure`\), and user 4711 must"):
+        backend_for(places.ganesha.url(version, f"{tmp_path.name}/lightning.bkp") + "&uid=4711&gid=4711").check_new()
+
+
 def test_a_name_that_no_server_takes_is_said(places: Places) -> None:
     url = f"nfs://127.0.0.1/backup/../lightning.bkp?version=4.1&nfsport={places.ganesha.port}"
     with pytest.raises(BackupError, match="Invalid argument"):
@@ -220,7 +230,7 @@ def test_a_name_that_no_server_takes_is_said(places: Places) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> None:
     url = f"nfs://127.0.0.1/nowhere/lightning.bkp?version={version}&nfsport={places.ganesha.port}"
-    with pytest.raises(BackupError, match=r"does not exist|no permission|no backup"):
+    with pytest.raises(BackupError, match=r"does not exist|does not permit it; /nowhere must be exported"):
         backend_for(f"{url}&mountport={places.ganesha.mount_port}").check_new()
 
 

@@ -53,12 +53,13 @@ class Identity:
 
     def __init__(self, uid: int | None = None, gid: int | None = None) -> None:
         own = uid is None and gid is None
+        self.uid = os.geteuid() if uid is None else uid
         groups = sorted(set(os.getgroups()))[:_MOST_GROUPS] if own else []
         body = b"".join(
             (
                 xdr.number(0),
                 xdr.text(socket.gethostname()[:64]),
-                xdr.number(os.geteuid() if uid is None else uid),
+                xdr.number(self.uid),
                 xdr.number(os.getegid() if gid is None else gid),
                 xdr.numbers(groups),
             )

@@ -44,6 +44,13 @@ class Server:
                 return protocol
         raise next((error for error in refusals if not isinstance(error, Refused)), refusals[0])
 
+    def wants(self) -> str:
+        """What must be so on the server, in words, for whom it lets do nothing."""
+        return (
+            f"/{'/'.join(self.directory)} must be exported to this machine, writable and for ports above 1023 "
+            f"(`insecure`), and user {self.identity.uid} must be allowed to write there (?uid= names another)"
+        )
+
     def _speak(self, version: str, until: float) -> Protocol:
         if version == "3":
             return Version3(self.host, self.ports, self.identity, self.reserved, until)

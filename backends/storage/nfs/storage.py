@@ -16,6 +16,7 @@ from backends.storage.local import plain_name
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Reader, Writer
 from backends.storage.nfs.protocol import Handle, Kind, Protocol
+from backends.storage.nfs.rpc import Refused
 from backends.storage.nfs.server import Server
 
 _DIRECTORY_MODE = 0o700
@@ -75,9 +76,12 @@ class NfsStorage(Storage):
             if protocol.entries(handle):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._name)
 
-        if self.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._name)
-        self._rest.do(make, look)
+        try:
+            if self.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._name)
+            self._rest.do(make, look)
+        except PermissionError as error:
+            raise Refused(errno.EACCES, f"the server does not permit it; {self._server.wants()}") from error
 
     def unmake(self) -> None:
         """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
