@@ -6,7 +6,7 @@ from pathlib import Path
 from backends.base import Report, Standing
 from backends.errors import BackupError, Unreachable
 from backends.log.backend import LogBackend
-from backends.mounts.network import is_network, lock_breaker, promise_breakers
+from backends.mounts.network import is_network, lock_breaker, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mount_of
 from backends.patience import patience_of
 from backends.storage.found import Found, FoundStorage
@@ -57,6 +57,20 @@ class MountedShareBackend(LogBackend):
             "writable (without `ro`, and exported with `rw`), then try again"
         )
 
+    def check_new(self) -> None:
+        self._refuse_late()
+        super().check_new()
+
+    def _refuse_late(self) -> None:
+        """A backup can be read from anywhere, but not be kept where a change that was saved may never arrive."""
+        mount = self._share.look().mount
+        if uploads_late(mount):
+            raise BackupError(
+                f"{mount.describe()} sends a file to its server only when it is closed, so that a change would count "
+                "as saved and be lost. Nothing was written; take a share of another kind (NFS, SMB, sshfs) or a disk. "
+                "To read a backup there, use restore or verify"
+            )
+
     def identify(self) -> str:
         with self._reaching():
             there = self._share.exists()
@@ -77,6 +91,7 @@ class MountedShareBackend(LogBackend):
         )
 
     def open(self, report: Report, session_id: str | None = None) -> Standing:
+        self._refuse_late()
         source = self._share.look().mount.source
         if self._remembered not in ("", source):
             report(

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from backends.errors import BackupError
-from backends.mounts.network import is_network, promise_breakers
+from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backup_cli.console import say, size
@@ -78,7 +78,12 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[Mount]]:
     found, silent = [], []
     for mount in _visible(table):
         volume = named.get((mount.point, mount.ident))
-        if mount.read_only or mount.kind in _NEVER or not (is_network(mount) or volume is not None):
+        if (
+            mount.read_only
+            or mount.kind in _NEVER
+            or uploads_late(mount)
+            or not (is_network(mount) or volume is not None)
+        ):
             continue
         try:
             place = within(_ANSWER, partial(_place, mount, volume, own_disks, twice))

@@ -19,6 +19,14 @@ def is_network(mount: Mount) -> bool:
     return mount.kind in _KINDS
 
 
+_LATE = frozenset({"fuse.rclone", "fuse.davfs", "davfs"})
+
+
+def uploads_late(mount: Mount) -> bool:
+    """Whether a file goes to the server only once it is closed: no sync makes anything durable there."""
+    return mount.kind in _LATE
+
+
 def promise_breakers(mount: Mount) -> list[str]:
     """What is wrong with the options of a network share, a sentence each, naming the option."""
     found = []

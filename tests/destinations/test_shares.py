@@ -8,13 +8,13 @@ from urllib.parse import quote
 import pytest
 
 from backends import backend_for
-from backends.errors import Unreachable
+from backends.errors import BackupError, Unreachable
 from backends.mounts import table
 from backends.mounts.network import is_network, lock_breaker, promise_breakers
 from backends.mounts.table import Mount, mount_of, mounts
 from backends.node.lockfile import read_settings, write_settings
 from backends.urls import BadURL
-from tests.destinations.conftest import WorldAt
+from tests.destinations.conftest import Elsewhere, WorldAt
 from tests.destinations.places import Places
 from tests.destinations.servers import Sshfs
 from tests.end_to_end.recordings import RECORDINGS, Recording
@@ -111,6 +111,26 @@ def test_every_command_remembers_the_share(share: Sshfs, world_at: WorldAt, hist
     assert backup_cli("import", old, second, "--lightning-dir", world.directory).code == 0
     for directory in (tmp_path / "new", world.directory):
         assert f"share={quote(share.source)}" in read_settings(directory).url
+
+
+@pytest.mark.parametrize("kind", ["fuse.rclone", "davfs"])
+def test_a_share_that_sends_files_when_they_are_closed(
+    kind: str, tmp_path: Path, world_at: WorldAt, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rclone uploads a log that stays open only when the node stops, whatever is synced; a copy there can be read."""
+    url = f"nfs://{tmp_path}/lightning.bkp"
+    world: Elsewhere = world_at(f"file://{tmp_path}/lightning.bkp")
+    world.init().run([history.first()])
+    monkeypatch.setattr("backends.nfs.mount_of", lambda path: replace(mount_of(path), kind=kind, source="cloud:backup"))
+    for refused in (
+        backend_for(f"nfs://{tmp_path}/another.bkp").check_new,
+        lambda: backend_for(url).open(lambda level, line: None),
+    ):
+        with pytest.raises(BackupError, match=r"cloud:backup .*only when it is closed.*Nothing was written"):
+            refused()
+    assert not (tmp_path / "another.bkp").exists()
+    world.place = url
+    world.assert_restored_equals_the_nodes()
 
 
 def test_options_of_the_other_kind_are_refused() -> None:
