@@ -1,8 +1,11 @@
 """The URL that names a destination, taken apart."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import quote as _quote
+from urllib.parse import unquote as _unquote
 
 from backends.errors import BackupError
 
@@ -48,12 +51,24 @@ class Destination:
         return Path(self.path)
 
 
+def quote(text: str, safe: str = "/") -> str:
+    """As it stands in a URL; also a path that is not in UTF-8."""
+    return _quote(os.fsencode(text), safe)
+
+
+def unquote(text: str) -> str:
+    """The contrary."""
+    return _unquote(text, errors="surrogateescape")
+
+
 def parse_url(url: str) -> Destination:
     """Raises BadURL."""
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
-        options = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        options = tuple(
+            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape")
+        )
     except ValueError as error:
         raise BadURL(f"{url!r} is not a URL ({error}); write it like {EXAMPLE}") from None
     if not parts.scheme:

@@ -2,10 +2,10 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 
@@ -13,6 +13,7 @@ from backends.errors import BackupError
 from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
+from backends.urls import quote
 from backup_cli.console import say, size
 from backup_cli.options import lightning_dir, node_directory
 from backup_cli.waiting import NoAnswer, within
@@ -55,9 +56,9 @@ class Place:
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 def destinations(lightning_dir: Path, as_json: bool) -> None:
     """What is mounted that would hold a backup: sticks, other disks, network shares; each with its URL."""
-    found, silent = places(_own_disks(lightning_dir))
-    for mount in silent:
-        say(f"Does not answer, and is left out: {mount.describe()}. See whether its server or disk is up.")
+    found, left_out = places(_own_disks(lightning_dir))
+    for line in left_out:
+        say(line)
     if as_json:
         click.echo(json.dumps([asdict(place) for place in found], indent=2))
         return
@@ -70,12 +71,14 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
         say("Nothing that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
 
 
-def places(own_disks: frozenset[str]) -> tuple[list[Place], list[Mount]]:
-    """What would do, the best first (another disk than the node's, then the most room); and what does not answer."""
+def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
+    """What would do, the best first (another disk than the node's, then the most room); and why others would not."""
     table = mounts()
-    named = {(mount.point, mount.ident): volume for volume in volumes() for mount in volume.mounts}
-    twice = {volume.names.label for volume in named.values() if _is_twice(volume, list(named.values()))}
-    found, silent = [], []
+    every = volumes()
+    named = {(mount.point, mount.ident): volume for volume in every for mount in volume.mounts}
+    names = Counter(name for volume in every for name in (volume.names.label, volume.names.uuid))
+    twice = {name for name, count in names.items() if count > 1}
+    found, left_out = [], []
     for mount in _visible(table):
         volume = named.get((mount.point, mount.ident))
         if (
@@ -88,11 +91,18 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[Mount]]:
         try:
             place = within(_ANSWER, partial(_place, mount, volume, own_disks, twice))
         except NoAnswer:
-            silent.append(mount)
+            left_out.append(
+                f"Does not answer, and is left out: {mount.describe()}. See whether its server or disk is up."
+            )
             continue
-        if place is not None:
+        if place is not None and os.access(mount.point, os.W_OK):
             found.append(place)
-    return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), silent
+        elif place is not None and not place.own_disk:
+            left_out.append(
+                f"This user may not write there, and it is left out: {mount.describe()}. Make this user a directory on "
+                f"it (as root: mkdir, chown); the URL is then that of {place.url} with the directory before {NAME}."
+            )
+    return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), left_out
 
 
 def _visible(table: list[Mount]) -> list[Mount]:
@@ -109,10 +119,6 @@ def _is_the_systems(point: Path) -> bool:
     return any(point.is_relative_to(place) for place in _SYSTEM)
 
 
-def _is_twice(volume: Volume, others: list[Volume]) -> bool:
-    return sum(volume.names.label == other.names.label for other in {id(each): each for each in others}.values()) > 1
-
-
 def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice: set[str | None]) -> Place | None:
     try:
         status = os.statvfs(mount.point)
@@ -120,7 +126,7 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
     except OSError:
         return None  # gone, or closed to this user
     free = status.f_bavail * status.f_frsize
-    if free < _LEAST or not os.access(mount.point, os.W_OK):
+    if free < _LEAST:
         return None
     return Place(
         _url(mount, volume, own, twice),
@@ -137,13 +143,13 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
 
 
 def _url(mount: Mount, volume: Volume | None, own: bool, twice: set[str | None]) -> str:
-    """By label where that is enough, else by UUID; by path for what is built in."""
+    """By label where that is enough, else by UUID; by path for what is built in, and for one of two equal copies."""
     path = quote(str(mount.point / NAME))
     if volume is None:
         return f"nfs://{path}"
     label = volume.names.label
     name = label if label and label not in twice else volume.names.uuid
-    if own or name is None or mount.point == Path("/"):
+    if own or name is None or name in twice or mount.point == Path("/"):
         return f"file://{path}"
     return f"usb://{quote(name, safe='')}/{NAME}"
 
@@ -157,11 +163,17 @@ def _own_disks(lightning_dir: Path) -> frozenset[str]:
     return disks_of(directory)
 
 
+def _shown(text: str) -> str:
+    """What a terminal can show of a name that is not in UTF-8."""
+    return os.fsencode(text).decode(errors="replace")
+
+
 def _show(place: Place) -> None:
     called = " ".join(filter(None, (place.label, f"({place.uuid})" if place.uuid else None)))
     click.secho(place.url, bold=True)
     click.echo(
-        f"    {place.source} at {place.mounted_at}: {' '.join(filter(None, (place.filesystem, called)))}, "
+        f"    {_shown(place.source)} at {_shown(place.mounted_at)}: "
+        f"{' '.join(filter(None, (place.filesystem, called)))}, "
         f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
     )
     if place.own_disk:

@@ -1,24 +1,25 @@
 """`backup-cli destinations`: what it lists can be used as it stands."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from backends import backend_for
-from backup_cli.destinations import destinations
+from backends.urls import parse_url
 from tests.destinations.places import Places
 from tests.destinations.sticks import STICKS, Ext4
+from tests.end_to_end.world import as_mortal, backup_cli, command, spawned
 
 
 def listed(directory: Path) -> dict[str, dict[str, Any]]:
     """By mount point."""
-    result = CliRunner().invoke(destinations, ["--json", "--lightning-dir", str(directory)], catch_exceptions=False)
-    assert result.exit_code == 0
-    return {place["mounted_at"]: place for place in json.loads(result.stdout)}
+    said = backup_cli("destinations", "--json", "--lightning-dir", directory)
+    assert said.code == 0
+    return {place["mounted_at"]: place for place in json.loads(said.out)}
 
 
 @pytest.fixture
@@ -37,6 +38,61 @@ def test_a_stick_is_listed_with_its_url(kind: str, places: Places, node: Path) -
     assert not place["own_disk"]
     assert 0 < place["free_bytes"] <= place["total_bytes"] <= stick.megabytes << 20
     backend_for(place["url"]).check_new()
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_one_of_two_sticks_of_a_name_is_listed_by_its_uuid(mounted: bool, tmp_path: Path, node: Path) -> None:
+    """Also when the other is only plugged in: the label says no more which one is meant."""
+    one, other = Ext4(tmp_path, "SAME"), Ext4(tmp_path, "SAME")
+    try:
+        one.plug()
+        other.plug() if mounted else other.attach()
+        place = listed(node)[str(one.point)]
+        assert place["url"] == f"usb://{place['uuid']}/lightning.bkp"
+        backend_for(place["url"]).check_new()
+    finally:
+        one.discard()
+        other.discard()
+
+
+def test_one_of_two_copies_is_listed_by_its_path(tmp_path: Path, node: Path) -> None:
+    one, other = Ext4(tmp_path, "SAME"), Ext4(tmp_path, "SAME")
+    other.image.write_bytes(one.image.read_bytes())
+    try:
+        one.plug()
+        other.attach()
+        assert listed(node)[str(one.point)]["url"] == f"file://{one.point}/lightning.bkp"
+    finally:
+        one.discard()
+        other.discard()
+
+
+def test_a_stick_that_this_user_may_not_write_to_is_spoken_of(tmp_path: Path) -> None:
+    """It is plugged in and mounted, and "nothing would do" would be all that its owner hears."""
+    stick = Ext4(tmp_path)
+    try:
+        stick.plug().point.chmod(0o555)
+        said = spawned(*as_mortal(), *command("destinations", "--lightning-dir", tmp_path))
+        assert said.code == 0
+        assert stick.url() not in said.out
+        assert f"This user may not write there, and it is left out: {stick.device}" in said.err
+    finally:
+        stick.discard()
+
+
+def test_a_mount_point_that_is_not_in_utf_8(tmp_path: Path, node: Path) -> None:
+    stick = Ext4(tmp_path)
+    try:
+        stick.plug(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+        assert listed(node)[str(stick.point)]["url"] == stick.url()
+        by_path = (stick.point / "lightning.bkp").as_uri()
+        backend_for(by_path).check_new()
+        assert str(parse_url(by_path)) == by_path
+        said = spawned(*command("destinations", "--lightning-dir", node))
+        assert said.code == 0, said
+        assert "caf\N{REPLACEMENT CHARACTER}: ext4" in said.out
+    finally:
+        stick.discard()
 
 
 def test_a_share_is_listed_with_its_url(places: Places, node: Path) -> None:
@@ -58,9 +114,9 @@ def test_the_nodes_own_disk_is_told(places: Places) -> None:
 
 def test_it_can_be_read(places: Places, node: Path) -> None:
     stick = places.stick("ext4")
-    result = CliRunner().invoke(destinations, ["--lightning-dir", str(node)], catch_exceptions=False)
-    assert stick.url() in result.stdout
-    assert "MiB free" in result.stdout
+    said = backup_cli("destinations", "--lightning-dir", node)
+    assert stick.url() in said.out
+    assert "MiB free" in said.out
 
 
 def test_a_name_that_only_begins_like_the_systems_is_listed(tmp_path: Path, node: Path) -> None:
