@@ -14,9 +14,14 @@ def find_stick(name: str) -> Mount:
         raise _missing(name)
     if len(called) > 1:
         uuids = "; or ".join(volume.describe() for volume in called)
+        copies = len({volume.names.uuid for volume in called}) < len(called)
         raise Unreachable(
-            f"{len(called)} sticks are called {name!r}: {uuids}. Nothing was written to either; pull one out, or write "
-            f"the UUID of the right one into the URL, like usb://{called[0].names.uuid}/lightning.bkp"
+            f"{len(called)} sticks are called {name!r}: {uuids}. Nothing was written to either; pull one out"
+            + (
+                " (one is a copy of the other, UUID and all)"
+                if copies
+                else f", or write the UUID of the right one into the URL, like usb://{called[0].names.uuid}/lightning.bkp"
+            )
         )
     return _usable(name, called[0])
 

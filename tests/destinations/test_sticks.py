@@ -103,6 +103,17 @@ def test_it_is_present_twice(buy: Buy) -> None:
     backend_for(f"usb://{names.uuid}/lightning.bkp").check_new()
 
 
+def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
+    """Made with dd: no UUID tells them apart."""
+    one, copy = buy(Ext4, "SAME"), buy(Ext4, "SAME")
+    copy.image.write_bytes(one.image.read_bytes())
+    for stick in (one, copy):
+        stick.plug()
+    with pytest.raises(Unreachable, match=r"2 sticks are called 'SAME'.*pull one out \(one is a copy") as caught:
+        backend_for(one.url()).check_new()
+    assert "write the UUID" not in str(caught.value)
+
+
 def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) -> None:
     stick = buy(Ext4).plug()
     world = world_at(stick.url()).init()
