@@ -14,7 +14,7 @@ def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(tmp_path: Pat
     backend = backend_for((tmp_path / "lightning.bkp").as_uri())
     backend.create(nothing())
     backend.open(lambda level, line: None)
-    guard = Guard(tmp_path, lambda level, line: None)
+    guard = Guard(tmp_path, lambda level, line: None, None)
     guard.backend = backend
     call = transaction(1, "CREATE TABLE a (x)")
     append = backend.append
