@@ -38,6 +38,9 @@ CACHE_KIB = 32 << 10
 _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = "
 """It ends nearly every change, each time with another number: prepared once, it costs a third."""
 
+_LONG = 1000
+"""Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
+
 _HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
@@ -150,7 +153,7 @@ class Replay:
                     execute(_BUMP + "?", (version,))
                 # Nearly all others pass the first test, which a call would make twice as slow.
                 elif (";" not in statement and statement.startswith(BEGINNINGS)) or is_plain(statement):
-                    for _ in execute(statement):
+                    for _ in execute(statement, can_cache=len(statement) < _LONG):
                         pass
                 else:
                     self._connection.set_authorizer(self._guard.may)
