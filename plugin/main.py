@@ -39,7 +39,7 @@ class Desk:
     def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
         """The answer to one call."""
         try:
-            protection = self._protection or self.protection
+            protection = self.protection
         except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
             return {
                 "result": "fail",

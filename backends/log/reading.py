@@ -147,8 +147,8 @@ class RecordReader:
             return run
         sequence, checksum = self.chain.sequence, self.chain.checksum
         self._read(offset, RECORD_HEADER_SIZE)
-        data, begin = self._buffer, offset - self._buffered_at
-        first = self._buffered_at
+        data, first = self._buffer, self._buffered_at
+        begin = offset - first
         while (header := decode_record_header(data, begin)) is not None:
             start = begin + RECORD_HEADER_SIZE
             end = start + header.length
