@@ -27,11 +27,17 @@ BUSY_TIMEOUT = 2000
 STATEMENTS_KEPT = 64
 """Prepared statements that a connection keeps: in a recorded node, half of all texts come again within 32 others."""
 
-_SLOTS = (1200, 1000)
+_SLOTS = (4800, 400)
 """Bytes and number of a connection's own pieces of memory. SQLite's usual 40 are taken by the statements kept; with
 enough of them for these, a replay takes a sixth less time."""
 
+MOST_MEMORY = 256 << 20
+"""Bytes that SQLite may have from this process. All that is done here needs a fifth of it; without a limit, one short
+statement of a backup from a stranger's disk (`randomblob(999999000)`) takes what the machine has."""
+
 _COMPANIONS = ("-journal", "-wal", "-shm")
+
+_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
 
 def _set_up() -> None:
@@ -39,12 +45,13 @@ def _set_up() -> None:
     if apsw.connections():
         return  # somebody else's: all works without, only slower
     apsw.shutdown()
-    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, 0)  # counting every allocation under a lock, for figures nobody reads
-    apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, *_SLOTS)
+    with suppress(TypeError):  # before 3.47, APSW cannot say it
+        apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, *_SLOTS)
     apsw.initialize()
 
 
 _set_up()
+apsw.hard_heap_limit(MOST_MEMORY)
 
 
 class Busy(BackupError):
@@ -137,9 +144,6 @@ def sync(path: Path) -> None:
         ) from error
 
 
-_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
-
-
 def companions(path: Path) -> list[Path]:
     """The files that SQLite may keep beside a database."""
     return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
@@ -190,20 +194,3 @@ def corrupt(path: Path | str, what: str) -> Corrupt:
 
 def _go_on() -> bool:
     return False
-
-
-def _tune() -> None:
-    """Let SQLite parse a node's widest statement out of its own pool, and keep no statistics: a replay is 8 % quicker.
-
-    It takes such settings only while it is not in use, so not when something else in this process has a connection.
-    """
-    if apsw.connections():
-        return
-    apsw.shutdown()
-    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)
-    with suppress(TypeError):  # an older APSW cannot say it
-        apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, 1200, 200)  # bytes and slots, for each connection
-    apsw.initialize()
-
-
-_tune()

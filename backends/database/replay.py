@@ -4,7 +4,7 @@ The file is worth nothing until it is whole, so SQLite keeps no journal and sync
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
+    MOST_MEMORY,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
@@ -35,11 +36,14 @@ CHANGES_PER_TRANSACTION = 500
 CACHE_KIB = 32 << 10
 """SQLite's page cache: what a large node's rows change again and again, in a third of the memory budget."""
 
-_BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = "
+_BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ?"
 """It ends nearly every change, each time with another number: prepared once, it costs a third."""
 
 _LONG = 1000
 """Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
+
+_MEMORY_FOR_TEXT = 6
+"""Bytes that SQLite needs for each byte of a statement that carries one large value into an index: 5.2, measured."""
 
 _HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
@@ -79,6 +83,7 @@ class Replay:
         except apsw.Error as error:
             raise self._unusable(error) from error
         self._cursor = self._connection.cursor()
+        self._longest = 0  # bytes of a statement, so far
         self._connection.set_progress_handler(self._guard.too_long, STEPS_BETWEEN_CALLS)
 
     def __enter__(self) -> "Replay":
@@ -101,25 +106,22 @@ class Replay:
     def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
         """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
 
-        A lone `PRAGMA foreign_keys = …` is the setting of that name. Statements that are no list or tuple are taken one
-        at a time: a change may be larger than the memory for it.
+        A lone `PRAGMA foreign_keys = …` is the setting of that name. Statements that are no list are taken one at a
+        time: a change may be larger than the memory for it.
         """
         self._data_version = data_version
-        if not isinstance(statements, (list, tuple)):
+        if not isinstance(statements, list):
             rest = iter(statements)
-            first = list(islice(rest, 2))  # enough to know a lone PRAGMA
-            statements = chain(first, rest) if len(first) == 2 else first
-        setting = foreign_keys_setting(statements) if isinstance(statements, Sequence) else None
-        if setting is not None:
+            begin = list(islice(rest, 2))  # enough to know a lone PRAGMA
+            if len(begin) == 2:
+                self._execute_change(chain(begin, rest), None)
+                return
+            statements = begin
+        if len(statements) == 1 and (setting := foreign_keys_setting(statements)) is not None:
             self.foreign_keys = setting
             return
-        if not self._changes:
-            run(self._connection, "BEGIN")
-        self._guard.begin_change()
-        self._execute_all(statements)
-        self._changes += 1
-        if self._changes == CHANGES_PER_TRANSACTION:
-            self._commit()
+        bump = bumped_from(statements[-1]) if statements else None
+        self._execute_change(statements if bump is None else statements[:-1], bump)
 
     def finish(self) -> DatabaseState:
         """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
@@ -142,6 +144,19 @@ class Replay:
     def close(self) -> None:
         """Let go of the file, finished or not; a second time does nothing."""
         self._connection.close(True)
+        apsw.hard_heap_limit(MOST_MEMORY)
+
+    def _execute_change(self, statements: Iterable[str], bump: int | None) -> None:
+        """The statements, and then the bump from that version."""
+        if not self._changes:
+            self._cursor.execute("BEGIN")
+        self._guard.begin_change()
+        self._execute_all(statements)
+        if bump is not None:
+            self._execute_bump(bump)
+        self._changes += 1
+        if self._changes == CHANGES_PER_TRANSACTION:
+            self._commit()
 
     def _execute_all(self, statements: Iterable[str]) -> None:
         # One cursor for all makes this as quick as joining a change's statements by ";", which SQLite would take for
@@ -149,26 +164,44 @@ class Replay:
         execute = self._cursor.execute
         for statement in statements:
             try:
-                if statement.startswith(_BUMP) and (version := bumped_from(statement)) is not None:
-                    execute(_BUMP + "?", (version,))
+                if len(statement) >= _LONG:
+                    self._execute_long(statement)
                 # Nearly all others pass the first test, which a call would make twice as slow.
                 elif (";" not in statement and statement.startswith(BEGINNINGS)) or is_plain(statement):
-                    for _ in execute(statement, can_cache=len(statement) < _LONG):
-                        pass
+                    execute(statement)  # rows, if it returns any, come after all is done
                 else:
-                    self._connection.set_authorizer(self._guard.may)
-                    for _ in execute(statement):
-                        pass
-                    self._connection.set_authorizer(None)
+                    self._execute_guarded(statement)
             except (apsw.Error, ValueError, OverflowError) as error:
                 raise self._failed(statement, error) from error
+
+    def _execute_bump(self, version: int) -> None:
+        try:
+            self._cursor.execute(_BUMP, (version,))
+        except (apsw.Error, OverflowError) as error:
+            raise self._failed(_BUMP, error) from error
+
+    def _execute_long(self, statement: str) -> None:
+        size = len(statement) if statement.isascii() else len(statement.encode())
+        if size > self._longest:
+            self._longest = size
+            apsw.hard_heap_limit(MOST_MEMORY + _MEMORY_FOR_TEXT * size)
+        if is_plain(statement):
+            self._cursor.execute(statement, can_cache=False)
+        else:
+            self._execute_guarded(statement)
+
+    def _execute_guarded(self, statement: str) -> None:
+        self._connection.set_authorizer(self._guard.may)
+        for _ in self._cursor.execute(statement, can_cache=False):
+            pass
+        self._connection.set_authorizer(None)
 
     def _commit(self) -> None:
         if not self._changes:
             return
         self._changes = 0
         try:
-            run(self._connection, "COMMIT")
+            self._cursor.execute("COMMIT")  # by the same cursor: it has let go of any rows that were not asked for
         except apsw.Error as error:
             raise self._failed("COMMIT", error) from error
 
@@ -181,6 +214,12 @@ class Replay:
             return ReplayFailed(
                 f"{change} contains what no node writes ({self._guard.refused}), in: {begins}; this backup was altered "
                 "or made by something else. Start no node from it; look for another copy of the backup"
+            )
+        if isinstance(error, apsw.NoMemError):
+            return ReplayFailed(
+                f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
+                f"writes, in: {begins}; this backup was altered or made by something else. Start no node from it; look "
+                "for another copy of the backup"
             )
         why = _shown(words(error), 120)
         return ReplayFailed(
@@ -210,6 +249,7 @@ def _building(path: Path) -> apsw.Connection:
             "journal_mode = OFF",
             "synchronous = OFF",
             f"cache_size = -{CACHE_KIB}",
+            "temp_store = FILE",  # a migration may make an index of more than fits into memory
         ):
             run(connection, f"PRAGMA {setting}")
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)

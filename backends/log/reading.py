@@ -15,6 +15,7 @@ from backends.log.format import (
     FileHeader,
     RecordHeader,
     check_file_header,
+    decode_record,
     decode_record_header,
     record_checksum,
 )
@@ -148,17 +149,14 @@ class RecordReader:
         sequence, checksum = self.chain.sequence, self.chain.checksum
         self._read(offset, RECORD_HEADER_SIZE)
         data, first = self._buffer, self._buffered_at
-        begin = offset - first
-        while (header := decode_record_header(data, begin)) is not None:
-            start = begin + RECORD_HEADER_SIZE
-            end = start + header.length
-            if header.sequence != sequence + 1 or header.previous != checksum or end > len(data):
+        while (found := decode_record(data, offset - first)) is not None:
+            header, payload = found
+            sequence += 1
+            if header.sequence != sequence or header.previous != checksum or header.length > self._most:
                 break
-            payload = data[start:end]
-            if header.length > self._most or record_checksum(data[begin:start], payload) != header.checksum:
-                break
-            run.append(Record(header, payload, first + begin))
-            sequence, checksum, begin = header.sequence, header.checksum, end
+            run.append(Record(header, payload, offset))
+            checksum = header.checksum
+            offset += RECORD_HEADER_SIZE + header.length
         return run
 
     def _look_again(self, offset: int) -> tuple[Record | None, Tail]:

@@ -11,6 +11,9 @@ from backends.log.statements import spooled
 SMALL = 1 << 16
 """Bytes of SQL up to which a change is unpacked in memory."""
 
+_CHANGE = int(RecordKind.CHANGE)
+"""A plain number: it is looked at for every record."""
+
 
 class Unreadable(Exception):
     """A record is unharmed and yet makes no sense: no writer of this project wrote it."""
@@ -24,18 +27,18 @@ class Unpacker:
 
     def statements(self, record: Record) -> Sequence[str] | None:
         """The statements of a change; None for a rewind. Raises Unreadable."""
-        _, kind, flags, _, size, *_ = record.header
-        if kind == RecordKind.REWIND:
-            return None
-        if kind != RecordKind.CHANGE:
-            raise Unreadable(f"a record of unknown kind {kind}")
-        if flags & Flag.FRAME:
+        header, payload, _ = record
+        if header.kind != _CHANGE:
+            if header.kind == RecordKind.REWIND:
+                return None
+            raise Unreadable(f"a record of unknown kind {header.kind}")
+        if header.flags & Flag.FRAME:
             self._stream = Decompressor()
         if self._stream is None:
             raise Unreadable("the compression stream has no beginning")
+        size = header.size
         if size > MAX_CHANGE:
             raise Unreadable(f"a change claims {size} bytes, more than any has")
-        payload = record.payload
         try:
             if isinstance(payload, StoredPayload):
                 return spooled(self._stream.pieces(payload.blocks(), size), size)

@@ -1,12 +1,15 @@
-"""Memory does not grow with the database: a node may run on a small machine."""
+"""Memory does not grow with the database, nor as a stranger's statement wishes: a node may run on a small machine."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import apsw
 import pytest
 
-from tests.database.databases import node
+from backends.database.connection import MOST_MEMORY
+from backends.database.replay import Replay
+from tests.database.databases import NODE, node, rows
 
 MIB = 1 << 20
 
@@ -35,7 +38,10 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+
+
+@needs_proc
 def test_ten_times_the_memory(tmp_path: Path) -> None:
     path = node(
         tmp_path / "db",
@@ -50,3 +56,62 @@ def test_ten_times_the_memory(tmp_path: Path) -> None:
     copying, comparing, replaying = map(int, printed.split())
     assert copying < 15 * MIB and comparing < 15 * MIB
     assert replaying < 50 * MIB
+
+
+TIMES = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {}) "
+
+GREEDY = {
+    "noise": "UPDATE version SET version = randomblob(999000000)",
+    "zeros in hexadecimal": "INSERT INTO version SELECT length(hex(zeroblob(400000000)))",
+    "filled up": "INSERT INTO version SELECT length(printf('%.*c', 900000000, 'x'))",
+    "doubled": "INSERT INTO version WITH RECURSIVE d(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM d LIMIT 30) "
+    "SELECT length(x) FROM d",
+    "many at once": f"INSERT INTO version SELECT max({','.join(['randomblob(60000000)'] * 90)})",
+    "gathered": f"INSERT INTO version {TIMES.format(3000000)} SELECT length(group_concat(hex(randomblob(500)))) FROM n",
+}
+
+GREED = """
+import sys
+from pathlib import Path
+from backends.database.replay import Replay, ReplayFailed
+from tests.database.databases import NODE
+with Replay(Path(sys.argv[1])) as replay:
+    replay.execute(NODE, 7)
+    replay.execute(["INSERT INTO version VALUES (1)"], 8)
+    try:
+        replay.execute([sys.argv[2]], 9)
+    except ReplayFailed as error:
+        print(error)
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("statement", GREEDY.values(), ids=GREEDY.keys())
+def test_a_short_statement_that_wants_all_memory(tmp_path: Path, statement: str) -> None:
+    command = [sys.executable, "-c", GREED, str(tmp_path / "db"), statement]
+    said, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    assert said.startswith("the change with data version 9 wants more memory (over 256 MiB) than")
+    assert int(peak) * 1024 < MOST_MEMORY + 64 * MIB
+
+
+def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
+    length = MOST_MEMORY // 4
+    node_with_index = [*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"]
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(node_with_index, 7)
+        replay.execute([f"INSERT INTO large VALUES ('{'é' * (length // 2)}')"], 8)
+        replay.finish()
+    assert rows(tmp_path / "db", "SELECT length(CAST(x AS BLOB)) FROM large") == [(length // 2 * 2,)]
+
+
+def test_sorting_more_than_that_is_no_matter(tmp_path: Path) -> None:
+    """A migration may make an index of a large table."""
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(NODE, 7)
+        replay.execute(["CREATE TABLE large (x)"], 8)
+        replay.execute([f"INSERT INTO large {TIMES.format(150000)} SELECT randomblob(1000) FROM n"], 9)
+        apsw.hard_heap_limit(96 * MIB)  # so that less is enough to try it
+        replay.execute(["CREATE INDEX by_x ON large (x)"], 10)
+        replay.finish()
+    assert (tmp_path / "db").stat().st_size > 300 * MIB
