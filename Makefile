@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help drill test lint bench torture fuzz completion docs
+.PHONY: help drill test oldest lint bench torture fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,13 @@ lint: $(READY) ## ruff and mypy --strict
 
 test: lint ## ruff, mypy --strict and every test
 	$(BIN)/pytest -n auto
+
+oldest: $(READY) ## the tests nearest to the dependencies, with the oldest of each that setup.cfg allows
+	$(PYTHON) -m venv $(VENV)/oldest
+	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
+	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
+		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
+	$(VENV)/oldest/bin/pytest -n auto tests/database tests/plugin tests/cli tests/end_to_end/test_recordings.py
 
 bench: $(READY) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)
 	$(BIN)/python -m contrib.bench --directory $(or $(DIR),/var/tmp) --json bench.json --svg docs/latency.svg

@@ -159,7 +159,7 @@ def words(error: Exception) -> str:
     """SQLite's own words; older APSW puts the name of the exception before them."""
     said = str(error).removeprefix(f"{type(error).__name__}: ")
     # A copy that fails does not tell its connection.
-    return _UNSAID.get(type(error), said) if said == "not an error" else said
+    return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:
