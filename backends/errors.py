@@ -30,6 +30,9 @@ class Replaced(BackupError):
     """Another writer took this backup over; nothing more may be appended from here."""
 
 
+_UNTOUCHED = "the snapshot and the log may be good all the same, which backup-cli verify tells"
+
+
 class Damaged(BackupError):
     """Bytes that were once saved have changed or gone.
 
@@ -40,7 +43,9 @@ class Damaged(BackupError):
     exit_code = 3
 
     def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None) -> None:
-        good = "nothing before it can be trusted" if last_good is None else f"the last good version is {last_good}"
+        good = f"the last good version is {last_good}"
+        if last_good is None:
+            good = _UNTOUCHED if file == "session" else "nothing before it can be trusted"
         super().__init__(
             f"the backup is damaged: {what} in {file} at byte {offset}; {good}. Do not start a node from it; "
             "keep every disk, and if the node's own database is alive, run: backup-cli resync"

@@ -1,7 +1,6 @@
 """A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced, Unreachable
 from backends.log.documents import MANIFEST, SESSION, Base, Manifest, Session
 from backends.log.folding import Folded, fold
-from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name
+from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
 from backends.log.generation import Generation, open_generation, read_manifest, read_session, segment_indexes
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
@@ -97,7 +96,7 @@ class LogBackend(Backend):
         publish_snapshot(self.storage, written, 1)
         create_segment(self.storage, backup_id, 1).handle.close()
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
-        manifest = Manifest(backup_id, 1, base, 1, int(time.time()), "init", source.node_id)
+        manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
         return Standing(base.data_version, base.sequence, base.checksum, False)
 

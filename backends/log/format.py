@@ -5,6 +5,7 @@ each record's runs on from the record before, so that records cannot be left out
 """
 
 import struct
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -115,6 +116,11 @@ def from_the_future(name: str, version: object) -> FromTheFuture:
         "newer lightningd-backup. Nothing was changed; install that release and try again: "
         "pip install --upgrade lightningd-backup"
     )
+
+
+def time_now() -> int:
+    """Seconds since 1970, as a record holds them: a clock that stands before or after all that must not stop a node."""
+    return min(max(int(time.time()), 0), (1 << 32) - 1)
 
 
 def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:

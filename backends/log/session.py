@@ -15,6 +15,7 @@ from dataclasses import replace
 from backends.base import Standing
 from backends.errors import BackupError, Replaced
 from backends.log.documents import SESSION, Session
+from backends.log.format import time_now
 from backends.log.generation import read_session
 from backends.storage.base import Storage
 
@@ -34,7 +35,7 @@ class SessionMarker:
         mark = session_id or (before.session_id if before else secrets.token_hex(8))
         node_id = before.node_id if before else None
         self.session = Session(
-            mark, socket.gethostname()[:200], os.getpid(), int(time.time()),
+            mark, socket.gethostname()[:200], os.getpid(), time_now(),
             standing.sequence, standing.data_version, False, node_id, None,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()

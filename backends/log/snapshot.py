@@ -4,7 +4,6 @@ It goes on in further files (parts) before one has more than 1 GiB.
 """
 
 import struct
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from hashlib import sha256
@@ -27,6 +26,7 @@ from backends.log.format import (
     part_name,
     record_checksum,
     snapshot_name,
+    time_now,
 )
 from backends.log.reading import Chain, Record, RecordReader
 from backends.log.tail import End
@@ -175,7 +175,7 @@ def write_snapshot(
             nonlocal chain
             fields = RecordHeader(
                 RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
-                chain.sequence + 1, int(time.time()), chain.checksum, 0,
+                chain.sequence + 1, time_now(), chain.checksum, 0,
             )  # fmt: skip
             record, checksum = encode_record(fields, payload)
             parts.write(record)

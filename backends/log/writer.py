@@ -6,7 +6,6 @@ one, a new generation) takes `_slow`, which `append` never does.
 
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,7 +14,7 @@ from backends.change import MAX_CHANGE, Change, previous
 from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Manifest
 from backends.log.folding import Folded, remove_unfinished
-from backends.log.format import Flag, RecordKind, segment_name
+from backends.log.format import Flag, RecordKind, segment_name, time_now
 from backends.log.generation import read_manifest
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris
@@ -83,7 +82,7 @@ class LogWriter:
             segment = self._segment
             if segment.full or not segment.fits(len(raw)):
                 segment = self._next_segment(len(raw))
-            before, now = self.standing, int(time.time())
+            before, now = self.standing, time_now()
             chain = segment.append(Chain(before.sequence, before.checksum), kind, flags, data_version, now, raw)
         except BaseException as error:
             self._finish(error)
@@ -187,7 +186,7 @@ class LogWriter:
         self._publish(base, self._prepared.index, reason, source.node_id)
         self._leave(self._segment)
         self._segment, self._prepared = self._prepared, None
-        self.standing = Standing(source.data_version, standing.sequence, checksum, False, int(time.time()))
+        self.standing = Standing(source.data_version, standing.sequence, checksum, False, time_now())
         while self._left:
             self._left.pop().handle.close()
         remove_debris(self.storage, self.manifest, self._segment.index)
@@ -215,7 +214,7 @@ class LogWriter:
     def _publish(self, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
         old = self.manifest
         manifest = Manifest(
-            old.backup_id, old.generation + 1, base, first_segment, int(time.time()), reason, node_id or old.node_id
+            old.backup_id, old.generation + 1, base, first_segment, time_now(), reason, node_id or old.node_id
         )
         self._check()  # once more: from here on it is this generation that counts
         try:

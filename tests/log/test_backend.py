@@ -103,6 +103,22 @@ def test_changes_are_read_back(backend: Backend, created: Maker) -> None:
     assert contents(created()).changes == tuple((one.data_version, tuple(one.statements)) for one in written)
 
 
+@pytest.mark.parametrize(("clock", "kept"), [(-5.0, 0), (1e10, (1 << 32) - 1)], ids=["before 1970", "after 2106"])
+def test_a_clock_that_is_far_out_stops_nobody(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, clock: float, kept: int
+) -> None:
+    """A small board without a battery starts with any time."""
+    monkeypatch.setattr("backends.log.format.time.time", lambda: clock)
+    backend = make()
+    backend.create(source(DATABASE, 1))
+    backend.open(silent)
+    backend.append(changes(1, 1)[0])
+    backend.close()
+    with make().read() as generation:
+        list(generation.snapshot)
+        assert [change.time for change in generation.changes()] == [kept]
+
+
 def test_odd_text_is_kept(backend: Backend, created: Maker) -> None:
     text = "quotes ' \" and ;; -- /* \n\r\n\t \u00e9 \u4e2d \U0001f980 \ufeff \ufffd \x7f \x01 µR"
     backend.append(Change(2, [text, "", text * 3, bump(2)]))

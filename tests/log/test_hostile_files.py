@@ -60,6 +60,12 @@ def test_documents_that_are_none(name: str, text: str) -> None:
     refused(backup(**{name: text.encode()}))
 
 
+def test_a_session_that_is_none_says_that_the_rest_may_be_good() -> None:
+    with pytest.raises(Damaged) as caught:
+        backup_of(backup(session=b"torn")).open(silent)
+    assert "the snapshot and the log may be good all the same" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, SESSION])
 def test_documents_that_are_too_long(name: str) -> None:
     for data in (bytes(2 << 20), b"{" * (2 << 20), manifest(reason="x" * (2 << 20)), manifest() + b"\n" * (2 << 20)):
