@@ -41,7 +41,7 @@ torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..
 fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
 	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py
 
-completion: $(READY) ## the shell completion files, anew
+completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"
 
 docs: $(READY) ## run every command of the pages and write what they print now; read the difference afterwards

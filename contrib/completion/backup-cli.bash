@@ -1,28 +1,33 @@
+# bash completion for backup-cli. The answers come from the installed backup-cli itself, so a new command or option
+# needs no new file.
+
 _backup_cli_completion() {
-    local IFS=$'\n'
-    local response
-
-    response=$(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD _BACKUP_CLI_COMPLETE=bash_complete $1)
-
-    for completion in $response; do
-        IFS=',' read type value <<< "$completion"
-
-        if [[ $type == 'dir' ]]; then
-            COMPREPLY=()
-            compopt -o dirnames
-        elif [[ $type == 'file' ]]; then
-            COMPREPLY=()
-            compopt -o default
-        elif [[ $type == 'plain' ]]; then
-            COMPREPLY+=($value)
+    # bash takes ":" and "=" for the ends of words, and every URL has the one: what no blank parts is put together again.
+    local -a words=()
+    local rest=$COMP_LINE word blank i current=0
+    for i in "${!COMP_WORDS[@]}"; do
+        word=${COMP_WORDS[i]}
+        blank=${rest%%[![:space:]]*}
+        rest=${rest#"$blank"}
+        rest=${rest#"$word"}
+        if [[ -n $blank || $i -eq 0 ]]; then
+            words+=("$word")
+        else
+            words[${#words[@]} - 1]+=$word
+        fi
+        if ((i == COMP_CWORD)); then
+            current=$((${#words[@]} - 1))
         fi
     done
 
-    return 0
+    local IFS=$'\n' kind value
+    while IFS=, read -r kind value; do
+        case $kind in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$current _BACKUP_CLI_COMPLETE=bash_complete "$1")
 }
 
-_backup_cli_completion_setup() {
-    complete -o nosort -F _backup_cli_completion backup-cli
-}
-
-_backup_cli_completion_setup;
+complete -o nosort -F _backup_cli_completion backup-cli

@@ -1,22 +1,16 @@
 """The completion files work, in the real shells."""
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 COMPLETION = Path(__file__).parents[2] / "contrib" / "completion"
-
-BASH = """
-source {file}
-COMP_WORDS=({words} '{last}'); COMP_CWORD={count}
-compopt() {{ :; }}
-_backup_cli_completion backup-cli
-printf '%s\\n' "${{COMPREPLY[@]}}"
-"""
 
 # compadd and _describe work inside the line editor only: these stand-ins print what they are given.
 ZSH = """
@@ -45,7 +39,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 @pytest.mark.parametrize(
     ("words", "last", "expected"),
     [
@@ -57,15 +51,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_completion(shell: str, words: list[str], last: str, expected: set[str], environment: dict[str, str]) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    script, file = {"bash": (BASH, "backup-cli.bash"), "zsh": (ZSH, "_backup-cli"), "fish": (FISH, "backup-cli.fish")}[
-        shell
-    ]
+    script, file = {"zsh": (ZSH, "_backup-cli"), "fish": (FISH, "backup-cli.fish")}[shell]
     text = script.format(
         file=COMPLETION / file,
         words=" ".join(words),
         last=last,
         line=" ".join([*words, last]),
-        count=len(words),
         current=len(words) + 1,
     )
     done = subprocess.run([shell, "-c", text], env=environment, capture_output=True, text=True, timeout=30)
@@ -73,10 +64,52 @@ def test_completion(shell: str, words: list[str], last: str, expected: set[str],
     assert expected <= offered, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+URL = "file:///mnt/nas/lightning.bkp"
+
+
+@pytest.mark.parametrize(
+    ("typed", "ran"),
+    [
+        ("restor", ["restore"]),
+        ("restore --repl", ["restore", "--replace"]),
+        (f"restore {URL} --resu", ["restore", URL, "--resume"]),
+        (f"verify {URL} --lightning-d", ["verify", URL, "--lightning-dir"]),
+        (f"restore --to-version=5 {URL} --resu", ["restore", "--to-version=5", URL, "--resume"]),
+        (f"verify {URL} --lightning-dir=saf", ["verify", URL, "--lightning-dir=safe place/"]),
+        (f"verify '{URL} x' --lightning-dir saf", ["verify", f"{URL} x", "--lightning-dir", "safe place/"]),
+        ("status usb://STICK/lightning.bkp --prom", ["status", "usb://STICK/lightning.bkp", "--prometheus"]),
+        (f"verify {URL} {URL} --no-such", ["verify", URL, URL, "--no-such"]),
+    ],
+)
+def test_a_tab_in_bash(typed: str, ran: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "safe place").mkdir()
+    (tmp_path / "backup-cli").rename(tmp_path / "really")
+    (tmp_path / "backup-cli").write_text(
+        '#!/bin/sh\n[ -z "$_BACKUP_CLI_COMPLETE" ] || exec really\nprintf "%s\\n" "$@" > ran\n'
+    )
+    (tmp_path / "backup-cli").chmod(0o755)
+    type_in_bash(f"backup-cli {typed}\t\nexit\n", environment, tmp_path)
+    assert (tmp_path / "ran").read_text().splitlines() == ran
+
+
+def type_in_bash(keys: str, environment: dict[str, str], directory: Path) -> None:
+    """At a terminal: only there a tab means something."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(directory)
+        os.execvpe("bash", ["bash", "--noprofile", "--rcfile", str(COMPLETION / "backup-cli.bash"), "-i"], environment)
+    os.write(terminal, keys.encode())
+    with suppress(OSError):  # how a terminal ends whose last program has ended
+        while os.read(terminal, 4096):
+            pass
+    os.close(terminal)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_files_are_what_the_command_generates(shell: str, environment: dict[str, str], tmp_path: Path) -> None:
     """In what matters: the variable that asks for completion. click changes the rest from release to release."""
-    file = {"bash": "backup-cli.bash", "zsh": "_backup-cli", "fish": "backup-cli.fish"}[shell]
+    file = {"zsh": "_backup-cli", "fish": "backup-cli.fish"}[shell]
     shutil.copytree(COMPLETION, tmp_path / "completion")
     (tmp_path / "completion" / file).unlink()
     subprocess.run(
