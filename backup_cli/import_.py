@@ -131,7 +131,7 @@ def _tell_node(backend: Backend, directory: Path, aside: Path | None) -> None:
     for line in backend.warnings(directory):
         warn(line)
     if aside is not None:
-        say(f"The older plugin's backup.lock is kept as {aside.name}.")
+        say(f"This node's earlier backup.lock is kept as {aside.name}.")
     say("The node's database holds exactly the same, and goes on with the new backup.")
     say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")

@@ -3,7 +3,6 @@
 import glob
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NoReturn
 import click
 import psutil
 
+from backends import backend_for
 from backends.base import Backend, Standing
 from backends.database.rebuild import Rebuilt, rebuild
 from backends.database.settled import settled
@@ -25,10 +25,10 @@ from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WRITER_LOCK_FILE, WriterLock
 from backends.older import older_backup_at
 from backends.older.file import ahead
-from backends.status import Status
-from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli.console import progress, warn
 from backup_cli.older import CANNOT_RESUME, rebuild_from
 from backup_cli.options import existing_backup, free_name, set_old_lock_aside, url_argument
+from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_rules, tell_summary
 
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 """A database and what SQLite keeps beside it: a stale journal would be rolled into the restored database."""
@@ -47,8 +47,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
     overwritten.
     """
-    if to_version is not None:
-        _demand_consent(resume, not_for_a_node)
+    _demand_consent(to_version, resume, not_for_a_node)
     older = older_backup_at(url)
     if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
@@ -56,6 +55,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     target = _target(Path(dest).expanduser(), as_directory=dest.endswith(os.sep))
     if to_version is not None:
         target = target.with_name(f"{target.name}.version-{to_version}-NOT-FOR-A-NODE")
+    _refuse_inside(target.parent)
     refuse_if_running(target.parent)
     existing = _existing(target)
     if existing and not replace:
@@ -72,7 +72,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
             assert older is not None
             rebuilt = rebuild_from(older, temporary, target, to_version)
         else:
-            _tell_plan(backend.status(url), target, to_version)
+            tell_plan(backend.status(url), target, to_version)
             rebuilt, standing = _rebuild(backend, temporary, to_version)
         refuse_if_running(target.parent)  # a large restore takes minutes
         with _uninterrupted():
@@ -82,24 +82,20 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
             if resume and backend is not None:
                 set_old_lock_aside(target.parent)
                 hand_over(target.parent, backend.lasting_url(url), backend.identify(), standing)
-    _tell_summary(url, target, rebuilt, aside)
+    tell_summary(target, rebuilt, aside, older is not None)
     if to_version is None:
         has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
-        _tell_rules(url, resume, older is not None, has_one)
+        tell_rules(url, resume, older is not None, has_one)
     else:
-        warn(f"{target.name} is an old state. {_WHY_OLD_IS_DEADLY}")
+        warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
 
 
-_WHY_OLD_IS_DEADLY = (
-    "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
-    "in the channel, and the protocol is on its side"
-)
-
-
-def _demand_consent(resume: bool, not_for_a_node: bool) -> None:
-    if not not_for_a_node or resume:
+def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool) -> None:
+    if to_version is None and not_for_a_node:
+        raise click.UsageError("--not-for-a-node belongs to --to-version; without that, what is restored is for a node")
+    if to_version is not None and (resume or not not_for_a_node):
         raise BackupError(
-            f"an old version is for looking at only. {_WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
+            f"an old version is for looking at only. {WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
             "if you only want to look, add --not-for-a-node (and no --resume). Nothing was restored"
         )
 
@@ -125,6 +121,15 @@ def _refuse_above(dest: Path) -> None:
             f"lightningd does not look for its database in {dest}, but in the directory named after its network; "
             f"nothing was restored. Repeat this with {choices} as DEST"
         )
+
+
+def _refuse_inside(directory: Path) -> None:
+    """A database among a backup's own files would be taken for one of them."""
+    try:
+        backend_for(directory.as_uri()).identify()
+    except (BackupError, OSError):
+        return
+    raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
 
 
 @contextmanager
@@ -259,44 +264,3 @@ def _move_aside(target: Path, existing: list[Path]) -> list[Path]:
         sync_directory(target.parent)
         moved.append(aside)
     return moved
-
-
-def _tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
-    say(f"from     {seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})")
-    if to_version is None:
-        ago = age(time.time() - seen.last_change)
-        say(f"version  {seen.data_version}, saved {moment(seen.last_change)} ({ago} ago)")
-    else:
-        say(f"version  {to_version}, of {seen.data_version} that it holds")
-    say(f"to       {target}")
-
-
-def _tell_summary(url: str, target: Path, rebuilt: Rebuilt, aside: list[Path]) -> None:
-    if rebuilt.torn is not None:
-        warn(f"the end of the backup was torn: {rebuilt.torn}")
-    if rebuilt.unwitnessed is not None:
-        warn(rebuilt.unwitnessed)
-    for path in aside:
-        say(f"The old file is kept as {path}")
-    say(
-        f"Restored version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}, "
-        f"{rebuilt.changes} changes replayed, {size(target.stat().st_size)}, integrity checked:"
-    )
-    click.echo(str(target))
-
-
-def _tell_rules(url: str, resume: bool, older: bool, has_one: bool) -> None:
-    say(
-        "\nBefore you start lightningd:\n"
-        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
-        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
-        "  - Never start from an older copy than this one: a peer may punish it and take everything."
-    )
-    if resume:
-        say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
-    elif has_one:
-        say("  - backup.lock was there before and is kept: the node goes on with the backup that it names.")
-    elif older:
-        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
-    else:
-        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL, or restore with --resume.")

@@ -221,6 +221,8 @@ def test_resume_needs_a_nodes_directory(lived: World, place: Path) -> None:
 
 
 def test_an_old_version_is_never_called_like_a_nodes_database(lived: World, place: Path) -> None:
+    usage = restore(lived, place, "--not-for-a-node")
+    assert (usage.code, "belongs to --to-version" in usage.err) == (2, True)
     assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
     refused = restore(lived, place, "--to-version", "3", "--not-for-a-node", "--resume")
     assert_refused(refused, "for looking at only")

@@ -44,6 +44,13 @@ def test_a_directory_that_holds_several(lived: World, place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
+def test_into_the_backup_itself(lived: World) -> None:
+    before = tree(lived.backup)
+    for dest in (lived.backup, lived.backup / "restored.sqlite3"):
+        assert_refused(backup_cli("restore", lived.url, dest), "is a backup itself, so nothing was restored there")
+    assert tree(lived.backup) == before
+
+
 @pytest.mark.parametrize("make", [False, True])
 def test_a_place_without_any(lived: World, place: Path, make: bool) -> None:
     nowhere = lived.root / "nowhere"

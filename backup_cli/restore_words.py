@@ -1,0 +1,60 @@
+"""What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
+
+import time
+from pathlib import Path
+
+import click
+
+from backends.database.rebuild import Rebuilt
+from backends.status import Status
+from backup_cli.console import age, moment, say, size, warn
+
+WHY_OLD_IS_DEADLY = (
+    "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
+    "in the channel, and the protocol is on its side"
+)
+
+
+def tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
+    """Which backup, which version, how old, how large, where to."""
+    say(f"from     {seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})")
+    if to_version is None:
+        ago = age(time.time() - seen.last_change)
+        say(f"version  {seen.data_version}, saved {moment(seen.last_change)} ({ago} ago)")
+    else:
+        say(f"version  {to_version}, of {seen.data_version} that it holds")
+    say(f"to       {target}")
+
+
+def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool) -> None:
+    """What was restored, and what is to know of it; the path alone goes to stdout."""
+    if rebuilt.torn is not None:
+        warn(f"the end of the backup was torn: {rebuilt.torn}")
+    if rebuilt.unwitnessed is not None:
+        warn(rebuilt.unwitnessed)
+    for path in aside:
+        say(f"The old file is kept as {path}")
+    last = "from a file last written" if older else "last changed"  # the older plugin's records bear no time
+    say(
+        f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
+        f"{rebuilt.changes} changes replayed, {size(target.stat().st_size)}, integrity checked:"
+    )
+    click.echo(str(target))
+
+
+def tell_rules(url: str, resume: bool, older: bool, has_one: bool) -> None:
+    """What must be so before lightningd is started."""
+    say(
+        "\nBefore you start lightningd:\n"
+        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
+        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
+        "  - Never start from an older copy than this one: a peer may punish it and take everything."
+    )
+    if resume:
+        say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
+    elif has_one:
+        say("  - backup.lock was there before and is kept: the node goes on with the backup that it names.")
+    elif older:
+        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
+    else:
+        say("  - The restored node has no backup yet: run `backup-cli init` with a new URL, or restore with --resume.")
