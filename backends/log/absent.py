@@ -1,7 +1,9 @@
 """What a directory without a manifest is: the wrong place, or half a backup."""
 
-from backends.errors import NotABackup
-from backends.log.documents import SESSION
+from contextlib import suppress
+
+from backends.errors import BackupError, NotABackup
+from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import segment_name, snapshot_name
 from backends.storage.base import Storage
 
@@ -11,7 +13,7 @@ _OURS = (SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
 def no_manifest(storage: Storage) -> NotABackup:
     """The error to raise. An empty mount point looks like a directory too, and is no reason to copy anything again."""
     place = storage.describe()
-    if any(name.startswith(_OURS) for name in storage.names()):
+    if _half(storage):
         return NotABackup(
             f"{place} is not a whole backup: it has no manifest. If it is a copy, it was not copied to the end: copy "
             "the whole directory again. Nothing was changed."
@@ -20,3 +22,25 @@ def no_manifest(storage: Storage) -> NotABackup:
         f"there is no backup in {place} (no manifest is there): is the disk or share that holds it mounted? Nothing "
         "was changed; mount it, or name the directory that the backup is in."
     )
+
+
+def taken(storage: Storage) -> BackupError:
+    """The error to raise when a new backup should be made where something is already."""
+    place = storage.describe()
+    with suppress(OSError):
+        if _half(storage):
+            return BackupError(
+                f"{place} is there already, but not as a whole backup: it has no manifest, as after an init that was "
+                "killed. Nothing was touched. If that is what it is, delete the directory and repeat this; if it may "
+                "be somebody's copy of a backup, choose another name"
+            )
+    return BackupError(
+        f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that backup "
+        "after a restore, use: backup-cli restore --resume"
+    )
+
+
+def _half(storage: Storage) -> bool:
+    """Whether files of a backup are there, and no manifest."""
+    names = storage.names()
+    return MANIFEST not in names and any(name.startswith(_OURS) for name in names)

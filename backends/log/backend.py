@@ -10,6 +10,7 @@ from backends.base import Backend, Report, Sizes, SnapshotSource, Standing, Writ
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced, Unreachable
+from backends.log.absent import taken
 from backends.log.documents import MANIFEST, SESSION, Base, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
@@ -285,10 +286,7 @@ class LogBackend(Backend):
         try:
             yield
         except FileExistsError:
-            raise BackupError(
-                f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that "
-                "backup after a restore, use: backup-cli restore --resume"
-            ) from None
+            raise taken(self.storage) from None
         except FileNotFoundError:
             raise BackupError(
                 f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "

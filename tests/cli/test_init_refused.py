@@ -69,6 +69,11 @@ def occupied_by_a_backup(world: World) -> None:
     world.init()
 
 
+def occupied_by_an_init_that_was_killed(world: World) -> None:
+    world.init()
+    (world.backup / "manifest").unlink()
+
+
 def occupied_by_a_file(world: World) -> None:
     world.backup.write_bytes(b"x")
 
@@ -100,6 +105,10 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     "a database that was cut": (cut, "is corrupt"),
     "the destination exists": (occupied, "is there already, and nothing in it was touched"),
     "the destination is a backup": (occupied_by_a_backup, "is there already, and nothing in it was touched"),
+    "the destination is half a backup": (
+        occupied_by_an_init_that_was_killed,
+        "is there already, but not as a whole backup: it has no manifest.*Nothing was touched",
+    ),
     "the destination is a file": (occupied_by_a_file, "is there already, and nothing in it was touched"),
     "the destination's parent does not exist": (no_parent, "does not exist. Nothing was made; is the disk .*mounted"),
     "the destination's parent is a file": (parent_is_a_file, "Not a directory"),
