@@ -87,6 +87,10 @@ class Generation:
         """Stored bytes read so far, for a progress bar."""
         return self.snapshot.bytes_read + self._log_bytes
 
+    def log_bytes(self) -> int:
+        """Bytes of the segments up to their last records, as a writer counts them; once all records were read."""
+        return self._log_bytes + FILE_HEADER_SIZE * self.begun
+
     def stored_bytes(self) -> int:
         """Bytes of the snapshot and the segments, as they lie in their files."""
         return self.snapshot.size() + sum(handle.size() for _, handle in self.segments)

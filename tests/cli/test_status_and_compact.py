@@ -59,7 +59,7 @@ def test_the_same_from_the_running_plugin_and_beside_it(lived: World, history: H
     with lived.node() as node:
         node.play(history.notes(5))
         within, beside = node.rpc("backup-status"), lived.status()
-        for name in ("data_version", "records", "generation", "backup_id", "snapshot_bytes", "health"):
+        for name in ("data_version", "records", "generation", "backup_id", "snapshot_bytes", "segment_bytes", "health"):
             assert within[name] == beside[name], name
 
 
