@@ -27,7 +27,10 @@ NEVER_FOLDED = 2
 """Records that stay out of every snapshot: the last change, and a rewind after it. With no others there is no point."""
 
 RETRY_AFTER = 600.0
-"""Seconds to wait after a failure before the next attempt."""
+"""Seconds to wait after a failure before the next attempt. Each failure in a row doubles it."""
+
+RETRY_AT_LEAST_EVERY = 6 * 3600.0
+"""Seconds; each attempt may write a whole snapshot to a stick that wears out, and then fail again."""
 
 HANGS_AFTER = 1800.0
 """Seconds without any processor time after which the compacting process is held to hang (its disk, most likely)."""
@@ -48,6 +51,7 @@ class Compaction:
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
         self._given_up = self._tidied = False
+        self._failures = 0  # in a row
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""
         self.failure: str | None = None
@@ -126,17 +130,19 @@ class Compaction:
         )
 
     def _succeeded(self, backend: Backend) -> None:
-        self.failure = None
+        self.failure, self._failures = None, 0
         backend.tell_trouble(None)
 
     def _fail(self, backend: Backend, reason: str) -> None:
         self.failure = reason
         backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
-        self._not_before = time.monotonic() + RETRY_AFTER
+        wait = min(RETRY_AFTER * 2**self._failures, RETRY_AT_LEAST_EVERY)
+        self._failures += 1
+        self._not_before = time.monotonic() + wait
         self._report(
             "broken",
             f"compaction failed: {reason}. Every change is still saved, but the backup grows; it is tried again in "
-            f"{RETRY_AFTER / 60:.0f} minutes",
+            f"{wait / 60:.0f} minutes, or at once with: lightning-cli backup-compact",
         )
         self._tidy(backend)
 

@@ -89,6 +89,49 @@ def test_nothing_to_fold_ends_an_earlier_trouble(watched: Watched, monkeypatch: 
     assert watched.troubles == ()
 
 
+def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt may have written a whole snapshot."""
+
+    def fail() -> str:
+        watched.begin()
+        watched.until(lambda: not watched.compaction.running)
+        return watched.told[-1]
+
+    monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
+    told = [fail() for _ in range(8)]
+    for line, minutes in zip(told, (10, 20, 40, 80, 160, 320, 360, 360), strict=True):
+        assert f"it is tried again in {minutes} minutes, or at once with: lightning-cli backup-compact" in line
+    monkeypatch.setattr(compaction, "_COMPACTOR", NOTHING)
+    fail()
+    monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
+    assert "in 10 minutes" in fail()
+
+
+def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
+    monkeypatch.setattr(compaction, "LEAST", 1)
+    clock = FakeClock()
+    monkeypatch.setattr(compaction, "time", clock)
+    for waiting in (600.0, 1200.0):
+        watched.compaction.tick(watched.backend)
+        assert watched.compaction.running
+        watched.until(lambda: not watched.compaction.running)
+        clock.now += waiting - 1
+        watched.compaction.tick(watched.backend)
+        assert not watched.compaction.running
+        clock.now += 2
+
+
+class FakeClock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def left_by_a_dead_process(watched: Watched) -> list[Path]:
     """A copy of a database in the node's directory, and half a snapshot in the backup."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
