@@ -5,7 +5,7 @@ checked like a restore; publishing the result is the writer's, by one rename.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,16 +73,27 @@ def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None, *, 
     def show(done: int, total: int) -> None:
         room.check_scratch()
         if progress is not None:
-            progress(done, total)
+            progress(done, 2 * total)  # half of the work: what was rebuilt is then written
 
     with scratch_directory(scratch) as directory, open_generation(storage) as generation:
         if generation.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
         database = directory / "folded.sqlite3"
         rebuilt = rebuild(generation, database, show, take=take)
-        written = _write(storage, begun, rebuilt.data_version, room.checked(file_pieces(database)))
+        pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
+        written = _write(storage, begun, rebuilt.data_version, pieces)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
     return Folded(begun.generation + 1, written, base, place.next_segment)
+
+
+def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
+    """The pieces, and how much of the second half of the work they are."""
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if progress is not None:
+            progress(size + done, 2 * size)
 
 
 def _write(storage: Storage, begun: Manifest, data_version: int, pieces: Iterable[bytes]) -> str:

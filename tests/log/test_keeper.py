@@ -109,6 +109,18 @@ def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) 
     assert found.changes == node.now.contents.changes[-len(found.changes) :]
 
 
+def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
+    """Not when the database is rebuilt: for a large one, half of the time is still to come."""
+    for seed in range(300):
+        node.note(noise(700, seed))
+    shown: list[float] = []
+    assert node.backend.fold(node.scratch, lambda done, total: shown.append(done / total)) is not None
+    assert shown == sorted(shown)
+    assert 0.0 < shown[0] < 0.5
+    assert 0.5 in shown
+    assert shown[-2] < shown[-1] == 1.0
+
+
 def test_upkeep_at_each_line_of_a_commit(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The segment that is being gone on to must not be made a second time, over the one that is written to."""
     monkeypatch.setattr("backends.log.writer.FULL", 600)
