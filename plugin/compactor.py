@@ -33,9 +33,14 @@ def main() -> int:
 
 
 def _be_humble() -> None:
-    """The node comes first, on processor and disk; where a sandbox forbids to say so, it is compacted all the same."""
+    """The node comes first, on processor and disk, and stays when memory runs out.
+
+    Where a sandbox forbids to say so, it is compacted all the same.
+    """
     with suppress(OSError):
         os.nice(19)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
         with suppress(OSError, psutil.Error):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)

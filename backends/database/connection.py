@@ -31,9 +31,15 @@ _SLOTS = (4800, 400)
 """Bytes and number of a connection's own pieces of memory. SQLite's usual 40 are taken by the statements kept; with
 enough of them for these, a replay takes a sixth less time."""
 
-MOST_MEMORY = 256 << 20
+MEMORY = 256 << 20
 """Bytes that SQLite may have from this process. All that is done here needs a fifth of it; without a limit, one short
 statement of a backup from a stranger's disk (`randomblob(999999000)`) takes what the machine has."""
+
+_MEMORY_FOR_A_BYTE = 6
+"""More of them for each byte of the largest value that may be met: putting it into an index takes 5.2, measured."""
+
+_LARGEST_VALUE = 1_000_000_000
+"""Bytes; SQLite's own limit, also for a statement."""
 
 _COMPANIONS = ("-journal", "-wal", "-shm")
 
@@ -51,7 +57,14 @@ def _set_up() -> None:
 
 
 _set_up()
-apsw.hard_heap_limit(MOST_MEMORY)
+apsw.hard_heap_limit(MEMORY)
+
+
+def expect(size: int) -> None:
+    """A database or a statement of this many bytes: SQLite may have the memory that one value of its size takes."""
+    wanted = MEMORY + _MEMORY_FOR_A_BYTE * min(size, _LARGEST_VALUE)
+    if wanted > apsw.hard_heap_limit(-1):
+        apsw.hard_heap_limit(wanted)
 
 
 class Busy(BackupError):
@@ -67,6 +80,8 @@ def connect(path: Path, flags: int) -> apsw.Connection:
 
     Raises apsw.Error; SQLite looks into the file only when it is first read.
     """
+    with suppress(OSError):  # SQLite says better what is wrong with it
+        expect(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
     connection = apsw.Connection(str(path.absolute()), flags=flags, statementcachesize=STATEMENTS_KEPT)
     try:

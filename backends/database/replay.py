@@ -14,12 +14,12 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
-    MOST_MEMORY,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
     connect,
     create_private,
+    expect,
     explained,
     faults,
     run,
@@ -41,9 +41,6 @@ _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND int
 
 _LONG = 1000
 """Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
-
-_MEMORY_FOR_TEXT = 6
-"""Bytes that SQLite needs for each byte of a statement that carries one large value into an index: 5.2, measured."""
 
 _HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
@@ -83,7 +80,6 @@ class Replay:
         except apsw.Error as error:
             raise self._unusable(error) from error
         self._cursor = self._connection.cursor()
-        self._longest = 0  # bytes of a statement, so far
         self._connection.set_progress_handler(self._guard.too_long, STEPS_BETWEEN_CALLS)
 
     def __enter__(self) -> "Replay":
@@ -144,7 +140,6 @@ class Replay:
     def close(self) -> None:
         """Let go of the file, finished or not; a second time does nothing."""
         self._connection.close(True)
-        apsw.hard_heap_limit(MOST_MEMORY)
 
     def _execute_change(self, statements: Iterable[str], bump: int | None) -> None:
         """The statements, and then the bump from that version."""
@@ -181,10 +176,7 @@ class Replay:
             raise self._failed(_BUMP, error) from error
 
     def _execute_long(self, statement: str) -> None:
-        size = len(statement) if statement.isascii() else len(statement.encode())
-        if size > self._longest:
-            self._longest = size
-            apsw.hard_heap_limit(MOST_MEMORY + _MEMORY_FOR_TEXT * size)
+        expect(len(statement) if statement.isascii() else len(statement.encode()))
         if is_plain(statement):
             self._cursor.execute(statement, can_cache=False)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backends.database.connection import MOST_MEMORY
+from backends.database.connection import MEMORY
 from backends.database.replay import Replay
 from tests.database.databases import NODE, node, rows
 
@@ -76,10 +76,11 @@ from pathlib import Path
 from backends.database.replay import Replay, ReplayFailed
 from tests.database.databases import NODE
 with Replay(Path(sys.argv[1])) as replay:
-    replay.execute(NODE, 7)
+    replay.execute(NODE if replay.path.stat().st_size == 0 else [], 7)
     replay.execute(["INSERT INTO version VALUES (1)"], 8)
     try:
         replay.execute([sys.argv[2]], 9)
+        replay.finish()
     except ReplayFailed as error:
         print(error)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -92,17 +93,30 @@ def test_a_short_statement_that_wants_all_memory(tmp_path: Path, statement: str)
     command = [sys.executable, "-c", GREED, str(tmp_path / "db"), statement]
     said, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     assert said.startswith("the change with data version 9 wants more memory (over 256 MiB) than")
-    assert int(peak) * 1024 < MOST_MEMORY + 64 * MIB
+    assert int(peak) * 1024 < MEMORY + 64 * MIB
 
 
 def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
-    length = MOST_MEMORY // 4
+    length = MEMORY // 4
     node_with_index = [*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"]
     with Replay(tmp_path / "db") as replay:
         replay.execute(node_with_index, 7)
         replay.execute([f"INSERT INTO large VALUES ('{'é' * (length // 2)}')"], 8)
         replay.finish()
     assert rows(tmp_path / "db", "SELECT length(CAST(x AS BLOB)) FROM large") == [(length // 2 * 2,)]
+
+
+@needs_proc
+def test_a_large_value_of_the_snapshot_gets_it_too(tmp_path: Path) -> None:
+    """Another process has met no such statement: to it the value comes with the database."""
+    large = f"INSERT INTO large VALUES ('{'x' * (MEMORY // 4)}')"
+    with Replay(tmp_path / "db") as replay:
+        replay.execute([*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"], 7)
+        replay.execute([large], 8)
+        replay.finish()
+    command = [sys.executable, "-c", GREED, str(tmp_path / "db"), "UPDATE large SET x = x || 'y'"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    assert len(said) == 1, said
 
 
 def test_sorting_more_than_that_is_no_matter(tmp_path: Path) -> None:

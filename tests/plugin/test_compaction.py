@@ -169,6 +169,15 @@ def test_a_replaced_writer_removes_nothing_of_the_other_one(watched: Watched) ->
     assert half.exists()
 
 
+def test_its_process_takes_nothing_that_the_node_wants() -> None:
+    script = (
+        "import os, psutil\nfrom plugin.compactor import _be_humble\n_be_humble()\nme = psutil.Process()\n"
+        "print(me.nice(), int(me.ionice().ioclass), open('/proc/self/oom_score_adj').read())"
+    )
+    said = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert said.split() == ["19", str(int(psutil.IOPRIO_CLASS_IDLE)), "1000"]
+
+
 def test_where_a_priority_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox may forbid it. A backup that grows without end would be worse."""
 
