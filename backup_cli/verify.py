@@ -50,7 +50,7 @@ def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
     with backend.read() as generation:
         stored = generation.stored_bytes()
         with progress("Verifying") as show:
-            rebuilt = rebuild(generation, target, show)
+            rebuilt = rebuild(generation, target, show, durable=False)
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:

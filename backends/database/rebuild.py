@@ -36,8 +36,9 @@ def rebuild(
     *,
     take: Callable[[StoredChange], bool] | None = None,
     enough: int | None = None,
+    durable: bool = True,
 ) -> Rebuilt:
-    """Write the generation's database to the new file `target`, checked and durable.
+    """Write the generation's database to the new file `target`, checked and (unless it is not to stay) durable.
 
     Stops before the first change that `take` does not want. Damage is no matter once version `enough` is reached.
     Raises Damaged or ReplayFailed; the file is then worthless and the caller removes it.
@@ -66,7 +67,7 @@ def rebuild(
             if enough is None or version != enough:
                 raise
         foreign_keys = replay.foreign_keys
-        state = replay.finish()
+        state = replay.finish(durable=durable)
     finally:
         replay.close()
     _check_version(version, state)

@@ -79,7 +79,7 @@ def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None, *, 
         if generation.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
         database = directory / "folded.sqlite3"
-        rebuilt = rebuild(generation, database, show, take=take)
+        rebuilt = rebuild(generation, database, show, take=take, durable=False)
         pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
         written = _write(storage, begun, rebuilt.data_version, pieces)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)

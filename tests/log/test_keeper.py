@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backends.database.rebuild import rebuild
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.generation import open_generation as really_open
@@ -119,6 +120,20 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
     assert 0.0 < shown[0] < 0.5
     assert 0.5 in shown
     assert shown[-2] < shown[-1] == 1.0
+
+
+def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone a moment later, and lies on the node's own disk, often a card that wears out."""
+    synced: list[Path] = []
+    monkeypatch.setattr("backends.database.replay.sync", synced.append)
+    for _ in range(5):
+        node.note()
+    node.compact()
+    assert synced == []
+    with node.backend.read() as generation:
+        rebuild(generation, node.scratch / "restored")
+    assert synced == [node.scratch / "restored"]
+    check(node)
 
 
 def test_upkeep_at_each_line_of_a_commit(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
