@@ -14,9 +14,10 @@ from backends.log.absent import taken
 from backends.log.documents import MANIFEST, SESSION, Base, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
-from backends.log.generation import Generation, open_generation, read_manifest, read_session, segment_indexes
+from backends.log.generation import Generation
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
+from backends.log.opening import open_generation, read_manifest, read_session, segment_indexes
 from backends.log.recover import recover
 from backends.log.segment import create_segment, first_checksum
 from backends.log.session import SessionMarker

@@ -15,7 +15,8 @@ from backends.database.taking import file_pieces, scratch_directory
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
 from backends.log.format import RecordKind
-from backends.log.generation import Generation, StoredChange, open_generation
+from backends.log.generation import Generation, StoredChange
+from backends.log.opening import open_generation
 from backends.log.room import Room
 from backends.log.snapshot import write_snapshot
 from backends.storage.base import TEMPORARY, Storage

@@ -4,15 +4,13 @@ Needs no lock. What is read was opened at one moment, so a writer beside it that
 takes nothing away: the reader sees a whole backup at some version.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from backends.errors import Damaged, NotABackup
-from backends.log.absent import no_manifest
-from backends.log.documents import MANIFEST, SESSION, Manifest, Session
+from backends.errors import Damaged
+from backends.log.documents import SESSION, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -20,23 +18,17 @@ from backends.log.format import (
     FileKind,
     Flag,
     RecordHeader,
-    segment_index,
     segment_name,
-    snapshot_name,
 )
 from backends.log.reading import Chain, Record, RecordReader
-from backends.log.snapshot import SnapshotReader, open_parts
-from backends.log.tail import End, first_nonzero
+from backends.log.snapshot import SnapshotReader
+from backends.log.tail import End
 from backends.log.unpacking import SMALL, Unpacker, Unreadable
-from backends.storage.base import ReadHandle, Storage
+from backends.storage.base import ReadHandle
 
 _AT_ONCE = 16
 """Small changes that are unpacked one after the other, before the first of them is executed: going to and fro between
 Python and SQLite for each, the processor forgets what it knew of either."""
-
-_ATTEMPTS = 20
-_PAUSE = 0.02
-"""Seconds between two of them."""
 
 
 class StoredChange(NamedTuple):
@@ -55,7 +47,9 @@ class Generation:
     """An open generation. Use it as a context manager; iterate `snapshot` first, then `changes`, each once."""
 
     def __init__(self, manifest: Manifest, session: Session | None, files: ExitStack) -> None:
-        self.manifest, self.session, self._files = manifest, session, files
+        self.manifest, self.session = manifest, session
+        self.files = files
+        """What is open, and closed with it."""
         self.snapshot: SnapshotReader
         self.segments: list[tuple[int, ReadHandle]] = []
         self.begun = 1
@@ -81,7 +75,7 @@ class Generation:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._files.close()
+        self.files.close()
 
     def bytes_read(self) -> int:
         """Stored bytes read so far, for a progress bar."""
@@ -224,11 +218,6 @@ class Generation:
             )
 
 
-def _begun(segment: ReadHandle) -> bool:
-    """Whether anything was written into a segment yet."""
-    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None
-
-
 def _stored_change(header: RecordHeader, statements: Sequence[str]) -> StoredChange:
     return StoredChange(
         header.data_version,
@@ -238,77 +227,3 @@ def _stored_change(header: RecordHeader, statements: Sequence[str]) -> StoredCha
         bool(header.flags & Flag.ADVANCES),
         bool(header.flags & Flag.SESSION),
     )
-
-
-def open_generation(storage: Storage) -> Generation:
-    """The current generation, as of now.
-
-    Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
-    """
-    missed: tuple[Manifest, str] | None = None
-    for _ in range(_ATTEMPTS):
-        manifest, missing = read_manifest(storage), None
-        with ExitStack() as files:
-            generation = Generation(manifest, None, files)
-            try:
-                generation.session = read_session(storage)
-            except Damaged as error:
-                generation.session_damage = error  # the snapshot and the log may be good all the same
-            try:
-                if _open_files(storage, generation, files) and read_manifest(storage) == manifest:
-                    generation._files = files.pop_all()
-                    return generation
-            except FileNotFoundError as error:
-                missing = manifest, str(error.filename or error)
-        if missing is not None and missing == missed:
-            raise Damaged(f"a file of the current generation is missing ({missing[1]})", MANIFEST, 0)
-        missed = missing
-        time.sleep(_PAUSE)
-    raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
-
-
-def _open_files(storage: Storage, generation: Generation, files: ExitStack) -> bool:
-    """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
-    manifest = generation.manifest
-    parts = open_parts(storage, snapshot_name(manifest.generation), files)
-    generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
-    for index in segment_indexes(storage, manifest):
-        try:
-            handle = storage.open(segment_name(index))
-        except FileNotFoundError:
-            return False  # it was there just now: a writer that stops removes the segment that it made ahead
-        files.callback(handle.close)
-        generation.segments.append((index, handle))
-    generation.begun = len(generation.segments)
-    while generation.begun > 1 and not _begun(generation.segments[generation.begun - 1][1]):
-        generation.begun -= 1
-    return True
-
-
-def segment_indexes(storage: Storage, manifest: Manifest) -> range:
-    """The segments of the current generation. FileNotFoundError when one in between is missing."""
-    indexes = {index for name in storage.names() if (index := segment_index(name)) is not None}
-    wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
-    for index in wanted:
-        if index not in indexes:
-            raise FileNotFoundError(segment_name(index))
-    return wanted
-
-
-def read_manifest(storage: Storage) -> Manifest:
-    """Raises NotABackup when there is none, FileNotFoundError when there is no directory, Damaged or FromTheFuture."""
-    try:
-        data = storage.read_small(MANIFEST)
-    except FileNotFoundError:
-        if not storage.exists():
-            raise
-        raise no_manifest(storage) from None
-    return Manifest.decode(data)
-
-
-def read_session(storage: Storage) -> Session | None:
-    """None when no writer has opened this backup yet."""
-    try:
-        return Session.decode(storage.read_small(SESSION))
-    except FileNotFoundError:
-        return None

@@ -23,7 +23,7 @@ from backends.log.format import (
     segment_name,
     snapshot_name,
 )
-from backends.log.generation import open_generation, segment_indexes
+from backends.log.opening import open_generation, segment_indexes
 from backends.log.reading import RecordReader
 from backends.log.segment import Segment, create_segment
 from backends.log.snapshot import SnapshotReader, open_parts

@@ -16,7 +16,7 @@ from backends.base import Standing
 from backends.errors import BackupError, Replaced
 from backends.log.documents import SESSION, Session
 from backends.log.format import time_now
-from backends.log.generation import read_session
+from backends.log.opening import read_session
 from backends.storage.base import Storage
 
 LOOK_EVERY = 5.0

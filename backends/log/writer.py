@@ -15,7 +15,7 @@ from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, RecordKind, segment_name, time_now
-from backends.log.generation import read_manifest
+from backends.log.opening import read_manifest
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris
 from backends.log.segment import FULL, Segment, create_segment

@@ -53,7 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers do not wait for a writer that is not there."""
     monkeypatch.setattr("backends.log.reading._PATIENCE", 0)
-    monkeypatch.setattr("backends.log.generation._PAUSE", 0.0)
+    monkeypatch.setattr("backends.log.opening._PAUSE", 0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from backends.base import SnapshotSource, Standing
 from backends.change import Change
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
-from backends.log.generation import open_generation
+from backends.log.opening import open_generation
 from backends.log.snapshot import PIECE, SnapshotReader, open_parts
 from backends.storage.base import Storage
 from tests.log.model import Model

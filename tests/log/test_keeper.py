@@ -14,7 +14,7 @@ import pytest
 from backends.database.rebuild import rebuild
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
-from backends.log.generation import open_generation as really_open
+from backends.log.opening import open_generation as really_open
 from backends.log.writer import LogWriter
 from tests.log.histories import Node, database, noise, rows, source
 from tests.log.model import Contents, contents

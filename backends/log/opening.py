@@ -1,0 +1,96 @@
+"""Opening the current generation's files as they are at one moment, beside a writer that may switch it meanwhile."""
+
+import time
+from contextlib import ExitStack
+
+from backends.errors import Damaged, NotABackup
+from backends.log.absent import no_manifest
+from backends.log.documents import MANIFEST, SESSION, Manifest, Session
+from backends.log.format import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
+from backends.log.generation import Generation
+from backends.log.snapshot import SnapshotReader, open_parts
+from backends.log.tail import first_nonzero
+from backends.storage.base import ReadHandle, Storage
+
+_ATTEMPTS = 20
+_PAUSE = 0.02
+"""Seconds between two of them."""
+
+
+def open_generation(storage: Storage) -> Generation:
+    """The current generation, as of now.
+
+    Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
+    """
+    missed: tuple[Manifest, str] | None = None
+    for _ in range(_ATTEMPTS):
+        manifest, missing = read_manifest(storage), None
+        with ExitStack() as files:
+            generation = Generation(manifest, None, files)
+            try:
+                generation.session = read_session(storage)
+            except Damaged as error:
+                generation.session_damage = error  # the snapshot and the log may be good all the same
+            try:
+                if _open_files(storage, generation, files) and read_manifest(storage) == manifest:
+                    generation.files = files.pop_all()
+                    return generation
+            except FileNotFoundError as error:
+                missing = manifest, str(error.filename or error)
+        if missing is not None and missing == missed:
+            raise Damaged(f"a file of the current generation is missing ({missing[1]})", MANIFEST, 0)
+        missed = missing
+        time.sleep(_PAUSE)
+    raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+
+
+def _open_files(storage: Storage, generation: Generation, files: ExitStack) -> bool:
+    """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
+    manifest = generation.manifest
+    parts = open_parts(storage, snapshot_name(manifest.generation), files)
+    generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
+    for index in segment_indexes(storage, manifest):
+        try:
+            handle = storage.open(segment_name(index))
+        except FileNotFoundError:
+            return False  # it was there just now: a writer that stops removes the segment that it made ahead
+        files.callback(handle.close)
+        generation.segments.append((index, handle))
+    generation.begun = len(generation.segments)
+    while generation.begun > 1 and not _begun(generation.segments[generation.begun - 1][1]):
+        generation.begun -= 1
+    return True
+
+
+def segment_indexes(storage: Storage, manifest: Manifest) -> range:
+    """The segments of the current generation. FileNotFoundError when one in between is missing."""
+    indexes = {index for name in storage.names() if (index := segment_index(name)) is not None}
+    wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
+    for index in wanted:
+        if index not in indexes:
+            raise FileNotFoundError(segment_name(index))
+    return wanted
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Raises NotABackup when there is none, FileNotFoundError when there is no directory, Damaged or FromTheFuture."""
+    try:
+        data = storage.read_small(MANIFEST)
+    except FileNotFoundError:
+        if not storage.exists():
+            raise
+        raise no_manifest(storage) from None
+    return Manifest.decode(data)
+
+
+def read_session(storage: Storage) -> Session | None:
+    """None when no writer has opened this backup yet."""
+    try:
+        return Session.decode(storage.read_small(SESSION))
+    except FileNotFoundError:
+        return None
+
+
+def _begun(segment: ReadHandle) -> bool:
+    """Whether anything was written into a segment yet."""
+    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None
