@@ -58,10 +58,10 @@ def measure(filesystem: str, contestant: Callable[[Path], "Iterator[Commit]"]) -
         with mounted(filesystem, image, point) as device, contextmanager(contestant)(point) as commit:
             for call in calls[:PREPARED]:
                 commit(call)
-            before = settled(device, image)
+            before = settled(device, image, point)
             for call in calls[PREPARED : PREPARED + COMMITS]:
                 commit(call)
-            after = settled(device, image)
+            after = settled(device, image, point)
     changed = sum(old != new for old, new in zip(before[1], after[1], strict=True))
     return Wear(after[0] - before[0], changed)
 
@@ -121,9 +121,10 @@ def mounted(filesystem: str, image: Path, point: Path) -> Iterator[str]:
         run(["losetup", "-d", device])
 
 
-def settled(device: str, image: Path) -> tuple[int, list[int]]:
+def settled(device: str, image: Path, point: Path) -> tuple[int, list[int]]:
     """Bytes written to the device so far, and a digest of each of its blocks, once everything is there."""
-    run(["sync"])
+    run(["sync", "--file-system", str(point)])  # not all filesystems: those of a busy machine take minutes
+    run(["sync", device])  # what a FUSE program has written to it
     sectors = int((Path("/sys/block") / Path(device).name / "stat").read_text().split()[6])
     with image.open("rb") as file:
         return sectors * SECTOR, [hash(block) for block in iter(lambda: file.read(BLOCK), b"")]
