@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from backup_cli.main import cli
+from tests.destinations.tools import wait_until
 from tests.standin import RECORDED_DATABASE
 
 SCRIPTS = Path(__file__).parents[2] / "contrib" / "btrfs-raid1"
@@ -68,9 +69,9 @@ class Mirror:
 
     def pull_out(self, number: int) -> None:
         """Of an unmounted filesystem. The kernel must forget the disk, or it will look for it."""
+        run("btrfs", "device", "scan", "--forget", self.loops[number])  # not those that other tests make just now
         run("losetup", "-d", self.loops[number])
         self.loops[number] = None
-        subprocess.run(["btrfs", "device", "scan", "--forget"], capture_output=True)
 
     def setup(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -91,6 +92,10 @@ class Mirror:
 
     def unmount(self) -> None:
         run("umount", self.mountpoint)
+        # A mount namespace that another test begins meanwhile may have it for a moment longer.
+        names = [Path(loop).name for loop in self.loops if loop]
+        kernels = Path("/sys/fs/btrfs")
+        wait_until(lambda: not any(found for name in names for found in kernels.glob(f"*/devices/{name}")), "umount")
 
     def damage(self, number: int) -> None:
         """Everything on this disk, but the first mebibyte with the superblock."""
