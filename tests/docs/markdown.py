@@ -1,4 +1,8 @@
-"""The commands in a page: what it shows a reader to type, and what it says comes out."""
+"""The commands in a page: what it shows a reader to type, and what it says comes out.
+
+A console block is for the sandbox, unless `<!-- machine -->` stands above it. That one, a block of sh, and lines that
+are indented by four are for a machine.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +11,8 @@ from pathlib import Path
 
 _FENCE = re.compile(r"^( *)```(\w*)\s*$")
 _EVENT = re.compile(r"^<!-- sandbox: (.+?) -->\s*$")
+_MACHINE = re.compile(r"^ *<!-- machine -->\s*$")
+_INDENTED = " " * 4
 
 
 @dataclass(slots=True)
@@ -28,14 +34,23 @@ class Event:
 
 
 @dataclass(slots=True)
+class Block:
+    """What is run on a machine: the commands of a console block, or all of a script as one command."""
+
+    commands: list[Command]
+    script: bool
+
+
+@dataclass(slots=True)
 class Page:
     """A page, taken apart."""
 
     path: Path
     lines: list[str]
     steps: list[Command | Event] = field(default_factory=list)
-    scripts: list[str] = field(default_factory=list)
-    """Blocks of shell that are not run."""
+    """For the sandbox."""
+    blocks: list[Block] = field(default_factory=list)
+    """For a machine."""
     spans: list[str] = field(default_factory=list)
     """`code` in the text."""
 
@@ -46,18 +61,26 @@ def read_page(path: Path) -> Page:
     kind: str | None = None
     indent = ""
     block: list[tuple[int, str]] = []
-    prose: list[str] = []
-    for number, line in enumerate(page.lines):
+    prose: list[str] = [""]
+    machine = False
+    for number, line in enumerate([*page.lines, ""]):
         fence = _FENCE.match(line)
+        if kind == "indented" and not line.startswith(_INDENTED):
+            _take(page, "sh", block, True)
+            kind = None
         if kind is None and fence is not None:
             indent, kind, block = fence[1], fence[2], []
+        elif kind is None and line.startswith(_INDENTED) and not prose[-1]:
+            indent, kind, block = _INDENTED, "indented", [(number, line.strip())]
         elif kind is not None and line.rstrip() == f"{indent}```":
-            _take(page, kind, block)
-            kind = None
+            _take(page, kind, block, machine)
+            kind, machine = None, False
         elif kind is not None:
             block.append((number, line.removeprefix(indent)))
         elif (event := _EVENT.match(line)) is not None:
             page.steps.append(Event(event[1], number))
+        elif _MACHINE.match(line):
+            machine = True
         else:
             prose.append(line)
     assert kind is None, f"{path}: a block does not end"
@@ -65,9 +88,12 @@ def read_page(path: Path) -> Page:
     return page
 
 
-def _take(page: Page, kind: str, block: list[tuple[int, str]]) -> None:
+def _take(page: Page, kind: str, block: list[tuple[int, str]], machine: bool) -> None:
     if kind in ("sh", "bash"):
-        page.scripts.append("\n".join(line for _, line in block))
+        text = "\n".join(line for _, line in block)
+        page.blocks.append(Block([Command(text, [], block[-1][0] + 1)], script=True))
+    elif kind == "console" and machine:
+        page.blocks.append(Block(list(_commands(page.path, block)), script=False))
     elif kind == "console":
         page.steps.extend(_commands(page.path, block))
 

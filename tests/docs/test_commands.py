@@ -1,12 +1,11 @@
-"""Every command in README and docs: run, and its output compared; or at least understood by backup-cli.
+"""The commands in README and docs that need no root: run, and their output compared.
 
     UPDATE_DOCS=1 pytest tests/docs        writes what came out into the pages, where it differs
 
-```console blocks are run in a sandbox (see sandbox.py), in order, one world for each page. ```sh blocks need a real
-machine (lightning-cli, mount, systemctl) and are not run, but every backup-cli in them must be one that there is.
+```console blocks are run in a sandbox (see sandbox.py), in order, one world for each page. What is for a machine
+(mount, systemctl, pip) is run by test_machine.py; here it is asked only whether every backup-cli in it is one of ours.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import pytest
 
 from backends import backend_for
 from tests.docs.click_check import calls_of_backup_cli, complaint
-from tests.docs.markdown import Command, Event, Page, read_page
-from tests.docs.normal import normal, same
+from tests.docs.markdown import Block, Command, Event, Page, read_page
+from tests.docs.normal import same
 from tests.docs.sandbox import Sandbox
+from tests.docs.verdict import Wrong, settle, update
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -40,7 +40,7 @@ def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
     if not any(isinstance(step, Command) for step in page.steps):
         return
     sandbox = Sandbox(tmp_path)
-    wrong: list[tuple[Command, list[str]]] = []
+    wrong: Wrong = []
     try:
         for step in page.steps:
             if isinstance(step, Event):
@@ -52,28 +52,12 @@ def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
                 wrong.append((step, actual))
     finally:
         sandbox.close()
-    if wrong and os.environ.get("UPDATE_DOCS"):
-        _update(page, wrong)
-    else:
-        assert not wrong, "\n\n".join(_difference(page, *one) for one in wrong)
+    settle(page, wrong)
 
 
-def _difference(page: Page, command: Command, actual: list[str]) -> str:
-    shown, came = "\n".join(normal(command.expected)), "\n".join(normal(actual))
-    return f"{name(page.path)} line {command.first}: $ {command.text}\n--- the page says\n{shown}\n--- it says\n{came}"
-
-
-def _update(page: Page, wrong: list[tuple[Command, list[str]]]) -> None:
-    for command, actual in reversed(wrong):
-        shown = [line for line in actual if not re.search(r": \d+ % after ", line)]
-        indent = re.match(" *", page.lines[command.first - 1])
-        assert indent is not None
-        page.lines[command.first : command.first + len(command.expected)] = [indent[0] + line for line in shown]
-    page.path.write_text("\n".join(page.lines))
-
-
-def test_what_is_not_run_is_at_least_understood(page: Page) -> None:
-    calls = [call for script in page.scripts for call in calls_of_backup_cli(script)]
+def test_what_is_for_a_machine_is_understood(page: Page) -> None:
+    """Also where there is no root to run it."""
+    calls = [call for script in _scripts(page) for call in calls_of_backup_cli(script)]
     complaints = {" ".join(call): why for call in calls if (why := complaint(call)) is not None}
     assert complaints == {}
 
@@ -92,9 +76,13 @@ def test_what_the_text_mentions_is_there(page: Page) -> None:
 def test_the_urls_are_some(page: Page) -> None:
     """In the sandbox all of them are file://, so here they are taken as they are. This touches nothing."""
     commands = [step.text for step in page.steps if isinstance(step, Command)]
-    for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *page.scripts])):
+    for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
         if "…" not in url:
             backend_for(url)
+
+
+def _scripts(page: Page) -> list[str]:
+    return [command.text for block in page.blocks for command in block.commands]
 
 
 def test_links_lead_somewhere(page: Page) -> None:
@@ -147,7 +135,20 @@ def test_a_page_taken_apart(tmp_path: Path) -> None:
     )
     page = read_page(path)
     assert page.steps == [Event("x: y", 1), Command("one two", ["out", ""], 5), Command("three", [], 8)]
-    assert (page.scripts, page.spans) == (["four"], ["a b"])
+    assert page.blocks == [Block([Command("four", [], 11)], script=True)]
+    assert page.spans == ["a b"]
+
+
+def test_what_is_for_a_machine(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    script = "text\n\n    one  # x\n    two\n\n"
+    path.write_text(f"{script}<!-- machine -->\n```console\n$ three\nout\n```\ntext\n    text\n")
+    page = read_page(path)
+    assert page.blocks == [
+        Block([Command("one  # x\ntwo", [], 4)], script=True),
+        Block([Command("three", ["out"], 8)], script=False),
+    ]
+    assert page.steps == []
 
 
 def test_a_block_in_a_list(tmp_path: Path) -> None:
@@ -155,5 +156,5 @@ def test_a_block_in_a_list(tmp_path: Path) -> None:
     path.write_text("1. text\n\n   ```console\n   $ one\n     out\n   ```\n")
     page = read_page(path)
     assert page.steps == [Command("one", ["  out"], 4)]
-    _update(page, [(Command("one", ["  out"], 4), ["new"])])
+    update(page, [(Command("one", ["  out"], 4), ["new"])])
     assert path.read_text().endswith("   $ one\n   new\n   ```\n")
