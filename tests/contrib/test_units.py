@@ -129,7 +129,7 @@ def test_tell_calls_the_nodes_command_and_does_not_repeat_itself(tmp_path: Path)
 
 SCRIPTS = sorted(
     path
-    for path in CONTRIB.rglob("*")
+    for path in [*CONTRIB.rglob("*"), *(CONTRIB.parent / "tests" / "docs").rglob("*")]
     if path.is_file()
     and path.suffix in ("", ".sh")
     and path.read_bytes()[:2] == b"#!"
