@@ -7,6 +7,7 @@ at its start would, as a plain `plugin`, leave the node running without a backup
 
 import inspect
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,7 @@ def register(plugin: Plugin, desk: Desk) -> None:
         """Answered through `request`, so that the watchdog can answer in our place when the destination hangs."""
         answer(request, desk.db_write(request, data_version, writes))
 
-    # pyln-client asks for it at each call, and working it out takes longer than saving a change (without the sync).
-    db_write.__signature__ = inspect.signature(db_write)  # type: ignore[attr-defined]
+    db_write.__signature__ = _ByName(list(inspect.signature(db_write).parameters.values()))  # type: ignore[attr-defined]
 
     def status(**_: Any) -> dict[str, Any]:
         """What the backup holds: version, age of the last change, sizes, health."""
@@ -84,6 +84,27 @@ def register(plugin: Plugin, desk: Desk) -> None:
     plugin.add_method("backup-compact", compact, description="Begin a compaction of the backup now")
     plugin.child_init = init
     plugin.add_subscription("shutdown", shutdown)
+
+
+class _ByName(inspect.Signature):
+    """The signature of a hook whose parameters come by their names.
+
+    pyln-client asks for it at each call, and working it out takes longer than saving a change (without the sync); then
+    it takes the parameters apart by it, in as many steps, only to pass all of them on.
+    """
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        return super().bind(*args, **kwargs) if args else _Named(self, OrderedDict(kwargs))
+
+
+class _Named(inspect.BoundArguments):
+    """Parameters that are passed on as they came; a function misses what is missing by itself."""
+
+    args = ()
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return self.arguments
 
 
 def answer(request: Request, result: dict[str, str]) -> None:
