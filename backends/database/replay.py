@@ -26,7 +26,7 @@ from backends.database.connection import (
     sync,
     words,
 )
-from backends.database.guard import BEGINNINGS, Guard, is_plain
+from backends.database.guard import PLAIN, Guard
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError
 
@@ -41,6 +41,9 @@ _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND int
 
 _LONG = 1000
 """Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
+
+_HUGE = 1 << 20
+"""Characters of a statement that SQLite needs more memory for."""
 
 _HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
@@ -161,11 +164,11 @@ class Replay:
         execute = self._cursor.execute
         for statement in statements:
             try:
-                if len(statement) >= _LONG:
-                    self._execute_long(statement)
-                # Nearly all others pass the first test, which a call would make twice as slow.
-                elif (";" not in statement and statement.startswith(BEGINNINGS)) or is_plain(statement):
-                    execute(statement)  # rows, if it returns any, come after all is done
+                if len(statement) >= _HUGE:
+                    expect(len(statement.encode()))
+                # A plain one, and one only: whatever comes after a semicolon would be another.
+                if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
+                    execute(statement, can_cache=len(statement) < _LONG)  # rows come after all is done: nobody waits
                 else:
                     self._execute_guarded(statement)
             except (apsw.Error, ValueError, OverflowError) as error:
@@ -176,13 +179,6 @@ class Replay:
             self._cursor.execute(_BUMP, (version,))
         except (apsw.Error, OverflowError) as error:
             raise self._failed(_BUMP, error) from error
-
-    def _execute_long(self, statement: str) -> None:
-        expect(len(statement) if statement.isascii() else len(statement.encode()))
-        if is_plain(statement):
-            self._cursor.execute(statement, can_cache=False)
-        else:
-            self._execute_guarded(statement)
 
     def _execute_guarded(self, statement: str) -> None:
         self._connection.set_authorizer(self._guard.may)
