@@ -51,7 +51,7 @@ def _set_up() -> None:
     if apsw.connections():
         return  # somebody else's: all works without, only slower
     apsw.shutdown()
-    with suppress(TypeError):  # before 3.47, APSW cannot say it
+    with suppress(TypeError):  # before 3.54, APSW cannot say it
         apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, *_SLOTS)
     apsw.initialize()
 
