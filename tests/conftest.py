@@ -12,6 +12,9 @@ from tests.standin import History
 with contextlib.suppress(ValueError):  # not the main thread
     # A shell has what it starts in the background ignore Ctrl-C, and every process that a test starts would, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # So does nohup with SIGHUP. A handler stays with this process: what it starts has the default again.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture
