@@ -181,9 +181,10 @@ class Replay:
             raise self._failed(_BUMP, error) from error
 
     def _execute_guarded(self, statement: str) -> None:
+        # Rows are asked for by nobody: Python would make of each value what no limit of SQLite's counts.
         self._connection.set_authorizer(self._guard.may)
-        for _ in self._cursor.execute(statement, can_cache=False):
-            pass
+        self._cursor.execute(statement, can_cache=False)
+        self._cursor.execute("")  # fails when the rows are not those of the last statement of several
         self._connection.set_authorizer(None)
 
     def _commit(self) -> None:

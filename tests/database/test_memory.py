@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from backends.database.connection import MEMORY
-from backends.database.replay import Replay
+from backends.database.replay import Replay, ReplayFailed
 from tests.database.databases import NODE, node, rows
 
 MIB = 1 << 20
@@ -94,6 +94,23 @@ def test_a_short_statement_that_wants_all_memory(tmp_path: Path, statement: str)
     said, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     assert said.startswith("the change with data version 9 wants more memory (over 256 MiB) than")
     assert int(peak) * 1024 < MEMORY + 64 * MIB
+
+
+@needs_proc
+def test_rows_that_a_statement_returns_are_asked_for_by_nobody(tmp_path: Path) -> None:
+    """In Python, this text takes four bytes for each of its characters."""
+    statement = "SELECT printf('%.*c', 80000000, 'x') || '🎉'"
+    command = [sys.executable, "-c", GREED, str(tmp_path / "db"), statement]
+    (peak,) = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    assert int(peak) * 1024 < MEMORY + 64 * MIB
+
+
+def test_nor_are_those_of_several_statements_in_one(tmp_path: Path) -> None:
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(NODE, 7)
+        replay.execute(["INSERT INTO version VALUES (1); INSERT INTO version VALUES (2) RETURNING version; "], 8)
+        with pytest.raises(ReplayFailed, match="remaining sql statements"):
+            replay.execute(["SELECT version FROM version; DELETE FROM version"], 9)
 
 
 def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
