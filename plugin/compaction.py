@@ -32,6 +32,9 @@ RETRY_AFTER = 600.0
 RETRY_AT_LEAST_EVERY = 6 * 3600.0
 """Seconds; each attempt may write a whole snapshot to a stick that wears out, and then fail again."""
 
+_MOST_DOUBLINGS = 16
+"""Far more than lead to that. After a thousand, the number is none that a float can hold."""
+
 HANGS_AFTER = 1800.0
 """Seconds without any processor time after which the compacting process is held to hang (its disk, most likely)."""
 
@@ -136,7 +139,7 @@ class Compaction:
     def _fail(self, backend: Backend, reason: str) -> None:
         self.failure = reason
         backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
-        wait = min(RETRY_AFTER * 2**self._failures, RETRY_AT_LEAST_EVERY)
+        wait = min(RETRY_AFTER * 2 ** min(self._failures, _MOST_DOUBLINGS), RETRY_AT_LEAST_EVERY)
         self._failures += 1
         self._not_before = time.monotonic() + wait
         self._report(
