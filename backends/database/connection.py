@@ -193,6 +193,12 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
             f"{path} was left in the middle of a write and cannot be recovered by reading alone; nothing was written. "
             "Stop the node, then run: backup-cli resync"
         )
+    if isinstance(error, apsw.NoMemError):
+        return BackupError(
+            f"{path} takes more memory to read than there is, or than any node's database does (over "
+            f"{apsw.hard_heap_limit(-1) >> 20} MiB); nothing was replaced. Try it where more memory is free; if it "
+            "fails there too, the database was altered or made by something else: start no node from it"
+        )
     return BackupError(
         f"{path} could not be read or written: {words(error)}; nothing was replaced. "
         "Check the disk and the file's permissions, then try again"

@@ -7,8 +7,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from backends.database import connection
+from backends.database.compare import foreign_key_violations
 from backends.database.connection import MEMORY
 from backends.database.replay import Replay, ReplayFailed
+from backends.errors import BackupError
 from tests.database.databases import NODE, node, rows
 
 MIB = 1 << 20
@@ -111,6 +114,24 @@ def test_nor_are_those_of_several_statements_in_one(tmp_path: Path) -> None:
         replay.execute(["INSERT INTO version VALUES (1); INSERT INTO version VALUES (2) RETURNING version; "], 8)
         with pytest.raises(ReplayFailed, match="remaining sql statements"):
             replay.execute(["SELECT version FROM version; DELETE FROM version"], 9)
+
+
+def test_a_database_that_wants_all_memory_is_not_blamed_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = node(
+        tmp_path / "db",
+        "CREATE TABLE parent (id TEXT PRIMARY KEY)",
+        "CREATE TABLE child (a, b AS (printf('%.*c', a, 'x')) REFERENCES parent (id))",
+        "INSERT INTO child VALUES (50000000)",
+    )
+    monkeypatch.setattr(connection, "MEMORY", 32 * MIB)  # so that less is enough to try it
+    before = apsw.hard_heap_limit(32 * MIB)
+    try:
+        with pytest.raises(BackupError, match=r"takes more memory to read than there is, or .*over 32 MiB"):
+            foreign_key_violations(path)
+    finally:
+        apsw.hard_heap_limit(before)
 
 
 def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
