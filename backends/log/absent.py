@@ -34,6 +34,11 @@ def taken(storage: Storage) -> BackupError:
                 "killed. Nothing was touched. If that is what it is, delete the directory and repeat this; if it may "
                 "be somebody's copy of a backup, choose another name"
             )
+        if MANIFEST not in storage.names():
+            return BackupError(
+                f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of "
+                "its own, which is made with it: choose another name, perhaps one inside of that directory"
+            )
     return BackupError(
         f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that backup "
         "after a restore, use: backup-cli restore --resume"

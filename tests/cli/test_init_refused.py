@@ -103,8 +103,11 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
         "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was made; mount it",
     ),
     "a database that was cut": (cut, "is corrupt"),
-    "the destination exists": (occupied, "is there already, and nothing in it was touched"),
-    "the destination is a backup": (occupied_by_a_backup, "is there already, and nothing in it was touched"),
+    "the destination exists": (occupied, "is there already, and nothing in it was touched; it is no backup"),
+    "the destination is a backup": (
+        occupied_by_a_backup,
+        "is there already, and nothing in it was touched.*go on with that backup",
+    ),
     "the destination is half a backup": (
         occupied_by_an_init_that_was_killed,
         "is there already, but not as a whole backup: it has no manifest.*Nothing was touched",
