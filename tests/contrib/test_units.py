@@ -76,6 +76,12 @@ def test_a_stop_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
     assert unit["Unit"]["StartLimitIntervalSec"] == ["0"]
 
 
+@pytest.mark.parametrize("name", ["lightningd.service", "lightningd.service.d/50-backup.conf"])
+def test_a_compaction_that_memory_ran_out_for_does_not_end_the_node(name: str) -> None:
+    """It offers itself as the first to be killed, and it runs in the node's unit."""
+    assert read(CONTRIB / "systemd" / name)["Service"]["OOMPolicy"] == ["continue"]
+
+
 def test_every_timer_has_its_service() -> None:
     for timer in (path for path in UNITS if path.suffix == ".timer"):
         assert timer.with_suffix(".service") in SERVICES

@@ -194,4 +194,5 @@ def test_where_a_priority_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(os, "nice", refused)
     monkeypatch.setattr(psutil.Process, "ionice", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
     compactor._be_humble()
