@@ -13,8 +13,11 @@ VERSIONS = 1 << 32
 MAX_CHANGE = 1 << 30
 """Bytes of SQL in one change; the largest recorded one has 21 kB."""
 
-_BUMP = re.compile(r"UPDATE vars SET intval = intval \+ 1 WHERE name = 'data_version' AND intval = (\d+);?\s*\Z")
-_FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE)
+_BUMP = re.compile(
+    r"UPDATE vars SET intval = intval \+ 1 WHERE name = 'data_version' AND intval = (\d{1,10});?\s*\Z",
+    re.ASCII,  # other digits and blanks are none to SQLite
+)
+_FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 
 
 class Change:

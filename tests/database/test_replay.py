@@ -260,6 +260,22 @@ def test_what_is_no_text(tmp_path: Path) -> None:
             replay.execute(["CREATE TABLE IF NOT EXISTS t (x)", statement])
 
 
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "7\u00a0", "\u0667"], ids=["endless", "a blank of Unicode's", "an Arabic seven"]
+)
+def test_what_only_looks_like_the_bump(tmp_path: Path, number: str) -> None:
+    """To SQLite the first is a number that no version has, and the others are none."""
+    statement = f"UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {number}"
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(NODE, 7)
+        if number.isascii():
+            replay.execute([statement], 8)
+            assert replay.finish().data_version == 7
+        else:
+            with pytest.raises(ReplayFailed, match="data version 8 cannot be executed"):
+                replay.execute([statement], 8)
+
+
 def test_a_violation_that_shows_only_at_the_commit(tmp_path: Path) -> None:
     deferred = "CREATE TABLE c (p REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)"
     with Replay(tmp_path / "db") as replay:
