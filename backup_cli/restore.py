@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -16,7 +17,7 @@ from backends.base import Backend, Standing
 from backends.database.rebuild import Rebuilt, rebuild
 from backends.database.settled import settled
 from backends.database.source import inspect
-from backends.errors import BackupError
+from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.handover import hand_over
@@ -127,6 +128,8 @@ def _refuse_inside(directory: Path) -> None:
     """A database among a backup's own files would be taken for one of them."""
     try:
         backend_for(directory.as_uri()).identify()
+    except (Damaged, FromTheFuture):
+        pass  # it is one all the same
     except (BackupError, OSError):
         return
     raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
@@ -215,7 +218,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
     name = f".{target.name}.restoring-"
     for left in target.parent.glob(f"{glob.escape(name)}*"):
         pid = left.name.removeprefix(name)
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if re.fullmatch("[0-9]{1,9}", pid) and not psutil.pid_exists(int(pid)):
             _remove(left)
     temporary = target.with_name(f"{name}{os.getpid()}")
     try:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from backends.base import Standing
 from backends.change import VERSIONS, Change, bumped_from, foreign_keys_setting
+from backends.database.guard import never_replayed
 
 WRAP_WINDOW = 1 << 16
 """How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
@@ -46,7 +47,7 @@ def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
     `doubt` says why the database may not hold what the backup holds although their versions agree; None when it is
     known to: later calls of one session, or a database file that nobody touched since.
     """
-    unreadable = None if change.advances else _why_unreadable(change)
+    unreadable = _why_unreplayable(change) if change.advances else _why_unreadable(change)
     if unreadable is not None:
         return Decision(Do.REFUSE, unreadable)
     database = change.database_stood_at
@@ -62,6 +63,17 @@ def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
         f"{-distance} change(s), or is an old copy. A node that runs from it can lose every channel. Nothing was "
         f"changed. Stop lightningd, keep this database aside, and bring back the newest state with: {RESTORE}",
+    )
+
+
+def _why_unreplayable(change: Change) -> str | None:
+    """Nothing may be acknowledged that a restore would refuse."""
+    unknown = never_replayed(change.statements)
+    if unknown is None:
+        return None
+    return (
+        f"lightningd sent a statement that this release does not know ({unknown[:120]}), so a restore would fail. "
+        "Nothing was saved and nothing committed; update lightningd-backup"
     )
 
 
@@ -83,7 +95,7 @@ def _why_unreadable(change: Change) -> str | None:
             f"lightningd sent a PRAGMA that this release does not know ({last[:120]}), so a restore might go wrong. "
             "Nothing was saved and nothing committed; update lightningd-backup"
         )
-    return None
+    return None if lone_pragma else _why_unreplayable(change)
 
 
 def _distance(backup: int, database: int) -> int:

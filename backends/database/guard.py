@@ -5,6 +5,9 @@ nothing attached (`connect`), so that a statement on tables can do no more than 
 every action of all others; and `Guard` ends a change that runs on and on.
 """
 
+import re
+from collections.abc import Iterable
+
 import apsw
 
 from backends.database.connection import STEPS_BETWEEN_CALLS
@@ -53,17 +56,33 @@ Nearly all are so. Asking `Guard` about each column of each of them would take a
 """
 
 
+_NEVER_REPLAYED = re.compile(
+    r"\s*(PRAGMA(?!\s+foreign_keys\b)|ATTACH|DETACH|VACUUM|BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE"
+    r"|CREATE\s+(VIRTUAL|TEMP|TEMPORARY))\b",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def never_replayed(statements: Iterable[str]) -> str | None:
+    """The first of a change's statements that `Guard` would surely refuse when the backup is restored."""
+    for statement in statements:
+        if not statement.startswith(PLAIN) and _NEVER_REPLAYED.match(statement):
+            return statement
+    return None
+
+
 class Guard:
     """Answers SQLite's questions, and remembers in words what it refused."""
 
     def __init__(self) -> None:
         self.refused: str | None = None
         self._calls = 0
+        self._alone = False
 
-    def begin_change(self) -> None:
-        """From here on a new change is executed."""
+    def begin_change(self, *, alone: bool = False) -> None:
+        """From here on a new change is executed, of one statement `alone` or of several."""
         self.refused = None
-        self._calls = 0
+        self._calls, self._alone = 0, alone
 
     def too_long(self) -> bool:
         """SQLite's progress handler, called each `STEPS_BETWEEN_CALLS` steps of one statement."""
@@ -79,6 +98,8 @@ class Guard:
             return apsw.SQLITE_OK
         if action == apsw.SQLITE_FUNCTION and second not in _NO_NODE_CALLS:
             return apsw.SQLITE_OK
+        if action == apsw.SQLITE_PRAGMA and first == "foreign_keys" and not self._alone:
+            return apsw.SQLITE_OK  # in a transaction it has no effect, as it had none at the node
         if action == apsw.SQLITE_PRAGMA and first == "quick_check":
             return apsw.SQLITE_OK  # asked by SQLite itself, for an ALTER TABLE of a STRICT table
         name = str(apsw.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_")

@@ -120,7 +120,8 @@ class Replay:
             self.foreign_keys = setting
             return
         bump = bumped_from(statements[-1]) if statements else None
-        self._execute_change(statements if bump is None else statements[:-1], bump)
+        alone = len(statements) == 1
+        self._execute_change(statements if bump is None else statements[:-1], bump, alone=alone)
 
     def finish(self, *, durable: bool = True) -> DatabaseState:
         """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
@@ -146,11 +147,11 @@ class Replay:
         """Let go of the file, finished or not; a second time does nothing."""
         self._connection.close(True)
 
-    def _execute_change(self, statements: Iterable[str], bump: int | None) -> None:
+    def _execute_change(self, statements: Iterable[str], bump: int | None, *, alone: bool = False) -> None:
         """The statements, and then the bump from that version."""
         if not self._changes:
             self._cursor.execute("BEGIN")
-        self._guard.begin_change()
+        self._guard.begin_change(alone=alone)
         self._execute_all(statements)
         if bump is not None:
             self._execute_bump(bump)

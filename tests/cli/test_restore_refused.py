@@ -44,6 +44,17 @@ def test_a_directory_that_holds_several(lived: World, place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.parametrize("manifest", [None, b"torn", b'{"lightningd-backup": 99}'])
+def test_into_a_backup(lived: World, manifest: bytes | None) -> None:
+    other = lived.backup.with_name("other.bkp")
+    shutil.copytree(lived.backup, other)
+    if manifest is not None:
+        (other / "manifest").write_bytes(manifest)
+    before = tree(lived.root)
+    assert_refused(backup_cli("restore", lived.url, other), "is a backup itself, so nothing was restored there")
+    assert tree(lived.root) == before
+
+
 def test_into_the_backup_itself(lived: World) -> None:
     before = tree(lived.backup)
     for dest in (lived.backup, lived.backup / "restored.sqlite3"):

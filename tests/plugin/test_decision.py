@@ -1,12 +1,16 @@
 """What a call means: the whole table of what lightningd does, and what must hold for any call at all."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Standing
 from backends.change import VERSIONS, Change
+from backends.database.replay import Replay, ReplayFailed
 from plugin.decision import WRAP_WINDOW, Decision, Do, decide
+from tests.database.databases import NODE
 from tests.standin.calls import bump
 
 LAST = VERSIONS - 1
@@ -169,6 +173,41 @@ def test_a_pragma_that_nobody_knows(text: str) -> None:
     decision = decide(standing(5), pragma(5, text), None)
     assert decision.do is Do.REFUSE
     assert "PRAGMA that this release does not know" in decision.why
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "PRAGMA journal_mode = WAL", " pragma user_version = 3;", "VACUUM", "vacuum INTO 'x'", "ATTACH 'x' AS y",
+        "SAVEPOINT s", "COMMIT;", "CREATE TEMP TABLE x (y)", "CREATE  VIRTUAL TABLE x USING fts5(y)",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("bumps", [True, False])
+def test_nothing_is_acknowledged_that_a_restore_would_refuse(tmp_path: Path, statement: str, bumps: bool) -> None:
+    """It would be in a backup that looks whole, and nobody would know before the day that it is needed."""
+    change = Change(6, ["CREATE TABLE x (y)", statement, *([bump(6)] if bumps else ["DROP TABLE x"])])
+    decision = decide(standing(change.database_stood_at), change, None)
+    assert decision.do is Do.REFUSE
+    assert f"a statement that this release does not know ({statement})" in decision.why
+    with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed):
+        replay.execute([*NODE, statement])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "REPLACE INTO x VALUES (1)", "WITH n AS (SELECT 1) DELETE FROM x", "create view v as select 1", "ANALYZE",
+        "-- of a later release\nDELETE FROM x", "REINDEX x", "PRAGMA foreign_keys = OFF;", "CREATE TABLE temp_x (y)",
+        "CREATE TRIGGER r AFTER INSERT ON x BEGIN SELECT 1; END",
+    ],
+)  # fmt: skip
+def test_what_a_restore_can_do_is_acknowledged(tmp_path: Path, statement: str) -> None:
+    change = Change(6, ["CREATE TABLE x (y)", statement, bump(6)])
+    assert decided(5, change) is Do.APPEND
+    with Replay(tmp_path / "db") as replay:
+        replay.execute([*NODE, *change.statements[:-1]])
+        assert replay.foreign_keys  # as at the node: in a transaction the PRAGMA has no effect
+        replay.finish()
 
 
 @pytest.mark.parametrize("to", [0, 4, 5, 7, LAST])
