@@ -88,6 +88,10 @@ class Backend(ABC):
     def warnings(self, node_directory: Path) -> list[str]:
         """What a person should know about this destination for that node, a sentence each."""
 
+    def unwritable(self) -> str | None:
+        """Why this user could save nothing here, asked without writing; None when nothing is known against it."""
+        return None
+
     def lasting_url(self, url: str) -> str:
         """What backup.lock should name: `url`, with what tells this destination from another in its place."""
         return url

@@ -49,7 +49,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
                 "another node, or was made anew; put the right one back, or run: backup-cli init",
             )
             return
-        seen, advice = backend.status(settings.url), backend.warnings(directory)
+        seen, advice, closed = backend.status(settings.url), backend.warnings(directory), backend.unwritable()
     except BackupError as error:
         yield problem("destination", str(error))
         return
@@ -62,6 +62,8 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         last = age(time.time() - seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
         yield from _compare(directory, seen)
+    if closed is not None:
+        yield problem("destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}")
     for line in advice:
         yield warning("disk", line)
     if not advice:

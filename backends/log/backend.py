@@ -74,6 +74,10 @@ class LogBackend(Backend):
             ]
         return []
 
+    def unwritable(self) -> str | None:
+        with self._reaching():
+            return self.storage.unwritable()
+
     def found(self) -> list[str]:
         with self._reaching():
             return self.storage.about()

@@ -129,6 +129,10 @@ class Storage(ABC):
         """Whether one dead disk of this machine may take this place and what lies at `path` with it."""
         return False
 
+    def unwritable(self) -> str | None:
+        """Why this user could write nothing here, asked without writing; None when nothing is known against it."""
+        return None
+
     def about(self) -> list[str]:
         """What this place is, a short line each, e.g. its filesystem and where it is mounted."""
         return []

@@ -125,6 +125,9 @@ class FoundStorage(Storage):
     def shares_disk_with(self, path: Path) -> bool:
         return self._storage.shares_disk_with(path)
 
+    def unwritable(self) -> str | None:
+        return self._storage.unwritable()
+
     def directories_with(self, name: str) -> list[str]:
         return self._storage.directories_with(name)
 

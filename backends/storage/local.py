@@ -127,6 +127,16 @@ class LocalStorage(Storage):
         here = self._path if self._path.exists() else self._path.parent
         return here.stat().st_dev == path.stat().st_dev or bool(disks_of(here) & disks_of(path))
 
+    def unwritable(self) -> str | None:
+        if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+            return (
+                f"{mount_of(self._path).describe()} is mounted read-only. Mount it writable; if it was, the kernel has "
+                "found errors on it (dmesg shows them), and another disk is due"
+            )
+        if not os.access(self._path, os.W_OK | os.X_OK):
+            return f"{self._path} may not be written by this user. Give it to the one that lightningd runs as (chown)"
+        return None
+
     def directories_with(self, name: str) -> list[str]:
         """Links, hidden directories and those that may not be looked into are left out."""
         plain_name(name)

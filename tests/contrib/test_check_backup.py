@@ -35,6 +35,19 @@ def test_the_lock_and_the_destination(node: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_destination_that_is_read_only(node: Path, tmp_path: Path) -> None:
+    """As a stick is after an error. It can be read, so everything else looks well, and the node would stop."""
+    backup = tmp_path / "lightning.bkp"
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", backup, backup]).returncode:
+        pytest.skip("needs root, to mount the destination read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", backup], check=True)
+        assert "is mounted read-only. Mount it writable" in the_problem(node)
+    finally:
+        subprocess.run(["umount", backup], check=True)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_damaged_backup(node: Path, tmp_path: Path) -> None:
     (tmp_path / "lightning.bkp" / "manifest").write_bytes(b"\0" * 100)
     assert "damaged" in the_problem(node)
