@@ -9,7 +9,7 @@ import click
 
 from backends import backend_for
 from backends.base import Backend
-from backends.errors import BackupError, NotABackup
+from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import DEFAULT_DIRECTORY, network_directory
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
@@ -49,6 +49,7 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
     backend = backend_for(url)
     place = parse_url(url)
     if place.scheme in ("file", "nfs") and place.host in ("", "localhost") and _is_file(place.local_path):
+        _refuse_unreadable(place.local_path)
         raise NotABackup(
             f"{place.local_path} is a file, and a backup is a directory. Nothing was changed; name the directory that "
             "holds the file called manifest, or the one above it. Should it be a file of the older backup plugin: name "
@@ -74,6 +75,19 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False  # the backend will say what is wrong there
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """A file whose first bytes nobody could read must not be called damaged."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise Unreachable(
+            f"{path} is a file that cannot be read: {error.strerror}; nothing was changed. If it is one of the older "
+            "backup plugin, run this as the user that lightningd runs as, or give it to this user with chown; if its "
+            "disk is dying, copy what can still be read to another one first (ddrescue)"
+        ) from None
 
 
 def free_name(path: Path, infix: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.same import differences
-from tests.end_to_end.world import World, backup_cli, tree
+from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
 from tests.older.written import Written, written
 from tests.standin import Call, History, read_recording
 
@@ -54,6 +54,15 @@ def test_a_damaged_file_is_not_restored(world: World, old: Path) -> None:
     assert f"is {calls[-2].data_version}" in said.text
     (world.root / "backup.pid").unlink(missing_ok=True)
     assert tree(world.root) == before
+
+
+def test_a_file_that_this_user_may_not_read_is_not_called_damaged(world: World, old: Path) -> None:
+    written(lived(world)).save(old)
+    old.chmod(0)
+    said = spawned(*as_mortal(), *command("restore", old.as_uri(), world.root / "restored.sqlite3"))
+    assert said.code == 1, said
+    assert f"{old} is a file that cannot be read: Permission denied; nothing was changed" in said.err
+    assert "damaged" not in said.err
 
 
 def test_an_old_version_to_look_at(world: World, old: Path) -> None:
