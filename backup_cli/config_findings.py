@@ -145,7 +145,14 @@ def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
         )
         return
     main, _, replica = rest.partition(":")
-    if (config.directory / main).resolve() != expected.resolve():
+    if replica and (config.directory / replica).resolve() == expected.resolve():
+        yield problem(
+            "wallet",
+            f"{setting.where} names {expected} as the replica only, which lightningd overwrites, and {main} as the "
+            f"database, which this plugin does not look after: stop the node, move {expected} aside, move {main} "
+            f"there, and write: wallet=sqlite3://{expected} (with another path after it, should there be a replica)",
+        )
+    elif (config.directory / main).resolve() != expected.resolve():
         yield problem(
             "wallet",
             f"{setting.where} names the database {config.directory / main}, and this plugin looks after {expected}: "

@@ -177,6 +177,10 @@ def test_wallets(node: Path, plugin: Path) -> None:
     assert "(postgres)" in line and "secret" not in line
     with_wallet("sqlite3:///srv/other.sqlite3:/mnt/replica")
     assert f"wallet=sqlite3://{node}/lightningd.sqlite3:/mnt/replica" in the_problem(node)
+    with_wallet(f"sqlite3:///srv/main.sqlite3:{node}/lightningd.sqlite3")
+    line = the_problem(node)
+    assert "as the replica only" in line
+    assert f"wallet=sqlite3://{node}/lightningd.sqlite3 (" in line, "one file is never its own replica"
 
 
 @pytest.mark.usefixtures("quick")
