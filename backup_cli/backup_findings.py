@@ -16,6 +16,7 @@ from backends.node.witness import read_witness
 from backends.status import Status
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
+from backup_cli.older import refuse_older_lock
 from backup_cli.waiting import answered
 
 FRESH = 120.0
@@ -26,6 +27,7 @@ def look_at_backup(directory: Path) -> Iterator[Finding]:
     """Whether this node's backup is named, there, its own, in order, and where the node stands."""
     try:
         settings = read_settings(directory)
+        refuse_older_lock(directory, settings)
     except BackupError as error:
         yield problem("backup.lock", str(error))
         return

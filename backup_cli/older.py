@@ -6,13 +6,26 @@ from pathlib import Path
 
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
-from backends.older import OlderBackup, rebuild_older
+from backends.node.lockfile import LOCK_FILE, Settings
+from backends.older import OlderBackup, older_backup_at, rebuild_older
 from backup_cli.console import age, moment, progress, say, size, warn
 
 CANNOT_RESUME = (
     "no node can go on with a backup of the older plugin, so --resume has no meaning; nothing was restored. Restore "
     "without it, then make a new backup with: backup-cli init"
 )
+
+
+def refuse_older_lock(directory: Path, settings: Settings) -> None:
+    """BackupError when the node's backup.lock still names the older plugin's file, or its server."""
+    if settings.backup_id is not None:
+        return  # no lock of the older plugin's names one
+    if settings.url.startswith("socket:") or older_backup_at(settings.url) is not None:
+        raise BackupError(
+            f"{directory / LOCK_FILE} is of the older backup plugin and names {settings.url}, which no node can go on "
+            "with under this one. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL "
+            "(docs/migrating.md)"
+        )
 
 
 def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | None = None) -> Rebuilt:

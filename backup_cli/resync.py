@@ -16,6 +16,7 @@ from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
+from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory
 from backup_cli.waiting import answered
 
@@ -31,6 +32,7 @@ def resync(lightning_dir: Path) -> None:
     directory = node_directory(lightning_dir)
     refuse_if_running(directory)
     settings = read_settings(directory)
+    refuse_older_lock(directory, settings)
     database = database_path(directory)
     if not database.exists() or database.stat().st_size == 0:
         raise BackupError(

@@ -129,7 +129,7 @@ class Guard:
                 raise
             raise BackupError(
                 f"{self.directory / LOCK_FILE} is of the older backup plugin, and what it names is no backup of this "
-                f"one: {error} Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
+                f"one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
             ) from error
 
     def _new_session(self, backend: Backend, backup_id: str) -> str:

@@ -1,5 +1,6 @@
 """`backup-cli check-config`: what it says about the backup, and about a node that runs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from backends.node.lockfile import read_settings, write_settings
 from backends.node.witness import Witness, write_witness
 from backup_cli.node_config import read_config
+from tests.cli.outcome import assert_refused
 from tests.contrib.checking import check, configure, the_problem
+from tests.end_to_end.world import backup_cli
 
 # The backup
 
@@ -45,6 +48,17 @@ def test_a_destination_that_is_read_only(node: Path, tmp_path: Path) -> None:
         assert "is mounted read-only. Mount it writable" in the_problem(node)
     finally:
         subprocess.run(["umount", backup], check=True)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("url", ["file://{}/file.bkp", "socket:nas:8700"])
+def test_a_lock_of_the_older_plugin(node: Path, tmp_path: Path, url: str) -> None:
+    url = url.format(tmp_path)
+    (tmp_path / "file.bkp").write_bytes(b"\0\0\0\1" + bytes(508))
+    (node / "backup.lock").write_text(json.dumps({"backend_url": url}))
+    line = the_problem(node)
+    assert f"is of the older backup plugin and names {url}" in line and "run: backup-cli init URL, with a new" in line
+    assert_refused(backup_cli("resync", "--lightning-dir", node), "run: backup-cli init URL, with a new URL")
 
 
 @pytest.mark.usefixtures("quick")
