@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import click
 
 from backends import backend_for
@@ -108,6 +109,11 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
                 latencies.append(player.play(call))
                 show(number + 1, len(calls))
         player.stop()
+    except apsw.Error as error:
+        raise BackupError(
+            f"the recorded node's own database in {node.parent.parent} could not be written: {error}. That says nothing "
+            "of the destination; free some space there, or name another directory with TMPDIR, then try again"
+        ) from error
     finally:
         player.kill()
     return latencies

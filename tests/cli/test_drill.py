@@ -85,6 +85,21 @@ def test_at_a_destination_that_is_too_small(tmp_path: Path, scratch: Path) -> No
         subprocess.run(["umount", disk], check=True)
 
 
+def test_without_room_for_the_recorded_node(tmp_path: Path, scratch: Path) -> None:
+    """What is full is not the destination, and nobody should buy another one because of it."""
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", scratch]).returncode:
+        pytest.skip("needs root, to mount a small filesystem")
+    destination = tmp_path / "disk"
+    destination.mkdir()
+    try:
+        said = spawned(*command("drill", destination.as_uri()), environment={"TMPDIR": str(scratch)})
+        assert_refused(said, f"own database in {scratch} could not be written: .*is full.*TMPDIR")
+        assert list(scratch.iterdir()) == []
+    finally:
+        subprocess.run(["umount", scratch], check=True)
+    assert list(destination.iterdir()) == []
+
+
 def test_a_path_is_no_url(tmp_path: Path) -> None:
     """What it says to type is the destination, without the drill's own directory."""
     assert_refused(backup_cli("drill", tmp_path), f"for instance: {tmp_path.as_uri()}\n", code=2)
