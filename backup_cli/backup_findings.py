@@ -65,7 +65,9 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
         yield from _compare(directory, seen)
     if closed is not None:
-        yield problem("destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}")
+        yield problem(
+            "destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}"
+        )
     for line in advice:
         yield warning("disk", line)
     if not advice:

@@ -111,8 +111,8 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
         player.stop()
     except apsw.Error as error:
         raise BackupError(
-            f"the recorded node's own database in {node.parent.parent} could not be written: {error}. That says nothing "
-            "of the destination; free some space there, or name another directory with TMPDIR, then try again"
+            f"the recorded node's own database in {node.parent.parent} could not be written: {error}. That says "
+            "nothing of the destination; free some space there, or name another directory with TMPDIR, then try again"
         ) from error
     finally:
         player.kill()
