@@ -11,6 +11,7 @@ from backup_cli.config_findings import (
     look_at_files,
     look_at_network,
     look_at_notify,
+    look_at_owners,
     look_at_plugin,
     look_at_secret,
     look_at_wallet,
@@ -57,5 +58,6 @@ def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
         yield from look_at_plugin(config)
         yield from look_at_wallet(config)
         yield from look_at_secret(config)
+        yield from look_at_owners(config)
         yield from look_at_notify(config)
     yield from look_at_backup(directory)

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +11,11 @@ from pathlib import Path
 import psutil
 
 from backends.errors import BackupError
-from backends.node.directory import NETWORKS, database_path
+from backends.node.directory import DATABASE, NETWORKS, database_path
+from backends.node.lockfile import LOCK_FILE
+from backends.node.session import SESSION_FILE
+from backends.node.witness import WITNESS_FILE
+from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine, Setting
@@ -19,6 +24,19 @@ from backup_cli.probe import PATIENCE, ask_for_manifest
 PLUGIN = "lightningd-backup"
 OLDER_PLUGIN = "backup.py"
 NOTIFY_FILE = "backup.notify"
+
+OWN_FILES = (
+    *(DATABASE + suffix for suffix in ("", "-journal", "-wal", "-shm")),
+    "hsm_secret",
+    LOCK_FILE,
+    WRITER_LOCK_FILE,
+    WITNESS_FILE,
+    SESSION_FILE,
+)
+"""What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
+
+SECRET_SIZE = 32
+"""Bytes of the smallest `hsm_secret`, the plain one; encrypted ones and those made of words have more."""
 
 SLOW_START = 20.0
 """Seconds to a manifest from which on lightningd's patience is worth a thought."""
@@ -38,7 +56,8 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
     if owner != os.geteuid():
         yield warning(
             "user",
-            f"{config.directory} belongs to another user; run this as that one: sudo -u {_name(owner)} backup-cli …",
+            f"{config.directory} belongs to another user; run this as that one: "
+            f"sudo -u {_for_sudo(owner)} backup-cli …",
         )
 
 
@@ -185,14 +204,42 @@ def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
         yield warning("hsm_secret", f"{secret} cannot be looked at ({error.strerror})")
         return
     mode = stat.S_IMODE(status.st_mode)
-    if status.st_size == 0:
-        yield problem("hsm_secret", f"{secret} is empty; copy it back from where you keep it before you start the node")
+    if not stat.S_ISREG(status.st_mode):
+        yield problem("hsm_secret", f"{secret} is no file; {_COPY_IT_BACK}")
+    elif status.st_size < SECRET_SIZE:
+        what = f"has only {status.st_size} bytes, and no whole one has less than {SECRET_SIZE}"
+        yield problem("hsm_secret", f"{secret} {what if status.st_size else 'is empty'}; {_COPY_IT_BACK}")
+    elif not mode & stat.S_IRUSR:
+        yield problem("hsm_secret", f"not even its owner may read it (mode {mode:04o}): chmod 400 {secret}")
     elif mode & 0o077:
         yield problem(
             "hsm_secret", f"other users may get at it (mode {mode:04o}), and with it at all funds: chmod 400 {secret}"
         )
     else:
         yield ok("hsm_secret", f"mode {mode:04o}; keep a copy of it elsewhere, no backup of ours holds it")
+
+
+_COPY_IT_BACK = "copy it back from where you keep it before you start the node"
+
+
+def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
+    """What root has restored or copied into the node's directory is root's, and lightningd cannot open it."""
+    owner = config.directory.stat().st_uid
+    if config.pid is not None:
+        with suppress(psutil.Error):
+            owner = psutil.Process(config.pid).uids().effective
+    foreign = []
+    for name in OWN_FILES:
+        with suppress(OSError):
+            if (config.directory / name).stat().st_uid != owner:
+                foreign.append(config.directory / name)
+    if foreign and owner != 0:
+        yield problem(
+            "owner",
+            f"{', '.join(path.name for path in foreign)} in {config.directory} belong to another user than the node's, "
+            f"{_name(owner)}, which cannot open them and will not start: "
+            f"sudo chown {_name(owner)}: {shlex.join(str(path) for path in foreign)}",
+        )
 
 
 def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
@@ -216,4 +263,10 @@ def _name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"#{uid}"
+        return str(uid)
+
+
+def _for_sudo(uid: int) -> str:
+    """A user without a name is a number behind a sign that a shell would take for a comment."""
+    name = _name(uid)
+    return f"'#{uid}'" if name == str(uid) else name
