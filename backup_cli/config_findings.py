@@ -1,7 +1,6 @@
 """What lightningd's configuration says about the node's protection: plugin, wallet, and the node's own files."""
 
 import os
-import pwd
 import shlex
 import stat
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine, Setting
+from backup_cli.options import user_name
 from backup_cli.probe import PATIENCE, ask_for_manifest
 
 PLUGIN = "lightningd-backup"
@@ -237,8 +237,8 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
         yield problem(
             "owner",
             f"{', '.join(path.name for path in foreign)} in {config.directory} belong to another user than the node's, "
-            f"{_name(owner)}, which cannot open them and will not start: "
-            f"sudo chown {_name(owner)}: {shlex.join(str(path) for path in foreign)}",
+            f"{user_name(owner)}, which cannot open them and will not start: "
+            f"sudo chown {user_name(owner)}: {shlex.join(str(path) for path in foreign)}",
         )
 
 
@@ -259,14 +259,7 @@ def _file_to_edit(config: NodeConfig) -> Path:
     return config.files[0] if config.files else config.directory.parent / "config"
 
 
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _for_sudo(uid: int) -> str:
     """A user without a name is a number behind a sign that a shell would take for a comment."""
-    name = _name(uid)
+    name = user_name(uid)
     return f"'#{uid}'" if name == str(uid) else name

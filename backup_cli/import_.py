@@ -19,7 +19,7 @@ from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.init import plugin_path
-from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
 from backup_cli.verify import scratch_place
 
 BETTER_SOURCE = (
@@ -61,7 +61,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, scratch: Path | None
                 with removed_on_failure(backend):
                     aside = set_old_lock_aside(directory)
                     hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
-            _tell_node(backend, directory, aside)
+            _tell_node(backend, url, directory, aside)
 
 
 def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | None, database: Path | None) -> Standing:
@@ -127,11 +127,12 @@ _WHICH = (
 )
 
 
-def _tell_node(backend: Backend, directory: Path, aside: Path | None) -> None:
+def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) -> None:
     for line in backend.warnings(directory):
         warn(line)
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
+    warn_of_root(directory, url)
     say("The node's database holds exactly the same, and goes on with the new backup.")
     say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")

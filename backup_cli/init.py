@@ -24,7 +24,7 @@ from backends.node.handover import hand_over
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
-from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
 from backup_cli.waiting import answered
@@ -56,6 +56,7 @@ def init(lightning_dir: Path, url: str) -> None:
         say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
+    warn_of_root(directory, url)
     say("Now add this line to lightningd's config file, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")
 

@@ -1,5 +1,8 @@
 """Arguments that several commands share."""
 
+import os
+import pwd
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,10 +13,11 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.errors import BackupError, NotABackup, Unreachable
-from backends.node.directory import DEFAULT_DIRECTORY, network_directory
+from backends.node.directory import DATABASE, DEFAULT_DIRECTORY, NETWORKS, network_directory
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import parse_url
+from backup_cli.console import warn
 from backup_cli.waiting import answered
 
 lightning_dir = click.option(
@@ -121,3 +125,44 @@ def removed_on_failure(backend: Backend) -> Iterator[None]:
         with suppress(BackupError):
             backend.remove()
         raise
+
+
+def chown_needed(place: Path, *written: Path) -> str | None:
+    """What root must type after making `written` for a node in `place`, another user's directory; else None.
+
+    What root makes is for root alone, and lightningd would not start with it. It names what is root's there, too.
+    """
+    owner = place.stat().st_uid
+    made = owner == 0 and place.name in NETWORKS  # a moment ago, perhaps
+    if made:
+        owner = place.parent.stat().st_uid
+    if os.geteuid() != 0 or owner == 0:
+        return None
+    ours = [path for name in (DATABASE, "backup.") for path in place.glob(f"{name}*") if path.lstat().st_uid == 0]
+    elsewhere = [path for path in written if path.parent != place or not made]
+    paths = ([place] if made else sorted(ours)) + elsewhere
+    return f"chown -R {user_name(owner)}: {shlex.join(dict.fromkeys(str(path) for path in paths))}"
+
+
+def local_directory(url: str) -> list[Path]:
+    """Where a backup lies on a mounted filesystem, if the URL says that."""
+    place = parse_url(url)
+    return [place.local_path] if place.scheme in ("file", "nfs") and place.host in ("", "localhost") else []
+
+
+def warn_of_root(place: Path, url: str) -> None:
+    """After root has made or changed the backup of a node that runs as another user."""
+    command = chown_needed(place, *local_directory(url))
+    if command is not None:
+        warn(
+            "this was done as root, and the node's user could open neither its own files nor the backup. Before you "
+            f"start lightningd: {command}" + ("" if local_directory(url) else ", and give it the backup, too")
+        )
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

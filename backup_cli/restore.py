@@ -28,7 +28,7 @@ from backends.older import older_backup_at
 from backends.older.file import ahead
 from backup_cli.console import progress, warn
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import existing_backup, free_name, set_old_lock_aside, url_argument
+from backup_cli.options import chown_needed, existing_backup, free_name, set_old_lock_aside, url_argument
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_rules, tell_summary
 
 COMPANIONS = ("", "-journal", "-wal", "-shm")
@@ -86,7 +86,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     tell_summary(target, rebuilt, aside, older is not None)
     if to_version is None:
         has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
-        tell_rules(url, resume, older is not None, has_one)
+        tell_rules(url, resume, older is not None, has_one, chown_needed(target.parent, target))
     else:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
 

@@ -42,7 +42,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     click.echo(str(target))
 
 
-def tell_rules(url: str, resume: bool, older: bool, has_one: bool) -> None:
+def tell_rules(url: str, resume: bool, older: bool, has_one: bool, chown: str | None) -> None:
     """What must be so before lightningd is started."""
     say(
         "\nBefore you start lightningd:\n"
@@ -50,6 +50,8 @@ def tell_rules(url: str, resume: bool, older: bool, has_one: bool) -> None:
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
         "  - Never start from an older copy than this one: a peer may punish it and take everything."
     )
+    if chown is not None:
+        say(f"  - This was done as root, and the node's user cannot open what root has restored: {chown}")
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
     elif has_one:

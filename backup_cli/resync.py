@@ -17,7 +17,7 @@ from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
 from backup_cli.older import refuse_older_lock
-from backup_cli.options import lightning_dir, node_directory
+from backup_cli.options import lightning_dir, node_directory, warn_of_root
 from backup_cli.waiting import answered
 
 
@@ -61,6 +61,7 @@ def resync(lightning_dir: Path) -> None:
             standing = backend.standing
             backend.close()
         bear_witness(directory, backup_id, standing)
+    warn_of_root(directory, settings.url)
     say(f"The backup at {settings.url} holds the database as it is now, version {standing.data_version}.")
 
 
