@@ -37,6 +37,11 @@ def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | No
         _tell_plan(older, target, to_version)
         with progress("Restoring") as show:
             rebuilt = rebuild_older(older, temporary, show, to_version=to_version)
+        if to_version is None and rebuilt.data_version != older.named_version:
+            warn(
+                f"the file's header, which is written last, names version {older.named_version}; the whole changes "
+                f"after it reach version {rebuilt.data_version}, and all of them count"
+            )
         for remark in older.remarks():
             warn(remark)
     if rebuilt.state.empty:

@@ -45,6 +45,17 @@ def test_what_was_repaired_is_told(world: World, old: Path) -> None:
     assert differences(world.root / "restored.sqlite3", world.database) == []
 
 
+def test_a_version_that_the_plan_could_not_know_is_explained(world: World, old: Path) -> None:
+    """The plan names the header's version, before the file was read."""
+    calls = lived(world)
+    written(calls[:-2]).change(*calls[-2:], dies_before_header=True).save(old)
+    said = backup_cli("restore", old.as_uri(), world.root / "restored.sqlite3")
+    assert said.code == 0
+    last = calls[-1].data_version
+    assert f"names version {last - 2}; the whole changes after it reach version {last}, and all of them" in said.err
+    assert differences(world.root / "restored.sqlite3", world.database) == []
+
+
 def test_a_damaged_file_is_not_restored(world: World, old: Path) -> None:
     calls = lived(world)
     old.write_bytes(written(calls).data()[:-1])
