@@ -1,5 +1,7 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
+import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from backends.base import Backend
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backup_cli.console import progress, say, size, warn
-from backup_cli.options import existing_backup, url_argument
+from backup_cli.options import existing_backup, local_directory, url_argument, user_name
 from backup_cli.verify import scratch_place
 
 
@@ -38,7 +40,19 @@ def compact(url: str, scratch: Path | None) -> None:
         after = backend.sizes()
     finally:
         backend.close()
+    _warn_of_root(url)
     say(f"{url}: {size(before.snapshot + before.segments)} before, {size(after.snapshot + after.segments)} after")
+
+
+def _warn_of_root(url: str) -> None:
+    """What root has made in another user's backup is closed to lightningd."""
+    for place in local_directory(url):
+        owner = place.stat().st_uid
+        if os.geteuid() == 0 and owner != 0:
+            warn(
+                "this was done as root, and the node's user cannot open what is new. Before you start lightningd: "
+                f"chown -R {user_name(owner)}: {shlex.quote(str(place))}"
+            )
 
 
 def _refuse_if_written(url: str, backend: Backend) -> None:

@@ -1,6 +1,7 @@
 """`backup-cli status` tells and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
 
 import json
+import os
 import time
 
 import pytest
@@ -89,6 +90,15 @@ def test_damage_for_programs(lived: World) -> None:
 
 
 # compact
+
+
+def test_by_root_for_another_user(taken_over: World) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    os.chown(taken_over.backup, 12345, 12345)
+    said = backup_cli("compact", taken_over.url)
+    assert said.code == 0
+    assert f"Before you start lightningd: chown -R 12345: {taken_over.backup}\n" in said.err
 
 
 def test_it_becomes_small_and_stays_whole(taken_over: World) -> None:
