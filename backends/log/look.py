@@ -23,7 +23,7 @@ def look_at_files(url: str, generation: Generation, space: Space) -> Status:
     except Damaged as error:
         damaged = True
         troubles.append(str(error))
-    if generation.torn is not None:
+    if generation.torn is not None and not damaged:  # what was lost there may have been acknowledged
         troubles.append(f"the end of the log is torn; the next start of the node repairs it: {generation.torn}")
     if generation.unwitnessed is not None:
         troubles.append(generation.unwitnessed)

@@ -89,6 +89,13 @@ def test_damage_for_programs(lived: World) -> None:
     assert json.loads(said.out)["health"] == "damaged"
 
 
+def test_a_lost_end_is_not_also_called_harmless(lived: World) -> None:
+    """Cut within a record that was acknowledged: no start of the node repairs that."""
+    os.truncate(segment(lived), 150)
+    troubles = json.loads(backup_cli("status", "--json", lived.url).out)["troubles"]
+    assert len(troubles) == 1 and "the end of the log is missing" in troubles[0], troubles
+
+
 # compact
 
 
