@@ -86,7 +86,7 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     tell_summary(target, rebuilt, aside, older is not None)
     if to_version is None:
         has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
-        tell_rules(url, resume, older is not None, has_one, chown_needed(target.parent, target))
+        tell_rules(url, target, resume, older is not None, has_one, chown_needed(target.parent, target))
     else:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
 

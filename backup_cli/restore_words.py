@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from backends.database.rebuild import Rebuilt
+from backends.node.directory import DATABASE
 from backends.status import Status
 from backup_cli.console import age, moment, say, size, warn
 
@@ -42,7 +43,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     click.echo(str(target))
 
 
-def tell_rules(url: str, resume: bool, older: bool, has_one: bool, chown: str | None) -> None:
+def tell_rules(url: str, target: Path, resume: bool, older: bool, has_one: bool, chown: str | None) -> None:
     """What must be so before lightningd is started."""
     say(
         "\nBefore you start lightningd:\n"
@@ -50,6 +51,11 @@ def tell_rules(url: str, resume: bool, older: bool, has_one: bool, chown: str | 
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
         "  - Never start from an older copy than this one: a peer may punish it and take everything."
     )
+    if target.name != DATABASE:
+        say(
+            f"  - lightningd does not see this file: it only looks for {DATABASE} in its network directory. Move it "
+            "there, or restore anew with that directory as DEST."
+        )
     if chown is not None:
         say(f"  - This was done as root, and the node's user cannot open what root has restored: {chown}")
     if resume:

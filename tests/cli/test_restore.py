@@ -72,6 +72,12 @@ def test_to_a_path_from_here(lived: World, place: Path, monkeypatch: pytest.Monk
     assert differences(place / "x.sqlite3", place / "lightningd.sqlite3") == []
 
 
+def test_a_file_that_lightningd_would_not_see(lived: World, place: Path) -> None:
+    """A missing directory in DEST becomes a file of that name."""
+    assert "lightningd does not see this file" in restore(lived, place / "new-node").err
+    assert "does not see" not in restore(lived, place / "bitcoin").err
+
+
 def test_what_a_person_must_do_and_must_never_do(lived: World, place: Path) -> None:
     said = restore(lived, place).err
     for words in ("hsm_secret belongs beside", "must never run again", "Never start from an older copy", "--resume"):
