@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_systemd_agrees(tmp_path: Path) -> None:
     )
     ours = [line for line in done.stderr.splitlines() if any(name in line for name in names)]
     assert ours == [] and done.returncode == 0, done.stderr
+
+
+def test_figures_that_were_not_written_do_not_replace_the_old_ones(tmp_path: Path) -> None:
+    """They would be gone, and with them every alert of this node, as long as another node has figures."""
+    service = read(CONTRIB / "systemd" / "backup-metrics@.service")["Service"]
+    publish = shlex.split(service["ExecStart"][-1].replace("%i", "bitcoin"))[-1]
+    published, new = tmp_path / "lightningd-backup-bitcoin.prom", tmp_path / "new"
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path), "TEXTFILES": str(tmp_path)}
+    for written, code, text in (("a 1\n", 0, "a 1\n"), ("", 1, "a 1\n"), ("a 2\n", 0, "a 2\n")):
+        new.write_text(written)
+        assert subprocess.run(["sh", "-c", publish], env=environment, timeout=30).returncode == code
+        assert published.read_text() == text
 
 
 # tell
