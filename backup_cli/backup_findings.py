@@ -108,10 +108,11 @@ def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
     except BackupError as error:
         yield warning("version", str(error))
         return
-    yield _distance(version, (version - seen.data_version + VERSIONS // 2) % VERSIONS - VERSIONS // 2)
+    ahead = (version - seen.data_version + VERSIONS // 2) % VERSIONS - VERSIONS // 2
+    yield _distance(version, ahead, f"backup-cli restore --resume --replace {seen.url} {directory}")
 
 
-def _distance(version: int, ahead: int) -> Finding:
+def _distance(version: int, ahead: int, back: str) -> Finding:
     if ahead in (0, -1):
         return ok("version", f"the database is at {version}, as its backup is" if ahead == 0 else _ONE_BEHIND)
     if ahead > 0:
@@ -123,7 +124,7 @@ def _distance(version: int, ahead: int) -> Finding:
     return problem(
         "version",
         f"the database has lost {-ahead} change(s), or is an old copy: a node that runs from it can lose every "
-        "channel; keep it aside and bring back the newest state with: backup-cli restore",
+        f"channel. Bring back the newest state, which keeps this file aside: {back}",
     )
 
 

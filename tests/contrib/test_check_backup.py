@@ -83,7 +83,10 @@ def test_the_database_and_its_backup_disagree(node: Path) -> None:
     bump(-1)
     assert check(node) == (0, [])
     bump(-1)
-    assert "lost 2 change(s)" in the_problem(node)
+    line = the_problem(node)
+    assert (
+        "lost 2 change(s)" in line and line.endswith(f"lightning.bkp {node}") and "restore --resume --replace" in line
+    )
     bump(+7)
     code, lines = check(node)
     assert code == 0 and len(lines) == 1 and "5 change(s) ahead" in lines[0]
