@@ -44,13 +44,14 @@ def status(url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool
 
 def _table(seen: Status) -> None:
     now = time.time()
+    begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
         ("health", seen.health),
         ("version", str(seen.data_version)),
         ("last change", _ago(seen.last_change, now)),
         ("log", f"{seen.records} records in {size(seen.segment_bytes)} since the snapshot"),
-        ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({seen.generation_reason})"),
+        ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen, now)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
         ("node", seen.node_id or "not known yet"),

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.end_to_end.deaths import Death, Life
-from tests.end_to_end.world import World, said_at, snapshots_taken
+from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
 from tests.standin import (
     Call,
     History,
@@ -225,6 +225,7 @@ def test_a_refused_change_and_then_another_at_its_version(lived: World, history:
         node.db_write(Call(lived.version, ("PRAGMA odd",)))
     node = lived.run(history.notes(2))
     assert "the last run ended with a failure" in said_at(node, "unusual")[0]
+    assert "generation 2 (the last run ended with a failure)\n" in backup_cli("status", lived.url).out
     lived.assert_restored_equals_the_nodes()
 
 
