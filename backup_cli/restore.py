@@ -87,6 +87,9 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     if to_version is None:
         has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
         tell_rules(url, target, resume, older is not None, has_one, chown_needed(target.parent, target))
+        closed = backend.unwritable() if resume and backend is not None else None
+        if closed is not None:
+            warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
     else:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
 

@@ -206,6 +206,19 @@ def test_resume(lived: World, place: Path, history: History) -> None:
     new.assert_restored_equals_the_nodes()
 
 
+def test_resume_with_a_backup_that_is_mounted_read_only(lived: World, place: Path) -> None:
+    """As a careful person mounts it on the worst day: it can be restored from, and not yet gone on with."""
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", lived.backup, lived.backup]).returncode:
+        pytest.skip("needs root, to mount the destination read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", lived.backup], check=True)
+        told = [restore(lived, place / "bitcoin", *options) for options in (("--resume",), ("--replace",))]
+    finally:
+        subprocess.run(["umount", lived.backup], check=True)
+    assert [said.code for said in told] == [0, 0]
+    assert ["would stop at its first commit" in said.err for said in told] == [True, False]
+
+
 def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, history: History) -> None:
     lived.database.unlink()
     said = restore(lived, lived.directory, "--resume")
