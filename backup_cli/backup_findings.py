@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from backends import backend_for
 from backends.change import VERSIONS
@@ -109,7 +110,7 @@ def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
         yield warning("version", str(error))
         return
     ahead = (version - seen.data_version + VERSIONS // 2) % VERSIONS - VERSIONS // 2
-    yield _distance(version, ahead, f"backup-cli restore --resume --replace {seen.url} {directory}")
+    yield _distance(version, ahead, f"backup-cli restore --resume --replace {quote(seen.url)} {quote(str(directory))}")
 
 
 def _distance(version: int, ahead: int, back: str) -> Finding:

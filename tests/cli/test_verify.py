@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from backends import backend_for
+from backends.change import Change
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file, segment
 from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, spawned, tree
+from tests.log.histories import silent
 from tests.node.processes import running
-from tests.standin import Call, History
+from tests.standin import History
 
 
 def verify(world: World, *options: object) -> Said:
@@ -163,9 +166,10 @@ def test_no_backup(url: str, code: int) -> None:
 def test_a_hostile_statement(lived: World, history: History) -> None:
     """Only a person with the disk in their hands could have written it there; nothing else may happen by it."""
     target = lived.root / "attached.sqlite3"
-    with lived.node() as node:
-        call = Call(7, (f"ATTACH '{target}' AS x", *history.note().writes))
-        assert node.wire.reply(node.post(call))["result"] == {"result": "continue"}
+    backend = backend_for(lived.url)
+    backend.open(silent)
+    backend.append(Change(7, [f"ATTACH '{target}' AS x", *history.note().writes]))
+    backend.close()
     said = verify(lived)
     assert_refused(said, "contains what no node writes.*ATTACH", code=3)
     assert not target.exists()
