@@ -6,6 +6,7 @@ at its start would, as a plain `plugin`, leave the node running without a backup
 """
 
 import inspect
+import os
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -120,8 +121,20 @@ def answer(request: Request, result: dict[str, str]) -> None:
         del sys.tracebacklimit
 
 
+BY_HAND = """This is a plugin of lightningd's: it saves each change to a backup before lightningd commits it.
+lightningd starts it by this line in its config file, once `backup-cli init URL` has made the backup:
+
+important-plugin={path}
+
+With `plugin=` instead, the node would go on without a backup should this program ever fail. Whether a node is really
+protected says: backup-cli check-config"""
+
+
 def main() -> None:
     """Answer lightningd until it closes our stdin."""
+    if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # as pyln-client asks, whose advice is not for this plugin
+        print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
+        sys.exit(2)
     plugin = Plugin(dynamic=False, autopatch=True)
     desk = Desk(plugin)
     register(plugin, desk)

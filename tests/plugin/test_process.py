@@ -33,7 +33,8 @@ def test_one_line_at_the_start(lived: World, history: History) -> None:
 
 def test_by_hand_it_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
     said = spawned(*PLUGIN, directory=tmp_path)
-    assert "trying to run a plugin from the" in said.out
+    assert "\nimportant-plugin=/" in said.out
+    assert said.code == 2
     assert "Traceback" not in said.err
     assert list(tmp_path.iterdir()) == []
 
