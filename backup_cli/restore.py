@@ -87,11 +87,17 @@ def restore(url: str, dest: str, replace: bool, resume: bool, to_version: int | 
     if to_version is None:
         has_one = target.name == DATABASE and (target.parent / LOCK_FILE).exists()
         tell_rules(url, target, resume, older is not None, has_one, chown_needed(target.parent, target))
-        closed = backend.unwritable() if resume and backend is not None else None
-        if closed is not None:
-            warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
+        if resume and backend is not None:
+            _warn_if_closed(backend)
     else:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
+
+
+def _warn_if_closed(backend: Backend) -> None:
+    with suppress(BackupError):  # gone this moment: all is restored, and check-config says more
+        closed = backend.unwritable()
+        if closed is not None:
+            warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
 
 
 def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool) -> None:
