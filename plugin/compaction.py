@@ -27,13 +27,10 @@ NEVER_FOLDED = 2
 """Records that stay out of every snapshot: the last change, and a rewind after it. With no others there is no point."""
 
 RETRY_AFTER = 600.0
-"""Seconds to wait after a failure before the next attempt. Each failure in a row doubles it."""
+"""Seconds to wait after a failure before the next attempt; after each further one in a row, twice as long."""
 
 RETRY_AT_LEAST_EVERY = 6 * 3600.0
 """Seconds; each attempt may write a whole snapshot to a stick that wears out, and then fail again."""
-
-_MOST_DOUBLINGS = 16
-"""Far more than lead to that. After a thousand, the number is none that a float can hold."""
 
 HANGS_AFTER = 1800.0
 """Seconds without any processor time after which the compacting process is held to hang (its disk, most likely)."""
@@ -54,7 +51,7 @@ class Compaction:
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
         self._given_up = self._tidied = False
-        self._failures = 0  # in a row
+        self._wait = RETRY_AFTER  # after the next failure
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""
         self.failure: str | None = None
@@ -133,14 +130,13 @@ class Compaction:
         )
 
     def _succeeded(self, backend: Backend) -> None:
-        self.failure, self._failures = None, 0
+        self.failure, self._wait = None, RETRY_AFTER
         backend.tell_trouble(None)
 
     def _fail(self, backend: Backend, reason: str) -> None:
         self.failure = reason
         backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
-        wait = min(RETRY_AFTER * 2 ** min(self._failures, _MOST_DOUBLINGS), RETRY_AT_LEAST_EVERY)
-        self._failures += 1
+        wait, self._wait = self._wait, min(2 * self._wait, RETRY_AT_LEAST_EVERY)
         self._not_before = time.monotonic() + wait
         self._report(
             "broken",

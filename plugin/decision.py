@@ -95,7 +95,7 @@ def _why_unreadable(change: Change) -> str | None:
             f"lightningd sent a PRAGMA that this release does not know ({last[:120]}), so a restore might go wrong. "
             "Nothing was saved and nothing committed; update lightningd-backup"
         )
-    return None if lone_pragma else _why_unreplayable(change)
+    return _why_unreplayable(change)
 
 
 def _distance(backup: int, database: int) -> int:

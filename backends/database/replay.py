@@ -116,11 +116,11 @@ class Replay:
                 self._execute_change(chain(begin, rest), None)
                 return
             statements = begin
-        if len(statements) == 1 and (setting := foreign_keys_setting(statements)) is not None:
+        alone = len(statements) == 1
+        if alone and (setting := foreign_keys_setting(statements)) is not None:
             self.foreign_keys = setting
             return
         bump = bumped_from(statements[-1]) if statements else None
-        alone = len(statements) == 1
         self._execute_change(statements if bump is None else statements[:-1], bump, alone=alone)
 
     def finish(self, *, durable: bool = True) -> DatabaseState:

@@ -13,7 +13,7 @@ _OURS = (SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
 def no_manifest(storage: Storage) -> NotABackup:
     """The error to raise. An empty mount point looks like a directory too, and is no reason to copy anything again."""
     place = storage.describe()
-    if _half(storage):
+    if _ours(storage.names()):
         return NotABackup(
             f"{place} is not a whole backup: it has no manifest. If it is a copy, it was not copied to the end: copy "
             "the whole directory again. Nothing was changed."
@@ -27,25 +27,26 @@ def no_manifest(storage: Storage) -> NotABackup:
 def taken(storage: Storage) -> BackupError:
     """The error to raise when a new backup should be made where something is already."""
     place = storage.describe()
+    names = [MANIFEST]
     with suppress(OSError):
-        if _half(storage):
+        names = storage.names()
+    if MANIFEST not in names:
+        if _ours(names):
             return BackupError(
                 f"{place} is there already, but not as a whole backup: it has no manifest, as after an init that was "
                 "killed. Nothing was touched. If that is what it is, delete the directory and repeat this; if it may "
                 "be somebody's copy of a backup, choose another name"
             )
-        if MANIFEST not in storage.names():
-            return BackupError(
-                f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of "
-                "its own, which is made with it: choose another name, perhaps one inside of that directory"
-            )
+        return BackupError(
+            f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of "
+            "its own, which is made with it: choose another name, perhaps one inside of that directory"
+        )
     return BackupError(
         f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that backup "
         "after a restore, use: backup-cli restore --resume"
     )
 
 
-def _half(storage: Storage) -> bool:
-    """Whether files of a backup are there, and no manifest."""
-    names = storage.names()
-    return MANIFEST not in names and any(name.startswith(_OURS) for name in names)
+def _ours(names: list[str]) -> bool:
+    """Whether files of a backup are among these."""
+    return any(name.startswith(_OURS) for name in names)

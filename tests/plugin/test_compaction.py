@@ -109,7 +109,8 @@ def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, mon
 
 def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
-    watched.compaction._failures = 2000
+    for _ in range(2000):
+        watched.compaction._fail(watched.backend, "it is broken")
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
     assert "it is tried again in 360 minutes" in watched.told[-1]
