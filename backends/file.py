@@ -10,7 +10,7 @@ class FileBackend(LogBackend):
     """A backup in a directory of this machine."""
 
     def __init__(self, destination: Destination) -> None:
-        if destination.host not in ("", "localhost"):
+        if not destination.names_no_other_machine:
             raise BadURL(
                 f"{destination} names the machine {destination.host!r}, and file:// only reaches this one; write it "
                 f"with three slashes: file://{destination.path}"

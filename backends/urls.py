@@ -50,6 +50,11 @@ class Destination:
         """The path as one on this machine."""
         return Path(self.path)
 
+    @property
+    def names_no_other_machine(self) -> bool:
+        """Whether the host is this machine, as far as the URL tells."""
+        return self.host in ("", "localhost")
+
 
 def quote(text: str, safe: str = "/") -> str:
     """As it stands in a URL; also a path that is not in UTF-8."""

@@ -3,17 +3,17 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 
 from backends import backend_for
-from backends.change import VERSIONS
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError
 from backends.node.directory import database_path
+from backends.node.handover import restore_command
 from backends.node.lockfile import Settings, read_settings
 from backends.node.running import running_lightningd
 from backends.node.witness import read_witness
+from backends.older.file import ahead
 from backends.status import Status
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
@@ -83,7 +83,7 @@ def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
             yield problem(
                 "version",
                 f"there is no database at {database}, and its backup holds version {seen.data_version}: do not start "
-                f"an empty node; bring the database back with: backup-cli restore --resume {seen.url} {directory}",
+                f"an empty node; bring the database back with: {restore_command(seen.url, directory)}",
             )
         return
     if running_lightningd(directory) is not None:
@@ -103,14 +103,14 @@ def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
         yield problem(
             "version",
             f"{database} is damaged: do not start the node. Keep that file and its disk; the newest state is in the "
-            f"backup, bring it back with: backup-cli restore --resume --replace {seen.url} {directory}",
+            f"backup, bring it back with: {restore_command(seen.url, directory, replace=True)}",
         )
         return
     except BackupError as error:
         yield warning("version", str(error))
         return
-    ahead = (version - seen.data_version + VERSIONS // 2) % VERSIONS - VERSIONS // 2
-    yield _distance(version, ahead, f"backup-cli restore --resume --replace {quote(seen.url)} {quote(str(directory))}")
+    back = restore_command(seen.url, directory, replace=True)
+    yield _distance(version, ahead(version, seen.data_version), back)
 
 
 def _distance(version: int, ahead: int, back: str) -> Finding:

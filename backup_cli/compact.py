@@ -1,7 +1,5 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-import os
-import shlex
 import socket
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from backends.base import Backend
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backup_cli.console import progress, say, size, warn
-from backup_cli.options import existing_backup, local_directory, url_argument, user_name
+from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
 from backup_cli.verify import scratch_place
 
 
@@ -46,13 +44,13 @@ def compact(url: str, scratch: Path | None) -> None:
 
 def _warn_of_root(url: str) -> None:
     """What root has made in another user's backup is closed to lightningd."""
-    for place in local_directory(url):
-        owner = place.stat().st_uid
-        if os.geteuid() == 0 and owner != 0:
-            warn(
-                "this was done as root, and the node's user cannot open what is new. Before you start lightningd: "
-                f"chown -R {user_name(owner)}: {shlex.quote(str(place))}"
-            )
+    place = local_directory(url)
+    command = chown_needed(place, place) if place is not None else None
+    if command is not None:
+        warn(
+            "this was done as root, and the node's user cannot open what is new. Before you start lightningd: "
+            f"{command}"
+        )
 
 
 def _refuse_if_written(url: str, backend: Backend) -> None:

@@ -1,6 +1,5 @@
 """What `restore` and `verify` do with a backup file of the older plugin."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,8 @@ from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.older import OlderBackup, older_backup_at, rebuild_older
-from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli.console import progress, size, warn
+from backup_cli.restore_words import tell_plan_of
 
 CANNOT_RESUME = (
     "no node can go on with a backup of the older plugin, so --resume has no meaning; nothing was restored. Restore "
@@ -50,11 +50,7 @@ def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | No
 
 
 def _tell_plan(older: OlderBackup, target: Path, to_version: int | None) -> None:
-    say(f"from     {older.path} (a file of the older plugin, {size(older.stored_bytes())})")
-    if to_version is None:
-        ago = age(time.time() - older.last_time)
-        # The records bear no time, and a copy bears that of its copying.
-        say(f"version  {older.named_version}, in a file last written {moment(older.last_time)} ({ago} ago)")
-    else:
-        say(f"version  {to_version}, of {older.named_version} that it holds")
-    say(f"to       {target}")
+    origin = f"{older.path} (a file of the older plugin, {size(older.stored_bytes())})"
+    # The records bear no time, and a copy bears that of its copying.
+    since = "in a file last written"
+    tell_plan_of(origin, older.named_version, since, older.last_time, target, to_version)

@@ -51,11 +51,11 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
             "a backup of it; nothing else is done with such a file"
         )
     backend = backend_for(url)
-    place = parse_url(url)
-    if place.scheme in ("file", "nfs") and place.host in ("", "localhost") and _is_file(place.local_path):
-        _refuse_unreadable(place.local_path)
+    path = local_directory(url)
+    if path is not None and _is_file(path):
+        _refuse_unreadable(path)
         raise NotABackup(
-            f"{place.local_path} is a file, and a backup is a directory. Nothing was changed; name the directory that "
+            f"{path} is a file, and a backup is a directory. Nothing was changed; name the directory that "
             "holds the file called manifest, or the one above it. Should it be a file of the older backup plugin: name "
             "it with file://, and if that was done, its first bytes are damaged; try another copy of it"
         )
@@ -144,19 +144,20 @@ def chown_needed(place: Path, *written: Path) -> str | None:
     return f"chown -R {user_name(owner)}: {shlex.join(dict.fromkeys(str(path) for path in paths))}"
 
 
-def local_directory(url: str) -> list[Path]:
+def local_directory(url: str) -> Path | None:
     """Where a backup lies on a mounted filesystem, if the URL says that."""
     place = parse_url(url)
-    return [place.local_path] if place.scheme in ("file", "nfs") and place.host in ("", "localhost") else []
+    return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None
 
 
 def warn_of_root(place: Path, url: str) -> None:
     """After root has made or changed the backup of a node that runs as another user."""
-    command = chown_needed(place, *local_directory(url))
+    backup = local_directory(url)
+    command = chown_needed(place, *([backup] if backup is not None else []))
     if command is not None:
         warn(
             "this was done as root, and the node's user could open neither its own files nor the backup. Before you "
-            f"start lightningd: {command}" + ("" if local_directory(url) else ", and give it the backup, too")
+            f"start lightningd: {command}" + ("" if backup is not None else ", and give it the backup, too")
         )
 
 

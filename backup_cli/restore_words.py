@@ -18,12 +18,17 @@ WHY_OLD_IS_DEADLY = (
 
 def tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
     """Which backup, which version, how old, how large, where to."""
-    say(f"from     {seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})")
+    origin = f"{seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})"
+    tell_plan_of(origin, seen.data_version, "saved", seen.last_change, target, to_version)
+
+
+def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path, to_version: int | None) -> None:
+    """The same for any backup that `holds` a version, and what is known of `when` that was made."""
+    say(f"from     {origin}")
     if to_version is None:
-        ago = age(time.time() - seen.last_change)
-        say(f"version  {seen.data_version}, saved {moment(seen.last_change)} ({ago} ago)")
+        say(f"version  {holds}, {since} {moment(when)} ({age(time.time() - when)} ago)")
     else:
-        say(f"version  {to_version}, of {seen.data_version} that it holds")
+        say(f"version  {to_version}, of {holds} that it holds")
     say(f"to       {target}")
 
 

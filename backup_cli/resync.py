@@ -10,7 +10,7 @@ from backends.base import Backend, SnapshotSource
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
 from backends.node.directory import database_path
-from backends.node.handover import bear_witness
+from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
@@ -37,7 +37,7 @@ def resync(lightning_dir: Path) -> None:
     if not database.exists() or database.stat().st_size == 0:
         raise BackupError(
             f"there is no database at {database}, so nothing was changed; to get it back, run: "
-            f"backup-cli restore --resume {settings.url} {directory}"
+            + restore_command(settings.url, directory)
         )
     backend = backend_for(settings.url)
     with WriterLock(directory, "backup-cli resync"):

@@ -9,7 +9,6 @@ import secrets
 import threading
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from backends import backend_for
@@ -18,6 +17,7 @@ from backends.change import Change
 from backends.database.taking import taken
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import database_path
+from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE, Settings, read_settings
 from backends.node.session import known_sessions, remember_sessions
 from backends.node.witness import Fingerprint
@@ -179,7 +179,7 @@ class Guard:
 
     def _restore_command(self) -> str:
         """To be typed as it stands; lightningd has made a file already, so that one must be moved aside."""
-        return f"{RESTORE} --replace --resume {quote(self.url)} {quote(str(self.directory))}"
+        return restore_command(self.url, self.directory, replace=True)
 
     def _failed_before(self) -> bool:
         return self._doubt is not None and self._doubt.startswith("the last run ended with a failure")

@@ -1,5 +1,6 @@
 """Telling the node's side about its backup."""
 
+import shlex
 from pathlib import Path
 
 from backends.base import Standing
@@ -7,6 +8,11 @@ from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
 from backends.node.session import forget_sessions
 from backends.node.witness import Witness, fingerprint, write_witness
+
+
+def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
+    """What brings the node in `directory` back, to be typed as it stands; `replace` where a database lies already."""
+    return shlex.join(["backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, str(directory)])
 
 
 def hand_over(directory: Path, url: str, backup_id: str, standing: Standing) -> None:

@@ -183,7 +183,7 @@ def older_backup_at(url: str) -> Path | None:
 
 def _local_file(url: str) -> Path | None:
     place = parse_url(url)
-    return place.local_path if place.scheme == "file" and place.host in ("", "localhost") else None
+    return place.local_path if place.scheme == "file" and place.names_no_other_machine else None
 
 
 def ahead(version: int, other: int) -> int:
