@@ -17,6 +17,10 @@ from pathlib import Path
 _BLOCK = 1 << 18
 
 
+class Fenced(OSError):
+    """Another writer has taken this file: it has lost its write permission or its last name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """Bytes on the filesystem that holds the backup."""
