@@ -9,7 +9,7 @@ import pytest
 
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Writer
-from backends.storage.nfs.protocol import Protocol, TryLater, Written
+from backends.storage.nfs.protocol import Attributes, Kind, Protocol, TryLater, Written
 from backends.storage.nfs.rpc import Connection, Disconnected
 from backends.storage.nfs.session41 import Operation, Session, SessionLost
 from backends.storage.nfs.xdr import Unpacker, number
@@ -24,7 +24,8 @@ class Server:
 
     def __init__(self, most: int = 1 << 30, obeys: bool = True) -> None:
         self.boot = b"boot 1  "
-        self.commits = 0
+        self.commits = self.asked = 0
+        self.mode, self.links = 0o600, 1
         self.content = bytearray()
         self._most, self._obeys = most, obeys
 
@@ -36,6 +37,13 @@ class Server:
     def commit(self, handle: bytes) -> bytes:
         self.commits += 1
         return self.boot
+
+    def know_limits(self, handle: bytes) -> None:
+        pass
+
+    def attributes(self, handle: bytes) -> Attributes:
+        self.asked += 1
+        return Attributes(Kind.FILE, len(self.content), self.mode, self.links)
 
 
 def writer(server: Server) -> Writer:
@@ -114,7 +122,7 @@ class Scripted:
     """A connection to a server of NFSv4.1 that answers `busy` calls with `status`; remembers each call's number."""
 
     def __init__(self) -> None:
-        self.busy, self.status = 0, DELAY
+        self.busy, self.status, self.largest = 0, DELAY, 1 << 20
         self.numbers: list[int] = []
 
     def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
@@ -123,7 +131,7 @@ class Scripted:
         if code == EXCHANGE_ID:
             return Unpacker(head + number(code) + number(0) + bytes(8) + number(1))
         if code == CREATE_SESSION:
-            return Unpacker(head + number(code) + number(0) + bytes(16 + 8 + 4) + number(1 << 20) * 2)
+            return Unpacker(head + number(code) + number(0) + bytes(16 + 8 + 4) + number(self.largest) * 2 + number(4096) + number(16))
         (taken,) = struct.unpack_from(">I", arguments, 32)
         self.numbers.append(taken)
         if self.busy:

@@ -77,6 +77,8 @@ class Writer(_File, WriteHandle):
                 lambda protocol: self._commit(protocol, handle, offset, data),
                 lambda protocol: self._settle(protocol, handle, offset, data),
             )
+        except Fenced:
+            raise
         except OSError as error:
             if error.errno in _MAY_BE_FENCED and self._is_fenced(handle):
                 raise _fenced(self._name) from error
