@@ -37,10 +37,6 @@ class Lock(Protocol):
     def release(self) -> None: ...
 
 
-class Fenced(OSError):
-    """Another writer has taken this file: it has lost its write permission or its last name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Space:
     """Bytes on the filesystem that holds the backup."""

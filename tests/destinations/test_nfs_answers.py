@@ -131,7 +131,15 @@ class Scripted:
         if code == EXCHANGE_ID:
             return Unpacker(head + number(code) + number(0) + bytes(8) + number(1))
         if code == CREATE_SESSION:
-            return Unpacker(head + number(code) + number(0) + bytes(16 + 8 + 4) + number(self.largest) * 2 + number(4096) + number(16))
+            return Unpacker(
+                head
+                + number(code)
+                + number(0)
+                + bytes(16 + 8 + 4)
+                + number(self.largest) * 2
+                + number(4096)
+                + number(16)
+            )
         (taken,) = struct.unpack_from(">I", arguments, 32)
         self.numbers.append(taken)
         if self.busy:

@@ -81,13 +81,13 @@ class Writer(_File, WriteHandle):
             raise
         except OSError as error:
             if error.errno in _MAY_BE_FENCED and self._is_fenced(handle):
-                raise _fenced(self._name) from error
+                raise Fenced(self._name) from error
             raise
 
     def _commit(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
         _, after = _write(protocol, handle, offset, data, durably=True)
         if (after or protocol.attributes(handle)).sealed:
-            raise _fenced(self._name)
+            raise Fenced(self._name)
 
     def _is_fenced(self, handle: Handle) -> bool:
         """Whether the server refuses a write because another writer has taken the file."""
@@ -155,12 +155,6 @@ class Writer(_File, WriteHandle):
     def truncate(self, size: int) -> None:
         handle = self.handle
         self._rest.do(lambda protocol: protocol.resize(handle, size))
-
-
-def _fenced(name: str) -> Fenced:
-    return Fenced(
-        errno.EPERM, "another writer has taken the file: it has lost its write permission or its last name", name
-    )
 
 
 def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes:

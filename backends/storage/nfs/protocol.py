@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.storage.base import Space
+from backends.storage.base import WRITE_BIT, Space
 from backends.storage.nfs.rpc import Disconnected
 from backends.storage.nfs.xdr import Malformed
 
@@ -18,8 +18,6 @@ SECTOR = 512
 
 MAX_ENTRIES = 1 << 16
 """Names in a directory that is believed; a backup has a few dozen."""
-
-_OWNER_MAY_WRITE = 0o200
 
 Handle = bytes
 """The server's name for a file or directory; it stays the same when that is renamed, and when the server restarts."""
@@ -49,7 +47,7 @@ class Attributes:
     @property
     def sealed(self) -> bool:
         """Whether another writer has taken the file: its owner may not write to it any more, or it has no name."""
-        return not self.mode & _OWNER_MAY_WRITE or self.links == 0
+        return not self.mode & WRITE_BIT or self.links == 0
 
 
 @dataclass(frozen=True, slots=True)
