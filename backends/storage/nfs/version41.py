@@ -17,6 +17,7 @@ _TYPE, _SIZE, _MOST_READ, _MOST_WRITE, _MODE, _LINKS, _AVAILABLE, _TOTAL = 1, 4,
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY}
 _LONG_ATTRIBUTES = frozenset({_SIZE, _MOST_READ, _MOST_WRITE, _AVAILABLE, _TOTAL})
 _SHORT_ATTRIBUTES = frozenset({_TYPE, _MODE, _LINKS})
+_KNOWN_ATTRIBUTES = _LONG_ATTRIBUTES | _SHORT_ATTRIBUTES
 _MAX_BITMAP = 8
 """Words in a set of attributes that is believed; all of NFS 4.2 needs three."""
 
@@ -232,7 +233,7 @@ def _attribute_values(answer: Unpacker) -> dict[int, int]:
     present = [32 * at + bit for at, word in enumerate(words) for bit in range(32) if word & 1 << bit]
     found = {}
     for attribute in present:
-        if attribute not in _SHORT_ATTRIBUTES | _LONG_ATTRIBUTES:
+        if attribute not in _KNOWN_ATTRIBUTES:
             raise Malformed("the server tells what was not asked for")
         found[attribute] = values.long() if attribute in _LONG_ATTRIBUTES else values.number()
     return found
