@@ -244,7 +244,8 @@ def remove_older(storage: Storage, manifest: Manifest) -> None:
     kept = still_kept(storage, manifest)
     for name in storage.names():
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
-            storage.remove(name)
+            with suppress(FileNotFoundError):  # a writer that was replaced was about to name or remove it
+                storage.remove(name)
     storage.sync_names()
 
 

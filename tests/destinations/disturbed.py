@@ -139,14 +139,15 @@ def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
         first = Stream(open_, f"first {seed} {number}").start()
         time.sleep(choice.uniform(0, 0.15))
         way = choice.choice(WAYS)
+        came = True
         try:
             expected_of_second = way(open_, f"second {seed} {number}", scratch)
         except BackupError as error:
             tally.refused.append(f"{way.__name__}: {error}")
-            expected_of_second = []
+            came, expected_of_second = False, []
         first.most = len(first.acknowledged) + GOES_ON
         first.join()
-        tally.never_stopped += first.error is None
+        tally.never_stopped += came and first.error is None
         expected += first.acknowledged + expected_of_second
         tally.rounds += 1
         tally.acknowledged += len(first.acknowledged) + len(expected_of_second)
