@@ -131,7 +131,7 @@ class Backend(ABC):
         """Become the writer: keep out the one before, then read the end of the log and repair it.
 
         The log may end elsewhere than `peek` said: another writer may have gone on until now.
-        `session_id` marks this writer; without one it goes on under the last one's mark (for offline work).
+        `session_id` is the node's session; without one it goes on under the last one's (for offline work).
         """
 
     @property

@@ -129,7 +129,8 @@ class Session:
     a manifest of an earlier one is an old copy of itself.
     """
 
-    session_id: str  # random
+    writer: str  # random: the mark of one writer, whether it is a node or a command
+    session_id: str  # random: the node's session that wrote last; a command goes on under it
     host: str
     pid: int
     started: int  # seconds since 1970
@@ -149,6 +150,7 @@ class Session:
         """Raises Damaged or FromTheFuture."""
         fields = _decode(SESSION, data)
         return cls(
+            _text(fields, "writer"),
             _text(fields, "session_id"),
             _text(fields, "host"),
             _number(fields, "pid"),
