@@ -45,7 +45,7 @@ class Manifest:
     def encode(self) -> bytes:
         """The bytes of the file."""
         base = self.base
-        return _encode(
+        return encode_document(
             {
                 "backup_id": self.backup_id.hex(),
                 "generation": self.generation,
@@ -63,7 +63,7 @@ class Manifest:
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
         """Raises Damaged or FromTheFuture."""
-        fields = _decode(MANIFEST, data)
+        fields = decode_document(MANIFEST, data)
         base = Base(
             _number(fields, "sequence"),
             _number(fields, "data_version", VERSIONS),
@@ -101,12 +101,12 @@ class Session:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return _encode({name: getattr(self, name) for name in self.__slots__})
+        return encode_document({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def decode(cls, data: bytes) -> "Session":
         """Raises Damaged or FromTheFuture."""
-        fields = _decode(SESSION, data)
+        fields = decode_document(SESSION, data)
         return cls(
             _text(fields, "session_id"),
             _text(fields, "host"),
@@ -120,12 +120,14 @@ class Session:
         )
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
+def encode_document(fields: dict[str, Any]) -> bytes:
+    """These fields as a text file of a backup."""
     line = json.dumps({"lightningd-backup": FORMAT, **fields}).encode()
     return line + b"\n%08x\n" % crc32(line)
 
 
-def _decode(name: str, data: bytes) -> dict[str, Any]:
+def decode_document(name: str, data: bytes) -> dict[str, Any]:
+    """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
         raise Damaged("the file is not what a writer leaves (empty, or overwritten)", name, 0)

@@ -23,6 +23,7 @@ from backends.log.format import (
     segment_name,
     snapshot_name,
 )
+from backends.log.known_damage import remove_healed
 from backends.log.opening import open_generation, segment_indexes
 from backends.log.reading import RecordReader
 from backends.log.segment import Segment, create_segment
@@ -168,6 +169,7 @@ def remove_debris(storage: Storage, manifest: Manifest, last_segment: int) -> No
         ahead = (segment_index(name) or 0) > last_segment
         if ahead or _of_another_generation(name, manifest) or name.endswith(TEMPORARY):
             storage.remove(name)
+    remove_healed(storage, manifest.generation)
     storage.sync_names()
 
 

@@ -15,6 +15,7 @@ from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, RecordKind, segment_name, time_now
+from backends.log.known_damage import remove_damage
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris
@@ -189,6 +190,7 @@ class LogWriter:
         self.standing = Standing(source.data_version, standing.sequence, checksum, False, time_now())
         while self._left:
             self._left.pop().handle.close()
+        remove_damage(self.storage)
         remove_debris(self.storage, self.manifest, self._segment.index)
 
     def switch_generation(self, folded: Folded) -> None:
