@@ -25,6 +25,7 @@ from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE, patience_of
 from backends.urls import BadURL, parse_url
 from plugin.compaction import Compaction
+from plugin.damage_watch import DamageWatch
 from plugin.decision import RESTORE, Do, decide
 from plugin.witness import confess, saw_committed, testify, why_doubted
 
@@ -45,12 +46,14 @@ class Guard:
         self.backend: Backend | None = None
         self.refusal: str | None = None
         """Why everything is refused from now on."""
+        self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
         self.url = ""
         self.patience = DEFAULT_PATIENCE
         """Seconds that one call may wait for the destination."""
         self._seen = seen
         self._doubt: str | None = None
+        self._lone_pragma = False  # in this session; foreign keys may be off since
         self._backup_id = ""
         self._testified: Standing | None = None
         self._lock = WriterLock(directory)
@@ -81,6 +84,10 @@ class Guard:
         decision = decide(backend.standing, change, self._doubt)
         if decision.do is not Do.APPEND:
             self._settle(backend, change, decision.do, decision.why)
+        elif self.damage.heal is not None:
+            self._heal(backend, change, self.damage.heal)
+        if not change.advances:
+            self._lone_pragma = True
         backend.append(change)
         self._doubt = None
 
@@ -100,15 +107,15 @@ class Guard:
                 "another node, or was made anew. Nothing was changed; put the right one back, or run: backup-cli init"
             )
         standing = backend.open(self.report, self._new_session(backend, found))
-        self._doubt = why_doubted(self.directory, self._seen, found, standing)
+        self._doubt = self.damage.at_start(backend) or why_doubted(self.directory, self._seen, found, standing)
         sizes = backend.sizes()
         self.report(
             "info",
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report)
-        self._backup_id = found
+        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
+        self._backup_id, self.damage.patience = found, self.patience
         self.backend = backend
         return backend
 
@@ -153,7 +160,7 @@ class Guard:
         if do is Do.REFUSE:
             raise BackupError(why.replace(RESTORE, self._restore_command()))
         self._refuse_emptied(backend)
-        if do is Do.SNAPSHOT or self._failed_before():
+        if do is Do.SNAPSHOT or self._failed_before() or self.damage.known is not None:
             patience, self.patience = self.patience, self.patience * SNAPSHOT_PATIENCE
             try:
                 self._take_snapshot(backend, change.database_stood_at, why)
@@ -162,6 +169,19 @@ class Guard:
         else:
             self.report("unusual", f"{why} (version {backend.standing.data_version}): taking it back")
             backend.rewind()
+
+    def _heal(self, backend: Backend, change: Change, why: str) -> None:
+        """A new snapshot in the middle of a session. Nothing depends on it: where it cannot be taken, go on as before.
+
+        If it failed at the destination, the append that follows is refused for that.
+        """
+        if self._lone_pragma:  # a snapshot says that foreign keys are on, as they are when a database is opened
+            self.damage.failed("lightningd has migrated its database since its start")
+            return
+        try:
+            self._take_snapshot(backend, change.database_stood_at, why)
+        except (BackupError, OSError) as error:
+            self.damage.failed(str(error))
 
     def _refuse_emptied(self, backend: Backend) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
@@ -204,6 +224,7 @@ class Guard:
                     f"{known}. Nothing was changed; give this node a backup of its own: backup-cli init"
                 )
             backend.take_snapshot(source, why)
+        self.damage.taken()
         self.report("unusual", f"new snapshot taken at version {database_version}; the backup is complete again")
 
     def _refuse(self, reason: str) -> None:
@@ -229,6 +250,8 @@ class Guard:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:
             return {"started": False, "reason": "a compaction is running already"}
+        if self.damage.known is not None:
+            return {"started": False, "reason": self.damage.known.sentence()}
         self.compaction.wanted = True
         return {"started": True}
 

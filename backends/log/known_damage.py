@@ -60,8 +60,8 @@ def read_damage(storage: Storage, generation: int) -> KnownDamage | None:
         known = KnownDamage.decode(storage.read_small(DAMAGE))
     except FileNotFoundError:
         return None
-    except BackupError as error:
-        why = error.what if isinstance(error, Damaged) else "another release wrote it"
+    except (BackupError, PermissionError) as error:  # root may have noted it
+        why = error.what if isinstance(error, Damaged) else type(error).__name__
         what = f"something was found, and the file `{DAMAGE}` that says what cannot be read: {why}"
         return found_now("noticed", what, generation)
     return known if known.generation == generation else None

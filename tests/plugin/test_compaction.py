@@ -15,6 +15,7 @@ from backends.log.backend import LogBackend
 from backends.storage.local import LocalStorage
 from plugin import compaction, compactor
 from plugin.compaction import Compaction
+from plugin.damage_watch import DamageWatch
 from tests.log.histories import changes, silent, source
 
 FAILS = "import sys; sys.exit('it is broken')"
@@ -34,7 +35,11 @@ class Watched:
         for change in changes(5):
             self.backend.append(change)
         self.told: list[str] = []
-        self.compaction = Compaction("file:///b", str(self.node), lambda level, line: self.told.append(line))
+        self.damage = DamageWatch(self.node, self.report)
+        self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage)
+
+    def report(self, level: str, line: str) -> None:
+        self.told.append(line)
 
     @property
     def troubles(self) -> tuple[str, ...]:
