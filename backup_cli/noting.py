@@ -33,7 +33,10 @@ def _note(url: str, backend: Backend, by: str, finding: str, generation: int) ->
     if not current:
         warn("meanwhile the node has begun a new generation, of which this says nothing: run this again")
         return
-    warn("this finding is noted in the backup; a running node takes a new snapshot, or its next start does")
+    warn(
+        "this finding is noted in the backup: the node that writes to it takes a new snapshot, at its next start at "
+        "the latest"
+    )
     _give_to_owner(url)
 
 
