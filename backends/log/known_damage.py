@@ -74,9 +74,10 @@ def write_damage(storage: Storage, damage: KnownDamage) -> None:
 
 
 def remove_healed(storage: Storage, generation: int) -> None:
-    """Remove what concerns another generation than this current one. OSError from the storage."""
-    if read_damage(storage, generation) is None:
-        remove_damage(storage)
+    """Remove what concerns a generation before this current one; a later one is another writer's. OSError."""
+    with suppress(FileNotFoundError, PermissionError, BackupError):
+        if KnownDamage.decode(storage.read_small(DAMAGE)).generation < generation:
+            storage.remove(DAMAGE)
 
 
 def remove_damage(storage: Storage) -> None:

@@ -1,5 +1,6 @@
 """A backup that was once found to be wrong is called so by everybody, until a new snapshot of the database heals it."""
 
+import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -262,9 +263,13 @@ def test_verify_that_passes_after_a_finding_says_both_and_clears_nothing(lived: 
     assert_known(lived, "compaction")
 
 
-def test_verify_that_cannot_write_says_so(lived: World, history: History) -> None:
+def test_verify_that_cannot_write_says_so(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(lived, history)
-    (lived.backup / f"{DAMAGE}.tmp").mkdir()  # nothing can be made of that name
+
+    def read_only(storage: LocalStorage, name: str, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(LocalStorage, "publish", read_only)
     said = by_verify(lived)
     assert said.code == 3 and "could not be noted in the backup" in said.err
     assert not (lived.backup / DAMAGE).exists()
