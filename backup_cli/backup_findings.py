@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends import backend_for
+from backends.change import ahead
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError
@@ -13,7 +14,6 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import Settings, read_settings
 from backends.node.running import running_lightningd
 from backends.node.witness import read_witness
-from backends.older.file import ahead
 from backends.status import Status
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning

@@ -14,6 +14,7 @@ import psutil
 
 from backends import backend_for
 from backends.base import Backend, Standing
+from backends.change import ahead
 from backends.database.rebuild import Rebuilt, rebuild
 from backends.database.settled import settled
 from backends.database.source import inspect
@@ -25,7 +26,6 @@ from backends.node.lockfile import LOCK_FILE
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WRITER_LOCK_FILE, WriterLock
 from backends.older import older_backup_at
-from backends.older.file import ahead
 from backup_cli.console import progress, warn
 from backup_cli.older import CANNOT_RESUME, rebuild_from
 from backup_cli.options import chown_needed, existing_backup, free_name, set_old_lock_aside, url_argument

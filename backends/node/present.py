@@ -1,0 +1,68 @@
+"""How a node's database and its backup stand at present: what `pairing` decides by, read without changing anything."""
+
+from pathlib import Path
+
+from backends.base import Backend
+from backends.database.settled import settled
+from backends.database.source import Corrupt, inspect
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.log.newest import newest_saved
+from backends.node.directory import database_path
+from backends.node.lockfile import Settings
+from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
+from backends.node.running import running_lightningd
+from backends.node.session import known_sessions
+
+IN_USE = NodeDatabase(Found.IN_USE)
+
+
+def look_at_database(path: Path) -> NodeDatabase:
+    """What lies at `path`. Nobody may have it open, not even this process. Raises nothing, changes nothing."""
+    try:
+        if path.is_symlink() and not path.exists():
+            return NodeDatabase(
+                Found.UNREADABLE,
+                why=f"{path} is a link to {path.readlink()}, and nothing is there: is that disk mounted?",
+            )
+        if not path.exists() or path.stat().st_size == 0:
+            return NodeDatabase(Found.NOTHING)
+        with settled(path) as file:
+            state = inspect(file, writable=False)
+    except Corrupt as error:
+        return NodeDatabase(Found.CORRUPT, why=str(error))
+    except BackupError as error:
+        return NodeDatabase(Found.UNREADABLE, why=str(error))
+    except OSError as error:
+        return NodeDatabase(Found.UNREADABLE, why=f"{path} cannot be read: {error.strerror or error}")
+    if state.empty:
+        return NodeDatabase(Found.NOTHING)
+    if not state.is_lightningd:
+        return NodeDatabase(Found.UNREADABLE, why=f"{path} is not a database of lightningd (its tables are missing)")
+    if state.data_version is None:
+        return NodeDatabase(Found.NO_VERSION, None, state.node_id)
+    return NodeDatabase(Found.VERSION, state.data_version, state.node_id)
+
+
+def look_at_node(directory: Path) -> NodeDatabase:
+    """The database of the node in this network directory, unless a lightningd has it. Raises nothing."""
+    return IN_USE if running_lightningd(directory) is not None else look_at_database(database_path(directory))
+
+
+def look_at_backup(backend: Backend, url: str) -> BackupEnd:
+    """Where the backup ends, damaged or not. Raises BackupError when it cannot be read at all."""
+    seen, writer = backend.status(url), backend.last_writer()
+    version = seen.data_version
+    if seen.damaged and isinstance(backend, LogBackend):
+        version = newest_saved(backend.storage, version)
+    empty = False
+    if version == 0 and seen.records == 0 and not seen.damaged:
+        with backend.read() as generation:
+            empty = next(iter(generation.snapshot), None) is None
+    return BackupEnd(seen.backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer)
+
+
+def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
+    """How the database in this directory and that backup stand to each other."""
+    expected = None if settings is None else settings.backup_id
+    return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
