@@ -5,7 +5,7 @@ from pathlib import Path
 from backends.base import Backend
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
-from backends.errors import BackupError
+from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
 from backends.log.newest import newest_saved
 from backends.node.directory import database_path
@@ -13,6 +13,7 @@ from backends.node.lockfile import Settings
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
 from backends.node.session import known_sessions
+from backends.status import Status
 
 IN_USE = NodeDatabase(Found.IN_USE)
 
@@ -49,20 +50,35 @@ def look_at_node(directory: Path) -> NodeDatabase:
     return IN_USE if running_lightningd(directory) is not None else look_at_database(database_path(directory))
 
 
-def look_at_backup(backend: Backend, url: str) -> BackupEnd:
-    """Where the backup ends, damaged or not. Raises BackupError when it cannot be read at all."""
-    seen, writer = backend.status(url), backend.last_writer()
-    version = seen.data_version
-    if seen.damaged and isinstance(backend, LogBackend):
-        version = newest_saved(backend.storage, version)
+def end_of_backup(backend: Backend, url: str, seen: Status | None = None) -> BackupEnd:
+    """Where the backup ends, damaged or not. `seen` is its status, where the caller has it.
+
+    Raises BackupError when nothing in it even says which backup it is.
+    """
+    backup_id = backend.identify()
+    try:
+        seen = seen or backend.status(url)
+    except Damaged:  # a file is missing altogether
+        version = _newest(backend, 0)
+        return BackupEnd(backup_id, backend.node_id(), version, False, True, 0, backend.last_writer())
+    version = _newest(backend, seen.data_version) if seen.damaged else seen.data_version
     empty = False
     if version == 0 and seen.records == 0 and not seen.damaged:
         with backend.read() as generation:
             empty = next(iter(generation.snapshot), None) is None
-    return BackupEnd(seen.backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer)
+    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, backend.last_writer())
+
+
+def _newest(backend: Backend, reached: int) -> int:
+    return newest_saved(backend.storage, reached) if isinstance(backend, LogBackend) else reached
 
 
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
     """How the database in this directory and that backup stand to each other."""
     expected = None if settings is None else settings.backup_id
     return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
+
+
+def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
+    """Whether the database at `path` is surely an earlier state of the very history that the backup holds."""
+    return False
