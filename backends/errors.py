@@ -33,6 +33,12 @@ class Replaced(BackupError):
 _UNTOUCHED = "the snapshot and the log may be good all the same, which backup-cli verify tells"
 
 
+class InUse(BackupError):
+    """Another process writes to this backup, or nobody can tell that none does. `holder` says who holds its lock."""
+
+    holder = ""
+
+
 class Damaged(BackupError):
     """Bytes that were once saved have changed or gone.
 

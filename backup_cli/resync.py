@@ -22,6 +22,7 @@ from backup_cli.console import progress, say, warn
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory, warn_of_root
+from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both
 from backup_cli.waiting import answered
 
@@ -29,7 +30,8 @@ from backup_cli.waiting import answered
 @click.command()
 @lightning_dir
 @discard_newer
-def resync(lightning_dir: Path, consent: tuple[str, ...]) -> None:
+@take_over
+def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> None:
     """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
@@ -43,9 +45,10 @@ def resync(lightning_dir: Path, consent: tuple[str, ...]) -> None:
     with WriterLock(directory, "backup-cli resync"):
         database = _database(directory, settings)
         backup_id = _identify(backend, settings)
-        pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
-        _refuse_to_lose(pairing, settings, directory, consent)
-        _resync(directory, settings, backend, backup_id, pairing)
+        with alone(settings.url, backend, "resync", take_over):
+            pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
+            _refuse_to_lose(pairing, settings, directory, consent)
+            _resync(directory, settings, backend, backup_id, pairing)
     warn_of_root(directory, settings.url)
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
@@ -104,19 +107,17 @@ def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: st
         taken(database_path(directory), directory, writable=True, progress=show) as source,
     ):
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
-        try:
-            _open(backend, session)
-            before = backend.standing.data_version
-            if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
-                raise BackupError(
-                    f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was "
-                    "lost. Stop that node, then repeat this"
-                )
-            say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
-            backend.take_snapshot(source, "resync")
-            standing = backend.standing
-        finally:
-            backend.close()
+        _open(backend, session)
+        before = backend.standing.data_version
+        if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
+            raise BackupError(
+                f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
+                "Stop that node, then repeat this"
+            )
+        say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
+        backend.take_snapshot(source, "resync")
+        standing = backend.standing
+        backend.close()
     bear_witness(directory, backup_id, standing)
 
 

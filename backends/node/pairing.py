@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.base import Writer
+from backends.base import MAX_ROLL_FORWARD, Writer
 from backends.change import ahead
-
-MAX_ROLL_FORWARD = 16
-"""Changes that the plugin brings a database forward by at most."""
 
 
 class Found(Enum):

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from backends.base import Backend
+from backends.change import DATABASE_HEADER, UNKNOWN_DATABASE, database_fingerprint, previous
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
+from backends.log.format import Flag
 from backends.log.newest import newest_saved
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
@@ -80,5 +82,22 @@ def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, datab
 
 
 def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
-    """Whether the database at `path` is surely an earlier state of the very history that the backup holds."""
-    return False
+    """Whether the database at `path`, a few changes behind, is surely an earlier state of what the backup holds.
+
+    The change that comes next must have found it just so. Raises nothing: what cannot be read proves nothing.
+    """
+    version = pairing.database.version
+    if version is None:
+        return False
+    try:
+        with settled(path) as file, file.open("rb") as opened:
+            fingerprint = database_fingerprint(opened.read(DATABASE_HEADER))
+        with backend.read() as generation:
+            following = [
+                header.database
+                for _, header in generation.headers()
+                if header.flags & Flag.ADVANCES and previous(header.data_version) == version
+            ]
+    except (BackupError, OSError):
+        return False
+    return fingerprint != UNKNOWN_DATABASE and following[-1:] == [fingerprint]
