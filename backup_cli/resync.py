@@ -61,7 +61,12 @@ def _database(directory: Path, settings: Settings) -> NodeDatabase:
             f"there is no database at {path}, so nothing was changed; to get it back, run: "
             + restore_command(settings.url, directory, replace=path.exists())
         )
-    if database.found in (Found.CORRUPT, Found.UNREADABLE):
+    if database.found is Found.CORRUPT:
+        raise BackupError(
+            f"{path} is corrupt, so that no backup can be made of it; nothing was changed. Do not start the node, and "
+            "keep that file and its disk; to see what is safe to do, run: backup-cli check-config"
+        )
+    if database.found is Found.UNREADABLE:
         raise BackupError(f"{database.why}. The backup was not changed")
     return database
 

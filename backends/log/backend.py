@@ -344,8 +344,8 @@ class LogBackend(Backend):
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not self._there():
                 raise Unreachable(
-                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted? Nothing was "
-                    "changed; mount it and try again, or make a new backup with: backup-cli init"
+                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted, and the "
+                    "name right? Nothing was changed; mount it, or correct the URL, then try again"
                 ) from error
             raise Unreachable(
                 f"{self.describe()} cannot be used: {error.strerror or error}. Nothing that was saved is lost; "

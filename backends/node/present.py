@@ -32,8 +32,8 @@ def look_at_database(path: Path) -> NodeDatabase:
             return NodeDatabase(Found.NOTHING)
         with settled(path) as file:
             state = inspect(file, writable=False)
-    except Corrupt as error:
-        return NodeDatabase(Found.CORRUPT, why=str(error))
+    except Corrupt:
+        return NodeDatabase(Found.CORRUPT, why=f"the database {path} is damaged")
     except BackupError as error:
         return NodeDatabase(Found.UNREADABLE, why=str(error))
     except OSError as error:
