@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from backends.log.backend import LogBackend
-from backends.log.folding import Folded, remove_unfinished
+from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.status import Status
 from backup_cli.console import progress, say, size, warn
@@ -28,22 +28,25 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over):
-        before = backend.status(url)
-        with progress("Compacting") as show:
-            folded = backend.fold(scratch or scratch_place(), show)
-        if folded is None:
-            say(f"{url}: there is nothing to fold yet")
-            return
-        if not _gains(backend, folded, before):
-            remove_unfinished(backend.storage)
-            say(f"{url}: a compaction would gain nothing now, so nothing was changed")
+        freed, before = segments_freed(backend.storage), backend.status(url)
+        if not freed:
+            say(f"{url}: there is nothing to fold yet" if freed is None else f"{url}: {_NO_GAIN}")
             return
         backend.open(lambda level, line: warn(line))
+        with progress("Compacting") as show:
+            folded = backend.fold(scratch or scratch_place(), show)
+        if folded is None or not _gains(backend, folded, before):
+            backend.forget_folding()
+            say(f"{url}: {_NO_GAIN}")
+            return
         backend.switch_generation(folded)
         after = backend.sizes()
     _warn_of_root(url)
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+_NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 
 
 def _gains(backend: LogBackend, folded: Folded, before: Status) -> bool:

@@ -18,12 +18,16 @@ from backends.database.compare import compare
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing, scratch_directory
 from backends.errors import BackupError
+from backends.node.directory import database_path
 from backends.node.handover import hand_over
-from backends.node.lockfile import Settings, read_settings
+from backends.node.lockfile import read_settings
+from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.urls import parse_url
 from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli.findings import Level
 from backup_cli.init import plugin_path
 from backup_cli.options import REHEARSAL, existing_backup, node_directory
+from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
 from backup_cli.verify import scratch_place
@@ -43,7 +47,7 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, read_settings(node_directory(lightning_dir)))
+        _own_backup(url, node_directory(lightning_dir))
         return
     with tempfile.TemporaryDirectory(prefix=REHEARSAL) as scratch:
         seen = _recorded_node(Path(scratch), url or Path(scratch).as_uri())
@@ -129,8 +133,9 @@ def _plugin() -> list[str]:
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(given: str | None, settings: Settings) -> None:
+def _own_backup(given: str | None, directory: Path) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
+    settings = read_settings(directory)
     url, backend = existing_backup(given or settings.url)
     if settings.backup_id not in (None, backend.identify()):
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
@@ -155,4 +160,9 @@ def _own_backup(given: str | None, settings: Settings) -> None:
     click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
         click.echo(f"{'torn end':<16}{rebuilt.torn}")
+    path = database_path(directory)
+    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+    found = finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+    if found.level is not Level.OK:
+        warn(found.text)
     click.echo("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

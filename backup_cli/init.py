@@ -112,6 +112,11 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
         )
     if not path.exists() or path.stat().st_size == 0:
         say(f"There is no database in {directory} yet: the backup begins empty, with the node's first start.")
+        if (directory / "hsm_secret").exists():
+            warn(
+                "hsm_secret is there, so this node may have lived before. If a backup of it exists, do not start it "
+                "empty, or it loses its channels: bring its database back first, with backup-cli restore"
+            )
         yield nothing()
         return
     state = inspect(path, writable=True)

@@ -38,7 +38,7 @@ def alone(url: str, backend: Backend, what: str, take_over: bool) -> Iterator[No
     """
     assert isinstance(backend, LogBackend)
     try:
-        locked = backend.hold(f"backup-cli {what}")
+        locked = _held(backend, what)
         writer = backend.last_writer()
         if writer is not None and not writer.closed and not (locked and is_local(url)):
             _refuse_or_warn(url, writer, what, take_over)
@@ -46,6 +46,17 @@ def alone(url: str, backend: Backend, what: str, take_over: bool) -> Iterator[No
     finally:
         backend.close()
         backend.let_go()
+
+
+def _held(backend: LogBackend, what: str) -> bool:
+    try:
+        return backend.hold(f"backup-cli {what}")
+    except InUse as error:
+        if what != "compact":
+            raise
+        raise InUse(
+            f"{error}. A running node compacts by itself when that is due; to have it now: lightning-cli backup-compact"
+        ) from None
 
 
 def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> None:

@@ -70,8 +70,10 @@ def restore(
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
     older = older_backup_at(url)
-    if older is not None and (resume or kept):
+    if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
+    if older is not None and kept:
+        raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
     url, backend = (url, None) if older is not None else existing_backup(url)
     target, old = target_of(Path(dest).expanduser(), as_directory=dest.endswith(os.sep)), ""
     if kept and backend is not None:

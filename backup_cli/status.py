@@ -40,7 +40,7 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
             url = read_settings(node_directory(lightning_dir)).url
         url, backend = existing_backup(url)
         seen = backend.status(url)
-        found = _database(url, backend, seen, node_directory(lightning_dir)) if with_node else None
+        found = _database(url, backend, seen, node_directory(lightning_dir)) if with_node and not prometheus else None
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
