@@ -140,16 +140,16 @@ def _own_backup(given: str | None, directory: Path) -> None:
     if settings.backup_id not in (None, backend.identify()):
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
-    with scratch_directory(scratch_place()) as directory:
+    with scratch_directory(scratch_place()) as scratch:
         with progress("Restoring") as show, backend.read() as generation:
             stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, directory / "rehearsed.sqlite3", show)
+            rebuilt = rebuild(generation, scratch / "rehearsed.sqlite3", show)
         if rebuilt.state.empty:
             raise BackupError(
                 f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
-        database = (directory / "rehearsed.sqlite3").stat().st_size
+        database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
     click.echo(f"{'backup':<16}{url}, {size(stored)}")
     click.echo(

@@ -81,6 +81,11 @@ def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, datab
     return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
 
 
+SOON = 30.0
+"""Seconds after its being saved within which a change is committed. A commit of another run, without the plugin, leaves
+the same header behind as the one that it stands in for, and comes later."""
+
+
 def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
     """Whether the database at `path`, a few changes behind, is surely an earlier state of what the backup holds.
 
@@ -90,6 +95,8 @@ def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
     if version is None:
         return False
     try:
+        if path.stat().st_mtime > pairing.backup.last_change + SOON:
+            return False
         with settled(path) as file, file.open("rb") as opened:
             fingerprint = database_fingerprint(opened.read(DATABASE_HEADER))
         with backend.read() as generation:
