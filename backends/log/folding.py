@@ -101,7 +101,7 @@ def fold(
 def segments_freed(storage: Storage) -> int | None:
     """How many segments `fold` would make needless; None when there is nothing to fold. Raises as `fold` does."""
     with open_generation(storage) as generation:
-        place = _place(generation)
+        place = _place(generation, MAX_ROLL_FORWARD)
         return None if place is None else place.next_segment - generation.manifest.first_segment
 
 

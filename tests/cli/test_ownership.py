@@ -116,9 +116,7 @@ def test_resume_beside_a_running_node_is_refused(lived: World, place: Path, hist
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(3))
         said = restore(lived, place, "--resume")
-        assert_refused(
-            said, r"pid \d+, lightningd-backup\) is writing to this backup.*two nodes .*--take-over"
-        )
+        assert_refused(said, r"pid \d+, lightningd-backup\) is writing to this backup.*two nodes .*--take-over")
         assert [path.name for path in place.iterdir() if path.name != "backup.pid"] == []
         node.play(history.notes(2))
         said = restore(lived, place, "--resume", "--take-over")
