@@ -427,6 +427,11 @@ def another_line(world: World, history: History) -> None:
     assert world.version == 6
 
 
+def lose_the_database(world: World, history: History) -> None:
+    world.run(history.notes(LOST))
+    world.database.unlink()
+
+
 def taken_over_elsewhere(world: World, history: History) -> None:
     other = World(world.root / "other")
     other.directory.rmdir()
@@ -442,7 +447,7 @@ STATES: dict[str, Callable[[World, History], object]] = {
     "sixteen behind": old_copy(16),
     "seventeen behind": old_copy(17),
     "one behind in another line": another_line,
-    "no database": lambda world, history: world.database.unlink(),
+    "no database": lose_the_database,
     "taken over": taken_over_elsewhere,
     "another backup": lambda world, history: exchange(world),
 }
