@@ -25,7 +25,7 @@ from backends.log.format import (
     segment_name,
 )
 from backends.log.reading import Chain
-from backends.storage.base import TEMPORARY, Storage, WriteHandle
+from backends.storage.base import TEMPORARY, Fenced, Storage, WriteHandle
 
 FIRST_ROOM = 1 << 16
 MOST_ROOM = 1 << 20
@@ -51,15 +51,15 @@ class Segment:
         """Whether the next record belongs into another segment."""
         return self.end >= FULL
 
-    def append(self, chain: Chain, kind: RecordKind, flags: int, data_version: int, now: int, raw: bytes) -> Chain:
-        """One record, durable when this returns. After any exception the segment may not be appended to again."""
-        if kind == RecordKind.CHANGE and self._stream is None:
+    def append(self, chain: Chain, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Chain:
+        """One change, durable when this returns. After any exception the segment may not be appended to again."""
+        if self._stream is None:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
-        payload = self._stream.add(raw) if self._stream is not None and kind == RecordKind.CHANGE else raw
+        payload = self._stream.add(raw)
         header = RecordHeader(
-            RECORD_MAGIC, kind, flags, len(payload), len(raw), data_version,
-            chain.sequence + 1, now, chain.checksum, 0,
+            RECORD_MAGIC, RecordKind.CHANGE, flags, len(payload), len(raw), data_version,
+            chain.sequence + 1, now, database, chain.checksum, 0,
         )  # fmt: skip
         record, checksum = encode_record(header, payload)
         end = self.end + len(record)
@@ -68,6 +68,8 @@ class Segment:
                 self.handle.write_durably(self.end, record)
             else:
                 self._append_past_room(record, end)
+        except Fenced:
+            raise  # the record may be part of the log by now, and the log is another writer's
         except BaseException:
             self._cut_back()
             raise
@@ -117,7 +119,11 @@ class Segment:
 
 
 def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = ()) -> Segment:
-    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces."""
+    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
+
+    A generator of `records` must let go of its file when it is exhausted: on FUSE filesystems and through the kernel's
+    NFS client a rename over a file that this process holds open becomes two, and a crash between them loses the name.
+    """
     name, end = segment_name(index), 0
     handle = storage.create(name + TEMPORARY)
     try:

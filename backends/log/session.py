@@ -102,8 +102,20 @@ class SessionMarker:
                 # ever in a segment that has no name any more: with our mark in place again it stops as well.
                 with suppress(OSError):
                     self._write(self.session)
-            raise Replaced(
-                f"another node ({there.host}, process {there.pid}) has taken over the backup in "
-                f"{self._storage.describe()}: two nodes with the same keys lose money. Stop one of them for good; only "
-                "the other may go on"
-            )
+            raise _replaced_by(there, self._storage)
+
+
+def replaced_by(storage: Storage) -> Replaced:
+    """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
+    try:
+        return _replaced_by(read_session(storage), storage)
+    except (OSError, BackupError):
+        return _replaced_by(None, storage)
+
+
+def _replaced_by(other: Session | None, storage: Storage) -> Replaced:
+    who = "another process" if other is None else f"another node ({other.host}, process {other.pid})"
+    return Replaced(
+        f"{who} has taken over the backup in {storage.describe()}, and this node's last change was not committed: two "
+        "nodes with the same keys lose money. Stop one of them for good; only the other may go on"
+    )

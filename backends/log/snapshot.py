@@ -175,7 +175,7 @@ def write_snapshot(
             nonlocal chain
             fields = RecordHeader(
                 RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
-                chain.sequence + 1, time_now(), chain.checksum, 0,
+                chain.sequence + 1, time_now(), 0, chain.checksum, 0,
             )  # fmt: skip
             record, checksum = encode_record(fields, payload)
             parts.write(record)

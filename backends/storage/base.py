@@ -13,8 +13,28 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _BLOCK = 1 << 18
+
+WRITE_BIT = 0o200
+"""The mode bit of a file's owner that a fence takes away."""
+
+LOCK = "lock"
+"""The file whose lock keeps the processes of one machine apart."""
+
+
+class Fenced(OSError):
+    """Another writer has taken this file: it has lost its write bit (see `Storage.seal`) or its last name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(errno.EPERM, "another writer has taken this backup over", name)
+
+
+class Lock(Protocol):
+    """A lock that is held until `release`, or until the process ends."""
+
+    def release(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,12 @@ class WriteHandle(ABC):
 
     @abstractmethod
     def write_durably(self, offset: int, data: bytes) -> None:
-        """All of `data` at `offset`, durable when it returns: the one operation of a commit."""
+        """All of `data` at `offset`, durable when it returns: the one operation of a commit.
+
+        Raises Fenced when the file, looked at after the sync, belongs to another writer: it was sealed, or has lost
+        its last name. What was written may then be missing from what that writer has read. A place that cannot seal
+        (see `Storage.seal`) need not look.
+        """
 
     @abstractmethod
     def extend(self, offset: int, length: int) -> None:
@@ -117,6 +142,21 @@ class Storage(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """FileNotFoundError when there is none. Durable after `sync_names`."""
+
+    def seal(self, name: str) -> bool:
+        """Take a file's write bit, so that whoever has it open for `write_durably` is told after the next one.
+
+        Whether the place has kept that: where it returns False nothing tells the other writer. FileNotFoundError when
+        there is no such file.
+        """
+        return False
+
+    def lock(self, what: str) -> Lock | None:
+        """Keep out the other processes of this machine, in whatever container; `what` names this one to them.
+
+        None where the place has no locks. Raises `backends.locks.Locked` when another process has it.
+        """
+        return None
 
     @abstractmethod
     def sync_names(self) -> None:
