@@ -18,9 +18,9 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
-from backends.node.witness import Fingerprint
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
+from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
@@ -36,10 +36,10 @@ SNAPSHOT_PATIENCE = 10
 class Guard:
     """Answers `db_write` for the node whose network directory is `directory`.
 
-    `seen` is its database file as it was before lightningd opened it: before the manifest was answered.
+    `start` is what was found before lightningd opened its database: before the manifest was answered.
     """
 
-    def __init__(self, directory: Path, report: Report, seen: Fingerprint | None) -> None:
+    def __init__(self, directory: Path, report: Report, start: Start) -> None:
         self.directory, self.report = directory, report
         self.backend: Backend | None = None
         self.refusal: str | None = None
@@ -50,9 +50,12 @@ class Guard:
         """Seconds that one call may wait for the destination."""
         self.database_header = b""
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
-        self._seen = seen
+        self._found_at_start = start
         self._header: DatabaseHeader | None = None
+        self._session = ""
         self._copies = ExitStack()
+        if start.copy is not None:
+            self._copies.callback(start.copy.close)
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._backup_id = ""
@@ -113,7 +116,11 @@ class Guard:
         if decision.do is Do.SNAPSHOT:
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
-        standing = backend.open(self.report, remember_new_session(self.directory, self._backup_id, sessions))
+        else:
+            self._copies.close()
+            self._found_at_start.copy = None
+        self._session = remember_new_session(self.directory, self._backup_id, sessions)
+        standing = backend.open(self.report, self._session)
         self.backend = backend
         self._judge(standing, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
@@ -129,8 +136,9 @@ class Guard:
 
     def _judge(self, standing: Standing, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
-        self._doubt = why_doubted(self.directory, self._seen, self._backup_id, standing)
-        decision = decide(standing, change, self._doubt)
+        self._doubt = why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
+        left = self._found_at_start.left
+        decision = decide(standing, change, self._doubt, None if left is None else left.value)
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         return decision
@@ -153,7 +161,7 @@ class Guard:
     def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
         version, and at 2^32 it wraps."""
-        if self._seen is not None:
+        if self._found_at_start.seen is not None:
             return
         with backend.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
@@ -170,6 +178,11 @@ class Guard:
 
     def _copy_database(self, backend: Backend, change: Change) -> SnapshotSource:
         """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
+        early = self._found_at_start.copy
+        if early is not None and early.source.data_version == change.database_stood_at:
+            check_source(self.directory, backend, early.source, change.database_stood_at)
+            self._copied = early.source
+            return early.source
         # Not beside `testify`: closing a file drops the locks that SQLite has on it elsewhere in this process.
         with self._reading_database, self._more_patience():
             source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
@@ -224,14 +237,14 @@ class Guard:
     def _refusal(self) -> dict[str, str]:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
 
-    def testify(self) -> None:
-        """Write down, when the node is idle, that its database holds the backup's last change."""
+    def testify(self, *, ended: bool = False) -> None:
+        """Write down, when the node is idle or has `ended`, that its database holds the backup's last change."""
         backend = self.backend
         if backend is None or self.refusal is not None:
             return
         with self._reading_database:
             standing = backend.standing
-            state = testify(self.directory, backend, self._backup_id, self._testified)
+            state = testify(self.directory, backend, self._backup_id, self._testified, self._session if ended else None)
             if state is not None:
                 self._testified = standing
                 if state.node_id is not None:
@@ -239,7 +252,7 @@ class Guard:
 
     def close(self) -> None:
         """The node stops: leave the backup in order."""
-        self.testify()
+        self.testify(ended=True)
         if self.backend is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.backend)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from backends.node.witness import look
+from plugin.before_manifest import before_manifest
 
 if TYPE_CHECKING:
     from plugin.protection import Protection
@@ -26,7 +26,7 @@ class Desk:
 
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
-        self._seen = look(Path.cwd())  # before the manifest is answered, lightningd has not opened its database
+        self._start = before_manifest(Path.cwd())
         self._protection: Protection | None = None
 
     @property
@@ -35,7 +35,7 @@ class Desk:
         if self._protection is None:
             from plugin.protection import Protection
 
-            self._protection = Protection(self._plugin, self._seen)
+            self._protection = Protection(self._plugin, self._start)
         return self._protection
 
     def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
@@ -54,6 +54,8 @@ class Desk:
         """The plugin ends."""
         if self._protection is not None:
             self._protection.end()
+        elif self._start.copy is not None:
+            self._start.copy.close()
 
 
 def register(plugin: Plugin, desk: Desk) -> None:

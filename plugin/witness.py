@@ -31,13 +31,16 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
     return None
 
 
-def testify(directory: Path, backend: Backend, backup_id: str, last_known: Standing | None) -> DatabaseState | None:
+def testify(
+    directory: Path, backend: Backend, backup_id: str, last_known: Standing | None, ended: str | None = None
+) -> DatabaseState | None:
     """Write a witness if the database is known to have committed the backup's last change. Returns what it read.
 
-    `last_known` is the standing that has a witness already. Never raises: a missing witness only costs a snapshot.
+    `last_known` is the standing that has a witness already; `ended` the session when no call will come any more.
+    Never raises: a missing witness only costs a snapshot.
     """
     standing = backend.standing
-    if standing == last_known:
+    if standing == last_known and ended is None:
         return None
     try:
         path = database_path(directory)
@@ -46,7 +49,7 @@ def testify(directory: Path, backend: Backend, backup_id: str, last_known: Stand
         if (state.data_version or 0) != standing.data_version or backend.standing != standing:
             return None
         if fingerprint(path) == before:
-            _write(directory, backup_id, standing, before, None)
+            _write(directory, backup_id, standing, before, None, ended)
     except (BackupError, OSError):
         return None
     return state
@@ -69,8 +72,13 @@ def _fits(witness: Witness, backup_id: str, standing: Standing) -> bool:
     return noted == (backup_id, standing.sequence, standing.data_version, standing.checksum)
 
 
-def _write(directory: Path, backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None) -> None:
-    write_witness(
-        directory,
-        Witness(backup_id, standing.sequence, standing.data_version, standing.checksum, seen, failure),
-    )
+def _write(
+    directory: Path,
+    backup_id: str,
+    standing: Standing,
+    seen: Fingerprint | None,
+    failure: str | None,
+    ended: str | None = None,
+) -> None:
+    noted = (standing.sequence, standing.data_version, standing.checksum)
+    write_witness(directory, Witness(backup_id, *noted, seen, failure, ended))

@@ -1,7 +1,7 @@
 """A database as SQLite would see it at its next open, found out without changing a byte of anything.
 
-After a crash a hot journal may lie beside it, which the next opener rolls back into the file. SQLite itself does so here,
-through files that are only ever read: what it writes, truncates and deletes stays in memory.
+After a crash a hot journal may lie beside it, which the next opener rolls back into the file. SQLite itself does so
+here, through files that are only ever read: what it writes, truncates and deletes stays in memory.
 """
 
 import fcntl
@@ -9,18 +9,16 @@ import itertools
 import os
 import stat
 import struct
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
 import apsw
 
+from backends.change import DATABASE_HEADER
 from backends.database.connection import READ_WRITE, connect, run
 from backends.database.source import DatabaseState, state_of
-
-HEADER_SIZE = 100
-"""Bytes at the beginning of a database file that tell at which commit of which history it stands."""
 
 MAX_JOURNAL = 64 << 20
 """Bytes of a journal above which the database is not looked at: what is rolled back is kept in memory."""
@@ -54,7 +52,7 @@ class AsFound:
 
     state: DatabaseState
     header: bytes
-    """The file's first HEADER_SIZE bytes; fewer when it is empty or missing."""
+    """The file's first DATABASE_HEADER bytes; fewer when it is empty or missing."""
 
 
 def as_found(database: Path) -> AsFound | Unclear:
@@ -75,7 +73,7 @@ def _look(disk: "_ReadOnlyDisk") -> AsFound | Unclear:
         with closing(connect(disk.database, READ_WRITE, disk.name)) as connection:
             run(connection, "SELECT count(*) FROM sqlite_schema")
             state = state_of(connection)
-            return AsFound(state, disk.main.read(HEADER_SIZE, 0))
+            return AsFound(state, disk.main.read(DATABASE_HEADER, 0))
     except (apsw.CorruptError, apsw.NotADBError):
         return Unclear.NO_DATABASE
     except (apsw.Error, OSError):
@@ -106,8 +104,8 @@ class _ReadOnlyDisk(apsw.VFS):
         """What speaks against looking at them at all."""
         if self.main.locked_by_another():
             return Unclear.LOCKED
-        wal = f"{self.database}-wal"
-        if self.main.read(HEADER_SIZE, 0)[_WAL_VERSIONS] == b"\2\2" or (os.path.exists(wal) and os.path.getsize(wal)):
+        wal = self.database.with_name(f"{self.database.name}-wal")
+        if self.main.read(DATABASE_HEADER, 0)[_WAL_VERSIONS] == b"\2\2" or (wal.exists() and wal.stat().st_size):
             return Unclear.WAL
         journal = self._files.get(self._journal)
         return Unclear.LARGE_JOURNAL if journal is not None and journal.xFileSize() > MAX_JOURNAL else None
@@ -132,7 +130,7 @@ class _ReadOnlyDisk(apsw.VFS):
         return file
 
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802
-        return pathname in self._files or (pathname != self._journal and os.path.exists(pathname))
+        return pathname in self._files or (pathname != self._journal and Path(pathname).exists())
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
         file = self._files.pop(filename, None)
@@ -159,9 +157,12 @@ class _File:
         if self._descriptor is None:
             return False
         question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_LOCK_BYTES, 0)
-        with suppress(OSError):  # a filesystem without locks
-            return struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK
-        return False
+        try:
+            answer = fcntl.fcntl(self._descriptor, fcntl.F_GETLK, question)
+        except OSError:  # a filesystem without locks
+            return False
+        kind: int = struct.unpack(_FLOCK, answer)[0]
+        return kind != fcntl.F_UNLCK
 
     def read(self, amount: int, offset: int) -> bytes:
         """As many bytes as there are. OSError."""

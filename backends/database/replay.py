@@ -1,11 +1,13 @@
 """A database rebuilt by executing the changes that made it.
 
-A file under construction is worth nothing until it is whole, so SQLite keeps no journal and syncs nothing until the end.
+A file under construction is worth nothing until it is whole: SQLite keeps no journal and syncs nothing until the end.
 A node's own database that is brought forward in place is another matter: there each change is a durable transaction.
 """
 
+import math
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -62,6 +64,10 @@ class ReplayFailed(BackupError):
     exit_code = 3
 
 
+class OutOfTime(BackupError):
+    """The changes could not be made in the time that there was."""
+
+
 class Replay:
     """A database file under construction. One thread, and nothing else opens the file meanwhile.
 
@@ -69,13 +75,14 @@ class Replay:
     of its own, safe from a power cut once `execute` has returned, and after an error the file holds those before it.
     """
 
-    def __init__(self, path: Path, *, in_place: bool = False) -> None:
+    def __init__(self, path: Path, *, in_place: bool = False, until: float = math.inf) -> None:
         """Go on from the snapshot at `path`, or from nothing when the file is missing (then mode 0600) or empty.
 
+        After `until` (by the monotonic clock) everything raises OutOfTime.
         Raises ReplayFailed when what is there is no database, and BackupError when it cannot be written.
         """
         self.path = path
-        self._in_place = in_place
+        self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
         self._guard = Guard()
         self._changes = 0  # in the open transaction
@@ -87,7 +94,7 @@ class Replay:
         except apsw.Error as error:
             raise self._unusable(error) from error
         self._cursor = self._connection.cursor()
-        self._connection.set_progress_handler(self._guard.too_long, STEPS_BETWEEN_CALLS)
+        self._connection.set_progress_handler(self._too_long, STEPS_BETWEEN_CALLS)
 
     def __enter__(self) -> "Replay":
         return self
@@ -171,12 +178,21 @@ class Replay:
         if not self._changes:
             self._begin()
         self._guard.begin_change(alone=alone)
-        self._execute_all(statements)
+        self._execute_all(statements if self._until == math.inf else self._in_time(statements))
         if bump is not None:
             self._execute_bump(bump)
         self._changes += 1
         if self._changes == self._changes_per_transaction:
             self._commit()
+
+    def _in_time(self, statements: Iterable[str]) -> Iterator[str]:
+        for statement in statements:
+            if time.monotonic() > self._until:
+                raise OutOfTime(f"there was no time for the change with data version {self._data_version}")
+            yield statement
+
+    def _too_long(self) -> bool:
+        return self._guard.too_long() or time.monotonic() > self._until
 
     def _begin(self) -> None:
         try:
@@ -236,6 +252,8 @@ class Replay:
     def _failed(self, statement: str, error: Exception) -> BackupError:
         if isinstance(error, _OF_THIS_MACHINE):
             return explained(error, self.path)
+        if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
+            return OutOfTime(f"there was no time for the change with data version {self._data_version}")
         begins = _shown(statement, 80)
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:

@@ -1,4 +1,4 @@
-"""The end of the log, found by reading its last segments only: a start must not read a log that grows with its database.
+"""The end of the log, found by reading its last segments only: a start must not read all of a log that grows.
 
 Each segment begins a compression stream of its own, so nothing before it is needed to unpack what is in it.
 """
@@ -8,15 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from backends.base import MAX_ROLL_FORWARD
 from backends.errors import Damaged
 from backends.log.format import FileHeader, FileKind, Flag, RecordHeader, segment_name
 from backends.log.generation import Generation
 from backends.log.reading import RecordReader
 from backends.log.tail import End
 from backends.log.unpacking import Unpacker, Unreadable
-
-MAX_ROLL_FORWARD = 16
-"""How many changes that advance the version a database may be behind to be rolled forward."""
 
 
 class LoggedChange(NamedTuple):
@@ -97,9 +95,8 @@ def statements_of(generation: Generation, changes: Sequence[LoggedChange]) -> It
     wanted = iter(changes)
     change = next(wanted, None)
     while change is not None:
-        index, handle = generation.segments[change.segment]
         number, stream = change.segment, change.stream
-        unpacker, name = Unpacker(), segment_name(index)
+        unpacker, name = Unpacker(), segment_name(generation.segments[number][0])
         for record in _reader(generation, number).records():
             if record.offset < stream:
                 continue
