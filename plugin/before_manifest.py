@@ -38,6 +38,7 @@ class WhyLeft(Enum):
     TOO_FAR = "it lacks more changes than are made good without asking"
     NO_FINGERPRINT = "the backup does not tell how it looked at that version"
     OTHER_HISTORY = "it does not look as it did at that version: it was changed by something else since"
+    TOUCHED = "its file was written after the backup's last change: by a node without this plugin, or by something else"
     TOO_LARGE = "the missing changes are too large"
     NO_TIME = "the missing changes take too long"
     DISK_FULL = "the disk that it lies on is full"

@@ -34,6 +34,7 @@ from backends.node.writer_lock import WriterLock
 from plugin.before_manifest import Start, WhyLeft
 from plugin.decision import distance
 from plugin.early_copy import copy_early
+from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.start import destination_of
 from plugin.witness import why_doubted
 
@@ -45,6 +46,14 @@ DONE_WITHIN = 50.0
 
 MAX_SQL = 256 << 20
 """Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
+
+
+SOON = 30.0
+"""Seconds after its being saved within which lightningd surely has written a change to its own disk.
+
+A commit of another run, without this plugin, leaves the same header behind as the one that it stands in for. It comes
+later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class Facts:
     """Whether it is the one that these sessions worked in, and no copy."""
     node_id: str | None
     """The backup's."""
+    written: float = 0.0
+    """When the database file was written last, in seconds since 1970."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
 
@@ -92,6 +103,8 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
         return WhyLeft.NO_FINGERPRINT if unknown else WhyLeft.OTHER_HISTORY
     if not found.header and not (facts.begins_empty and end.whole and proven[-1] == 0):
         return WhyLeft.EMPTY
+    if facts.written > end.time + SOON:
+        return WhyLeft.TOUCHED
     missing = end.changes[proven[-1] :]
     return missing if sum(change.header.size for change in missing) <= MAX_SQL else WhyLeft.TOO_LARGE
 
@@ -121,10 +134,11 @@ def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
     found = as_found(database_path(directory))
+    noted = last_found(directory, found)
     try:
         backend, _ = destination_of(directory, settings)
         # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
-        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, backup_id, found))
+        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -133,7 +147,7 @@ def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
     if isinstance(read.missing, WhyLeft):
         start.left = read.missing
     elif read.missing and isinstance(found, AsFound):
-        _bring_forward(directory, backup_id, found, read, start, began + DONE_WITHIN)
+        _bring_forward(directory, backup_id, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
     if isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start):
         start.copy = copy_early(directory, began + DONE_WITHIN)
@@ -150,7 +164,9 @@ def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, s
     return ahead or why_doubted(directory, start.seen, backup_id, standing) is not None
 
 
-def _read_backup(directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear) -> _Read:
+def _read_backup(
+    directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear, noted: LastFound | None
+) -> _Read:
     last = backend.last_writer()
     node_id = backend.node_id()
     with backend.read() as generation:
@@ -163,6 +179,7 @@ def _read_backup(directory: Path, backend: Backend, backup_id: str, found: AsFou
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
             node_id=node_id,
+            written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(generation.snapshot), None) is None,
         )
         missing = missing_changes(facts)
@@ -174,16 +191,27 @@ def _is_empty(found: AsFound | Unclear) -> bool:
     return isinstance(found, AsFound) and not found.header
 
 
-def _bring_forward(directory: Path, backup_id: str, found: AsFound, read: _Read, start: Start, until: float) -> None:
+def _bring_forward(
+    directory: Path,
+    backup_id: str,
+    found: AsFound,
+    noted: LastFound | None,
+    read: _Read,
+    start: Start,
+    until: float,
+) -> None:
     """Make the missing changes, and say in `start` what came of it."""
     assert not isinstance(read.missing, WhyLeft)
     version, end = found.state.data_version or 0, read.end
     behind = f"{sum(change.advances for change in read.missing)} change(s) behind its backup"
     try:
         with WriterLock(directory, "lightningd-backup, bringing the database forward"):
+            if noted is not None:
+                leads_to(directory, noted, [change.header.data_version for change in read.missing])
             start.left = _replay(directory, found, read, until)
             if start.left is None:
                 _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
+                forget_found(directory)
     except (BackupError, OSError) as error:
         start.left = _why_failed(error)
     if start.left is None:

@@ -72,7 +72,8 @@ def copy_database(
     commit until the copy is done. The copy always has a plain rollback journal, and nothing lies beside it.
 
     `progress` is called with pages copied and all pages, also now and then while they are checked. Memory does not
-    grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; there is no `target` then.
+    grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; there is no `target`
+    then.
     """
     with opened(path, _flags(writable)) as source:
         # One read transaction around all steps, or a commit between two of them would start the copy again.

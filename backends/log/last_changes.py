@@ -44,6 +44,8 @@ class LogEnd:
     sequence: int
     checksum: int
     data_version: int
+    time: int
+    """When the last change was saved, seconds since 1970."""
     changes: Sequence[LoggedChange]
     """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them."""
     whole: bool
@@ -77,9 +79,9 @@ def read_end(generation: Generation) -> LogEnd:
     while sum(change.advances for change in changes) > MAX_ROLL_FORWARD:
         changes.popleft()
     _check_snapshot_fits(generation, changes)
-    reached = (base.sequence, base.checksum, base.data_version)
+    reached = (base.sequence, base.checksum, base.data_version, generation.manifest.created)
     if last is not None and last.sequence >= base.sequence:
-        reached = (last.sequence, last.checksum, last.data_version)
+        reached = (last.sequence, last.checksum, last.data_version, last.time)
     elif last is not None:
         raise Damaged("the log ends before its snapshot", segment_name(generation.segments[0][0]), 0)
     _check_acknowledged(generation, reached[0])
