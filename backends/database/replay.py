@@ -142,12 +142,12 @@ class Replay:
         try:
             self._cursor.execute("BEGIN IMMEDIATE")
             run(self._connection, "SELECT count(*) FROM sqlite_schema")
-            _, found = self._connection.read("main", 0, 0, max(len(header), 1))
-            size = run(self._connection, "PRAGMA page_count")[0][0]
+            found = self._connection.read("main", 0, 0, len(header))[1] if header else b""
+            empty = self.path.stat().st_size == 0
             self._cursor.execute("ROLLBACK")
         except apsw.Error as error:
             raise self._unusable(error) from error
-        return found == header if header else size == 0
+        return found == header and empty == (not header)
 
     def finish(self, *, durable: bool = True) -> DatabaseState:
         """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.

@@ -23,12 +23,12 @@ from backends.database.taking import nothing
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
 from backends.node.handover import hand_over
-from backends.node.witness import look
+from plugin.before_manifest import before_manifest
 from plugin.guard import CONTINUE, Guard
 from tests.end_to_end.same import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
 from tests.log.histories import CAMPAIGN, silent
-from tests.standin import Call, foreign_keys
+from tests.standin import Call, foreign_keys, stands_at
 
 seeds = st.integers(0, 1 << 32)
 
@@ -90,7 +90,8 @@ class NodeHistory(RuleBasedStateMachine):
     # The node
 
     def _start(self) -> None:
-        self.guard = Guard(self.directory, silent, look(self.directory))
+        self.guard = Guard(self.directory, silent, before_manifest(self.directory))
+        self.version = stands_at(self.directory) or 0
         self._open_database()
         self.told = False
 
