@@ -2,12 +2,13 @@
 
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backends.base import Backend, Report, Sizes, SnapshotSource, Standing, Writer
+from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced, Unreachable
@@ -32,6 +33,9 @@ from backends.storage.base import Lock, Space, Storage
 _NO_INDEX = 1 << 62
 """No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
 
+_TIDY_EVERY = 3600.0
+"""Seconds between two looks at what need not be kept any longer."""
+
 
 class LogBackend(Backend):
     """The record log over a storage: the same for every kind of filesystem."""
@@ -43,6 +47,7 @@ class LogBackend(Backend):
         self._lock: Lock | None = None
         self._report: Report = lambda level, line: None
         self._trouble: str | None = None
+        self._next_tidying = 0.0
         self._snapshot_bytes = 0
         self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
 
@@ -138,10 +143,10 @@ class LogBackend(Backend):
         with self._opening():
             manifest, before = read_manifest(self.storage), read_session(self.storage)
             last, standing = find_end(self.storage, manifest, before)  # of damage nothing is taken over
-            self._take_over(session_id, before, standing, last.index)
+            self._take_over(session_id, before, manifest.generation, standing, last.index)
             # Whoever wrote until now may have gone on, and may have begun another generation.
             manifest = read_manifest(self.storage)
-            segment, standing, torn = recover(self.storage, manifest, before)
+            segment, standing, torn = recover(self.storage, manifest, before, self._checked)
             self._go_on(manifest, segment, standing)
             self._measure()
         if before is None and standing.sequence > 0:
@@ -158,19 +163,25 @@ class LogBackend(Backend):
             standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
             noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
-            self._take_over(session_id, before, noted, 0)
+            self._take_over(session_id, before, manifest.generation, noted, 0)
             indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
             last = max((index for index in indexes if index < _NO_INDEX), default=0)
             self._go_on(manifest, create_segment(self.storage, manifest.backup_id, last + 1), standing)
 
-    def _take_over(self, session_id: str | None, before: Session | None, standing: Standing, segment: int) -> None:
+    def _take_over(
+        self, session_id: str | None, before: Session | None, generation: int, standing: Standing, segment: int
+    ) -> None:
         """From here on the writer before gets nothing more acknowledged: its mark is gone, and then its segment is."""
-        self._marker = SessionMarker(self.storage, session_id, before, standing)
+        self._marker = SessionMarker(self.storage, session_id, before, generation, standing)
         seal_segments(self.storage, segment)
 
-    def _go_on(self, manifest: Manifest, segment: Segment, standing: Standing) -> None:
+    def _checked(self) -> None:
+        """Raises Replaced when another writer has taken over."""
         assert self._marker is not None
-        self._writer = LogWriter(self.storage, manifest, segment, standing, self._marker.check)
+        self._marker.check()
+
+    def _go_on(self, manifest: Manifest, segment: Segment, standing: Standing) -> None:
+        self._writer = LogWriter(self.storage, manifest, segment, standing, self._checked)
 
     @contextmanager
     def _opening(self) -> Iterator[None]:
@@ -238,13 +249,24 @@ class LogBackend(Backend):
         self._opened.append(change)
 
     def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        self._opened.take_snapshot(source, reason)
+        writer = self._opened
+        writer.take_snapshot(source, reason)
         with self._reaching():
             self._measure()
+            if self._marker is not None:
+                self._marker.begin_generation(writer.manifest.generation)
+                self._marker.note(writer.standing)
 
-    def fold(self, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
+    def fold(
+        self,
+        scratch: Path,
+        progress: BytesDone | None = None,
+        *,
+        sparing: bool = False,
+        leave_out: int = MAX_ROLL_FORWARD,
+    ) -> Folded | None:
         with self._reaching():
-            return fold(self.storage, scratch, progress, sparing=sparing)
+            return fold(self.storage, scratch, progress, sparing=sparing, leave_out=leave_out)
 
     def forget_folding(self) -> None:
         """Remove what a compaction that was killed has left at the destination. Raises OSError or Replaced."""
@@ -252,8 +274,11 @@ class LogBackend(Backend):
 
     def switch_generation(self, folded: Folded) -> None:
         with self._reaching():
+            writer = self._opened
             try:
-                self._opened.switch_generation(folded)
+                writer.switch_generation(folded)
+                if self._marker is not None:
+                    self._marker.begin_generation(writer.manifest.generation)
             finally:
                 self._measure()
 
@@ -262,7 +287,12 @@ class LogBackend(Backend):
         if writer.finished is not None or marker is None:
             return
         trouble: str | None = None
-        for duty in (writer.make_room, lambda: marker.look(lambda: writer.standing, writer.check_generation)):
+        duties: list[Callable[[], None]] = [writer.make_room]
+        duties.append(lambda: marker.look(lambda: writer.standing, writer.check_generation))
+        if time.monotonic() >= self._next_tidying:
+            self._next_tidying = time.monotonic() + _TIDY_EVERY
+            duties.append(writer.remove_outdated)
+        for duty in duties:
             try:
                 duty()
             except Replaced as error:

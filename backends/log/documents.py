@@ -125,13 +125,15 @@ class Session:
     """Who writes this backup now, and how far it has acknowledged.
 
     A writer that finds another's session here has been replaced. `sequence` trails behind (it is written in the
-    background and at the end): a log that ends before it has lost something that was once saved.
+    background and at the end): a log that ends before it has lost something that was once saved. So does `generation`:
+    a manifest of an earlier one is an old copy of itself.
     """
 
     session_id: str  # random
     host: str
     pid: int
     started: int  # seconds since 1970
+    generation: int
     sequence: int
     data_version: int
     closed: bool
@@ -151,6 +153,7 @@ class Session:
             _text(fields, "host"),
             _number(fields, "pid"),
             _number(fields, "started"),
+            _number(fields, "generation"),
             _number(fields, "sequence"),
             _number(fields, "data_version", VERSIONS),
             _boolean(fields, "closed"),

@@ -56,17 +56,25 @@ class _Place:
     next_segment: int  # the segment that holds the record after it
 
 
-def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
+def fold(
+    storage: Storage,
+    scratch: Path,
+    progress: BytesDone | None = None,
+    *,
+    sparing: bool = False,
+    leave_out: int = MAX_ROLL_FORWARD,
+) -> Folded | None:
     """Write the snapshot of a new generation; None when there is nothing to fold.
 
-    A copy of the database lies in `scratch` meanwhile. `sparing` is for a compaction beside a running node: it fails
-    rather than take the room that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or when the
+    The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
+    `sparing` is for a compaction beside a running node: it fails rather than take the room that the node's next commits
+    need. Raises BackupError (Damaged, ReplayFailed, or when the
     writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
     """
     room = Room(storage, scratch, sparing=sparing)
     with open_generation(storage) as generation:
         begun = generation.manifest
-        place = _place(generation)
+        place = _place(generation, leave_out)
     if place is None:
         return None
 
@@ -117,15 +125,15 @@ def remove_unfinished(storage: Storage) -> None:
             storage.remove(name)
 
 
-def _place(generation: Generation) -> _Place | None:
-    """The last place that leaves out MAX_ROLL_FORWARD changes of the version; None when that leaves nothing to fold."""
+def _place(generation: Generation, leave_out: int) -> _Place | None:
+    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold."""
     base = generation.manifest.base
     before = (base.sequence, base.checksum)
-    places: deque[_Place] = deque(maxlen=MAX_ROLL_FORWARD)
+    places: deque[_Place] = deque(maxlen=leave_out)
     for index, header in generation.headers():
         if header.flags & Flag.ADVANCES:
             places.append(_Place(*before, index))
         before = (header.sequence, header.checksum)
-    if len(places) < MAX_ROLL_FORWARD or places[0].sequence <= base.sequence:
+    if len(places) < leave_out or places[0].sequence <= base.sequence:
         return None
     return places[0]

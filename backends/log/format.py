@@ -178,6 +178,14 @@ def snapshot_name(generation: int) -> str:
     return f"snapshot-{generation:08}"
 
 
+def snapshot_generation(name: str) -> int | None:
+    """The generation whose whole snapshot, or a further part of it, has this name; None for any other name."""
+    digits = name.partition(".")[0].removeprefix("snapshot-")
+    if name.endswith(TEMPORARY) or len(digits) < 8 or not digits.isascii() or not digits.isdigit():
+        return None
+    return int(digits) if snapshot_name(int(digits)) == name.partition(".")[0] else None
+
+
 def part_name(name: str, part: int) -> str:
     """The name of a snapshot's part (from 0), while it is written or afterwards."""
     if part == 0:

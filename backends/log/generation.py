@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from backends.errors import Damaged
-from backends.log.documents import SESSION, Kept, Manifest, Session
+from backends.log.documents import MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -195,6 +195,8 @@ class Generation:
                 f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare "
                 "the time of the last change with what you know"
             )
+        if session is not None and self.manifest.generation < session.generation:
+            raise old_manifest(self.manifest, session, self.data_version)
         if session is not None and self.last.sequence < session.sequence:
             raise Damaged(
                 f"the log ends with record {self.last.sequence}, and record {session.sequence} (version "
@@ -214,6 +216,17 @@ class Generation:
                 handle.size(),
                 self.data_version,
             )
+
+
+def old_manifest(manifest: Manifest, session: Session, last_good: int) -> Damaged:
+    """The error for a manifest of a generation that was replaced since: files of different times were mixed."""
+    return Damaged(
+        f"it names generation {manifest.generation}, and generation {session.generation} was begun since: it is an old "
+        "copy of itself",
+        MANIFEST,
+        0,
+        last_good,
+    )
 
 
 def _stored_change(header: RecordHeader, statements: Sequence[str]) -> StoredChange:

@@ -39,11 +39,25 @@ def still_kept(storage: Storage, current: Manifest) -> Kept | None:
     A note about the current generation is one: whoever wrote it died before the next one was published.
     """
     kept = read_kept(storage, current)
-    if kept is not None and time_now() - kept.since <= KEEP_FOR:
+    if kept is not None and not is_over(kept):
         return kept
     with suppress(FileNotFoundError):
         storage.remove(KEPT)
     return None
+
+
+def is_over(kept: Kept) -> bool:
+    """Whether it has been kept for long enough."""
+    return time_now() - kept.since > KEEP_FOR
+
+
+def remove_kept(storage: Storage, kept: Kept) -> None:
+    """Remove its files, and then the note. Raises OSError."""
+    for name in storage.names():
+        if is_kept(name, kept):
+            storage.remove(name)
+    storage.remove(KEPT)
+    storage.sync_names()
 
 
 def is_kept(name: str, kept: Kept | None) -> bool:

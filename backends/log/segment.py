@@ -25,7 +25,7 @@ from backends.log.format import (
     segment_name,
 )
 from backends.log.reading import Chain
-from backends.storage.base import TEMPORARY, Fenced, Storage, WriteHandle
+from backends.storage.base import Fenced, Storage, WriteHandle
 
 FIRST_ROOM = 1 << 16
 MOST_ROOM = 1 << 20
@@ -40,6 +40,8 @@ class Segment:
         self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
         self._stream: Compressor | None = None
         self._making_room = threading.Lock()
+        self._failed = False
+        """Set by the first append that fails: from then on not a byte of the file is touched again."""
 
     @property
     def name(self) -> str:
@@ -68,10 +70,10 @@ class Segment:
                 self.handle.write_durably(self.end, record)
             else:
                 self._append_past_room(record, end)
-        except Fenced:
-            raise  # the record may be part of the log by now, and the log is another writer's
-        except BaseException:
-            self._cut_back()
+        except BaseException as error:
+            self._failed = True
+            if not isinstance(error, Fenced):  # by now the record may be part of the log, which is another writer's
+                self._cut_back()
             raise
         self.end = end
         return Chain(header.sequence, checksum)
@@ -91,7 +93,11 @@ class Segment:
                 raise OSError(
                     errno.EFBIG, f"a record of {len(record)} bytes does not fit into a file of {MAX_FILE} bytes"
                 )
-            self.handle.write_durably(self.end, record)
+            try:
+                self.handle.write_durably(self.end, record)
+            except BaseException:
+                self._failed = True  # before the lock is given up: zeros would be laid over what another writer reads
+                raise
             self.allocated = max(self.allocated, end)
 
     def fits(self, length: int) -> bool:
@@ -105,7 +111,7 @@ class Segment:
             return
         with self._making_room:
             length = min(self.end + ahead, MAX_FILE) - self.allocated
-            if length > 0:
+            if length > 0 and not self._failed:
                 self.handle.extend(self.allocated, length)
                 self.allocated += length
 
@@ -125,7 +131,8 @@ def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iter
     NFS client a rename over a file that this process holds open becomes two, and a crash between them loses the name.
     """
     name, end = segment_name(index), 0
-    handle = storage.create(name + TEMPORARY)
+    temporary = storage.temporary(name)
+    handle = storage.create(temporary)
     try:
         for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
             handle.write(end, piece)
@@ -133,7 +140,7 @@ def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iter
         room = min(max(end // 4, FIRST_ROOM), MOST_ROOM)
         handle.write(end, bytes(room))
         handle.sync()
-        storage.rename(name + TEMPORARY, name)
+        storage.rename(temporary, name)
         storage.sync_names()
     except BaseException:
         handle.close()

@@ -29,14 +29,16 @@ NOTE_EVERY = 60.0
 class SessionMarker:
     """This writer's mark in the backup."""
 
-    def __init__(self, storage: Storage, session_id: str | None, before: Session | None, standing: Standing) -> None:
+    def __init__(
+        self, storage: Storage, session_id: str | None, before: Session | None, generation: int, standing: Standing
+    ) -> None:
         self._storage = storage
         self._before = before.session_id if before else None
         mark = session_id or (before.session_id if before else secrets.token_hex(8))
         node_id = before.node_id if before else None
         self.session = Session(
             mark, socket.gethostname()[:200], os.getpid(), time_now(),
-            standing.sequence, standing.data_version, False, node_id, None,
+            generation, standing.sequence, standing.data_version, False, node_id, None,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()
         self._changed = False
@@ -70,6 +72,16 @@ class SessionMarker:
         """To be written with the next look."""
         if session != self.session:
             self.session, self._changed = session, True
+
+    def begin_generation(self, generation: int) -> None:
+        """A new generation has been published: from the next note on an older manifest is known to be one."""
+        self._change(replace(self.session, generation=generation))
+
+    def note(self, standing: Standing) -> None:
+        """Write down now what else waits for the next look. Raises Replaced or OSError."""
+        self.check()
+        self._changed = False
+        self._note(standing)
 
     def end(self, standing: Standing) -> None:
         """The last note of a session that ended in order."""

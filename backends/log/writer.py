@@ -15,10 +15,10 @@ from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, segment_name, time_now
-from backends.log.keeping import keep_generation
+from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
-from backends.log.recover import remove_debris
+from backends.log.recover import remove_debris, remove_older
 from backends.log.segment import FULL, Segment, create_segment
 from backends.log.session import replaced_by
 from backends.log.snapshot import publish_snapshot, write_snapshot
@@ -190,7 +190,7 @@ class LogWriter:
         self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
         while self._left:
             self._left.pop().handle.close()
-        remove_debris(self.storage, self.manifest, self._segment.index)
+        remove_debris(self.storage, self.manifest, self._segment.index, self._check)
 
     def switch_generation(self, folded: Folded) -> None:
         """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
@@ -203,7 +203,15 @@ class LogWriter:
             self._check()
             publish_snapshot(self.storage, folded.written, folded.generation)
             self._publish(folded.base, folded.first_segment, COMPACTION, None)
-            remove_debris(self.storage, self.manifest, self._segment.index + 1)
+            remove_older(self.storage, self.manifest)
+
+    def remove_outdated(self) -> None:
+        """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
+        with self._slow:
+            kept = read_kept(self.storage, self.manifest)
+            if self.finished is None and kept is not None and is_over(kept):
+                self._check()
+                remove_kept(self.storage, kept)
 
     def forget_folding(self) -> None:
         """Remove what a compaction that was killed has left. Raises OSError, or Replaced: then it is not ours."""

@@ -8,6 +8,7 @@ Durability, as POSIX has it: file contents are safe after `sync`, a created, ren
 """
 
 import errno
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
@@ -188,9 +189,17 @@ class Storage(ABC):
                 raise OSError(errno.EFBIG, f"{name} has {handle.size()} bytes, which no {name} has")
             return handle.read(0, limit)
 
+    def temporary(self, name: str) -> str:
+        """What to call a file that is to become `name` once it is whole.
+
+        No other writer uses that name: of two that made `name.tmp` at once, one would publish the other's half a file.
+        """
+        token: str = self.__dict__.setdefault("_token", secrets.token_hex(4))
+        return f"{name}-{token}{TEMPORARY}"
+
     def publish(self, name: str, data: bytes) -> None:
         """A whole file, durably: it appears under its name complete or not at all."""
-        temporary = name + TEMPORARY
+        temporary = self.temporary(name)
         with closing(self.create(temporary)) as handle:
             handle.write(0, data)
             handle.sync()

@@ -107,6 +107,9 @@ class LocalStorage(Storage):
             with _tolerated(_NO_MODES):
                 os.fchmod(writing, _FILE_MODE)  # open leaves out what the umask says
             extending = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # now: the name will change
+            undo.callback(os.close, extending)
+            if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
+                raise Fenced(name)  # somebody has put another file in its place
             undo.pop_all()
         return _Writer(writing, extending, name)
 
