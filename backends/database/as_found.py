@@ -237,10 +237,11 @@ class _File:
         return False
 
     def xSectorSize(self) -> int:  # noqa: N802
-        return _BLOCK
+        return 512
 
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        return 0
+        # As SQLite's own files say. Without it, it takes a journal shorter than a larger sector for none.
+        return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
 
 
 def _opened(path: str) -> int | None:
