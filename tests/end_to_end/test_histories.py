@@ -163,6 +163,8 @@ class NodeHistory(RuleBasedStateMachine):
             for segment in (*writer._left, writer._segment, writer._prepared):
                 if segment is not None:
                     segment.handle.close()
+        if isinstance(self.guard.backend, LogBackend):
+            self.guard.backend._release_lock()
         self.guard._lock._lock.forget()
         self.connection.close(True)
         self.guard = self.connection = self.folded = None
