@@ -59,7 +59,10 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     except OSError as error:
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
-    for trouble in seen.troubles:
+    if seen.known_damage is not None:
+        yield problem("destination", f"{seen.known_damage.sentence()}. {_END_KNOWN_DAMAGE}")
+    earlier = 0 if seen.known_damage is None else 1  # told first of all
+    for trouble in seen.troubles[earlier:]:
         yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
     if not seen.damaged:
         last = age(time.time() - seen.last_change)
@@ -73,6 +76,12 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield warning("disk", line)
     if not advice:
         yield ok("disk", "the destination is not on the node's own disk")
+
+
+_END_KNOWN_DAMAGE = (
+    "A new snapshot of the node's database ends that: a small one is taken at the node's next commit, any other at its "
+    "next start. Keep the node's disk, and start it, or restart it with: lightning-cli stop"
+)
 
 
 def _compare(directory: Path, seen: Status) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ import click
 import psutil
 
 from backends.base import Backend
-from backends.errors import BackupError
+from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
 from backup_cli.console import progress, say, size, warn
+from backup_cli.noting import damage_noted
 from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
 from backup_cli.verify import scratch_place
 
@@ -26,10 +27,12 @@ def compact(url: str, scratch: Path | None) -> None:
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     _refuse_if_written(url, backend)
+    _refuse_if_damaged(backend)
     backend.open(lambda level, line: warn(line))
     try:
         before = backend.sizes()
-        with progress("Compacting") as show:
+        noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
+        with noted, progress("Compacting") as show:
             folded = backend.fold(scratch or scratch_place(), show)
         if folded is None:
             say(f"{url}: there is nothing to fold yet")
@@ -40,6 +43,17 @@ def compact(url: str, scratch: Path | None) -> None:
         backend.close()
     _warn_of_root(url)
     say(f"{url}: {size(before.snapshot + before.segments)} before, {size(after.snapshot + after.segments)} after")
+
+
+def _refuse_if_damaged(backend: LogBackend) -> None:
+    """What was found may be in the last records, which a compaction leaves as they are."""
+    known = backend.known_damage()
+    if known is not None:
+        raise Unrestorable(
+            f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "
+            "node's database does. The node's next start takes one by itself",
+            known.what,
+        )
 
 
 def _warn_of_root(url: str) -> None:

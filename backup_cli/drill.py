@@ -18,6 +18,7 @@ from backends.database.compare import compare
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing, scratch_directory
 from backends.errors import BackupError
+from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.handover import hand_over
 from backends.node.lockfile import Settings, read_settings
 from backends.urls import parse_url
@@ -45,11 +46,17 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     if lightning_dir is not None:
         _own_backup(url, read_settings(node_directory(lightning_dir)))
         return
-    with tempfile.TemporaryDirectory(prefix=REHEARSAL) as scratch:
-        seen = _recorded_node(Path(scratch), url or Path(scratch).as_uri())
+    with tempfile.TemporaryDirectory(prefix=REHEARSAL, dir=scratch_place()) as scratch:
+        seen = _recorded_node(Path(scratch), url or _rehearsal_url(Path(scratch)))
     tell(seen)
     if seen.differences:
         raise click.exceptions.Exit(1)
+
+
+def _rehearsal_url(scratch: Path) -> str:
+    """What is removed a moment later may as well lie in a container's layer."""
+    layer = lifetime_of(scratch) is Lifetime.LAYER
+    return f"{scratch.as_uri()}?ephemeral=accepted" if layer else scratch.as_uri()
 
 
 def _recorded_node(scratch: Path, url: str) -> Rehearsal:

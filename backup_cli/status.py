@@ -2,12 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from backends.errors import BackupError
 from backends.node.lockfile import read_settings
+from backends.node.witness import read_witness
 from backends.status import Status
 from backup_cli.console import age, moment, size
 from backup_cli.options import existing_backup, lightning_dir, node_directory
@@ -24,10 +26,13 @@ def status(url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
     try:
-        if url is None:
-            url = read_settings(node_directory(lightning_dir)).url
-        url, backend = existing_backup(url)
+        directory = None if url is not None else node_directory(lightning_dir)
+        if directory is not None:
+            url = read_settings(directory).url
+        url, backend = existing_backup(url or "")
         seen = backend.status(url)
+        if directory is not None:
+            seen = _with_last_run(seen, directory)
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
@@ -40,6 +45,15 @@ def status(url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool
         _table(seen)
     if seen.damaged:
         raise click.exceptions.Exit(3)
+
+
+def _with_last_run(seen: Status, directory: Path) -> Status:
+    """What only the node's side knows: its last run ended because something could not be saved."""
+    last = read_witness(directory)
+    if last is None or last.failure is None:
+        return seen
+    told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
+    return replace(seen, troubles=(*seen.troubles, told))
 
 
 def _table(seen: Status) -> None:

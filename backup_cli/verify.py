@@ -13,6 +13,7 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.running import refuse_if_running
 from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, node_directory, url_argument
 
 
@@ -31,7 +32,7 @@ from backup_cli.options import existing_backup, node_directory, url_argument
 def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
-    Needs no lock and changes nothing; a running node is not disturbed.
+    Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
     url, backend = existing_backup(url)
     database = None if lightning_dir is None else database_path(node_directory(lightning_dir))
@@ -48,8 +49,8 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
 
 def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
     with backend.read() as generation:
-        stored = generation.stored_bytes()
-        with progress("Verifying") as show:
+        stored, number = generation.stored_bytes(), generation.manifest.generation
+        with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
@@ -61,7 +62,19 @@ def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
         f"{size(stored)} read, {rebuilt.changes} changes replayed, integrity ok"
     )
+    _warn_of_earlier(backend, number)
     return rebuilt
+
+
+def _warn_of_earlier(backend: Backend, generation: int) -> None:
+    """It may have been a cable or memory that errs now and then: only a new snapshot ends what was found."""
+    known = backend.known_damage()
+    if known is not None and known.generation == generation:
+        warn(
+            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may err "
+            "now and then. The backup counts as damaged until there is a new snapshot, which the node's next start "
+            "takes by itself"
+        )
 
 
 def _tell_comparison(comparison: Comparison, rebuilt: Rebuilt) -> None:

@@ -24,6 +24,7 @@ class WhyLeft(Enum):
     UNREACHABLE = "the backup could not be read before lightningd opened the database"
     LATE = "the destination did not answer in time"
     BACKUP_DAMAGED = "the end of the backup is damaged"
+    KNOWN_DAMAGE = "the backup is known to be damaged"
     OTHER_BACKUP = "the destination holds another backup"
     OTHER_WRITER = "the backup was last written from another node directory"
     COPIED_DIRECTORY = "this node directory is a copy, and not the one that the backup was written from"

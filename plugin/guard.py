@@ -22,6 +22,7 @@ from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
+from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
@@ -44,6 +45,7 @@ class Guard:
         self.backend: Backend | None = None
         self.refusal: str | None = None
         """Why everything is refused from now on."""
+        self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
         self.url = ""
         self.patience = DEFAULT_PATIENCE
@@ -58,6 +60,7 @@ class Guard:
             self._copies.callback(start.copy.close)
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
+        self._lone_pragma = False  # in this session; foreign keys may be off since
         self._backup_id = ""
         self._testified: Standing | None = None
         self._lock = WriterLock(directory)
@@ -88,6 +91,10 @@ class Guard:
         decision = decide(backend.standing, change, self._doubt)
         if decision.do is not Do.APPEND:
             self._settle(backend, change, decision)
+        elif self.damage.heal is not None:
+            self._heal(backend, change, self.damage.heal)
+        if not change.advances:
+            self._lone_pragma = True
         backend.append(change)
         self._doubt = None
 
@@ -112,7 +119,7 @@ class Guard:
         self._backup_id = identified(self.directory, settings, backend)
         sessions = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
-        decision = self._judge(standing, change)
+        decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
@@ -122,7 +129,7 @@ class Guard:
         self._session = remember_new_session(self.directory, self._backup_id, sessions)
         standing = backend.open(self.report, self._session)
         self.backend = backend
-        self._judge(standing, change)  # another writer may have gone on until now
+        self._judge(backend, standing, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = backend.sizes()
@@ -131,12 +138,14 @@ class Guard:
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report)
+        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
+        self.damage.patience = self.patience
         return backend
 
-    def _judge(self, standing: Standing, change: Change) -> Decision:
+    def _judge(self, backend: Backend, standing: Standing, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
-        self._doubt = why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
+        unfit = self.damage.at_start(backend)
+        self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
         left = self._found_at_start.left
         decision = decide(standing, change, self._doubt, None if left is None else left.value)
         if decision.do is Do.REFUSE:
@@ -148,15 +157,34 @@ class Guard:
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         source = self._copied or self._copy_database(backend, change)
-        self.report(
-            "unusual",
-            f"{decision.why}. Taking a new snapshot of the database at version {source.data_version} ...",
-        )
         with self._more_patience():
-            backend.take_snapshot(source, decision.why)
+            self._begin_anew(backend, source, decision.why)
         self._copied = None
         self._copies.close()
+
+    def _begin_anew(self, backend: Backend, source: SnapshotSource, why: str) -> None:
+        self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
+        backend.take_snapshot(source, why)
+        self.damage.taken()
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
+
+    def _heal(self, backend: Backend, change: Change, why: str) -> None:
+        """A new snapshot in the middle of a session. Nothing depends on it: where it cannot be taken, go on as before.
+
+        If it failed at the destination, the append that follows is refused for that. Peers wait: no more patience.
+        """
+        if self._lone_pragma:  # a snapshot says that foreign keys are on, as they are when a database is opened
+            self.damage.failed("lightningd has migrated its database since its start")
+            return
+        try:
+            with (
+                self._reading_database,
+                taken(database_path(self.directory), self.directory, writable=False) as source,
+            ):
+                check_source(self.directory, backend, source, change.database_stood_at)
+                self._begin_anew(backend, source, why)
+        except (BackupError, OSError) as error:
+            self.damage.failed(str(error))
 
     def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
@@ -222,6 +250,8 @@ class Guard:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:
             return {"started": False, "reason": "a compaction is running already"}
+        if self.damage.known is not None:
+            return {"started": False, "reason": self.damage.known.sentence()}
         self.compaction.wanted = True
         return {"started": True}
 

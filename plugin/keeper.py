@@ -45,6 +45,7 @@ class Keeper:
                 backend.upkeep()
                 self._look_at_space(backend)
                 if self._guard.compaction is not None and self._guard.refusal is None:
+                    self._guard.damage.tick(backend)
                     self._guard.compaction.tick(backend)
             except Exception as error:  # whatever it is, this thread must live on
                 self._guard.report("unusual", f"upkeep: {error}")

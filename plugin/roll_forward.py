@@ -21,7 +21,7 @@ from backends.base import Backend, Standing
 from backends.change import UNKNOWN_DATABASE, database_fingerprint, foreign_keys_setting, previous
 from backends.database.as_found import AsFound, Unclear, as_found
 from backends.database.connection import Busy, sync
-from backends.database.replay import OutOfTime, Replay, ReplayFailed
+from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
 from backends.errors import BackupError, Damaged
 from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
@@ -74,6 +74,8 @@ class Facts:
     """The backup's."""
     written: float = 0.0
     """When the database file was written last, in seconds since 1970."""
+    known_damage: bool = False
+    """Whether something has proved that the backup cannot be restored."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
 
@@ -112,6 +114,8 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
 def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
     if facts.backup_id != facts.expected_id:
         return WhyLeft.OTHER_BACKUP
+    if facts.known_damage:
+        return WhyLeft.KNOWN_DAMAGE
     if facts.last_session is None or facts.sessions is None or facts.last_session not in facts.sessions:
         return WhyLeft.OTHER_WRITER
     if not facts.same_directory:
@@ -128,6 +132,7 @@ class _Read:
     end: LogEnd
     missing: Sequence[LoggedChange] | WhyLeft
     statements: list[Sequence[str]]
+    known_damage: bool
 
 
 def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
@@ -161,13 +166,13 @@ def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, s
     end, version = read.end, found.state.data_version or 0
     standing = Standing(end.data_version, end.sequence, end.checksum)
     ahead = not read.missing and version != end.data_version
-    return ahead or why_doubted(directory, start.seen, backup_id, standing) is not None
+    return ahead or read.known_damage or why_doubted(directory, start.seen, backup_id, standing) is not None
 
 
 def _read_backup(
     directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear, noted: LastFound | None
 ) -> _Read:
-    last = backend.last_writer()
+    last, damage = backend.last_writer(), backend.known_damage()
     node_id = backend.node_id()
     with backend.read() as generation:
         facts = Facts(
@@ -179,12 +184,13 @@ def _read_backup(
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
             node_id=node_id,
+            known_damage=damage is not None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(generation.snapshot), None) is None,
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
-        return _Read(facts.end, missing, statements)
+        return _Read(facts.end, missing, statements, facts.known_damage)
 
 
 def _is_empty(found: AsFound | Unclear) -> bool:
@@ -261,7 +267,7 @@ def _note(directory: Path, backup_id: str, standing: Standing) -> None:
 def _why_failed(error: BackupError | OSError) -> WhyLeft:
     if isinstance(error, OutOfTime):
         return WhyLeft.NO_TIME
-    if isinstance(error, ReplayFailed):
+    if isinstance(error, ReplayFailed | MemoryFailed):
         return WhyLeft.CHANGE_FAILED
     if isinstance(error, Busy):
         return WhyLeft.IN_USE

@@ -19,6 +19,7 @@ from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
 from backends.log.generation import Generation
 from backends.log.keeping import read_kept
+from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
@@ -47,6 +48,7 @@ class LogBackend(Backend):
         self._lock: Lock | None = None
         self._report: Report = lambda level, line: None
         self._trouble: str | None = None
+        self._damage: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
         self._next_tidying = 0.0
         self._snapshot_bytes = 0
         self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
@@ -326,9 +328,33 @@ class LogBackend(Backend):
     def status(self, url: str) -> Status:
         if self._writer is not None:
             session = self._marker.session if self._marker else None
-            return look_from_inside(url, self._writer, session, self._snapshot_bytes, self._space or self.space())
-        with self.read() as generation:
-            return look_at_files(url, generation, self.space())
+            space, known = self._space or self.space(), self._known(self.manifest.generation)
+            return look_from_inside(url, self._writer, session, self._snapshot_bytes, space, known)
+        with self.read() as generation, self._reaching():
+            known = read_damage(self.storage, generation.manifest.generation)
+            return look_at_files(url, generation, self.space(), known)
+
+    def known_damage(self) -> KnownDamage | None:
+        with self._reaching():
+            generation = self._generation()
+            known = read_damage(self.storage, generation)
+        self._damage = known or self._known(generation)  # what could not be written is known all the same
+        return self._damage
+
+    def note_damage(self, damage: KnownDamage) -> bool:
+        with self._reaching():
+            if damage.generation != self._generation():
+                return False
+            self._damage = damage
+            write_damage(self.storage, damage)
+            return damage.generation == self._generation()
+
+    def _generation(self) -> int:
+        return (self.manifest if self._writer is not None else read_manifest(self.storage)).generation
+
+    def _known(self, generation: int) -> KnownDamage | None:
+        damage = self._damage
+        return damage if damage is not None and damage.generation == generation else None
 
     def space(self) -> Space:
         with self._reaching():

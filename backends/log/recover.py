@@ -28,6 +28,7 @@ from backends.log.format import (
 )
 from backends.log.generation import old_manifest
 from backends.log.keeping import is_kept, read_kept, still_kept
+from backends.log.known_damage import remove_healed
 from backends.log.opening import open_generation, segment_indexes
 from backends.log.reading import RecordReader, StoredPayload
 from backends.log.segment import Segment, create_segment
@@ -235,7 +236,8 @@ def remove_debris(storage: Storage, manifest: Manifest, last_segment: int, check
     for name in storage.names():
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
             check()
-            storage.remove(name)
+            with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile
+                storage.remove(name)
     remove_older(storage, manifest)
 
 
@@ -244,7 +246,9 @@ def remove_older(storage: Storage, manifest: Manifest) -> None:
     kept = still_kept(storage, manifest)
     for name in storage.names():
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
-            storage.remove(name)
+            with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
+                storage.remove(name)
+    remove_healed(storage, manifest.generation)
     storage.sync_names()
 
 

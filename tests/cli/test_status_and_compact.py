@@ -9,7 +9,7 @@ import pytest
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import DAMAGED, flip, segment, snapshot
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
-from tests.standin import History, SeparateDatabase
+from tests.standin import History, Refused, SeparateDatabase
 
 SEEN_BY_STATUS = [name for name in DAMAGED if "manifest" in name or "segment" in name or "record" in name]
 
@@ -171,3 +171,24 @@ def test_a_backup_that_may_not_be_written(taken_over: World) -> None:
     finally:
         taken_over.backup.chmod(0o700)
     assert_refused(said, "cannot be used: Permission denied")
+
+
+def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, history: History) -> None:
+    """The backup itself may be well, and could not be told of it."""
+    witness = lived.directory / "backup.witness"
+    assert witness.exists()
+    node = lived.node()
+    node.start()
+    node.play(history.notes(1))
+    lived.backup.rename(lived.root / "pulled out")
+    node.wire.listen(7.0)  # the plugin looks for its mark
+    refused = history.note()
+    with pytest.raises(Refused):
+        node.play([refused])
+    (lived.root / "pulled out").rename(lived.backup)
+    seen = json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)
+    assert seen["health"] == "degraded"
+    assert "the last run ended with a failure, the next start begins with a new snapshot" in seen["troubles"][-1]
+    lived.run([refused])
+    assert backup_cli("status", "--lightning-dir", lived.directory).code == 0
+    assert json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)["health"] == "ok"

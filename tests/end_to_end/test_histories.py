@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -22,6 +23,7 @@ from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
+from backends.mounts import ephemeral
 from backends.node.handover import hand_over
 from plugin.before_manifest import before_manifest
 from plugin.guard import CONTINUE, Guard
@@ -53,6 +55,11 @@ ENDS = (
     FAILED := "a write that fails",
     FAILED_AFTERWARDS := "a write that fails, and yet has reached the disk",
 )
+
+
+@pytest.fixture(autouse=True)
+def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ephemeral, "_IN_MEMORY", frozenset())
 
 
 class NodeHistory(RuleBasedStateMachine):
