@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,15 @@ def brought_forward_until(directory: Path, steps: int) -> int | None:
 
 
 @pytest.mark.slow
-def test_killed_at_each_step(lived: World, history: History) -> None:
+def test_killed_at_each_step(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when that is long after the power cut, so that the file was written much later than the backup."""
     calls = [*drop_with_foreign_keys_off(history), *history.notes(1)]
     newest = play_and_set_back(lived, calls, keep=1)
     first, reached = lived.version, set()
     aside = lived.root / "aside"
     shutil.copytree(lived.directory, aside)
+    monkeypatch.setattr("plugin.roll_forward.SOON", 2.0)
+    time.sleep(3)
     steps = 0
     while True:
         for name in (path.name for path in lived.directory.iterdir()):
