@@ -46,6 +46,12 @@ class Unrestorable(BackupError):
 _UNTOUCHED = "the snapshot and the log may be good all the same, which backup-cli verify tells"
 
 
+class InUse(BackupError):
+    """Another process writes to this backup, or nobody can tell that none does. `holder` says who holds its lock."""
+
+    holder = ""
+
+
 class Damaged(Unrestorable):
     """Bytes that were once saved have changed or gone.
 

@@ -26,7 +26,7 @@ from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
-from plugin.witness import confess, testify, why_doubted
+from plugin.witness import confess, note_end, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -50,8 +50,10 @@ class Guard:
         self.url = ""
         self.patience = DEFAULT_PATIENCE
         """Seconds that one call may wait for the destination."""
-        self.database_header = b""
+        self.database_header: bytes | None = None
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
+        self.reading_database = threading.Lock()
+        """Held while this process has the database open through SQLite; not on the commit path."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
@@ -62,9 +64,7 @@ class Guard:
         self._doubt: str | None = None
         self._lone_pragma = False  # in this session; foreign keys may be off since
         self._backup_id = ""
-        self._testified: Standing | None = None
         self._lock = WriterLock(directory)
-        self._reading_database = threading.Lock()
 
     # The commit path
 
@@ -105,6 +105,7 @@ class Guard:
         try:
             self.database_header = self._header.read()
         except OSError:  # lightningd will have to say more about its disk
+            self.database_header = None
             return UNKNOWN_DATABASE
         return database_fingerprint(self.database_header)
 
@@ -178,7 +179,7 @@ class Guard:
             return
         try:
             with (
-                self._reading_database,
+                self.reading_database,
                 taken(database_path(self.directory), self.directory, writable=False) as source,
             ):
                 check_source(self.directory, backend, source, change.database_stood_at)
@@ -211,8 +212,8 @@ class Guard:
             check_source(self.directory, backend, early.source, change.database_stood_at)
             self._copied = early.source
             return early.source
-        # Not beside `testify`: closing a file drops the locks that SQLite has on it elsewhere in this process.
-        with self._reading_database, self._more_patience():
+        # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
+        with self.reading_database, self._more_patience():
             source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
         check_source(self.directory, backend, source, change.database_stood_at)
         self._copied = source
@@ -267,25 +268,18 @@ class Guard:
     def _refusal(self) -> dict[str, str]:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
 
-    def testify(self, *, ended: bool = False) -> None:
-        """Write down, when the node is idle or has `ended`, that its database holds the backup's last change."""
-        backend = self.backend
-        if backend is None or self.refusal is not None:
-            return
-        with self._reading_database:
-            standing = backend.standing
-            state = testify(self.directory, backend, self._backup_id, self._testified, self._session if ended else None)
-            if state is not None:
-                self._testified = standing
-                if state.node_id is not None:
-                    backend.learn_node_id(state.node_id)
+    @property
+    def backup_id(self) -> str:
+        """Of the backup that is written to."""
+        return self._backup_id
 
     def close(self) -> None:
         """The node stops: leave the backup in order."""
-        self.testify(ended=True)
         if self.backend is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.backend)
+            if self.refusal is None:
+                note_end(self.directory, self._backup_id, self.backend.standing, self._session)
             self.backend.close()
         self._copies.close()
         self._lock.release()

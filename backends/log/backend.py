@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
-from backends.errors import BackupError, Replaced, Unreachable
+from backends.errors import BackupError, InUse, Replaced, Unreachable
 from backends.locks import Locked
 from backends.log.absent import taken
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
@@ -199,15 +199,31 @@ class LogBackend(Backend):
                 self._release_lock()
                 raise
 
-    def _acquire_lock(self) -> None:
+    def hold(self, what: str) -> bool:
+        """Take the lock before `open` does, and keep it until `close` or `let_go`. Whether the place has locks.
+
+        Raises BackupError, naming it, when another process has the lock.
+        """
+        with self._reaching():
+            self._acquire_lock(what)
+            return self._lock is not None
+
+    def let_go(self) -> None:
+        """Give the lock up, where nothing was opened."""
+        if self._writer is None:
+            self._release_lock()
+
+    def _acquire_lock(self, what: str | None = None) -> None:
         try:
-            self._lock = self._lock or self.storage.lock(Path(sys.argv[0]).name or "python")
+            self._lock = self._lock or self.storage.lock(what or Path(sys.argv[0]).name or "python")
         except Locked as error:
-            raise BackupError(
+            busy = InUse(
                 f"another process ({error.holder}) is writing to the backup at {self.describe()}. Nothing was changed. "
                 "If that is this node's lightningd, stop it first (lightning-cli stop); if it is another command, wait "
                 "until it has ended; then repeat this"
-            ) from None
+            )
+            busy.holder = error.holder
+            raise busy from None
 
     def _release_lock(self) -> None:
         lock, self._lock = self._lock, None
@@ -384,8 +400,8 @@ class LogBackend(Backend):
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not self._there():
                 raise Unreachable(
-                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted? Nothing was "
-                    "changed; mount it and try again, or make a new backup with: backup-cli init"
+                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted, and the "
+                    "name right? Nothing was changed; mount it, or correct the URL, then try again"
                 ) from error
             raise Unreachable(
                 f"{self.describe()} cannot be used: {error.strerror or error}. Nothing that was saved is lost; "

@@ -105,8 +105,8 @@ class SessionMarker:
         if there is None:
             raise Replaced(
                 f"the session marker in {self._storage.describe()} is gone: the backup was removed or exchanged while "
-                "this node wrote to it. Nothing more is saved there; stop the node, put the backup back, or run: "
-                "backup-cli init"
+                "this node wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is "
+                "lost for good, make a new one: backup-cli init"
             )
         if there.writer != self.session.writer:
             if there.writer == self._before:

@@ -146,8 +146,8 @@ class LogWriter:
             except BackupError:
                 raise Replaced(
                     f"the manifest in {self.storage.describe()} is gone or overwritten: the backup was removed or "
-                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, put the backup "
-                    "back, or run: backup-cli init"
+                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, and put the "
+                    "backup back; if it is lost for good, make a new one: backup-cli init"
                 ) from None
             if there != self.manifest:
                 raise Replaced(

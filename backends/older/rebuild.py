@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from backends.change import ahead
 from backends.database.rebuild import BytesDone, Rebuilt
 from backends.database.replay import MemoryFailed, Replay, ReplayFailed
 from backends.database.source import Corrupt, DatabaseState, inspect
@@ -12,7 +13,7 @@ from backends.errors import BackupError
 from backends.older.backup import OlderBackup
 from backends.older.changes import OlderChange
 from backends.older.errors import OlderDamaged
-from backends.older.file import Frame, ahead
+from backends.older.file import Frame
 
 _BETWEEN_CALLS = 200
 

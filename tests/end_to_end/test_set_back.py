@@ -137,11 +137,12 @@ def test_killed_in_a_large_transaction_after_the_answer(lived: World, history: H
 
 
 def test_compaction_leaves_what_is_needed(lived: World, history: History) -> None:
-    calls = history.notes(30)
-    newest = play_and_set_back(lived, calls, keep=28)
+    noise = [f"UPDATE vars SET blobval = x'{os.urandom(800_000).hex()}' WHERE name = 'note 2'" for _ in range(14)]
+    calls = [*(history.transaction(sql) for sql in noise), *history.notes(16)]
+    newest = play_and_set_back(lived, calls, keep=14)
     said = backup_cli("compact", lived.url)
     assert said.code == 0, said
-    assert lived.status()["generation"] == 2
+    assert lived.status()["generation"] == 2, said
     with lived.node() as node:
         assert differences(lived.database, newest) == []
         node.play(history.notes(1))
