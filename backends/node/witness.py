@@ -53,6 +53,9 @@ class Witness:
 
     `sequence` and `checksum` are the last record's in the backup. `failure` says what went wrong when the plugin
     stopped because a change could not be saved, and is None after a stop without trouble.
+
+    `ended` tells how it is known that nothing came after that change: it is the id of the session that had ended in
+    order then; empty when this directory was set up or restored just then, and None while a session went on.
     """
 
     backup_id: str
@@ -61,6 +64,7 @@ class Witness:
     checksum: int
     fingerprint: Fingerprint | None
     failure: str | None
+    ended: str | None = None
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -195,6 +199,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "checksum": (int,),
     "fingerprint": (dict, type(None)),
     "failure": (str, type(None)),
+    "ended": (str, type(None)),
 }
 _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
     ("inode", "size", "mtime_ns", "change_counter", "header"), (int,)
