@@ -1,0 +1,210 @@
+"""Power cuts at every call of a recording: `python -m tests.powercut.campaign --filesystems ext4 --every 10 --seed 7`.
+
+A node is run once, on disks that record what reaches them. Then the power is cut: for the node right after every COMMIT
+and between each answer and its COMMIT, and at random for the node, its backup or both. Each time the node is started
+again as lightningd starts it, makes two changes and stops; its database must hold every change that was acknowledged,
+and so must a restore. Some of these starts are recorded and cut in turn.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from tests.powercut.blocks import BlockLog, DiskAtCut, copy_sparsely
+from tests.powercut.cuts import Cut, Marks, at_each_call, at_random, in_start, known_at
+from tests.powercut.disks import FILESYSTEMS, Unavailable, build_recorder, check_available, make_image
+from tests.powercut.life import Life
+from tests.powercut.machine import BACKUP, NODE, Machine
+from tests.powercut.model import Model
+from tests.powercut.proof import GOOD, Outcome, Verdict, prove
+from tests.powercut.stubs import STUBS, plugin_without
+from tests.standin import RECORDED_CALLS, Call, read_recording
+
+_PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
+_KEPT = 5
+"""So many of the cuts that went wrong are kept."""
+
+
+class Campaign:
+    """One filesystem: a record, and the cuts of it."""
+
+    def __init__(self, root: Path, machine: Machine, recorder: Path, model: Model, chance: random.Random) -> None:
+        self._root, self._machine, self._program = root, machine, recorder
+        self._model, self._chance = model, chance
+        self.outcomes: dict[str, Counter[str]] = {}
+        self.wrong: list[str] = []
+        self.seconds = 0.0
+
+    def record(self, calls: Sequence[Call]) -> BlockLog:
+        """The run on new disks, from `init` on."""
+        for number in (NODE, BACKUP):
+            image = make_image(self._root / f"start-{number}", self._machine.filesystems[number])
+            copy_sparsely(image, self._root / f"disk-{number}")
+        disks = [self._root / f"disk-{number}" for number in (NODE, BACKUP)]
+        with self._machine.recorded_on(self._program, disks, self._root / "log") as recorder:
+            self._machine.init()
+            recorder.mark(begin="life")
+            Life(self._machine, recorder, calls).live()
+        return BlockLog(self._root / "log")
+
+    def cut(self, log: BlockLog, cuts: Sequence[Cut], marks: Marks, starts: int) -> None:
+        """All of these; `starts` of them also within the start that follows."""
+        again = set(self._chance.sample(range(len(cuts)), min(starts, len(cuts))))
+        disks = [DiskAtCut(log, each, self._root / f"start-{each}", self._root / f"at-{each}") for each in (0, 1)]
+        images = [self._root / f"cut-{number}" for number in (NODE, BACKUP)]
+        for number, cut in sorted(enumerate(cuts), key=lambda each: each[1].position):
+            allowed = known_at(marks, cut.position)
+            for disk, image, luck in zip(disks, images, cut.luck, strict=True):
+                disk.write(cut.position, image, luck, self._chance)
+            if number in again:
+                self._cut_again(images, allowed)
+            with self._kept_if_wrong(images):
+                began = time.monotonic()
+                with self._machine.running_on(images):
+                    self._note(cut, allowed, prove(self._machine, self._model, allowed))
+                self.seconds += time.monotonic() - began
+
+    def _cut_again(self, images: Sequence[Path], allowed: tuple[int, int]) -> None:
+        """Start on copies of these, recorded, and cut that start."""
+        root = self._root / "again"
+        root.mkdir()
+        starts, disks = [[root / f"{name}-{number}" for number in (NODE, BACKUP)] for name in ("start", "disk")]
+        for image, start, disk in zip(images, starts, disks, strict=True):
+            copy_sparsely(image, start)
+            copy_sparsely(image, disk)
+        with self._machine.recorded_on(self._program, disks, root / "log") as recorder:
+            prove(self._machine, self._model, allowed, lambda: recorder.mark(asked=1))
+        log = BlockLog(root / "log")
+        both = self._chance.random() < 0.3
+        at_cut = [DiskAtCut(log, number, starts[number], root / f"at-{number}") for number in (NODE, BACKUP)]
+        again = [root / f"cut-{number}" for number in (NODE, BACKUP)]
+        for cut in in_start(log, list(log.marks()), 3, both, self._chance):
+            for disk, image, luck in zip(at_cut, again, cut.luck, strict=True):
+                disk.write(cut.position, image, luck, self._chance)
+            with self._kept_if_wrong(again), self._machine.running_on(again):
+                self._note(cut, allowed, prove(self._machine, self._model, allowed))
+        shutil.rmtree(root)
+
+    def _note(self, cut: Cut, allowed: tuple[int, int], verdict: Verdict) -> None:
+        counted = self.outcomes.setdefault(cut.kind, Counter())
+        counted[verdict.outcome.name] += 1
+        counted["rolled forward"] += verdict.rolled_forward
+        counted["new snapshots"] += verdict.snapshot
+        if verdict.outcome not in GOOD:
+            self.wrong.append(
+                f"{cut}, {allowed[0]} of {allowed[1]} calls answered: {verdict.outcome.value}. {verdict.why} "
+                f"{[text for level, text in verdict.logs if level != 'info']}"
+            )
+
+    @contextmanager
+    def _kept_if_wrong(self, images: Sequence[Path]) -> Iterator[None]:
+        """The disks as they were before the start, for whoever looks into it."""
+        before = len(self.wrong)
+        aside = [image.with_name(f"{image.name}.before") for image in images] if before < _KEPT else []
+        for image, copy in zip(images, aside, strict=False):
+            copy_sparsely(image, copy)
+        yield
+        for number, copy in enumerate(aside):
+            if len(self.wrong) > before:
+                copy.rename(self._root / f"wrong-{before + 1}-{number}")
+            else:
+                copy.unlink()
+
+
+def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call], model: Model) -> Campaign:
+    """The campaign for one filesystem of the node's; prints what came out."""
+    plugin = plugin_without(given.without)
+    machine = Machine(root, (FILESYSTEMS[name], FILESYSTEMS[given.backup_filesystem]), *([plugin] if plugin else []))
+    chance = random.Random(f"{given.seed} {name}")
+    campaign = Campaign(root, machine, build_recorder(root), model, chance)
+    began = time.monotonic()
+    log = campaign.record(calls)
+    marks = list(log.marks())
+    recorded = time.monotonic() - began
+    cuts = [*at_each_call(marks, given.every), *at_random(marks, given.random, chance)]
+    campaign.cut(log, cuts, marks, given.starts)
+    total = time.monotonic() - began
+    tried = sum(sum(counted[each.name] for each in Outcome) for counted in campaign.outcomes.values())
+    print(f"{name}: {tried} cuts in {total:.0f} s ({recorded:.0f} s for the record, {campaign.seconds / len(cuts):.2f} s a start)")
+    for kind, counted in sorted(campaign.outcomes.items()):
+        print(f"  {kind}: " + ", ".join(f"{number} {what}" for what, number in counted.items() if number))
+    for wrong in campaign.wrong[: 40 if given.verbose else _KEPT]:
+        print(f"  WRONG: {wrong}")
+    return campaign
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--filesystems", default=",".join(FILESYSTEMS), help="the node's, separated by commas")
+    parser.add_argument("--backup-filesystem", default="ext4", choices=FILESYSTEMS)
+    parser.add_argument("--recording", type=Path, default=RECORDED_CALLS, help="db_write calls of a new node")
+    parser.add_argument("--calls", type=int, help="only so many of them")
+    parser.add_argument("--every", type=int, default=1, help="cut at every so many calls")
+    parser.add_argument("--random", type=int, default=100, help="so many cuts at random of each kind")
+    parser.add_argument("--starts", type=int, default=50, help="after so many of the cuts, cut the start as well")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--without", choices=STUBS, help="what the plugin is to lack: the campaign must then fail")
+    parser.add_argument("--json", type=Path, help="write the outcomes there")
+    parser.add_argument("--keep", type=Path, help="keep records and images of what went wrong there")
+    parser.add_argument("--verbose", action="store_true")
+    return parser.parse_args()
+
+
+def _in_private(arguments: Sequence[str]) -> int:
+    """Run this again where nobody else sees its mounts; whatever happens, they end with it."""
+    command = ["unshare", "--mount", "--propagation", "private", "--fork", "--kill-child=SIGTERM"]
+    again = subprocess.Popen(
+        [*command, sys.executable, "-m", "tests.powercut.campaign", *arguments], env=os.environ | {_PRIVATE: "1"}
+    )
+    while True:
+        try:
+            return again.wait()
+        except KeyboardInterrupt:
+            continue  # it got the signal as well, and puts things in order
+
+
+def main() -> int:
+    """0 when nothing was lost and nothing refused."""
+    given = _arguments()
+    filesystems = given.filesystems.split(",")
+    try:
+        check_available([*filesystems, given.backup_filesystem])
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        return 2
+    if _PRIVATE not in os.environ:
+        return _in_private(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"seed {given.seed}", flush=True)
+    memory = Path("/dev/shm")  # what is flushed there costs nothing: the disks' own flushes are in the record
+    root = Path(tempfile.mkdtemp(prefix="powercut-", dir=given.keep or (memory if os.access(memory, os.W_OK) else None)))
+    campaigns: dict[str, Campaign] = {}
+    try:
+        calls = list(islice(read_recording(given.recording), given.calls))
+        model = Model(calls, root)
+        for name in filesystems:
+            (root / name).mkdir()
+            campaigns[name] = run(given, name, root / name, calls, model)
+    finally:
+        if given.keep is None:
+            shutil.rmtree(root, ignore_errors=True)
+    if given.json:
+        outcomes = {name: campaign.outcomes for name, campaign in campaigns.items()}
+        given.json.write_text(json.dumps(outcomes))
+    return 1 if any(campaign.wrong for campaign in campaigns.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
