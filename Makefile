@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help drill test oldest lint bench torture fuzz completion docs
+.PHONY: help drill test oldest lint bench torture powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ bench: $(READY) ## the benchmark: this plugin, a bare one, SQLite's replica, an 
 
 torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED))
+
+powercut: $(READY) ## cut the power at every call, beneath ext4, XFS and btrfs; as root (FILESYSTEMS=..., RECORDING=..., EVERY=n, SEED=...)
+	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
+		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
 	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py

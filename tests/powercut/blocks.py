@@ -92,6 +92,9 @@ class Luck:
     odds: float
     torn: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.odds:.0%}{' of the sectors' if self.torn else ''}"
+
     def kept(self, length: int, chance: random.Random) -> list[tuple[int, int]]:
         """The parts of one write that arrive: start and end, in bytes from its beginning."""
         if not self.torn:
@@ -131,7 +134,7 @@ class DiskAtCut:
         """Put into `target` what the disk may hold when the power goes at `position`."""
         if position < self._applied:
             self._begin()
-        flushed = self._last_flush(position)
+        flushed = self._flushed(position)
         with self._image.open("r+b") as file:
             for write in self._writes(self._applied, flushed):
                 file.seek(write.offset)
@@ -145,10 +148,11 @@ class DiskAtCut:
                     file.seek(write.offset + start)
                     file.write(content[start:end])
 
-    def _last_flush(self, position: int) -> int:
-        for number in range(position - 1, self._applied, -1):
+    def _flushed(self, position: int) -> int:
+        """The position just after the last flush before that one."""
+        for number in range(position - 1, self._applied - 1, -1):
             if self._log.entries[number] == Flush(self._disk):
-                return number
+                return number + 1
         return self._applied
 
     def _writes(self, begin: int, end: int) -> Iterator[Write]:

@@ -23,18 +23,36 @@ from itertools import islice
 from pathlib import Path
 
 from tests.powercut.blocks import BlockLog, DiskAtCut, copy_sparsely
-from tests.powercut.cuts import Cut, Marks, at_each_call, at_random, in_start, known_at
+from tests.powercut.cuts import Cut, Known, Marks, at_each_call, at_random, in_start, known_at
 from tests.powercut.disks import FILESYSTEMS, Unavailable, build_recorder, check_available, make_image
 from tests.powercut.life import Life
 from tests.powercut.machine import BACKUP, NODE, Machine
 from tests.powercut.model import Model
-from tests.powercut.proof import GOOD, Outcome, Verdict, prove
+from tests.powercut.proof import GOOD, Verdict, prove
 from tests.powercut.stubs import STUBS, plugin_without
 from tests.standin import RECORDED_CALLS, Call, read_recording
 
 _PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
 _KEPT = 5
 """So many of the cuts that went wrong are kept."""
+
+CUTS_OF_A_START = 3
+"""Of each start that is recorded."""
+
+
+class _AtCuts:
+    """The disks of one record, brought to one cut after the other; `images` are what they may hold."""
+
+    def __init__(self, log: BlockLog, root: Path, chance: random.Random) -> None:
+        self._chance = chance
+        numbers = (NODE, BACKUP)
+        self._disks = [DiskAtCut(log, each, root / f"start-{each}", root / f"at-{each}") for each in numbers]
+        self.images = [root / f"cut-{number}" for number in numbers]
+
+    def write(self, cut: Cut) -> None:
+        """Power goes."""
+        for disk, image, luck in zip(self._disks, self.images, cut.luck, strict=True):
+            disk.write(cut.position, image, luck, self._chance)
 
 
 class Campaign:
@@ -45,7 +63,7 @@ class Campaign:
         self._model, self._chance = model, chance
         self.outcomes: dict[str, Counter[str]] = {}
         self.wrong: list[str] = []
-        self.seconds = 0.0
+        self.starts, self.seconds = 0, 0.0
 
     def record(self, calls: Sequence[Call]) -> BlockLog:
         """The run on new disks, from `init` on."""
@@ -62,50 +80,46 @@ class Campaign:
     def cut(self, log: BlockLog, cuts: Sequence[Cut], marks: Marks, starts: int) -> None:
         """All of these; `starts` of them also within the start that follows."""
         again = set(self._chance.sample(range(len(cuts)), min(starts, len(cuts))))
-        disks = [DiskAtCut(log, each, self._root / f"start-{each}", self._root / f"at-{each}") for each in (0, 1)]
-        images = [self._root / f"cut-{number}" for number in (NODE, BACKUP)]
+        disks = _AtCuts(log, self._root, self._chance)
         for number, cut in sorted(enumerate(cuts), key=lambda each: each[1].position):
-            allowed = known_at(marks, cut.position)
-            for disk, image, luck in zip(disks, images, cut.luck, strict=True):
-                disk.write(cut.position, image, luck, self._chance)
+            known = known_at(marks, cut.position)
+            disks.write(cut)
             if number in again:
-                self._cut_again(images, allowed)
-            with self._kept_if_wrong(images):
-                began = time.monotonic()
-                with self._machine.running_on(images):
-                    self._note(cut, allowed, prove(self._machine, self._model, allowed))
-                self.seconds += time.monotonic() - began
+                self._cut_again(disks.images, known)
+            self._start(cut, disks.images, known)
 
-    def _cut_again(self, images: Sequence[Path], allowed: tuple[int, int]) -> None:
+    def _cut_again(self, images: Sequence[Path], known: Known) -> None:
         """Start on copies of these, recorded, and cut that start."""
-        root = self._root / "again"
-        root.mkdir()
-        starts, disks = [[root / f"{name}-{number}" for number in (NODE, BACKUP)] for name in ("start", "disk")]
-        for image, start, disk in zip(images, starts, disks, strict=True):
-            copy_sparsely(image, start)
-            copy_sparsely(image, disk)
-        with self._machine.recorded_on(self._program, disks, root / "log") as recorder:
-            prove(self._machine, self._model, allowed, lambda: recorder.mark(asked=1))
-        log = BlockLog(root / "log")
-        both = self._chance.random() < 0.3
-        at_cut = [DiskAtCut(log, number, starts[number], root / f"at-{number}") for number in (NODE, BACKUP)]
-        again = [root / f"cut-{number}" for number in (NODE, BACKUP)]
-        for cut in in_start(log, list(log.marks()), 3, both, self._chance):
-            for disk, image, luck in zip(at_cut, again, cut.luck, strict=True):
-                disk.write(cut.position, image, luck, self._chance)
-            with self._kept_if_wrong(again), self._machine.running_on(again):
-                self._note(cut, allowed, prove(self._machine, self._model, allowed))
-        shutil.rmtree(root)
+        with tempfile.TemporaryDirectory(dir=self._root) as scratch:
+            root = Path(scratch)
+            for number, image in enumerate(images):
+                copy_sparsely(image, root / f"start-{number}")
+                copy_sparsely(image, root / f"disk-{number}")
+            served = [root / f"disk-{number}" for number in (NODE, BACKUP)]
+            with self._machine.recorded_on(self._program, served, root / "log") as recorder:
+                prove(self._machine, self._model, known, lambda: recorder.mark(asked=1))
+            log = BlockLog(root / "log")
+            disks = _AtCuts(log, root, self._chance)
+            for cut in in_start(log, list(log.marks()), CUTS_OF_A_START, self._chance):
+                disks.write(cut)
+                self._start(cut, disks.images, known)
 
-    def _note(self, cut: Cut, allowed: tuple[int, int], verdict: Verdict) -> None:
+    def _start(self, cut: Cut, images: Sequence[Path], known: Known) -> None:
+        began = time.monotonic()
+        with self._kept_if_wrong(images), self._machine.running_on(images):
+            self._note(cut, known, prove(self._machine, self._model, known))
+        self.seconds += time.monotonic() - began
+        self.starts += 1
+
+    def _note(self, cut: Cut, known: Known, verdict: Verdict) -> None:
         counted = self.outcomes.setdefault(cut.kind, Counter())
         counted[verdict.outcome.name] += 1
         counted["rolled forward"] += verdict.rolled_forward
         counted["new snapshots"] += verdict.snapshot
         if verdict.outcome not in GOOD:
+            told = [text for level, text in verdict.logs if level != "info" and text not in verdict.why]
             self.wrong.append(
-                f"{cut}, {allowed[0]} of {allowed[1]} calls answered: {verdict.outcome.value}. {verdict.why} "
-                f"{[text for level, text in verdict.logs if level != 'info']}"
+                f"{cut}, {known[0]} of {known[1]} calls answered: {verdict.outcome.value}. {verdict.why} {told}"
             )
 
     @contextmanager
@@ -136,8 +150,8 @@ def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call],
     cuts = [*at_each_call(marks, given.every), *at_random(marks, given.random, chance)]
     campaign.cut(log, cuts, marks, given.starts)
     total = time.monotonic() - began
-    tried = sum(sum(counted[each.name] for each in Outcome) for counted in campaign.outcomes.values())
-    print(f"{name}: {tried} cuts in {total:.0f} s ({recorded:.0f} s for the record, {campaign.seconds / len(cuts):.2f} s a start)")
+    speed = f"{recorded:.0f} s for the record, {campaign.seconds / campaign.starts:.2f} s a start"
+    print(f"{name}: {campaign.starts} cuts in {total:.0f} s ({speed})")
     for kind, counted in sorted(campaign.outcomes.items()):
         print(f"  {kind}: " + ", ".join(f"{number} {what}" for what, number in counted.items() if number))
     for wrong in campaign.wrong[: 40 if given.verbose else _KEPT]:
@@ -160,6 +174,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="keep records and images of what went wrong there")
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()
+
+
+def _place() -> Path | None:
+    """Where a flush costs nothing: those of the recorded disks are in the record, and of the others none matters."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30 else None
 
 
 def _in_private(arguments: Sequence[str]) -> int:
@@ -188,8 +208,7 @@ def main() -> int:
         return _in_private(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {given.seed}", flush=True)
-    memory = Path("/dev/shm")  # what is flushed there costs nothing: the disks' own flushes are in the record
-    root = Path(tempfile.mkdtemp(prefix="powercut-", dir=given.keep or (memory if os.access(memory, os.W_OK) else None)))
+    root = Path(tempfile.mkdtemp(prefix="powercut-", dir=given.keep or _place()))
     campaigns: dict[str, Campaign] = {}
     try:
         calls = list(islice(read_recording(given.recording), given.calls))

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from tests.powercut.blocks import ALL_LUCK, NO_LUCK, BlockLog, Luck, some_luck
@@ -20,7 +21,7 @@ class Cut:
     luck: tuple[Luck, Luck]
 
     def __str__(self) -> str:
-        return f"{self.kind} at {self.position} ({self.luck[NODE]}, {self.luck[BACKUP]})"
+        return f"{self.kind} at {self.position} (of what was not flushed: {self.luck[NODE]}, {self.luck[BACKUP]})"
 
 
 AFTER_COMMIT = "node, after COMMIT"
@@ -38,11 +39,18 @@ NAMED = (AFTER_COMMIT, BEFORE_COMMIT)
 
 
 def at_each_call(marks: Marks, every: int) -> Iterator[Cut]:
-    """At the worst moments of every so many calls: nothing that was not flushed is there, and the backup has it all."""
+    """At the worst moments of every so many calls, and of the first ones after anything else than a call.
+
+    Nothing that was not flushed is there, and the backup has it all.
+    """
+    first = 0
     for position, what in marks:
+        if "end" in what or "begin" in what:
+            first = 2
         for name, kind in (("answered", BEFORE_COMMIT), ("committed", AFTER_COMMIT)):
-            if name in what and what[name] % every == 0:
+            if name in what and (first > 0 or what[name] % every == 0):
                 yield Cut(kind, position, (NO_LUCK, ALL_LUCK))
+        first -= "committed" in what
 
 
 def at_random(marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
@@ -59,7 +67,7 @@ def at_random(marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
 
 
 def _between_answer_and_commit(marks: Marks) -> Iterator[tuple[int, int]]:
-    for (begin, what), (end, following) in zip(marks, marks[1:], strict=False):
+    for (begin, what), (end, following) in pairwise(marks):
         if "answered" in what and "committed" in following:
             yield begin, end
 
@@ -76,16 +84,23 @@ def anywhere(marks: Marks, chance: random.Random) -> int:
     return chance.randint(begin, (soon_after or [end])[-1])
 
 
-def in_start(log: BlockLog, marks: Marks, count: int, both: bool, chance: random.Random) -> list[Cut]:
-    """So many cuts of the record of a start, up to the moment at which it has changed the database by itself."""
+def in_start(log: BlockLog, marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
+    """So many cuts of the record of a start, up to the first change that the node then makes."""
     end = next((at for at, what in marks if "asked" in what), len(log.entries))
-    positions = [chance.randint(0, end) for _ in range(count)]
-    kind = BOTH_IN_START if both else IN_START
-    return [Cut(kind, at, (some_luck(chance), some_luck(chance) if both else ALL_LUCK)) for at in positions]
+    for _ in range(count):
+        position, luck = chance.randint(0, end), some_luck(chance)
+        if chance.random() < 0.7:
+            yield Cut(IN_START, position, (luck, ALL_LUCK))
+        else:
+            yield Cut(BOTH_IN_START, position, (luck, some_luck(chance)))
 
 
-def known_at(marks: Marks, position: int) -> tuple[int, int]:
-    """How many calls were answered, and how many asked, when the power went at this position."""
+Known = tuple[int, int]
+"""How many calls were answered, and how many asked: the last one may be saved without an answer."""
+
+
+def known_at(marks: Marks, position: int) -> Known:
+    """What was known when the power went at this position."""
     known = {"answered": 0, "asked": 0}
     for at, what in marks:
         if at > position:
