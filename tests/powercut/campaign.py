@@ -19,16 +19,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from tests.powercut.blocks import BlockLog, DiskAtCut, copy_sparsely
-from tests.powercut.cuts import Cut, Known, Marks, at_each_call, at_random, in_start, known_at
+from tests.powercut.blocks import BlockLog, copy_sparsely
+from tests.powercut.commands import SCENARIOS, around_command, record_command
+from tests.powercut.cuts import AtCuts, Cut, Known, Marks, at_each_call, at_random, in_start, known_at
 from tests.powercut.disks import FILESYSTEMS, Unavailable, build_recorder, check_available, make_image
-from tests.powercut.life import Life
+from tests.powercut.life import IDLE_FOR, Life
 from tests.powercut.machine import BACKUP, NODE, Machine
 from tests.powercut.model import Model
-from tests.powercut.proof import GOOD, Verdict, prove
+from tests.powercut.proof import GOOD, Outcome, Verdict, prove
 from tests.powercut.stubs import STUBS, plugin_without
 from tests.standin import RECORDED_CALLS, Call, read_recording
 
@@ -36,23 +38,10 @@ _PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
 _KEPT = 5
 """So many of the cuts that went wrong are kept."""
 
+CALLS_BEFORE_COMMAND = 40
+
 CUTS_OF_A_START = 3
 """Of each start that is recorded."""
-
-
-class _AtCuts:
-    """The disks of one record, brought to one cut after the other; `images` are what they may hold."""
-
-    def __init__(self, log: BlockLog, root: Path, chance: random.Random) -> None:
-        self._chance = chance
-        numbers = (NODE, BACKUP)
-        self._disks = [DiskAtCut(log, each, root / f"start-{each}", root / f"at-{each}") for each in numbers]
-        self.images = [root / f"cut-{number}" for number in numbers]
-
-    def write(self, cut: Cut) -> None:
-        """Power goes."""
-        for disk, image, luck in zip(self._disks, self.images, cut.luck, strict=True):
-            disk.write(cut.position, image, luck, self._chance)
 
 
 class Campaign:
@@ -61,11 +50,12 @@ class Campaign:
     def __init__(self, root: Path, machine: Machine, recorder: Path, model: Model, chance: random.Random) -> None:
         self._root, self._machine, self._program = root, machine, recorder
         self._model, self._chance = model, chance
+        self.plugin_after_cut = machine.plugin
         self.outcomes: dict[str, Counter[str]] = {}
         self.wrong: list[str] = []
         self.starts, self.seconds = 0, 0.0
 
-    def record(self, calls: Sequence[Call]) -> BlockLog:
+    def record(self, calls: Sequence[Call], rest: float) -> BlockLog:
         """The run on new disks, from `init` on."""
         for number in (NODE, BACKUP):
             image = make_image(self._root / f"start-{number}", self._machine.filesystems[number])
@@ -74,19 +64,31 @@ class Campaign:
         with self._machine.recorded_on(self._program, disks, self._root / "log") as recorder:
             self._machine.init()
             recorder.mark(begin="life")
-            Life(self._machine, recorder, calls).live()
+            Life(self._machine, recorder, calls, rest).live()
         return BlockLog(self._root / "log")
 
     def cut(self, log: BlockLog, cuts: Sequence[Cut], marks: Marks, starts: int) -> None:
         """All of these; `starts` of them also within the start that follows."""
         again = set(self._chance.sample(range(len(cuts)), min(starts, len(cuts))))
-        disks = _AtCuts(log, self._root, self._chance)
+        disks = AtCuts(log, self._root, self._chance)
         for number, cut in sorted(enumerate(cuts), key=lambda each: each[1].position):
             known = known_at(marks, cut.position)
             disks.write(cut)
             if number in again:
                 self._cut_again(disks.images, known)
             self._start(cut, disks.images, known)
+
+    def cut_commands(self, calls: Sequence[Call], count: int) -> None:
+        """Each of the commands, given to a node with these calls behind it."""
+        for name, scenario in SCENARIOS.items():
+            with tempfile.TemporaryDirectory(dir=self._root) as scratch:
+                root = Path(scratch)
+                log = record_command(root, self._machine, self._program, scenario, calls)
+                disks = AtCuts(log, root, self._chance)
+                cuts = around_command(name, list(log.marks()), count, self._chance)
+                for cut in sorted(cuts, key=lambda each: each.position):
+                    disks.write(cut)
+                    self._start(cut, disks.images, (len(calls), len(calls)))
 
     def _cut_again(self, images: Sequence[Path], known: Known) -> None:
         """Start on copies of these, recorded, and cut that start."""
@@ -97,17 +99,21 @@ class Campaign:
                 copy_sparsely(image, root / f"disk-{number}")
             served = [root / f"disk-{number}" for number in (NODE, BACKUP)]
             with self._machine.recorded_on(self._program, served, root / "log") as recorder:
-                prove(self._machine, self._model, known, lambda: recorder.mark(asked=1))
+                prove(self._machine_after_cut, self._model, known, lambda: recorder.mark(asked=1))
             log = BlockLog(root / "log")
-            disks = _AtCuts(log, root, self._chance)
+            disks = AtCuts(log, root, self._chance)
             for cut in in_start(log, list(log.marks()), CUTS_OF_A_START, self._chance):
                 disks.write(cut)
                 self._start(cut, disks.images, known)
 
+    @property
+    def _machine_after_cut(self) -> Machine:
+        return replace(self._machine, plugin=self.plugin_after_cut)
+
     def _start(self, cut: Cut, images: Sequence[Path], known: Known) -> None:
         began = time.monotonic()
         with self._kept_if_wrong(images), self._machine.running_on(images):
-            self._note(cut, known, prove(self._machine, self._model, known))
+            self._note(cut, known, prove(self._machine_after_cut, self._model, known))
         self.seconds += time.monotonic() - began
         self.starts += 1
 
@@ -116,7 +122,7 @@ class Campaign:
         counted[verdict.outcome.name] += 1
         counted["rolled forward"] += verdict.rolled_forward
         counted["new snapshots"] += verdict.snapshot
-        if verdict.outcome not in GOOD:
+        if verdict.outcome not in GOOD | ({Outcome.REFUSED} if cut.may_refuse else set()):
             told = [text for level, text in verdict.logs if level != "info" and text not in verdict.why]
             self.wrong.append(
                 f"{cut}, {known[0]} of {known[1]} calls answered: {verdict.outcome.value}. {verdict.why} {told}"
@@ -139,16 +145,22 @@ class Campaign:
 
 def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call], model: Model) -> Campaign:
     """The campaign for one filesystem of the node's; prints what came out."""
-    plugin = plugin_without(given.without)
-    machine = Machine(root, (FILESYSTEMS[name], FILESYSTEMS[given.backup_filesystem]), *([plugin] if plugin else []))
+    machine = Machine(root, (FILESYSTEMS[name], FILESYSTEMS[given.backup_filesystem]))
     chance = random.Random(f"{given.seed} {name}")
     campaign = Campaign(root, machine, build_recorder(root), model, chance)
+    if given.without:
+        campaign.plugin_after_cut = plugin_without(given.without)
     began = time.monotonic()
-    log = campaign.record(calls)
+    log = campaign.record(calls, given.rest)
     marks = list(log.marks())
     recorded = time.monotonic() - began
-    cuts = [*at_each_call(marks, given.every), *at_random(marks, given.random, chance)]
+    named = list(at_each_call(marks, given.every))
+    if given.sample is not None:
+        named = chance.sample(named, min(given.sample, len(named)))
+    cuts = [*named, *at_random(marks, given.random, chance)]
     campaign.cut(log, cuts, marks, given.starts)
+    if given.commands:
+        campaign.cut_commands(calls[:CALLS_BEFORE_COMMAND], given.commands)
     total = time.monotonic() - began
     speed = f"{recorded:.0f} s for the record, {campaign.seconds / campaign.starts:.2f} s a start"
     print(f"{name}: {campaign.starts} cuts in {total:.0f} s ({speed})")
@@ -166,10 +178,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recording", type=Path, default=RECORDED_CALLS, help="db_write calls of a new node")
     parser.add_argument("--calls", type=int, help="only so many of them")
     parser.add_argument("--every", type=int, default=1, help="cut at every so many calls")
+    parser.add_argument("--sample", type=int, help="of those only so many, chosen at random")
     parser.add_argument("--random", type=int, default=100, help="so many cuts at random of each kind")
     parser.add_argument("--starts", type=int, default=50, help="after so many of the cuts, cut the start as well")
+    parser.add_argument("--commands", type=int, default=20, help="so many cuts within each command; 0: none at all")
+    parser.add_argument("--rest", type=float, default=IDLE_FOR, help="seconds for which the node rests once")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--without", choices=STUBS, help="what the plugin is to lack: the campaign must then fail")
+    parser.add_argument(
+        "--without", choices=STUBS, help="what the plugin lacks after a cut: the campaign must then fail"
+    )
     parser.add_argument("--json", type=Path, help="write the outcomes there")
     parser.add_argument("--keep", type=Path, help="keep records and images of what went wrong there")
     parser.add_argument("--verbose", action="store_true")

@@ -4,9 +4,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from tests.powercut.blocks import ALL_LUCK, NO_LUCK, BlockLog, Luck, some_luck
+from tests.powercut.blocks import ALL_LUCK, NO_LUCK, BlockLog, DiskAtCut, Luck, some_luck
 from tests.powercut.machine import BACKUP, NODE
 
 Marks = Sequence[tuple[int, dict[str, Any]]]
@@ -14,14 +15,33 @@ Marks = Sequence[tuple[int, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Power goes at this position of the record; how lucky the node's disk and the backup's are."""
+    """Power goes at this position of the record; how lucky the node's disk and the backup's are.
+
+    `may_refuse`: something was broken off that a person did, and will do again.
+    """
 
     kind: str
     position: int
     luck: tuple[Luck, Luck]
+    may_refuse: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.position} (of what was not flushed: {self.luck[NODE]}, {self.luck[BACKUP]})"
+
+
+class AtCuts:
+    """The disks of a record in `root`, brought to one cut after the other; `images` are what they may hold."""
+
+    def __init__(self, log: BlockLog, root: Path, chance: random.Random) -> None:
+        self._chance = chance
+        numbers = (NODE, BACKUP)
+        self._disks = [DiskAtCut(log, each, root / f"start-{each}", root / f"at-{each}") for each in numbers]
+        self.images = [root / f"cut-{number}" for number in numbers]
+
+    def write(self, cut: Cut) -> None:
+        """Power goes."""
+        for disk, image, luck in zip(self._disks, self.images, cut.luck, strict=True):
+            disk.write(cut.position, image, luck, self._chance)
 
 
 AFTER_COMMIT = "node, after COMMIT"

@@ -18,8 +18,9 @@ IDLE_FOR = 2.8
 class Life:
     """One node from its first call to its last; a dozen calls at least."""
 
-    def __init__(self, machine: Machine, recorder: Recorder, calls: Sequence[Call]) -> None:
-        self._machine, self._recorder, self._calls = machine, recorder, calls
+    def __init__(self, machine: Machine, recorder: Recorder, calls: Sequence[Call], rest: float = IDLE_FOR) -> None:
+        """`rest` is how long it does, in seconds."""
+        self._machine, self._recorder, self._calls, self._seconds = machine, recorder, calls, rest
         self._node = machine.node()
         self._done = 0
 
@@ -75,7 +76,7 @@ class Life:
         assert self._node.stop() == 0
 
     def _rest(self) -> None:
-        time.sleep(IDLE_FOR)
+        time.sleep(self._seconds)
 
     def _stop_and_start(self) -> None:
         self._stop()

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.powercut.cuts import AFTER_COMMIT, BEFORE_COMMIT, NAMED
 from tests.powercut.disks import Unavailable, check_available
 from tests.powercut.proof import GOOD, Outcome
 
@@ -29,7 +29,7 @@ def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Ou
         if "CI" in os.environ:
             pytest.fail(str(error))
         pytest.skip(str(error))
-    words = ["--filesystems", filesystem, "--calls", CALLS, "--json", tmp_path / "outcomes", *options]
+    words = ["--filesystems", filesystem, "--calls", CALLS, "--commands", 0, "--json", tmp_path / "outcomes", *options]
     done = subprocess.run(
         [sys.executable, "-m", "tests.powercut.campaign", *map(str, words)],
         capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[2],
@@ -40,18 +40,25 @@ def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Ou
     return done.returncode, {kind: Counter(counted) for kind, counted in outcomes.items()}, said
 
 
-@pytest.mark.parametrize(("filesystem", "number"), [("ext4", 3), ("xfs", 1), ("btrfs", 1)])
-def test_node_goes_on_by_itself_after_every_power_cut(tmp_path: Path, filesystem: str, number: int) -> None:
-    code, outcomes, said = campaign(tmp_path, filesystem, "--every", 12, "--random", number, "--starts", number - 1)
+@pytest.mark.parametrize(
+    ("filesystem", "options"),
+    [
+        ("ext4", ("--sample", 12, "--random", 1, "--starts", 1)),
+        ("xfs", ("--sample", 8, "--random", 0, "--starts", 0, "--rest", 0)),
+        ("btrfs", ("--sample", 8, "--random", 0, "--starts", 0, "--rest", 0)),
+    ],
+)
+def test_node_goes_on_by_itself_after_every_power_cut(
+    tmp_path: Path, filesystem: str, options: Sequence[object]
+) -> None:
+    code, outcomes, said = campaign(tmp_path, filesystem, *options)
     wrong = {kind: counted for kind, counted in outcomes.items() if not counted.keys().isdisjoint(NOT_GOOD)}
     assert (code, wrong) == (0, {}), said
-    for kind in NAMED:
-        assert outcomes[kind]["rolled forward"] > 5, f"nothing was taken back by the cuts: {said}"
+    assert sum(outcomes[kind]["rolled forward"] for kind in outcomes) > 4, f"the cuts took nothing back: {said}"
 
 
 def test_campaign_fails_for_a_plugin_that_does_not_roll_forward(tmp_path: Path) -> None:
-    options = ("--every", 100, "--random", 0, "--starts", 0, "--without", "roll-forward")
+    options = ("--sample", 6, "--random", 0, "--starts", 0, "--rest", 0, "--without", "roll-forward")
     code, outcomes, said = campaign(tmp_path, "ext4", *options)
     assert code == 1, said
-    for kind in (AFTER_COMMIT, BEFORE_COMMIT):
-        assert sum(outcomes[kind][name] for name in NOT_GOOD) >= 10, said
+    assert sum(outcomes[kind][name] for kind in outcomes for name in NOT_GOOD) > 4, said
