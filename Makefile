@@ -38,7 +38,7 @@ bench: $(READY) ## the benchmark: this plugin, a bare one, SQLite's replica, an 
 torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED))
 
-powercut: $(READY) ## cut the power at every call, beneath ext4, XFS and btrfs; as root (FILESYSTEMS=..., RECORDING=..., EVERY=n, SEED=...)
+powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 

@@ -55,14 +55,14 @@ class Campaign:
         self.wrong: list[str] = []
         self.starts, self.seconds = 0, 0.0
 
-    def record(self, calls: Sequence[Call], rest: float) -> BlockLog:
+    def record(self, calls: Sequence[Call], before: Path | None, rest: float) -> BlockLog:
         """The run on new disks, from `init` on."""
         for number in (NODE, BACKUP):
             image = make_image(self._root / f"start-{number}", self._machine.filesystems[number])
             copy_sparsely(image, self._root / f"disk-{number}")
         disks = [self._root / f"disk-{number}" for number in (NODE, BACKUP)]
         with self._machine.recorded_on(self._program, disks, self._root / "log") as recorder:
-            self._machine.init()
+            self._machine.init(before)
             recorder.mark(begin="life")
             Life(self._machine, recorder, calls, rest).live()
         return BlockLog(self._root / "log")
@@ -151,7 +151,7 @@ def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call],
     if given.without:
         campaign.plugin_after_cut = plugin_without(given.without)
     began = time.monotonic()
-    log = campaign.record(calls, given.rest)
+    log = campaign.record(calls, before_of(given.recording), given.rest)
     marks = list(log.marks())
     recorded = time.monotonic() - began
     named = list(at_each_call(marks, given.every))
@@ -159,7 +159,7 @@ def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call],
         named = chance.sample(named, min(given.sample, len(named)))
     cuts = [*named, *at_random(marks, given.random, chance)]
     campaign.cut(log, cuts, marks, given.starts)
-    if given.commands:
+    if given.commands and before_of(given.recording) is None:
         campaign.cut_commands(calls[:CALLS_BEFORE_COMMAND], given.commands)
     total = time.monotonic() - began
     speed = f"{recorded:.0f} s for the record, {campaign.seconds / campaign.starts:.2f} s a start"
@@ -175,7 +175,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--filesystems", default=",".join(FILESYSTEMS), help="the node's, separated by commas")
     parser.add_argument("--backup-filesystem", default="ext4", choices=FILESYSTEMS)
-    parser.add_argument("--recording", type=Path, default=RECORDED_CALLS, help="db_write calls of a new node")
+    parser.add_argument(
+        "--recording",
+        type=Path,
+        default=RECORDED_CALLS,
+        help="db_write calls, or a directory with db_write.jsonl.gz and before.sqlite3.gz",
+    )
     parser.add_argument("--calls", type=int, help="only so many of them")
     parser.add_argument("--every", type=int, default=1, help="cut at every so many calls")
     parser.add_argument("--sample", type=int, help="of those only so many, chosen at random")
@@ -191,6 +196,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="keep records and images of what went wrong there")
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()
+
+
+def calls_of(recording: Path) -> Path:
+    """Where the calls of a recording are: it may be a directory."""
+    return recording / "db_write.jsonl.gz" if recording.is_dir() else recording
+
+
+def before_of(recording: Path) -> Path | None:
+    """The database that the node began with, where a recording has one."""
+    before = recording / "before.sqlite3.gz"
+    return before if before.exists() else None
 
 
 def _place() -> Path | None:
@@ -228,8 +244,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="powercut-", dir=given.keep or _place()))
     campaigns: dict[str, Campaign] = {}
     try:
-        calls = list(islice(read_recording(given.recording), given.calls))
-        model = Model(calls, root)
+        calls = list(islice(read_recording(calls_of(given.recording)), given.calls))
+        model = Model(calls, root, before_of(given.recording))
         for name in filesystems:
             (root / name).mkdir()
             campaigns[name] = run(given, name, root / name, calls, model)

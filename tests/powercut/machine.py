@@ -1,5 +1,6 @@
 """A node whose directory lies on one disk and whose backup on another, both of which can lose their power."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
 from tests.powercut.disks import Filesystem, Recorder, mounted
-from tests.standin import Call, Node, OutOfStep, fresh_schema, stands_at, transaction
+from tests.standin import Call, Node, OutOfStep, fresh_schema, recorded_database, stands_at, transaction
 
 NODE, BACKUP = 0, 1
 """The machine's disks, by their number."""
@@ -91,9 +92,12 @@ class Machine:
     def _points(self) -> tuple[Path, Path]:
         return self.root / "node", self.root / "backup"
 
-    def init(self) -> None:
-        """Make the backup of a node that has never started."""
+    def init(self, before: Path | None = None) -> None:
+        """Make the backup of a node that has never started, or that has had this (packed) database for long."""
         self.directory.mkdir()
+        if before is not None:
+            recorded_database(self.database, before)
+            os.sync()
         said = backup_cli("init", "--lightning-dir", self.directory, self.url)
         assert said.code == 0, said
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.end_to_end.same import everything
-from tests.standin import Call
+from tests.standin import Call, recorded_database
 
 
 def digest(database: Path) -> str:
@@ -18,8 +18,12 @@ def digest(database: Path) -> str:
 class Model:
     """The states that a node goes through; state `n` is after its first `n` calls."""
 
-    def __init__(self, calls: Sequence[Call], scratch: Path) -> None:
-        self.states = list(_states(calls, scratch / "model.sqlite3"))
+    def __init__(self, calls: Sequence[Call], scratch: Path, before: Path | None = None) -> None:
+        """`before` is the packed database of a node that is older than its first call here."""
+        path = scratch / "model.sqlite3"
+        if before is not None:
+            recorded_database(path, before)
+        self.states = list(_states(calls, path))
 
     def behind(self, found: str, state: int) -> int | None:
         """How many calls the content with this digest is behind that state; None when it is no state before it."""
