@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from tests.powercut.blocks import BlockLog, copy_sparsely
 from tests.powercut.commands import SCENARIOS, around_command, record_command
@@ -215,30 +215,25 @@ def _place() -> Path | None:
     return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30 else None
 
 
-def _in_private(arguments: Sequence[str]) -> int:
+def _in_private(arguments: Sequence[str]) -> NoReturn:
     """Run this again where nobody else sees its mounts; whatever happens, they end with it."""
     command = ["unshare", "--mount", "--propagation", "private", "--fork", "--kill-child=SIGTERM"]
-    again = subprocess.Popen(
-        [*command, sys.executable, "-m", "tests.powercut.campaign", *arguments], env=os.environ | {_PRIVATE: "1"}
-    )
-    while True:
-        try:
-            return again.wait()
-        except KeyboardInterrupt:
-            continue  # it got the signal as well, and puts things in order
+    again = [*command, sys.executable, "-m", "tests.powercut.campaign", *arguments]
+    os.execvpe(again[0], again, os.environ | {_PRIVATE: "1"})
 
 
 def main() -> int:
     """0 when nothing was lost and nothing refused."""
     given = _arguments()
     filesystems = given.filesystems.split(",")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     try:
         check_available([*filesystems, given.backup_filesystem])
     except Unavailable as error:
         print(error, file=sys.stderr)
         return 2
     if _PRIVATE not in os.environ:
-        return _in_private(sys.argv[1:])
+        _in_private(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"seed {given.seed}", flush=True)
     root = Path(tempfile.mkdtemp(prefix="powercut-", dir=given.keep or _place()))

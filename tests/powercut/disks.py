@@ -16,7 +16,7 @@ _SOURCE = Path(__file__).with_name("recorder.c")
 
 @dataclass(frozen=True, slots=True)
 class Filesystem:
-    """How a filesystem is made and mounted; `megabytes` is about the least that it can live in."""
+    """How a filesystem is made and mounted; `megabytes` leave the plugin the room that a compaction demands."""
 
     name: str
     make: tuple[str, ...]
@@ -27,9 +27,9 @@ class Filesystem:
 FILESYSTEMS = {
     each.name: each
     for each in (
-        Filesystem("ext4", ("mkfs.ext4", "-q", "-F"), 96),
-        Filesystem("xfs", ("mkfs.xfs", "-q", "-f"), 320, ("nouuid",)),
-        Filesystem("btrfs", ("mkfs.btrfs", "-q", "-f"), 256),
+        Filesystem("ext4", ("mkfs.ext4", "-q", "-F"), 160),
+        Filesystem("xfs", ("mkfs.xfs", "-q", "-f"), 400, ("nouuid",)),
+        Filesystem("btrfs", ("mkfs.btrfs", "-q", "-f"), 512),
     )
 }
 

@@ -26,6 +26,12 @@ class Life:
 
     def live(self) -> None:
         """All of it. What happens in between comes at fixed parts of the way, so that a short life has it all."""
+        try:
+            self._live()
+        finally:
+            self._node.die()  # whatever has come in between: the disks are about to go
+
+    def _live(self) -> None:
         count = len(self._calls)
         self._start()
         for part, event in self._events():
