@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help drill test oldest lint bench torture powercut fuzz completion docs
+.PHONY: help drill test oldest lint bench torture second-writer powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ bench: $(READY) ## the benchmark: this plugin, a bare one, SQLite's replica, an 
 
 torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED))
+
+second-writer: $(READY) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
+	$(BIN)/python -m tests.end_to_end.second_writer --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
 powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \

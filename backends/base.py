@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.change import Change
+from backends.log.documents import Kept
 from backends.log.generation import Generation
 from backends.status import Status
 from backends.storage.base import Space
+
+MAX_ROLL_FORWARD = 16
+"""Changes by which a node's database may be behind its backup and still be brought forward by the plugin itself.
+
+A power cut on the node's machine takes back one or two commits. As many stay in the log when all before them is
+compacted into a snapshot.
+"""
 
 Report = Callable[[str, str], None]
 """Called with a level of lightningd's (info, unusual, broken) and one line for the node's log."""
@@ -34,8 +42,6 @@ class Standing:
     data_version: int
     sequence: int
     checksum: int
-    rewindable: bool
-    """Whether the last record is a change that may turn out not to have been committed."""
     time: int = 0
     """When the last record was written, seconds since 1970."""
 
@@ -63,9 +69,9 @@ class Sizes:
 class Backend(ABC):
     """One backup at one destination.
 
-    `create`, or `open` and then `append`, `rewind`, `take_snapshot`: by the one writer only. `read` by anyone, at any
-    time. Whatever fails raises BackupError; after a failed append, rewind or snapshot the backend refuses all further
-    ones until it is opened anew.
+    `create`, or `open` and then `append`, `take_snapshot`: by the one writer only. `read` and `peek` by anyone, at any
+    time. Whatever fails raises BackupError; after a failed append or snapshot the backend refuses all further ones
+    until it is opened anew.
     """
 
     @abstractmethod
@@ -117,9 +123,14 @@ class Backend(ABC):
         """Who wrote this backup last; None when nobody has yet. Needs no `open`."""
 
     @abstractmethod
-    def open(self, report: Report, session_id: str | None = None) -> Standing:
-        """Become the writer: repair a torn end, make durable anew what cannot be trusted, take the session over.
+    def peek(self) -> Standing:
+        """Where the log ends, by reading only: nothing is changed, and no writer is disturbed. Needs no `open`."""
 
+    @abstractmethod
+    def open(self, report: Report, session_id: str | None = None) -> Standing:
+        """Become the writer: keep out the one before, then read the end of the log and repair it.
+
+        The log may end elsewhere than `peek` said: another writer may have gone on until now.
         `session_id` marks this writer; without one it goes on under the last one's mark (for offline work).
         """
 
@@ -141,16 +152,23 @@ class Backend(ABC):
         """Durable when it returns."""
 
     @abstractmethod
-    def rewind(self) -> None:
-        """Take the last change back, durably: it was never committed. Refused unless `standing.rewindable`."""
-
-    @abstractmethod
     def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        """A new generation that begins with this database; the old one is kept until the new one is whole."""
+        """A new generation that begins with this database.
+
+        The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way.
+        """
 
     @abstractmethod
     def read(self) -> Generation:
         """The current generation, to be streamed back. Needs no `open`."""
+
+    @abstractmethod
+    def read_kept(self) -> Generation | None:
+        """The generation that is kept beside the current one, to be streamed back; None when there is none."""
+
+    @abstractmethod
+    def kept(self) -> Kept | None:
+        """Which generation is kept; None when there is none."""
 
     @abstractmethod
     def sizes(self) -> Sizes:

@@ -6,6 +6,7 @@ a migration may also send a lone PRAGMA, with the version of the transaction jus
 
 import re
 from collections.abc import Sequence
+from zlib import crc32
 
 VERSIONS = 1 << 32
 """`data_version` is an unsigned 32-bit number and wraps to 0."""
@@ -20,13 +21,34 @@ _BUMP = re.compile(
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 
 
+DATABASE_HEADER = 100
+"""Bytes at the beginning of a SQLite file that hold its change counter, size, schema cookie and free list."""
+
+UNKNOWN_DATABASE = 0
+"""The fingerprint of a database that nothing is known of: it equals no other."""
+
+
+def database_fingerprint(header: bytes) -> int:
+    """What a record remembers of the database before its change, given the file's first DATABASE_HEADER bytes.
+
+    They tell at which commit of which line a database stands (seen on a real node through a channel's life). A new
+    file has none yet, and that is a fingerprint, too. In WAL mode they tell nothing: a commit leaves them alone.
+    """
+    if header[18:20] == b"\2\2":
+        return UNKNOWN_DATABASE
+    return crc32(header) or 1
+
+
 class Change:
-    """One `db_write` call: the version it was sent with and its SQL statements, in order."""
+    """One `db_write` call: the version it was sent with and its SQL statements, in order.
 
-    __slots__ = ("advances", "data_version", "statements")
+    `database` is the fingerprint of the node's database before the change.
+    """
 
-    def __init__(self, data_version: int, statements: Sequence[str]) -> None:
-        self.data_version, self.statements = data_version, statements
+    __slots__ = ("advances", "data_version", "database", "statements")
+
+    def __init__(self, data_version: int, statements: Sequence[str], database: int = UNKNOWN_DATABASE) -> None:
+        self.data_version, self.statements, self.database = data_version, statements, database
         bump = _BUMP.match(statements[-1]) if statements else None
         self.advances = bump is not None and int(bump[1]) % VERSIONS == (data_version - 1) % VERSIONS
         """Whether the call ends with the bump, so that the database stood at `data_version - 1` before it."""

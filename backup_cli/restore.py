@@ -262,7 +262,7 @@ def _rebuild(backend: Backend, temporary: Path, to_version: int | None) -> tuple
         last = generation.last
     if rebuilt.state.empty:
         raise BackupError("the backup holds no database yet: the node has never started with it. Nothing was restored")
-    return rebuilt, Standing(rebuilt.data_version, last.sequence, last.checksum, False)
+    return rebuilt, Standing(rebuilt.data_version, last.sequence, last.checksum)
 
 
 def _move_aside(target: Path, existing: list[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from backends.base import Backend, Report
+from backends.base import MAX_ROLL_FORWARD, Backend, Report
 from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
@@ -23,8 +23,8 @@ from backends.status import COMPACTION_FAILED
 LEAST = 16 << 20
 """Bytes of segments below which nothing is compacted."""
 
-NEVER_FOLDED = 2
-"""Records that stay out of every snapshot: the last change, and a rewind after it. With no others there is no point."""
+NEVER_FOLDED = MAX_ROLL_FORWARD
+"""Records that stay out of every snapshot, at least. With no others there is no point."""
 
 RETRY_AFTER = 600.0
 """Seconds to wait after a failure before the next attempt; after each further one in a row, twice as long."""

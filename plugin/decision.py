@@ -3,7 +3,9 @@
 Facts about lightningd (v26.06), seen on real nodes:
 - A call that ends with the bump was made while the database stood at one version less; a lone PRAGMA while it stood at
   the version that the call carries. So an equal version does *not* mean that the change before was not committed.
-- If lightningd dies between the hook's answer and its commit, the backup holds one change that the database lacks.
+- If lightningd dies between the hook's answer and its commit, the backup holds one change that the database lacks; a
+  power cut on its machine takes back one or two commits. Either was put right before lightningd opened the database
+  (plugin/roll_forward.py), if it could be proven; a database that is still behind is refused.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,6 @@ class Do(Enum):
     """What to do about a call, before its change is appended."""
 
     APPEND = auto()
-    REWIND = auto()  # first take the last change back: it was never committed
     SNAPSHOT = auto()  # first begin a new generation from the database
     REFUSE = auto()
 
@@ -56,8 +57,6 @@ def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
         return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
     if distance > 0:
         return Decision(Do.SNAPSHOT, f"the database is {distance} ahead: changes were made without this plugin")
-    if distance == -1 and standing.rewindable:
-        return Decision(Do.REWIND, "lightningd stopped before it committed the last change")
     return Decision(
         Do.REFUSE,
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "

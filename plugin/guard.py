@@ -5,28 +5,27 @@ here in a refused call: lightningd then stops before it commits, however the plu
 the sentence. Nothing but a change that is safely on disk is answered with `continue`.
 """
 
-import secrets
 import threading
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backends import backend_for
-from backends.base import Backend, Report, Standing
-from backends.change import Change
+from backends.base import Backend, Report, SnapshotSource, Standing
+from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
 from backends.database.taking import taken
-from backends.errors import BackupError, NotABackup, Unreachable
+from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
-from backends.node.lockfile import LOCK_FILE, Settings, read_settings
-from backends.node.session import known_sessions, remember_sessions
+from backends.node.lockfile import read_settings
 from backends.node.witness import Fingerprint
 from backends.node.writer_lock import WriterLock
-from backends.patience import DEFAULT_PATIENCE, patience_of
-from backends.urls import BadURL, parse_url
+from backends.patience import DEFAULT_PATIENCE
 from plugin.compaction import Compaction
-from plugin.decision import RESTORE, Do, decide
-from plugin.witness import confess, saw_committed, testify, why_doubted
+from plugin.database_header import DatabaseHeader
+from plugin.decision import RESTORE, Decision, Do, decide
+from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
+from plugin.witness import confess, testify, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -49,7 +48,12 @@ class Guard:
         self.url = ""
         self.patience = DEFAULT_PATIENCE
         """Seconds that one call may wait for the destination."""
+        self.database_header = b""
+        """The first bytes of the database file, as they were during the last call: at the commit before it."""
         self._seen = seen
+        self._header: DatabaseHeader | None = None
+        self._copies = ExitStack()
+        self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._backup_id = ""
         self._testified: Standing | None = None
@@ -62,8 +66,8 @@ class Guard:
         """The answer to one call: `continue` once its change is durable, else a refusal that says what to do."""
         if self.refusal is None:
             try:
-                backend = self.backend or self.open()
-                self._save(backend, Change(data_version, writes))
+                backend = self.backend or self._start(Change(data_version, writes))
+                self._save(backend, Change(data_version, writes, self._fingerprint()))
                 if self.refusal is None:  # the watchdog may have given up meanwhile
                     return CONTINUE
             except BackupError as error:
@@ -80,27 +84,40 @@ class Guard:
     def _save(self, backend: Backend, change: Change) -> None:
         decision = decide(backend.standing, change, self._doubt)
         if decision.do is not Do.APPEND:
-            self._settle(backend, change, decision.do, decision.why)
+            self._settle(backend, change, decision)
         backend.append(change)
         self._doubt = None
 
+    def _fingerprint(self) -> int:
+        """The database's, as it is before the change: one `pread`."""
+        if self._header is None:
+            return UNKNOWN_DATABASE
+        try:
+            self.database_header = self._header.read()
+        except OSError:  # lightningd will have to say more about its disk
+            return UNKNOWN_DATABASE
+        return database_fingerprint(self.database_header)
+
     # Off the commit path
 
-    def open(self) -> Backend:
-        """Become the backup's writer; at the first call, or at `init` if that comes before. Raises BackupError."""
-        if self.backend is not None:
-            return self.backend
+    def _start(self, change: Change) -> Backend:
+        """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
-        backend, found = self._find(settings)
-        if settings.backup_id is not None and settings.backup_id != found:
-            raise BackupError(
-                f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-                "another node, or was made anew. Nothing was changed; put the right one back, or run: backup-cli init"
-            )
-        standing = backend.open(self.report, self._new_session(backend, found))
-        self._doubt = why_doubted(self.directory, self._seen, found, standing)
+        backend, self.patience = destination_of(self.directory, settings)
+        self._backup_id = identified(self.directory, settings, backend)
+        sessions = check_last_writer(self.directory, backend, self._backup_id)
+        standing = backend.peek()
+        decision = self._judge(standing, change)
+        if decision.do is Do.SNAPSHOT:
+            self._refuse_emptied(backend, standing)
+            self._copy_database(backend, change)
+        standing = backend.open(self.report, remember_new_session(self.directory, self._backup_id, sessions))
+        self.backend = backend
+        self._judge(standing, change)  # another writer may have gone on until now
+        with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
+            self._header = DatabaseHeader(database_path(self.directory))
         sizes = backend.sizes()
         self.report(
             "info",
@@ -108,69 +125,39 @@ class Guard:
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report)
-        self._backup_id = found
-        self.backend = backend
         return backend
 
-    def _find(self, settings: Settings) -> tuple[Backend, str]:
-        """The backup that backup.lock names, and its id."""
-        try:
-            self.patience = patience_of(parse_url(settings.url))
-            backend = backend_for(settings.url)
-        except BadURL as error:
-            raise BackupError(
-                f"{self.directory / LOCK_FILE} names no destination: {error}. Nothing was changed; stop the node and "
-                "run: backup-cli init URL"
-            ) from None
-        try:
-            return backend, backend.identify()
-        except (NotABackup, Unreachable) as error:
-            if settings.backup_id is not None:
-                raise
-            raise BackupError(
-                f"{self.directory / LOCK_FILE} is of the older backup plugin, and what it names is no backup of this "
-                f"one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
-            ) from error
+    def _judge(self, standing: Standing, change: Change) -> Decision:
+        """What the first call means for a backup that ends there; BackupError when it is refused."""
+        self._doubt = why_doubted(self.directory, self._seen, self._backup_id, standing)
+        decision = decide(standing, change, self._doubt)
+        if decision.do is Do.REFUSE:
+            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+        return decision
 
-    def _new_session(self, backend: Backend, backup_id: str) -> str:
-        """A mark for this session; refused when the backup bears one that was never this node's."""
-        last, ours = backend.last_writer(), known_sessions(self.directory, backup_id)
-        if last is not None and ours is not None and last.session_id not in ours:
-            raise BackupError(
-                f"another node ({last.host}) has taken over the backup at {backend.describe()} since this one last "
-                "wrote to it. If that one is in use, never start this one again: two nodes with the same keys lose "
-                "money. Only if this database is surely the newest, run: backup-cli resync"
-            )
-        new = secrets.token_hex(8)
-        remember_sessions(self.directory, backup_id, [new] if last is None else [last.session_id, new])
-        return new
-
-    def _settle(self, backend: Backend, change: Change, do: Do, why: str) -> None:
+    def _settle(self, backend: Backend, change: Change, decision: Decision) -> None:
         """Bring the backup to where the database stands, or refuse."""
-        if do is Do.REWIND and saw_committed(self.directory, self._backup_id, backend.standing):
-            decision = decide(replace(backend.standing, rewindable=False), change, self._doubt)
-            do, why = decision.do, decision.why
-        if do is Do.REFUSE:
-            raise BackupError(why.replace(RESTORE, self._restore_command()))
-        self._refuse_emptied(backend)
-        if do is Do.SNAPSHOT or self._failed_before():
-            patience, self.patience = self.patience, self.patience * SNAPSHOT_PATIENCE
-            try:
-                self._take_snapshot(backend, change.database_stood_at, why)
-            finally:
-                self.patience = patience
-        else:
-            self.report("unusual", f"{why} (version {backend.standing.data_version}): taking it back")
-            backend.rewind()
+        if decision.do is Do.REFUSE:
+            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+        source = self._copied or self._copy_database(backend, change)
+        self.report(
+            "unusual",
+            f"{decision.why}. Taking a new snapshot of the database at version {source.data_version} ...",
+        )
+        with self._more_patience():
+            backend.take_snapshot(source, decision.why)
+        self._copied = None
+        self._copies.close()
+        self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
 
-    def _refuse_emptied(self, backend: Backend) -> None:
+    def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
         version, and at 2^32 it wraps."""
         if self._seen is not None:
             return
         with backend.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
-        if not begins_empty or backend.standing.data_version > 1:
+        if not begins_empty or standing.data_version > 1:
             raise BackupError(
                 "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
                 "directory. Nothing was changed. Stop lightningd, and bring the database back with: "
@@ -181,30 +168,23 @@ class Guard:
         """To be typed as it stands; lightningd has made a file already, so that one must be moved aside."""
         return restore_command(self.url, self.directory, replace=True)
 
-    def _failed_before(self) -> bool:
-        return self._doubt is not None and self._doubt.startswith("the last run ended with a failure")
-
-    def _take_snapshot(self, backend: Backend, database_version: int, why: str) -> None:
-        self.report("unusual", f"{why}. Taking a new snapshot of the database at version {database_version} …")
+    def _copy_database(self, backend: Backend, change: Change) -> SnapshotSource:
+        """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
         # Not beside `testify`: closing a file drops the locks that SQLite has on it elsewhere in this process.
-        with (
-            self._reading_database,
-            taken(database_path(self.directory), self.directory, writable=False) as source,
-        ):
-            if source.data_version != database_version:
-                raise BackupError(
-                    f"lightningd says its database is at version {database_version}, and the file "
-                    f"{database_path(self.directory)} at {source.data_version}: it is not the one that lightningd "
-                    "uses. Nothing was changed; is --wallet set to another file?"
-                )
-            known = backend.node_id()
-            if known is not None and source.node_id != known:
-                raise BackupError(
-                    f"the database belongs to the node {source.node_id}, and the backup at {backend.describe()} to "
-                    f"{known}. Nothing was changed; give this node a backup of its own: backup-cli init"
-                )
-            backend.take_snapshot(source, why)
-        self.report("unusual", f"new snapshot taken at version {database_version}; the backup is complete again")
+        with self._reading_database, self._more_patience():
+            source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
+        check_source(self.directory, backend, source, change.database_stood_at)
+        self._copied = source
+        return source
+
+    @contextmanager
+    def _more_patience(self) -> Iterator[None]:
+        """While a whole database is copied or written."""
+        patience, self.patience = self.patience, self.patience * SNAPSHOT_PATIENCE
+        try:
+            yield
+        finally:
+            self.patience = patience
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -264,4 +244,5 @@ class Guard:
             if self.compaction is not None:
                 self.compaction.stop(self.backend)
             self.backend.close()
+        self._copies.close()
         self._lock.release()

@@ -31,12 +31,6 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
     return None
 
 
-def saw_committed(directory: Path, backup_id: str, standing: Standing) -> bool:
-    """Whether the database was seen to hold the backup's last change: it was committed then, whatever came since."""
-    witness = read_witness(directory)
-    return witness is not None and witness.fingerprint is not None and _fits(witness, backup_id, standing)
-
-
 def testify(directory: Path, backend: Backend, backup_id: str, last_known: Standing | None) -> DatabaseState | None:
     """Write a witness if the database is known to have committed the backup's last change. Returns what it read.
 

@@ -1,33 +1,40 @@
 """A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
 
 import secrets
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backends.base import Backend, Report, Sizes, SnapshotSource, Standing, Writer
+from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced, Unreachable
+from backends.locks import Locked
 from backends.log.absent import taken
-from backends.log.documents import MANIFEST, SESSION, Base, Manifest, Session
+from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
 from backends.log.generation import Generation
+from backends.log.keeping import read_kept
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
-from backends.log.opening import open_generation, read_manifest, read_session, segment_indexes
-from backends.log.recover import recover
-from backends.log.segment import create_segment, first_checksum
+from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
+from backends.log.recover import find_end, recover, seal_segments
+from backends.log.segment import Segment, create_segment, first_checksum
 from backends.log.session import SessionMarker
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.writer import LogWriter
 from backends.status import Status
-from backends.storage.base import Space, Storage
+from backends.storage.base import Lock, Space, Storage
 
 _NO_INDEX = 1 << 62
 """No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
+
+_TIDY_EVERY = 3600.0
+"""Seconds between two looks at what need not be kept any longer."""
 
 
 class LogBackend(Backend):
@@ -37,8 +44,10 @@ class LogBackend(Backend):
         self.storage = storage
         self._writer: LogWriter | None = None
         self._marker: SessionMarker | None = None
+        self._lock: Lock | None = None
         self._report: Report = lambda level, line: None
         self._trouble: str | None = None
+        self._next_tidying = 0.0
         self._snapshot_bytes = 0
         self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
 
@@ -58,6 +67,15 @@ class LogBackend(Backend):
     def read(self) -> Generation:
         with self._reaching():
             return open_generation(self.storage)
+
+    def kept(self) -> Kept | None:
+        with self._reaching():
+            return read_kept(self.storage, read_manifest(self.storage))
+
+    def read_kept(self) -> Generation | None:
+        with self._reaching():
+            kept = read_kept(self.storage, read_manifest(self.storage))
+            return open_kept(self.storage, kept) if kept is not None else None
 
     # Creating and opening
 
@@ -104,7 +122,7 @@ class LogBackend(Backend):
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
-        return Standing(base.data_version, base.sequence, base.checksum, False)
+        return Standing(base.data_version, base.sequence, base.checksum)
 
     def remove(self) -> None:
         with self._reaching(), suppress(FileNotFoundError):
@@ -115,19 +133,22 @@ class LogBackend(Backend):
             last = _if_readable(self.storage)
         return Writer(last.session_id, last.host, last.pid, last.started, last.closed) if last else None
 
+    def peek(self) -> Standing:
+        with self._reaching():
+            _, standing = find_end(self.storage, read_manifest(self.storage), read_session(self.storage))
+            return standing
+
     def open(self, report: Report, session_id: str | None = None) -> Standing:
         self._report = report
-        with self._reaching():
+        with self._opening():
             manifest, before = read_manifest(self.storage), read_session(self.storage)
-            segment, standing, torn = recover(self.storage, manifest, before)
-            try:
-                self._marker = SessionMarker(self.storage, session_id, before, standing)
-                self._writer = LogWriter(self.storage, manifest, segment, standing, self._marker.check)
-                self._measure()
-            except BaseException:
-                self._writer = None
-                segment.handle.close()
-                raise
+            last, standing = find_end(self.storage, manifest, before)  # of damage nothing is taken over
+            self._take_over(session_id, before, manifest.generation, standing, last.index)
+            # Whoever wrote until now may have gone on, and may have begun another generation.
+            manifest = read_manifest(self.storage)
+            segment, standing, torn = recover(self.storage, manifest, before, self._checked)
+            self._go_on(manifest, segment, standing)
+            self._measure()
         if before is None and standing.sequence > 0:
             report("unusual", f"the file `{SESSION}` was missing at {self.describe()}; it is there again")
         if torn is not None:
@@ -135,18 +156,62 @@ class LogBackend(Backend):
         return standing
 
     def open_anew(self, session_id: str) -> None:
-        with self._reaching():
+        with self._opening():
             manifest, before = read_manifest(self.storage), _if_readable(self.storage)
             # Far beyond any record of the old log, and a chain that none of them continues.
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
-            standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32), False)
-            indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
-            last = max((index for index in indexes if index < _NO_INDEX), default=0)
-            segment = create_segment(self.storage, manifest.backup_id, last + 1)
+            standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
             noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
-            self._marker = SessionMarker(self.storage, session_id, before, noted)
-            self._writer = LogWriter(self.storage, manifest, segment, standing, self._marker.check)
+            self._take_over(session_id, before, manifest.generation, noted, 0)
+            indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
+            last = max((index for index in indexes if index < _NO_INDEX), default=0)
+            self._go_on(manifest, create_segment(self.storage, manifest.backup_id, last + 1), standing)
+
+    def _take_over(
+        self, session_id: str | None, before: Session | None, generation: int, standing: Standing, segment: int
+    ) -> None:
+        """From here on the writer before gets nothing more acknowledged: its mark is gone, and then its segment is."""
+        self._marker = SessionMarker(self.storage, session_id, before, generation, standing)
+        seal_segments(self.storage, segment)
+
+    def _checked(self) -> None:
+        """Raises Replaced when another writer has taken over."""
+        assert self._marker is not None
+        self._marker.check()
+
+    def _go_on(self, manifest: Manifest, segment: Segment, standing: Standing) -> None:
+        self._writer = LogWriter(self.storage, manifest, segment, standing, self._checked)
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """While this becomes the writer: alone on this machine, and nothing stays open when it fails."""
+        with self._reaching():
+            self._acquire_lock()
+            try:
+                yield
+            except BaseException:
+                writer, self._writer, self._marker = self._writer, None, None
+                if writer is not None:
+                    writer.abandon()
+                self._release_lock()
+                raise
+
+    def _acquire_lock(self) -> None:
+        try:
+            self._lock = self._lock or self.storage.lock(Path(sys.argv[0]).name or "python")
+        except Locked as error:
+            raise BackupError(
+                f"another process ({error.holder}) is writing to the backup at {self.describe()}. Nothing was changed. "
+                "If that is this node's lightningd, stop it first (lightning-cli stop); if it is another command, wait "
+                "until it has ended; then repeat this"
+            ) from None
+
+    def _release_lock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()
 
     @property
     def _opened(self) -> LogWriter:
@@ -183,17 +248,25 @@ class LogBackend(Backend):
     def append(self, change: Change) -> None:
         self._opened.append(change)
 
-    def rewind(self) -> None:
-        self._opened.rewind()
-
     def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        self._opened.take_snapshot(source, reason)
+        writer = self._opened
+        writer.take_snapshot(source, reason)
         with self._reaching():
             self._measure()
+            if self._marker is not None:
+                self._marker.begin_generation(writer.manifest.generation)
+                self._marker.note(writer.standing)
 
-    def fold(self, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
+    def fold(
+        self,
+        scratch: Path,
+        progress: BytesDone | None = None,
+        *,
+        sparing: bool = False,
+        leave_out: int = MAX_ROLL_FORWARD,
+    ) -> Folded | None:
         with self._reaching():
-            return fold(self.storage, scratch, progress, sparing=sparing)
+            return fold(self.storage, scratch, progress, sparing=sparing, leave_out=leave_out)
 
     def forget_folding(self) -> None:
         """Remove what a compaction that was killed has left at the destination. Raises OSError or Replaced."""
@@ -201,8 +274,11 @@ class LogBackend(Backend):
 
     def switch_generation(self, folded: Folded) -> None:
         with self._reaching():
+            writer = self._opened
             try:
-                self._opened.switch_generation(folded)
+                writer.switch_generation(folded)
+                if self._marker is not None:
+                    self._marker.begin_generation(writer.manifest.generation)
             finally:
                 self._measure()
 
@@ -211,7 +287,12 @@ class LogBackend(Backend):
         if writer.finished is not None or marker is None:
             return
         trouble: str | None = None
-        for duty in (writer.make_room, lambda: marker.look(lambda: writer.standing, writer.check_generation)):
+        duties: list[Callable[[], None]] = [writer.make_room]
+        duties.append(lambda: marker.look(lambda: writer.standing, writer.check_generation))
+        if time.monotonic() >= self._next_tidying:
+            self._next_tidying = time.monotonic() + _TIDY_EVERY
+            duties.append(writer.remove_outdated)
+        for duty in duties:
             try:
                 duty()
             except Replaced as error:
@@ -233,6 +314,7 @@ class LogBackend(Backend):
             writer.close()
             if not failed and self._marker is not None:
                 self._marker.end(writer.standing)
+        self._release_lock()
 
     # Measuring
 

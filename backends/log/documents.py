@@ -1,4 +1,4 @@
-"""The two small files that are text: the manifest and the session.
+"""The small files that are text: the manifest, the session, and the manifest of a generation that is kept.
 
 Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read them
 and no changed byte is believed.
@@ -15,6 +15,7 @@ from backends.log.format import FORMAT, from_the_future
 
 MANIFEST = "manifest"
 SESSION = "session"
+KEPT = "kept"
 
 _MOST_TEXT = 1000
 """Characters in a field; what no reader would take must not be written either."""
@@ -44,26 +45,32 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        base = self.base
-        return _encode(
-            {
-                "backup_id": self.backup_id.hex(),
-                "generation": self.generation,
-                "sequence": base.sequence,
-                "data_version": base.data_version,
-                "checksum": base.checksum,
-                "foreign_keys": base.foreign_keys,
-                "first_segment": self.first_segment,
-                "created": self.created,
-                "reason": self.reason[:_MOST_TEXT],  # it may tell an error of any length
-                "node_id": self.node_id,
-            }
-        )
+        return _encode(self.fields())
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
         """Raises Damaged or FromTheFuture."""
-        fields = _decode(MANIFEST, data)
+        return cls.from_fields(_decode(MANIFEST, data))
+
+    def fields(self) -> dict[str, Any]:
+        """What the file says."""
+        base = self.base
+        return {
+            "backup_id": self.backup_id.hex(),
+            "generation": self.generation,
+            "sequence": base.sequence,
+            "data_version": base.data_version,
+            "checksum": base.checksum,
+            "foreign_keys": base.foreign_keys,
+            "first_segment": self.first_segment,
+            "created": self.created,
+            "reason": self.reason[:_MOST_TEXT],  # it may tell an error of any length
+            "node_id": self.node_id,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> "Manifest":
+        """The inverse. Raises Damaged."""
         base = Base(
             _number(fields, "sequence"),
             _number(fields, "data_version", VERSIONS),
@@ -82,17 +89,51 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A generation that was replaced because the database disagreed with it, and that is kept for a while.
+
+    Its files lie beside those of the current one, under their own names.
+    """
+
+    manifest: Manifest
+    last_segment: int
+    """The segment in which its log ends: those after it are not its own."""
+    data_version: int
+    """Where its log ended."""
+    since: int
+    """When it was replaced, in seconds since 1970."""
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        own = {"last_segment": self.last_segment, "end_version": self.data_version, "since": self.since}
+        return _encode({**self.manifest.fields(), **own})
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Kept":
+        """Raises Damaged or FromTheFuture."""
+        fields = _decode(KEPT, data)
+        return cls(
+            Manifest.from_fields(fields),
+            _number(fields, "last_segment"),
+            _number(fields, "end_version", VERSIONS),
+            _number(fields, "since"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """Who writes this backup now, and how far it has acknowledged.
 
     A writer that finds another's session here has been replaced. `sequence` trails behind (it is written in the
-    background and at the end): a log that ends before it has lost something that was once saved.
+    background and at the end): a log that ends before it has lost something that was once saved. So does `generation`:
+    a manifest of an earlier one is an old copy of itself.
     """
 
     session_id: str  # random
     host: str
     pid: int
     started: int  # seconds since 1970
+    generation: int
     sequence: int
     data_version: int
     closed: bool
@@ -112,6 +153,7 @@ class Session:
             _text(fields, "host"),
             _number(fields, "pid"),
             _number(fields, "started"),
+            _number(fields, "generation"),
             _number(fields, "sequence"),
             _number(fields, "data_version", VERSIONS),
             _boolean(fields, "closed"),
@@ -144,7 +186,7 @@ def _decode(name: str, data: bytes) -> dict[str, Any]:
 
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
-    name = SESSION if "session_id" in fields else MANIFEST
+    name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
     return Damaged(f"{key} is {str(fields.get(key))[:40]!r}, which no writer leaves", name, 0)
 
 

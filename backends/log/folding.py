@@ -1,20 +1,23 @@
 """Compaction: the history is folded into a new snapshot, beside a writer that goes on.
 
-The last change stays out: it may still turn out not to have been committed. What is folded is read, replayed and
-checked like a restore; publishing the result is the writer's, by one rename.
+The last changes stay out: a power cut may take their commits back on the node's side, and they then bring its database
+forward. What is folded is read, replayed and checked like a restore; publishing the result is the writer's, by one
+rename.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backends.base import MAX_ROLL_FORWARD
 from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces, scratch_directory
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
-from backends.log.format import RecordKind
+from backends.log.format import Flag
 from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
@@ -53,17 +56,25 @@ class _Place:
     next_segment: int  # the segment that holds the record after it
 
 
-def fold(storage: Storage, scratch: Path, progress: BytesDone | None = None, *, sparing: bool = False) -> Folded | None:
+def fold(
+    storage: Storage,
+    scratch: Path,
+    progress: BytesDone | None = None,
+    *,
+    sparing: bool = False,
+    leave_out: int = MAX_ROLL_FORWARD,
+) -> Folded | None:
     """Write the snapshot of a new generation; None when there is nothing to fold.
 
-    A copy of the database lies in `scratch` meanwhile. `sparing` is for a compaction beside a running node: it fails
-    rather than take the room that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or when the
+    The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
+    `sparing` is for a compaction beside a running node: it fails rather than take the room that the node's next commits
+    need. Raises BackupError (Damaged, ReplayFailed, or when the
     writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
     """
     room = Room(storage, scratch, sparing=sparing)
     with open_generation(storage) as generation:
         begun = generation.manifest
-        place = _last_but_one(generation)
+        place = _place(generation, leave_out)
     if place is None:
         return None
 
@@ -114,17 +125,15 @@ def remove_unfinished(storage: Storage) -> None:
             storage.remove(name)
 
 
-def _last_but_one(generation: Generation) -> _Place | None:
-    """The last place that leaves the last change out, and does not part a change from its rewind."""
+def _place(generation: Generation, leave_out: int) -> _Place | None:
+    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold."""
     base = generation.manifest.base
-    places: list[_Place] = []  # the last few
-    before: tuple[int, int] | None = None  # sequence and checksum
-    rewound = False
+    before = (base.sequence, base.checksum)
+    places: deque[_Place] = deque(maxlen=leave_out)
     for index, header in generation.headers():
-        if before is not None:
-            places = [*places[-2:], _Place(*before, index)]
+        if header.flags & Flag.ADVANCES:
+            places.append(_Place(*before, index))
         before = (header.sequence, header.checksum)
-        rewound = header.kind == RecordKind.REWIND
-    if rewound:  # [..., change, rewind]: both stay
-        places = places[:-1]
-    return places[-1] if places and places[-1].sequence > base.sequence else None
+    if len(places) < leave_out or places[0].sequence <= base.sequence:
+        return None
+    return places[0]

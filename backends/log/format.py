@@ -20,8 +20,8 @@ FILE_HEADER_SIZE = 64
 _FILE = struct.Struct("<8sHHI16sQ20x")  # magic, format, file kind, part, backup id, number; then its CRC-32
 
 RECORD_MAGIC = b"\xb5R"
-_FIELDS = struct.Struct("<2sBBIIIQII")  # see RecordHeader
-_RECORD = struct.Struct("<2sBBIIIQIIII")  # the same, the checksum, and the CRC-32 of all that
+_FIELDS = struct.Struct("<2sBBIIIQIII")  # see RecordHeader
+_RECORD = struct.Struct("<2sBBIIIQIIIII")  # the same, the checksum, and the CRC-32 of all that
 RECORD_HEADER_SIZE = _RECORD.size
 
 MAX_FILE = 1 << 30
@@ -42,7 +42,6 @@ class RecordKind(IntEnum):
     """What a record carries."""
 
     CHANGE = 1
-    REWIND = 2
     PIECE = 3
     END = 4
 
@@ -57,7 +56,7 @@ class Flag:
 
 
 class RecordHeader(NamedTuple):
-    """A record's first 40 bytes, without their own checksum."""
+    """A record's first 44 bytes, without their own checksum."""
 
     magic: bytes
     kind: int
@@ -67,6 +66,7 @@ class RecordHeader(NamedTuple):
     data_version: int
     sequence: int  # 1 for the first record of a backup's log, and one more for each that follows
     time: int  # seconds since 1970 when it was written
+    database: int  # fingerprint of the node's database before the change (see backends.change); 0: not known
     previous: int  # the checksum of the record before
     checksum: int  # over the fields above, then the stored bytes
 
@@ -175,6 +175,14 @@ def segment_index(name: str) -> int | None:
 def snapshot_name(generation: int) -> str:
     """The name of a generation's snapshot."""
     return f"snapshot-{generation:08}"
+
+
+def snapshot_generation(name: str) -> int | None:
+    """The generation whose whole snapshot, or a further part of it, has this name; None for any other name."""
+    digits = name.partition(".")[0].removeprefix("snapshot-")
+    if name.endswith(TEMPORARY) or len(digits) < 8 or not digits.isascii() or not digits.isdigit():
+        return None
+    return int(digits) if snapshot_name(int(digits)) == name.partition(".")[0] else None
 
 
 def part_name(name: str, part: int) -> str:

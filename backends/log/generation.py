@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from backends.errors import Damaged
-from backends.log.documents import SESSION, Manifest, Session
+from backends.log.documents import MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -46,8 +46,8 @@ class StoredChange(NamedTuple):
 class Generation:
     """An open generation. Use it as a context manager; iterate `snapshot` first, then `changes`, each once."""
 
-    def __init__(self, manifest: Manifest, session: Session | None, files: ExitStack) -> None:
-        self.manifest, self.session = manifest, session
+    def __init__(self, manifest: Manifest, session: Session | None, files: ExitStack, kept: Kept | None = None) -> None:
+        self.manifest, self.session, self._kept = manifest, session, kept
         self.files = files
         """What is open, and closed with it."""
         self.snapshot: SnapshotReader
@@ -90,25 +90,9 @@ class Generation:
         return self.snapshot.size() + sum(handle.size() for _, handle in self.segments)
 
     def changes(self) -> Iterator[StoredChange]:
-        """Every change that counts: after the snapshot, and not rewound. Raises Damaged."""
-        waiting: StoredChange | None = None  # until the record after it shows whether it was taken back
-        damage: Damaged | None = None
-        try:
-            for record, statements in self._unpacked():
-                if statements is None:
-                    if waiting is None or not waiting.advances:
-                        raise Damaged("a rewind follows no change", self._where, record.offset, self.data_version)
-                    waiting = None
-                    continue
-                if waiting is not None:
-                    yield self._reached(waiting)
-                waiting = _stored_change(record.header, statements)
-        except Damaged as error:
-            damage = error  # what lies before it is good; whoever wants no more than that gets it
-        if waiting is not None:
-            yield self._reached(waiting)
-        if damage is not None:
-            raise damage
+        """Every change after the snapshot. Raises Damaged."""
+        for record, statements in self._unpacked():
+            yield self._reached(_stored_change(record.header, statements))
         self._check_acknowledged()
 
     def _reached(self, change: StoredChange) -> StoredChange:
@@ -128,12 +112,12 @@ class Generation:
                     yield reader.index, header
         self._check_acknowledged()
 
-    def _unpacked(self) -> Iterator[tuple[Record, Sequence[str] | None]]:
-        """Every record after the snapshot with its statements, or None for a rewind."""
+    def _unpacked(self) -> Iterator[tuple[Record, Sequence[str]]]:
+        """Every record after the snapshot with its statements."""
         unpacker, base = Unpacker(), self.manifest.base
         good = base.data_version
         for reader, run in self._runs():
-            ready: list[tuple[Record, Sequence[str] | None]] = []
+            ready: list[tuple[Record, Sequence[str]]] = []
             for record in run:
                 try:
                     statements = unpacker.statements(record)
@@ -194,6 +178,9 @@ class Generation:
 
     def _check_acknowledged(self) -> None:
         """Raises Damaged when the session marker knows of more than the log holds, or cannot be read."""
+        if self._kept is not None:
+            self._check_end(self._kept.data_version)
+            return
         session = self.session
         if self.session_damage is not None:
             raise Damaged(
@@ -208,6 +195,8 @@ class Generation:
                 f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare "
                 "the time of the last change with what you know"
             )
+        if session is not None and self.manifest.generation < session.generation:
+            raise old_manifest(self.manifest, session, self.data_version)
         if session is not None and self.last.sequence < session.sequence:
             raise Damaged(
                 f"the log ends with record {self.last.sequence}, and record {session.sequence} (version "
@@ -216,6 +205,28 @@ class Generation:
                 self.segments[-1][1].size(),
                 self.data_version,
             )
+
+    def _check_end(self, version: int) -> None:
+        """Raises Damaged unless the log of a kept generation leads to the version that it once led to."""
+        if self.data_version != version:
+            where, handle = self.segments[-1]
+            raise Damaged(
+                f"the log ends at version {self.data_version}, and version {version} was once saved: its end is gone",
+                segment_name(where),
+                handle.size(),
+                self.data_version,
+            )
+
+
+def old_manifest(manifest: Manifest, session: Session, last_good: int) -> Damaged:
+    """The error for a manifest of a generation that was replaced since: files of different times were mixed."""
+    return Damaged(
+        f"it names generation {manifest.generation}, and generation {session.generation} was begun since: it is an old "
+        "copy of itself",
+        MANIFEST,
+        0,
+        last_good,
+    )
 
 
 def _stored_change(header: RecordHeader, statements: Sequence[str]) -> StoredChange:

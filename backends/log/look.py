@@ -29,7 +29,7 @@ def look_at_files(url: str, generation: Generation, space: Space) -> Status:
         troubles.append(generation.unwitnessed)
     snapshot = generation.snapshot.size()
     segments = generation.stored_bytes() - snapshot if damaged else generation.log_bytes()
-    end = Standing(generation.data_version, generation.last.sequence, 0, False, generation.last_time)
+    end = Standing(generation.data_version, generation.last.sequence, 0, generation.last_time)
     return _status(
         url, generation.manifest, generation.session, end, records, snapshot, segments, space, troubles, damaged
     )

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from backends.errors import Damaged, NotABackup
 from backends.log.absent import no_manifest
-from backends.log.documents import MANIFEST, SESSION, Manifest, Session
+from backends.log.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
 from backends.log.generation import Generation
 from backends.log.snapshot import SnapshotReader, open_parts
@@ -44,12 +44,24 @@ def open_generation(storage: Storage) -> Generation:
     raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
 
 
-def _open_files(storage: Storage, generation: Generation, files: ExitStack) -> bool:
+def open_kept(storage: Storage, kept: Kept) -> Generation:
+    """The generation that is kept beside the current one. Raises Damaged; OSError from the storage."""
+    with ExitStack() as files:
+        generation = Generation(kept.manifest, None, files, kept)
+        try:
+            _open_files(storage, generation, files, range(kept.manifest.first_segment, kept.last_segment + 1))
+        except FileNotFoundError as error:
+            raise Damaged(f"a file of the kept generation is missing ({error.filename or error})", KEPT, 0) from None
+        generation.files = files.pop_all()
+        return generation
+
+
+def _open_files(storage: Storage, generation: Generation, files: ExitStack, indexes: range | None = None) -> bool:
     """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
     manifest = generation.manifest
     parts = open_parts(storage, snapshot_name(manifest.generation), files)
     generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
-    for index in segment_indexes(storage, manifest):
+    for index in indexes or segment_indexes(storage, manifest):
         try:
             handle = storage.open(segment_name(index))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Opening a log for writing: what is there, what of it counts, and a last segment that can be trusted again.
+"""Opening a log for writing: what is there, keeping out the writer before, and a last segment that can be trusted.
 
 After a crash or a failed sync the page cache may give back what the disk never got. So the segment that is gone on
 from is written and synced again under a new name, and takes the old one's place in one rename. That also cuts off a
@@ -6,25 +6,30 @@ torn end; the bytes that are cut off are put aside in a file of their own.
 """
 
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 from backends.base import Standing
 from backends.errors import Damaged
+from backends.log.compression import StreamError
 from backends.log.documents import MANIFEST, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
+    RECORD_HEADER_SIZE,
     FileHeader,
     FileKind,
-    Flag,
-    RecordKind,
+    encode_record,
     is_part_of,
     segment_index,
     segment_name,
+    snapshot_generation,
     snapshot_name,
 )
+from backends.log.generation import old_manifest
+from backends.log.keeping import is_kept, read_kept, still_kept
 from backends.log.opening import open_generation, segment_indexes
-from backends.log.reading import RecordReader
+from backends.log.reading import RecordReader, StoredPayload
 from backends.log.segment import Segment, create_segment
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, Tail
@@ -43,8 +48,8 @@ class Found:
     standing: Standing | None  # after its last record; None when it holds none
 
 
-def recover(storage: Storage, manifest: Manifest, session: Session | None) -> tuple[Segment, Standing, str | None]:
-    """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
+def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> tuple[Found, Standing]:
+    """The segment in which the log ends, and where it ends, by reading only.
 
     Raises Damaged; OSError from the storage.
     """
@@ -54,11 +59,50 @@ def recover(storage: Storage, manifest: Manifest, session: Session | None) -> tu
     except FileNotFoundError as error:
         raise Damaged(f"a file of the current generation is missing ({error})", MANIFEST, 0) from None
     _check_end(manifest, session, last, standing)
-    if any(_of_another_generation(name, manifest) for name in storage.names()):
+    kept = read_kept(storage, manifest)
+    if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in storage.names()):
         _check_whole_log(storage)
+    return last, standing
+
+
+def seal_segments(storage: Storage, first: int) -> bool:
+    """Take the segments from `first` on from whoever writes them; whether the place has kept all of it.
+
+    Once another writer's mark is in place the one before makes no new segment that it would use. One that is being
+    made has its temporary name, or has got its name meanwhile: so it looks again until there is nothing new.
+    """
+    sealed, kept = set[str](), True
+    while new := [name for name in storage.names() if _written_from(name, first) and name not in sealed]:
+        for name in new:
+            with suppress(FileNotFoundError):  # it has its own name by now
+                kept &= storage.seal(name)
+            sealed.add(name)
+    return kept
+
+
+def _written_from(name: str, first: int) -> bool:
+    if name.endswith(TEMPORARY):
+        name = name.removesuffix(TEMPORARY).rpartition("-")[0]
+    index = segment_index(name)
+    return index is not None and index >= first
+
+
+def recover(
+    storage: Storage, manifest: Manifest, session: Session | None, check: Callable[[], None]
+) -> tuple[Segment, Standing, str | None]:
+    """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
+
+    The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
+    storage.
+    """
+    last, standing = find_end(storage, manifest, session)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
-    segment = _write_again(storage, manifest, last)
-    remove_debris(storage, manifest, last.index)
+    segment = create_segment(storage, manifest.backup_id, last.index, _records_of(storage, manifest, last))
+    try:
+        remove_debris(storage, manifest, last.index, check)
+    except BaseException:
+        segment.handle.close()
+        raise
     return segment, standing, torn
 
 
@@ -95,7 +139,7 @@ def _survey(storage: Storage, manifest: Manifest) -> tuple[Found, Standing]:
             return last, found.standing
     base = manifest.base
     assert last is not None
-    return last, Standing(base.data_version, base.sequence, base.checksum, False, manifest.created)
+    return last, Standing(base.data_version, base.sequence, base.checksum, manifest.created)
 
 
 def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
@@ -107,12 +151,7 @@ def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
             reader = RecordReader(handle, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, index), None, None)
             for record in reader.records():
                 header = record.header
-                rewindable = (
-                    header.kind == RecordKind.CHANGE
-                    and bool(header.flags & Flag.ADVANCES)
-                    and header.sequence > manifest.base.sequence
-                )
-                standing = Standing(header.data_version, header.sequence, header.checksum, rewindable, header.time)
+                standing = Standing(header.data_version, header.sequence, header.checksum, header.time)
             return Found(index, reader.tail, standing)
     except Damaged as error:
         if error.last_good is not None and standing is not None and standing.sequence >= manifest.base.sequence:
@@ -133,6 +172,8 @@ def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
 def _check_end(manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
     if standing.sequence < manifest.base.sequence:
         raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
+    if session is not None and manifest.generation < session.generation:
+        raise old_manifest(manifest, session, standing.data_version)
     if session is not None and standing.sequence < session.sequence:
         raise Damaged(
             f"the log ends with record {standing.sequence}, and record {session.sequence} (version "
@@ -156,19 +197,63 @@ def _put_torn_aside(storage: Storage, last: Found) -> str:
     )
 
 
-def _write_again(storage: Storage, manifest: Manifest, last: Found) -> Segment:
-    with closing(storage.open(segment_name(last.index))) as source:
-        records = source.blocks(FILE_HEADER_SIZE, last.tail.offset)
-        return create_segment(storage, manifest.backup_id, last.index, records)
+def _records_of(storage: Storage, manifest: Manifest, last: Found) -> Iterator[bytes]:
+    """The segment's records, without a torn end; the file is closed again after the last of them.
+
+    Each is checked as it is copied: what was good a moment ago may have been read from memory, or be in the hands of a
+    writer that does not know yet that it was replaced. Raises Damaged.
+    """
+    name, end = segment_name(last.index), FILE_HEADER_SIZE
+    with closing(storage.open(name)) as source:
+        reader = RecordReader(source, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, last.index), None, None)
+        for record in reader.records():
+            if record.offset == last.tail.offset:
+                break  # written since, by a writer to whom nothing is acknowledged any more
+            if isinstance(record.payload, StoredPayload):
+                yield record.payload.start
+                yield from _checked_blocks(record.payload, reader, record.offset)
+            else:
+                yield encode_record(record.header, record.payload)[0]
+            end = record.offset + RECORD_HEADER_SIZE + len(record.payload)
+    if end != last.tail.offset:
+        raise Damaged("records that were there a moment ago are gone", name, end, reader.last_good)
 
 
-def remove_debris(storage: Storage, manifest: Manifest, last_segment: int) -> None:
-    """Remove what no generation needs: older ones, unfinished files, segments made ahead of use."""
+def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -> Iterator[bytes]:
+    try:
+        yield from payload.blocks()
+    except StreamError as error:
+        raise reader.damaged(f"a record has changed while it was read ({error})", offset) from None
+
+
+def remove_debris(storage: Storage, manifest: Manifest, last_segment: int, check: Callable[[], None]) -> None:
+    """Remove what no generation needs: older ones that are not kept, unfinished files, segments made ahead of use.
+
+    For a start or a new snapshot; `check` raises Replaced when another writer has taken over meanwhile: what looks made
+    ahead of use would then be its own.
+    """
     for name in storage.names():
-        ahead = (segment_index(name) or 0) > last_segment
-        if ahead or _of_another_generation(name, manifest) or name.endswith(TEMPORARY):
+        if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
+            check()
+            storage.remove(name)
+    remove_older(storage, manifest)
+
+
+def remove_older(storage: Storage, manifest: Manifest) -> None:
+    """Remove older generations that are not kept. Nothing that is newer, whoever has written it."""
+    kept = still_kept(storage, manifest)
+    for name in storage.names():
+        if _of_older_generation(name, manifest) and not is_kept(name, kept):
             storage.remove(name)
     storage.sync_names()
+
+
+def _of_older_generation(name: str, manifest: Manifest) -> bool:
+    index = segment_index(name)
+    if index is not None:
+        return index < manifest.first_segment
+    generation = snapshot_generation(name)
+    return generation is not None and generation < manifest.generation
 
 
 def _of_another_generation(name: str, manifest: Manifest) -> bool:

@@ -25,7 +25,7 @@ from backends.log.format import (
     segment_name,
 )
 from backends.log.reading import Chain
-from backends.storage.base import TEMPORARY, Storage, WriteHandle
+from backends.storage.base import Fenced, Storage, WriteHandle
 
 FIRST_ROOM = 1 << 16
 MOST_ROOM = 1 << 20
@@ -40,6 +40,8 @@ class Segment:
         self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
         self._stream: Compressor | None = None
         self._making_room = threading.Lock()
+        self._failed = False
+        """Set by the first append that fails: from then on not a byte of the file is touched again."""
 
     @property
     def name(self) -> str:
@@ -51,15 +53,15 @@ class Segment:
         """Whether the next record belongs into another segment."""
         return self.end >= FULL
 
-    def append(self, chain: Chain, kind: RecordKind, flags: int, data_version: int, now: int, raw: bytes) -> Chain:
-        """One record, durable when this returns. After any exception the segment may not be appended to again."""
-        if kind == RecordKind.CHANGE and self._stream is None:
+    def append(self, chain: Chain, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Chain:
+        """One change, durable when this returns. After any exception the segment may not be appended to again."""
+        if self._stream is None:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
-        payload = self._stream.add(raw) if self._stream is not None and kind == RecordKind.CHANGE else raw
+        payload = self._stream.add(raw)
         header = RecordHeader(
-            RECORD_MAGIC, kind, flags, len(payload), len(raw), data_version,
-            chain.sequence + 1, now, chain.checksum, 0,
+            RECORD_MAGIC, RecordKind.CHANGE, flags, len(payload), len(raw), data_version,
+            chain.sequence + 1, now, database, chain.checksum, 0,
         )  # fmt: skip
         record, checksum = encode_record(header, payload)
         end = self.end + len(record)
@@ -68,8 +70,10 @@ class Segment:
                 self.handle.write_durably(self.end, record)
             else:
                 self._append_past_room(record, end)
-        except BaseException:
-            self._cut_back()
+        except BaseException as error:
+            self._failed = True
+            if not isinstance(error, Fenced):  # by now the record may be part of the log, which is another writer's
+                self._cut_back()
             raise
         self.end = end
         return Chain(header.sequence, checksum)
@@ -89,7 +93,11 @@ class Segment:
                 raise OSError(
                     errno.EFBIG, f"a record of {len(record)} bytes does not fit into a file of {MAX_FILE} bytes"
                 )
-            self.handle.write_durably(self.end, record)
+            try:
+                self.handle.write_durably(self.end, record)
+            except BaseException:
+                self._failed = True  # before the lock is given up: zeros would be laid over what another writer reads
+                raise
             self.allocated = max(self.allocated, end)
 
     def fits(self, length: int) -> bool:
@@ -103,7 +111,7 @@ class Segment:
             return
         with self._making_room:
             length = min(self.end + ahead, MAX_FILE) - self.allocated
-            if length > 0:
+            if length > 0 and not self._failed:
                 self.handle.extend(self.allocated, length)
                 self.allocated += length
 
@@ -117,9 +125,14 @@ class Segment:
 
 
 def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = ()) -> Segment:
-    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces."""
+    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
+
+    A generator of `records` must let go of its file when it is exhausted: on FUSE filesystems and through the kernel's
+    NFS client a rename over a file that this process holds open becomes two, and a crash between them loses the name.
+    """
     name, end = segment_name(index), 0
-    handle = storage.create(name + TEMPORARY)
+    temporary = storage.temporary(name)
+    handle = storage.create(temporary)
     try:
         for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
             handle.write(end, piece)
@@ -127,7 +140,7 @@ def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iter
         room = min(max(end // 4, FIRST_ROOM), MOST_ROOM)
         handle.write(end, bytes(room))
         handle.sync()
-        storage.rename(name + TEMPORARY, name)
+        storage.rename(temporary, name)
         storage.sync_names()
     except BaseException:
         handle.close()

@@ -29,14 +29,16 @@ NOTE_EVERY = 60.0
 class SessionMarker:
     """This writer's mark in the backup."""
 
-    def __init__(self, storage: Storage, session_id: str | None, before: Session | None, standing: Standing) -> None:
+    def __init__(
+        self, storage: Storage, session_id: str | None, before: Session | None, generation: int, standing: Standing
+    ) -> None:
         self._storage = storage
         self._before = before.session_id if before else None
         mark = session_id or (before.session_id if before else secrets.token_hex(8))
         node_id = before.node_id if before else None
         self.session = Session(
             mark, socket.gethostname()[:200], os.getpid(), time_now(),
-            standing.sequence, standing.data_version, False, node_id, None,
+            generation, standing.sequence, standing.data_version, False, node_id, None,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()
         self._changed = False
@@ -71,6 +73,16 @@ class SessionMarker:
         if session != self.session:
             self.session, self._changed = session, True
 
+    def begin_generation(self, generation: int) -> None:
+        """A new generation has been published: from the next note on an older manifest is known to be one."""
+        self._change(replace(self.session, generation=generation))
+
+    def note(self, standing: Standing) -> None:
+        """Write down now what else waits for the next look. Raises Replaced or OSError."""
+        self.check()
+        self._changed = False
+        self._note(standing)
+
     def end(self, standing: Standing) -> None:
         """The last note of a session that ended in order."""
         self.check()
@@ -102,8 +114,20 @@ class SessionMarker:
                 # ever in a segment that has no name any more: with our mark in place again it stops as well.
                 with suppress(OSError):
                     self._write(self.session)
-            raise Replaced(
-                f"another node ({there.host}, process {there.pid}) has taken over the backup in "
-                f"{self._storage.describe()}: two nodes with the same keys lose money. Stop one of them for good; only "
-                "the other may go on"
-            )
+            raise _replaced_by(there, self._storage)
+
+
+def replaced_by(storage: Storage) -> Replaced:
+    """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
+    try:
+        return _replaced_by(read_session(storage), storage)
+    except (OSError, BackupError):
+        return _replaced_by(None, storage)
+
+
+def _replaced_by(other: Session | None, storage: Storage) -> Replaced:
+    who = "another process" if other is None else f"another node ({other.host}, process {other.pid})"
+    return Replaced(
+        f"{who} has taken over the backup in {storage.describe()}, and this node's last change was not committed: two "
+        "nodes with the same keys lose money. Stop one of them for good; only the other may go on"
+    )

@@ -30,7 +30,7 @@ from backends.log.format import (
 )
 from backends.log.reading import Chain, Record, RecordReader
 from backends.log.tail import End
-from backends.storage.base import TEMPORARY, ReadHandle, Storage
+from backends.storage.base import ReadHandle, Storage
 
 PIECE = 1 << 18
 _MOST_STORED = PIECE + (PIECE >> 6) + 1024
@@ -167,7 +167,7 @@ def write_snapshot(
     Read back and compared before this returns that name; `by` tells those of several makers apart.
     Raises Damaged when the destination gives back something else than was written.
     """
-    written = f"{snapshot_name(generation)}{by}{TEMPORARY}"
+    written = storage.temporary(f"{snapshot_name(generation)}{by}")
     stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
     with closing(_Parts(storage, written, backup_id, generation)) as parts:
 
@@ -175,7 +175,7 @@ def write_snapshot(
             nonlocal chain
             fields = RecordHeader(
                 RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
-                chain.sequence + 1, time_now(), chain.checksum, 0,
+                chain.sequence + 1, time_now(), 0, chain.checksum, 0,
             )  # fmt: skip
             record, checksum = encode_record(fields, payload)
             parts.write(record)

@@ -25,12 +25,10 @@ class Unpacker:
     def __init__(self) -> None:
         self._stream: Decompressor | None = None
 
-    def statements(self, record: Record) -> Sequence[str] | None:
-        """The statements of a change; None for a rewind. Raises Unreadable."""
+    def statements(self, record: Record) -> Sequence[str]:
+        """The statements of a change. Raises Unreadable."""
         header, payload, _ = record
         if header.kind != _CHANGE:
-            if header.kind == RecordKind.REWIND:
-                return None
             raise Unreadable(f"a record of unknown kind {header.kind}")
         if header.flags & Flag.FRAME:
             self._stream = Decompressor()

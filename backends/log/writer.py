@@ -10,18 +10,20 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from backends.base import SnapshotSource, Standing
-from backends.change import MAX_CHANGE, Change, previous
+from backends.change import MAX_CHANGE, Change
 from backends.errors import BackupError, Replaced, WriteFailed
-from backends.log.documents import MANIFEST, Base, Manifest
+from backends.log.documents import MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
-from backends.log.format import Flag, RecordKind, segment_name, time_now
+from backends.log.format import Flag, segment_name, time_now
+from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
-from backends.log.recover import remove_debris
+from backends.log.recover import remove_debris, remove_older
 from backends.log.segment import FULL, Segment, create_segment
+from backends.log.session import replaced_by
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.status import COMPACTION
-from backends.storage.base import Storage
+from backends.storage.base import Fenced, Storage
 
 
 class LogWriter:
@@ -49,10 +51,24 @@ class LogWriter:
     # The commit path
 
     def append(self, change: Change) -> None:
-        """Durable when it returns. Raises WriteFailed, or what finished the writer before."""
-        advances = change.advances
-        flags = (Flag.ADVANCES if advances else Flag.NONE) | (Flag.SESSION if self._new_session else Flag.NONE)
-        self._write(RecordKind.CHANGE, flags, change.data_version, self._encoded(change), rewindable=advances)
+        """Durable when it returns. Raises WriteFailed, Replaced, or what finished the writer before."""
+        if self.finished is not None:
+            raise self.finished
+        flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
+        raw = self._encoded(change)
+        try:
+            segment = self._segment
+            if segment.full or not segment.fits(len(raw)):
+                segment = self._next_segment(len(raw))
+            before, now = self.standing, time_now()
+            chain = Chain(before.sequence, before.checksum)
+            chain = segment.append(chain, flags, change.data_version, now, change.database, raw)
+        except BaseException as error:
+            self._finish(error)
+            if isinstance(error, Exception):
+                raise self.finished or error from error
+            raise
+        self.standing = Standing(change.data_version, chain.sequence, chain.checksum, now)
         self._new_session = False
 
     def _encoded(self, change: Change) -> bytes:
@@ -64,32 +80,6 @@ class LogWriter:
             self._finish(error)
             raise self.finished or error from error
         return raw
-
-    def rewind(self) -> None:
-        """Take the last change back by a record that says so: as durable as an append, and nothing is overwritten."""
-        if not self.standing.rewindable:
-            raise BackupError(
-                f"the last change (version {self.standing.data_version}) cannot be taken back, because it is known to "
-                "have been committed or one was taken back already. Nothing was changed; do not start the node from "
-                "this database, and see docs/recovery.md"
-            )
-        self._write(RecordKind.REWIND, Flag.NONE, previous(self.standing.data_version), b"", rewindable=False)
-
-    def _write(self, kind: RecordKind, flags: int, data_version: int, raw: bytes, *, rewindable: bool) -> None:
-        if self.finished is not None:
-            raise self.finished
-        try:
-            segment = self._segment
-            if segment.full or not segment.fits(len(raw)):
-                segment = self._next_segment(len(raw))
-            before, now = self.standing, time_now()
-            chain = segment.append(Chain(before.sequence, before.checksum), kind, flags, data_version, now, raw)
-        except BaseException as error:
-            self._finish(error)
-            if isinstance(error, Exception):
-                raise self.finished or error from error
-            raise
-        self.standing = Standing(data_version, chain.sequence, chain.checksum, rewindable, now)
 
     def _next_segment(self, length: int) -> Segment:
         """Go on in the segment that was made ahead; without one, stay as long as the record fits."""
@@ -116,6 +106,9 @@ class LogWriter:
         """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
         if isinstance(error, BackupError):
             self.finished = error
+            return
+        if isinstance(error, Fenced):
+            self.finished = replaced_by(self.storage)
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         self.finished = WriteFailed(
@@ -159,7 +152,10 @@ class LogWriter:
                 )
 
     def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        """A new generation from `source`. After a failure the writer is finished, and the old generation whole."""
+        """A new generation from `source`; the old one is kept for a while.
+
+        After a failure the writer is finished, and the old generation is whole and still the current one.
+        """
         if self.finished is not None:
             raise self.finished
         try:
@@ -183,13 +179,14 @@ class LogWriter:
         # A chain that no record of the old log is part of: a copy that mixes both is found out.
         checksum = secrets.randbits(32)
         base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
+        keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
         self._publish(base, self._prepared.index, reason, source.node_id)
         self._leave(self._segment)
         self._segment, self._prepared = self._prepared, None
-        self.standing = Standing(source.data_version, standing.sequence, checksum, False, time_now())
+        self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
         while self._left:
             self._left.pop().handle.close()
-        remove_debris(self.storage, self.manifest, self._segment.index)
+        remove_debris(self.storage, self.manifest, self._segment.index, self._check)
 
     def switch_generation(self, folded: Folded) -> None:
         """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
@@ -202,7 +199,15 @@ class LogWriter:
             self._check()
             publish_snapshot(self.storage, folded.written, folded.generation)
             self._publish(folded.base, folded.first_segment, COMPACTION, None)
-            remove_debris(self.storage, self.manifest, self._segment.index + 1)
+            remove_older(self.storage, self.manifest)
+
+    def remove_outdated(self) -> None:
+        """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
+        with self._slow:
+            kept = read_kept(self.storage, self.manifest)
+            if self.finished is None and kept is not None and is_over(kept):
+                self._check()
+                remove_kept(self.storage, kept)
 
     def forget_folding(self) -> None:
         """Remove what a compaction that was killed has left. Raises OSError, or Replaced: then it is not ours."""
@@ -230,7 +235,14 @@ class LogWriter:
 
     def _prepare(self) -> None:
         self._check()
-        self._prepared = create_segment(self.storage, self.manifest.backup_id, self._segment.index + 1)
+        prepared = create_segment(self.storage, self.manifest.backup_id, self._segment.index + 1)
+        try:
+            # Again, now that it has its name: a writer that takes over seals what it sees, and only after its mark.
+            self._check()
+        except BaseException:
+            prepared.handle.close()
+            raise
+        self._prepared = prepared
 
     def segment_bytes(self) -> int:
         """Bytes of records in all segments of the generation."""
@@ -241,6 +253,10 @@ class LogWriter:
     def segment_index(self) -> int:
         """The index of the segment that is being written."""
         return self._segment.index
+
+    def abandon(self) -> None:
+        """Let go of the open file, and leave everything as it lies there."""
+        self._segment.handle.close()
 
     def close(self) -> None:
         """Trim what was laid ahead. Raises OSError when that fails; every record is safe already."""

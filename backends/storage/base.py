@@ -8,13 +8,34 @@ Durability, as POSIX has it: file contents are safe after `sync`, a created, ren
 """
 
 import errno
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _BLOCK = 1 << 18
+
+WRITE_BIT = 0o200
+"""The mode bit of a file's owner that a fence takes away."""
+
+LOCK = "lock"
+"""The file whose lock keeps the processes of one machine apart."""
+
+
+class Fenced(OSError):
+    """Another writer has taken this file: it has lost its write bit (see `Storage.seal`) or its last name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(errno.EPERM, "another writer has taken this backup over", name)
+
+
+class Lock(Protocol):
+    """A lock that is held until `release`, or until the process ends."""
+
+    def release(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,12 @@ class WriteHandle(ABC):
 
     @abstractmethod
     def write_durably(self, offset: int, data: bytes) -> None:
-        """All of `data` at `offset`, durable when it returns: the one operation of a commit."""
+        """All of `data` at `offset`, durable when it returns: the one operation of a commit.
+
+        Raises Fenced when the file, looked at after the sync, belongs to another writer: it was sealed, or has lost
+        its last name. What was written may then be missing from what that writer has read. A place that cannot seal
+        (see `Storage.seal`) need not look.
+        """
 
     @abstractmethod
     def extend(self, offset: int, length: int) -> None:
@@ -118,6 +144,21 @@ class Storage(ABC):
     def remove(self, name: str) -> None:
         """FileNotFoundError when there is none. Durable after `sync_names`."""
 
+    def seal(self, name: str) -> bool:
+        """Take a file's write bit, so that whoever has it open for `write_durably` is told after the next one.
+
+        Whether the place has kept that: where it returns False nothing tells the other writer. FileNotFoundError when
+        there is no such file.
+        """
+        return False
+
+    def lock(self, what: str) -> Lock | None:
+        """Keep out the other processes of this machine, in whatever container; `what` names this one to them.
+
+        None where the place has no locks. Raises `backends.locks.Locked` when another process has it.
+        """
+        return None
+
     @abstractmethod
     def sync_names(self) -> None:
         """What was created, renamed or removed so far is durable when it returns."""
@@ -148,9 +189,17 @@ class Storage(ABC):
                 raise OSError(errno.EFBIG, f"{name} has {handle.size()} bytes, which no {name} has")
             return handle.read(0, limit)
 
+    def temporary(self, name: str) -> str:
+        """What to call a file that is to become `name` once it is whole.
+
+        No other writer uses that name: of two that made `name.tmp` at once, one would publish the other's half a file.
+        """
+        token: str = self.__dict__.setdefault("_token", secrets.token_hex(4))
+        return f"{name}-{token}{TEMPORARY}"
+
     def publish(self, name: str, data: bytes) -> None:
         """A whole file, durably: it appears under its name complete or not at all."""
-        temporary = name + TEMPORARY
+        temporary = self.temporary(name)
         with closing(self.create(temporary)) as handle:
             handle.write(0, data)
             handle.sync()

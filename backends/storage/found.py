@@ -13,7 +13,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from backends.mounts.table import Mount
-from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
 from backends.storage.one_descriptor import OneDescriptor
 
@@ -60,6 +60,10 @@ class FoundStorage(Storage):
         assert self._local is not None
         return self._local
 
+    @property
+    def _through_fuse(self) -> bool:
+        return self.look().mount.kind.startswith("fuse")
+
     def describe(self) -> str:
         return self._name if self._found is None else f"{self._found.path} ({self._found.words})"
 
@@ -98,7 +102,7 @@ class FoundStorage(Storage):
     def create(self, name: str) -> WriteHandle:
         handle = self._writing(lambda: self._storage.create(name))
         found = self.look()
-        if not found.mount.kind.startswith("fuse"):
+        if not self._through_fuse:
             return handle
         handle.close()
         alone = self._written[name] = OneDescriptor(found.path / name)
@@ -115,6 +119,14 @@ class FoundStorage(Storage):
 
     def remove(self, name: str) -> None:
         self._storage.remove(name)
+
+    def seal(self, name: str) -> bool:
+        # Written through a FUSE filesystem, a file is not looked at after each sync: that may cost a round trip, and
+        # some of them show no modes or links.
+        return self._storage.seal(name) and not self._through_fuse
+
+    def lock(self, what: str) -> Lock | None:
+        return self._writing(lambda: self._storage.lock(what))
 
     def sync_names(self) -> None:
         self._storage.sync_names()

@@ -12,12 +12,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from backends.locks import FileLock, NoLocks
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
-from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import LOCK, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
+_SEALED_MODE = 0o400
 
 _ZEROS = 1 << 20
 """Bytes of zeros written at a time."""
@@ -105,14 +107,34 @@ class LocalStorage(Storage):
             with _tolerated(_NO_MODES):
                 os.fchmod(writing, _FILE_MODE)  # open leaves out what the umask says
             extending = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # now: the name will change
+            undo.callback(os.close, extending)
+            if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
+                raise Fenced(name)  # somebody has put another file in its place
             undo.pop_all()
-        return _Writer(writing, extending)
+        return _Writer(writing, extending, name)
 
     def rename(self, old: str, new: str) -> None:
         self._file(old).replace(self._file(new))
 
     def remove(self, name: str) -> None:
         self._file(name).unlink()
+
+    def seal(self, name: str) -> bool:
+        descriptor = os.open(self._file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            with _tolerated(_NO_MODES):
+                os.fchmod(descriptor, _SEALED_MODE)
+            return not os.fstat(descriptor).st_mode & WRITE_BIT
+        finally:
+            os.close(descriptor)
+
+    def lock(self, what: str) -> Lock | None:
+        lock = FileLock(self._file(LOCK), what)
+        try:
+            lock.acquire()
+        except NoLocks:
+            return None
+        return lock
 
     def sync_names(self) -> None:
         """Does nothing on a filesystem that knows no fsync of a directory."""
@@ -199,9 +221,12 @@ class _Reader(_Descriptor, ReadHandle):
 class _Writer(_Descriptor, WriteHandle):
     """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
 
-    def __init__(self, writing: int, extending: int) -> None:
+    def __init__(self, writing: int, extending: int, name: str) -> None:
         super().__init__(writing)
         self._extending = _Descriptor(extending)
+        self._name = name
+        self._shows_fence = _is_ours(writing)
+        """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
 
     def write(self, offset: int, data: bytes) -> None:
         _write_all(self.number, offset, data)
@@ -209,6 +234,8 @@ class _Writer(_Descriptor, WriteHandle):
     def write_durably(self, offset: int, data: bytes) -> None:
         _write_all(self.number, offset, data)
         os.fdatasync(self.number)  # a changed size is part of it, times are not
+        if self._shows_fence and not _is_ours(self.number):
+            raise Fenced(self._name)
 
     def extend(self, offset: int, length: int) -> None:
         # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
@@ -230,6 +257,12 @@ class _Writer(_Descriptor, WriteHandle):
             self._extending.close()
         finally:
             super().close()
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
+    status = os.fstat(descriptor)
+    return bool(status.st_mode & WRITE_BIT and status.st_nlink)
 
 
 def _write_all(descriptor: int, offset: int, data: bytes) -> None:

@@ -7,10 +7,10 @@ import pytest
 from backends import backend_for
 from tests.destinations.places import KINDS, Places
 from tests.log import test_backend, test_backend_restarts
-from tests.log.conftest import backend, created, impatient, small, tiny
+from tests.log.conftest import backend, created, impatient, no_lock, small, tiny
 from tests.log.destinations import Maker
 
-__all__ = ["backend", "created", "impatient", "small", "tiny"]
+__all__ = ["backend", "created", "impatient", "no_lock", "small", "tiny"]
 
 globals().update(
     (name, test)

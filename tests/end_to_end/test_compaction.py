@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from backends import backend_for
 from tests.end_to_end.damage import flip, snapshot
 from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.same import differences
@@ -102,19 +103,15 @@ def test_a_recorded_node_compacted_all_the_time(world: World) -> None:
     assert differences(restored, FRESH.expected(world)) == []
 
 
-def test_the_last_change_can_still_be_taken_back(lived: World, history: History) -> None:
-    """It stays out of the snapshot, because nobody knows whether it was committed."""
-    node = lived.node(environment=EAGER)
-    node.start()
-    node.play(history.notes(30))
-    call = history.note("never committed, until now")
-    node.execute(call)
-    node.ask(call)
-    wait(node, lambda: ended(node) > 0)
-    node.die()
-    again = lived.run([call, *history.notes(2)])
-    assert "taking it back" in said_at(again, "unusual")[0]
-    lived.assert_restored_equals_the_nodes()
+def test_what_may_have_to_be_brought_forward_stays_out_of_the_snapshot(lived: World, history: History) -> None:
+    """A power cut on the node's machine may take a commit back a moment after it was compacted."""
+    with lived.node(environment=EAGER) as node:
+        node.play(history.notes(40))
+        wait(node, lambda: ended(node) > 0)
+        node.rpc("backup-compact")
+        wait(node, lambda: begun(node) > 1 and not running(node))
+        with backend_for(lived.url).read() as generation:
+            assert [change.data_version for change in generation.changes()][-16:] == [*range(31, 47)]
 
 
 def test_the_size_stays_bounded_with_nobody_doing_anything(world: World, history: History) -> None:
@@ -141,7 +138,7 @@ def test_the_method_begins_one(lived: World, history: History) -> None:
     with lived.node() as node:
         assert node.rpc("backup-compact") == {"started": False, "reason": "lightningd has not written anything yet"}
         assert node.rpc("backup-status")["health"] == "refused"
-        node.play(history.notes(5))
+        node.play(history.notes(20))
         assert node.rpc("backup-compact") == {"started": True}
         wait(node, lambda: ended(node) == 1)
         assert node.rpc("backup-status")["compaction_running"] is False
@@ -151,7 +148,7 @@ def test_the_method_begins_one(lived: World, history: History) -> None:
 
 def test_the_method_with_nothing_to_fold(lived: World, history: History) -> None:
     with lived.node() as node:
-        node.play(history.notes(1))
+        node.play(history.notes(20))
         node.rpc("backup-compact")
         wait(node, lambda: ended(node) == 1)
         node.rpc("backup-compact")
@@ -180,7 +177,7 @@ def test_the_plugin_is_killed_while_it_compacts(world: World, history: History, 
     large(world, history)
     node = world.node()
     node.start()
-    node.play(history.notes(5))
+    node.play(history.notes(20))
     node.rpc("backup-compact")
     wait(node, lambda: begun(node) == 1)
     node.wire.listen(delay)
@@ -193,7 +190,6 @@ def test_the_plugin_is_killed_while_it_compacts(world: World, history: History, 
     assert said_at(again, "broken") == []
     assert [path.name for path in world.backup.glob("*.tmp")] == []
     assert [path.name for path in world.directory.glob(".lightningd-backup-*")] == []
-    assert len(snapshots(world)) == 1
     world.assert_restored_equals_the_nodes()
 
 
@@ -201,14 +197,14 @@ def test_the_compacting_process_is_killed(world: World, history: History) -> Non
     """It is loud, and the next one does it."""
     large(world, history)
     with world.node() as node:
-        node.play(history.notes(5))
+        node.play(history.notes(20))
         node.rpc("backup-compact")
         wait(node, lambda: bool(psutil.Process(node.pid).children()))
         [helper] = psutil.Process(node.pid).children()
         helper.kill()
         wait(node, lambda: bool(said_at(node, "broken")))
         assert "compaction failed" in said_at(node, "broken")[0]
-        node.play(history.notes(5))
+        node.play(history.notes(20))
         node.rpc("backup-compact")
         wait(node, lambda: ended(node) == 1)
         assert node.rpc("backup-status")["troubles"] == []
@@ -219,7 +215,7 @@ def test_a_clean_stop_while_it_compacts(world: World, history: History) -> None:
     large(world, history)
     node = world.node()
     node.start()
-    node.play(history.notes(2))
+    node.play(history.notes(20))
     node.rpc("backup-compact")
     wait(node, lambda: begun(node) == 1)
     assert node.stop() == 0
@@ -234,7 +230,7 @@ def test_a_failure_is_loud_in_the_log_and_in_the_status(lived: World, history: H
     """The node's directory takes no copy of the database for a while. Every change is still saved."""
     plugin = [*as_mortal(), *PLUGIN]
     with lived.node(command=plugin) as node:
-        node.play(history.notes(5))
+        node.play(history.notes(20))
         lived.directory.chmod(0o500)
         node.rpc("backup-compact")
         wait(node, lambda: bool(said_at(node, "broken")))
@@ -256,7 +252,7 @@ def test_a_failure_is_loud_in_the_log_and_in_the_status(lived: World, history: H
 def test_a_damaged_snapshot_is_never_folded_into_a_new_one(taken_over: World, history: History) -> None:
     flip(snapshot(taken_over), 200)
     with taken_over.node(environment=EAGER) as node:
-        node.play(history.notes(20))
+        node.play(history.notes(40))
         wait(node, lambda: bool(said_at(node, "broken")))
         assert "the backup is damaged" in said_at(node, "broken")[0]
         assert snapshots(taken_over) == ["snapshot-00000001"]

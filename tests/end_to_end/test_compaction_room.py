@@ -40,6 +40,7 @@ def test_a_destination_with_little_room_is_not_filled_up(world: World, history: 
                 blob = os.urandom(MIB).hex()
                 node.db_write(history.transaction(f"INSERT INTO vars (name, blobval) VALUES ('{row}', x'{blob}')"))
                 node.wire.listen(0.3)
+            node.play(history.notes(20))
             node.rpc("backup-compact")
             wait(node, lambda: bool(said_at(node, "broken")))
             assert "MiB are free in" in said_at(node, "broken")[0]
@@ -74,7 +75,7 @@ def free(place: Path) -> int:
 def test_a_clean_stop_leaves_no_copy_of_the_database(world: World, history: History) -> None:
     large(world, history)
     with world.node() as node:
-        node.play(history.notes(2))
+        node.play(history.notes(20))
         node.rpc("backup-compact")
         wait(node, lambda: begun(node) == 1)
         end = time.monotonic() + 20

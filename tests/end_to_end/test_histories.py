@@ -162,7 +162,7 @@ class NodeHistory(RuleBasedStateMachine):
             for segment in (*writer._left, writer._segment, writer._prepared):
                 if segment is not None:
                     segment.handle.close()
-        self.guard._lock.forget()
+        self.guard._lock._lock.forget()
         self.connection.close(True)
         self.guard = self.connection = self.folded = None
 

@@ -5,11 +5,13 @@ whole and is the newest node's.
 """
 
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.end_to_end.world import World, backup_cli
+from tests.end_to_end.world import PLUGIN, World, backup_cli
 from tests.standin import History, Node, Refused
 
 WITHIN = 15.0
@@ -28,6 +30,15 @@ def another_machine(world: World, *without: str) -> World:
     return other
 
 
+ELSEWHERE = [
+    sys.executable,
+    "-c",
+    "from backends.storage.local import LocalStorage; LocalStorage.lock = lambda self, what: None;"
+    "from plugin.main import main; main()",
+]
+"""The plugin on a machine that the lock in the backup does not reach."""
+
+
 def refuses(node: Node, history: History) -> str:
     """Write as an idle node does, twice a second, until that is refused."""
     deadline = time.monotonic() + WITHIN
@@ -42,7 +53,7 @@ def refuses(node: Node, history: History) -> str:
 
 def refused_at_start(world: World) -> str:
     """What the operator reads when this machine's node is started once more."""
-    node = world.node()
+    node = world.node(command=ELSEWHERE)
     node.start()
     with pytest.raises(Refused) as refused:
         node.db_write(History(world.version).note())
@@ -58,7 +69,7 @@ def test_the_one_that_was_replaced_refuses(lived: World, history: History, witho
         theirs = History(new.version)
         old_node.db_write(history.note())
         new.run_without_plugin(theirs.notes(1))
-        with new.node() as new_node:
+        with new.node(command=ELSEWHERE) as new_node:
             new_node.play(theirs.notes(3))
             message = refuses(old_node, history)
             assert "another node" in message
@@ -87,20 +98,35 @@ def test_a_copy_of_the_stopped_node_is_refused_once_the_node_has_run_again(lived
 
 
 def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, history: History) -> None:
-    """A copy that knows nothing of sessions. It puts its mark there before it finds that it is behind: the node in use
-    stops, too, and its operator has to say that it is the right one."""
+    """A copy that knows nothing of sessions. It is refused before it has changed anything: the node in use goes on."""
     copy = another_machine(lived, "backup.session", "backup.witness")
-    node = lived.node()
-    node.start()
-    node.play(history.notes(4))
-    assert "the database has lost 4 change(s)" in refused_at_start(copy)
-    lived.assert_restored_equals_the_nodes()
-    refuses(node, history)
-    assert backup_cli("resync", "--lightning-dir", lived.directory).code == 0
+    with lived.node() as node:
+        node.play(history.notes(4))
+        before = lived.everything_on_disk()
+        assert "the database has lost 4 change(s)" in refused_at_start(copy)
+        assert lived.everything_on_disk() == before
+        node.play(history.notes(4))
     lived.run(History(lived.version).notes(2))
     lived.assert_restored_equals_the_nodes()
-    assert "has taken over the backup" in refused_at_start(copy)
-    lived.run(History(lived.version).notes(2))
+
+
+@pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
+def test_a_copy_on_the_same_machine_is_refused_by_the_lock(
+    lived: World, history: History, namespace: list[str]
+) -> None:
+    """A container beside its host, with an equal database: its node would be accepted on any other ground."""
+    if namespace and subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this user may make no PID namespace")
+    with lived.node() as node:
+        node.play(history.notes(4))
+        copy = another_machine(lived, "backup.session", "backup.witness")
+        before = lived.everything_on_disk()
+        second = copy.node(command=[*namespace, *PLUGIN])
+        second.start()
+        with pytest.raises(Refused, match=r"another process \(pid \d+, lightningd-backup\) is writing to the backup"):
+            second.db_write(History(copy.version).note())
+        assert lived.everything_on_disk() == before
+        node.play(history.notes(4))
     lived.assert_restored_equals_the_nodes()
 
 

@@ -7,9 +7,20 @@ from pathlib import Path
 import pytest
 
 from backends.base import Backend
+from backends.storage.local import LocalStorage
 from tests.log.destinations import DESTINATIONS, Maker
 from tests.log.histories import change, database, silent, source
 from tests.standin.calls import fresh_schema
+
+
+@pytest.fixture(autouse=True)
+def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All writers of a test are one process, which stands for several machines: the lock would keep them apart.
+
+    tests/log/test_lock.py has it back.
+    """
+    monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
+
 
 DATABASE = database((change(fresh_schema()),))
 """A node's at version 1."""

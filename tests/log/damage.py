@@ -21,7 +21,7 @@ Files = dict[str, bytes]
 BASE = 41
 """The version of the snapshot."""
 
-LAST = 51
+LAST = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Made:
 
 
 def make(*, closed: bool) -> Made:
-    """A snapshot, two segments, a rewind in each; versions BASE to LAST. Needs the fixture `tiny`.
+    """A snapshot and two segments; versions BASE to LAST. Needs the fixture `tiny`.
 
     Not closed: its writer was killed after the last change, and the session marker is from the writer's beginning.
     """
@@ -59,20 +59,14 @@ def make(*, closed: bool) -> Made:
     states = [Model(snapshot=snapshot)]
     for step in (
         *changes(4, BASE),
-        None,
-        Change(BASE + 4, [noise(600), bump(BASE + 4)]),  # more than a sector, and the segment is full
-        *changes(5, BASE + 4),
-        Change(LAST, [noise(500), bump(LAST)]),
-        None,
+        Change(BASE + 5, [noise(600), bump(BASE + 5)]),  # more than a sector, and the segment is full
+        *changes(4, BASE + 5),
+        Change(LAST - 1, [noise(500), bump(LAST - 1)]),
         Change(LAST, [noise(1200, 1), bump(LAST)]),
     ):
-        if step is None:
-            backend.rewind()
-            states.append(states[-1].rewound())
-        else:
-            backend.append(step)
-            states.append(states[-1].appended(step))
-        if backend.standing.data_version == BASE + 4:
+        backend.append(step)
+        states.append(states[-1].appended(step))
+        if backend.standing.data_version == BASE + 5:
             backend.upkeep()
     assert backend.standing.data_version == LAST
     if closed:

@@ -46,9 +46,6 @@ class Forged:
     previous: int | None = None
 
 
-REWIND = Forged(kind=RecordKind.REWIND, flags=0)
-
-
 def packed(text: bytes = b"SELECT 1", size: int | None = None, **fields: int) -> Forged:
     """A change that begins a stream of its own."""
     flags = {"flags": FRAME | ADVANCES, **fields}
@@ -87,6 +84,7 @@ def records(forged: list[Forged], sequence: int, previous: int) -> bytes:
             sequence % VERSIONS if one.data_version is None else one.data_version,
             sequence if one.sequence is None else one.sequence,
             1_700_000_000,
+            0,
             previous if one.previous is None else one.previous,
             0,
         )

@@ -97,11 +97,6 @@ class Node:
         """A commit that leaves a row."""
         self.append(self.history.note(text))
 
-    def rewind(self) -> None:
-        """The last commit never was."""
-        self._step(self.now.rewound(), self.backend.rewind)
-        self.history.version = self.now.version
-
     def snapshot(self) -> None:
         """Begin anew from the database, after a run without the plugin."""
         committed = (*self.now.committed, change(self.history.note("not backed up")))
@@ -112,14 +107,14 @@ class Node:
         )
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Fold; what happens meanwhile; switch."""
-        records = self.now.foldable
-        folded = self.backend.fold(self.scratch)
+        """Fold all but the last change; what happens meanwhile; switch."""
+        count = self.now.foldable(1)
+        folded = self.backend.fold(self.scratch, leave_out=1)
         if folded is None:
-            assert records == 0
+            assert count == 0
             return
         meanwhile()
-        after = self.now.folded(self._snapshot_of(folded), records)
+        after = self.now.folded(self._snapshot_of(folded), count)
         assert rows(after.snapshot) == rows(database(after.before))
         self._step(after, lambda: self.backend.switch_generation(folded))
 

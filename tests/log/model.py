@@ -42,18 +42,13 @@ def versions(backend: Backend) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One generation: its snapshot, and its records; None is a rewind."""
+    """One generation: its snapshot, and the changes after it."""
 
     generation: int = 1
     snapshot: bytes = b""
-    records: tuple[Change | None, ...] = ()
+    changes: tuple[Change, ...] = ()
     before: tuple[Change, ...] = ()
     """What made the snapshot, since the node was new."""
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """Those of its records that count."""
-        return _that_count(self.records)
 
     @property
     def committed(self) -> tuple[Change, ...]:
@@ -71,35 +66,20 @@ class Model:
         changes = tuple((change.data_version, tuple(change.statements)) for change in self.changes)
         return Contents(self.generation, self.snapshot, changes)
 
-    @property
-    def foldable(self) -> int:
-        """How many records a compaction folds: the last change stays out, and is never parted from its rewind."""
-        kept = 2 if self.records and self.records[-1] is None else 1
-        return max(0, len(self.records) - kept)
+    def foldable(self, leave_out: int) -> int:
+        """How many changes a compaction folds that leaves so many of the version out."""
+        places = [number for number, change in enumerate(self.changes) if change.advances]
+        return places[-leave_out] if len(places) >= leave_out else 0
 
     def appended(self, change: Change) -> "Model":
         """After an append."""
-        return replace(self, records=(*self.records, change))
-
-    def rewound(self) -> "Model":
-        """After a rewind."""
-        return replace(self, records=(*self.records, None))
+        return replace(self, changes=(*self.changes, change))
 
     def snapshotted(self, snapshot: bytes, committed: tuple[Change, ...]) -> "Model":
         """After a new snapshot, of the database that these changes made."""
         return Model(self.generation + 1, snapshot, (), committed)
 
-    def folded(self, snapshot: bytes, records: int) -> "Model":
-        """After a compaction of the first so many records into this snapshot."""
-        before = self.before + _that_count(self.records[:records])
-        return Model(self.generation + 1, snapshot, self.records[records:], before)
-
-
-def _that_count(records: tuple[Change | None, ...]) -> tuple[Change, ...]:
-    kept: list[Change] = []
-    for record in records:
-        if record is None:
-            kept.pop()
-        else:
-            kept.append(record)
-    return tuple(kept)
+    def folded(self, snapshot: bytes, changes: int) -> "Model":
+        """After a compaction of the first so many changes into this snapshot."""
+        before = self.before + self.changes[:changes]
+        return Model(self.generation + 1, snapshot, self.changes[changes:], before)

@@ -1,4 +1,4 @@
-"""What every backend does with rewinds, restarts, new generations and other writers, wherever it writes."""
+"""What every backend does with restarts, new generations and other writers, wherever it writes."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -7,72 +7,17 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backends.base import Backend
-from backends.change import previous
+from backends.base import MAX_ROLL_FORWARD, Backend
 from backends.database.rebuild import rebuild
-from backends.errors import BackupError, Replaced
+from backends.errors import BackupError, Damaged, Replaced
 from backends.log.backend import LogBackend
+from backends.log.format import FileHeader, FileKind, snapshot_name, time_now
+from backends.log.keeping import KEEP_FOR
 from tests.log.conftest import DATABASE
 from tests.log.destinations import Maker
-from tests.log.histories import Node, change, changes, noise, silent, source
+from tests.log.histories import Node, changes, noise, silent, source
 from tests.log.model import contents, versions
-from tests.standin.calls import bump, foreign_keys, transaction
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
-
-# Rewinding
-
-
-def test_a_rewind_takes_back_the_last_change_once(backend: Backend, created: Maker) -> None:
-    for one in changes(3, 1):
-        backend.append(one)
-    backend.rewind()
-    assert (backend.standing.data_version, backend.standing.rewindable) == (3, False)
-    assert versions(created()) == [2, 3]
-    with pytest.raises(BackupError):
-        backend.rewind()
-    backend.append(change(transaction(4, "SELECT 'another'")))
-    assert contents(created()).changes[-1] == (4, ("SELECT 'another'", bump(4)))
-    backend.rewind()
-    assert versions(created()) == [2, 3]
-
-
-def test_nothing_before_the_snapshot_is_taken_back(backend: Backend, created: Maker) -> None:
-    with pytest.raises(BackupError):
-        backend.rewind()
-    backend.append(changes(1, 1)[0])
-    backend.take_snapshot(source(DATABASE, 2), "test")
-    with pytest.raises(BackupError):
-        backend.rewind()
-    backend.append(changes(1, 2)[0])
-    assert versions(created()) == [3]
-
-
-def test_a_lone_pragma_is_not_taken_back(backend: Backend, created: Maker) -> None:
-    backend.append(changes(1, 1)[0])
-    backend.append(change(foreign_keys(2, on=False)))
-    with pytest.raises(BackupError):
-        backend.rewind()
-    assert versions(created()) == [2, 2]
-
-
-@pytest.mark.parametrize("end", [Backend.close, lambda backend: None], ids=["closed", "killed"])
-def test_a_change_is_taken_back_after_a_restart(
-    backend: Backend, created: Maker, end: Callable[[Backend], None]
-) -> None:
-    for one in changes(2, 1):
-        backend.append(one)
-    end(backend)
-    again = created()
-    assert again.open(silent, "again").rewindable
-    again.rewind()
-    end(again)
-    once_more = created()
-    standing = once_more.open(silent, "once more")
-    assert (standing.data_version, standing.rewindable) == (2, False)
-    assert previous(3) == standing.data_version
-    assert versions(created()) == [2]
-    once_more.close()
-
 
 # Opening again
 
@@ -99,12 +44,11 @@ def test_each_session_begins_with_its_first_change(backend: Backend, created: Ma
     backend.close()
     again = created()
     again.open(silent, "again")
-    again.rewind()
-    for one in changes(2, 2):
+    for one in changes(2, 3):
         again.append(one)
     again.close()
     with created().read() as generation:
-        assert [one.begins_session for one in generation.changes()] == [True, True, False]
+        assert [one.begins_session for one in generation.changes()] == [True, False, True, False]
 
 
 def test_after_the_end_nothing_is_written(backend: Backend, created: Maker) -> None:
@@ -124,7 +68,7 @@ def test_a_new_snapshot_begins_a_new_generation(backend: Backend, created: Maker
         backend.append(one)
     data = noise(5000).encode()
     backend.take_snapshot(source(data, 9), "a run without the plugin")
-    assert (backend.standing.data_version, backend.standing.rewindable) == (9, False)
+    assert backend.standing.data_version == 9
     assert backend.sizes().records == 0
     for one in changes(2, 9):
         backend.append(one)
@@ -209,28 +153,24 @@ def test_what_is_learned_of_the_node_is_kept(make: Maker) -> None:
 # Compaction
 
 
-def test_a_compaction_leaves_the_last_change_out(backend: Backend, created: Maker, tmp_path: Path) -> None:
+def test_a_compaction_leaves_what_may_be_rolled_forward(backend: Backend, created: Maker, tmp_path: Path) -> None:
     if not isinstance(backend, LogBackend):
         pytest.skip("only a log is compacted")
-    assert backend.fold(tmp_path) is None
-    written = changes(5, 1)
-    for one in written[:1]:
+    written = changes(MAX_ROLL_FORWARD + 4, 1)
+    for one in written[:MAX_ROLL_FORWARD]:
         backend.append(one)
     assert backend.fold(tmp_path) is None
-    for one in written[1:]:
+    for one in written[MAX_ROLL_FORWARD:]:
         backend.append(one)
     folded = backend.fold(tmp_path)
     assert folded is not None
-    more = changes(1, 6)[0]
-    backend.append(more)
+    last = written[-1].data_version
+    backend.append(changes(1, last)[0])
     backend.switch_generation(folded)
-    found = contents(created())
-    assert [version for version, _ in found.changes] == [6, 7]
-    backend.rewind()
-    assert versions(created()) == [6]
+    assert versions(created()) == list(range(last - MAX_ROLL_FORWARD + 1, last + 2))
     backend.close()
     again = created()
-    assert again.open(silent, "again").data_version == 6
+    assert again.open(silent, "again").data_version == last + 1
     again.close()
 
 
@@ -258,3 +198,89 @@ def test_a_compaction_in_the_middle_of_a_migration(tmp_path: Path) -> None:
         rebuild(generation, tmp_path / "rebuilt.sqlite3")
     with closing(apsw.Connection(str(tmp_path / "rebuilt.sqlite3"))) as connection:
         assert list(connection.execute("SELECT parent FROM child")) == [(1,)]
+
+
+# What a new snapshot replaces
+
+
+def test_a_replaced_generation_is_kept_and_can_be_read(backend: Backend, created: Maker) -> None:
+    assert backend.kept() is None
+    assert backend.read_kept() is None
+    written = changes(5, 1)
+    for one in written:
+        backend.append(one)
+    backend.take_snapshot(source(b"another database", 3), "resync")
+    backend.append(changes(1, 3)[0])
+    backend.upkeep()
+    backend.close()
+    reader = created()
+    kept = reader.kept()
+    assert kept is not None
+    assert (kept.manifest.generation, kept.data_version) == (1, 6)
+    generation = reader.read_kept()
+    assert generation is not None
+    with generation:
+        assert b"".join(generation.snapshot) == DATABASE
+        assert [one.data_version for one in generation.changes()] == [2, 3, 4, 5, 6]
+    assert versions(created()) == [4]
+
+
+def test_only_the_last_replaced_generation_is_kept(backend: Backend, created: Maker) -> None:
+    backend.append(changes(1, 1)[0])
+    backend.take_snapshot(source(b"another database", 3), "resync")
+    backend.append(changes(1, 3)[0])
+    backend.take_snapshot(source(b"a third one", 9), "resync")
+    backend.close()
+    kept = created().kept()
+    assert kept is not None
+    assert (kept.manifest.generation, kept.data_version) == (2, 4)
+    if isinstance(backend, LogBackend):
+        assert snapshot_name(1) not in backend.storage.names()
+
+
+def test_a_kept_generation_goes_after_a_week(backend: Backend, created: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.append(changes(1, 1)[0])
+    backend.take_snapshot(source(b"another database", 3), "resync")
+    backend.upkeep()
+    assert backend.kept() is not None
+    monkeypatch.setattr("backends.log.keeping.time_now", lambda: time_now() + KEEP_FOR + 1)
+    if isinstance(backend, LogBackend):
+        backend._next_tidying = 0.0
+    backend.upkeep()
+    assert backend.kept() is None
+    if isinstance(backend, LogBackend):
+        assert snapshot_name(1) not in backend.storage.names()
+    assert contents(created()).snapshot == b"another database"
+
+
+def test_a_compaction_leaves_the_kept_generation(backend: Backend, created: Maker, tmp_path: Path) -> None:
+    if not isinstance(backend, LogBackend):
+        pytest.skip("only a log is compacted")
+    backend.append(changes(1, 1)[0])
+    backend.take_snapshot(source(DATABASE, 1), "resync")
+    for one in changes(5, 1):
+        backend.append(one)
+    folded = backend.fold(tmp_path, leave_out=1)
+    assert folded is not None
+    backend.switch_generation(folded)
+    assert versions(created()) == [6]
+    generation = created().read_kept()
+    assert generation is not None
+    with generation:
+        assert [one.data_version for one in generation.changes()] == [2]
+
+
+def test_a_kept_generation_that_has_lost_its_end_is_damaged(backend: Backend, created: Maker) -> None:
+    if not isinstance(backend, LogBackend):
+        pytest.skip("only files can be cut")
+    backend.append(changes(1, 1)[0])
+    backend.append(changes(1, 2)[0])
+    backend.take_snapshot(source(b"another database", 3), "resync")
+    backend.close()
+    with closing(backend.storage.create("segment-00000001")) as handle:
+        handle.write(0, FileHeader(FileKind.SEGMENT, bytes.fromhex(backend.identify()), 1).encode())
+        handle.sync()
+    generation = created().read_kept()
+    assert generation is not None
+    with generation, pytest.raises(Damaged, match="its end is gone"):
+        list(generation.changes())

@@ -67,7 +67,7 @@ def last_record(made: Made) -> tuple[int, int]:
     return start, stop
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(4))
 def test_flip_in_payload_of_middle_record_is_damage(killed: Made, number: int) -> None:
     data = killed.files[killed.last]
     bounds, before = record_bounds(data), killed.files[killed.segments[0]]
@@ -213,10 +213,19 @@ def test_text_that_looks_like_a_record_is_none(closed: Made) -> None:
 def text_like_a_record() -> bytes:
     """A whole record header that is text in UTF-8."""
     for time in range(0x21212121, 0x7F7F7F7F):
-        fields = (RECORD_MAGIC, RecordKind.CHANGE, 1, *(0x21212121,) * 3, 0x2121212121212121, time, 0x21212121, 0)
+        fields = (
+            RECORD_MAGIC,
+            RecordKind.CHANGE,
+            1,
+            *(0x21212121,) * 3,
+            0x2121212121212121,
+            time,
+            *(0x21212121,) * 2,
+            0,
+        )
         record, _ = encode_record(RecordHeader(*fields), b"some payload")
-        text = b"\xc2" + record[:RECORD_HEADER_SIZE]
+        header = b"\xc2" + record[:RECORD_HEADER_SIZE]
         with suppress(UnicodeDecodeError):
-            if "\0" not in text.decode():
-                return text
+            if "\0" not in header.decode():
+                return header
     raise AssertionError

@@ -87,7 +87,7 @@ class Sufferer(Node):
             found = contents(left)
             if found.generation < self.now.generation:  # a compaction's name was not saved, and so nothing was removed
                 assert found.snapshot == b""
-                assert found.changes == replace(self.now, records=self.now.committed).contents.changes
+                assert found.changes == replace(self.now, changes=self.now.committed).contents.changes
             else:
                 assert found in (self.now.contents, self.next.contents)
 
@@ -104,12 +104,12 @@ def live(node: Sufferer) -> None:
     for seed in range(7):
         node.attempt(lambda seed=seed: node.note(noise(2500, seed)))  # type: ignore[misc]
         node.backend.upkeep()
-    rewind(node)
+    node.attempt(node.note)
     node.attempt(node.note)
     node.attempt(node.compact)
     node.attempt(node.note)
     node.check_power_cut()
-    rewind(node)
+    node.attempt(node.note)
     node.close()
     node.attempt(lambda: node.open("two"))
     node.attempt(lambda: node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(20_000)}'")))
@@ -124,12 +124,6 @@ def live(node: Sufferer) -> None:
     node.close()
     assert contents(LogBackend(node.plain)) == node.now.contents
     node.check_power_cut()
-
-
-def rewind(node: Sufferer) -> None:
-    """Take the last change back, unless a refused attempt has done it all the same."""
-    if node.backend.standing.rewindable:
-        node.attempt(node.rewind)
 
 
 def ways(operation: Operation) -> list[float]:

@@ -11,7 +11,6 @@ from tests.log.damage import backup_of
 from tests.log.forge import (
     ADVANCES,
     FRAME,
-    REWIND,
     Forged,
     backup,
     finished,
@@ -99,29 +98,6 @@ def test_kinds_that_no_snapshot_has(kind: int) -> None:
 def test_a_snapshot_that_ends_before_it_begins() -> None:
     for end in (b"", bytes(40), b"\xff" * 40, b"\xff" * 8 + bytes(32)):
         assert isinstance(refused(backup(snapshot=snapshot(Forged(end, RecordKind.END, 0, data_version=0)))), Damaged)
-
-
-def test_a_rewind_at_the_start() -> None:
-    assert "follows no change" in str(refused(backup(segment=segment(REWIND))))
-
-
-def test_two_rewinds_in_a_row() -> None:
-    assert "follows no change" in str(refused(backup(segment=segment(packed(), packed(), REWIND, REWIND))))
-    assert read(backup(segment=segment(packed(), packed(), REWIND, packed(), REWIND))) == [1]
-
-
-def test_a_rewind_of_what_cannot_be_taken_back() -> None:
-    assert "follows no change" in str(refused(backup(segment=segment(packed(flags=FRAME), REWIND))))
-
-
-def test_a_rewind_of_a_change_in_the_snapshot() -> None:
-    files = backup(
-        manifest=manifest(sequence=5, data_version=0, checksum=7), segment=segment(REWIND, sequence=5, previous=7)
-    )
-    assert "follows no change" in str(refused(files))
-
-
-# Streams
 
 
 def test_a_stream_without_a_beginning() -> None:

@@ -88,7 +88,7 @@ def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk, mo
         node.note(noise(700, seed))
         with at_each_point(disk, node.note):
             node.backend.upkeep()
-    assert len(node.now.records) > 500
+    assert len(node.now.changes) > 500
     check(node)
 
 
@@ -97,16 +97,16 @@ def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) 
         node.note(noise(700, seed))
         node.backend.upkeep()
     with at_each_point(disk, node.note):
-        folded = node.backend.fold(node.scratch)
+        folded = node.backend.fold(node.scratch, leave_out=1)
     assert folded is not None
     before = contents(node.backend)
-    committed = len(node.now.records)
+    committed = len(node.now.changes)
     with at_each_point(disk, node.note):
         node.backend.switch_generation(folded)
-    assert len(node.now.records) > committed + 5
+    assert len(node.now.changes) > committed + 5
     found = contents(node.backend)
     assert (before.generation, found.generation) == (1, 2)
-    assert 1 < len(found.changes) < len(node.now.records)
+    assert 1 < len(found.changes) < len(node.now.changes)
     assert found.changes == node.now.contents.changes[-len(found.changes) :]
 
 
@@ -141,7 +141,7 @@ def test_upkeep_at_each_line_of_a_commit(node: Node, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("backends.log.writer.FULL", 600)
     monkeypatch.setattr("backends.log.segment.FULL", 600)
     codes = {
-        function.__code__ for function in (LogWriter._write, LogWriter._next_segment, LogWriter._leave)
+        function.__code__ for function in (LogWriter.append, LogWriter._next_segment, LogWriter._leave)
     }  # fmt: skip
     first = node.backend.standing.sequence
     for seed in range(20):
@@ -169,14 +169,14 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
 
     monkeypatch.setattr("backends.log.folding.open_generation", opening)
     with pytest.raises(BackupError, match="overtaken"):
-        node.backend.fold(node.scratch)
+        node.backend.fold(node.scratch, leave_out=1)
     check(node)
 
 
 def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
     for _ in range(5):
         node.note()
-    folded = node.backend.fold(node.scratch)
+    folded = node.backend.fold(node.scratch, leave_out=1)
     assert folded is not None
     node.snapshot()
     node.note("after it")
@@ -193,7 +193,7 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
     node.open()
     for _ in range(5):
         node.note()
-    folded = node.backend.fold(node.scratch)
+    folded = node.backend.fold(node.scratch, leave_out=1)
     assert folded is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):
@@ -201,13 +201,13 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
     with node.backend.read() as generation:
         assert generation.manifest.generation == 2
     node.note()
-    again = node.backend.fold(node.scratch)
+    again = node.backend.fold(node.scratch, leave_out=1)
     assert again is not None
     node.backend.switch_generation(again)
     with node.backend.read() as generation:
         assert generation.manifest.generation == 3
     node.note()
-    folded = node.backend.fold(node.scratch)
+    folded = node.backend.fold(node.scratch, leave_out=1)
     assert folded is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):

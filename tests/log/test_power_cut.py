@@ -102,7 +102,6 @@ def a_long_life(node: Node) -> None:
     for text in ("", "short", noise(300), noise(700, 1)):
         node.note(text)
     node.backend.upkeep()
-    node.rewind()
     node.note("again")
     node.append(node.history.foreign_keys(on=False))
     node.append(node.history.foreign_keys(on=True))
@@ -110,7 +109,6 @@ def a_long_life(node: Node) -> None:
         node.note(noise(2500, seed))
         node.backend.upkeep()
     node.note("in a segment that was made ahead")
-    node.rewind()
     for seed in range(6):
         node.note(noise(3000, seed))
     node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(1 << 21)}'"))
@@ -118,11 +116,9 @@ def a_long_life(node: Node) -> None:
     node.backend.upkeep()
     node.note("in the next segment")
     node.compact(lambda: node.note("while it is folded"))
-    node.rewind()
     node.note()
     node.close()
     node.open("two")
-    node.rewind()
     node.snapshot()
     node.note("in a new generation")
     node.compact()

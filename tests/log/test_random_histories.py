@@ -27,11 +27,6 @@ def large_note(node: Node) -> None:
     node.note(noise(9000, node.now.version))
 
 
-def rewind(node: Node) -> None:
-    if node.backend.standing.rewindable and len(node.now.committed) > 1:
-        node.rewind()
-
-
 def stop(node: Node) -> None:
     node.close()
     node.open("after a stop")
@@ -46,7 +41,7 @@ def upkeep(node: Node) -> None:
 
 
 STEPS: dict[str, Callable[[Node], None]] = {
-    step.__name__: step for step in (Node.note, large_note, rewind, upkeep, Node.snapshot, Node.compact, stop, kill)
+    step.__name__: step for step in (Node.note, large_note, upkeep, Node.snapshot, Node.compact, stop, kill)
 }
 
 
@@ -115,8 +110,6 @@ class Histories(RuleBasedStateMachine):
         assert contents(LogBackend(self.node.storage)) == self.node.now.contents
         standing = self.node.backend.standing
         assert standing.data_version == self.node.now.version
-        rewindable = bool(self.node.now.records) and self.node.now.records[-1] is not None
-        assert not standing.rewindable or rewindable
 
 
 @pytest.mark.usefixtures("small", "impatient")

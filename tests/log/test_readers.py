@@ -1,4 +1,4 @@
-"""Readers beside a writer that appends, rewinds, compacts, begins anew, stops and starts always see a whole backup.
+"""Readers beside a writer that appends, compacts, begins anew, stops and starts always see a whole backup.
 
 What is read is what the node had committed at some moment between the beginning and the end of the reading.
 """
@@ -56,7 +56,7 @@ class Writer:
     def act(self) -> None:
         """One step."""
         steps: dict[Callable[[], object], int] = {
-            self._note: 40, self.node.backend.upkeep: 20, self._rewind: 6, self.node.compact: 2, self.node.snapshot: 1,
+            self._note: 40, self.node.backend.upkeep: 20, self.node.compact: 2, self.node.snapshot: 1,
             self._restart: 2, self._die: 2,
         }  # fmt: skip
         (step,) = self._rng.choices(list(steps), list(steps.values()))
@@ -66,10 +66,6 @@ class Writer:
 
     def _note(self) -> None:
         self.node.note(noise(self._rng.choice([10, 200, 900, 2500]), self._rng.randrange(1 << 30)))
-
-    def _rewind(self) -> None:
-        if self.node.backend.standing.rewindable and len(self.node.now.committed) > 2:
-            self.node.rewind()
 
     def _restart(self) -> None:
         self.node.close()
@@ -83,8 +79,8 @@ def check(found: Contents, states: list[Model], since: int) -> None:
     """What was read is one of the states since then, if only from an earlier generation and the changes after it."""
     generation = next(state for state in states if state.generation == found.generation)
     assert found.snapshot == generation.snapshot
-    committed = Model(records=generation.before).contents.changes + found.changes
-    assert committed in [Model(records=state.committed).contents.changes for state in states[since:]]
+    committed = Model(changes=generation.before).contents.changes + found.changes
+    assert committed in [Model(changes=state.committed).contents.changes for state in states[since:]]
 
 
 class Beside(FaultyStorage):

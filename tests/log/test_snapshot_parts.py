@@ -65,13 +65,20 @@ def test_parts_in_another_order_are_damage(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3
 
 
-def test_a_new_generation_removes_all_parts_of_the_old_one(tmp_path: Path) -> None:
+def test_all_parts_of_a_generation_are_kept_and_removed_together(tmp_path: Path) -> None:
     place = made(tmp_path)
     backend = backend_for(place.as_uri())
     backend.open(lambda level, line: None, "one")
+    parts = sorted(file.name for file in place.glob("snapshot-*"))
+    assert len(parts) > 2
     backend.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
+    assert sorted(file.name for file in place.glob("snapshot-*")) == [*parts, "snapshot-00000002"]
+    backend.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
+    (place / "kept").unlink()
     backend.close()
-    assert [file.name for file in place.iterdir() if file.name.startswith("snapshot")] == ["snapshot-00000002"]
+    backend.open(lambda level, line: None, "two")
+    backend.close()
+    assert [file.name for file in place.iterdir() if file.name.startswith("snapshot")] == ["snapshot-00000003"]
     assert read(place) == b"small"
 
 

@@ -91,7 +91,7 @@ def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
     backend = backup_of(closed.files)
     backend.open(silent, "writer")
     backend.take_snapshot(source(b"a database", LAST), "test")
-    (first,) = [name for name in backend.storage.names() if name.startswith("segment")]
+    *_, first = [name for name in backend.storage.names() if name.startswith("segment")]
     files = files_in(backend.storage)
     older = {closed.segments[0]: closed.files[closed.segments[0]]}
     assert first in refused({**without(files, first, SESSION), **older}, Damaged)
@@ -267,7 +267,7 @@ def test_manifest_of_an_earlier_time(closed: Made) -> None:
     backend.open(silent, "writer")
     backend.take_snapshot(source(b"a database", LAST), "test")
     backend.close()
-    assert SNAPSHOT in refused({**files_in(backend.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
+    assert "old copy of itself" in refused({**files_in(backend.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
 
 
 def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
@@ -280,7 +280,7 @@ def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
     newer = files_in(backend.storage)
     for files in ({**newer, **closed.files}, {**newer, **without(closed.files, SESSION)}):
         backend = backup_of(files)
-        with pytest.raises(Damaged, match="does not follow"):
+        with pytest.raises(Damaged, match=r"does not follow|old copy of itself"):
             backend.open(silent, "writer")
         assert files_in(backend.storage) == files
     assert contents(backup_of(newer)).snapshot == b"a database"

@@ -103,7 +103,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         os._exit(0)
     try:
         assert not is_free(tmp_path)  # the child closed its hold and not the lock
-        lock.forget()  # as if the parent had died
+        lock._lock.forget()  # as if the parent had died
         deadline = time.monotonic() + 10
         while not is_free(tmp_path):  # the child closes it right after the fork
             assert time.monotonic() < deadline

@@ -16,9 +16,9 @@ from tests.standin.calls import bump
 LAST = VERSIONS - 1
 
 
-def standing(version: int, *, rewindable: bool = True) -> Standing:
+def standing(version: int) -> Standing:
     """A backup that ends there."""
-    return Standing(version, sequence=version + 10, checksum=7, rewindable=rewindable)
+    return Standing(version, sequence=version + 10, checksum=7)
 
 
 def transaction(version: int) -> Change:
@@ -31,26 +31,25 @@ def pragma(version: int, text: str = "PRAGMA foreign_keys = OFF;") -> Change:
     return Change(version, [text])
 
 
-def decided(backup: int, change: Change, *, rewindable: bool = True, doubt: str | None = None) -> Do:
-    return decide(standing(backup, rewindable=rewindable), change, doubt).do
+def decided(backup: int, change: Change, *, doubt: str | None = None) -> Do:
+    return decide(standing(backup), change, doubt).do
 
 
 # lightningd as it goes on
 
 
-@pytest.mark.parametrize("rewindable", [True, False])
 @pytest.mark.parametrize("backup", [0, 1, 2, 1009, (1 << 31) - 1, 1 << 31, LAST - 1])
-def test_the_next_transaction_is_appended(backup: int, rewindable: bool) -> None:
-    assert decide(standing(backup, rewindable=rewindable), transaction(backup + 1), None) == Decision(Do.APPEND)
+def test_the_next_transaction_is_appended(backup: int) -> None:
+    assert decide(standing(backup), transaction(backup + 1), None) == Decision(Do.APPEND)
 
 
 def test_a_new_nodes_first_calls() -> None:
     """Versions 1, 1, 2, 2, 3: an equal version is a PRAGMA, and no sign that the change before was not committed."""
     calls = [transaction(1), pragma(1), transaction(2), pragma(2, "PRAGMA foreign_keys = ON;"), transaction(3)]
-    at = standing(0, rewindable=False)
+    at = standing(0)
     for call in calls:
         assert decide(at, call, None).do is Do.APPEND
-        at = Standing(call.data_version, at.sequence + 1, 0, rewindable=call.advances)
+        at = Standing(call.data_version, at.sequence + 1, 0)
 
 
 @pytest.mark.parametrize("setting", ["ON", "OFF", "on"])
@@ -75,36 +74,12 @@ def test_the_version_wraps_to_zero() -> None:
     assert decided(0, transaction(1)) is Do.APPEND
 
 
-# One behind: lightningd died between the hook and its commit
-
-
-@pytest.mark.parametrize("backup", [1, 2, 1009, 1 << 31, LAST])
-def test_one_behind_takes_the_last_change_back(backup: int) -> None:
-    assert decided(backup, transaction(backup)) is Do.REWIND
-    assert decided(backup, pragma(backup - 1)) is Do.REWIND
-
-
-@pytest.mark.parametrize("backup", [1, 2, 1009, LAST])
-def test_one_behind_a_change_that_was_committed_is_lost_state(backup: int) -> None:
-    """After a rewind, a snapshot or a PRAGMA nothing can be taken back: then the database is an older one."""
-    decision = decide(standing(backup, rewindable=False), transaction(backup), None)
-    assert decision.do is Do.REFUSE
-    assert f"version {backup - 1} and its backup at {backup}" in decision.why
-
-
-def test_one_behind_across_the_wrap() -> None:
-    assert decided(0, transaction(0)) is Do.REWIND
-    assert decided(0, pragma(LAST)) is Do.REWIND
-    assert decided(0, transaction(0), rewindable=False) is Do.REFUSE
-
-
 # Ahead: it ran without the plugin
 
 
-@pytest.mark.parametrize("rewindable", [True, False])
 @pytest.mark.parametrize("distance", [1, 2, 100, 1 << 20])
-def test_ahead_takes_a_snapshot(distance: int, rewindable: bool) -> None:
-    decision = decide(standing(7, rewindable=rewindable), transaction(8 + distance), None)
+def test_ahead_takes_a_snapshot(distance: int) -> None:
+    decision = decide(standing(7), transaction(8 + distance), None)
     assert decision.do is Do.SNAPSHOT
     assert f"{distance} ahead" in decision.why
 
@@ -124,17 +99,16 @@ def test_the_same_version_in_doubt_takes_a_snapshot(change: Change) -> None:
 
 
 def test_doubt_is_no_reason_to_go_on_from_a_database_that_is_behind() -> None:
-    assert decided(5, transaction(5), doubt="touched") is Do.REWIND
+    assert decided(5, transaction(5), doubt="touched") is Do.REFUSE
     assert decided(5, transaction(4), doubt="touched") is Do.REFUSE
-    assert decided(5, transaction(5), doubt="touched", rewindable=False) is Do.REFUSE
 
 
-# Behind: it has lost state
+# Behind: it has lost state, and could not be brought forward before lightningd opened it
 
 
 @pytest.mark.parametrize("backup", [1009, 1 << 31, LAST])
-@pytest.mark.parametrize("behind", [2, 3, 1000])
-def test_two_or_more_behind_is_refused(backup: int, behind: int) -> None:
+@pytest.mark.parametrize("behind", [1, 2, 3, 1000])
+def test_behind_is_refused(backup: int, behind: int) -> None:
     database = backup - behind
     decision = decide(standing(backup), transaction(database + 1), None)
     assert decision.do is Do.REFUSE
@@ -226,7 +200,7 @@ doubts = st.none() | st.just("touched")
 
 @st.composite
 def standings(draw: st.DrawFn) -> Standing:
-    return standing(draw(versions), rewindable=draw(st.booleans()))
+    return standing(draw(versions))
 
 
 @st.composite
@@ -254,11 +228,11 @@ def test_nothing_is_appended_to_another_version(meeting: tuple[Standing, Change,
 
 
 @given(meetings())
-def test_only_the_last_uncommitted_change_is_taken_back(meeting: tuple[Standing, Change, str | None]) -> None:
+def test_a_database_that_is_behind_is_always_refused(meeting: tuple[Standing, Change, str | None]) -> None:
     at, change, doubt = meeting
-    if decide(at, change, doubt).do is Do.REWIND:
-        assert at.rewindable
-        assert (change.database_stood_at + 1) % VERSIONS == at.data_version
+    behind = (at.data_version - change.database_stood_at) % VERSIONS
+    if 0 < behind < WRAP_WINDOW:
+        assert decide(at, change, doubt).do is Do.REFUSE
 
 
 @given(meetings())
@@ -289,4 +263,4 @@ def test_a_node_that_runs_on_is_never_refused(at: Standing, acts: list[str]) -> 
     for act in acts:
         call = transaction((at.data_version + 1) % VERSIONS) if act == "commit" else pragma(at.data_version)
         assert decide(at, call, None).do is Do.APPEND
-        at = Standing(call.data_version, at.sequence + 1, 0, rewindable=call.advances)
+        at = Standing(call.data_version, at.sequence + 1, 0)

@@ -89,7 +89,7 @@ def test_files_of_the_node_that_look_like_modules_are_not_run(lived: World, hist
     for name in ("json.py", "psutil.py", "secrets.py", "sqlite3.py", "plugin.py", "backends.py"):
         (lived.directory / name).write_text("raise SystemExit('this was run')")
     with lived.node() as node:
-        node.play(history.notes(5))
+        node.play(history.notes(20))
         node.rpc("backup-compact")
         assert node.wire.listen(20, lambda: any("compaction ended" in line for _, line in node.logs)), node.logs
     assert said_at(node, "broken") == []

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -126,7 +127,9 @@ def test_a_failing_chmod_leaves_nothing_open(storage: LocalStorage, monkeypatch:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_a_commit_is_one_write_and_one_sync(directory: Path, storage: LocalStorage, tmp_path: Path) -> None:
+def test_a_commit_is_a_write_a_sync_and_a_look_at_the_fence(
+    directory: Path, storage: LocalStorage, tmp_path: Path
+) -> None:
     assert storage.exists()
     program = (
         "import sys, os; from pathlib import Path; from backends.storage.local import LocalStorage\n"
@@ -143,4 +146,4 @@ def test_a_commit_is_one_write_and_one_sync(directory: Path, storage: LocalStora
         pytest.skip("strace may not trace here")
     assert ran.returncode == 0, ran.stderr
     calls = [line.split("(")[0] for line in trace.read_text().split('"BEGIN"')[1].split('"END"')[0].splitlines()[1:-1]]
-    assert calls == ["pwrite64", "fdatasync"] * 3
+    assert [re.sub("newfstatat|fstat64", "fstat", call) for call in calls] == ["pwrite64", "fdatasync", "fstat"] * 3

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends.storage.base import TEMPORARY, Storage
+from backends.storage.base import Storage
 from tests.storage.places import PLACES, Opener
 
 NOT_NAMES = ["", ".", "..", ".hidden", "a/b", "/a", "../a", "a\0b"]
@@ -134,7 +134,7 @@ def test_extending_goes_on_after_a_rename_and_a_removal(storage: Storage) -> Non
         assert get(storage, "segment.tmp") == b"another file"
         storage.remove("segment")
         handle.extend(10, 10)
-        handle.write_durably(0, b"record")
+        handle.write(0, b"record")
         handle.sync()
 
 
@@ -248,7 +248,7 @@ def test_a_small_file_is_published_and_read(storage: Storage) -> None:
     assert storage.read_small("manifest", limit=3) == b"new"
     with pytest.raises(OSError, match="3 bytes"):
         storage.read_small("manifest", limit=2)
-    put(storage, "manifest" + TEMPORARY, b"left over from a crash")
+    put(storage, storage.temporary("manifest"), b"left over from a crash")
     storage.publish("manifest", b"newer")
     assert storage.names() == ["manifest"]
 

@@ -1,0 +1,103 @@
+"""A lock on a file that dies with its process: flock. The file stays, and means nothing without the lock.
+
+The kernel holds the lock, not the file: one left over from a crash is never in the way. Unlike a process number, it
+also tells processes of different containers and PID namespaces apart. The file's text only tells a person who the
+holder is.
+"""
+
+import errno
+import fcntl
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
+"""How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
+
+
+class Locked(OSError):
+    """Another process holds the lock; `holder` says which one, for a person."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(errno.EWOULDBLOCK, f"locked by {holder}", str(path))
+        self.holder = holder
+
+
+class NoLocks(OSError):
+    """The filesystem knows no locks."""
+
+
+class FileLock:
+    """A lock on the file `path` (mode 0600, made when missing), held from `acquire` to `release` or the process's end.
+
+    `what` names this process to whoever finds the lock taken.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self._what = path, what
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, without waiting. Raises Locked, NoLocks, or OSError when the file cannot be opened."""
+        if self._descriptor is not None:
+            return
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            self._lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        _held.add(self)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(self.path, _holder(descriptor)) from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise NoLocks(error.errno, error.strerror, str(self.path)) from None
+            raise
+
+    def release(self) -> None:
+        """Give the lock up; nothing happens when it is not held. The file stays."""
+        if self._descriptor is not None:
+            # The text goes first: a successor writes its own as soon as it has the lock.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close this process's hold on the file; a lock that another process shares stays."""
+        descriptor, self._descriptor = self._descriptor, None
+        _held.discard(self)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who has written into the file; it may be about to."""
+    text = os.pread(descriptor, 200, 0).decode(errors="replace")
+    number, _, what = text.partition("\n")[0].partition(" ")
+    if not (number.isascii() and number.isdigit()):
+        return "one that has only just started"
+    return f"pid {number}, {what}" if what.isprintable() and what else f"pid {number}"
+
+
+_held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child shares the open file, and with it the lock: left open, the lock would outlive its process.
+
+    (A started program inherits nothing: Python opens every file close-on-exec.)
+    """
+    for lock in list(_held):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

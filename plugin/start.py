@@ -1,0 +1,78 @@
+"""What must be in order at a session's first call, before the backup is taken over: nothing there is changed by it."""
+
+import secrets
+from pathlib import Path
+
+from backends import backend_for
+from backends.base import Backend, SnapshotSource
+from backends.errors import BackupError, NotABackup, Unreachable
+from backends.node.directory import database_path
+from backends.node.lockfile import LOCK_FILE, Settings
+from backends.node.session import known_sessions, remember_sessions
+from backends.patience import patience_of
+from backends.urls import BadURL, parse_url
+
+
+def destination_of(directory: Path, settings: Settings) -> tuple[Backend, float]:
+    """What backup.lock names, not looked at yet, and how long a call may wait for it (seconds). Raises BackupError."""
+    try:
+        return backend_for(settings.url), patience_of(parse_url(settings.url))
+    except BadURL as error:
+        raise BackupError(
+            f"{directory / LOCK_FILE} names no destination: {error}. Nothing was changed; stop the node and "
+            "run: backup-cli init URL"
+        ) from None
+
+
+def identified(directory: Path, settings: Settings, backend: Backend) -> str:
+    """The backup's id. Raises BackupError, also when it is another one than this node's."""
+    try:
+        found = backend.identify()
+    except (NotABackup, Unreachable) as error:
+        if settings.backup_id is not None:
+            raise
+        raise BackupError(
+            f"{directory / LOCK_FILE} is of the older backup plugin, and what it names is no backup of this "
+            f"one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
+        ) from error
+    if settings.backup_id is not None and settings.backup_id != found:
+        raise BackupError(
+            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
+            "another node, or was made anew. Nothing was changed; put the right one back, or run: backup-cli init"
+        )
+    return found
+
+
+def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> list[str]:
+    """The mark of the last writer, if there was one; refused when that was never this node's."""
+    last, ours = backend.last_writer(), known_sessions(directory, backup_id)
+    if last is not None and ours is not None and last.session_id not in ours:
+        raise BackupError(
+            f"another node ({last.host}) has taken over the backup at {backend.describe()} since this one last "
+            "wrote to it. If that one is in use, never start this one again: two nodes with the same keys lose "
+            "money. Only if this database is surely the newest, run: backup-cli resync"
+        )
+    return [] if last is None else [last.session_id]
+
+
+def remember_new_session(directory: Path, backup_id: str, last: list[str]) -> str:
+    """A mark for the session that is about to begin; this node knows it, durably, before the backup bears it."""
+    new = secrets.token_hex(8)
+    remember_sessions(directory, backup_id, [*last, new])
+    return new
+
+
+def check_source(directory: Path, backend: Backend, source: SnapshotSource, version: int) -> None:
+    """Refuse a copy of the database that is not at the version that lightningd says, or is another node's."""
+    if source.data_version != version:
+        raise BackupError(
+            f"lightningd says its database is at version {version}, and the file "
+            f"{database_path(directory)} at {source.data_version}: it is not the one that lightningd "
+            "uses. Nothing was changed; is --wallet set to another file?"
+        )
+    known = backend.node_id()
+    if known is not None and source.node_id != known:
+        raise BackupError(
+            f"the database belongs to the node {source.node_id}, and the backup at {backend.describe()} to "
+            f"{known}. Nothing was changed; give this node a backup of its own: backup-cli init"
+        )

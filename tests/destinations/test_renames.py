@@ -1,0 +1,124 @@
+"""No file is renamed over one that the process holds open.
+
+FUSE filesystems (sshfs, ntfs-3g, bindfs) and the kernel's NFS client turn that into two renames: the open file first
+gets a hidden name, and a connection that drops in between loses the name. Two of two starts over sshfs ended so.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.log.backend import LogBackend
+from backends.storage.local import LocalStorage
+from tests.destinations.places import Places
+from tests.log.conftest import DATABASE, no_lock, small
+from tests.log.histories import changes, noise, silent, source
+from tests.log.model import versions
+
+__all__ = ["no_lock", "small"]
+
+KINDS = ("file", "sshfs", "exfat")
+
+
+class Watch:
+    """Each rename, with whether its target was open at that moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.renamed: list[str] = []
+        self.over_an_open_one: list[str] = []
+        rename = LocalStorage.rename
+
+        def watched(storage: LocalStorage, old: str, new: str) -> None:
+            self.renamed.append(new)
+            if str(storage._path / new) in _open_files():
+                self.over_an_open_one.append(new)
+            rename(storage, old, new)
+
+        monkeypatch.setattr(LocalStorage, "rename", watched)
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path, small: None) -> Iterator[str]:
+    """A backup that is not made yet."""
+    if request.param == "file":
+        yield (tmp_path / "lightning.bkp").as_uri()
+    else:
+        places: Places = request.getfixturevalue("places")
+        yield places.url(request.param)
+
+
+def kill(backend: LogBackend) -> None:
+    """As the kernel does it: every descriptor is closed, nothing is tidied up."""
+    writer = backend._opened
+    for segment in (*writer._left, writer._segment, writer._prepared):
+        if segment is not None:
+            segment.handle.close()
+
+
+def test_nothing_is_renamed_over_an_open_file(url: str, watch: Watch, tmp_path: Path) -> None:
+    """A whole life: starts after a stop and after a kill, full segments, compactions, new generations."""
+    backend_for(url).create(source(DATABASE, 1))
+    version = 1
+    for number in range(3):
+        backend = backend_for(url)
+        assert isinstance(backend, LogBackend)
+        backend.open(silent, f"session {number}")
+        for _ in range(12):
+            (change,) = changes(1, version, 1500)
+            backend.append(change)
+            version = change.data_version
+            backend.upkeep()
+        if number == 1:
+            backend.take_snapshot(source(noise(5000).encode(), version), "test")
+        elif number == 2:
+            backend.tell_trouble("something to be noted")
+            backend.upkeep()
+        if number == 0:
+            kill(backend)
+        else:
+            backend.close()
+    assert {"segment-00000001", "session", "manifest", "snapshot-00000002"} <= set(watch.renamed)
+    assert watch.over_an_open_one == []
+    assert versions(backend_for(url))[-1] == version
+
+
+def test_a_compaction_renames_over_no_open_file(watch: Watch, url: str, tmp_path: Path) -> None:
+    backend_for(url).create(source(DATABASE, 1))
+    backend = backend_for(url)
+    assert isinstance(backend, LogBackend)
+    backend.open(silent, "session")
+    for change in changes(10, 1):
+        backend.append(change)
+    folded = backend.fold(tmp_path, leave_out=1)
+    assert folded is not None
+    backend.switch_generation(folded)
+    backend.close()
+    assert "manifest" in watch.renamed
+    assert watch.over_an_open_one == []
+
+
+def test_watch_sees_a_rename_over_an_open_file(watch: Watch, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for name in ("old", "new"):
+        storage.create(name).close()
+    descriptor = os.open(tmp_path / "new", os.O_RDONLY)
+    storage.rename("old", "new")
+    os.close(descriptor)
+    assert watch.over_an_open_one == ["new"]

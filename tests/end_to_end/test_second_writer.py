@@ -1,0 +1,16 @@
+"""A few rounds of a second writer; `make second-writer` is the long one. A failure names the seed."""
+
+import os
+import random
+
+from tests.end_to_end.second_writer import disturb
+
+SECONDS = float(os.environ.get("SECOND_WRITER_SECONDS", "15"))
+
+
+def test_nothing_acknowledged_is_lost_by_a_second_writer() -> None:
+    seed = int(os.environ.get("SECOND_WRITER_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"seed {seed}")
+    rounds, lost = disturb(seed, rounds=1 << 30, seconds=SECONDS, say=True)
+    assert rounds > 3
+    assert lost == 0

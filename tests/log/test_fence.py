@@ -1,0 +1,247 @@
+"""A writer that was replaced acknowledges nothing more: not one change that the new one has not read.
+
+The two writers are threads of one process here, each with files of its own; the machine's lock is off.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.errors import BackupError, Replaced
+from backends.log.backend import LogBackend
+from backends.storage import local
+from backends.storage.base import Fenced
+from backends.storage.local import LocalStorage
+from tests.log.conftest import DATABASE
+from tests.log.histories import CAMPAIGN, changes, silent, source
+from tests.log.model import versions
+
+ROUNDS = 25 * CAMPAIGN
+
+
+class Stream:
+    """A writer at full speed, from the backup's last version on, until it is refused."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.backend = backend_for(url)
+        self.backend.open(silent, name)
+        self.acknowledged = self.backend.standing.data_version
+        self.refusal: BackupError | None = None
+        self._rng = random.Random(name)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._append), threading.Thread(target=self._upkeep)]
+
+    def start(self) -> "Stream":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def join(self) -> None:
+        """Wait until it has been refused."""
+        for thread in self._threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive(), "it goes on although it was replaced"
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.backend.close()
+
+    def _append(self) -> None:
+        while not self._stop.is_set():
+            change = changes(1, self.acknowledged, self._rng.choice([0, 300, 3000]))[0]
+            try:
+                self.backend.append(change)
+            except BackupError as error:
+                self.refusal = error
+                return
+            self.acknowledged = change.data_version
+
+    def _upkeep(self) -> None:
+        while not self._stop.is_set() and self.refusal is None:
+            self.backend.upkeep()
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def url(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new backup at version 1, with small segments; the session marker is looked at too rarely to help."""
+    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 1e9)
+    url = (tmp_path / "lightning.bkp").as_uri()
+    backend_for(url).create(source(DATABASE, 1, "02aa"))
+    return url
+
+
+def disturbed(url: str, rounds: int) -> int:
+    """So many take-overs of a stream at full speed; the changes that were acknowledged and are not in the backup."""
+    rng, lost = random.Random(rounds), 0
+    stream = Stream(url, "first").start()
+    for number in range(rounds):
+        time.sleep(rng.uniform(0.0, 0.03))
+        second = Stream(url, f"writer {number}")
+        taken_over_at = second.acknowledged
+        stream.join()
+        lost += max(0, stream.acknowledged - taken_over_at)
+        assert isinstance(stream.refusal, Replaced)
+        with suppress(BackupError):
+            stream.backend.close()
+        stream = second.start()
+    stream.end()
+    assert stream.refusal is None
+    assert versions(backend_for(url))[-1] == stream.acknowledged
+    return lost
+
+
+def test_take_over_of_a_stream_loses_nothing_acknowledged(url: str) -> None:
+    assert disturbed(url, ROUNDS) == 0
+
+
+def test_harness_sees_what_is_lost_without_the_look_after_each_sync(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_is_ours", lambda descriptor: True)
+    lost = 0
+    for number in range(10):
+        first = Stream(url, f"first {number}").start()
+        time.sleep(0.02)
+        second = backend_for(url)
+        taken_over_at = second.open(silent, f"second {number}").data_version
+        time.sleep(0.05)
+        first.end()
+        lost += max(0, first.acknowledged - taken_over_at)
+        second.close()
+    assert lost > 0
+
+
+@pytest.mark.parametrize("how", ["sealed", "removed", "replaced"])
+def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) -> None:
+    storage = LocalStorage(tmp_path)
+    handle = storage.create("segment")
+    handle.write_durably(0, b"ours")
+    if how == "sealed":
+        assert LocalStorage(tmp_path).seal("segment")
+    elif how == "removed":
+        (tmp_path / "segment").unlink()
+    else:
+        (tmp_path / "another").write_bytes(b"theirs")
+        (tmp_path / "another").rename(tmp_path / "segment")
+    with pytest.raises(Fenced):
+        handle.write_durably(4, b"not ours any more")
+    handle.close()
+
+
+def test_own_rename_keeps_the_file(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    handle = storage.create("segment.tmp")
+    storage.rename("segment.tmp", "segment")
+    handle.write_durably(0, b"ours")
+    handle.close()
+
+
+def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path) -> None:
+    """Some mounts give every file a mode of their own (fmask=0377): no fence there, and no refusal either."""
+    real = os.fstat
+
+    def masked(descriptor: int) -> os.stat_result:
+        mode, *others = real(descriptor)
+        return os.stat_result((int(mode) & ~0o222, *others))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fstat", masked)
+        handle = LocalStorage(tmp_path).create("segment")
+        handle.write_durably(0, b"ours")
+        handle.close()
+
+
+@pytest.mark.parametrize("moment", ["before the segment is made", "while it is made", "when it has its name"])
+def test_segment_made_ahead_during_a_take_over_is_never_used(
+    url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The first writer is held up between its looks at the marker; the other takes over and ends meanwhile."""
+    first = backend_for(url)
+    first.open(silent, "first")
+    assert isinstance(first, LogBackend)
+    first.append(changes(1, 1)[0])
+    create, rename = LocalStorage.create, LocalStorage.rename
+    second: list[int] = []
+
+    def take_over() -> None:
+        if not second:
+            second.append(0)
+            other = backend_for(url)
+            second[0] = other.open(silent, "second").data_version
+
+    def creating(self: LocalStorage, name: str) -> object:
+        if self is first.storage and name.startswith("segment-00000002-") and moment == "before the segment is made":
+            take_over()
+        return create(self, name)
+
+    def renaming(self: LocalStorage, old: str, new: str) -> None:
+        if self is first.storage and new == "segment-00000002" and moment == "while it is made":
+            take_over()
+        rename(self, old, new)
+        if self is first.storage and new == "segment-00000002" and moment == "when it has its name":
+            take_over()
+
+    monkeypatch.setattr(LocalStorage, "create", creating)
+    monkeypatch.setattr(LocalStorage, "rename", renaming)
+    acknowledged = 2
+    with pytest.raises(Replaced):
+        while True:
+            (change,) = changes(1, acknowledged, 900)
+            first.append(change)
+            acknowledged = change.data_version
+            first.upkeep()
+            assert acknowledged < 100
+    assert second == [acknowledged]
+
+
+_NODE = """
+import sys
+from backends import backend_for
+from tests.log.histories import changes
+backend = backend_for(sys.argv[1])
+backend.storage.lock = lambda what: None
+version = backend.open(lambda level, line: None, "first").data_version
+print(version, flush=True)
+while True:
+    (change,) = changes(1, version, 300)
+    backend.append(change)
+    version = change.data_version
+    print(version, flush=True)
+"""
+
+
+def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes_on(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is frozen (a suspended virtual machine, a debugger) wakes up after the take-over is complete."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
+    said = tmp_path / "said"
+    for number in range(5 * CAMPAIGN):
+        with said.open("w") as out:
+            first = subprocess.Popen(
+                [sys.executable, "-c", _NODE, url],
+                stdout=out,
+                stderr=subprocess.DEVNULL,
+            )
+        while not said.read_text().endswith("\n") or said.read_text().count("\n") < 20:
+            assert first.poll() is None
+            time.sleep(0.005)
+        first.send_signal(signal.SIGSTOP)
+        time.sleep(0.01)
+        second = backend_for(url)
+        taken_over_at = second.open(silent, f"second {number}").data_version
+        second.append(changes(1, taken_over_at)[0])
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(30) == 1  # refused
+        assert int(said.read_text().split()[-1]) <= taken_over_at
+        second.close()

@@ -1,0 +1,129 @@
+"""The lock in the backup: processes of one machine are kept apart, whatever container or PID namespace they are in."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.base import Backend
+from backends.errors import BackupError
+from backends.locks import FileLock, NoLocks
+from backends.storage.base import Lock
+from backends.storage.local import LocalStorage
+from tests.log.conftest import DATABASE
+from tests.log.histories import changes, silent, source
+from tests.log.model import versions
+
+_WRITER = """
+import sys
+from backends import backend_for
+backend = backend_for(sys.argv[1])
+backend.open(lambda level, line: None, "another process")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+_REAL_LOCK = LocalStorage.lock
+
+
+@pytest.fixture(autouse=True)
+def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not here."""
+    monkeypatch.setattr(LocalStorage, "lock", _REAL_LOCK)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A new backup at version 1."""
+    url = (tmp_path / "lightning.bkp").as_uri()
+    backend_for(url).create(source(DATABASE, 1, "02aa"))
+    return url
+
+
+@contextmanager
+def another_process(url: str, *prefix: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has the backup open."""
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", _WRITER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def files(url: str) -> dict[str, bytes]:
+    storage = LocalStorage(Path(url.removeprefix("file://")))
+    return {name: storage.read_small(name) for name in storage.names()}
+
+
+def opened(url: str) -> Backend:
+    backend = backend_for(url)
+    backend.open(silent, "this one")
+    return backend
+
+
+@pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
+def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list[str]) -> None:
+    if namespace and subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this user may make no PID namespace")
+    with another_process(url, *namespace):
+        before = files(url)
+        with pytest.raises(BackupError, match=r"another process \(pid \d+, -c\) is writing to the backup"):
+            opened(url)
+        with pytest.raises(BackupError, match="another process"):
+            backend_for(url).open_anew("this one")
+        assert files(url) == before
+        assert backend_for(url).peek().data_version == 1
+        assert versions(backend_for(url)) == []
+
+
+def test_lock_of_a_killed_process_is_free(url: str) -> None:
+    with another_process(url) as process:
+        process.kill()
+        process.wait()
+        backend = opened(url)
+        backend.append(changes(1, 1)[0])
+        backend.close()
+    assert versions(backend_for(url)) == [2]
+
+
+def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:
+    segment = next(Path(url.removeprefix("file://")).glob("segment-*"))
+    whole = segment.read_bytes()
+    segment.write_bytes(b"")
+    with pytest.raises(BackupError):
+        opened(url)
+    segment.write_bytes(whole)
+    opened(url).close()
+
+
+def test_place_without_locks_is_used_without(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: FileLock) -> None:
+        raise NoLocks
+
+    monkeypatch.setattr(FileLock, "acquire", none)
+    locks: list[Lock | None] = [LocalStorage(Path(url.removeprefix("file://"))).lock("test")]
+    assert locks == [None]
+    opened(url).close()
+
+
+def test_lock_file_that_is_a_link_is_not_followed(url: str, tmp_path: Path) -> None:
+    target = tmp_path / "somebody's file"
+    target.write_bytes(b"precious")
+    lock = Path(url.removeprefix("file://")) / "lock"
+    lock.symlink_to(target)
+    with pytest.raises(BackupError):
+        opened(url)
+    assert target.read_bytes() == b"precious"
+    lock.unlink()
+    with suppress(FileNotFoundError):
+        opened(url).close()
