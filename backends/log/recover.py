@@ -235,7 +235,8 @@ def remove_debris(storage: Storage, manifest: Manifest, last_segment: int, check
     for name in storage.names():
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
             check()
-            storage.remove(name)
+            with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile
+                storage.remove(name)
     remove_older(storage, manifest)
 
 
@@ -244,7 +245,8 @@ def remove_older(storage: Storage, manifest: Manifest) -> None:
     kept = still_kept(storage, manifest)
     for name in storage.names():
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
-            storage.remove(name)
+            with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
+                storage.remove(name)
     storage.sync_names()
 
 

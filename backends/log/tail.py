@@ -2,8 +2,9 @@
 
 A commit is one write into zeros, then a sync, and only one is ever under way. So what a power cut can leave is known:
 sectors of that one record that never came (still zeros, or beyond the end of the file) among others that did, and
-nothing after it. Such a record was never acknowledged, and is cut off. Any other bad bytes were once saved and have
-changed: that is damage, and is never skipped over.
+nothing after it. Where a record goes over the wire in pieces, or a filesystem takes a part of a write, whoever dies
+between two of them leaves the record's first bytes and zeros to its end. Such a record was never acknowledged, and is
+cut off. Any other bad bytes were once saved and have changed: that is damage, and is never skipped over.
 """
 
 import re
@@ -24,6 +25,10 @@ _BEGIN = re.compile(re.escape(RECORD_MAGIC) + b"[\x01-\x04][\x00-\x07]")
 
 _NO_TEXT = 1 << 56
 """A record's sequence is smaller. What a peer may have put into a statement has no zero byte, and so is no record."""
+
+
+_NEVER_ALL_ZEROS = 8
+"""Bytes at the end of a record's header (checksums), and of its payload (compressed SQL), that hold one that is not."""
 
 
 class End(Enum):
@@ -57,10 +62,18 @@ def classify(handle: ReadHandle, offset: int) -> Tail:
     if header is None:
         # To the end of the sector in which the header ends: anything there shows that this sector came.
         ends = -(-(offset + RECORD_HEADER_SIZE) // SECTOR) * SECTOR
-        torn = len(start) < RECORD_HEADER_SIZE or _missing_sector(handle, offset, ends)
+        torn = (
+            len(start) < RECORD_HEADER_SIZE
+            or _missing_sector(handle, offset, ends)
+            or first_nonzero(handle, offset + RECORD_HEADER_SIZE - _NEVER_ALL_ZEROS, size) is None
+        )
         why = "the last record's header never reached the disk" if torn else "the last record's header has changed"
     else:
-        torn = offset + RECORD_HEADER_SIZE + header.length > size or _missing_sector(handle, offset, stop)
+        torn = (
+            offset + RECORD_HEADER_SIZE + header.length > size
+            or _missing_sector(handle, offset, stop)
+            or (header.length >= _NEVER_ALL_ZEROS and first_nonzero(handle, stop - _NEVER_ALL_ZEROS, stop) is None)
+        )
         why = "part of the last record never reached the disk" if torn else "the last record has changed"
         if torn and first_nonzero(handle, stop, size) is not None:
             torn, why = False, "something other than zeros follows the last record"

@@ -19,25 +19,25 @@ NFS_CORE_PARAM {{
 NFSV4 {{ Grace_Period = 1; Lease_Lifetime = 10; RecoveryBackend = fs; Graceless = true; }}
 EXPORT {{
     Export_Id = 1; Path = {path}; Pseudo = /backup; Access_Type = RW; Squash = No_Root_Squash; SecType = sys;
-    Protocols = 3, 4; Transports = TCP; FSAL {{ Name = VFS; }}
+    Protocols = 3, 4; Transports = TCP; {limits} FSAL {{ Name = VFS; }}
 }}
 LOG {{ Default_Log_Level = EVENT; }}
 """
 
 
 class Ganesha:
-    """An NFS server for one directory: NFSv3 under its own path, NFSv4.1 as /backup."""
+    """An NFS server for one directory: NFSv3 under its own path, NFSv4.1 as /backup; it takes so much in a write."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, largest_write: int | None = None) -> None:
         need("ganesha.nfsd", "rpcbind")
         self.exported = directory / "export"
         self.exported.mkdir(exist_ok=True)
-        self._directory = directory
+        self._directory, self.largest_write = directory, largest_write
         self.port, self.mount_port, nlm, rquota = free_ports(4)
         self._configuration = directory / "ganesha.conf"
-        self._configuration.write_text(
-            _GANESHA.format(nfs=self.port, mount=self.mount_port, nlm=nlm, rquota=rquota, path=self.exported)
-        )
+        limits = f"MaxWrite = {largest_write}; PrefWrite = {largest_write};" if largest_write else ""
+        ports = {"nfs": self.port, "mount": self.mount_port, "nlm": nlm, "rquota": rquota}
+        self._configuration.write_text(_GANESHA.format(path=self.exported, limits=limits, **ports))
         if not any(process.name() == "rpcbind" for process in psutil.process_iter()):
             subprocess.run(["rpcbind", "-w"], check=False)  # by now another one may have started it
         Path("/var/run/ganesha").mkdir(exist_ok=True)

@@ -1,46 +1,15 @@
 """The user-space NFS client and answers that real servers give only on their worst days."""
 
 import errno
-import struct
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.files import Writer
-from backends.storage.nfs.protocol import Protocol, TryLater, Written
+from backends.storage.nfs.protocol import TryLater
 from backends.storage.nfs.rpc import Connection, Disconnected
 from backends.storage.nfs.session41 import Operation, Session, SessionLost
-from backends.storage.nfs.xdr import Unpacker, number
-
-
-class Server:
-    """What a writer needs of a protocol: takes `most` bytes in a write, and is asked to restart by the test."""
-
-    largest_write = 1000
-    fences = False
-    until = 0.0
-
-    def __init__(self, most: int = 1 << 30, obeys: bool = True) -> None:
-        self.boot = b"boot 1  "
-        self.commits = 0
-        self.content = bytearray()
-        self._most, self._obeys = most, obeys
-
-    def write(self, handle: bytes, offset: int, data: bytes, durably: bool) -> Written:
-        taken = data[: self._most]
-        self.content[offset : offset + len(taken)] = taken
-        return Written(len(taken), durably and self._obeys, self.boot)
-
-    def commit(self, handle: bytes) -> bytes:
-        self.commits += 1
-        return self.boot
-
-
-def writer(server: Server) -> Writer:
-    channel = Channel(lambda until: cast(Protocol, server), 5.0)
-    return Writer(channel, channel, b"handle", "snapshot")
+from tests.destinations.scripted import Scripted, Server, writer
 
 
 def test_what_a_server_forgot_by_restarting_is_not_synced() -> None:
@@ -104,32 +73,6 @@ def test_writes_that_take_a_part_only_are_gone_on_with(durably: bool) -> None:
 def test_a_write_that_takes_nothing_is_not_repeated_for_ever() -> None:
     with pytest.raises(OSError, match="writes nothing"):
         writer(Server(most=0)).write_durably(0, b"record")
-
-
-SEQUENCE, PUTROOTFH, EXCHANGE_ID, CREATE_SESSION, RECLAIM_COMPLETE = 53, 24, 42, 43, 58
-DELAY = 10008
-
-
-class Scripted:
-    """A connection to a server of NFSv4.1 that answers `busy` calls with `status`; remembers each call's number."""
-
-    def __init__(self) -> None:
-        self.busy, self.status = 0, DELAY
-        self.numbers: list[int] = []
-
-    def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
-        (code,) = struct.unpack_from(">I", arguments, 12)
-        head = number(0) + number(0) + number(1)
-        if code == EXCHANGE_ID:
-            return Unpacker(head + number(code) + number(0) + bytes(8) + number(1))
-        if code == CREATE_SESSION:
-            return Unpacker(head + number(code) + number(0) + bytes(16 + 8 + 4) + number(1 << 20) * 2)
-        (taken,) = struct.unpack_from(">I", arguments, 32)
-        self.numbers.append(taken)
-        if self.busy:
-            self.busy -= 1
-            return Unpacker(number(self.status) + head[4:] + number(SEQUENCE) + number(self.status))
-        return Unpacker(head + number(SEQUENCE) + number(0) + bytes(36))
 
 
 def begun() -> tuple[Session, Scripted]:

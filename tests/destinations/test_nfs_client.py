@@ -12,8 +12,7 @@ from backends import backend_for
 from backends.errors import BackupError, Unreachable
 from backends.log.backend import LogBackend
 from backends.storage.base import Storage
-from backends.storage.nfs import files
-from backends.storage.nfs import storage as storage_module
+from backends.storage.nfs import files, gone
 from backends.urls import BadURL
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
@@ -135,7 +134,7 @@ def test_a_commit_of_which_the_servers_disk_got_some_sectors_is_settled(
 
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
-@pytest.mark.parametrize("after", range(12))
+@pytest.mark.parametrize("after", range(16))
 def test_every_call_of_a_publish_can_be_cut(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
@@ -188,7 +187,7 @@ def test_removed_files_are_kept_for_readers_and_forgotten_later(
         storage.remove("segment")
         assert storage.names() == []
         assert another_process.read(0, 10) == b"old"
-        monkeypatch.setattr(storage_module, "GRACE", -1.0)
+        monkeypatch.setattr(gone, "GRACE", -1.0)
         storage.create("segment").close()
         with pytest.raises(OSError):
             another_process.read(0, 10)

@@ -24,6 +24,9 @@ class Spoken:
     largest_read = 1000
     until = 0.0
 
+    def know_limits(self, handle: bytes) -> None:
+        pass
+
 
 def spoken(what: Spoken | None = None) -> Protocol:
     return cast(Protocol, what or Spoken())

@@ -77,8 +77,8 @@ def mounted(source: Path, point: Path, filesystem: Filesystem) -> Iterator[None]
     The loop device goes away with the mount.
     """
     point.mkdir(parents=True, exist_ok=True)
-    _run("mount", "-t", filesystem.name, "-o", ",".join(("loop", *filesystem.options)), source, point)
-    try:
+    try:  # whoever is interrupted while it mounts may have mounted it
+        _run("mount", "-t", filesystem.name, "-o", ",".join(("loop", *filesystem.options)), source, point)
         yield
     finally:
         _unmount(point)

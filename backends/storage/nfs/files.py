@@ -3,13 +3,17 @@
 import errno
 import os
 
-from backends.storage.base import ReadHandle, WriteHandle
+from backends.storage.base import Fenced, ReadHandle, WriteHandle
 from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.protocol import Handle, Protocol
+from backends.storage.nfs.protocol import SECTOR, Attributes, Handle, Protocol
 from backends.storage.nfs.xdr import Malformed
 
 _ZEROS = 1 << 20
-_SECTOR = 512
+_BLOCK = 4096
+"""Bytes of a disk's larger sectors, and of a filesystem's blocks."""
+
+_MAY_BE_FENCED = frozenset({errno.EACCES, errno.EPERM, errno.ESTALE})
+"""How a server refuses to write to a file that is sealed or gone. Most let a file's owner write in any case."""
 
 
 class _File:
@@ -57,19 +61,42 @@ class Writer(_File, WriteHandle):
 
     def write(self, offset: int, data: bytes) -> None:
         handle = self.handle
-        boots = self._rest.do(lambda protocol: _write(protocol, handle, offset, data, durably=False))
+        boots, _ = self._rest.do(lambda protocol: _write(protocol, handle, offset, data, durably=False))
         self._boots |= boots
 
     def write_durably(self, offset: int, data: bytes) -> None:
-        """One call to the server, if `data` is not larger than what it takes in one."""
+        """One call to the server, if `data` is not larger than what it takes in one. Raises Fenced.
+
+        Whoever seals the file sees every write that the server carried out before; the answer to any later one tells
+        that it is sealed. So what is acknowledged here is seen there.
+        """
         handle = self.handle
         self._check_reach(offset + len(data))
-        self._commits.do(
-            lambda protocol: _write(protocol, handle, offset, data, durably=True),
-            lambda protocol: self._settle(protocol, handle, offset, data),
-        )
+        try:
+            self._commits.do(
+                lambda protocol: self._commit(protocol, handle, offset, data),
+                lambda protocol: self._settle(protocol, handle, offset, data),
+            )
+        except Fenced:
+            raise
+        except OSError as error:
+            if error.errno in _MAY_BE_FENCED and self._is_fenced(handle):
+                raise Fenced(self._name) from error
+            raise
 
-    def _settle(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> set[bytes]:
+    def _commit(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
+        _, after = _write(protocol, handle, offset, data, durably=True)
+        if (after or protocol.attributes(handle)).sealed:
+            raise Fenced(self._name)
+
+    def _is_fenced(self, handle: Handle) -> bool:
+        """Whether the server refuses a write because another writer has taken the file."""
+        try:
+            return self._commits.do(lambda protocol: protocol.attributes(handle)).sealed
+        except OSError as error:
+            return error.errno == errno.ESTALE  # its last name is gone, and its handle with it
+
+    def _settle(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
         """A write was cut off and may have been done, in part or not at all: look, and only then write it (again).
 
         Again even when all of it is there: what the server shows need not be on its disk yet.
@@ -77,14 +104,14 @@ class Writer(_File, WriteHandle):
         there = _read(protocol, handle, offset, len(data)).ljust(len(data), b"\0")
         start = 0
         while start < len(data):
-            end = start + _SECTOR - (offset + start) % _SECTOR  # the disk's own sectors: it may have got some of them
-            found = there[start:end]
-            if any(found) and found != data[start:end]:
+            end = start + SECTOR - (offset + start) % SECTOR  # the disk's own sectors: it may have got some of them
+            found = there[start:end].rstrip(b"\0")  # and of one of them a part, if the server said that it took less
+            if not data[start:end].startswith(found):
                 raise OSError(
                     errno.EIO, f"something else than what was written lies in {self._name} at byte {offset + start}"
                 )
             start = end
-        return _write(protocol, handle, offset, data, durably=True)
+        self._commit(protocol, handle, offset, data)
 
     def extend(self, offset: int, length: int) -> None:
         end = offset + length
@@ -131,6 +158,7 @@ class Writer(_File, WriteHandle):
 
 
 def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes:
+    protocol.know_limits(handle)
     parts: list[bytes] = []
     while length > 0:
         wanted = min(length, protocol.largest_read)
@@ -144,13 +172,21 @@ def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(protocol: Protocol, handle: Handle, offset: int, data: bytes, *, durably: bool) -> set[bytes]:
-    """All of the data; returns the server's boots that took writes which are not durable yet."""
-    rest, boots = memoryview(data), set()
+def _write(
+    protocol: Protocol, handle: Handle, offset: int, data: bytes, *, durably: bool
+) -> tuple[set[bytes], Attributes | None]:
+    """All of the data, from the beginning on: what comes later was not written before.
+
+    Returns the server's boots that took writes which are not durable yet, and what the file was like after the last.
+    """
+    protocol.know_limits(handle)
+    rest, boots, after = memoryview(data), set(), None
     while rest:
-        written = protocol.write(handle, offset, bytes(rest[: protocol.largest_write]), durably)
-        if not 0 < written.count <= len(rest):
+        piece = _piece(offset, len(rest), protocol.largest_write)
+        written = protocol.write(handle, offset, bytes(rest[:piece]), durably)
+        if not 0 < written.count <= piece:
             raise OSError(errno.EIO, "the server writes nothing and gives no reason")
+        after = written.after
         if not written.durable:
             boots.add(written.boot)
         rest, offset = rest[written.count :], offset + written.count
@@ -158,5 +194,16 @@ def _write(protocol: Protocol, handle: Handle, offset: int, data: bytes, *, dura
         boots.add(protocol.commit(handle))
         if len(boots) > 1:
             raise OSError(errno.EIO, "the server restarted in between and may have lost what was written")
-        return set()
-    return boots
+        boots = set()
+    return boots, after
+
+
+def _piece(offset: int, length: int, most: int) -> int:
+    """How many bytes go into one call: all, or up to where a disk's sector ends.
+
+    So a node that dies between two calls leaves whole sectors of its record and zeros, as a disk does that loses its
+    power: a reader takes that for torn, and anything cut within a sector for damage.
+    """
+    if length <= most:
+        return length
+    return most - (offset + most) % (_BLOCK if most >= 2 * _BLOCK else SECTOR)

@@ -9,8 +9,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.storage.base import Space
+from backends.storage.base import WRITE_BIT, Space
 from backends.storage.nfs.rpc import Disconnected
+from backends.storage.nfs.xdr import Malformed
+
+SECTOR = 512
+"""Bytes that a disk writes whole or not at all."""
+
+MAX_ENTRIES = 1 << 16
+"""Names in a directory that is believed; a backup has a few dozen."""
 
 Handle = bytes
 """The server's name for a file or directory; it stays the same when that is renamed, and when the server restarts."""
@@ -30,10 +37,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is asked about a file; `size` in bytes."""
+    """What is asked about a file; `size` in bytes. A server that knows no modes or links tells the usual ones."""
 
     kind: Kind
     size: int
+    mode: int = 0o600
+    links: int = 1
+
+    @property
+    def sealed(self) -> bool:
+        """Whether another writer has taken the file: its owner may not write to it any more, or it has no name."""
+        return not self.mode & WRITE_BIT or self.links == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +55,13 @@ class Written:
     """What became of a write: how many bytes were taken, and whether they are durable.
 
     `boot` changes when the server restarts: writes before that which were not durable may be lost.
+    `after` is what the file was like after the write; None when the server did not tell.
     """
 
     count: int
     durable: bool
     boot: bytes
+    after: Attributes | None = None
 
 
 class Protocol(ABC):
@@ -53,7 +69,8 @@ class Protocol(ABC):
 
     largest_read: int
     largest_write: int
-    """Bytes in one call."""
+    """Bytes in one call; the server's own limits once they were asked for."""
+    limits_known = False
     until: float
     """When (time.monotonic) to give up waiting for an answer."""
 
@@ -73,6 +90,16 @@ class Protocol(ABC):
     @abstractmethod
     def root(self, path: list[str]) -> Handle:
         """The directory that these names lead to, from the top of what the server exports."""
+
+    def know_limits(self, handle: Handle) -> None:
+        """Ask for the server's limits, once on each connection: a restarted server may have others."""
+        if not self.limits_known:
+            self.learn_limits(handle)
+            self.limits_known = True
+
+    @abstractmethod
+    def learn_limits(self, handle: Handle) -> None:
+        """Set `largest_read` and `largest_write` by what holds for this file or directory."""
 
     @abstractmethod
     def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]: ...
@@ -112,17 +139,33 @@ class Protocol(ABC):
         """A second name for a file."""
 
     @abstractmethod
-    def entries(self, directory: Handle) -> list[tuple[str, Kind]]:
-        """All names in a directory, without . and .."""
+    def entries(self, directory: Handle) -> list[tuple[str, Attributes]]:
+        """All names in a directory, without . and .. Raises Malformed for a directory without end."""
 
     @abstractmethod
     def resize(self, handle: Handle, size: int) -> None: ...
+
+    @abstractmethod
+    def set_mode(self, handle: Handle, mode: int) -> None: ...
 
     @abstractmethod
     def space(self, handle: Handle) -> Space: ...
 
     @abstractmethod
     def close(self) -> None: ...
+
+
+def limit(told: int, most: int) -> int:
+    """Bytes in one call, by the limit that a server tells (0: none). Raises Malformed for one that is of no use."""
+    if told and told < SECTOR:
+        raise Malformed(f"the server takes or gives no more than {told} bytes in a call, which is less than a sector")
+    return min(told or most, most)
+
+
+def check_listing(found: int, came: int, end: bool) -> None:
+    """Raise Malformed for a listing that would never end: `came` of the `found` names came in the last answer."""
+    if found > MAX_ENTRIES or (not came and not end):
+        raise Malformed(f"the server lists a directory without end ({found} names so far)")
 
 
 _MEANINGS = {
@@ -132,7 +175,7 @@ _MEANINGS = {
     70: errno.ESTALE,
     71: errno.EREMOTE,
     10001: errno.ESTALE,
-    10004: errno.EOPNOTSUPP,
+    10004: errno.EOPNOTSUPP,  # a procedure that RFC 1813 lets a server leave out
     10006: errno.EREMOTEIO,
     10014: errno.ESTALE,  # a handle that has expired
     10016: errno.EACCES,  # wrong kind of security

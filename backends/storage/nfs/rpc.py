@@ -4,6 +4,7 @@ A connection on which anything went wrong is closed and never used again: what b
 known then, and whoever called must find out.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -20,6 +21,7 @@ _LAST_FRAGMENT = 1 << 31
 _MOST = 4 << 20
 """Bytes of the largest answer that is believed: what is asked for here takes little more than 1 MiB."""
 
+_NO_SUCH_PROCEDURE = 3
 _AUTH_SYS = 1
 _MOST_GROUPS = 16
 
@@ -141,13 +143,14 @@ def _results(answer: Unpacker) -> Unpacker:
     if answer.number() != 1:
         raise Malformed("the server sent a call instead of an answer")
     if answer.number() != 0:
-        raise Refused(13, "the server does not accept this client's identity")
+        raise Refused(errno.EACCES, "the server does not accept this client's identity")
     answer.number()
     answer.opaque()  # the verifier
     status = answer.number()
     if status != 0:
         what = {1: "does not serve this protocol", 2: "does not serve this version", 3: "does not know this procedure"}
-        raise Refused(93, f"the server {what.get(status, 'could not read the call')}")
+        number = errno.EOPNOTSUPP if status == _NO_SUCH_PROCEDURE else errno.EPROTONOSUPPORT
+        raise Refused(number, f"the server {what.get(status, 'could not read the call')}")
     return answer
 
 
@@ -200,7 +203,7 @@ def _bound_low(family: int, kind: int, protocol: int, place: Any, until: float) 
             return None
         except OSError as error:
             connection.close()
-            if error.errno not in (98, 99):  # EADDRINUSE, EADDRNOTAVAIL: the port, or this pair of ports, is taken
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):  # the port, or this pair of ports, is taken
                 raise
     return None
 

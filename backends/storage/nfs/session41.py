@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from backends.storage.nfs import xdr
-from backends.storage.nfs.protocol import TryLater, check
+from backends.storage.nfs.protocol import SECTOR, TryLater, check
 from backends.storage.nfs.rpc import Connection, Disconnected, Refused
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque
 
@@ -34,8 +34,12 @@ class SessionLost(Disconnected):
 _FALSE_RETRY, _UNCACHED = 10076, 10068
 """A number that is taken: by another call, or by one whose answer the server has not kept."""
 
+HEADS = 1024
+"""Bytes in a call for all that is not data."""
+
 _MOST = (1 << 20) + 4096
 _LIST_OF_OPERATIONS = 16
+_MOST_OPERATIONS_USED = 6
 
 
 class Operation:
@@ -119,7 +123,16 @@ class Session:
         ident = answer.fixed(16)
         answer.fixed(8)
         answer.number()
-        return ident, min(answer.number(), answer.number())
+        largest = min(answer.number(), answer.number())
+        answer.number()
+        operations = answer.number()
+        if largest < HEADS + SECTOR or operations < _MOST_OPERATIONS_USED:
+            raise Refused(
+                errno.EPROTONOSUPPORT,
+                f"the server takes calls of {largest} bytes and {operations} operations in a session of NFS 4.1, and "
+                f"a backup needs {HEADS + SECTOR} and {_MOST_OPERATIONS_USED} (version=3 may do)",
+            )
+        return ident, largest
 
     def _compound(self, operations: Sequence[Operation], until: float) -> Unpacker:
         request = b"".join((opaque(b""), number(1), number(len(operations)), *(each.encoded for each in operations)))

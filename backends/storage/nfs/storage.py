@@ -1,32 +1,31 @@
 """The directory of a backup on an NFS server.
 
-NFS knows no open files here (see `session41.py`), only handles that end when the last name of a file does. So that
-whoever reads a file can finish after it was removed or replaced, it keeps a hidden name for a while.
+A file that is removed or replaced loses its write permission first, so that whoever still writes to it notices, and
+keeps a hidden name for a while, so that whoever reads it can finish (see `gone.py`).
 """
 
 import contextlib
 import errno
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import plain_name
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Reader, Writer
+from backends.storage.nfs.gone import HIDDEN, ROOM, hidden_bytes, hidden_name, room_for, to_forget
 from backends.storage.nfs.protocol import Handle, Kind, Protocol
-from backends.storage.nfs.rpc import Refused
+from backends.storage.nfs.rpc import Disconnected, Refused
 from backends.storage.nfs.server import Server
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 
-_GONE = ".gone-"
-"""Begins the hidden name of a removed file; the time of its removal follows, in seconds since 1970."""
+_SEALED_MODE = 0o400
 
-GRACE = 600.0
-"""Seconds that a removed file can still be read to its end by whoever has opened it."""
+_NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How servers without permissions refuse to change one."""
 
 _ATTEMPTS = 5
 
@@ -41,7 +40,7 @@ class NfsStorage(Storage):
         self._commits = Channel(server.connect, server.patience)
         self._rest = Channel(server.connect, server.patience)
         self._handle: Handle | None = None
-        self._gone: list[str] | None = None  # the hidden names, once they were looked for
+        self._hidden, self._room = 0, ROOM  # bytes of removed files, and how many of them there may be
 
     def describe(self) -> str:
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
@@ -87,8 +86,8 @@ class NfsStorage(Storage):
         """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
 
         def unmake(protocol: Protocol, directory: Handle) -> None:
-            for name, kind in protocol.entries(directory):
-                if kind is Kind.FILE and (name.startswith(_GONE) or not name.startswith(".")):
+            for name, attributes in protocol.entries(directory):
+                if attributes.kind is Kind.FILE and (name.startswith(HIDDEN) or not name.startswith(".")):
                     protocol.remove(directory, name)
             protocol.remove_directory(protocol.root(self._server.directory), self._name)
 
@@ -97,11 +96,11 @@ class NfsStorage(Storage):
                 unmake(protocol, directory)
 
         self._in_directory(unmake, finish)
-        self._handle = self._gone = None
+        self._handle = None
 
     def names(self) -> list[str]:
         entries = self._in_directory(lambda protocol, directory: protocol.entries(directory))
-        return sorted(name for name, kind in entries if kind is Kind.FILE and not name.startswith("."))
+        return sorted(name for name, each in entries if each.kind is Kind.FILE and not name.startswith("."))
 
     def sync_names(self) -> None:
         """The server has made each change of a name durable before it answered."""
@@ -115,8 +114,8 @@ class NfsStorage(Storage):
 
         def look(protocol: Protocol, directory: Handle) -> list[str]:
             found = []
-            for entry, kind in protocol.entries(directory):
-                if kind is not Kind.DIRECTORY or entry.startswith("."):
+            for entry, what in protocol.entries(directory):
+                if what.kind is not Kind.DIRECTORY or entry.startswith("."):
                     continue
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     _, attributes = protocol.lookup(protocol.lookup(directory, entry)[0], name)
@@ -141,7 +140,7 @@ class NfsStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         plain_name(name)
-        self._forget_the_gone()
+        self._forget_removed()
         with contextlib.suppress(FileNotFoundError):
             self.remove(name)
 
@@ -173,19 +172,12 @@ class NfsStorage(Storage):
             protocol.rename(directory, old, new)
 
         self._in_directory(lambda protocol, directory: protocol.rename(directory, old, new), look)
+        self._forget_what_is_too_much()
 
     def remove(self, name: str) -> None:
-        self._move_away(plain_name(name), self._hidden_name())
+        hidden = hidden_name()
+        size = self._in_directory(lambda protocol, directory: _taken(protocol, directory, plain_name(name))[1])
 
-    # Removed files
-
-    def _hidden_name(self) -> str:
-        hidden = f"{_GONE}{time.time():.0f}-{os.urandom(4).hex()}"
-        if self._gone is not None:
-            self._gone.append(hidden)
-        return hidden
-
-    def _move_away(self, name: str, hidden: str) -> None:
         def look(protocol: Protocol, directory: Handle) -> None:
             try:
                 protocol.rename(directory, name, hidden)
@@ -193,32 +185,65 @@ class NfsStorage(Storage):
                 protocol.lookup(directory, hidden)
 
         self._in_directory(lambda protocol, directory: protocol.rename(directory, name, hidden), look)
+        self._hidden += size
+        self._forget_what_is_too_much()
+
+    # Other writers
+
+    def seal(self, name: str) -> bool:
+        """Take the write permission from a file: no writer acknowledges anything in it any more.
+
+        False when the server has no permissions. FileNotFoundError when there is no such file.
+        """
+        plain_name(name)
+
+        def seal(protocol: Protocol, directory: Handle) -> bool:
+            handle, attributes = protocol.lookup(directory, name)
+            if attributes.kind is not Kind.FILE:
+                raise OSError(errno.EINVAL, "not a regular file", name)
+            protocol.set_mode(handle, _SEALED_MODE)
+            return protocol.attributes(handle).sealed
+
+        try:
+            return self._in_directory(seal)
+        except OSError as error:
+            if error.errno not in _NO_MODES:
+                raise
+            return False
+
+    def lock(self, what: str) -> None:
+        """There is no lock over NFS itself: two writers are kept apart by `seal`."""
+
+    # Removed files
 
     def _keep_for_readers(self, name: str) -> None:
         """A second name for a file that is about to be replaced; some servers have none to give."""
-        hidden = self._hidden_name()
+        hidden = hidden_name()
 
-        def keep(protocol: Protocol, directory: Handle) -> None:
-            protocol.link(protocol.lookup(directory, name)[0], directory, hidden)
+        def keep(protocol: Protocol, directory: Handle) -> int:
+            handle, size = _taken(protocol, directory, name)
+            protocol.link(handle, directory, hidden)
+            return size
 
         with contextlib.suppress(OSError):  # not there, or no links: at worst a reader must begin again
-            self._in_directory(keep)
+            self._hidden += self._in_directory(keep)
 
-    def _forget_the_gone(self) -> None:
-        """Really remove what was removed long enough ago, by whomever."""
+    def _forget_what_is_too_much(self) -> None:
+        if self._hidden > self._room:
+            self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        """Really remove what was removed long enough ago, or takes too much room, by whomever."""
 
         def forget(protocol: Protocol, directory: Handle) -> None:
-            for name in due:
-                with contextlib.suppress(OSError):
+            entries = protocol.entries(directory)
+            self._hidden, self._room = hidden_bytes(entries), room_for(entries)
+            for name, size in to_forget(entries):
+                with _unless_refused():
                     protocol.remove(directory, name)
+                self._hidden -= size
 
-        if self._gone is None:
-            entries = self._in_directory(lambda protocol, directory: protocol.entries(directory))
-            self._gone = [name for name, _ in entries if name.startswith(_GONE)]
-        due = [name for name in self._gone if time.time() - _gone_since(name) > GRACE]
-        if due:
-            self._gone = [name for name in self._gone if name not in due]
-            self._in_directory(forget)
+        self._in_directory(forget)
 
     # Calls
 
@@ -250,9 +275,21 @@ class NfsStorage(Storage):
         return self._handle
 
 
-def _gone_since(name: str) -> float:
-    """When the file of this hidden name was removed; 0 when that is not to be read from it."""
+def _taken(protocol: Protocol, directory: Handle, name: str) -> tuple[Handle, int]:
+    """A file that is about to lose its name, and its size: whoever still writes to it must notice."""
+    handle, attributes = protocol.lookup(directory, name)
+    if attributes.kind is Kind.FILE and not attributes.sealed:
+        with _unless_refused():
+            protocol.set_mode(handle, _SEALED_MODE)
+    return handle, attributes.size
+
+
+@contextlib.contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Go on when the server refuses it; a connection that broke is another matter."""
     try:
-        return float(name.removeprefix(_GONE).partition("-")[0])
-    except ValueError:
-        return 0.0
+        yield
+    except Disconnected:
+        raise
+    except OSError:
+        pass

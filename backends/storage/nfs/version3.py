@@ -6,9 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from backends.storage.base import Space
-from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check
+from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check, check_listing, limit
 from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
-from backends.storage.nfs.xdr import Unpacker, long, number, opaque, text
+from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
 
 _PORTMAP, _MOUNT, _NFS = 100000, 100005, 100003
 _TCP = 6
@@ -16,7 +16,8 @@ _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY}
 _FILE_SYNC = 2
 
 _GETATTR, _SETATTR, _LOOKUP, _READ, _WRITE, _CREATE, _MKDIR = 1, 2, 3, 6, 7, 8, 9
-_REMOVE, _RMDIR, _RENAME, _LINK, _READDIRPLUS, _FSSTAT, _FSINFO, _COMMIT = 12, 13, 14, 15, 17, 18, 19, 21
+_REMOVE, _RMDIR, _RENAME, _LINK, _READDIR, _READDIRPLUS = 12, 13, 14, 15, 16, 17
+_FSSTAT, _FSINFO, _COMMIT = 18, 19, 21
 
 _MOST_IO = 1 << 20
 _LIST_BYTES = 1 << 16
@@ -43,11 +44,13 @@ class Version3(Protocol):
         self._port = ports.nfs or self._port_of(_NFS, 3) or 2049
         self._connection = self._connect(self._port)
         self._roots: dict[str, Handle] = {}
-        self.largest_read = self.largest_write = 1 << 16
+        self._lists_attributes = True  # until the server says that it has no READDIRPLUS
+        self.largest_read = self.largest_write = _MOST_IO
 
     def reconnect(self, why: Disconnected) -> None:
         self._connection.close()
         self._connection = self._connect(self._port)
+        self.limits_known = False
 
     def describe(self) -> str:
         return f"NFSv3, up to {self.largest_write >> 10} KiB a write"
@@ -64,7 +67,10 @@ class Version3(Protocol):
         """The TCP port of a service; 0 when the portmapper does not know it."""
         question = number(program) + number(version) + number(_TCP) + number(0)
         with closing(Connection((self._host, 111), self._identity, False, self.until)) as portmapper:
-            return portmapper.call(_PORTMAP, 2, 3, question, self.until).number()
+            port = portmapper.call(_PORTMAP, 2, 3, question, self.until).number()
+        if port > 65535:
+            raise Malformed(f"the server's portmapper names port {port}")
+        return port
 
     def root(self, path: list[str]) -> Handle:
         known = self._roots.get("/".join(path))
@@ -86,7 +92,7 @@ class Version3(Protocol):
                     if refused is None or isinstance(error, PermissionError):
                         refused = error
                     continue
-                self._learn_limits(handle)
+                self.know_limits(handle)
                 for name in path[depth:]:
                     handle, attributes = self.lookup(handle, name)
                     if attributes.kind is not Kind.DIRECTORY:
@@ -100,14 +106,13 @@ class Version3(Protocol):
         check(answer.number(), path)
         return answer.opaque()
 
-    def _learn_limits(self, root: Handle) -> None:
-        answer = self._call(_FSINFO, opaque(root), "")
+    def learn_limits(self, handle: Handle) -> None:
+        answer = self._call(_FSINFO, opaque(handle), "")
         _skip_attributes(answer)
         most_read = answer.number()
         answer.fixed(8)
         most_write = answer.number()
-        self.largest_read = min(_MOST_IO, most_read or _MOST_IO)
-        self.largest_write = min(_MOST_IO, most_write or _MOST_IO)
+        self.largest_read, self.largest_write = limit(most_read, _MOST_IO), limit(most_write, _MOST_IO)
 
     # Files and names
 
@@ -129,12 +134,12 @@ class Version3(Protocol):
     def write(self, handle: Handle, offset: int, data: bytes, durably: bool) -> Written:
         stable = number(_FILE_SYNC if durably else 0)
         answer = self._call(_WRITE, opaque(handle) + long(offset) + number(len(data)) + stable + opaque(data), "")
-        _skip_change(answer)
-        return Written(answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8))
+        after = _change(answer)
+        return Written(answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8), after)
 
     def commit(self, handle: Handle) -> bytes:
         answer = self._call(_COMMIT, opaque(handle) + long(0) + number(0), "")
-        _skip_change(answer)
+        _change(answer)
         return answer.fixed(8)
 
     def create(self, directory: Handle, name: str, mode: int) -> Handle:
@@ -161,30 +166,51 @@ class Version3(Protocol):
         self._call(_LINK, opaque(handle) + opaque(directory) + text(name), name)
 
     def resize(self, handle: Handle, size: int) -> None:
-        keep = number(0)
-        times = number(0) + number(0)
-        unguarded = number(0)
-        changes = keep * 3 + number(1) + long(size) + times
-        self._call(_SETATTR, opaque(handle) + changes + unguarded, "")
+        self._set(handle, _KEEP * 3 + number(1) + long(size))
 
-    def entries(self, directory: Handle) -> list[tuple[str, Kind]]:
-        found: list[tuple[str, Kind]] = []
+    def set_mode(self, handle: Handle, mode: int) -> None:
+        self._set(handle, number(1) + number(mode) + _KEEP * 3)
+
+    def _set(self, handle: Handle, mode_owner_group_size: bytes) -> None:
+        times, unguarded = _KEEP * 2, number(0)
+        self._call(_SETATTR, opaque(handle) + mode_owner_group_size + times + unguarded, "")
+
+    def entries(self, directory: Handle) -> list[tuple[str, Attributes]]:
+        if self._lists_attributes:
+            try:
+                return self._listed(directory, _READDIRPLUS)
+            except OSError as error:  # RFC 1813 lets a server leave it out, and unfs3 has none
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._lists_attributes = False
+        return self._listed(directory, _READDIR)
+
+    def _listed(self, directory: Handle, procedure: int) -> list[tuple[str, Attributes]]:
+        found: list[tuple[str, Attributes]] = []
         cookie, verifier, end = 0, bytes(8), False
+        limits = number(_LIST_BYTES) if procedure == _READDIR else number(_LIST_BYTES // 4) + number(_LIST_BYTES)
         while not end:
-            limits = number(_LIST_BYTES // 4) + number(_LIST_BYTES)
-            answer = self._call(_READDIRPLUS, opaque(directory) + long(cookie) + verifier + limits, "")
+            answer = self._call(procedure, opaque(directory) + long(cookie) + verifier + limits, "")
             _skip_attributes(answer)
-            verifier = answer.fixed(8)
+            verifier, came = answer.fixed(8), 0
             while answer.boolean():
                 answer.long()  # the file's number
-                name, cookie = answer.text(), answer.long()
-                attributes = _attributes(answer)
-                handle = answer.opaque() if answer.boolean() else None
+                name, cookie, came = answer.text(), answer.long(), came + 1
+                attributes = _attributes(answer) if procedure == _READDIRPLUS else None
+                if procedure == _READDIRPLUS and answer.boolean():
+                    answer.opaque()
                 if name not in (".", ".."):
-                    known = attributes or (self.attributes(handle) if handle else self.lookup(directory, name)[1])
-                    found.append((name, known.kind))
+                    found += self._known(directory, name, attributes)
             end = answer.boolean()
+            check_listing(len(found), came, end)
         return found
+
+    def _known(self, directory: Handle, name: str, attributes: Attributes | None) -> list[tuple[str, Attributes]]:
+        """The name with what is known or to be found out of it; nothing when it has just been removed."""
+        try:
+            return [(name, attributes or self.lookup(directory, name)[1])]
+        except FileNotFoundError:
+            return []
 
     def space(self, handle: Handle) -> Space:
         answer = self._call(_FSSTAT, opaque(handle), "")
@@ -198,6 +224,10 @@ class Version3(Protocol):
         return answer
 
 
+_KEEP = number(0)
+"""An attribute that is not to be changed."""
+
+
 def _new(mode: int) -> bytes:
     """The attributes of something new: only its mode is ours to say."""
     return number(1) + number(mode) + number(0) * 5
@@ -209,11 +239,11 @@ def _attributes(answer: Unpacker) -> Attributes | None:
 
 
 def _plain_attributes(answer: Unpacker) -> Attributes:
-    kind = _KINDS.get(answer.number(), Kind.OTHER)
-    answer.fixed(16)
+    kind, mode, links = _KINDS.get(answer.number(), Kind.OTHER), answer.number(), answer.number()
+    answer.fixed(8)
     size = answer.long()
     answer.fixed(56)
-    return Attributes(kind, size)
+    return Attributes(kind, size, mode, links)
 
 
 def _skip_attributes(answer: Unpacker) -> None:
@@ -221,8 +251,8 @@ def _skip_attributes(answer: Unpacker) -> None:
         answer.fixed(84)
 
 
-def _skip_change(answer: Unpacker) -> None:
-    """What the file was like before and after."""
+def _change(answer: Unpacker) -> Attributes | None:
+    """What the file was like after a call; what it was like before is passed over."""
     if answer.boolean():
         answer.fixed(24)
-    _skip_attributes(answer)
+    return _attributes(answer)

@@ -5,17 +5,21 @@ import os
 
 from backends.storage.base import Space
 from backends.storage.nfs import xdr
-from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written
+from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check_listing, limit
 from backends.storage.nfs.rpc import Connection, Disconnected, Identity
-from backends.storage.nfs.session41 import Operation, Session, expect
+from backends.storage.nfs.session41 import HEADS, Operation, Session, expect
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
 
 _CLOSE, _COMMIT, _CREATE, _GETATTR, _GETFH, _LINK, _LOOKUP, _OPEN = 4, 5, 6, 9, 10, 11, 15, 18
 _PUTFH, _PUTROOTFH, _READ, _READDIR, _REMOVE, _RENAME, _SAVEFH, _SETATTR, _WRITE = 22, 24, 25, 26, 28, 29, 32, 34, 38
 
-_TYPE, _SIZE, _MOST_READ, _MOST_WRITE, _MODE, _AVAILABLE, _TOTAL = 1, 4, 30, 31, 33, 42, 44
+_TYPE, _SIZE, _MOST_READ, _MOST_WRITE, _MODE, _LINKS, _AVAILABLE, _TOTAL = 1, 4, 30, 31, 33, 35, 42, 44
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY}
 _LONG_ATTRIBUTES = frozenset({_SIZE, _MOST_READ, _MOST_WRITE, _AVAILABLE, _TOTAL})
+_SHORT_ATTRIBUTES = frozenset({_TYPE, _MODE, _LINKS})
+_KNOWN_ATTRIBUTES = _LONG_ATTRIBUTES | _SHORT_ATTRIBUTES
+_MAX_BITMAP = 8
+"""Words in a set of attributes that is believed; all of NFS 4.2 needs three."""
 
 _ANONYMOUS = bytes(16)
 """The state of whoever has opened nothing."""
@@ -26,8 +30,7 @@ _CURRENT = number(1) + bytes(12)
 _FILE_SYNC = 2
 _BOTH_WITHOUT_DELEGATION = 3 | 0x0400
 _DIRECTORY = 2
-_HEADS = 1024
-"""Bytes in a call for all that is not data."""
+_MOST_IO = 1 << 20
 
 _LIST_BYTES = 1 << 16
 
@@ -39,7 +42,7 @@ class Version41(Protocol):
         self.until = until
         self._address, self._identity, self._reserved = (host, port), identity, reserved
         self._session = Session(self._connect(), until)
-        self.largest_read = self.largest_write = self._session.largest - _HEADS
+        self.largest_read = self.largest_write = self._most
 
     @property
     def fences(self) -> bool:
@@ -57,6 +60,7 @@ class Version41(Protocol):
     def reconnect(self, why: Disconnected) -> None:
         self._session.connection.close()
         self._session.resume(self._connect(), self.until, why)
+        self.limits_known = False
 
     def root(self, path: list[str]) -> Handle:
         answer = self._call([Operation(_PUTROOTFH), Operation(_GETFH)], "/")
@@ -66,24 +70,27 @@ class Version41(Protocol):
             handle, attributes = self.lookup(handle, name)
             if attributes.kind is not Kind.DIRECTORY:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-        self._learn_limits(handle)
+        self.know_limits(handle)
         return handle
 
-    def _learn_limits(self, root: Handle) -> None:
-        values = self._values(root, _MOST_READ, _MOST_WRITE)
-        self.largest_read = min(self.largest_read, values.get(_MOST_READ) or self.largest_read)
-        self.largest_write = min(self.largest_write, values.get(_MOST_WRITE) or self.largest_write)
+    def learn_limits(self, handle: Handle) -> None:
+        values, most = self._values(handle, _MOST_READ, _MOST_WRITE), self._most
+        self.largest_read = limit(values.get(_MOST_READ, 0), most)
+        self.largest_write = limit(values.get(_MOST_WRITE, 0), most)
+
+    @property
+    def _most(self) -> int:
+        return min(self._session.largest - HEADS, _MOST_IO)
 
     def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]:
-        look = Operation(_GETATTR, xdr.numbers(_bitmap(_TYPE, _SIZE)))
-        answer = self._within(directory, [Operation(_LOOKUP, text(name)), look, Operation(_GETFH)], name)
+        answer = self._within(directory, [Operation(_LOOKUP, text(name)), _LOOK, Operation(_GETFH)], name)
         expect(answer, _LOOKUP, name)
         expect(answer, _GETATTR, name)
         attributes = _plain_attributes(answer)
         return _handle(answer), attributes
 
     def attributes(self, handle: Handle) -> Attributes:
-        answer = self._within(handle, [Operation(_GETATTR, xdr.numbers(_bitmap(_TYPE, _SIZE)))], "")
+        answer = self._within(handle, [_LOOK], "")
         expect(answer, _GETATTR, "")
         return _plain_attributes(answer)
 
@@ -95,9 +102,12 @@ class Version41(Protocol):
 
     def write(self, handle: Handle, offset: int, data: bytes, durably: bool) -> Written:
         stable = number(_FILE_SYNC if durably else 0)
-        answer = self._within(handle, [Operation(_WRITE, _ANONYMOUS + long(offset) + stable + opaque(data))], "")
+        writing = Operation(_WRITE, _ANONYMOUS + long(offset) + stable + opaque(data))
+        answer = self._within(handle, [writing, _LOOK], "")
         expect(answer, _WRITE, "")
-        return Written(answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8))
+        count, durable, boot = answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8)
+        told = answer.number() == _GETATTR and answer.number() == 0  # if not, it is asked again, alone
+        return Written(count, durable, boot, _plain_attributes(answer) if told else None)
 
     def commit(self, handle: Handle) -> bytes:
         answer = self._within(handle, [Operation(_COMMIT, long(0) + number(0))], "")
@@ -146,23 +156,29 @@ class Version41(Protocol):
             expect(answer, operation.code, name)
 
     def resize(self, handle: Handle, size: int) -> None:
-        changes = xdr.numbers(_bitmap(_SIZE)) + opaque(long(size))
+        self._set(handle, xdr.numbers(_bitmap(_SIZE)) + opaque(long(size)))
+
+    def set_mode(self, handle: Handle, mode: int) -> None:
+        self._set(handle, _new(mode))
+
+    def _set(self, handle: Handle, changes: bytes) -> None:
         answer = self._within(handle, [Operation(_SETATTR, _ANONYMOUS + changes)], "")
         expect(answer, _SETATTR, "")
 
-    def entries(self, directory: Handle) -> list[tuple[str, Kind]]:
-        found: list[tuple[str, Kind]] = []
+    def entries(self, directory: Handle) -> list[tuple[str, Attributes]]:
+        found: list[tuple[str, Attributes]] = []
         cookie, verifier, end = 0, bytes(8), False
         while not end:
             limits = number(_LIST_BYTES // 4) + number(_LIST_BYTES)
-            question = long(cookie) + verifier + limits + xdr.numbers(_bitmap(_TYPE))
+            question = long(cookie) + verifier + limits + _PLAIN
             answer = self._within(directory, [Operation(_READDIR, question)], "")
             expect(answer, _READDIR, "")
-            verifier = answer.fixed(8)
+            verifier, before = answer.fixed(8), len(found)
             while answer.boolean():
                 cookie, name = answer.long(), answer.text()
-                found.append((name, _plain_attributes(answer).kind))
+                found.append((name, _plain_attributes(answer)))
             end = answer.boolean()
+            check_listing(len(found), len(found) - before, end)
         return found
 
     def space(self, handle: Handle) -> Space:
@@ -200,6 +216,10 @@ def _bitmap(*attributes: int) -> list[int]:
     return words
 
 
+_PLAIN = xdr.numbers(_bitmap(_TYPE, _SIZE, _MODE, _LINKS))
+_LOOK = Operation(_GETATTR, _PLAIN)
+
+
 def _new(mode: int) -> bytes:
     return xdr.numbers(_bitmap(_MODE)) + opaque(number(mode))
 
@@ -207,11 +227,13 @@ def _new(mode: int) -> bytes:
 def _attribute_values(answer: Unpacker) -> dict[int, int]:
     """The attributes that came, in the order of their numbers; only ones that were asked for."""
     words = answer.numbers()
+    if len(words) > _MAX_BITMAP:
+        raise Malformed("the server tells what was not asked for")
     values = Unpacker(answer.opaque())
     present = [32 * at + bit for at, word in enumerate(words) for bit in range(32) if word & 1 << bit]
     found = {}
     for attribute in present:
-        if attribute != _TYPE and attribute not in _LONG_ATTRIBUTES:
+        if attribute not in _KNOWN_ATTRIBUTES:
             raise Malformed("the server tells what was not asked for")
         found[attribute] = values.long() if attribute in _LONG_ATTRIBUTES else values.number()
     return found
@@ -219,7 +241,8 @@ def _attribute_values(answer: Unpacker) -> dict[int, int]:
 
 def _plain_attributes(answer: Unpacker) -> Attributes:
     values = _attribute_values(answer)
-    return Attributes(_KINDS.get(values.get(_TYPE, 0), Kind.OTHER), values.get(_SIZE, 0))
+    kind = _KINDS.get(values.get(_TYPE, 0), Kind.OTHER)
+    return Attributes(kind, values.get(_SIZE, 0), values.get(_MODE, 0o600), values.get(_LINKS, 1))
 
 
 def _skip_delegation(answer: Unpacker) -> None:

@@ -1,0 +1,211 @@
+"""A writer at full speed that a second one disturbs: what either of them acknowledged must be in the backup.
+
+    python -m tests.destinations.disturbed [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
+
+The two are backends of their own with connections of their own, as two machines would be; the second one comes at a
+random moment, by every way in which a second writer comes to a backup.
+"""
+
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import apsw
+
+from backends import backend_for
+from backends.errors import BackupError, Damaged
+from backends.log.backend import LogBackend
+from tests.destinations.places import Places
+from tests.log.histories import change, database, noise, silent, source
+from tests.log.model import contents
+from tests.standin.calls import History, fresh_schema
+
+Open = Callable[[], LogBackend]
+
+SMALL = 32 << 10
+"""Bytes of a segment: one is left for the next all the time."""
+
+GOES_ON = 40
+"""Changes that the first writer tries after it was replaced, and those of the second."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of some rounds."""
+
+    rounds: int = 0
+    acknowledged: int = 0
+    lost: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Openings of the second writer that failed, in words."""
+    never_stopped: int = 0
+    """First writers that were not refused soon."""
+    damaged: str = ""
+    """What is wrong with the backup, if the two have destroyed it; then no more rounds are made."""
+
+    def __str__(self) -> str:
+        refused = "; ".join(sorted(set(self.refused)))
+        return (
+            f"{self.rounds} rounds, {self.acknowledged} changes acknowledged, {len(self.lost)} of them lost, "
+            f"{self.never_stopped} writers not refused, "
+            f"damage: {self.damaged or 'none'}, {len(self.refused)} second writers refused{refused and ': '}{refused}"
+        )
+
+
+class Stream:
+    """A writer's thread: it commits as fast as it can until it is refused; and its maintenance beside it."""
+
+    def __init__(self, open_: Open, name: str) -> None:
+        self._backend, self._name = open_(), name
+        self.acknowledged: list[str] = []
+        self.error: BaseException | None = None
+        self.most = 1 << 30
+        """After so many it stops by itself."""
+        self._history = History(self._backend.open(silent, name).data_version)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._write, self._maintain)]
+
+    def start(self) -> "Stream":
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def join(self) -> None:
+        """Wait for its end, and close its connections as a process that ends does; nothing is tidied up."""
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a writer hangs"
+
+    def _write(self) -> None:
+        try:
+            while len(self.acknowledged) < self.most:
+                text = f"{self._name} {len(self.acknowledged)} "
+                large = 20_000 if random.random() < 0.05 else 100
+                self._backend.append(change(self._history.note(text + noise(large, len(self.acknowledged)))))
+                self.acknowledged.append(text)
+        except BackupError as error:
+            self.error = error
+
+    def _maintain(self) -> None:
+        while self._threads[0].is_alive():
+            self._backend.upkeep()
+            time.sleep(0.01)
+
+
+def by_another_node(open_: Open, name: str, _: Path) -> list[str]:
+    """A copy of the node's directory goes on with the backup. Returns what was acknowledged to it."""
+    second = Stream(open_, name)
+    second.most = GOES_ON
+    second.start().join()
+    assert second.error is None, second.error
+    second._backend.close()
+    return second.acknowledged
+
+
+def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
+    """A compaction that holds the node to be stopped."""
+    backend = open_()
+    backend.open(silent)
+    folded = backend.fold(scratch)
+    if folded is not None:
+        backend.switch_generation(folded)
+    backend.close()
+    return []
+
+
+def by_starts(open_: Open, name: str, _: Path) -> list[str]:
+    """A node that is started three times, and commits nothing."""
+    for number in range(3):
+        backend = open_()
+        backend.open(silent, f"{name} {number}")
+        backend.close()
+    return []
+
+
+WAYS = (by_another_node, by_a_compaction, by_starts)
+
+
+def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
+    """So many rounds, each with a first writer that a second one replaces; a new backup was made at `open_`'s place."""
+    tally, expected, choice = Tally(), list[str](), random.Random(seed)
+    for number in range(rounds):
+        first = Stream(open_, f"first {seed} {number}").start()
+        time.sleep(choice.uniform(0, 0.15))
+        way = choice.choice(WAYS)
+        came = True
+        try:
+            expected_of_second = way(open_, f"second {seed} {number}", scratch)
+        except BackupError as error:
+            tally.refused.append(f"{way.__name__}: {error}")
+            came, expected_of_second = False, []
+        first.most = len(first.acknowledged) + GOES_ON
+        first.join()
+        tally.never_stopped += came and first.error is None
+        expected += first.acknowledged + expected_of_second
+        tally.rounds += 1
+        tally.acknowledged += len(first.acknowledged) + len(expected_of_second)
+        try:
+            there = notes(open_())
+        except Damaged as error:
+            tally.damaged = str(error)
+            tally.lost += expected
+            break
+        missing = [text for text in expected if text not in there]
+        tally.lost += missing
+        expected = [text for text in expected if text in there]
+    return tally
+
+
+def notes(backend: LogBackend) -> set[str]:
+    """How every row begins that a restore would bring back; all that is read is checked, and replayed."""
+    found = contents(backend)
+    with closing(apsw.Connection(":memory:")) as connection:
+        if found.snapshot:
+            connection.deserialize("main", found.snapshot)
+        for _, statements in found.changes:
+            for statement in statements:
+                connection.execute(statement)
+        rows = connection.execute("SELECT val FROM vars WHERE name LIKE 'note %'")
+        return {" ".join(str(value).split(" ")[:4]) + " " for (value,) in rows}
+
+
+def created(open_: Open) -> Open:
+    """The same place, with a new backup of a node at version 1."""
+    open_().create(source(database((change(fresh_schema()),)), 1))
+    return open_
+
+
+def main() -> None:
+    """Rounds over NFS-Ganesha, 20 on each backup."""
+    version, rounds = (sys.argv[1:2] or ["4.1"])[0], int((sys.argv[2:3] or ["200"])[0])
+    small = [patch(f"backends.log.{each}.FULL", SMALL) for each in ("segment", "writer")]
+    with ExitStack() as stack:
+        for each in small:
+            stack.enter_context(each)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        places = Places(directory, stack)
+        for done in range(0, rounds, 20):
+            open_ = opener(places.url("nfs3" if version == "3" else "nfs41"))
+            print(done, disturb(created(open_), directory, min(20, rounds - done), done), flush=True)
+
+
+def opener(url: str) -> Open:
+    """Opens the backup of this URL as another process would."""
+
+    def open_() -> LogBackend:
+        backend = backend_for(url)
+        assert isinstance(backend, LogBackend)
+        return backend
+
+    return open_
+
+
+if __name__ == "__main__":
+    main()

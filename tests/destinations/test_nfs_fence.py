@@ -1,0 +1,178 @@
+"""Two writers over NFS itself: whoever is replaced acknowledges nothing more, as the answer to each write tells."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.storage.base import Fenced, Storage
+from backends.storage.nfs.version3 import Version3
+from backends.storage.nfs.version41 import Version41
+from tests.destinations.disturbed import SMALL, Open, created, disturb, opener
+from tests.destinations.places import Places
+from tests.destinations.proxy import Proxy
+from tests.destinations.scripted import Server, writer
+
+ROOM, RECORD = 1 << 20, 200
+ROUNDS = 25
+
+
+@pytest.fixture(params=["nfs3", "nfs41"])
+def place(request: pytest.FixtureRequest, places: Places) -> Open:
+    """A place on the server where there is no backup yet."""
+    return opener(places.url(request.param))
+
+
+@pytest.fixture
+def there(place: Open) -> Callable[[], Storage]:
+    """Opens an empty directory there, over new connections."""
+    place().storage.make()
+    return lambda: place().storage
+
+
+def sealed(storage: Storage) -> None:
+    """What a take-over does first."""
+    assert storage.seal("segment")
+
+
+def replaced(storage: Storage) -> None:
+    """By a second writer that does not seal."""
+    storage.publish("segment", b"another file")
+
+
+def removed(storage: Storage) -> None:
+    """By a second writer that does not seal."""
+    storage.remove("segment")
+
+
+class Stream:
+    """A writer of one file at full speed, until it is refused; `most` records more once its file was taken."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._handle = storage.create("segment")
+        self._handle.extend(0, ROOM)
+        self.acknowledged: list[bytes] = []
+        self.error: BaseException | None = None
+        self.last = ROOM // RECORD
+        self.thread = threading.Thread(target=self._write, daemon=True)
+
+    def _write(self) -> None:
+        try:
+            while (number := len(self.acknowledged)) < self.last:
+                record = f"{number:9} ".encode() * (RECORD // 10)
+                self._handle.write_durably(number * RECORD, record)
+                self.acknowledged.append(record)
+        except OSError as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("take", [sealed, replaced, removed])
+def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not_see(
+    there: Callable[[], Storage], take: Callable[[Storage], None]
+) -> None:
+    """At random moments: what the taker reads after it has sealed the file is all that is ever acknowledged."""
+    done, lost, refused, choice = 0, 0, 0, random.Random(11)
+    for _ in range(ROUNDS):
+        stream, taker = Stream(there()), there()
+        with closing(taker.open("segment")) as before:
+            stream.thread.start()
+            time.sleep(choice.uniform(0, 0.05))
+            take(taker)
+            seen = before.read(0, ROOM)
+            stream.last = len(stream.acknowledged) + 40
+            stream.thread.join(30)
+        done += len(stream.acknowledged)
+        lost += sum(record not in seen for record in stream.acknowledged)
+        refused += isinstance(stream.error, Fenced)
+    assert lost == 0, f"{lost} of {done} acknowledged changes are missing from what the taker has read"
+    assert refused == ROUNDS
+    assert done > ROUNDS
+
+
+def test_neither_of_two_nodes_loses_what_was_acknowledged(
+    place: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m tests.destinations.disturbed` does the same for as many rounds as wanted."""
+    monkeypatch.setattr("backends.log.segment.FULL", SMALL)
+    monkeypatch.setattr("backends.log.writer.FULL", SMALL)
+    tally = disturb(created(place), tmp_path, ROUNDS, 5)
+    assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
+    assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
+    assert tally.acknowledged > 10 * ROUNDS
+
+
+def test_fence_costs_no_further_call(places: Places) -> None:
+    for kind in ("nfs3", "nfs41"):
+        with closing(Proxy(places.ganesha.port)) as proxy:
+            url = places.url(kind).replace(f"nfsport={places.ganesha.port}", f"nfsport={proxy.port}")
+            storage = opener(url)().storage
+            storage.make()
+            with closing(storage.create("segment")) as handle:
+                handle.write_durably(0, b"connects")
+                before = proxy.calls
+                for number in range(10):
+                    handle.write_durably(number, b"r")
+                assert proxy.calls == before + 10
+
+
+def test_sealed_file_can_be_read_and_replaced(there: Callable[[], Storage]) -> None:
+    storage = there()
+    storage.publish("segment", b"content")
+    assert storage.seal("segment")
+    assert storage.seal("segment")
+    assert storage.read_small("segment") == b"content"
+    storage.publish("segment", b"other")
+    with closing(storage.create("segment")) as handle:
+        handle.write_durably(0, b"anew")
+    assert storage.read_small("segment") == b"anew"
+
+
+def test_file_that_is_not_there_cannot_be_sealed(there: Callable[[], Storage]) -> None:
+    with pytest.raises(FileNotFoundError):
+        there().seal("segment")
+
+
+def test_there_is_no_lock_over_nfs_itself(there: Callable[[], Storage]) -> None:
+    assert there().lock("a test") is None
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize(("mode", "links"), [(0o400, 1), (0o600, 0), (0o477, 2)])
+def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int, links: int) -> None:
+    server = Server(tells=tells)
+    handle = writer(server)
+    handle.write_durably(0, b"record")
+    assert server.asked == (0 if tells else 1)
+    server.mode, server.links = mode, links
+    with pytest.raises(Fenced):
+        handle.write_durably(6, b"another")
+
+
+@pytest.mark.parametrize(("error", "mode", "fenced"), [(13, 0o400, True), (13, 0o600, False), (28, 0o400, False)])
+def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, fenced: bool) -> None:
+    """Most let the file's owner; what is refused for another reason is said as it is."""
+    server = Server()
+    handle = writer(server)
+    server.refuses, server.mode = error, mode
+    with pytest.raises(OSError) as caught:
+        handle.write_durably(0, b"record")
+    assert isinstance(caught.value, Fenced) is fenced
+    assert fenced or caught.value.errno == error
+
+
+def test_server_without_modes_seals_nothing(there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ignores them, or refuses; the caller is told, for it must know that nobody is kept out."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    storage = there()
+    storage.publish("segment", b"content")
+    for does in (lambda *_: None, refused):
+        for version in (Version3, Version41):
+            monkeypatch.setattr(version, "set_mode", does)
+        assert not storage.seal("segment")

@@ -1,0 +1,186 @@
+"""A record that is larger than what the server takes in one write, and a node that dies between two of them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from backends.change import Change
+from backends.errors import WriteFailed
+from backends.log.backend import LogBackend
+from backends.log.format import RECORD_HEADER_SIZE, RECORD_MAGIC, RecordHeader, RecordKind, encode_record
+from backends.log.tail import End, classify
+from backends.storage.nfs.files import Writer
+from backends.storage.nfs.storage import NfsStorage
+from tests.destinations.disturbed import created, opener
+from tests.destinations.proxy import Proxy
+from tests.destinations.scripted import Server, writer
+from tests.destinations.servers import Ganesha
+from tests.log.histories import change, noise, silent
+from tests.log.model import contents
+from tests.standin.calls import History
+
+LARGE = 3 << 20
+LIMITS = (64 << 10, 100_000)
+CUTS = (0, 1, 2, 17)
+"""Which of the record's writes (there are more) is the first that does not arrive."""
+
+
+@pytest.fixture(scope="module", params=LIMITS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ganesha]:
+    server = Ganesha(tmp_path_factory.mktemp("limited"), request.param)
+    server.start()
+    yield server
+    server.kill()
+
+
+class Line:
+    """A node's connection, which ends for good at one of the large calls that go over it."""
+
+    def __init__(self, server: Ganesha) -> None:
+        self.proxy = Proxy(server.port)
+        self.proxy.before = self._before
+        self.large = 0
+        self.ends_at: int | None = None
+        self.ended = threading.Event()
+
+    def _before(self, message: bytes) -> str:
+        if len(message) > 4000 or (self.large and self.ends_at):  # the record's last part may be small
+            if self.large == self.ends_at:
+                self.ended.set()
+            self.large += 1
+        return "drop" if self.ended.is_set() else ""
+
+    def of(self, url: str, server: Ganesha) -> str:
+        """The server's URL, over this line."""
+        return url.replace(f"nfsport={server.port}", f"nfsport={self.proxy.port}")
+
+
+@pytest.fixture
+def graves() -> Iterator[list[tuple[Line, threading.Thread]]]:
+    """Nodes that died: they try until their time is over, on lines that nobody else gets meanwhile."""
+    graves = list[tuple[Line, threading.Thread]]()
+    yield graves
+    for line, thread in graves:
+        thread.join(30)
+        line.proxy.close()
+
+
+def dies_in(backend: LogBackend, line: Line, last: Change) -> threading.Thread:
+    """Nobody is told of this change: the node is gone before."""
+
+    def append() -> None:
+        with pytest.raises(WriteFailed):
+            backend.append(last)
+
+    storage = cast(NfsStorage, backend.storage)
+    storage._commits._patience = storage._rest._patience = 2.0
+    thread = threading.Thread(target=append, daemon=True)
+    thread.start()
+    assert line.ended.wait(30), "the record went over in fewer writes"
+    return thread
+
+
+@pytest.mark.parametrize("version", ["3", "4.1"])
+@pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past_the_room", "into_zeros"])
+def test_node_that_dies_between_two_writes_of_a_record_goes_on(
+    server: Ganesha,
+    version: str,
+    room: int,
+    graves: list[tuple[Line, threading.Thread]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", room)
+    monkeypatch.setattr("backends.log.segment.MOST_ROOM", room)
+    (server.exported / tmp_path.name).mkdir(exist_ok=True)
+    url = server.url(version, f"{tmp_path.name}/lightning.bkp")
+    created(opener(url))
+    history, torn, text = History(1), list[str](), noise(LARGE)
+    for cut in CUTS:
+        line = Line(server)
+        backend = opener(line.of(url, server))()
+        history.version = backend.open(silent, "node").data_version
+        small, large = change(history.note("x" * cut)), change(history.note(text))
+        backend.append(small)
+        line.large, line.ends_at = 0, cut
+        graves.append((line, dies_in(backend, line, large)))
+        again = opener(url)()
+        assert again.open(lambda level, line: torn.append(line), "node").data_version == small.data_version
+        assert contents(again).changes[-1] == (small.data_version, tuple(small.statements))
+        again.close()
+    assert len(torn) == len(CUTS) - 1, torn  # of the first cut nothing is seen
+
+
+@pytest.mark.parametrize("version", ["3", "4.1"])
+@pytest.mark.parametrize("short", [1, 7, 8, 100, 500, 513])
+def test_record_of_which_any_part_is_missing_is_torn(
+    server: Ganesha, version: str, short: int, graves: list[tuple[Line, threading.Thread]], tmp_path: Path
+) -> None:
+    """Of a length that leaves so many bytes to the last write, if each but that took all that the server takes."""
+    (server.exported / tmp_path.name).mkdir(exist_ok=True)
+    url = server.url(version, f"{tmp_path.name}/lightning.bkp")
+    opener(url)().storage.make()
+    limit, offset = cast(int, server.largest_write), 64 + 100
+    payload = (noise(5000) * 70).encode()[: 3 * limit + short - RECORD_HEADER_SIZE]
+    header = RecordHeader(RECORD_MAGIC, RecordKind.CHANGE, 0, len(payload), len(payload), 2, 1, 1, 1, 1, 0)
+    record, _ = encode_record(header, payload)
+    assert len(record) == 3 * limit + short
+    for cut in range(5):
+        line = Line(server)
+        with closing(opener(line.of(url, server))().storage.create("segment")) as handle:
+            assert isinstance(handle, Writer)
+            handle.extend(0, 1 << 20)
+            handle._commits._patience = 0.5
+            line.large, line.ends_at = 0, cut
+            with suppress(TimeoutError):
+                handle.write_durably(offset, record)
+        line.proxy.close()
+        with closing(opener(url)().storage.open("segment")) as reader:
+            there = reader.read(offset, len(record))
+            if there == record:
+                return
+            tail = classify(reader, offset)
+        assert tail.end is (End.TORN if any(there) else End.CLEAN), (cut, tail)
+    raise AssertionError("it was never written whole")
+
+
+@pytest.mark.parametrize("most", [512, 1000, 4096, 65_536, 100_000])
+@pytest.mark.parametrize("offset", [0, 64, 511, 512, 70_001])
+def test_every_part_of_a_write_ends_where_a_sector_does(most: int, offset: int) -> None:
+    server = Server()
+    server.largest_write = most
+    ends = list[int]()
+    real = server.write
+
+    def write(handle: bytes, offset: int, data: bytes, durably: bool) -> object:
+        assert len(data) <= most
+        ends.append(offset + len(data))
+        return real(handle, offset, data, durably)
+
+    server.write = write  # type: ignore[assignment,method-assign]
+    writer(server).write_durably(offset, bytes(range(1, 200)) * 1500)
+    assert ends[-1] == offset + 199 * 1500
+    assert all(end % (4096 if most >= 8192 else 512) == 0 for end in ends[:-1])
+    assert len(ends) <= 199 * 1500 // max(1, most - 4096 if most >= 8192 else most - 512) + 2
+
+
+@pytest.mark.parametrize("version", ["3", "4.1"])
+def test_connection_that_commits_knows_the_servers_limit(server: Ganesha, version: str, tmp_path: Path) -> None:
+    """Not only the one that has looked for the directory: more is refused, or cut by the server where it likes."""
+    line = Line(server)
+    with closing(line.proxy):
+        (server.exported / tmp_path.name).mkdir(exist_ok=True)
+        storage = opener(line.of(server.url(version, f"{tmp_path.name}/lightning.bkp"), server))().storage
+        storage.make()
+        with closing(storage.create("segment")) as handle:
+            lengths = list[int]()
+            line.proxy.before = lambda message: lengths.append(len(message)) or ""  # type: ignore[func-returns-value]
+            handle.write_durably(100, b"r" * 300_000)
+        limit = cast(int, server.largest_write)
+        assert limit - 8192 < max(lengths) < limit + 1024
+        with closing(storage.open("segment")) as reader:
+            assert reader.read(100, 300_000) == b"r" * 300_000
