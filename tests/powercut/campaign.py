@@ -26,7 +26,7 @@ from typing import NoReturn
 from tests.powercut.blocks import BlockLog, copy_sparsely
 from tests.powercut.commands import SCENARIOS, around_command, record_command
 from tests.powercut.cuts import AtCuts, Cut, Known, Marks, at_each_call, at_random, in_start, known_at
-from tests.powercut.disks import FILESYSTEMS, Unavailable, build_recorder, check_available, make_image
+from tests.powercut.disks import FILESYSTEMS, Unavailable, Unmountable, build_recorder, check_available, make_image
 from tests.powercut.life import IDLE_FOR, Life
 from tests.powercut.machine import BACKUP, NODE, Machine
 from tests.powercut.model import Model
@@ -37,6 +37,8 @@ from tests.standin import RECORDED_CALLS, Call, read_recording
 _PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
 _KEPT = 5
 """So many of the cuts that went wrong are kept."""
+
+MAX_UNMOUNTABLE = 10
 
 CALLS_BEFORE_COMMAND = 40
 
@@ -53,7 +55,7 @@ class Campaign:
         self.plugin_after_cut = machine.plugin
         self.outcomes: dict[str, Counter[str]] = {}
         self.wrong: list[str] = []
-        self.starts, self.seconds = 0, 0.0
+        self.starts, self.seconds, self.unmountable = 0, 0.0, 0
 
     def record(self, calls: Sequence[Call], before: Path | None, rest: float) -> BlockLog:
         """The run on new disks, from `init` on."""
@@ -75,7 +77,8 @@ class Campaign:
             known = known_at(marks, cut.position)
             disks.write(cut)
             if number in again:
-                self._cut_again(disks.images, known)
+                with self._counted_if_unmountable(cut):
+                    self._cut_again(disks.images, known)
             self._start(cut, disks.images, known)
 
     def cut_commands(self, calls: Sequence[Call], count: int) -> None:
@@ -112,7 +115,11 @@ class Campaign:
 
     def _start(self, cut: Cut, images: Sequence[Path], known: Known) -> None:
         began = time.monotonic()
-        with self._kept_if_wrong(images), self._machine.running_on(images):
+        with (
+            self._counted_if_unmountable(cut),
+            self._kept_if_wrong(images),
+            self._machine.running_on(images),
+        ):
             self._note(cut, known, prove(self._machine_after_cut, self._model, known))
         self.seconds += time.monotonic() - began
         self.starts += 1
@@ -129,18 +136,31 @@ class Campaign:
             )
 
     @contextmanager
+    def _counted_if_unmountable(self, cut: Cut) -> Iterator[None]:
+        """No node can do anything about that; but only tearing explains it, and only a few times."""
+        try:
+            yield
+        except Unmountable as error:
+            self.unmountable += 1
+            if not any(luck.torn for luck in cut.luck) or self.unmountable > MAX_UNMOUNTABLE:
+                raise
+            print(f"  {cut}: {error}", flush=True)
+
+    @contextmanager
     def _kept_if_wrong(self, images: Sequence[Path]) -> Iterator[None]:
         """The disks as they were before the start, for whoever looks into it."""
         before = len(self.wrong)
         aside = [image.with_name(f"{image.name}.before") for image in images] if before < _KEPT else []
         for image, copy in zip(images, aside, strict=False):
             copy_sparsely(image, copy)
-        yield
-        for number, copy in enumerate(aside):
-            if len(self.wrong) > before:
-                copy.rename(self._root / f"wrong-{before + 1}-{number}")
-            else:
-                copy.unlink()
+        try:
+            yield
+        finally:
+            for number, copy in enumerate(aside):
+                if len(self.wrong) > before:
+                    copy.rename(self._root / f"wrong-{before + 1}-{number}")
+                else:
+                    copy.unlink()
 
 
 def run(given: argparse.Namespace, name: str, root: Path, calls: Sequence[Call], model: Model) -> Campaign:

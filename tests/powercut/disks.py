@@ -16,18 +16,22 @@ _SOURCE = Path(__file__).with_name("recorder.c")
 
 @dataclass(frozen=True, slots=True)
 class Filesystem:
-    """How a filesystem is made and mounted; `megabytes` leave the plugin the room that a compaction demands."""
+    """How a filesystem is made and mounted; `megabytes` leave the plugin the room that a compaction demands.
+
+    `repair` is what runs at boot when it cannot be mounted.
+    """
 
     name: str
     make: tuple[str, ...]
     megabytes: int
     options: tuple[str, ...] = ()
+    repair: tuple[str, ...] = ()
 
 
 FILESYSTEMS = {
     each.name: each
     for each in (
-        Filesystem("ext4", ("mkfs.ext4", "-q", "-F"), 160),
+        Filesystem("ext4", ("mkfs.ext4", "-q", "-F"), 160, repair=("e2fsck", "-y")),
         Filesystem("xfs", ("mkfs.xfs", "-q", "-f"), 400, ("nouuid",)),
         Filesystem("btrfs", ("mkfs.btrfs", "-q", "-f"), 512),
     )
@@ -36,6 +40,10 @@ FILESYSTEMS = {
 
 class Unavailable(Exception):
     """What this machine lacks for a power cut."""
+
+
+class Unmountable(Exception):
+    """A filesystem that did not survive the cut itself: its superblock may be larger than a sector, and then torn."""
 
 
 def check_available(filesystems: Sequence[str]) -> None:
@@ -78,10 +86,24 @@ def mounted(source: Path, point: Path, filesystem: Filesystem) -> Iterator[None]
     """
     point.mkdir(parents=True, exist_ok=True)
     try:  # whoever is interrupted while it mounts may have mounted it
-        _run("mount", "-t", filesystem.name, "-o", ",".join(("loop", *filesystem.options)), source, point)
+        _mount(source, point, filesystem)
         yield
     finally:
         _unmount(point)
+
+
+def _mount(source: Path, point: Path, filesystem: Filesystem) -> None:
+    words = ("mount", "-t", filesystem.name, "-o", ",".join(("loop", *filesystem.options)), source, point)
+    try:
+        _run(*words)
+    except Failed:
+        try:
+            if filesystem.repair:
+                with suppress(Failed):  # it says 1 when it has corrected something
+                    _run(*filesystem.repair, source)
+            _run(*words)
+        except Failed as error:
+            raise Unmountable(str(error)) from error
 
 
 class Recorder:
@@ -138,13 +160,17 @@ def _unmount(point: Path) -> None:
     subprocess.run(["umount", "-l", point], capture_output=True, check=False)
 
 
+class Failed(Exception):
+    """A program ended with an error; what it said."""
+
+
 def _run(*words: object) -> str:
-    """A program's stdout; RuntimeError with what it said when it fails."""
+    """A program's stdout. Failed when it fails."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     done = subprocess.run(
         [str(word) for word in words],
         capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"PATH": path},
     )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))}: {done.stdout} {done.stderr}")
+        raise Failed(f"{' '.join(map(str, words))}: {done.stdout} {done.stderr}")
     return done.stdout
