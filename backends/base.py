@@ -11,6 +11,7 @@ from pathlib import Path
 from backends.change import Change
 from backends.log.documents import Kept
 from backends.log.generation import Generation
+from backends.log.known_damage import KnownDamage
 from backends.status import Status
 from backends.storage.base import Space
 
@@ -131,7 +132,7 @@ class Backend(ABC):
         """Become the writer: keep out the one before, then read the end of the log and repair it.
 
         The log may end elsewhere than `peek` said: another writer may have gone on until now.
-        `session_id` marks this writer; without one it goes on under the last one's mark (for offline work).
+        `session_id` is the node's session; without one it goes on under the last one's (for offline work).
         """
 
     @property
@@ -185,6 +186,17 @@ class Backend(ABC):
     @abstractmethod
     def tell_trouble(self, trouble: str | None) -> None:
         """Leave a sentence for whoever looks at the backup; None when all is well again."""
+
+    @abstractmethod
+    def known_damage(self) -> KnownDamage | None:
+        """What was once found to be wrong with the current generation, read anew; needs no `open`.
+
+        The writer remembers it for `status`.
+        """
+
+    @abstractmethod
+    def note_damage(self, damage: KnownDamage) -> bool:
+        """Leave what was found for all who look at the backup; needs no `open`. False: that generation is over."""
 
     @abstractmethod
     def status(self, url: str) -> Status:

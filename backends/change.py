@@ -89,3 +89,17 @@ def foreign_keys_setting(statements: Sequence[str]) -> bool | None:
         return None
     found = _FOREIGN_KEYS.match(statements[0])
     return None if found is None else found[1].upper() == "ON"
+
+
+WRAP_WINDOW = 1 << 16
+"""How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
+
+
+def ahead(version: int, other: int) -> int:
+    """By how many changes `version` is ahead of `other`; negative when it is behind. Versions wrap at 2^32."""
+    distance = version - other
+    if other >= VERSIONS - WRAP_WINDOW and version < WRAP_WINDOW:
+        return distance + VERSIONS
+    if version >= VERSIONS - WRAP_WINDOW and other < WRAP_WINDOW:
+        return distance - VERSIONS
+    return distance

@@ -30,17 +30,34 @@ class Replaced(BackupError):
     """Another writer took this backup over; nothing more may be appended from here."""
 
 
+class Unrestorable(BackupError):
+    """Proof, found by reading, that a backup cannot be restored whole; no trouble of this machine's is one.
+
+    `finding` says what was found in one clause that may be kept and shown: nothing of a statement stands in it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, finding: str) -> None:
+        super().__init__(message)
+        self.finding = finding
+
+
 _UNTOUCHED = "the snapshot and the log may be good all the same, which backup-cli verify tells"
 
 
-class Damaged(BackupError):
+class InUse(BackupError):
+    """Another process writes to this backup, or nobody can tell that none does. `holder` says who holds its lock."""
+
+    holder = ""
+
+
+class Damaged(Unrestorable):
     """Bytes that were once saved have changed or gone.
 
     `file` and `offset` (bytes from its start) name the place, `last_good` the last data version
     before it (None when not even the snapshot is whole).
     """
-
-    exit_code = 3
 
     def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None) -> None:
         good = f"the last good version is {last_good}"
@@ -48,6 +65,7 @@ class Damaged(BackupError):
             good = _UNTOUCHED if file == "session" else "nothing before it can be trusted"
         super().__init__(
             f"the backup is damaged: {what} in {file} at byte {offset}; {good}. Do not start a node from it; "
-            "keep every disk, and if the node's own database is alive, run: backup-cli resync"
+            "keep every disk, and if the node's own database is alive, run: backup-cli resync",
+            f"{what} in {file} at byte {offset}",
         )
         self.what, self.file, self.offset, self.last_good = what, file, offset, last_good

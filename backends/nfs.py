@@ -87,7 +87,7 @@ class MountedShareBackend(LogBackend):
             )
         return (
             f"there is no backup at {self._path}; mounted there is {mounted}. Is that the right share? Nothing was "
-            "changed; mount the share that holds the backup, or make a new one with: backup-cli init"
+            "changed; mount the share that holds the backup, then try again"
         )
 
     def open(self, report: Report, session_id: str | None = None) -> Standing:

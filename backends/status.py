@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from backends.log.known_damage import KnownDamage
 from backends.storage.base import Space
 
 SPACE_WANTED = 256 << 20
@@ -37,6 +38,8 @@ class Status:
     damaged: bool
     troubles: tuple[str, ...]
     """A sentence each; none when all is well."""
+    known_damage: KnownDamage | None = None
+    """What an earlier reader has proved; then it is damaged, whatever its checksums say."""
 
     @property
     def health(self) -> str:

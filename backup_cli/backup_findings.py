@@ -2,22 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from backends import backend_for
-from backends.database.settled import settled
-from backends.database.source import Corrupt, inspect
+from backends.base import Backend
 from backends.errors import BackupError
 from backends.node.directory import database_path
-from backends.node.handover import restore_command
 from backends.node.lockfile import Settings, read_settings
-from backends.node.running import running_lightningd
+from backends.node.pairing import BackupEnd, Identity, Pairing, Position
+from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.node.witness import read_witness
-from backends.older.file import ahead
-from backends.status import Status
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
+from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
 
 FRESH = 120.0
@@ -45,26 +44,28 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     try:
         backend = backend_for(settings.url)
         found = answered(settings.url, backend.identify)
+        database = look_at_node(directory)
         if settings.backup_id not in (None, found):
-            yield problem(
-                "destination",
-                f"{settings.url} holds the backup {found}, and backup.lock expects {settings.backup_id}: it belongs to "
-                "another node, or was made anew; put the right one back, or run: backup-cli init",
-            )
+            end = BackupEnd(found, None, 0, False, False, 0, None)  # what it holds is none of this node's business
+            yield finding(pair_at(directory, settings, end, database), settings.url, directory, _no_proof)
             return
         seen, advice, closed = backend.status(settings.url), backend.warnings(directory), backend.unwritable()
+        pairing = pair_at(directory, settings, end_of_backup(backend, settings.url, seen), database)
     except BackupError as error:
         yield problem("destination", str(error))
         return
     except OSError as error:
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
-    for trouble in seen.troubles:
+    if seen.known_damage is not None:
+        yield problem("destination", f"{seen.known_damage.sentence()}. {_END_KNOWN_DAMAGE}")
+    earlier = 0 if seen.known_damage is None else 1  # told first of all
+    for trouble in seen.troubles[earlier:]:
         yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
     if not seen.damaged:
         last = age(time.time() - seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
-        yield from _compare(directory, seen)
+    yield from _compare(directory, settings.url, backend, pairing)
     if closed is not None:
         yield problem(
             "destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}"
@@ -75,60 +76,31 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("disk", "the destination is not on the node's own disk")
 
 
-def _compare(directory: Path, seen: Status) -> Iterator[Finding]:
-    """Is the backup as far as the node?"""
-    database = database_path(directory)
-    if not database.exists() or database.stat().st_size == 0:
-        if seen.data_version:
-            yield problem(
-                "version",
-                f"there is no database at {database}, and its backup holds version {seen.data_version}: do not start "
-                f"an empty node; bring the database back with: {restore_command(seen.url, directory)}",
-            )
+_END_KNOWN_DAMAGE = (
+    "A new snapshot of the node's database ends that: a small one is taken at the node's next commit, any other at its "
+    "next start. Keep the node's disk, and start it, or restart it with: lightning-cli stop"
+)
+
+
+def _no_proof() -> bool:
+    return False
+
+
+def _compare(directory: Path, url: str, backend: Backend, pairing: Pairing) -> Iterator[Finding]:
+    """Is the backup as far as the node, and is it the node's?"""
+    path = database_path(directory)
+    if pairing.position is not Position.RUNNING:
+        yield finding(pairing, url, directory, lambda: provable(backend, pairing, path))
         return
-    if running_lightningd(directory) is not None:
-        # Its database is left in peace; the clock tells enough.
-        behind = database.stat().st_mtime - seen.last_change
+    if pairing.identity is not Identity.OURS:
+        yield finding(pairing, url, directory, _no_proof)
+        return
+    # Its database is left in peace; the clock tells enough.
+    with suppress(OSError):
+        behind = path.stat().st_mtime - pairing.backup.last_change
         if behind > FRESH:
             yield problem(
                 "version",
                 f"the running node has written to its database {age(behind)} after the last change in the backup, so "
                 "it runs without the plugin; restart it: lightning-cli stop",
             )
-        return
-    try:
-        with settled(database) as file:
-            version = inspect(file, writable=False).data_version or 0
-    except Corrupt:
-        yield problem(
-            "version",
-            f"{database} is damaged: do not start the node. Keep that file and its disk; the newest state is in the "
-            f"backup, bring it back with: {restore_command(seen.url, directory, replace=True)}",
-        )
-        return
-    except BackupError as error:
-        yield warning("version", str(error))
-        return
-    back = restore_command(seen.url, directory, replace=True)
-    yield _distance(version, ahead(version, seen.data_version), back)
-
-
-def _distance(version: int, ahead: int, back: str) -> Finding:
-    if ahead in (0, -1):
-        return ok("version", f"the database is at {version}, as its backup is" if ahead == 0 else _ONE_BEHIND)
-    if ahead > 0:
-        return warning(
-            "version",
-            f"the database is {ahead} change(s) ahead of its backup: the node ran without the plugin; its next start "
-            "with it takes a new snapshot by itself, or run now: backup-cli resync",
-        )
-    return problem(
-        "version",
-        f"the database has lost {-ahead} change(s), or is an old copy: a node that runs from it can lose every "
-        f"channel. Bring back the newest state, which keeps this file aside: {back}",
-    )
-
-
-_ONE_BEHIND = (
-    "the database lacks the last change, as when lightningd stops in the middle of one; the next start settles it"
-)

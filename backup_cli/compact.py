@@ -1,16 +1,19 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-import socket
+from contextlib import closing
 from pathlib import Path
 
 import click
-import psutil
 
-from backends.base import Backend
-from backends.errors import BackupError
+from backends.errors import Unrestorable
 from backends.log.backend import LogBackend
+from backends.log.folding import Folded, segments_freed
+from backends.log.format import is_part_of, segment_index
+from backends.status import Status
 from backup_cli.console import progress, say, size, warn
+from backup_cli.noting import damage_noted
 from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
+from backup_cli.ownership import alone, take_over
 from backup_cli.verify import scratch_place
 
 
@@ -21,25 +24,60 @@ from backup_cli.verify import scratch_place
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def compact(url: str, scratch: Path | None) -> None:
+@take_over
+def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
-    _refuse_if_written(url, backend)
-    backend.open(lambda level, line: warn(line))
-    try:
-        before = backend.sizes()
-        with progress("Compacting") as show:
+    with alone(url, backend, "compact", take_over):
+        freed, before = segments_freed(backend.storage), backend.status(url)
+        if not freed:
+            say(f"{url}: there is nothing to fold yet" if freed is None else f"{url}: {_NO_GAIN}")
+            return
+        _refuse_if_damaged(backend)
+        backend.open(lambda level, line: warn(line))
+        noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
+        with noted, progress("Compacting") as show:
             folded = backend.fold(scratch or scratch_place(), show)
-        if folded is None:
-            say(f"{url}: there is nothing to fold yet")
+        if folded is None or not _gains(backend, folded, before):
+            backend.forget_folding()
+            say(f"{url}: {_NO_GAIN}")
             return
         backend.switch_generation(folded)
         after = backend.sizes()
-    finally:
-        backend.close()
     _warn_of_root(url)
-    say(f"{url}: {size(before.snapshot + before.segments)} before, {size(after.snapshot + after.segments)} after")
+    old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
+    say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+_NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
+
+
+def _gains(backend: LogBackend, folded: Folded, before: Status) -> bool:
+    """Whether the backup becomes smaller: the new snapshot takes the place of the old one and of whole segments."""
+    snapshot = sum(_size(backend, name) for name in backend.storage.names() if is_part_of(name, folded.written))
+    segments = sum(
+        _size(backend, name)
+        for name in backend.storage.names()
+        if (index := segment_index(name)) is not None and index < folded.first_segment
+    )
+    return snapshot < before.snapshot_bytes + segments
+
+
+def _size(backend: LogBackend, name: str) -> int:
+    with closing(backend.storage.open(name)) as handle:
+        return handle.size()
+
+
+def _refuse_if_damaged(backend: LogBackend) -> None:
+    """What was found may be in the last records, which a compaction leaves as they are."""
+    known = backend.known_damage()
+    if known is not None:
+        raise Unrestorable(
+            f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "
+            "node's database does. The node's next start takes one by itself",
+            known.what,
+        )
 
 
 def _warn_of_root(url: str) -> None:
@@ -51,18 +89,3 @@ def _warn_of_root(url: str) -> None:
             "this was done as root, and the node's user cannot open what is new. Before you start lightningd: "
             f"{command}"
         )
-
-
-def _refuse_if_written(url: str, backend: Backend) -> None:
-    """A plugin of this machine that lives; one on another machine finds its marker, and cannot be seen from here."""
-    last = backend.last_writer()
-    if last is None or last.closed:
-        return
-    here = last.host == socket.gethostname()
-    if here and psutil.pid_exists(last.pid) and psutil.Process(last.pid).create_time() <= last.started + 60:
-        raise BackupError(
-            f"a running node (process {last.pid}) writes to {url}; nothing was changed. It compacts by itself when "
-            "that is due; to have it now, use: lightning-cli backup-compact"
-        )
-    if not here:
-        warn(f"{url} was last written from {last.host} and not closed there: make sure that no node runs there now")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from backends.errors import BackupError
+from backends.mounts.ephemeral import Lifetime, lifetime_of_mount
 from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
@@ -123,8 +124,11 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
     try:
         status = os.statvfs(mount.point)
         own = bool(own_disks & disks_of(mount.point))
+        lasting = is_network(mount) or lifetime_of_mount(mount) is Lifetime.LASTING
     except OSError:
         return None  # gone, or closed to this user
+    if not lasting:
+        return None
     free = status.f_bavail * status.f_frsize
     if free < _LEAST:
         return None

@@ -18,12 +18,17 @@ from backends.database.compare import compare
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing, scratch_directory
 from backends.errors import BackupError
+from backends.mounts.ephemeral import Lifetime, lifetime_of
+from backends.node.directory import database_path
 from backends.node.handover import hand_over
-from backends.node.lockfile import Settings, read_settings
+from backends.node.lockfile import read_settings
+from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.urls import parse_url
 from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli.findings import Level
 from backup_cli.init import plugin_path
 from backup_cli.options import REHEARSAL, existing_backup, node_directory
+from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
 from backup_cli.verify import scratch_place
@@ -43,13 +48,19 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, read_settings(node_directory(lightning_dir)))
+        _own_backup(url, node_directory(lightning_dir))
         return
-    with tempfile.TemporaryDirectory(prefix=REHEARSAL) as scratch:
-        seen = _recorded_node(Path(scratch), url or Path(scratch).as_uri())
+    with tempfile.TemporaryDirectory(prefix=REHEARSAL, dir=scratch_place()) as scratch:
+        seen = _recorded_node(Path(scratch), url or _rehearsal_url(Path(scratch)))
     tell(seen)
     if seen.differences:
         raise click.exceptions.Exit(1)
+
+
+def _rehearsal_url(scratch: Path) -> str:
+    """What is removed a moment later may as well lie in a container's layer."""
+    layer = lifetime_of(scratch) is Lifetime.LAYER
+    return f"{scratch.as_uri()}?ephemeral=accepted" if layer else scratch.as_uri()
 
 
 def _recorded_node(scratch: Path, url: str) -> Rehearsal:
@@ -95,7 +106,10 @@ def _destination(url: str) -> Iterator[tuple[str, Backend]]:
 
 
 def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
-    """Play all calls; half way, kill −9 in the middle of one, start again, and send it anew, as lightningd would."""
+    """Play all calls; half way, kill -9 in the middle of one, and start again, as lightningd would be.
+
+    If that one was saved, the plugin commits it at its start; else it is sent anew.
+    """
     half = len(calls) // 2
     latencies: list[float] = []
     player = Player(node, _plugin())
@@ -106,6 +120,8 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
                     player.play_and_die(call)
                     say("Killed plugin and node (-9) in the middle of a write; starting again …")
                     player = Player(node, _plugin())
+                    if player.has(call):  # it was saved before the kill, and the plugin has brought the node forward
+                        continue
                 latencies.append(player.play(call))
                 show(number + 1, len(calls))
         player.stop()
@@ -124,22 +140,23 @@ def _plugin() -> list[str]:
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(given: str | None, settings: Settings) -> None:
+def _own_backup(given: str | None, directory: Path) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
+    settings = read_settings(directory)
     url, backend = existing_backup(given or settings.url)
     if settings.backup_id not in (None, backend.identify()):
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
-    with scratch_directory(scratch_place()) as directory:
+    with scratch_directory(scratch_place()) as scratch:
         with progress("Restoring") as show, backend.read() as generation:
             stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, directory / "rehearsed.sqlite3", show)
+            rebuilt = rebuild(generation, scratch / "rehearsed.sqlite3", show)
         if rebuilt.state.empty:
             raise BackupError(
                 f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
-        database = (directory / "rehearsed.sqlite3").stat().st_size
+        database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
     click.echo(f"{'backup':<16}{url}, {size(stored)}")
     click.echo(
@@ -150,4 +167,9 @@ def _own_backup(given: str | None, settings: Settings) -> None:
     click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
         click.echo(f"{'torn end':<16}{rebuilt.torn}")
+    path = database_path(directory)
+    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+    found = finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+    if found.level is not Level.OK:
+        warn(found.text)
     click.echo("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

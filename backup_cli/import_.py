@@ -14,12 +14,15 @@ from backends.database.taking import file_pieces, nothing, scratch_directory
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.handover import hand_over
+from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.init import plugin_path
+from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.pairing_words import in_words
 from backup_cli.verify import scratch_place
 
 BETTER_SOURCE = (
@@ -35,12 +38,13 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path),
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
+@discard_newer
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def import_(old: str, url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
+def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
@@ -56,8 +60,11 @@ def import_(old: str, url: str, lightning_dir: Path | None, scratch: Path | None
             refuse_if_running(directory)
             with WriterLock(directory, "backup-cli import"):
                 backend.check_new()
-                _refuse_other_version(older, database_path(directory))
-                standing = _take_over(older, backend, url, scratch, database_path(directory))
+                database = database_path(directory)
+                _refuse_other_version(older, database)
+                there = look_at_database(database)
+                demand_newest(directory, there, in_words(there, database), consent)
+                standing = _take_over(older, backend, url, scratch, database)
                 with removed_on_failure(backend):
                     aside = set_old_lock_aside(directory)
                     hand_over(directory, backend.lasting_url(url), backend.identify(), standing)

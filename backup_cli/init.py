@@ -21,10 +21,14 @@ from backends.node.directory import (
     network_directory,
 )
 from backends.node.handover import hand_over
+from backends.node.pairing import Found
+from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
+from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.pairing_words import in_words
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
 from backup_cli.waiting import answered
@@ -33,10 +37,12 @@ from backup_cli.waiting import answered
 @click.command()
 @lightning_dir
 @url_argument
-def init(lightning_dir: Path, url: str) -> None:
+@discard_newer
+def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
     """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
 
-    Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config.
+    Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
+    when the backup that the node has had so far holds a newer state than its database.
     """
     backend = backend_for(url)
     directory = _directory(lightning_dir)
@@ -44,6 +50,10 @@ def init(lightning_dir: Path, url: str) -> None:
     with WriterLock(directory, "backup-cli init"):
         refuse_other_database(directory, database_path(directory))
         answered(url, backend.check_new)
+        database = database_path(directory)
+        there = look_at_database(database)
+        if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
+            demand_newest(directory, there, in_words(there, database), consent)
         with _database(directory) as source:
             standing = backend.create(source)
         with removed_on_failure(backend):
@@ -102,6 +112,11 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
         )
     if not path.exists() or path.stat().st_size == 0:
         say(f"There is no database in {directory} yet: the backup begins empty, with the node's first start.")
+        if (directory / "hsm_secret").exists():
+            warn(
+                "hsm_secret is there, so this node may have lived before. If a backup of it exists, do not start it "
+                "empty, or it loses its channels: bring its database back first, with backup-cli restore"
+            )
         yield nothing()
         return
     state = inspect(path, writable=True)

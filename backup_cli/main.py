@@ -23,6 +23,7 @@ from backup_cli.restore import restore
 from backup_cli.resync import resync
 from backup_cli.status import status
 from backup_cli.verify import verify
+from backup_cli.versions import versions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (init, restore, import_, verify, status, compact, resync, drill, check_config, destinations):
+for command in (init, restore, import_, verify, status, versions, compact, resync, drill, check_config, destinations):
     cli.add_command(command)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from backends.change import foreign_keys_setting
+from backends.change import Change, foreign_keys_setting
 from backends.errors import BackupError
 
 PATIENCE = 180.0
@@ -50,6 +50,13 @@ class Player:
     def pid(self) -> int:
         """The plugin's process."""
         return self._process.pid
+
+    def has(self, call: dict[str, Any]) -> bool:
+        """Whether the database holds this call's change already: the plugin has brought it forward at its start."""
+        if not Change(call["data_version"], call["writes"]).advances:
+            return False
+        rows = self._connection.execute("SELECT intval FROM vars WHERE name = 'data_version'").fetchall()
+        return [(call["data_version"],)] == rows
 
     def play(self, call: dict[str, Any]) -> float:
         """One call from transaction to commit; returns the seconds that the hook took."""

@@ -11,7 +11,8 @@ PREFIX = "lightningd_backup_"
 
 HELP = {
     "readable": "Whether the backup could be read when this was written.",
-    "damaged": "Whether bytes that were once saved have changed or gone.",
+    "damaged": "Whether bytes that were once saved have changed or gone, or a restore is known to fail.",
+    "known_damage": "Whether an earlier compaction or verify has proved that a restore would fail.",
     "troubles": "How many sentences of trouble `backup-cli status` has to say.",
     "compaction_failed": "Whether the last compaction failed.",
     "space_low": "Whether the destination will be full before long.",
@@ -37,6 +38,7 @@ def metrics(seen: Status, now: float) -> str:
     figures: dict[str, float | None] = {
         "readable": 1,
         "damaged": int(seen.damaged),
+        "known_damage": int(seen.known_damage is not None),
         "troubles": len(seen.troubles),
         "compaction_failed": int(any(trouble.startswith(COMPACTION_FAILED) for trouble in seen.troubles)),
         "space_low": int(low_space(Space(seen.free_bytes, seen.total_bytes), stored) is not None),

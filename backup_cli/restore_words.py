@@ -6,7 +6,10 @@ from pathlib import Path
 import click
 
 from backends.database.rebuild import Rebuilt
+from backends.errors import BackupError
+from backends.log.documents import Kept
 from backends.node.directory import DATABASE
+from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backup_cli.console import age, moment, say, size, warn
 
@@ -20,6 +23,12 @@ def tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
     """Which backup, which version, how old, how large, where to."""
     origin = f"{seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})"
     tell_plan_of(origin, seen.data_version, "saved", seen.last_change, target, to_version)
+
+
+def tell_plan_of_kept(url: str, kept: Kept, target: Path, to_version: int | None) -> None:
+    """The same for the generation that was replaced, and kept."""
+    origin = f"{url} (generation {kept.manifest.generation}, which was replaced and is kept)"
+    tell_plan_of(origin, kept.data_version, "replaced", kept.since, target, to_version)
 
 
 def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path, to_version: int | None) -> None:
@@ -48,7 +57,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     click.echo(str(target))
 
 
-def tell_rules(url: str, target: Path, resume: bool, older: bool, has_one: bool, chown: str | None) -> None:
+def tell_rules(url: str, target: Path, resume: bool, older: bool, chown: str | None) -> None:
     """What must be so before lightningd is started."""
     say(
         "\nBefore you start lightningd:\n"
@@ -65,9 +74,23 @@ def tell_rules(url: str, target: Path, resume: bool, older: bool, has_one: bool,
         say(f"  - This was done as root, and the node's user cannot open what root has restored: {chown}")
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
-    elif has_one:
-        say("  - backup.lock was there before and is kept: the node goes on with the backup that it names.")
+    elif target.name == DATABASE and (target.parent / LOCK_FILE).exists():
+        say(f"  - {_lock_before(url, target.parent)}")
     elif older:
         say("  - The restored node has no backup yet: run `backup-cli init` with a new URL.")
     else:
         say("  - The restored node has no backup yet: run `backup-cli init` with a new URL, or restore with --resume.")
+
+
+def _lock_before(url: str, directory: Path) -> str:
+    """A backup.lock was there before: whether the node goes on with the backup that it names."""
+    try:
+        named = read_settings(directory).url
+    except BackupError as error:
+        return f"backup.lock was there before, and no node starts with it: {error}"
+    if named.partition("?")[0] == url.partition("?")[0]:
+        return "backup.lock was there before and is kept: the node goes on with the backup that it names."
+    return (
+        f"backup.lock was there before and names another backup than this: {named}. Before the first start, "
+        "backup-cli check-config says whether the node can go on with that one."
+    )

@@ -6,63 +6,132 @@ from pathlib import Path
 import click
 
 from backends import backend_for
-from backends.base import Backend, SnapshotSource
+from backends.base import Backend
+from backends.change import ahead
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
+from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
+from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
 from backup_cli.console import progress, say, warn
+from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory, warn_of_root
+from backup_cli.ownership import alone, take_over
+from backup_cli.pairing_words import TWO_NODES, both
 from backup_cli.waiting import answered
 
 
 @click.command()
 @lightning_dir
-def resync(lightning_dir: Path) -> None:
+@discard_newer
+@take_over
+def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> None:
     """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
-    be the newest. The old generation is kept until the new one is whole.
+    be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
     """
     directory = node_directory(lightning_dir)
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
-    database = database_path(directory)
-    if not database.exists() or database.stat().st_size == 0:
-        raise BackupError(
-            f"there is no database at {database}, so nothing was changed; to get it back, run: "
-            + restore_command(settings.url, directory)
-        )
     backend = backend_for(settings.url)
     with WriterLock(directory, "backup-cli resync"):
+        database = _database(directory, settings)
         backup_id = _identify(backend, settings)
-        session = secrets.token_hex(8)
-        with (
-            progress("Copying the database") as show,
-            taken(database, directory, writable=True, progress=show) as source,
-        ):
-            _refuse_other_node(backend, source)
-            last = backend.last_writer()
-            remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
-            try:
-                backend.open(lambda level, line: warn(line), session)
-            except Damaged as error:
-                say(f"{error.what} in {error.file}: beginning anew from the database")
-                backend.open_anew(session)
-            before = backend.standing.data_version
-            say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
-            backend.take_snapshot(source, "resync")
-            standing = backend.standing
-            backend.close()
-        bear_witness(directory, backup_id, standing)
+        with alone(settings.url, backend, "resync", take_over):
+            pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
+            _refuse_to_lose(pairing, settings, directory, consent)
+            _resync(directory, settings, backend, backup_id, pairing)
     warn_of_root(directory, settings.url)
-    say(f"The backup at {settings.url} holds the database as it is now, version {standing.data_version}.")
+    say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
+
+
+def _database(directory: Path, settings: Settings) -> NodeDatabase:
+    path = database_path(directory)
+    database = look_at_database(path)
+    if database.found is Found.NOTHING:
+        raise BackupError(
+            f"there is no database at {path}, so nothing was changed; to get it back, run: "
+            + restore_command(settings.url, directory, replace=path.exists())
+        )
+    if database.found is Found.CORRUPT:
+        raise BackupError(
+            f"{path} is corrupt, so that no backup can be made of it; nothing was changed. Do not start the node, and "
+            "keep that file and its disk; to see what is safe to do, run: backup-cli check-config"
+        )
+    if database.found is Found.UNREADABLE:
+        raise BackupError(f"{database.why}. The backup was not changed")
+    return database
+
+
+def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, consent: tuple[str, ...]) -> None:
+    """What the backup holds is given up only if the database is surely as new, or by consent."""
+    if pairing.identity is Identity.OTHER_NODE:
+        raise BackupError(
+            f"the backup belongs to the node {pairing.backup.node_id}, and the database to "
+            f"{pairing.database.node_id}; nothing was changed. Give this node a backup of its own: backup-cli init, "
+            "with a new URL"
+        )
+    if pairing.database_surely_newest:
+        return
+    why = both(pairing, settings.url, database_path(directory))
+    lost = State("the state in the backup", pairing.backup.version)
+    if pairing.identity is Identity.TAKEN_OVER:
+        writer = pairing.backup.writer
+        why += f", which another node ({writer.host if writer else 'unknown'}) has written to since this one last did"
+        advice = (
+            f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states the higher version "
+            "is not the newer one"
+        )
+    elif pairing.position is Position.NO_VERSION:
+        lost = State(lost.what, None)
+        why += ", so nobody can tell which of the two is newer"
+        advice = "See which of them the node last ran with"
+    else:
+        why += ", which is newer: the database has lost changes, or is an old copy"
+        back = restore_command(settings.url, directory, replace=True)
+        advice = (
+            "The backup is damaged, so that no command brings that state back; docs/recovery.md says what can be tried"
+            if pairing.backup.damaged
+            else f"Bring the newest state back, which keeps this database aside: {back}"
+        )
+    demand_consent(why, lost, advice, consent)
+
+
+def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
+    session, last = secrets.token_hex(8), pairing.backup.writer
+    with (
+        progress("Copying the database") as show,
+        taken(database_path(directory), directory, writable=True, progress=show) as source,
+    ):
+        remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
+        _open(backend, session)
+        before = backend.standing.data_version
+        if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
+            raise BackupError(
+                f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
+                "Stop that node, then repeat this"
+            )
+        say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
+        backend.take_snapshot(source, "resync")
+        standing = backend.standing
+        backend.close()
+    bear_witness(directory, backup_id, standing)
+
+
+def _open(backend: Backend, session: str) -> None:
+    try:
+        backend.open(lambda level, line: warn(line), session)
+    except Damaged as error:
+        say(f"{error.what} in {error.file}: beginning anew from the database")
+        backend.open_anew(session)
 
 
 class Nameless(BackupError):
@@ -79,21 +148,12 @@ def _identify(backend: Backend, settings: Settings) -> str:
         raise Nameless(
             f"{error.what} in {error.file}: nothing in {backend.describe()} says any more which backup it is, so it "
             "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
-            f"backup: backup-cli init {settings.url}"
+            f"backup, which is refused should the database have lost changes: backup-cli init {settings.url}"
         ) from error
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            "another node, or was made anew. Nothing was changed; put the right one back, or make a new backup with: "
-            "backup-cli init URL"
+            "another node, or was made anew. Nothing was changed; put the right one back. If that is lost for good, "
+            "make a new backup at another place: backup-cli init URL"
         )
     return found
-
-
-def _refuse_other_node(backend: Backend, source: SnapshotSource) -> None:
-    known = backend.node_id()
-    if known is not None and source.node_id is not None and known != source.node_id:
-        raise BackupError(
-            f"the backup belongs to the node {known}, and the database to {source.node_id}; nothing was changed. Give "
-            "this node a backup of its own: backup-cli init"
-        )

@@ -2,15 +2,24 @@
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
+from backends.base import Backend
 from backends.errors import BackupError
+from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
+from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.witness import read_witness
 from backends.status import Status
 from backup_cli.console import age, moment, size
+from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
+from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 
 
@@ -19,30 +28,59 @@ from backup_cli.prometheus import metrics, unreadable
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @click.option("--prometheus", is_flag=True, help="The same for the textfile collector of node_exporter.")
-def status(url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
-    """Version, age, sizes and health of the backup at URL, or of the node's own one."""
+@click.pass_context
+def status(context: click.Context, url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
+    """Version, age, sizes and health of the backup at URL, or of the node's own one.
+
+    Of the node's own one, or with --lightning-dir, also how the node's database stands to it.
+    """
+    with_node = url is None or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
     try:
-        if url is None:
-            url = read_settings(node_directory(lightning_dir)).url
-        url, backend = existing_backup(url)
+        directory = None if url is not None else node_directory(lightning_dir)
+        if directory is not None:
+            url = read_settings(directory).url
+        url, backend = existing_backup(url or "")
         seen = backend.status(url)
+        if directory is not None:
+            seen = _with_last_run(seen, directory)
+        found = _database(url, backend, seen, node_directory(lightning_dir)) if with_node and not prometheus else None
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
         raise
     if as_json:
-        click.echo(json.dumps(seen.as_json()))
+        database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
+        click.echo(json.dumps({**seen.as_json(), **database}))
     elif prometheus:
         click.echo(metrics(seen, time.time()), nl=False)
     else:
-        _table(seen)
+        _table(seen, found)
     if seen.damaged:
         raise click.exceptions.Exit(3)
 
 
-def _table(seen: Status) -> None:
+def _with_last_run(seen: Status, directory: Path) -> Status:
+    """What only the node's side knows: its last run ended because something could not be saved."""
+    last = read_witness(directory)
+    if last is None or last.failure is None:
+        return seen
+    told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
+    return replace(seen, troubles=(*seen.troubles, told))
+
+
+def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Finding:
+    """How the node's database stands to the backup: what check-config says of it, too."""
+    settings = None
+    with suppress(BackupError):  # no backup.lock: then any backup may be compared
+        settings = read_settings(directory)
+    pairing = pair_at(directory, settings, end_of_backup(backend, url, seen), look_at_node(directory))
+    path = database_path(directory)
+    return finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+
+
+def _table(seen: Status, found: Finding | None) -> None:
     now = time.time()
     begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
     rows = [
@@ -56,8 +94,12 @@ def _table(seen: Status) -> None:
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
         ("node", seen.node_id or "not known yet"),
     ]
+    if found is not None and found.level is Level.OK:
+        rows.append(("database", found.text))
     for name, value in rows:
         click.echo(f"{name:<13}{value}")
+    if found is not None and found.level is not Level.OK:
+        click.secho(f"! {found.text}", fg="yellow")
     for trouble in seen.troubles:
         click.secho(f"! {trouble}", fg="yellow")
 

@@ -1,6 +1,7 @@
 """`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,9 +12,15 @@ from backends.database.rebuild import Rebuilt, rebuild
 from backends.database.taking import scratch_directory
 from backends.errors import BackupError
 from backends.node.directory import database_path
+from backends.node.lockfile import read_settings
+from backends.node.pairing import Identity, Position
+from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.node.running import refuse_if_running
 from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.findings import Finding, problem
+from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, node_directory, url_argument
+from backup_cli.pairing_words import finding
 
 
 @click.command()
@@ -31,7 +38,7 @@ from backup_cli.options import existing_backup, node_directory, url_argument
 def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
-    Needs no lock and changes nothing; a running node is not disturbed.
+    Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
     url, backend = existing_backup(url)
     database = None if lightning_dir is None else database_path(node_directory(lightning_dir))
@@ -40,16 +47,16 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
-        rebuilt = _rebuild(url, backend, directory / "verified.sqlite3")
+        _rebuild(url, backend, directory / "verified.sqlite3")
         comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
-    if comparison is not None:
-        _tell_comparison(comparison, rebuilt)
+    if comparison is not None and database is not None:
+        _tell_comparison(comparison, _stand(url, backend, database.parent))
 
 
 def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
     with backend.read() as generation:
-        stored = generation.stored_bytes()
-        with progress("Verifying") as show:
+        stored, number = generation.stored_bytes(), generation.manifest.generation
+        with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
@@ -61,19 +68,45 @@ def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
         f"{size(stored)} read, {rebuilt.changes} changes replayed, integrity ok"
     )
+    _warn_of_earlier(backend, number)
     return rebuilt
 
 
-def _tell_comparison(comparison: Comparison, rebuilt: Rebuilt) -> None:
+def _warn_of_earlier(backend: Backend, generation: int) -> None:
+    """It may have been a cable or memory that errs now and then: only a new snapshot ends what was found."""
+    known = backend.known_damage()
+    if known is not None and known.generation == generation:
+        warn(
+            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may err "
+            "now and then. The backup counts as damaged until there is a new snapshot, which the node's next start "
+            "takes by itself"
+        )
+
+
+def _tell_comparison(comparison: Comparison, found: Finding) -> None:
     if not comparison.differences:
         click.echo(f"identical with the node's database: {comparison.tables} tables, {comparison.rows} rows")
         return
     for difference in comparison.differences:
         click.echo(f"DIFFERENT: {difference}")
-    raise BackupError(
-        "the backup and the node's database differ (above). If the node ran without the plugin, its next start takes a "
-        "new snapshot by itself; or run now: backup-cli resync"
-    )
+    raise BackupError(f"the backup and the node's database differ (above). {found.text}")
+
+
+def _stand(url: str, backend: Backend, directory: Path) -> Finding:
+    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+    settings = None
+    with suppress(BackupError):  # no backup.lock: then any backup may be compared
+        settings = read_settings(directory)
+    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+    if pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
+        return problem(
+            "version",
+            f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "
+            "the database was changed by something else than lightningd. If this is the database that the node last "
+            "ran with, make the backup hold it with: backup-cli resync",
+        )
+    path = database_path(directory)
+    return finding(pairing, url, directory, lambda: provable(backend, pairing, path))
 
 
 def scratch_place() -> Path:

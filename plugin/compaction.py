@@ -4,6 +4,7 @@ The hook never waits for it: a separate process of the lowest priority reads, re
 rename) happens here, in the keeper's thread.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
 from backends.status import COMPACTION_FAILED
+from plugin.damage_watch import DamageWatch
 
 LEAST = 16 << 20
 """Bytes of segments below which nothing is compacted."""
@@ -45,8 +47,8 @@ _COMPACTOR = "import sys; sys.path[:] = filter(None, sys.path); from plugin.comp
 class Compaction:
     """Starts a compaction when one is due, and sees it through. Only the keeper's thread calls it."""
 
-    def __init__(self, url: str, directory: str, report: Report) -> None:
-        self._url, self._directory, self._report = url, directory, report
+    def __init__(self, url: str, directory: str, report: Report, damage: DamageWatch) -> None:
+        self._url, self._directory, self._report, self._damage = url, directory, report, damage
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
@@ -68,7 +70,9 @@ class Compaction:
             self._tidied = True
             self._tidy(backend)
         if self._process is None:
-            if self.wanted or (self._due(backend) and time.monotonic() >= self._not_before):
+            if self._damage.known is not None:
+                self.wanted = False  # it ends in a new snapshot of the database, not of this log
+            elif self.wanted or (self._due(backend) and time.monotonic() >= self._not_before):
                 self.wanted = False
                 self._start(backend)
         elif self._process.poll() is not None:
@@ -107,6 +111,8 @@ class Compaction:
         if self._given_up:
             self._tidy(backend)
             return
+        if process.returncode == UNRESTORABLE and self._unrestorable(backend, out):
+            return
         try:
             if process.returncode != 0:
                 said = err.decode(errors="replace").strip().rpartition("\n")[2]
@@ -117,6 +123,9 @@ class Compaction:
                 self._succeeded(backend)
                 return
             assert isinstance(backend, LogBackend)
+            known = backend.known_damage()  # by somebody else, in what this one has left out, perhaps
+            if known is not None:
+                raise BackupError(known.sentence())
             backend.switch_generation(Folded.decode(text))
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(backend, str(error))
@@ -128,6 +137,18 @@ class Compaction:
             f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
+
+    def _unrestorable(self, backend: Backend, out: bytes) -> bool:
+        """Pass on what the process has proved. False when it did not say what."""
+        try:
+            fields = json.loads(out)
+            generation, what = int(fields["generation"]), str(fields["what"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        self._tidy(backend)
+        self._succeeded(backend)  # at finding out; what it found is told as what it is
+        self._damage.found(backend, "compaction", what, generation)
+        return True
 
     def _succeeded(self, backend: Backend) -> None:
         self.failure, self._wait = None, RETRY_AFTER
@@ -181,6 +202,9 @@ class _Pulse:
 
 
 NOTHING = "nothing"
+
+UNRESTORABLE = 3
+"""What the process ends with when it has proved that this backup cannot be restored; its line says what it found."""
 
 
 def least() -> int:

@@ -3,6 +3,7 @@
 Started by the plugin with the node's directory as its own; ends when its stdin does, because then the plugin is dead.
 """
 
+import json
 import os
 import sys
 import threading
@@ -12,22 +13,29 @@ from pathlib import Path
 import psutil
 
 from backends import backend_for
-from backends.errors import BackupError
+from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
-from plugin.compaction import NOTHING
+from backends.log.opening import read_manifest
+from plugin.compaction import NOTHING, UNRESTORABLE
 
 
 def main() -> int:
-    """0 when done, 1 with a sentence on stderr when it failed."""
+    """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
     _be_humble()
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
     backend = backend_for(sys.argv[1])
     assert isinstance(backend, LogBackend)
+    generation = -1
     try:
+        # Should the node begin another one this very moment, then what is found is not held against that.
+        generation = read_manifest(backend.storage).generation
         folded = backend.fold(Path.cwd(), sparing=True)
     except (BackupError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        if not isinstance(error, Unrestorable) or generation < 0:
+            return 1
+        print(json.dumps({"what": error.finding, "generation": generation}))
+        return UNRESTORABLE
     print(folded.encode() if folded is not None else NOTHING)
     return 0
 

@@ -22,10 +22,11 @@ from backends.node.witness import Fingerprint
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
 from plugin.compaction import Compaction
+from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
-from plugin.witness import confess, testify, why_doubted
+from plugin.witness import confess, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -44,21 +45,23 @@ class Guard:
         self.backend: Backend | None = None
         self.refusal: str | None = None
         """Why everything is refused from now on."""
+        self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
         self.url = ""
         self.patience = DEFAULT_PATIENCE
         """Seconds that one call may wait for the destination."""
-        self.database_header = b""
+        self.database_header: bytes | None = None
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
+        self.reading_database = threading.Lock()
+        """Held while this process has the database open through SQLite; not on the commit path."""
         self._seen = seen
         self._header: DatabaseHeader | None = None
         self._copies = ExitStack()
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
+        self._lone_pragma = False  # in this session; foreign keys may be off since
         self._backup_id = ""
-        self._testified: Standing | None = None
         self._lock = WriterLock(directory)
-        self._reading_database = threading.Lock()
 
     # The commit path
 
@@ -85,6 +88,10 @@ class Guard:
         decision = decide(backend.standing, change, self._doubt)
         if decision.do is not Do.APPEND:
             self._settle(backend, change, decision)
+        elif self.damage.heal is not None:
+            self._heal(backend, change, self.damage.heal)
+        if not change.advances:
+            self._lone_pragma = True
         backend.append(change)
         self._doubt = None
 
@@ -95,6 +102,7 @@ class Guard:
         try:
             self.database_header = self._header.read()
         except OSError:  # lightningd will have to say more about its disk
+            self.database_header = None
             return UNKNOWN_DATABASE
         return database_fingerprint(self.database_header)
 
@@ -109,13 +117,13 @@ class Guard:
         self._backup_id = identified(self.directory, settings, backend)
         sessions = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
-        decision = self._judge(standing, change)
+        decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
         standing = backend.open(self.report, remember_new_session(self.directory, self._backup_id, sessions))
         self.backend = backend
-        self._judge(standing, change)  # another writer may have gone on until now
+        self._judge(backend, standing, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = backend.sizes()
@@ -124,12 +132,14 @@ class Guard:
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
             f"{sizes.records} records in {sizes.segments} bytes since",
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report)
+        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
+        self.damage.patience = self.patience
         return backend
 
-    def _judge(self, standing: Standing, change: Change) -> Decision:
+    def _judge(self, backend: Backend, standing: Standing, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
-        self._doubt = why_doubted(self.directory, self._seen, self._backup_id, standing)
+        unfit = self.damage.at_start(backend)
+        self._doubt = unfit or why_doubted(self.directory, self._seen, self._backup_id, standing)
         decision = decide(standing, change, self._doubt)
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
@@ -140,15 +150,34 @@ class Guard:
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         source = self._copied or self._copy_database(backend, change)
-        self.report(
-            "unusual",
-            f"{decision.why}. Taking a new snapshot of the database at version {source.data_version} ...",
-        )
         with self._more_patience():
-            backend.take_snapshot(source, decision.why)
+            self._begin_anew(backend, source, decision.why)
         self._copied = None
         self._copies.close()
+
+    def _begin_anew(self, backend: Backend, source: SnapshotSource, why: str) -> None:
+        self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
+        backend.take_snapshot(source, why)
+        self.damage.taken()
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
+
+    def _heal(self, backend: Backend, change: Change, why: str) -> None:
+        """A new snapshot in the middle of a session. Nothing depends on it: where it cannot be taken, go on as before.
+
+        If it failed at the destination, the append that follows is refused for that. Peers wait: no more patience.
+        """
+        if self._lone_pragma:  # a snapshot says that foreign keys are on, as they are when a database is opened
+            self.damage.failed("lightningd has migrated its database since its start")
+            return
+        try:
+            with (
+                self.reading_database,
+                taken(database_path(self.directory), self.directory, writable=False) as source,
+            ):
+                check_source(self.directory, backend, source, change.database_stood_at)
+                self._begin_anew(backend, source, why)
+        except (BackupError, OSError) as error:
+            self.damage.failed(str(error))
 
     def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
@@ -170,8 +199,8 @@ class Guard:
 
     def _copy_database(self, backend: Backend, change: Change) -> SnapshotSource:
         """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
-        # Not beside `testify`: closing a file drops the locks that SQLite has on it elsewhere in this process.
-        with self._reading_database, self._more_patience():
+        # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
+        with self.reading_database, self._more_patience():
             source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
         check_source(self.directory, backend, source, change.database_stood_at)
         self._copied = source
@@ -209,6 +238,8 @@ class Guard:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:
             return {"started": False, "reason": "a compaction is running already"}
+        if self.damage.known is not None:
+            return {"started": False, "reason": self.damage.known.sentence()}
         self.compaction.wanted = True
         return {"started": True}
 
@@ -224,22 +255,13 @@ class Guard:
     def _refusal(self) -> dict[str, str]:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
 
-    def testify(self) -> None:
-        """Write down, when the node is idle, that its database holds the backup's last change."""
-        backend = self.backend
-        if backend is None or self.refusal is not None:
-            return
-        with self._reading_database:
-            standing = backend.standing
-            state = testify(self.directory, backend, self._backup_id, self._testified)
-            if state is not None:
-                self._testified = standing
-                if state.node_id is not None:
-                    backend.learn_node_id(state.node_id)
+    @property
+    def backup_id(self) -> str:
+        """Of the backup that is written to."""
+        return self._backup_id
 
     def close(self) -> None:
         """The node stops: leave the backup in order."""
-        self.testify()
         if self.backend is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.backend)

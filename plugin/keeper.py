@@ -10,15 +10,12 @@ from plugin.guard import Guard
 TICK = 0.2
 """Seconds; room ahead must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
 
-IDLE = 2.0
-"""Seconds without a change after which the node counts as idle."""
-
 SPACE_EVERY = 60.0
 """Seconds between two looks at the free space."""
 
 
 class Keeper:
-    """Runs the backend's upkeep, and the guard's testimony when the node is idle."""
+    """Runs the backend's upkeep."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -36,7 +33,6 @@ class Keeper:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        last, idle = None, 0.0
         while not self._stop.wait(TICK):
             backend = self._guard.backend
             if backend is None:
@@ -45,14 +41,10 @@ class Keeper:
                 backend.upkeep()
                 self._look_at_space(backend)
                 if self._guard.compaction is not None and self._guard.refusal is None:
+                    self._guard.damage.tick(backend)
                     self._guard.compaction.tick(backend)
             except Exception as error:  # whatever it is, this thread must live on
                 self._guard.report("unusual", f"upkeep: {error}")
-            standing = backend.standing
-            idle = idle + TICK if standing == last else 0.0
-            last = standing
-            if IDLE <= idle < IDLE + TICK:
-                self._guard.testify()
 
     def _look_at_space(self, backend: Backend) -> None:
         """Warn in the node's log when the destination fills up: once each time that it comes to that."""

@@ -8,6 +8,7 @@ at its start would, as a plain `plugin`, leave the node running without a backup
 import inspect
 import os
 import sys
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from pyln.client import Plugin
 from pyln.client.plugin import Request
 
 from backends.node.witness import look
+from plugin.input import Input
 
 if TYPE_CHECKING:
     from plugin.protection import Protection
@@ -28,18 +30,26 @@ class Desk:
         self._plugin = plugin
         self._seen = look(Path.cwd())  # before the manifest is answered, lightningd has not opened its database
         self._protection: Protection | None = None
+        self._making = threading.Lock()
+        self.called = False
+        """Whether the hook was called: lightningd's database is one that it shows to plugins."""
 
     @property
     def protection(self) -> "Protection":
         """All that protects the node, from the first call on. Raises whatever keeps it from being loaded."""
-        if self._protection is None:
-            from plugin.protection import Protection
+        return self._protection or self._make_protection()
 
-            self._protection = Protection(self._plugin, self._seen)
-        return self._protection
+    def _make_protection(self) -> "Protection":
+        with self._making:
+            if self._protection is None:
+                from plugin.protection import Protection
+
+                self._protection = Protection(self._plugin, self._seen)
+            return self._protection
 
     def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
         """The answer to one call."""
+        self.called = True
         try:
             protection = self.protection
         except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
@@ -50,13 +60,22 @@ class Desk:
             }
         return protection.db_write(request, data_version, writes)
 
+    def ask_for_wallet(self, rpc_file: Path) -> None:
+        """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
+        if not self.called:
+            from plugin.postgresql import WalletQuestion
+
+            WalletQuestion(rpc_file, lambda: self.called, lambda: self.protection.end_unprotected()).start()
+
     def close(self) -> None:
-        """The plugin ends."""
-        if self._protection is not None:
-            self._protection.end()
+        """The plugin ends. Should another call come, it begins anew."""
+        protection, self._protection = self._protection, None
+        if protection is not None:
+            protection.end()
+            self._seen = look(Path.cwd())
 
 
-def register(plugin: Plugin, desk: Desk) -> None:
+def register(plugin: Plugin, desk: Desk, calls: Input) -> None:
     """Have lightningd's calls brought to the desk."""
 
     def db_write(request: Request, data_version: int, writes: list[str], **_: Any) -> None:
@@ -74,11 +93,12 @@ def register(plugin: Plugin, desk: Desk) -> None:
         return desk.protection.compact()
 
     def init(options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> None:
-        """All is decided at the first db_write: when that has not come yet there is nothing to protect."""
+        """With SQLite all has been decided by now, at the first db_write; without one, it may not be SQLite."""
+        desk.ask_for_wallet(Path(configuration["lightning-dir"], configuration["rpc-file"]))
 
     def shutdown(**_: Any) -> None:
-        """lightningd gives us 30 seconds to leave things in order."""
-        sys.exit(0)
+        """lightningd gives us 30 seconds to leave things in order, and may go on committing meanwhile."""
+        calls.leave_when_quiet()
 
     plugin.add_hook("db_write", db_write, background=True)
     plugin.add_method("backup-status", status, description="What the backup holds, and how it is")
@@ -136,12 +156,29 @@ def main() -> None:
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
         sys.exit(2)
     plugin = Plugin(dynamic=False, autopatch=True)
-    desk = Desk(plugin)
-    register(plugin, desk)
+    desk, calls = Desk(plugin), Input()
+    plugin.stdin = calls
+    register(plugin, desk, calls)
     try:
-        plugin.run()
+        answer_until_the_end(plugin, desk, calls)
     finally:
         desk.close()
+    os._exit(0)  # nothing is left to be done, and whatever hangs in another thread must not keep us
+
+
+def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> None:
+    """Until lightningd hangs up, or has said `shutdown` and nothing more comes, not even while we leave.
+
+    Then the output is closed at once, by which lightningd sees that we have left: a process takes milliseconds to end,
+    and a call that came meanwhile would be left without an answer.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    while True:
+        plugin.run()
+        desk.close()
+        if not calls.unread():
+            os.dup2(nowhere, 1)
+            return
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from backends.node.witness import Fingerprint
 from plugin.guard import Guard
 from plugin.keeper import Keeper
 from plugin.notify import Notifier
+from plugin.postgresql import end_unprotected
+from plugin.sync_point import SyncPointThread
 from plugin.watchdog import Watchdog
 
 LEAVE_WITHIN = 20.0
@@ -29,13 +31,16 @@ class Protection:
             log(level, line)
             self._notifier.tell(level, line)
 
+        self._report = report
         self._notifier = Notifier(Path.cwd(), log)
         self._guard = Guard(Path.cwd(), report, seen)
         self._keeper = Keeper(self._guard)
         self._watchdog = Watchdog(self._guard, report)
+        self._sync_points = SyncPointThread(self._guard, self._watchdog)
         self._notifier.start()
         self._watchdog.start()
         self._keeper.start()
+        self._sync_points.start()
 
     # The commit path
 
@@ -56,9 +61,15 @@ class Protection:
         """For the RPC method."""
         return self._guard.compact()
 
+    def end_unprotected(self) -> None:
+        """The node is on PostgreSQL: say so, and end the process."""
+        end_unprotected(self._report, self._notifier.stop)
+
     def end(self) -> None:
         """The plugin ends: leave the backup in order."""
         self._watchdog.leave_within(LEAVE_WITHIN)
+        self._sync_points.stop()  # first: should lightningd have died, only what is seen at once is certain
         self._keeper.stop()
         self._guard.close()
         self._notifier.stop()
+        self._watchdog.stop()

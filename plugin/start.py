@@ -38,7 +38,8 @@ def identified(directory: Path, settings: Settings, backend: Backend) -> str:
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            "another node, or was made anew. Nothing was changed; put the right one back, or run: backup-cli init"
+            "another node, or was made anew. Nothing was changed; put the right one back; if "
+            "it is lost for good, make a new one: backup-cli init, with a new URL"
         )
     return found
 

@@ -55,6 +55,8 @@ class Watchdog:
     ) -> None:
         self._guard, self._report, self._end, self._tick = guard, report, end, tick
         self._waiting: tuple[Request, float] | None = None
+        self.begun = time.monotonic()
+        """When the last call came."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -70,7 +72,8 @@ class Watchdog:
 
     def begin(self, request: Request) -> None:
         """A call has come and is being worked on."""
-        self._waiting = (request, time.monotonic())
+        self.begun = time.monotonic()
+        self._waiting = (request, self.begun)
 
     def done(self) -> None:
         """It is about to be answered."""
@@ -79,10 +82,11 @@ class Watchdog:
     # Off the commit path
 
     def leave_within(self, seconds: float) -> None:
-        """The plugin is ending: if it has not in that time, because the destination hangs, end it all the same."""
+        """The plugin is ending: if it has not in that time (`stop`), because the destination hangs, end it anyway."""
 
         def wait() -> None:
-            time.sleep(seconds)
+            if self._stop.wait(seconds):
+                return
             self._report("unusual", f"{self._guard.where()} did not let go in {seconds:.0f} s; every change is saved")
             self._end(0)
 

@@ -2,19 +2,16 @@
 
 The same version with other content comes about so: a change was saved but not committed, then lightningd ran without
 the plugin and committed another. SQLite's change counter cannot tell (both commits count one). So the plugin keeps, on
-the node's side, a witness of the database file at a moment when it was known to hold exactly the backup's last change:
-inode, size, time and counter. A file that still looks so was not touched. Any other is doubted, and doubt costs no
-more than a new snapshot.
+the node's side, a witness of the database file at a moment when it was known to hold exactly the backup's last change
+(`plugin/sync_point.py` says how that is known): inode, size, time and header. A file that still looks so was not
+touched. Any other is doubted, and doubt costs no more than a new snapshot.
 """
 
 import contextlib
 from pathlib import Path
 
-from backends.base import Backend, Standing
-from backends.database.source import DatabaseState, inspect
-from backends.errors import BackupError
-from backends.node.directory import database_path
-from backends.node.witness import Fingerprint, Witness, fingerprint, read_witness, write_witness
+from backends.base import Standing
+from backends.node.witness import Fingerprint, Witness, read_witness, write_witness
 
 
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, standing: Standing) -> str | None:
@@ -31,25 +28,9 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
     return None
 
 
-def testify(directory: Path, backend: Backend, backup_id: str, last_known: Standing | None) -> DatabaseState | None:
-    """Write a witness if the database is known to have committed the backup's last change. Returns what it read.
-
-    `last_known` is the standing that has a witness already. Never raises: a missing witness only costs a snapshot.
-    """
-    standing = backend.standing
-    if standing == last_known:
-        return None
-    try:
-        path = database_path(directory)
-        before = fingerprint(path)
-        state = inspect(path, writable=False)
-        if (state.data_version or 0) != standing.data_version or backend.standing != standing:
-            return None
-        if fingerprint(path) == before:
-            _write(directory, backup_id, standing, before, None)
-    except (BackupError, OSError):
-        return None
-    return state
+def witness_of(backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None = None) -> Witness:
+    """That the database held the backup's last change when its file looked so."""
+    return Witness(backup_id, standing.sequence, standing.data_version, standing.checksum, seen, failure)
 
 
 def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -> None:
@@ -60,17 +41,10 @@ def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -
     witness = read_witness(directory)
     seen = witness.fingerprint if witness is not None and _fits(witness, backup_id, standing) else None
     with contextlib.suppress(OSError):
-        _write(directory, backup_id, standing, seen, failure)
+        write_witness(directory, witness_of(backup_id, standing, seen, failure))
 
 
 def _fits(witness: Witness, backup_id: str, standing: Standing) -> bool:
     """Whether it tells of this very change."""
     noted = (witness.backup_id, witness.sequence, witness.data_version, witness.checksum)
     return noted == (backup_id, standing.sequence, standing.data_version, standing.checksum)
-
-
-def _write(directory: Path, backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None) -> None:
-    write_witness(
-        directory,
-        Witness(backup_id, standing.sequence, standing.data_version, standing.checksum, seen, failure),
-    )

@@ -1,11 +1,16 @@
 """What many tests begin with."""
 
 import contextlib
+import os
 import signal
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from backends.file import LAYERS
+from backends.mounts.ephemeral import Lifetime, lifetime_of
 from tests.end_to_end.world import World
 from tests.standin import History
 
@@ -15,6 +20,25 @@ with contextlib.suppress(ValueError):  # not the main thread
     # So does nohup with SIGHUP. A handler stays with this process: what it starts has the default again.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+def _work_where_it_lasts() -> None:
+    """A backup may not lie in memory, as /tmp often does, and a container has its own layer only."""
+    places = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path(sys.prefix) / "tmp"]
+    if sys.prefix == sys.base_prefix:
+        del places[-1]
+    for wanted in (Lifetime.LASTING, Lifetime.LAYER):
+        for place in places:
+            if lifetime_of(place) is wanted:
+                place.mkdir(exist_ok=True)
+                os.environ["TMPDIR"] = tempfile.tempdir = str(place)
+                if wanted is Lifetime.LAYER:
+                    os.environ[LAYERS] = "accepted"
+                return
+    pytest.exit("the tests need a directory that is not in memory: set TMPDIR to one on a disk", returncode=1)
+
+
+_work_where_it_lasts()
 
 
 @pytest.fixture

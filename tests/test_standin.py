@@ -4,24 +4,29 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
+from pyln.client import LightningRpc
+from pyln.client import RpcError as ClientError
 
 from tests.standin import (
     ANSWERING_PLUGIN,
+    Call,
     Database,
     Delivery,
     History,
+    LeftInCall,
     Moment,
     Node,
     OutOfStep,
     PluginDied,
     Refused,
     RpcError,
+    RpcSocket,
     SeparateDatabase,
     Victim,
     at_once,
@@ -240,13 +245,101 @@ def test_a_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
     assert not has_hot_journal(tmp_path)
 
 
+# The end
+
+
 def test_the_node_writes_after_the_plugin_was_stopped(tmp_path: Path) -> None:
+    history = History()
+    node = Node(tmp_path, scripted_plugin(tmp_path))
+    node.start()
+    node.play([history.first()])
+    assert node.stop(late=history.notes(2)) == 0
+    assert node.logs[-1] == ("info", "goodbye")
+    assert stands_at(tmp_path) == 3
+
+
+@pytest.mark.parametrize("how", ["stop", "shut_down"])
+def test_a_plugin_that_does_not_want_to_hear_of_the_end_is_killed(tmp_path: Path, how: str) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
     node.play([history.first()])
-    assert node.stop(late=history.notes(2)) == 0
+    assert getattr(node, how)(late=history.notes(2)) == -signal.SIGKILL
     assert stands_at(tmp_path) == 3
+
+
+STAYS = "import threading; threading.Timer(0.4, os._exit, [0]).start()"
+"""A plugin that goes on answering for a moment after `shutdown`."""
+
+
+def test_calls_during_the_end_go_through_the_hook_until_the_plugin_has_left(tmp_path: Path) -> None:
+    history, heard = History(), tmp_path / "heard"
+    node = Node(tmp_path, scripted_plugin(tmp_path, f"open({str(heard)!r}, 'a').write(f'{{data_version}} ')", STAYS))
+    node.start()
+    node.play([history.first()])
+
+    def during() -> Iterator[Call]:
+        yield from history.notes(2)
+        assert node.wire.listen(5, node.wire.has_left)
+        yield from history.notes(2)
+
+    assert node.shut_down(during(), late=(history.note() for _ in range(1))) == 0
+    assert heard.read_text() == "1 2 3 "
+    assert stands_at(tmp_path) == 6
+
+
+def test_nothing_is_closed_while_the_node_waits_for_the_plugin(tmp_path: Path) -> None:
+    """It must find out by itself that it is time to leave."""
+    node = Node(tmp_path, scripted_plugin(tmp_path, shutdown="pass"))
+    node.start()
+    node.play([History().first()])
+    with pytest.raises(AssertionError, match="still there"):
+        node.shut_down(patience=0.3)
+    assert node.wire.alive
+    assert node.wire.hang_up() == 0
+    node.die()
+
+
+def test_a_plugin_that_leaves_within_a_call_at_the_end_makes_the_node_abort(tmp_path: Path) -> None:
+    history = History()
+    node = Node(tmp_path, scripted_plugin(tmp_path, "data_version < 3 or time.sleep(30)", STAYS))
+    node.start()
+    node.play([history.first()])
+    with pytest.raises(LeftInCall):
+        node.shut_down(history.notes(3))
+    assert stands_at(tmp_path) == 2
+    assert not node.wire.alive
+
+
+def test_a_refusal_at_the_end(tmp_path: Path) -> None:
+    history = History()
+    node = Node(tmp_path, scripted_plugin(tmp_path, "if data_version > 1: return {'result': 'fail'}", STAYS))
+    node.start()
+    node.play([history.first()])
+    with pytest.raises(Refused):
+        node.shut_down(history.notes(1))
+    assert stands_at(tmp_path) == 1
+
+
+# lightningd's own RPC
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [
+        ((26, 6), {"configs": {"wallet": {"value_str": "postgres://x", "source": "/etc/lightning/config:3"}}}),
+        ((23, 5), {"wallet": "postgres://x"}),
+    ],
+)
+def test_listconfigs(tmp_path: Path, version: tuple[int, int], answer: object) -> None:
+    with RpcSocket(tmp_path, "postgres://x", version=version, fails=1) as rpc:
+        client = LightningRpc(str(rpc.path))
+        with pytest.raises(ClientError, match="still starting"):
+            client.call("listconfigs", {"config": "wallet"})
+        assert client.call("listconfigs", {"config": "wallet"}) == answer
+        with pytest.raises(ClientError, match="Unknown command"):
+            client.call("getinfo")
+    assert not rpc.path.exists()
 
 
 # The wire

@@ -182,7 +182,7 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return Busy(
             f"{path} is being written by another process, most likely lightningd; nothing was written. "
-            "Stop the node, then run: backup-cli resync"
+            "Stop the node, then repeat this"
         )
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return corrupt(path, words(error))
@@ -191,7 +191,7 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
     if isinstance(error, apsw.ReadOnlyError):
         return BackupError(
             f"{path} was left in the middle of a write and cannot be recovered by reading alone; nothing was written. "
-            "Stop the node, then run: backup-cli resync"
+            "Stop the node, then repeat this"
         )
     if isinstance(error, apsw.NoMemError):
         return BackupError(
@@ -208,8 +208,8 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
 def corrupt(path: Path | str, what: str) -> Corrupt:
     """The error for a node's own database that is not whole."""
     return Corrupt(
-        f"{path} is corrupt: {what}; nothing was written. Do not delete it; stop the node, "
-        "and restore the last good backup to another place"
+        f"{path} is corrupt: {what}; nothing was written. Do not delete it; stop the node, and see what is safe to do: "
+        "backup-cli check-config"
     )
 
 

@@ -28,7 +28,7 @@ from backends.database.connection import (
 )
 from backends.database.guard import PLAIN, Guard
 from backends.database.source import DatabaseState, state_of
-from backends.errors import BackupError
+from backends.errors import BackupError, Unrestorable
 
 CHANGES_PER_TRANSACTION = 500
 """As many as make the COMMIT cost nothing; one each would take a tenth longer."""
@@ -55,8 +55,12 @@ _DO_NEXT = (
 )
 
 
-class ReplayFailed(BackupError):
+class ReplayFailed(Unrestorable):
     """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes."""
+
+
+class MemoryFailed(BackupError):
+    """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which."""
 
     exit_code = 3
 
@@ -138,7 +142,8 @@ class Replay:
             with closing(connect(self.path, READ_ONLY)) as connection:
                 what = faults(connection)
                 if what is not None:
-                    raise ReplayFailed(f"the database rebuilt from this backup is not whole: {what}. {_DO_NEXT}")
+                    rebuilt = "the database rebuilt from this backup is not whole"
+                    raise ReplayFailed(f"{rebuilt}: {what}. {_DO_NEXT}", rebuilt)
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
@@ -205,22 +210,25 @@ class Replay:
         if self._guard.refused is not None:
             return ReplayFailed(
                 f"{change} contains what no node writes ({self._guard.refused}), in: {begins}; this backup was altered "
-                "or made by something else. Start no node from it; look for another copy of the backup"
+                "or made by something else. Start no node from it; look for another copy of the backup",
+                f"{change} contains what no node writes",
             )
         if isinstance(error, apsw.NoMemError):
-            return ReplayFailed(
+            return MemoryFailed(
                 f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
                 f"writes, in: {begins}; this backup was altered or made by something else. Start no node from it; look "
                 "for another copy of the backup"
             )
         why = _shown(words(error), 120)
         return ReplayFailed(
-            f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}"
+            f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}",
+            f"{change} cannot be executed ({type(error).__name__})",
         )
 
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-            return ReplayFailed(f"the snapshot in this backup is not a whole database: {words(error)}. {_DO_NEXT}")
+            snapshot = "the snapshot in this backup is not a whole database"
+            return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)
         return explained(error, self.path)
 
 

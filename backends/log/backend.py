@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
-from backends.errors import BackupError, Replaced, Unreachable
+from backends.errors import BackupError, InUse, Replaced, Unreachable
 from backends.locks import Locked
 from backends.log.absent import taken
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
@@ -19,6 +19,7 @@ from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
 from backends.log.generation import Generation
 from backends.log.keeping import read_kept
+from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
@@ -47,6 +48,7 @@ class LogBackend(Backend):
         self._lock: Lock | None = None
         self._report: Report = lambda level, line: None
         self._trouble: str | None = None
+        self._damage: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
         self._next_tidying = 0.0
         self._snapshot_bytes = 0
         self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
@@ -197,15 +199,31 @@ class LogBackend(Backend):
                 self._release_lock()
                 raise
 
-    def _acquire_lock(self) -> None:
+    def hold(self, what: str) -> bool:
+        """Take the lock before `open` does, and keep it until `close` or `let_go`. Whether the place has locks.
+
+        Raises BackupError, naming it, when another process has the lock.
+        """
+        with self._reaching():
+            self._acquire_lock(what)
+            return self._lock is not None
+
+    def let_go(self) -> None:
+        """Give the lock up, where nothing was opened."""
+        if self._writer is None:
+            self._release_lock()
+
+    def _acquire_lock(self, what: str | None = None) -> None:
         try:
-            self._lock = self._lock or self.storage.lock(Path(sys.argv[0]).name or "python")
+            self._lock = self._lock or self.storage.lock(what or Path(sys.argv[0]).name or "python")
         except Locked as error:
-            raise BackupError(
+            busy = InUse(
                 f"another process ({error.holder}) is writing to the backup at {self.describe()}. Nothing was changed. "
                 "If that is this node's lightningd, stop it first (lightning-cli stop); if it is another command, wait "
                 "until it has ended; then repeat this"
-            ) from None
+            )
+            busy.holder = error.holder
+            raise busy from None
 
     def _release_lock(self) -> None:
         lock, self._lock = self._lock, None
@@ -326,9 +344,33 @@ class LogBackend(Backend):
     def status(self, url: str) -> Status:
         if self._writer is not None:
             session = self._marker.session if self._marker else None
-            return look_from_inside(url, self._writer, session, self._snapshot_bytes, self._space or self.space())
-        with self.read() as generation:
-            return look_at_files(url, generation, self.space())
+            space, known = self._space or self.space(), self._known(self.manifest.generation)
+            return look_from_inside(url, self._writer, session, self._snapshot_bytes, space, known)
+        with self.read() as generation, self._reaching():
+            known = read_damage(self.storage, generation.manifest.generation)
+            return look_at_files(url, generation, self.space(), known)
+
+    def known_damage(self) -> KnownDamage | None:
+        with self._reaching():
+            generation = self._generation()
+            known = read_damage(self.storage, generation)
+        self._damage = known or self._known(generation)  # what could not be written is known all the same
+        return self._damage
+
+    def note_damage(self, damage: KnownDamage) -> bool:
+        with self._reaching():
+            if damage.generation != self._generation():
+                return False
+            self._damage = damage
+            write_damage(self.storage, damage)
+            return damage.generation == self._generation()
+
+    def _generation(self) -> int:
+        return (self.manifest if self._writer is not None else read_manifest(self.storage)).generation
+
+    def _known(self, generation: int) -> KnownDamage | None:
+        damage = self._damage
+        return damage if damage is not None and damage.generation == generation else None
 
     def space(self) -> Space:
         with self._reaching():
@@ -358,8 +400,8 @@ class LogBackend(Backend):
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not self._there():
                 raise Unreachable(
-                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted? Nothing was "
-                    "changed; mount it and try again, or make a new backup with: backup-cli init"
+                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted, and the "
+                    "name right? Nothing was changed; mount it, or correct the URL, then try again"
                 ) from error
             raise Unreachable(
                 f"{self.describe()} cannot be used: {error.strerror or error}. Nothing that was saved is lost; "

@@ -45,12 +45,12 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return _encode(self.fields())
+        return encode_document(self.fields())
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
         """Raises Damaged or FromTheFuture."""
-        return cls.from_fields(_decode(MANIFEST, data))
+        return cls.from_fields(decode_document(MANIFEST, data))
 
     def fields(self) -> dict[str, Any]:
         """What the file says."""
@@ -106,12 +106,12 @@ class Kept:
     def encode(self) -> bytes:
         """The bytes of the file."""
         own = {"last_segment": self.last_segment, "end_version": self.data_version, "since": self.since}
-        return _encode({**self.manifest.fields(), **own})
+        return encode_document({**self.manifest.fields(), **own})
 
     @classmethod
     def decode(cls, data: bytes) -> "Kept":
         """Raises Damaged or FromTheFuture."""
-        fields = _decode(KEPT, data)
+        fields = decode_document(KEPT, data)
         return cls(
             Manifest.from_fields(fields),
             _number(fields, "last_segment"),
@@ -129,7 +129,8 @@ class Session:
     a manifest of an earlier one is an old copy of itself.
     """
 
-    session_id: str  # random
+    writer: str  # random: the mark of one writer, whether it is a node or a command
+    session_id: str  # random: the node's session that wrote last; a command goes on under it
     host: str
     pid: int
     started: int  # seconds since 1970
@@ -142,13 +143,14 @@ class Session:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return _encode({name: getattr(self, name) for name in self.__slots__})
+        return encode_document({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def decode(cls, data: bytes) -> "Session":
         """Raises Damaged or FromTheFuture."""
-        fields = _decode(SESSION, data)
+        fields = decode_document(SESSION, data)
         return cls(
+            _text(fields, "writer"),
             _text(fields, "session_id"),
             _text(fields, "host"),
             _number(fields, "pid"),
@@ -162,12 +164,14 @@ class Session:
         )
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
+def encode_document(fields: dict[str, Any]) -> bytes:
+    """These fields as a text file of a backup."""
     line = json.dumps({"lightningd-backup": FORMAT, **fields}).encode()
     return line + b"\n%08x\n" % crc32(line)
 
 
-def _decode(name: str, data: bytes) -> dict[str, Any]:
+def decode_document(name: str, data: bytes) -> dict[str, Any]:
+    """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
         raise Damaged("the file is not what a writer leaves (empty, or overwritten)", name, 0)

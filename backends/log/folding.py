@@ -98,6 +98,13 @@ def fold(
     return Folded(begun.generation + 1, written, base, place.next_segment)
 
 
+def segments_freed(storage: Storage) -> int | None:
+    """How many segments `fold` would make needless; None when there is nothing to fold. Raises as `fold` does."""
+    with open_generation(storage) as generation:
+        place = _place(generation, MAX_ROLL_FORWARD)
+        return None if place is None else place.next_segment - generation.manifest.first_segment
+
+
 def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
     """The pieces, and how much of the second half of the work they are."""
     done = 0

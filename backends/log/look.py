@@ -4,12 +4,13 @@ from backends.base import Standing
 from backends.errors import Damaged
 from backends.log.documents import Manifest, Session
 from backends.log.generation import Generation
+from backends.log.known_damage import KnownDamage
 from backends.log.writer import LogWriter
 from backends.status import COMPACTION, Status, low_space
 from backends.storage.base import Space
 
 
-def look_at_files(url: str, generation: Generation, space: Space) -> Status:
+def look_at_files(url: str, generation: Generation, space: Space, known: KnownDamage | None) -> Status:
     """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
 
     Of the snapshot it looks at the ends only: the rest is for `verify`.
@@ -31,11 +32,13 @@ def look_at_files(url: str, generation: Generation, space: Space) -> Status:
     segments = generation.stored_bytes() - snapshot if damaged else generation.log_bytes()
     end = Standing(generation.data_version, generation.last.sequence, 0, generation.last_time)
     return _status(
-        url, generation.manifest, generation.session, end, records, snapshot, segments, space, troubles, damaged
+        url, generation.manifest, generation.session, end, records, snapshot, segments, space, troubles, damaged, known
     )
 
 
-def look_from_inside(url: str, writer: LogWriter, session: Session | None, snapshot: int, space: Space) -> Status:
+def look_from_inside(
+    url: str, writer: LogWriter, session: Session | None, snapshot: int, space: Space, known: KnownDamage | None
+) -> Status:
     """What the writer knows; reads nothing."""
     troubles = [] if writer.finished is None else [str(writer.finished)]
     records = writer.standing.sequence - writer.manifest.base.sequence
@@ -50,6 +53,7 @@ def look_from_inside(url: str, writer: LogWriter, session: Session | None, snaps
         space,
         troubles,
         False,
+        known,
     )
 
 
@@ -64,9 +68,11 @@ def _status(
     space: Space,
     troubles: list[str],
     damaged: bool,
+    known: KnownDamage | None,
 ) -> Status:
     low = low_space(space, snapshot + segments)
     told = session.trouble if session is not None else None
+    earlier = [known.sentence()] if known is not None else []
     return Status(
         url=url,
         backup_id=manifest.backup_id.hex(),
@@ -82,6 +88,7 @@ def _status(
         segment_bytes=segments,
         free_bytes=space.free,
         total_bytes=space.total,
-        damaged=damaged,
-        troubles=tuple([*troubles, *([told] if told else []), *([low] if low else [])]),
+        damaged=damaged or known is not None,
+        troubles=tuple([*earlier, *troubles, *([told] if told else []), *([low] if low else [])]),
+        known_damage=known,
     )

@@ -28,6 +28,7 @@ from backends.log.format import (
 )
 from backends.log.generation import old_manifest
 from backends.log.keeping import is_kept, read_kept, still_kept
+from backends.log.known_damage import remove_healed
 from backends.log.opening import open_generation, segment_indexes
 from backends.log.reading import RecordReader, StoredPayload
 from backends.log.segment import Segment, create_segment
@@ -247,6 +248,7 @@ def remove_older(storage: Storage, manifest: Manifest) -> None:
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
             with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
                 storage.remove(name)
+    remove_healed(storage, manifest.generation)
     storage.sync_names()
 
 

@@ -33,11 +33,11 @@ class SessionMarker:
         self, storage: Storage, session_id: str | None, before: Session | None, generation: int, standing: Standing
     ) -> None:
         self._storage = storage
-        self._before = before.session_id if before else None
+        self._before = before.writer if before else None
         mark = session_id or (before.session_id if before else secrets.token_hex(8))
         node_id = before.node_id if before else None
         self.session = Session(
-            mark, socket.gethostname()[:200], os.getpid(), time_now(),
+            secrets.token_hex(8), mark, socket.gethostname()[:200], os.getpid(), time_now(),
             generation, standing.sequence, standing.data_version, False, node_id, None,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()
@@ -105,11 +105,11 @@ class SessionMarker:
         if there is None:
             raise Replaced(
                 f"the session marker in {self._storage.describe()} is gone: the backup was removed or exchanged while "
-                "this node wrote to it. Nothing more is saved there; stop the node, put the backup back, or run: "
-                "backup-cli init"
+                "this node wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is "
+                "lost for good, make a new one: backup-cli init"
             )
-        if there.session_id != self.session.session_id:
-            if there.session_id == self._before:
+        if there.writer != self.session.writer:
+            if there.writer == self._before:
                 # The one that we replaced had looked just before. It believes that it is alone, and would go on for
                 # ever in a segment that has no name any more: with our mark in place again it stops as well.
                 with suppress(OSError):

@@ -56,7 +56,7 @@ def classify(handle: ReadHandle, offset: int) -> Tail:
     start = handle.read(offset, RECORD_HEADER_SIZE)
     header = decode_record_header(start)
     stop = min(size, offset + RECORD_HEADER_SIZE + (header.length if header else 0))
-    later = _next_record(handle, offset + 1 if header is None else stop, size)
+    later = next_record(handle, offset + 1 if header is None else stop, size)
     if later is not None:
         return Tail(End.DAMAGED, offset, f"a record is broken, and whole ones follow it (at byte {later})")
     if header is None:
@@ -111,7 +111,7 @@ def first_nonzero(handle: ReadHandle, start: int, stop: int) -> int | None:
     return None
 
 
-def _next_record(handle: ReadHandle, start: int, stop: int) -> int | None:
+def next_record(handle: ReadHandle, start: int, stop: int) -> int | None:
     """The offset of the next whole record header, wherever it begins: proof that more was written after a bad one."""
     for position in range(start, stop, _BLOCK):
         block = handle.read(position, _BLOCK + RECORD_HEADER_SIZE)

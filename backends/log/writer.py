@@ -16,6 +16,7 @@ from backends.log.documents import MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, segment_name, time_now
 from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept
+from backends.log.known_damage import remove_damage
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris, remove_older
@@ -141,8 +142,8 @@ class LogWriter:
             except BackupError:
                 raise Replaced(
                     f"the manifest in {self.storage.describe()} is gone or overwritten: the backup was removed or "
-                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, put the backup "
-                    "back, or run: backup-cli init"
+                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, and put the "
+                    "backup back; if it is lost for good, make a new one: backup-cli init"
                 ) from None
             if there != self.manifest:
                 raise Replaced(
@@ -186,6 +187,7 @@ class LogWriter:
         self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
         while self._left:
             self._left.pop().handle.close()
+        remove_damage(self.storage)
         remove_debris(self.storage, self.manifest, self._segment.index, self._check)
 
     def switch_generation(self, folded: Folded) -> None:

@@ -19,6 +19,11 @@ def is_network(mount: Mount) -> bool:
     return mount.kind in _KINDS
 
 
+def only_this_machine(mount: Mount) -> bool:
+    """Whether no other machine can write to this filesystem while it is mounted here, as far as its kind tells."""
+    return not is_network(mount) and not mount.kind.startswith("fuse.")
+
+
 _LATE = frozenset({"fuse.rclone", "fuse.davfs", "davfs"})
 
 

@@ -7,7 +7,7 @@ from backends.base import Standing
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
 from backends.node.session import forget_sessions
-from backends.node.witness import Witness, fingerprint, write_witness
+from backends.node.witness import Witness, fingerprint, remove_witness, write_witness
 
 
 def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
@@ -15,12 +15,16 @@ def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
     return shlex.join(["backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, str(directory)])
 
 
-def hand_over(directory: Path, url: str, backup_id: str, standing: Standing) -> None:
+def hand_over(directory: Path, url: str, backup_id: str, standing: Standing | None) -> None:
     """The database in `directory` holds exactly what the backup does: say so, then name the backup in backup.lock.
 
-    backup.lock comes last: from then on the plugin goes on from there. Raises OSError.
+    With None for `standing` it holds something else, and the next start settles that. backup.lock comes last: from then
+    on the plugin goes on from there. Raises OSError.
     """
-    bear_witness(directory, backup_id, standing)
+    if standing is None:
+        remove_witness(directory)
+    else:
+        bear_witness(directory, backup_id, standing)
     forget_sessions(directory)
     write_settings(directory, Settings(url, backup_id))
 

@@ -42,6 +42,11 @@ def running_lightningd(directory: Path) -> int | None:
     return None if holder is None else holder.pid
 
 
+def lightningd_has_started(directory: Path) -> bool:
+    """Whether a lightningd works in this directory. Other processes may have its database open, and do not count."""
+    return (_pid_file_holder(directory) or _lightningd_in(directory)) is not None
+
+
 def refuse_if_running(directory: Path) -> None:
     """BackupError when a process holds this network directory: what follows must have it alone."""
     holder = _find(directory)

@@ -1,8 +1,14 @@
 """The witness: a note on the node's side that the database file was at a known point of the backup.
 
-At a clean moment the plugin notes which change was the last one and how the database file looked. A later
-start that finds the file looking the same knows that nobody has written to it since. The note only ever
-proves something *for* the backup: when it is missing, unreadable or does not fit, the plugin takes a new snapshot.
+When the database is known to hold the backup's last change, the plugin notes which change that was and how the
+database file looked. A later start that finds the file looking the same knows that nobody has written to it since. The
+note only ever proves something *for* the backup: when it is missing, unreadable or does not fit, the plugin takes a new
+snapshot.
+
+The file is one line of JSON and one line with the CRC-32 of the first in hexadecimal, filled up with blanks to SIZE.
+While the node runs it is written in place, many times a second on a busy node: one `pwrite` within a page of the page
+cache, which a kill cannot split, and no rename or sync that would wear out a memory card. A power cut may leave any
+mixture of old and new bytes, and the checksum shows that.
 """
 
 import json
@@ -11,28 +17,34 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+from backends.change import DATABASE_HEADER, database_fingerprint
 from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
 
 WITNESS_FILE = "backup.witness"
 
-_HEADER = 100
-"""Bytes of a SQLite file's header; its bytes 24 to 28 count the transactions that changed the file."""
+SIZE = 4096
+"""Bytes of the file: one page of the page cache."""
+
+_MAX_FAILURE = 4000
+"""Characters of a failure that are kept: whatever they are, the file can be read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """How a database file looks from outside: any committed transaction changes it.
 
-    `size` in bytes, `mtime_ns` in nanoseconds since 1970, `change_counter` as in the SQLite header (0 when
-    the file is too short to have one).
+    `size` in bytes, `mtime_ns` in nanoseconds since 1970, `change_counter` as in the SQLite header (0 when the file is
+    too short to have one). `header` is the fingerprint of the first bytes as the backup's records have it.
     """
 
     inode: int
     size: int
     mtime_ns: int
     change_counter: int
+    header: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +74,48 @@ def fingerprint(path: Path) -> Fingerprint | None:
     except FileNotFoundError:
         return None
     try:
-        status, header = os.fstat(descriptor), os.pread(descriptor, _HEADER, 0)
+        return fingerprint_of(descriptor, Path(os.path.realpath(path)))
     finally:
         os.close(descriptor)
-    counter = int.from_bytes(header[24:28], "big") if len(header) == _HEADER else 0
+
+
+def fingerprint_of(descriptor: int, path: Path) -> Fingerprint:
+    """The fingerprint of an open database file; `path` is where it really is, without symbolic links. OSError.
+
+    What lies beside it and belongs to its content counts, too: in WAL mode a commit leaves the database file as it
+    was; and what is in a hot journal will be written back by whoever opens the database next.
+    """
+    status, header = os.fstat(descriptor), os.pread(descriptor, DATABASE_HEADER, 0)
     size, changed = status.st_size, status.st_mtime_ns
-    with suppress(FileNotFoundError):  # in WAL mode a commit leaves the database file itself as it was
+    with suppress(FileNotFoundError):
         wal = path.with_name(path.name + "-wal").stat()
         size, changed = size + wal.st_size, max(changed, wal.st_mtime_ns)
-    return Fingerprint(status.st_ino, size, changed, counter)
+    if has_hot_journal(path):
+        with suppress(FileNotFoundError):
+            journal = path.with_name(path.name + "-journal").stat()
+            size, changed = size + journal.st_size, max(changed, journal.st_mtime_ns)
+    return Fingerprint(status.st_ino, size, changed, change_counter(header), database_fingerprint(header))
+
+
+def change_counter(header: bytes) -> int:
+    """How many transactions have changed the file (bytes 24 to 28); 0 when it is too short to have a header."""
+    return int.from_bytes(header[24:28], "big") if len(header) == DATABASE_HEADER else 0
+
+
+def has_hot_journal(path: Path) -> bool:
+    """Whether a journal lies beside the database whose transaction may have been written into the database in part.
+
+    SQLite writes the first bytes of a journal only when all of it is on the disk, and only then touches the database:
+    while they are zeros, the database file holds what was committed last. OSError when it cannot be read.
+    """
+    try:
+        descriptor = os.open(path.with_name(path.name + "-journal"), os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        return any(os.read(descriptor, 8))
+    finally:
+        os.close(descriptor)
 
 
 def look(directory: Path) -> Fingerprint | None:
@@ -84,7 +129,10 @@ def look(directory: Path) -> Fingerprint | None:
 def read_witness(directory: Path) -> Witness | None:
     """The witness in this network directory; None for anything that is not a whole and well-formed one."""
     try:
-        return _witness(json.loads(read_small_file(directory / WITNESS_FILE)))
+        line, checksum, rest = read_small_file(directory / WITNESS_FILE).split(b"\n", 2)
+        if checksum != b"%08x" % crc32(line) or rest.strip(b" "):
+            return None
+        return _witness(json.loads(line))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
@@ -95,7 +143,43 @@ def write_witness(directory: Path, witness: Witness) -> None:
     Nothing is synced: a power cut may leave the old note, an empty one or none, and then it does not fit the
     database file, the plugin takes a new snapshot, and that is all.
     """
-    replace_file(directory / WITNESS_FILE, json.dumps(asdict(witness)).encode() + b"\n", durably=False)
+    replace_file(directory / WITNESS_FILE, encode(witness), durably=False)
+
+
+class OpenWitness:
+    """The witness file, held open to be written often.
+
+    If the file is replaced meanwhile (`write_witness`, by whoever has something graver to say), the new one stays as it
+    is: what comes later goes into the old file, which has no name any more.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """OSError when it cannot be opened or made."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self._descriptor = os.open(directory / WITNESS_FILE, flags, 0o600)
+        if os.fstat(self._descriptor).st_size > SIZE:
+            os.ftruncate(self._descriptor, SIZE)
+
+    def write(self, witness: Witness) -> None:
+        """Overwrite the note with one system call; it is not synced. OSError."""
+        os.pwrite(self._descriptor, encode(witness), 0)
+
+    def sync(self) -> None:
+        """What was written is safe from a power cut when this returns. OSError."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """No more is written."""
+        os.close(self._descriptor)
+
+
+def encode(witness: Witness) -> bytes:
+    """The bytes of the file."""
+    fields = asdict(witness)
+    if witness.failure is not None:
+        fields["failure"] = witness.failure[:_MAX_FAILURE]
+    line = json.dumps(fields).encode()
+    return (line + b"\n%08x\n" % crc32(line)).ljust(SIZE)
 
 
 def remove_witness(directory: Path) -> None:
@@ -112,11 +196,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (dict, type(None)),
     "failure": (str, type(None)),
 }
-_FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(("inode", "size", "mtime_ns", "change_counter"), (int,))
+_FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("inode", "size", "mtime_ns", "change_counter", "header"), (int,)
+)
 
 
 def _witness(document: Any) -> Witness:
-    """TypeError for anything but exactly what `write_witness` writes."""
+    """TypeError for anything but exactly what `encode` writes."""
     fields = _checked(document, _KINDS)
     if fields["fingerprint"] is not None:
         fields["fingerprint"] = Fingerprint(**_checked(fields["fingerprint"], _FINGERPRINT_KINDS))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from backends.change import previous
+from backends.change import ahead, previous
 from backends.errors import BackupError
 from backends.older.changes import OlderChange, read_change
 from backends.older.errors import OlderDamaged, Unfit
-from backends.older.file import HEADER_SIZE, Frame, OlderFile, ahead
+from backends.older.file import HEADER_SIZE, Frame, OlderFile
 from backends.older.outline import Outline, outline
 from backends.older.tail import newer_in_tail
 

@@ -14,7 +14,7 @@ from struct import Struct
 from types import TracebackType
 from typing import NamedTuple
 
-from backends.change import MAX_CHANGE, VERSIONS
+from backends.change import MAX_CHANGE
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.older.errors import OlderDamaged
 from backends.urls import parse_url
@@ -184,11 +184,6 @@ def older_backup_at(url: str) -> Path | None:
 def _local_file(url: str) -> Path | None:
     place = parse_url(url)
     return place.local_path if place.scheme == "file" and place.names_no_other_machine else None
-
-
-def ahead(version: int, other: int) -> int:
-    """How far `version` is ahead of `other`, negative when it is behind; versions wrap."""
-    return (version - other + VERSIONS // 2) % VERSIONS - VERSIONS // 2
 
 
 def _without_waiting(path: Path | str, _: int = 0) -> int:

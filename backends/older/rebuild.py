@@ -5,14 +5,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from backends.change import ahead
 from backends.database.rebuild import BytesDone, Rebuilt
-from backends.database.replay import Replay, ReplayFailed
+from backends.database.replay import MemoryFailed, Replay, ReplayFailed
 from backends.database.source import Corrupt, DatabaseState, inspect
 from backends.errors import BackupError
 from backends.older.backup import OlderBackup
 from backends.older.changes import OlderChange
 from backends.older.errors import OlderDamaged
-from backends.older.file import Frame, ahead
+from backends.older.file import Frame
 
 _BETWEEN_CALLS = 200
 
@@ -93,7 +94,7 @@ def _up_to(backup: OlderBackup, to_version: int | None) -> Iterator[OlderChange]
 def _execute(replay: Replay, backup: OlderBackup, change: OlderChange) -> None:
     try:
         replay.execute(change.statements, change.data_version)
-    except ReplayFailed as error:
+    except (ReplayFailed, MemoryFailed) as error:
         good = backup.good(change.database_stood_at)
         raise OlderDamaged(_first_words(error), backup.path, change.offset, good) from error
     # lightningd switches foreign keys off for one transaction. Where it died before it switched them on again, the file
@@ -120,6 +121,6 @@ def _check_version(backup: OlderBackup, version: int, to_version: int | None, st
         )
 
 
-def _first_words(error: ReplayFailed) -> str:
+def _first_words(error: BackupError) -> str:
     """What happened, without the advice: here it is another."""
     return _ADVICE.split(str(error), maxsplit=1)[0]

@@ -4,9 +4,9 @@ Most often it is a record that was being written when the node died. But nothing
 power cut the header may be older than the records. So the bytes are searched for a trace of anything newer.
 """
 
-from backends.change import VERSIONS
+from backends.change import VERSIONS, ahead
 from backends.older.changes import BUMP_SIZE, latest_bump
-from backends.older.file import CHANGE, SNAPSHOT, OlderFile, ahead
+from backends.older.file import CHANGE, SNAPSHOT, OlderFile
 
 _BLOCK = 1 << 20
 

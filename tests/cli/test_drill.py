@@ -12,6 +12,7 @@ import pytest
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import flip, snapshot
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
+from tests.small_disk import needs_small_disks, small_disk
 from tests.standin import History
 
 
@@ -72,17 +73,14 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, scratch: Path, when: str, num
     assert list(scratch.iterdir()) == []
 
 
+@needs_small_disks
 def test_at_a_destination_that_is_too_small(tmp_path: Path, scratch: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk]).returncode:
-        pytest.skip("needs root, to mount a small filesystem")
-    try:
+    with small_disk(disk, 300 << 10):
         said = spawned(*command("drill", disk.as_uri()), environment={"TMPDIR": str(scratch)})
         assert_refused(said, r"plugin refused a change[^{}]*: backup: [^{}]*No space left[^{}]*\Z")
         assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_without_room_for_the_recorded_node(tmp_path: Path, scratch: Path) -> None:

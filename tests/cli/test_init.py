@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import backup_cli.init as module
+from backends.mounts import ephemeral
 from tests.cli.outcome import init
 from tests.end_to_end.recordings import UPGRADES
 from tests.end_to_end.world import PLUGIN, World, backup_cli, command, tree
@@ -146,7 +147,8 @@ def test_the_same_disk_is_a_warning(old_node: World) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second filesystem at hand")
-def test_another_disk_is_no_warning(old_node: World) -> None:
+def test_another_disk_is_no_warning(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ephemeral, "_IN_MEMORY", frozenset())  # it is the nearest other one
     place = Path("/dev/shm") / f"init-test-{os.getpid()}"
     try:
         said = backup_cli("init", "--lightning-dir", old_node.directory, place.as_uri())

@@ -130,17 +130,30 @@ def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
     shutil.copy(lived.database, place.parent / "elsewhere")
     (place / "lightningd.sqlite3").symlink_to(target)
     before = tree(place)
-    assert_refused(restore(lived, place), "is there already")
+    assert_refused(restore(lived, place), "is there already" if "else" in target else "is a link to missing, and noth")
     assert tree(place) == before
-    assert restore(lived, place, "--replace").code == 0
-    assert not (place / "lightningd.sqlite3").is_symlink()
+    if target == "missing":
+        assert_refused(restore(lived, place, "--replace"), "is that disk mounted.*remove the link first")
+        assert tree(place) == before
+        return
+    said = restore(lived, place, "--replace", "--resume")
+    assert said.code == 0
+    assert f"is a link, and stays one: the database goes to {place.parent / 'elsewhere'}" in said.err
+    assert (place / "lightningd.sqlite3").is_symlink(), "the disk that the operator has chosen for it"
+    assert len(list(place.parent.glob("elsewhere.before-restore-*"))) == 1
     assert differences(place / "lightningd.sqlite3", lived.database) == []
+    lived.directory = place
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
 
 
 def test_replace_moves_all_of_it_aside(lived: World, place: Path) -> None:
     names = ["", "-journal", "-wal", "-shm"]
     leftovers(place, names)
-    said = restore(lived, place, "--replace")
+    before = tree(place)
+    assert_refused(restore(lived, place, "--replace"), "cannot be told from a damaged file.*--discard-newer unknown")
+    assert tree(place) == before
+    said = restore(lived, place, "--replace", "--discard-newer", "unknown")
     assert said.code == 0
     kept = sorted(path.name for path in place.glob("*before-restore*"))
     assert len(kept) == 4
@@ -159,7 +172,7 @@ def test_what_was_moved_aside_is_never_replaced(lived: World, place: Path, monke
     [first, *_] = leftovers(place, ["", "-journal"])
     monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
     for _ in range(12):
-        assert restore(lived, place, "--replace", "--resume").code == 0
+        assert restore(lived, place, "--replace", "--resume", "--discard-newer", "unknown").code == 0
     kept = [path for path in place.glob("*before-restore*") if not path.name.endswith("-journal")]
     assert len(kept) == 12
     assert [path.read_bytes() for path in kept].count(first.name.encode()) == 1

@@ -151,18 +151,18 @@ def test_a_lightningd_that_was_started_meanwhile(lived: World, place: Path, monk
     """Without the plugin, which would have refused: its database must not be moved away under it."""
     directory = place / "regtest"
     directory.mkdir()
-    (directory / "lightningd.sqlite3").write_bytes(b"its database")
+    shutil.copy(lived.database, directory / "lightningd.sqlite3")
     rebuild, node = module._rebuild, ExitStack()
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **options: Any) -> Any:
         node.enter_context(running(PID_LOCK, place / "lightningd-regtest.pid"))
-        return rebuild(*arguments)
+        return rebuild(*arguments, **options)
 
     monkeypatch.setattr(module, "_rebuild", slow)
     with node:
         assert_refused(restore(lived, directory, "--replace"), "is in use: process .*stop the node first")
     assert [path.name for path in directory.iterdir() if path.name != "backup.pid"] == ["lightningd.sqlite3"]
-    assert (directory / "lightningd.sqlite3").read_bytes() == b"its database"
+    assert everything(directory / "lightningd.sqlite3") == everything(lived.database)
 
 
 def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:

@@ -19,8 +19,8 @@ LEFT_TO_INIT = ("the manifest has a flipped bit", "the manifest is empty")
 """What leaves nothing that says which backup it is."""
 
 
-def resync(world: World) -> Said:
-    return backup_cli("resync", "--lightning-dir", world.directory)
+def resync(world: World, *options: object) -> Said:
+    return backup_cli("resync", "--lightning-dir", world.directory, *options)
 
 
 def assert_gone_on_with(world: World) -> None:
@@ -54,15 +54,15 @@ def test_of_a_backup_that_is_up_to_date(lived: World) -> None:
     for _ in range(2):
         assert resync(lived).code == 0
     assert_gone_on_with(lived)
-    assert len(list(lived.backup.glob("snapshot-*"))) == 1
+    assert len(list(lived.backup.glob("snapshot-*"))) == 2, "the one in use and the one that it replaced, and no more"
 
 
 def test_of_an_old_database_that_is_known_to_be_right(lived: World, history: History) -> None:
-    """The one act that takes a backup back: an operator says so, the node never does."""
+    """The one act that takes a backup back: an operator says so, with the version typed out; the node never does."""
     old = lived.database.read_bytes()
     lived.run(history.notes(4))
     lived.database.write_bytes(old)
-    assert resync(lived).code == 0
+    assert resync(lived, "--discard-newer", 10).code == 0
     assert lived.status()["data_version"] == 6
     assert_gone_on_with(lived)
 
@@ -92,7 +92,13 @@ def test_an_earlier_owner_takes_its_backup_back(lived: World, history: History) 
     shutil.copytree(lived.directory, other.directory)
     other.backup = lived.backup
     other.run(History(6).notes(3))
-    assert resync(lived).code == 0
+    lived.run_without_plugin(history.notes(9))
+    before = tree(lived.root)
+    said = resync(lived)
+    assert_refused(said, "at version 15, and the backup .* at version 9, which another node .*--discard-newer 9 ")
+    assert "the higher version is not the newer one" in said.err
+    assert tree(lived.root) == before
+    assert resync(lived, "--discard-newer", 9).code == 0
     assert_gone_on_with(lived)
 
 

@@ -2,14 +2,27 @@
 
 import json
 import os
+import random
 import time
 
 import pytest
 
+from backends.base import MAX_ROLL_FORWARD
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import DAMAGED, flip, segment, snapshot
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
-from tests.standin import History, SeparateDatabase
+from tests.standin import History, Refused, SeparateDatabase
+
+
+@pytest.fixture
+def grown(taken_over: World) -> World:
+    """Its log has a segment that is full, of a row that was overwritten again and again."""
+    node, blobs = History(taken_over.version), random.Random(1)
+    row = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('often', x'{}')"
+    taken_over.run([node.transaction(row.format(blobs.randbytes(1 << 20).hex())) for _ in range(12)])
+    taken_over.run([*node.notes(20)])
+    return taken_over
+
 
 SEEN_BY_STATUS = [name for name in DAMAGED if "manifest" in name or "segment" in name or "record" in name]
 
@@ -30,10 +43,10 @@ def test_what_it_tells(taken_over: World) -> None:
     assert tree(taken_over.root) == before
 
 
-def test_a_new_snapshot_after_a_compaction_does_not_say_never(taken_over: World) -> None:
-    assert backup_cli("compact", taken_over.url).code == 0
-    assert backup_cli("resync", "--lightning-dir", taken_over.directory).code == 0
-    assert "compacted    not since the snapshot of 20" in backup_cli("status", taken_over.url).out
+def test_a_new_snapshot_after_a_compaction_does_not_say_never(grown: World) -> None:
+    assert backup_cli("compact", grown.url).code == 0
+    assert backup_cli("resync", "--lightning-dir", grown.directory).code == 0
+    assert "compacted    not since the snapshot of 20" in backup_cli("status", grown.url).out
 
 
 def test_for_programs(taken_over: World) -> None:
@@ -99,53 +112,72 @@ def test_a_lost_end_is_not_also_called_harmless(lived: World) -> None:
 # compact
 
 
-def test_by_root_for_another_user(taken_over: World) -> None:
+def bytes_of(world: World) -> int:
+    return sum(path.stat().st_size for path in world.backup.iterdir())
+
+
+def test_by_root_for_another_user(grown: World) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    os.chown(taken_over.backup, 12345, 12345)
-    said = backup_cli("compact", taken_over.url)
+    os.chown(grown.backup, 12345, 12345)
+    said = backup_cli("compact", grown.url)
     assert said.code == 0
-    assert f"Before you start lightningd: chown -R 12345: {taken_over.backup}\n" in said.err
+    assert f"Before you start lightningd: chown -R 12345: {grown.backup}\n" in said.err
 
 
-def test_it_becomes_small_and_stays_whole(taken_over: World) -> None:
-    said = backup_cli("compact", taken_over.url)
+def test_it_becomes_small_and_stays_whole(grown: World) -> None:
+    before = bytes_of(grown)
+    said = backup_cli("compact", grown.url)
     assert said.code == 0
-    assert " before, " in said.err
-    seen = taken_over.status()
-    assert (seen["generation"], seen["generation_reason"], seen["records"]) == (2, "compaction", 1)
-    taken_over.assert_restored_equals_the_nodes()
-    node = taken_over.run(History(taken_over.version).notes(2))
+    assert " MiB before, " in said.err
+    seen = grown.status()
+    assert (seen["generation"], seen["generation_reason"]) == (2, "compaction")
+    assert bytes_of(grown) < before - (7 << 20)
+    assert seen["records"] == MAX_ROLL_FORWARD, "so many stay, to bring the node's database forward by"
+    grown.assert_restored_equals_the_nodes()
+    node = grown.run(History(grown.version).notes(2))
     assert [level for level, _ in node.logs] == ["info"], "the node goes on with it as if nothing had been"
-    taken_over.assert_restored_equals_the_nodes()
+    grown.assert_restored_equals_the_nodes()
 
 
-def test_twice_there_is_nothing_to_fold(taken_over: World) -> None:
-    assert backup_cli("compact", taken_over.url).code == 0
-    said = backup_cli("compact", taken_over.url)
-    assert said.code == 0
-    assert "there is nothing to fold yet" in said.err
-    taken_over.assert_restored_equals_the_nodes()
+def test_where_nothing_is_gained_nothing_is_changed(grown: World) -> None:
+    """The new snapshot would be larger than what it makes needless."""
+    assert backup_cli("compact", grown.url).code == 0
+    for notes, sentence in (
+        (0, "there is nothing to fold yet"),
+        (20, "a compaction would gain nothing now"),
+    ):
+        if notes:
+            grown.run(History(grown.version).notes(notes))
+        before = tree(grown.root)
+        said = backup_cli("compact", grown.url)
+        assert said.code == 0
+        assert sentence in said.err
+        assert tree(grown.root) == before
+    grown.assert_restored_equals_the_nodes()
 
 
 def test_beside_a_running_node(lived: World, history: History) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(3))
         before = tree(lived.backup)
-        assert_refused(backup_cli("compact", lived.url), rf"a running node \(process {node.pid}\) .*backup-compact")
+        said = backup_cli("compact", lived.url)
+        assert_refused(said, rf"another process \(pid {node.pid}, lightningd-backup\) is writing .*backup-compact")
         assert tree(lived.backup) == before
         node.play(history.notes(3))
     lived.assert_restored_equals_the_nodes()
 
 
-def test_after_a_kill(lived: World, history: History) -> None:
-    """The marker still says that somebody writes, but that process is dead."""
-    node = lived.node()
+def test_after_a_kill(grown: World) -> None:
+    """The marker still says that somebody writes, but the lock in the backup is free: that process is dead."""
+    node, history = grown.node(), History(grown.version)
     node.start()
     node.play(history.notes(3))
     node.die()
-    assert backup_cli("compact", lived.url).code == 0
-    lived.assert_restored_equals_the_nodes()
+    said = backup_cli("compact", grown.url)
+    assert said.code == 0
+    assert " before, " in said.err
+    grown.assert_restored_equals_the_nodes()
 
 
 @pytest.mark.parametrize("what", list(DAMAGED))
@@ -156,18 +188,39 @@ def test_a_damaged_backup_is_left_alone(taken_over: World, what: str) -> None:
     assert tree(taken_over.root) == before
 
 
-def test_a_damaged_snapshot_is_not_folded(taken_over: World) -> None:
-    flip(snapshot(taken_over), 200)
-    assert_refused(backup_cli("compact", taken_over.url), "the backup is damaged: .* in snapshot-", code=3)
-    assert [path.name for path in taken_over.backup.glob("snapshot-*")] == ["snapshot-00000001"]
+def test_a_damaged_snapshot_is_not_folded(grown: World) -> None:
+    flip(snapshot(grown), 200)
+    assert_refused(backup_cli("compact", grown.url), "the backup is damaged: .* in snapshot-", code=3)
+    assert [path.name for path in grown.backup.glob("snapshot-*")] == ["snapshot-00000001"]
 
 
-def test_a_backup_that_may_not_be_written(taken_over: World) -> None:
-    taken_over.backup.chmod(0o500)
-    before = tree(taken_over.root)
+def test_a_backup_that_may_not_be_written(grown: World) -> None:
+    grown.backup.chmod(0o500)
+    before = tree(grown.root)
     try:
-        said = spawned(*as_mortal(), *command("compact", taken_over.url))
-        assert tree(taken_over.root) == before
+        said = spawned(*as_mortal(), *command("compact", grown.url))
+        assert tree(grown.root) == before
     finally:
-        taken_over.backup.chmod(0o700)
+        grown.backup.chmod(0o700)
     assert_refused(said, "cannot be used: Permission denied")
+
+
+def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, history: History) -> None:
+    """The backup itself may be well, and could not be told of it."""
+    witness = lived.directory / "backup.witness"
+    assert witness.exists()
+    node = lived.node()
+    node.start()
+    node.play(history.notes(1))
+    lived.backup.rename(lived.root / "pulled out")
+    node.wire.listen(7.0)  # the plugin looks for its mark
+    refused = history.note()
+    with pytest.raises(Refused):
+        node.play([refused])
+    (lived.root / "pulled out").rename(lived.backup)
+    seen = json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)
+    assert seen["health"] == "degraded"
+    assert "the last run ended with a failure, the next start begins with a new snapshot" in seen["troubles"][-1]
+    lived.run([refused])
+    assert backup_cli("status", "--lightning-dir", lived.directory).code == 0
+    assert json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)["health"] == "ok"

@@ -71,7 +71,7 @@ def test_each_trouble_shows() -> None:
 
 def test_a_failed_compaction_is_recognised_by_what_the_plugin_leaves() -> None:
     backend = Mock()
-    Compaction("file:///x", "/", lambda level, line: None)._fail(backend, "no room")
+    Compaction("file:///x", "/", lambda level, line: None, Mock())._fail(backend, "no room")
     (told,) = backend.tell_trouble.call_args.args
     assert told.startswith(COMPACTION_FAILED)
     assert figures(metrics(replace(FINE, troubles=(told,)), 0))["compaction_failed"] == 1

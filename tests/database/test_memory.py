@@ -76,7 +76,7 @@ GREEDY = {
 GREED = """
 import sys
 from pathlib import Path
-from backends.database.replay import Replay, ReplayFailed
+from backends.database.replay import Replay, MemoryFailed
 from tests.database.databases import NODE
 with Replay(Path(sys.argv[1])) as replay:
     replay.execute(NODE if replay.path.stat().st_size == 0 else [], 7)
@@ -84,7 +84,7 @@ with Replay(Path(sys.argv[1])) as replay:
     try:
         replay.execute([sys.argv[2]], 9)
         replay.finish()
-    except ReplayFailed as error:
+    except MemoryFailed as error:
         print(error)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """

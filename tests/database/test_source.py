@@ -70,7 +70,7 @@ def test_a_writing_node_is_told_to_stop(tmp_path: Path) -> None:
     path = node(tmp_path / "db")
     with closing(apsw.Connection(str(path))) as lightningd:
         execute(lightningd, "BEGIN EXCLUSIVE")
-        with pytest.raises(Busy, match=r"Stop the node, then run: backup-cli resync"):
+        with pytest.raises(Busy, match=r"Stop the node, then repeat this"):
             copy_database(path, tmp_path / "copy", writable=False)
         with pytest.raises(Busy):
             inspect(path, writable=False)
@@ -103,7 +103,7 @@ def test_a_hot_journal_is_rolled_back(tmp_path: Path) -> None:
 def test_a_hot_journal_cannot_be_rolled_back_by_reading_alone(tmp_path: Path) -> None:
     path = with_hot_journal(tmp_path)
     before = beside(path)
-    with pytest.raises(BackupError, match=r"middle of a write.*backup-cli resync"):
+    with pytest.raises(BackupError, match=r"middle of a write.*repeat this"):
         copy_database(path, tmp_path / "copy", writable=False)
     assert beside(path) == before and not (tmp_path / "copy").exists()
 

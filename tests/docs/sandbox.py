@@ -24,7 +24,13 @@ from backup_cli.player import Player, recorded_calls
 from tests.older.written import written
 from tests.standin import RECORDED_DATABASE, read_recording
 
-PROGRAM = "#!{python}\nfrom {module} import main\nmain()\n"
+PROGRAM = """#!{python}
+from backends.mounts import ephemeral
+ephemeral._IN_MEMORY -= {{"tmpfs"}}
+from {module} import main
+main()
+"""
+"""What a page calls other disks lies in memory here, where no backup may."""
 SQLITE3 = """#!{python}
 import sqlite3, sys
 for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):

@@ -1,38 +1,21 @@
 """A compaction on disks with little room: it fails rather than take what the node's next commits need."""
 
 import os
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from tests.end_to_end.test_compaction import begun, ended, incompressible, large, wait
 from tests.end_to_end.world import World, said_at
+from tests.small_disk import needs_small_disks, small_disk
 from tests.standin import History
 
 MIB = 1 << 20
 
-needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small filesystem")
 
-
-@contextmanager
-def small(place: Path, size: int) -> Iterator[None]:
-    """A filesystem of so many bytes there."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]).returncode:
-        pytest.skip("no filesystem can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=False)
-
-
-@needs_mounts
+@needs_small_disks
 def test_a_destination_with_little_room_is_not_filled_up(world: World, history: History) -> None:
     """It would stop the node: the room that a compaction takes is missing to the next commit."""
-    with small(world.backup.parent, 21 * MIB):
+    with small_disk(world.backup.parent, 22 * MIB):
         world.init()
         with world.node() as node:
             node.play([history.first()])
@@ -50,10 +33,10 @@ def test_a_destination_with_little_room_is_not_filled_up(world: World, history: 
         world.assert_restored_equals_the_nodes()
 
 
-@needs_mounts
+@needs_small_disks
 def test_the_nodes_own_disk_is_not_filled_up(world: World, history: History) -> None:
     """lightningd could not commit any more, though the backup has saved the change."""
-    with small(world.directory, 100 * MIB):
+    with small_disk(world.directory, 104 * MIB):
         world.init()
         with world.node() as node:
             node.play([history.first(), *(history.big(2 * MIB) for _ in range(20))])

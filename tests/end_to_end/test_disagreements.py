@@ -1,10 +1,11 @@
 """When database and backup disagree at a start: after deaths, runs without the plugin, and refusals of others."""
 
-import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from backends.node.witness import read_witness, write_witness
 from tests.end_to_end.deaths import Death, Life
 from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
 from tests.standin import (
@@ -233,8 +234,9 @@ def test_a_change_whose_write_failed_and_that_was_saved_all_the_same(lived: Worl
     """Nothing that a failed disk gives back is built upon, not even to take it back."""
     call = history.note()
     die_before_commit(lived, call)
-    witness = json.loads((lived.directory / "backup.witness").read_text())
-    (lived.directory / "backup.witness").write_text(json.dumps(witness | {"failure": "Input/output error"}))
+    witness = read_witness(lived.directory)
+    assert witness is not None
+    write_witness(lived.directory, replace(witness, failure="Input/output error"))
     node = lived.run([call, *history.notes(2)])
     assert len(snapshots_taken(node)) == 1
     assert "taking it back" not in str(said_at(node, "unusual"))

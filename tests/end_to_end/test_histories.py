@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -22,9 +23,11 @@ from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
+from backends.mounts import ephemeral
 from backends.node.handover import hand_over
 from backends.node.witness import look
 from plugin.guard import CONTINUE, Guard
+from plugin.sync_point import SyncPointThread
 from tests.end_to_end.same import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
 from tests.log.histories import CAMPAIGN, silent
@@ -55,6 +58,17 @@ ENDS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ephemeral, "_IN_MEMORY", frozenset())
+
+
+class Called:
+    """lightningd, which has just called."""
+
+    begun = float("inf")
+
+
 class NodeHistory(RuleBasedStateMachine):
     """A node that is started, writes, dies, and is started again."""
 
@@ -65,6 +79,7 @@ class NodeHistory(RuleBasedStateMachine):
         self.directory.mkdir()
         self.url = (self.root / "lightning.bkp").as_uri()
         self.guard: Guard | None = None
+        self.points: SyncPointThread | None = None
         self.connection: apsw.Connection | None = None
         self.folded: Folded | None = None
         self.version = 0
@@ -91,6 +106,7 @@ class NodeHistory(RuleBasedStateMachine):
 
     def _start(self) -> None:
         self.guard = Guard(self.directory, silent, look(self.directory))
+        self.points = SyncPointThread(self.guard, Called())
         self._open_database()
         self.told = False
 
@@ -129,8 +145,15 @@ class NodeHistory(RuleBasedStateMachine):
     def _commit(self, call: Call) -> None:
         self._execute(call)
         assert self._ask(call) == CONTINUE, self.guard and self.guard.refusal
+        self._look()
         self._end_transaction(call, "COMMIT")
+        self._look()
         self.told, self.allowed = True, []
+
+    def _look(self) -> None:
+        """The sync point's thread may look at any moment; whatever it notes must be true."""
+        if self.points is not None and random.Random(self.version).random() < 0.7:
+            self.points.look()
 
     def _next(self, seed: int) -> list[Call]:
         return some_calls(random.Random(seed), self.version, without_foreign_keys=self.foreign_keys_off)
@@ -202,7 +225,8 @@ class NodeHistory(RuleBasedStateMachine):
             self._commit(foreign_keys(self.version, on=False))
         elif act == IDLE and self.guard.backend is not None:
             self.guard.backend.upkeep()
-            self.guard.testify()
+            assert self.points is not None
+            self.points.look(ending=True)
         elif act == FOLD and self.told:
             self.folded = self._backend.fold(self.directory)
         elif act == SWITCH and self.folded is not None:
@@ -222,8 +246,10 @@ class NodeHistory(RuleBasedStateMachine):
         self._settle()
         if how != KILLED:
             self._execute(last)
+            self._look()
         if how in (COMPACTED_UNCOMMITTED, UNCOMMITTED):
             assert self._ask(last) == CONTINUE
+            self._look()
             self.allowed = [self._with_open_transaction()]
         if how == COMPACTED_UNCOMMITTED:
             self._compact()
@@ -240,6 +266,8 @@ class NodeHistory(RuleBasedStateMachine):
         assert self.guard is not None
         assert self.connection is not None
         self._settle()
+        if self.points is not None:
+            self.points.stop()
         self.guard.close()
         for call in late:
             self._execute(call)

@@ -82,12 +82,12 @@ def as_mortal() -> list[str]:
 def tree(*roots: Path) -> dict[str, str]:
     """Everything under these directories: each name with its mode and a digest of what it holds.
 
-    The file that a lock is held on is left out: it stays, and means nothing.
+    The files that locks are held on are left out: they stay, and mean nothing.
     """
     found = {}
     for root in roots:
         for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
-            if path.name != "backup.pid":
+            if path.name not in ("backup.pid", "lock"):
                 found[str(path)] = f"{path.lstat().st_mode:o} {_digest(path)}"
     return found
 

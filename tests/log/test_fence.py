@@ -245,3 +245,22 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
         assert first.wait(30) == 1  # refused
         assert int(said.read_text().split()[-1]) <= taken_over_at
         second.close()
+
+
+def test_offline_work_beside_a_writer_is_noticed_by_the_marker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be sealed only the marker tells; a command must not go on under the node's own one."""
+    monkeypatch.setattr(LocalStorage, "seal", lambda self, name: False)
+    monkeypatch.setattr(local, "_is_ours", lambda descriptor: True)
+    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 0.0)
+    node = backend_for(url)
+    node.open(silent, "the node")
+    node.append(changes(1, 1)[0])
+    command = backend_for(url)
+    command.open(silent)
+    node.upkeep()
+    with pytest.raises(Replaced):
+        node.append(changes(1, 2)[0])
+    command.close()
+    last = backend_for(url).last_writer()
+    assert last is not None
+    assert last.session_id == "the node"  # which may go on with its backup at its next start

@@ -105,17 +105,7 @@ SMALL = st.integers(0, (1 << 32) - 1)
 @quick
 @given(
     session=st.builds(
-        Session,
-        st.text(max_size=40),
-        st.text(max_size=200),
-        SMALL,
-        SMALL,
-        SMALL,
-        SMALL,
-        SMALL,
-        st.booleans(),
-        TEXT,
-        TEXT,
+        Session, *[st.text(max_size=40)] * 2, st.text(max_size=200), *[SMALL] * 5, st.booleans(), TEXT, TEXT
     )
 )
 def test_what_a_session_says_is_read_back(session: Session) -> None:

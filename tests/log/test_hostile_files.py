@@ -74,7 +74,7 @@ def test_documents_that_are_too_long(name: str) -> None:
 
 def test_a_session_that_claims_everything_was_saved() -> None:
     session = json.dumps({
-        "lightningd-backup": 1, "session_id": "x", "host": "x", "pid": 1, "started": 1, "generation": 1,
+        "lightningd-backup": 1, "writer": "x", "session_id": "x", "host": "x", "pid": 1, "started": 1, "generation": 1,
         "sequence": (1 << 63) - 1, "data_version": 1, "closed": True, "node_id": None, "trouble": None,
     })  # fmt: skip
     assert "once saved" in str(refused(backup(session=document(session))))

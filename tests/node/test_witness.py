@@ -6,12 +6,15 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 from backends.node.witness import (
+    SIZE,
     WITNESS_FILE,
     Fingerprint,
+    OpenWitness,
     Witness,
     fingerprint,
     read_witness,
@@ -19,7 +22,7 @@ from backends.node.witness import (
     write_witness,
 )
 
-WITNESS = Witness("0123456789abcdef", 77, 42, 0xDEADBEEF, Fingerprint(12, 4096, 1_700_000_000_123_456_789, 9), None)
+WITNESS = Witness("0123456789abcdef", 77, 42, 0xDEADBEEF, Fingerprint(12, 4096, 1_700_000_000_123_456_789, 9, 77), None)
 
 
 def execute(path: Path, sql: str) -> None:
@@ -31,7 +34,8 @@ def test_the_fingerprint_of_a_database(tmp_path: Path) -> None:
     path = tmp_path / "lightningd.sqlite3"
     execute(path, "CREATE TABLE vars (name TEXT)")
     status = path.stat()
-    assert fingerprint(path) == Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns, 1)
+    header = crc32(path.read_bytes()[:100])
+    assert fingerprint(path) == Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns, 1, header)
 
 
 def test_each_commit_changes_the_fingerprint_even_when_the_clock_stands(tmp_path: Path) -> None:
@@ -41,7 +45,10 @@ def test_each_commit_changes_the_fingerprint_even_when_the_clock_stands(tmp_path
     assert before is not None
     execute(path, "INSERT INTO vars VALUES ('x')")
     os.utime(path, ns=(before.mtime_ns, before.mtime_ns))
-    assert fingerprint(path) == replace(before, change_counter=before.change_counter + 1)
+    after = fingerprint(path)
+    assert after is not None
+    assert after == replace(before, change_counter=before.change_counter + 1, header=after.header)
+    assert after.header != before.header
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
@@ -109,6 +116,18 @@ def test_a_directory_is_no_witness(tmp_path: Path) -> None:
     assert read_witness(tmp_path) is None
 
 
+def rewrite(directory: Path, document: object) -> None:
+    """A file that is whole, whatever it says."""
+    line = json.dumps(document).encode()
+    (directory / WITNESS_FILE).write_bytes(line + b"\n%08x\n" % crc32(line))
+
+
+def test_file_is_whole_as_these_tests_write_it(tmp_path: Path) -> None:
+    write_witness(tmp_path, WITNESS)
+    rewrite(tmp_path, json.loads((tmp_path / WITNESS_FILE).read_bytes().splitlines()[0]))
+    assert read_witness(tmp_path) == WITNESS
+
+
 def test_no_part_of_a_witness_is_one(tmp_path: Path) -> None:
     write_witness(tmp_path, WITNESS)
     whole = (tmp_path / WITNESS_FILE).read_bytes().rstrip()
@@ -122,23 +141,82 @@ def test_no_part_of_a_witness_is_one(tmp_path: Path) -> None:
 def test_a_wrong_type_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
     write_witness(tmp_path, WITNESS)
     path = tmp_path / WITNESS_FILE
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_bytes().splitlines()[0])
     if value == "missing":
         del document[field]
     elif value == "wrong":
         document[field] = 7 if field in ("backup_id", "failure", "fingerprint") else "7"
     else:
         document[field] = value
-    path.write_text(json.dumps(document))
+    rewrite(tmp_path, document)
     assert read_witness(tmp_path) is None
 
 
-@pytest.mark.parametrize("field", ["inode", "size", "mtime_ns", "change_counter"])
+@pytest.mark.parametrize("field", ["inode", "size", "mtime_ns", "change_counter", "header"])
 @pytest.mark.parametrize("value", [None, True, "1", 1.0])
 def test_a_wrong_fingerprint_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
     write_witness(tmp_path, WITNESS)
     path = tmp_path / WITNESS_FILE
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_bytes().splitlines()[0])
     document["fingerprint"][field] = value
-    path.write_text(json.dumps(document))
+    rewrite(tmp_path, document)
     assert read_witness(tmp_path) is None
+
+
+def test_no_changed_byte_is_believed(tmp_path: Path) -> None:
+    write_witness(tmp_path, WITNESS)
+    path = tmp_path / WITNESS_FILE
+    whole = path.read_bytes()
+    for place in [*range(len(whole.rstrip())), SIZE - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert read_witness(tmp_path) is None
+
+
+def test_note_written_in_place_of_another(tmp_path: Path) -> None:
+    """Each is read as it was written, also a shorter one; any mixture of two is none, as a power cut may leave it."""
+    file = OpenWitness(tmp_path)
+    path = tmp_path / WITNESS_FILE
+    notes = [WITNESS, replace(WITNESS, sequence=10**9), replace(WITNESS, fingerprint=None, sequence=1)]
+    images = []
+    for note in notes:
+        file.write(note)
+        file.sync()
+        assert read_witness(tmp_path) == note
+        assert path.stat().st_mode & 0o777 == 0o600
+        images.append(path.read_bytes())
+    file.close()
+    assert {len(image) for image in images} == {SIZE}
+    for old in images:
+        for new in images:
+            for place in range(512):
+                path.write_bytes(new[:place] + old[place:])
+                assert read_witness(tmp_path) in (None, *notes)
+
+
+def test_replaced_note_is_not_overwritten(tmp_path: Path) -> None:
+    file = OpenWitness(tmp_path)
+    file.write(WITNESS)
+    failed = replace(WITNESS, failure="the disk is full")
+    write_witness(tmp_path, failed)
+    file.write(WITNESS)
+    file.close()
+    assert read_witness(tmp_path) == failed
+
+
+@pytest.mark.parametrize("failure", ["x" * 100_000, "\U0001f4a3" * 10_000], ids=["long", "long in JSON"])
+def test_failure_of_any_length_is_read_again(tmp_path: Path, failure: str) -> None:
+    write_witness(tmp_path, replace(WITNESS, failure=failure))
+    found = read_witness(tmp_path)
+    assert found is not None
+    assert found.failure == failure[:4000]
+    file = OpenWitness(tmp_path)
+    file.write(WITNESS)
+    file.close()
+    assert read_witness(tmp_path) == WITNESS
+
+
+def test_link_in_place_of_the_note_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / WITNESS_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=WITNESS_FILE):
+        OpenWitness(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()

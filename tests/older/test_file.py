@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.older import OlderBackup, is_older_backup, older_backup_at, older_path, rebuild_older
-from backends.older.file import ahead
 from tests.older.conftest import Bench
 from tests.older.written import Written, written
 from tests.standin import History, recorded_database

@@ -12,10 +12,13 @@ import pytest
 
 from backends.database.taking import scratch_directory
 from backends.log.backend import LogBackend
+from backends.log.known_damage import DAMAGE, found_now
 from backends.storage.local import LocalStorage
 from plugin import compaction, compactor
 from plugin.compaction import Compaction
-from tests.log.histories import changes, silent, source
+from plugin.damage_watch import DamageWatch
+from tests.log.histories import change, changes, database, silent, source
+from tests.standin import History
 
 FAILS = "import sys; sys.exit('it is broken')"
 HANGS = "import time; time.sleep(600)"
@@ -31,10 +34,14 @@ class Watched:
         self.backend = LogBackend(LocalStorage(directory / "b"))
         self.backend.create(source())
         self.backend.open(silent, "one")
-        for change in changes(compaction.NEVER_FOLDED + 4):
-            self.backend.append(change)
+        for one in changes(compaction.NEVER_FOLDED + 4):
+            self.backend.append(one)
         self.told: list[str] = []
-        self.compaction = Compaction("file:///b", str(self.node), lambda level, line: self.told.append(line))
+        self.damage = DamageWatch(self.node, self.report)
+        self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage)
+
+    def report(self, level: str, line: str) -> None:
+        self.told.append(line)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -139,6 +146,61 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+# What it proves
+
+
+PROVES = """import sys; print('{"what": "a change cannot be executed", "generation": 1}'); sys.exit(3)"""
+
+
+def test_what_it_proves_is_kept_and_no_other_begins(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", PROVES)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    known = LogBackend(LocalStorage(watched.node.parent / "b")).known_damage()
+    assert known is not None and (known.by, known.what) == ("compaction", "a change cannot be executed")
+    assert watched.backend.status("").health == "damaged"
+    assert watched.told[-1].startswith(known.sentence()) and not any("failed" in line for line in watched.told)
+    watched.begin()
+    assert not watched.compaction.running
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        FAILS,
+        "import sys; sys.exit(3)",
+        "import sys; print('[]'); sys.exit(3)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        'import sys; print(\'{"what": "of an earlier generation", "generation": 0}\'); sys.exit(3)',
+    ],
+    ids=["fails", "no line", "another line", "killed", "a generation that is over"],
+)
+def test_a_failure_of_this_machine_proves_nothing(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(compaction, "_COMPACTOR", script)
+    watched.begin()
+    watched.until(lambda: not watched.compaction.running)
+    assert not (watched.node.parent / "b" / DAMAGE).exists()
+    assert not watched.backend.status("").damaged
+
+
+def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie in the records that the compaction leaves out, and those go on into the next generation."""
+    watched.backend.take_snapshot(source(database((change(History().first()),)), 1), "one that can be replayed")
+    for one in changes(40, 1):
+        watched.backend.append(one)
+    watched.compaction.tick(watched.backend)  # removes what an earlier one has left
+    folded = watched.backend.fold(watched.node)
+    assert folded is not None
+    monkeypatch.setattr(compaction, "_COMPACTOR", f"print({folded.encode()!r})")
+    watched.begin()
+    LogBackend(LocalStorage(watched.node.parent / "b")).note_damage(found_now("verify", "a bad change", 2))
+    watched.until(lambda: not watched.compaction.running)
+    assert watched.backend.manifest.generation == 2
+    assert LogBackend(LocalStorage(watched.node.parent / "b")).status("").health == "damaged"
 
 
 def left_by_a_dead_process(watched: Watched) -> list[Path]:

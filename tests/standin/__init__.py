@@ -20,8 +20,9 @@ from tests.standin.calls import (
     transaction,
 )
 from tests.standin.database import Database, OutOfStep, SeparateDatabase, contents, has_hot_journal, stands_at
-from tests.standin.ends import Aborted, Moment, PluginDied, Refused, RpcError, Victim
+from tests.standin.ends import Aborted, LeftInCall, Moment, PluginDied, Refused, RpcError, Victim
 from tests.standin.node import Node, run_without_plugin
+from tests.standin.rpc import RpcSocket
 from tests.standin.scripted import scripted_plugin
 from tests.standin.wire import Delivery, at_once, cut_at, in_pieces
 
@@ -34,12 +35,14 @@ __all__ = [
     "Database",
     "Delivery",
     "History",
+    "LeftInCall",
     "Moment",
     "Node",
     "OutOfStep",
     "PluginDied",
     "Refused",
     "RpcError",
+    "RpcSocket",
     "SeparateDatabase",
     "Victim",
     "at_once",

@@ -1,6 +1,6 @@
 """The node's database: the standard library's SQLite as lightningd uses it, here or in a process that can be killed.
 
-Run as a program it is that process: `database.py PATH CACHE_PAGES`, one JSON request and reply a line.
+Run as a program it is that process: `database.py PATH CACHE_PAGES SYNCHRONOUS`, one JSON request and reply a line.
 
 The project reads databases through another SQLite library, and closing a file drops all POSIX locks that a process has
 on it: a test that calls the project in its own process while the node runs takes `SeparateDatabase`.
@@ -40,12 +40,14 @@ class NodeDatabase(Protocol):
 
 
 class Database:
-    """The database, in this process; its death is a rollback."""
+    """The database, in this process; its death is a rollback.
 
-    def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES) -> None:
+    A power cut is not what dies here, so nothing waits for the disk, unless `synchronous` is FULL, as lightningd's is.
+    """
+
+    def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES, synchronous: str = "OFF") -> None:
         self._connection = sqlite3.connect(directory / NAME, isolation_level=None)
-        # A power cut is not what dies here, so nothing needs to wait for the disk.
-        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute(f"PRAGMA cache_size = {cache_pages}")
 
@@ -78,9 +80,9 @@ class SeparateDatabase:
     has by then been written in part into the database file, and leaves a hot journal behind.
     """
 
-    def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES) -> None:
+    def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES, synchronous: str = "OFF") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(directory), str(cache_pages)],
+            [sys.executable, __file__, str(directory), str(cache_pages), synchronous],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
@@ -154,8 +156,8 @@ def _value(path: Path, sql: str) -> int | None:
     return None if row is None else row[0]
 
 
-def _serve(directory: Path, cache_pages: int) -> None:
-    with closing(Database(directory, cache_pages)) as database:
+def _serve(directory: Path, cache_pages: int, synchronous: str) -> None:
+    with closing(Database(directory, cache_pages, synchronous)) as database:
         print("null", flush=True)
         for line in sys.stdin:
             failure = None
@@ -171,4 +173,4 @@ def _serve(directory: Path, cache_pages: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

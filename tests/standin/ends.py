@@ -23,6 +23,13 @@ class PluginDied(Aborted):
     """The plugin terminated before replying, or was found dead and is an important one."""
 
 
+class LeftInCall(PluginDied):
+    """The plugin's pipe closed while lightningd waited for its answer to a `db_write`.
+
+    While it stops, too: the transaction stays open, the next one finds it so, and lightningd ends by signal 6.
+    """
+
+
 class RpcError(Exception):
     """A method answered with an error."""
 

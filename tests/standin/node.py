@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from tests.standin.calls import Call
 from tests.standin.database import Database, NodeDatabase
-from tests.standin.ends import Aborted, Moment, PluginDied, Refused, RpcError, Victim, message_of
+from tests.standin.ends import Aborted, LeftInCall, Moment, PluginDied, Refused, RpcError, Victim, message_of
 from tests.standin.wire import Delivery, Eof, Wire, at_once
 
 _CONTINUE = {"result": "continue"}
@@ -90,10 +90,47 @@ class Node:
             self.init()
 
     def stop(self, late: Iterable[Call] = ()) -> int:
-        """A clean stop; returns the plugin's exit code. `late` calls come when the plugin has been stopped already."""
-        if "shutdown" in self.manifest.get("subscriptions", ()):
+        """A clean stop; returns the plugin's exit code. `late` calls come when the plugin has been stopped already.
+
+        lightningd's end of the pipe is closed at once, so that no plugin waits for calls that no test makes; whoever
+        wants to see how a plugin leaves takes `shut_down`.
+        """
+        code = self.wire.hang_up() if self._says_shutdown() else self._kill_plugin()
+        return self._end(code, late)
+
+    def shut_down(self, during: Iterable[Call] = (), late: Iterable[Call] = (), patience: float = 30.0) -> int:
+        """A clean stop as lightningd makes it; returns the plugin's exit code.
+
+        It says `shutdown` and waits for the plugin to leave. Meanwhile it makes the calls of `during` (an iterator may
+        take its time between them), each through the hook as long as the plugin is there, and LeftInCall is what
+        becomes of one that it does not answer. Those of `late` come when it has left. AssertionError when it is still
+        there after `patience` seconds, when lightningd would kill it.
+        """
+        deadline = time.monotonic() + patience
+        if not self._says_shutdown():
+            return self._end(self._kill_plugin(), [*during, *late])
+        for call in during:
+            self.execute(call)
+            if not self.wire.has_left():
+                self.ask(call)
+            self.commit()
+        left = self.wire.listen(deadline - time.monotonic(), self.wire.has_left)
+        assert left, f"the plugin is still there {patience} s after `shutdown`; its last logs: {self.logs[-3:]}"
+        return self._end(self.wire.hang_up(), late)
+
+    def _says_shutdown(self) -> bool:
+        """Whether the plugin wants to hear of it; then it does."""
+        wanted = "shutdown" in self.manifest.get("subscriptions", ())
+        if wanted:
             self.notify("shutdown", {})
-        code = self.wire.hang_up()
+        return wanted
+
+    def _kill_plugin(self) -> int:
+        """Who does not want to hear of the end is killed at once."""
+        self.wire.kill()
+        return self.wire.process.returncode
+
+    def _end(self, code: int, late: Iterable[Call]) -> int:
         for call in late:
             self.execute(call)
             self.commit()
@@ -142,7 +179,7 @@ class Node:
             self.wire.flush()
             reply = self.wire.reply(ident)
         except Eof as error:
-            self._abort(PluginDied(f"Plugin terminated before replying to hook call db_write ({error})"))
+            self._abort(LeftInCall(f"Plugin terminated before replying to hook call db_write ({error})"))
         seconds = time.perf_counter() - began
         if reply.get("result") != _CONTINUE:
             self._abort(Refused(message_of(reply), reply))

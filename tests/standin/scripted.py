@@ -17,7 +17,10 @@ plugin.add_hook("db_write", db_write)
 plugin.add_method("seen", lambda plugin, **kwargs: {{"seen": seen, "directory": os.getcwd()}})
 plugin.add_method("fail", lambda plugin, **kwargs: 1 / 0)
 plugin.add_subscription("block_added", heard)
-plugin.add_subscription("shutdown", lambda plugin, **kwargs: plugin.log("goodbye"))
+def goodbye(plugin, **kwargs):
+    plugin.log("goodbye")
+    {shutdown}
+plugin.add_subscription("shutdown", goodbye)
 plugin.add_option("colour", "blue", "an option")
 def init(options, configuration, plugin, **kwargs): plugin.log("init " + options["colour"] + " " + plugin.lightning_dir)
 plugin.child_init = init
@@ -25,13 +28,13 @@ plugin.run()
 """
 
 
-def scripted_plugin(directory: Path, hook: str = "pass") -> list[str]:
-    """The command of a plugin that runs this line in its hook and then says "continue".
+def scripted_plugin(directory: Path, hook: str = "pass", shutdown: str = "sys.exit(0)") -> list[str]:
+    """The command of a plugin that runs this line in its hook and then says "continue", and that one on `shutdown`.
 
-    It is written to `plugin.py` in `directory`. The line may use `plugin`, `data_version`, `writes`, `os`, `sys` and
-    `time`. The plugin logs "init COLOUR DIRECTORY", "heard BLOCK" (of a `block_added`) and "goodbye", and has the
-    methods `seen` (the versions so far, and its working directory) and `fail`.
+    It is written to `plugin.py` in `directory`. The lines may use `plugin`, `os`, `sys` and `time`, the hook's also
+    `data_version` and `writes`. The plugin logs "init COLOUR DIRECTORY", "heard BLOCK" (of a `block_added`) and
+    "goodbye", and has the methods `seen` (the versions so far, and its working directory) and `fail`.
     """
     path = directory / "plugin.py"
-    path.write_text(_PLUGIN.format(hook=hook))
+    path.write_text(_PLUGIN.format(hook=hook, shutdown=shutdown))
     return [sys.executable, str(path)]

@@ -195,6 +195,13 @@ class Wire:
         """Whether the plugin's process runs."""
         return self.process.poll() is None
 
+    def has_left(self) -> bool:
+        """Whether the plugin has closed its side, as far as lightningd has noticed."""
+        with contextlib.suppress(TimeoutError):
+            while not self._eof:
+                self._wait(0.0)
+        return self._eof
+
     def hang_up(self, timeout: float = 30.0) -> int:
         """Close the plugin's stdin, as a stopping or dying lightningd does, and return its exit code.
 

@@ -1,0 +1,54 @@
+"""Places that are gone when the machine is switched off, or when a container is removed: no backup may lie there."""
+
+import re
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from backends.mounts.table import Mount, mount_of
+
+
+class Lifetime(Enum):
+    """How long what is written to a place stays."""
+
+    LASTING = "lasting"
+    """As far as this machine can tell."""
+    LAYER = "layer"
+    """As long as the container (or the live system) whose own files it holds; an image's layer lies below it."""
+    MEMORY = "memory"
+    """Until the machine is switched off."""
+
+
+_IN_MEMORY = frozenset(
+    {
+        "tmpfs", "ramfs", "devtmpfs", "rootfs", "hugetlbfs",
+        # The kernel's own, which hold no files of anybody's. Some of them let one make a directory.
+        "proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2", "devpts", "mqueue",
+        "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "nsfs",
+    }
+)  # fmt: skip
+
+_LAYERED = frozenset({"overlay", "aufs", "unionfs", "fuse.fuse-overlayfs", "fuse.unionfs", "fuse.unionfs-fuse"})
+
+_MEMORY_DISK = re.compile(r"/dev/z?ram[0-9]+\Z")
+
+_UPPER = "upperdir="
+
+
+def lifetime_of(path: Path) -> Lifetime:
+    """How long what is written to `path` (which need not exist) stays. OSError when that cannot be told."""
+    return lifetime_of_mount(mount_of(path))
+
+
+def lifetime_of_mount(mount: Mount) -> Lifetime:
+    """The same for whatever lies on this mount."""
+    if mount.kind in _IN_MEMORY or _MEMORY_DISK.match(mount.source):
+        return Lifetime.MEMORY
+    if mount.kind not in _LAYERED:
+        return Lifetime.LASTING
+    upper = next((option[len(_UPPER) :] for option in mount.options if option.startswith(_UPPER)), "")
+    # Named as whoever mounted it saw it: inside a container there is no such path.
+    with suppress(OSError):
+        if Path(upper).is_absolute() and Path(upper).is_dir() and mount_of(Path(upper)).kind in _IN_MEMORY:
+            return Lifetime.MEMORY
+    return Lifetime.LAYER

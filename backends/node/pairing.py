@@ -1,0 +1,215 @@
+"""Is this backup this node's, and which of the two holds the newer state?
+
+The commands and the plugin decide by this one module, so that they cannot disagree. It says what is so, as enums and
+numbers; the sentences are the callers'. Nothing here changes anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from backends.base import MAX_ROLL_FORWARD, Writer
+from backends.change import ahead
+
+
+class Found(Enum):
+    """What there is in the place of a node's database."""
+
+    VERSION = auto()
+    """A database of lightningd's that says at which version it stands."""
+    NO_VERSION = auto()
+    """One of lightningd's from before it kept a version."""
+    NOTHING = auto()
+    """No file, or one without a table: a node that never started, or that lost its database."""
+    CORRUPT = auto()
+    UNREADABLE = auto()
+    """It cannot be read, is a link to nothing, or is not lightningd's."""
+    IN_USE = auto()
+    """A running node has it; it is left in peace."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDatabase:
+    """A node's database as it would be once the node has started: a hot journal or WAL counts."""
+
+    found: Found
+    version: int | None = None
+    node_id: str | None = None
+    why: str = ""
+    """A sentence about what is wrong when it is CORRUPT or UNREADABLE."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupEnd:
+    """Which backup it is, and where it ends."""
+
+    backup_id: str
+    node_id: str | None
+    version: int
+    """The newest that is known to have been saved; of a damaged backup, also behind the damage."""
+    empty: bool
+    """It holds no database yet: the node has never started with it."""
+    damaged: bool
+    last_change: int
+    """Seconds since 1970."""
+    writer: Writer | None
+    """Who wrote it last; None when nobody has yet, or nothing tells."""
+
+
+class Identity(Enum):
+    """Whose backup it is."""
+
+    OURS = auto()
+    OTHER_BACKUP = auto()
+    """backup.lock names another one: it is another node's, or was made anew."""
+    OTHER_NODE = auto()
+    """It holds another node's database."""
+    TAKEN_OVER = auto()
+    """A writer that was never this directory has written to it since: perhaps a node that is in use."""
+
+
+class Position(Enum):
+    """Where the node's database stands, seen from the end of the backup."""
+
+    EQUAL = auto()
+    AHEAD = auto()
+    BEHIND = auto()
+    BOTH_EMPTY = auto()
+    """A node that never started."""
+    NO_DATABASE = auto()
+    """The backup holds a state, and the node has none."""
+    NO_VERSION = auto()
+    """Neither of the two says at which version it stands."""
+    CORRUPT = auto()
+    UNREADABLE = auto()
+    RUNNING = auto()
+    """The node runs, and its plugin has decided."""
+
+
+COMPARABLE = (Position.EQUAL, Position.AHEAD, Position.BEHIND, Position.BOTH_EMPTY, Position.NO_DATABASE)
+"""The positions in which it is known which of the two is the newer state."""
+
+
+class NextStart(Enum):
+    """What the plugin will do at the node's next start."""
+
+    GO_ON = auto()
+    ROLL_FORWARD = auto()
+    SNAPSHOT = auto()
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How a node's database and a backup stand to each other."""
+
+    identity: Identity
+    position: Position
+    database: NodeDatabase
+    backup: BackupEnd
+    distance: int = 0
+    """Changes by which the database is ahead; negative when it is behind."""
+    wrote_last: bool = False
+    """Whether the backup's last writer is known to have been this directory."""
+
+    def next_start(self, provable: Callable[[], bool]) -> NextStart:
+        """What the plugin does next. `provable` tells, and is only asked for a database that is a few changes behind,
+        whether it is an earlier state of the very history that the backup holds."""
+        if self.identity is not Identity.OURS:
+            return NextStart.REFUSE
+        if self.position is Position.BEHIND:
+            return NextStart.ROLL_FORWARD if self.may_roll_forward and provable() else NextStart.REFUSE
+        return _NEXT[self.position]
+
+    @property
+    def may_roll_forward(self) -> bool:
+        """Whether all but the proof speaks for bringing the database forward."""
+        few = self.position is Position.BEHIND and -self.distance <= MAX_ROLL_FORWARD
+        return few and self.wrote_last and self.identity is Identity.OURS and self.database.found is Found.VERSION
+
+    @property
+    def database_surely_newest(self) -> bool:
+        """Whether nothing newer is given up when the database replaces what the backup holds."""
+        if self.identity is not Identity.OURS:
+            return False  # of two lines of one node's history the higher number is not the newer state
+        return self.position in (Position.EQUAL, Position.AHEAD, Position.BOTH_EMPTY)
+
+    @property
+    def backup_surely_newest(self) -> bool:
+        """Whether nothing newer is given up when what the backup holds replaces the database."""
+        if self.position in (Position.NO_DATABASE, Position.BOTH_EMPTY):
+            return True
+        same_node = self.identity in (Identity.OURS, Identity.TAKEN_OVER)
+        return same_node and self.position in (Position.EQUAL, Position.BEHIND)
+
+
+_NEXT = {
+    Position.EQUAL: NextStart.GO_ON,
+    Position.AHEAD: NextStart.SNAPSHOT,
+    Position.BOTH_EMPTY: NextStart.GO_ON,
+    Position.NO_DATABASE: NextStart.REFUSE,
+    Position.NO_VERSION: NextStart.GO_ON,
+    Position.CORRUPT: NextStart.REFUSE,
+    Position.UNREADABLE: NextStart.REFUSE,
+    Position.RUNNING: NextStart.GO_ON,
+}
+
+
+def pair(database: NodeDatabase, backup: BackupEnd, expected: str | None, sessions: list[str] | None) -> Pairing:
+    """How the two stand to each other.
+
+    `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
+    has had with the backup (None when it knows of none).
+    """
+    position, distance = _position(database, backup)
+    writer = backup.writer
+    wrote_last = writer is not None and sessions is not None and writer.session_id in sessions
+    return Pairing(
+        identify(backup.backup_id, expected, writer, sessions, backup.node_id, database.node_id),
+        position,
+        database,
+        backup,
+        distance,
+        wrote_last,
+    )
+
+
+def identify(
+    found: str,
+    expected: str | None,
+    writer: Writer | None,
+    sessions: list[str] | None,
+    backup_node: str | None = None,
+    database_node: str | None = None,
+) -> Identity:
+    """Whose backup it is: by its id, by the node in it and in the database, and by who wrote it last."""
+    if expected not in (None, found):
+        return Identity.OTHER_BACKUP
+    if backup_node is not None and database_node is not None and backup_node != database_node:
+        return Identity.OTHER_NODE
+    if writer is not None and sessions is not None and writer.session_id not in sessions:
+        return Identity.TAKEN_OVER
+    return Identity.OURS
+
+
+_WITHOUT_VERSION = {
+    Found.CORRUPT: Position.CORRUPT,
+    Found.UNREADABLE: Position.UNREADABLE,
+    Found.IN_USE: Position.RUNNING,
+}
+
+
+def _position(database: NodeDatabase, backup: BackupEnd) -> tuple[Position, int]:
+    if database.found in _WITHOUT_VERSION:
+        return _WITHOUT_VERSION[database.found], 0
+    if database.found is Found.NOTHING:
+        return (Position.BOTH_EMPTY, 0) if backup.empty else (Position.NO_DATABASE, -backup.version)
+    if backup.empty:
+        return Position.AHEAD, max(database.version or 0, 1)
+    if database.found is Found.NO_VERSION and backup.version == 0:
+        return Position.NO_VERSION, 0
+    # A version is never lost again: a database without one is older than a backup with one.
+    distance = ahead(database.version or 0, backup.version)
+    if distance == 0:
+        return Position.EQUAL, 0
+    return (Position.AHEAD if distance > 0 else Position.BEHIND), distance

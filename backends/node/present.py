@@ -1,0 +1,110 @@
+"""How a node's database and its backup stand at present: what `pairing` decides by, read without changing anything."""
+
+from pathlib import Path
+
+from backends.base import Backend
+from backends.change import DATABASE_HEADER, UNKNOWN_DATABASE, database_fingerprint, previous
+from backends.database.settled import settled
+from backends.database.source import Corrupt, inspect
+from backends.errors import BackupError, Damaged
+from backends.log.backend import LogBackend
+from backends.log.format import Flag
+from backends.log.newest import newest_saved
+from backends.node.directory import database_path
+from backends.node.lockfile import Settings
+from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
+from backends.node.running import running_lightningd
+from backends.node.session import known_sessions
+from backends.status import Status
+
+IN_USE = NodeDatabase(Found.IN_USE)
+
+
+def look_at_database(path: Path) -> NodeDatabase:
+    """What lies at `path`. Nobody may have it open, not even this process. Raises nothing, changes nothing."""
+    try:
+        if path.is_symlink() and not path.exists():
+            return NodeDatabase(
+                Found.UNREADABLE,
+                why=f"{path} is a link to {path.readlink()}, and nothing is there: is that disk mounted?",
+            )
+        if not path.exists() or path.stat().st_size == 0:
+            return NodeDatabase(Found.NOTHING)
+        with settled(path) as file:
+            state = inspect(file, writable=False)
+    except Corrupt:
+        return NodeDatabase(Found.CORRUPT, why=f"the database {path} is damaged")
+    except BackupError as error:
+        return NodeDatabase(Found.UNREADABLE, why=str(error))
+    except OSError as error:
+        return NodeDatabase(Found.UNREADABLE, why=f"{path} cannot be read: {error.strerror or error}")
+    if state.empty:
+        return NodeDatabase(Found.NOTHING)
+    if not state.is_lightningd:
+        return NodeDatabase(Found.UNREADABLE, why=f"{path} is not a database of lightningd (its tables are missing)")
+    if state.data_version is None:
+        return NodeDatabase(Found.NO_VERSION, None, state.node_id)
+    return NodeDatabase(Found.VERSION, state.data_version, state.node_id)
+
+
+def look_at_node(directory: Path) -> NodeDatabase:
+    """The database of the node in this network directory, unless a lightningd has it. Raises nothing."""
+    return IN_USE if running_lightningd(directory) is not None else look_at_database(database_path(directory))
+
+
+def end_of_backup(backend: Backend, url: str, seen: Status | None = None) -> BackupEnd:
+    """Where the backup ends, damaged or not. `seen` is its status, where the caller has it.
+
+    Raises BackupError when nothing in it even says which backup it is.
+    """
+    backup_id = backend.identify()
+    try:
+        seen = seen or backend.status(url)
+    except Damaged:  # a file is missing altogether
+        version = _newest(backend, 0)
+        return BackupEnd(backup_id, backend.node_id(), version, False, True, 0, backend.last_writer())
+    version = _newest(backend, seen.data_version) if seen.damaged else seen.data_version
+    empty = False
+    if version == 0 and seen.records == 0 and not seen.damaged:
+        with backend.read() as generation:
+            empty = next(iter(generation.snapshot), None) is None
+    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, backend.last_writer())
+
+
+def _newest(backend: Backend, reached: int) -> int:
+    return newest_saved(backend.storage, reached) if isinstance(backend, LogBackend) else reached
+
+
+def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
+    """How the database in this directory and that backup stand to each other."""
+    expected = None if settings is None else settings.backup_id
+    return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
+
+
+SOON = 30.0
+"""Seconds after its being saved within which a change is committed. A commit of another run, without the plugin, leaves
+the same header behind as the one that it stands in for, and comes later."""
+
+
+def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
+    """Whether the database at `path`, a few changes behind, is surely an earlier state of what the backup holds.
+
+    The change that comes next must have found it just so. Raises nothing: what cannot be read proves nothing.
+    """
+    version = pairing.database.version
+    if version is None:
+        return False
+    try:
+        if path.stat().st_mtime > pairing.backup.last_change + SOON:
+            return False
+        with settled(path) as file, file.open("rb") as opened:
+            fingerprint = database_fingerprint(opened.read(DATABASE_HEADER))
+        with backend.read() as generation:
+            following = [
+                header.database
+                for _, header in generation.headers()
+                if header.flags & Flag.ADVANCES and previous(header.data_version) == version
+            ]
+    except (BackupError, OSError):
+        return False
+    return fingerprint != UNKNOWN_DATABASE and following[-1:] == [fingerprint]

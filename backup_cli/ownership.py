@@ -1,0 +1,186 @@
+"""Whether a node may be writing to a backup: what writes offline stays out of its way, and a restore says so."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psutil
+
+from backends.base import Backend, Standing, Writer
+from backends.errors import Damaged, InUse, Unreachable
+from backends.log.backend import LogBackend
+from backends.mounts.network import only_this_machine
+from backends.mounts.table import mount_of
+from backends.urls import parse_url
+from backup_cli.console import age, warn
+from backup_cli.pairing_words import TWO_NODES
+
+take_over = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Go on although a node may still be writing to the backup; only when you know that it is off.",
+)
+
+JUST_NOW = 60.0
+"""Seconds since the last change within which a session that was not ended is probably going on."""
+
+
+@contextmanager
+def alone(url: str, backend: Backend, what: str, take_over: bool) -> Iterator[None]:
+    """Refuse while another process of this machine writes to the backup, or a node whose session has not ended may.
+
+    That is known to be dead when the lock in the backup can be had and only this machine can write there. The lock is
+    held as long as this lasts; then the backend is closed. `what` is the command's name.
+    """
+    assert isinstance(backend, LogBackend)
+    try:
+        locked = _held(backend, what)
+        writer = backend.last_writer()
+        if writer is not None and not writer.closed and not (locked and is_local(url)):
+            _refuse_or_warn(url, writer, what, take_over)
+        yield
+    finally:
+        backend.close()
+        backend.let_go()
+
+
+def _held(backend: LogBackend, what: str) -> bool:
+    try:
+        return backend.hold(f"backup-cli {what}")
+    except InUse as error:
+        if what != "compact":
+            raise
+        raise InUse(
+            f"{error}. A running node compacts by itself when that is due; to have it now: lightning-cli backup-compact"
+        ) from None
+
+
+def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> None:
+    who = f"{writer.host}, process {writer.pid}"
+    if take_over:
+        warn(
+            f"{url} was last written by a node ({who}) that has not ended its session. Should it be running, it is "
+            "stopped by this at its next change, or up to 15 seconds later, and what it saves until then is lost"
+        )
+        return
+    if writer.host == socket.gethostname() and _lives(writer):
+        raise InUse(
+            f"a running node ({who}) writes to {url}; nothing was changed. Stop it first (lightning-cli stop)"
+            + (", or have it compact by itself: lightning-cli backup-compact" if what == "compact" else "")
+            + ", then repeat this"
+        )
+    raise InUse(
+        f"{url} was last written by a node ({who}) that has not ended its session, and nobody can see from here if it "
+        "runs: another machine may write there. Nothing was changed. If it runs, stop it in order "
+        "(lightning-cli stop), then repeat this. If it has crashed, start it and stop it in order, or, when you know "
+        f"that it is off and stays off, add --take-over: a node that ran on all the same would lose what it saves "
+        f"until it notices, and {TWO_NODES}"
+    )
+
+
+def _lives(writer: Writer) -> bool:
+    """Whether that process runs on this machine, as far as this container shows."""
+    with suppress(psutil.Error):
+        return psutil.Process(writer.pid).create_time() <= writer.started + 60
+    return False
+
+
+def is_local(url: str) -> bool:
+    """Whether only this machine can write where the backup lies, so that nobody writes when its lock can be had."""
+    place = parse_url(url)
+    if place.scheme == "usb":
+        return True
+    if place.scheme != "file":
+        return False
+    try:
+        return only_this_machine(mount_of(Path(place.path)))
+    except OSError:
+        return False
+
+
+# Reading from a backup that is being written
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A backup's writer and its end at one moment."""
+
+    writer: Writer | None
+    end: Standing | None
+    """None when damage hides it."""
+
+
+def look(backend: Backend) -> Seen:
+    """As it is now. Raises BackupError when it is out of reach."""
+    try:
+        return Seen(backend.last_writer(), backend.peek())
+    except Damaged:
+        return Seen(backend.last_writer(), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """A node that writes to the backup, in words; `sure` unless only the time of its last change speaks for it."""
+
+    words: str
+    sure: bool
+
+
+def writing(before: Seen, now: Seen) -> Living | None:
+    """Who is writing to the backup, and how that is known; None when nothing shows it.
+
+    A session that has merely not ended shows nothing: a machine that has died leaves one, too.
+    """
+    writer = now.writer
+    if writer is None or writer.closed:
+        return None
+    who = f"a node ({writer.host}, process {writer.pid})"
+    if now.end != before.end or writer != before.writer:
+        return Living(f"{who} is writing to this backup: it has changed while it was read", True)
+    if writer.host == socket.gethostname():
+        return Living(f"{who} is writing to this backup", True) if _lives(writer) else None
+    since = time.time() - now.end.time if now.end is not None else JUST_NOW
+    if since < JUST_NOW:
+        words = f"{who} may be writing to this backup: its last change is {age(since)} old, and its session not ended"
+        return Living(words, False)
+    return None
+
+
+def warn_of_writer(living: Living | None) -> None:
+    """For a restore that only reads: a copy of a backup that grows on is old at once."""
+    if living is not None:
+        warn(
+            f"{living.words}. What is restored is its state of this moment, and old as soon as that node writes again: "
+            f"never start a node from it while that one runs, or after it went on ({TWO_NODES})"
+        )
+
+
+def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bool) -> None:
+    """For a restore that is to go on with the backup: refuse while a node is provably writing there.
+
+    A session that has merely not ended is what a machine leaves that has died. Raises InUse.
+    """
+    assert isinstance(backend, LogBackend)
+    living = writing(before, look(backend))
+    try:
+        backend.hold("backup-cli restore")
+    except InUse as error:
+        living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
+    except Unreachable:  # it may only be read from here; that is told afterwards
+        pass
+    if living is None:
+        return
+    if not living.sure:
+        warn_of_writer(living)
+        return
+    if not take_over:
+        raise InUse(
+            f"{living.words}. Nothing was restored: a second node that goes on with it would run beside that one, and "
+            f"{TWO_NODES}. Stop that one for good first. To look at a copy, restore without --resume. Only if you know "
+            "that it is off from this moment on, add --take-over"
+        )
+    warn(f"{living.words}; as you ask for it with --take-over, the restored node goes on in its place: it must be off")

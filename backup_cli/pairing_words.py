@@ -1,0 +1,150 @@
+"""What the commands say of how a node's database and its backup stand to each other: the same from all of them."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from backends.node.directory import database_path
+from backends.node.handover import restore_command
+from backends.node.lockfile import LOCK_FILE
+from backends.node.pairing import Found, Identity, NextStart, NodeDatabase, Pairing, Position
+from backup_cli.console import age
+from backup_cli.findings import Finding, ok, problem, warning
+
+TWO_NODES = "two nodes with the same keys lose money"
+
+
+def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
+    """One line about the two, with what to type. `provable` as for `Pairing.next_start`."""
+    if pairing.identity is not Identity.OURS:
+        return problem(*_whose(pairing, url))
+    if pairing.position is Position.BEHIND:
+        return _behind(pairing, url, directory, provable)
+    return _FINDINGS[pairing.position](pairing, url, directory)
+
+
+def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
+    backup = pairing.backup
+    if pairing.identity is Identity.OTHER_BACKUP:
+        return "destination", (
+            f"{url} holds the backup {backup.backup_id}, and {LOCK_FILE} expects another one: it belongs to another "
+            "node, or was made anew. The next start is refused. Put the right one back; if that is lost for good, "
+            "run: backup-cli init, with a new URL"
+        )
+    if pairing.identity is Identity.OTHER_NODE:
+        return "destination", (
+            f"the backup at {url} belongs to the node {backup.node_id}, and the database to "
+            f"{pairing.database.node_id}. Give this node a backup of its own: backup-cli init, with a new URL"
+        )
+    return "version", taken_over(pairing, url)
+
+
+def taken_over(pairing: Pairing, url: str) -> str:
+    """Another machine has written to the backup. No command follows: which one is right depends on that machine."""
+    writer, last = pairing.backup.writer, age(time.time() - pairing.backup.last_change)
+    host = "another machine" if writer is None else f"another node ({writer.host}, process {writer.pid})"
+    return (
+        f"{host} has written to the backup at {url} since this directory last did (last change {last} ago, version "
+        f"{pairing.backup.version}). The next start is refused. If that one is in use, never start this one again: "
+        f"{TWO_NODES}. Only if that one is off for good, move the node here (docs/recovery.md, from step 3)"
+    )
+
+
+def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
+    lost = -pairing.distance
+    if pairing.next_start(provable) is NextStart.ROLL_FORWARD:
+        return ok(
+            "version",
+            f"the database is at {pairing.database.version} and lacks the backup's last {lost} change(s), as after a "
+            "power cut; the node's next start brings it forward by itself",
+        )
+    found = "keeps no version" if pairing.database.version is None else f"is at version {pairing.database.version}"
+    return problem(
+        "version",
+        f"the database {found}, and its backup is at {pairing.backup.version}: it has lost {lost} change(s), or is an "
+        "old copy. A node that runs from it can lose every channel, and the next start is refused. Bring back the "
+        f"newest state, which keeps this file aside: {restore_command(url, directory, replace=True)}",
+    )
+
+
+def _equal(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return ok("version", f"the database is at {pairing.database.version}, as its backup is")
+
+
+def _ahead(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return warning(
+        "version",
+        f"the database is {pairing.distance} change(s) ahead of its backup: the node ran without the plugin; its next "
+        "start with it takes a new snapshot by itself, or run now: backup-cli resync",
+    )
+
+
+def _both_empty(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return ok("version", "there is no database yet, and the backup begins with the node's first start")
+
+
+def _no_database(pairing: Pairing, url: str, directory: Path) -> Finding:
+    there = database_path(directory).exists()
+    return problem(
+        "version",
+        f"there is no database at {database_path(directory)}, and its backup holds version {pairing.backup.version}: "
+        "do not start an empty node; bring the database back with: "
+        f"{restore_command(url, directory, replace=there)}",
+    )
+
+
+def _no_version(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return warning(
+        "version",
+        "the database is from before lightningd kept a version, so it cannot be compared with its backup; the next "
+        "start with the plugin looks at its content",
+    )
+
+
+def _corrupt(pairing: Pairing, url: str, directory: Path) -> Finding:
+    back = restore_command(url, directory, replace=True)
+    return problem(
+        "version",
+        f"{database_path(directory)} is damaged: do not start the node. Keep that file and its disk; the newest state "
+        f"is in the backup (version {pairing.backup.version}), bring it back with: {back} --discard-newer unknown "
+        "(which keeps the damaged file aside: its version cannot be told)",
+    )
+
+
+def _unreadable(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return warning("version", pairing.database.why)
+
+
+def _running(pairing: Pairing, url: str, directory: Path) -> Finding:
+    return ok("version", "the node runs, and its plugin has compared the two")
+
+
+_FINDINGS: dict[Position, Callable[[Pairing, str, Path], Finding]] = {
+    Position.EQUAL: _equal,
+    Position.AHEAD: _ahead,
+    Position.BOTH_EMPTY: _both_empty,
+    Position.NO_DATABASE: _no_database,
+    Position.NO_VERSION: _no_version,
+    Position.CORRUPT: _corrupt,
+    Position.UNREADABLE: _unreadable,
+    Position.RUNNING: _running,
+}
+
+
+def in_words(database: NodeDatabase, path: Path) -> str:
+    """A database in the middle of a sentence."""
+    words = {
+        Found.VERSION: f"the database {path} is at version {database.version}",
+        Found.NO_VERSION: f"the database {path} keeps no version",
+        Found.NOTHING: f"there is no database at {path}",
+    }
+    return words.get(database.found) or database.why or f"the database {path} is in use"
+
+
+def both(pairing: Pairing, url: str, path: Path) -> str:
+    """Both versions in the middle of a sentence."""
+    backup = pairing.backup
+    holds = "holds nothing yet" if backup.empty else f"is at version {backup.version}"
+    if backup.damaged:
+        holds = f"is damaged, and shows that version {backup.version} was once saved"
+    return f"{in_words(pairing.database, path)}, and the backup at {url} {holds}"

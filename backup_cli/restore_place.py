@@ -1,0 +1,133 @@
+"""Where a restored database goes: which file DEST means, and places that it must not go to."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from backends import backend_for
+from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
+from backends.node.files import sync_directory
+from backends.node.writer_lock import WRITER_LOCK_FILE
+from backup_cli.console import say
+from backup_cli.options import free_name
+
+COMPANIONS = ("", "-journal", "-wal", "-shm")
+"""A database and what SQLite keeps beside it: a stale journal would be rolled into the restored database."""
+
+
+def target_of(dest: Path, *, as_directory: bool) -> Path:
+    """The database file that DEST means; a missing directory with a network's name will be made."""
+    missing = not dest.exists() and dest.name in NETWORKS and dest.parent.is_dir()
+    if dest.is_dir() or missing:
+        _refuse_above(dest)
+        return dest.absolute() / DATABASE
+    needed = dest if as_directory else dest.parent
+    if not needed.is_dir():
+        raise BackupError(f"{needed} does not exist, so nothing can be restored there; create it, or check DEST")
+    return dest.absolute()
+
+
+def _refuse_above(dest: Path) -> None:
+    """lightningd looks for its database in the network directory, and begins an empty one where it finds none."""
+    inside = [dest / name for name in NETWORKS if (dest / name).is_dir()]
+    if (inside or (dest / CONFIG).exists()) and not looks_like_a_nodes(dest):
+        choices = " or ".join(str(directory) for directory in inside or [dest / NETWORKS[0]])
+        raise BackupError(
+            f"lightningd does not look for its database in {dest}, but in the directory named after its network; "
+            f"nothing was restored. Repeat this with {choices} as DEST"
+        )
+
+
+def refuse_inside(directory: Path) -> None:
+    """A database among a backup's own files would be taken for one of them."""
+    try:
+        backend_for(directory.as_uri()).identify()
+    except (Damaged, FromTheFuture):
+        pass  # it is one all the same
+    except (BackupError, OSError):
+        return
+    raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
+
+
+@contextmanager
+def made(directory: Path) -> Iterator[None]:
+    """The directory, made if it is missing, and then gone again when nothing could be restored to it."""
+    if directory.exists():
+        yield
+        return
+    directory.mkdir(mode=0o700)
+    try:
+        sync_directory(directory.parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
+            directory.rmdir()
+        raise
+
+
+def file_behind(target: Path) -> Path:
+    """The file that the database is really in: a link to another disk stays, and leads to what is restored.
+
+    Raises BackupError for a link to nothing.
+    """
+    if not target.is_symlink():
+        return target
+    file = target.resolve()
+    if not file.exists():
+        raise BackupError(
+            f"{target} is a link to {target.readlink()}, and nothing is there: is that disk mounted? Nothing was "
+            "restored. Mount it; or, if the database is to lie here from now on, remove the link first"
+        )
+    say(f"{target} is a link, and stays one: the database goes to {file}")
+    return file
+
+
+def existing_at(target: Path) -> list[Path]:
+    """What lies where the database should go."""
+    beside = [_beside(target, suffix) for suffix in COMPANIONS]
+    return [path for path in beside if path.exists() or path.is_symlink()]
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)
+
+
+@contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """The temporary file that is worked in; gone afterwards, whatever happens. So is one of a killed restore."""
+    name = f".{target.name}.restoring-"
+    for left in target.parent.glob(f"{glob.escape(name)}*"):
+        pid = left.name.removeprefix(name)
+        if re.fullmatch("[0-9]{1,9}", pid) and not psutil.pid_exists(int(pid)):
+            _remove(left)
+    temporary = target.with_name(f"{name}{os.getpid()}")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    for suffix in COMPANIONS:
+        with suppress(FileNotFoundError):
+            _beside(temporary, suffix).unlink()
+
+
+def move_aside(target: Path, existing: list[Path]) -> list[Path]:
+    """The database goes first: a journal that is moved away from under it would leave it corrupt."""
+    name = free_name(target, ".before-restore-")
+    moved = []
+    for path in existing:
+        suffix = path.name.removeprefix(target.name)
+        aside = _beside(name, suffix)
+        path.rename(aside)
+        sync_directory(target.parent)
+        moved.append(aside)
+    return moved

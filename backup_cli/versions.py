@@ -1,0 +1,105 @@
+"""`backup-cli versions`: which states of the node a backup can bring back."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import click
+
+from backends.base import Backend
+from backends.change import ahead
+from backends.errors import Damaged
+from backends.log.generation import Generation
+from backends.log.keeping import KEEP_FOR
+from backup_cli.console import moment, size
+from backup_cli.options import existing_backup, url_argument
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """One generation: the versions that it holds, and their times (seconds since 1970). Sizes in bytes."""
+
+    generation: int
+    reason: str
+    first_version: int
+    last_version: int
+    first_time: int
+    last_time: int
+    bytes: int
+    kept_until: int | None
+    """When a generation that was replaced will be removed; None for the one in use."""
+    damage: str | None
+    """What is wrong in it; up to the last version it is whole."""
+
+
+@click.command()
+@url_argument
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+def versions(url: str, as_json: bool) -> None:
+    """Say which versions the backup at URL holds, and what a resync or new snapshot has replaced.
+
+    Only the last version of the newest generation is one that a node may run from; all others are for looking at:
+    backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
+    backup-cli restore --kept.
+    """
+    url, backend = existing_backup(url)
+    found = _found(backend)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found]))
+    else:
+        _table(url, found)
+    if any(each.damage is not None and each.kept_until is None for each in found):
+        raise click.exceptions.Exit(3)
+
+
+def _found(backend: Backend) -> list[Versions]:
+    """The generation that is kept, if there is one, and the one in use."""
+    found = []
+    note = backend.kept()
+    if note is not None:
+        kept = backend.read_kept()
+        if kept is not None:
+            with kept:
+                found.append(_look(kept, note.since + KEEP_FOR))
+    with backend.read() as generation:
+        found.append(_look(generation, None))
+    return found
+
+
+def _look(generation: Generation, kept_until: int | None) -> Versions:
+    """Read the records of the log, not what is packed in them."""
+    manifest, damage = generation.manifest, None
+    try:
+        for _ in generation.headers():
+            pass
+        generation.snapshot.check_ends()
+    except Damaged as error:
+        damage = str(error)
+    return Versions(
+        manifest.generation,
+        manifest.reason,
+        manifest.base.data_version,
+        generation.data_version,
+        manifest.created,
+        generation.last_time,
+        generation.stored_bytes(),
+        kept_until,
+        damage,
+    )
+
+
+def _table(url: str, found: list[Versions]) -> None:
+    for each in found:
+        state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
+        click.echo(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
+        click.echo(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
+        click.echo(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
+        if each.damage is not None:
+            click.secho(f"! {each.damage}", fg="yellow")
+    *kept, current = found
+    if kept and ahead(kept[0].last_version, current.last_version) > 0:
+        click.secho(
+            f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
+            f"{current.last_version}: if it was replaced by mistake, do not start the node, and bring it back with: "
+            f"backup-cli restore --kept --replace {url} DEST",
+            fg="yellow",
+        )

@@ -1,0 +1,73 @@
+"""What lightningd sends, read so that the plugin can leave between two calls and never within one.
+
+The thread that reads the calls is the one that answers them. So it alone can tell that nothing is left to answer: when
+it is back here and nothing is unread. A timer in another thread could only guess.
+"""
+
+import os
+import select
+import time
+from collections.abc import Iterator
+
+QUIET = 0.5
+"""Seconds without a call after which the plugin leaves, once lightningd has said `shutdown`. lightningd goes on
+committing while it waits for its plugins, and aborts when one of them leaves a call unanswered."""
+
+PATIENCE = 8.0
+"""Seconds after `shutdown` from which on the plugin leaves at the first moment without a call. lightningd waits 30 s,
+and what the plugin does at its end may take most of them."""
+
+_END = b"\n\n"
+_PIECE = 1 << 20
+
+
+class Input:
+    """Takes the place of `sys.stdin` in pyln-client, which only iterates over its `buffer`."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._partial = bytearray()
+        self._told_to_leave: float | None = None
+        self.ended = False
+        """Whether lightningd has closed its side, or has died."""
+
+    @property
+    def buffer(self) -> "Input":
+        """As of a text stream."""
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Whole messages, one or more at a time. Ends when lightningd hangs up, or when it is time to leave."""
+        while data := self._read():
+            if not self._partial and data.endswith(_END):  # as nearly always: nothing is copied
+                yield data
+                continue
+            begin = max(len(self._partial) - 1, 0)
+            self._partial += data
+            end = self._partial.rfind(_END, begin) + len(_END)
+            if end >= len(_END):
+                whole = bytes(self._partial[:end])
+                del self._partial[:end]
+                yield whole
+
+    def _read(self) -> bytes:
+        """What has come; nothing when it is over."""
+        if self._told_to_leave is not None and self._nothing_comes(self._told_to_leave):
+            return b""
+        data = os.read(self._descriptor, _PIECE)
+        self.ended = not data
+        return data
+
+    def _nothing_comes(self, since: float) -> bool:
+        wait = QUIET if time.monotonic() - since < PATIENCE or self._partial else 0.0
+        return not self._poll.poll(wait * 1000)
+
+    def leave_when_quiet(self) -> None:
+        """From now on, end when no call has come for QUIET seconds."""
+        self._told_to_leave = self._told_to_leave or time.monotonic()
+
+    def unread(self) -> bool:
+        """Whether a call has come that nobody has read: while the plugin was leaving."""
+        return not self.ended and bool(self._poll.poll(0))

@@ -1,0 +1,240 @@
+"""Notes, soon after each commit, that the database holds the backup's last change: the sync point (`backup.witness`).
+
+A node that is killed then nearly always finds at its next start that its database is proven current, and needs no new
+snapshot, which takes the longer the larger the database is.
+
+How a commit is known
+---------------------
+During call N the hook has read the database file's header, with the change counter at c. The note "the file that looks
+like F holds change N" is made when all of this is found, in this order, by reading files only:
+
+1. the backup ends with change N, so N has been saved (it was answered before, or is being answered now);
+2. the counter is exactly c + 1: one commit since call N, or page 1 of one that is under way;
+3. no journal is hot. SQLite writes a journal's first bytes before it touches the database and removes it as the very
+   act of committing. So what had begun to be written at 2 has been committed by now;
+4. the file still looks as it did at 2, and the backup still ends with N: so no later change has been answered, and
+   lightningd commits none before it is. (It may have begun one. Should some of its pages already be in the file, they
+   are rolled back at the next start, and what is left is N: the note is true all the same.)
+5. lightningd lives, so it is the only one that writes the file. Or it did so less than DEAD_AT_MOST ago, and no other
+   has started since: none can have started, committed and ended in so little time. So the commit was that of N, not
+   that of a run without the plugin after a lightningd that died before it committed N, which would have counted to
+   c + 1, too.
+
+A note in the middle of a commit, rolled back afterwards, is thus never made; and if 2 and 3 were ever read wrongly, the
+rollback would give the file another time, and the version would be one behind.
+A file that was touched afterwards differs from F in its counter, its time, or by a hot journal beside it. That includes
+a power cut that brings the journal of N back: then the plugin looks closer before the node opens its database.
+
+Where the header tells nothing (WAL mode, a lone PRAGMA, a transaction larger than SQLite's cache), the database is
+asked for its version once the node has been idle for a while.
+"""
+
+import os
+import select
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from backends.base import Backend, Report, Standing
+from backends.change import UNKNOWN_DATABASE, database_fingerprint
+from backends.database.source import inspect
+from backends.errors import BackupError
+from backends.node.database_file import DatabaseFile
+from backends.node.directory import database_path
+from backends.node.files import sync_directory
+from backends.node.running import lightningd_has_started
+from backends.node.witness import Fingerprint, OpenWitness, change_counter
+from plugin.witness import witness_of
+
+FAST, SLOW = 0.01, 0.2
+"""Seconds between two looks: while calls have come lately, and otherwise."""
+
+LATELY = 1.0
+"""Seconds without a call after which nothing is urgent any more."""
+
+IDLE = 2.0
+"""Seconds without a call after which the node counts as idle: the note is made durable, once."""
+
+SYNC_EVERY = 0.2
+"""Seconds at least between two syncs of the database's directory."""
+
+DEAD_AT_MOST = 1.0
+"""Seconds for which lightningd may be dead when the database file is read."""
+
+_COUNTERS = 1 << 32
+
+
+class Committing(Protocol):
+    """What the hook leaves behind of each call: plain attributes, so that nothing is added to its path."""
+
+    directory: Path
+    report: Report
+    backend: Backend | None
+    refusal: str | None
+    database_header: bytes | None
+    """The database file's first bytes during the last call; None when they could not be read."""
+    reading_database: threading.Lock
+    """Held by whoever opens the database through SQLite."""
+
+    @property
+    def backup_id(self) -> str:
+        """Of the backend, once there is one."""
+
+
+class LastCall(Protocol):
+    """Who knows when lightningd called last, and so was alive."""
+
+    begun: float
+    """`time.monotonic()` then."""
+
+
+class SyncPointThread:
+    """Watches the database file of one node. All but `stop` happens in a thread of its own.
+
+    `input` is the descriptor on which lightningd's calls come: it shows whether lightningd lives.
+    """
+
+    def __init__(self, hook: Committing, last_call: LastCall, input: int = 0) -> None:
+        self._hook = hook
+        self._lightningd = _Lightningd(hook.directory, last_call, input)
+        self._file: DatabaseFile | None = None
+        self._witness: OpenWitness | None = None
+        self._last: Standing | None = None  # the backup's end when it was last looked at
+        self._changed = self._synced = 0.0  # when it became so; when the directory was last synced
+        self._noted: Standing | None = None
+        self._asked: Standing | None = None  # for which the database was opened, whatever came of it
+        self._durable = self._directory_synced = True
+        self._node_known = self._complained = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sync point", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the backend may be opened later."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Note, durably, what is known at the end. lightningd may be dead by now."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        with suppress(Exception):  # it only costs a snapshot
+            self.look(ending=True)
+
+    def _run(self) -> None:
+        pause = FAST
+        while not self._stop.wait(pause):
+            try:
+                pause = self.look()
+            except Exception as error:  # whatever it is, this thread must live on
+                pause = SLOW
+                self._complain(f"the sync point cannot be noted ({error})")
+
+    def look(self, ending: bool = False) -> float:
+        """Do what is due; returns the seconds until the next look."""
+        backend, now = self._hook.backend, time.monotonic()
+        self._lightningd.lives()
+        if backend is None or self._hook.refusal is not None:
+            return SLOW
+        standing = backend.standing
+        if standing != self._last:
+            self._last, self._changed = standing, now
+            self._directory_synced = False  # the change before it was committed
+        idle = ending or now - self._changed >= IDLE
+        if standing != self._noted:
+            self._note_if_committed(backend, standing)
+        if idle and (ending or self._asked != standing) and (standing != self._noted or not self._node_known):
+            self._asked = standing
+            self._ask_database(backend, standing)
+        if not self._directory_synced and (ending or now - self._synced >= SYNC_EVERY):
+            self._sync_directory()
+        if idle and not self._durable and self._witness is not None:
+            self._witness.sync()
+            self._durable = True
+        return FAST if now - self._changed < LATELY else SLOW
+
+    def _note_if_committed(self, backend: Backend, standing: Standing) -> None:
+        """The argument is at the top of this file; the order of the steps is part of it."""
+        before = self._hook.database_header
+        if before is None or database_fingerprint(before) == UNKNOWN_DATABASE:
+            return
+        file, expected = self._database_file(), (change_counter(before) + 1) % _COUNTERS
+        seen = file.committed() if file.counter() == expected else None
+        if seen is None or seen.change_counter != expected:
+            return
+        if backend.standing == standing and self._hook.database_header is before:
+            self._note(standing, seen)
+
+    def _ask_database(self, backend: Backend, standing: Standing) -> None:
+        """The slow way: open the database, which must not happen twice at once in this process."""
+        with self._hook.reading_database, suppress(BackupError):
+            file = self._database_file()
+            before = file.committed()
+            state = inspect(database_path(self._hook.directory), writable=False)
+            if (state.data_version or 0) != standing.data_version or backend.standing != standing:
+                return
+            if before is not None and file.committed() == before and standing != self._noted:
+                self._note(standing, before)
+            if state.node_id is not None:
+                backend.learn_node_id(state.node_id)
+                self._node_known = True
+
+    def _note(self, standing: Standing, seen: Fingerprint) -> None:
+        if self._witness is None:
+            self._witness = OpenWitness(self._hook.directory)
+        # A failure is noted after the refusal has been set, and in a new file: it is never overwritten by this.
+        if self._hook.refusal is None and self._lightningd.lived_lately():
+            self._witness.write(witness_of(self._hook.backup_id, standing, seen))
+            self._noted, self._durable, self._directory_synced = standing, False, False
+
+    def _database_file(self) -> DatabaseFile:
+        if self._file is None:
+            self._file = DatabaseFile(database_path(self._hook.directory))
+        return self._file
+
+    def _sync_directory(self) -> None:
+        """Make the removal of the journal durable: SQLite does not, so that a power cut brings the last commit's back.
+
+        The backup holds that change all the same; this is for nodes that lose power and cannot reach their backup.
+        """
+        self._synced, self._directory_synced = time.monotonic(), True
+        try:
+            sync_directory(self._database_file().directory)
+        except OSError as error:
+            self._complain(
+                f"the node's directory cannot be synced ({error.strerror or error}), so after a power cut the database "
+                "may be one change behind. The backup is not affected"
+            )
+
+    def _complain(self, line: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._hook.report("unusual", line)
+
+
+class _Lightningd:
+    """Whether the lightningd that started this process lives, or did lately."""
+
+    def __init__(self, directory: Path, last_call: LastCall, input: int) -> None:
+        self._directory, self._last_call = directory, last_call
+        self._parent = os.getppid()
+        self._poll = select.poll()
+        self._poll.register(input, 0)  # only that the other end is closed
+        self._seen = 0.0
+
+    def lives(self) -> bool:
+        """Whether it does; remembers when it did."""
+        now = time.monotonic()  # before it is looked at
+        alive = os.getppid() == self._parent and not self._poll.poll(0)
+        if alive:
+            self._seen = now
+        return alive
+
+    def lived_lately(self) -> bool:
+        """Whether it lives, or did so less than DEAD_AT_MOST ago and no other has started since."""
+        if self.lives():
+            return True
+        if lightningd_has_started(self._directory):
+            return False
+        return time.monotonic() - max(self._seen, self._last_call.begun) < DEAD_AT_MOST

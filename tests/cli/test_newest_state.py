@@ -1,0 +1,491 @@
+"""No command gives up the newest state of a node, in a database or in a backup, unless its version is typed out."""
+
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import assert_refused, init, restore
+from tests.end_to_end.damage import DAMAGED
+from tests.end_to_end.same import differences, everything
+from tests.end_to_end.world import DATABASE, Said, World, backup_cli, tree
+from tests.older.written import written
+from tests.standin import Call, History, Refused
+
+LOST = 20
+"""More changes than the plugin brings a database forward by."""
+
+
+def typed(command: str) -> Said:
+    """A command as a message gave it, typed as it stands."""
+    program, *words = shlex.split(command)
+    assert program == "backup-cli"
+    return backup_cli(*words)
+
+
+def told(said: Said, pattern: str) -> str:
+    """The command in a message that begins so, to the end of its sentence."""
+    found = re.search(rf"(backup-cli {pattern}.*?)(\. |$|\n| \()", said.err + said.out)
+    assert found is not None, said
+    return found[1]
+
+
+def resync(world: World, *options: object) -> Said:
+    return backup_cli("resync", "--lightning-dir", world.directory, *options)
+
+
+def check(world: World) -> Said:
+    return backup_cli("check-config", "--lightning-dir", world.directory)
+
+
+@pytest.fixture
+def set_back(lived: World, history: History) -> World:
+    """Its database is an old copy, at version 6; the backup is at 26."""
+    old = lived.database.read_bytes()
+    lived.run(history.notes(LOST))
+    shutil.copy(lived.database, lived.root / "newest.sqlite3")
+    lived.database.write_bytes(old)
+    return lived
+
+
+@pytest.fixture
+def newer(lived: World, history: History) -> World:
+    """Its database is at 26, as it ran without the plugin; the backup at 6."""
+    lived.run_without_plugin(history.notes(LOST))
+    return lived
+
+
+def assert_nothing_changes(world: World, act: Callable[[], Said], pattern: str) -> Said:
+    before = tree(world.root)
+    said = act()
+    assert_refused(said, pattern)
+    assert tree(world.root) == before
+    return said
+
+
+# resync
+
+
+def test_resync_of_an_older_database_is_refused(set_back: World) -> None:
+    for words in ((), ("--discard-newer", 25), ("--discard-newer", "unknown"), ("--discard-newer", 6)):
+        said = assert_nothing_changes(
+            set_back,
+            partial(resync, set_back, *words),
+            r"at version 6, and the backup .* at version 26, which is newer",
+        )
+    assert "--discard-newer 26 " in said.err
+    assert typed(told(said, "restore")).code == 0, "what it says instead brings the newest state back"
+    assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
+
+
+def test_what_a_mistaken_resync_replaced_comes_back(set_back: World) -> None:
+    """The wrong version of the two was given up; the node has even gone on from the old one."""
+    assert resync(set_back, "--discard-newer", 26).code == 0
+    set_back.run(History(set_back.version).notes(3))
+    listed = backup_cli("versions", set_back.url)
+    assert "versions       0 to 26" in listed.out and "versions       6 to 9" in listed.out
+    said = typed(told(listed, "restore --kept").replace("DEST", str(set_back.directory)))
+    assert said.code == 0, said
+    assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
+    assert len(list(set_back.directory.glob("*before-restore*"))) == 1, "the mistaken one is kept, too"
+    node = set_back.run(History(set_back.version).notes(2))
+    assert set_back.version == 28 and any("20" in line or "17 ahead" in line for _, line in node.logs)
+    set_back.assert_restored_equals_the_nodes()
+
+
+def test_resync_over_a_damaged_backup_counts_what_lies_behind_the_damage(set_back: World) -> None:
+    """Up to the damage the backup seems to be the older one."""
+    DAMAGED["a record's header has a flipped bit"](set_back)
+    (set_back.backup / "session").unlink()
+    said = assert_nothing_changes(set_back, lambda: resync(set_back), "is damaged, and shows that version 26 was once")
+    assert "no command brings that state back" in said.err and "restore --resume" not in said.err
+    assert resync(set_back, "--discard-newer", 26).code == 0
+
+
+def test_resync_of_a_database_without_a_version(world: World, history: History) -> None:
+    """Neither of the two tells its version: nobody knows which is newer."""
+    world.run_without_plugin([history.first()])
+    forget_version(world)
+    assert init(world).code == 0
+    assert_nothing_changes(world, lambda: resync(world), "nobody can tell which of the two is newer.*newer unknown")
+    assert resync(world, "--discard-newer", "unknown").code == 0
+
+
+def forget_version(world: World) -> None:
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("DELETE FROM vars WHERE name = 'data_version'")
+
+
+def test_what_is_no_version_is_a_mistake_in_typing(lived: World) -> None:
+    for text in ("newest", "-1", "4294967296", "٣"):
+        said = resync(lived, "--discard-newer", text)
+        assert (said.code, "neither a version" in said.err) == (2, True)
+
+
+# verify
+
+
+def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> None:
+    said = backup_cli("verify", set_back.url, "--lightning-dir", set_back.directory)
+    assert said.code == 1
+    assert "resync" not in said.err
+    assert "it has lost 20 change(s), or is an old copy" in said.err
+    assert typed(told(said, "restore")).code == 0
+    assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
+
+
+def test_verify_of_a_newer_database_advises_what_keeps_it(newer: World) -> None:
+    before = everything(newer.database)
+    said = backup_cli("verify", newer.url, "--lightning-dir", newer.directory)
+    assert "is 20 change(s) ahead" in said.err
+    assert typed(f"{told(said, 'resync')} --lightning-dir {newer.directory}").code == 0
+    assert everything(newer.database) == before
+    newer.assert_restored_equals_the_nodes()
+
+
+# restore
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_restore_over_a_newer_database_is_refused(newer: World, resume: bool) -> None:
+    before = everything(newer.database)
+    options = ("--replace", "--resume") if resume else ("--replace",)
+    for consent in ((), ("--discard-newer", "6"), ("--discard-newer", "unknown")):
+        said = assert_nothing_changes(
+            newer,
+            partial(restore, newer, newer.directory, *options, *consent),
+            "at version 26, and the backup .* at version 6: the database is the newer state.*--discard-newer 26 ",
+        )
+    assert "No restore is needed" in said.err
+    assert restore(newer, newer.directory, *options, "--discard-newer", "26").code == 0
+    assert newer.version == 6
+    [aside] = newer.directory.glob("*before-restore*")
+    assert everything(aside) == before
+
+
+def test_restore_over_a_newer_file_of_any_name(newer: World, place: Path) -> None:
+    shutil.copy(newer.database, place / "mine.sqlite3")
+    said = restore(newer, place / "mine.sqlite3", "--replace")
+    assert_refused(said, "mine.sqlite3 is at version 26, and the backup .* at version 6: .*--discard-newer 26 ")
+
+
+def test_restore_of_an_old_version_beside_a_newer_database(newer: World) -> None:
+    """It gets a name of its own, and replaces nothing."""
+    assert restore(newer, newer.directory, "--to-version", "4", "--not-for-a-node").code == 0
+    assert newer.version == 26
+
+
+def test_restore_of_the_older_plugins_file_over_a_newer_database(world: World, tmp_path: Path) -> None:
+    life = History()
+    calls = [life.first(), *life.notes(30)]
+    file = tmp_path / "file.bkp"
+    written(calls[:-4]).save(file)
+    world.run_without_plugin(calls)
+    before = tree(world.root)
+    act = ("restore", "--replace", file.as_uri(), world.directory)
+    assert_refused(
+        backup_cli(*act), "at version 31, and the backup .* at version 27: .*newer state.*--discard-newer 31 "
+    )
+    assert tree(world.root) == before
+    assert backup_cli(*act, "--discard-newer", 31).code == 0
+    assert world.version == 27
+
+
+def test_restore_of_another_nodes_backup(lived: World, history: History) -> None:
+    """Versions of two nodes say nothing of one another."""
+    set_id = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('node_id', x'{}')"
+    lived.run([history.transaction(set_id.format("02" * 33))])
+    other = World(lived.root / "other").init()
+    theirs = History()
+    other.run([theirs.first(), theirs.transaction(set_id.format("03" * 33)), *theirs.notes(30)])
+    said = backup_cli("restore", "--replace", other.url, lived.directory)
+    assert_refused(said, "two nodes' .*Restore to another directory.*--discard-newer unknown")
+
+
+def two_backups(lived: World, history: History) -> World:
+    """The node had its backup at `first.bkp`, at version 6, and has another one since, at version 26."""
+    lived.backup.rename(lived.backup.with_name("moved"))
+    first = lived.backup.with_name("moved").as_uri()
+    lived.backup = lived.backup.with_name("second.bkp")
+    said = init(lived)
+    assert said.code == 0, said
+    lived.run(history.notes(LOST))
+    lived.first = first  # type: ignore[attr-defined]
+    return lived
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+def test_restore_of_an_older_backup_than_the_one_in_backup_lock(
+    lived: World, history: History, away: bool, lost: bool
+) -> None:
+    """The newer one is on another disk, mounted or not: only its version may be given up."""
+    world = two_backups(lived, history)
+    first: str = world.first  # type: ignore[attr-defined]
+    if away:
+        world.backup.rename(world.root / "in a drawer")
+    if lost:
+        world.database.unlink()
+    words = ["restore", "--replace", "--resume", first, str(world.directory)]
+    pattern = "was at version 26 at least" if away else "at version 26: that is the newer state"
+    if not lost:
+        pattern = "at version 26, and the backup .* at version 6: the database is the newer state"
+    assert_nothing_changes(world, lambda: backup_cli(*words), f"{pattern}.*--discard-newer 26 ")
+    assert backup_cli(*words, "--discard-newer", 26).code == 0
+    assert world.version == 6
+
+
+def test_restore_of_another_backup_than_the_one_in_backup_lock_where_nothing_is_known(
+    lived: World, history: History
+) -> None:
+    world = two_backups(lived, history)
+    first: str = world.first  # type: ignore[attr-defined]
+    world.backup.rename(world.root / "in a drawer")
+    world.database.unlink()
+    (world.directory / "backup.witness").unlink()
+    said = assert_nothing_changes(
+        world, lambda: backup_cli("restore", first, world.directory), "nobody can tell whether .* holds a newer state"
+    )
+    assert "--discard-newer unknown" in said.err
+
+
+def test_restore_of_the_same_backup_from_another_place(lived: World, history: History) -> None:
+    """As on the worst day: the disk is mounted elsewhere. No flag is asked for; an old copy of it is refused."""
+    copy = lived.root / "old copy"
+    shutil.copytree(lived.backup, copy)
+    lived.run(history.notes(3))
+    lived.database.unlink()
+    said = backup_cli("restore", copy.as_uri(), lived.directory)
+    assert_refused(said, "version 6, and .* is at version 9: that is the newer state")
+    lived.backup.rename(lived.root / "mounted elsewhere")
+    assert_refused(backup_cli("restore", copy.as_uri(), lived.directory), "was at version 9 at least")
+    moved = (lived.root / "mounted elsewhere").as_uri()
+    assert backup_cli("restore", "--resume", moved, lived.directory).code == 0
+    assert lived.version == 9
+
+
+# init and import
+
+
+def second(world: World) -> World:
+    world.backup = world.backup.with_name("second.bkp")
+    return world
+
+
+def test_init_of_an_older_database_while_the_backup_is_there(set_back: World) -> None:
+    said = assert_nothing_changes(
+        set_back, lambda: init(second(set_back)), "at version 6, and .* names, is at version 26: .*--discard-newer 26 "
+    )
+    assert "backup-cli check-config says how" in said.err
+    assert typed(told(check(set_back), "restore")).code == 0
+    assert set_back.version == 26
+    assert init(set_back).code == 0
+
+
+def test_init_of_an_older_database_by_consent_keeps_the_old_backup(set_back: World) -> None:
+    first = tree(set_back.backup)
+    said = backup_cli("init", "--lightning-dir", set_back.directory, second(set_back).url, "--discard-newer", 26)
+    assert said.code == 0
+    assert tree(set_back.backup.with_name("lightning.bkp")) == first
+
+
+def test_init_of_an_older_database_while_the_backup_is_away(set_back: World) -> None:
+    """The note on the node's side knows how far it was."""
+    set_back.backup.rename(set_back.root / "away")
+    said = assert_nothing_changes(set_back, lambda: init(second(set_back)), "was at version 26 at least when it last")
+    assert "there is no backup at" in said.err and "--discard-newer 26 " in said.err
+
+
+def test_init_after_a_destination_has_died(lived: World) -> None:
+    """What people do then, and nothing is asked of them: the database is just as the plugin saw it a moment ago."""
+    shutil.rmtree(lived.backup)
+    said = init(second(lived))
+    assert said.code == 0, said
+    assert "cannot be compared with" in said.err and "counts as the newest state" in said.err
+
+
+def test_init_after_a_destination_has_died_with_a_database_that_nobody_has_seen_lately(lived: World) -> None:
+    """It may be the newest state, or a disk image of last week."""
+    shutil.rmtree(lived.backup)
+    then = time.time() - 7200
+    before = lived.database.stat()
+    second(lived)
+    os.utime(lived.database, (then, then))
+    said = assert_nothing_changes(lived, lambda: init(lived), "nobody can tell whether .* holds a newer state")
+    assert "--discard-newer unknown" in said.err and "never with a copy of it" in said.err
+    os.utime(lived.database, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert init(lived).code == 0
+
+
+def test_init_after_node_and_destination_have_died(lived: World, history: History) -> None:
+    """The note lags behind a node that was killed."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(3))
+    node.die()
+    shutil.rmtree(lived.backup)
+    assert_nothing_changes(lived, lambda: init(second(lived)), "nobody can tell whether .*--discard-newer unknown")
+    said = backup_cli("init", "--lightning-dir", lived.directory, lived.url, "--discard-newer", "unknown")
+    assert said.code == 0
+
+
+def test_init_without_a_database_while_the_backup_holds_one(lived: World) -> None:
+    lived.database.unlink()
+    assert_nothing_changes(lived, lambda: init(second(lived)), "there is no database at .* is at version 6: .*newer 6 ")
+    lived.backup.with_name("lightning.bkp").rename(lived.root / "away")
+    assert_nothing_changes(lived, lambda: init(lived), "was at version 6 at least")
+
+
+def test_init_in_an_old_directory_whose_node_lives_elsewhere(lived: World, history: History) -> None:
+    """Of the same version or a higher one, but another line."""
+    other = World(lived.root / "other")
+    other.directory.rmdir()
+    shutil.copytree(lived.directory, other.directory)
+    other.backup = lived.backup
+    other.run(History(6).notes(2))
+    lived.run_without_plugin(history.notes(9))
+    assert_nothing_changes(lived, lambda: init(second(lived)), "last written by another node .*never start this one ag")
+
+
+def test_init_while_the_older_plugins_file_is_newer(world: World, tmp_path: Path) -> None:
+    life = History()
+    calls = [life.first(), *life.notes(30)]
+    written(calls).save(tmp_path / "file.bkp")
+    world.run_without_plugin(calls[:-4])
+    (world.directory / "backup.lock").write_text(f'{{"backend_url": "{(tmp_path / "file.bkp").as_uri()}"}}')
+    said = assert_nothing_changes(world, lambda: init(world), "older plugin's backup .* is at version 31: .*newer 31 ")
+    assert "backup-cli restore file://" in said.err
+    world.run_without_plugin(calls[-4:])
+    assert init(world).code == 0
+
+
+def test_import_for_a_node_whose_own_backup_is_newer(set_back: World, tmp_path: Path) -> None:
+    """The older plugin's file and the database agree: both are old."""
+    life = History()
+    calls: list[Call] = [life.first(), *life.notes(5)]
+    written(calls).save(tmp_path / "file.bkp")
+    words = ("import", "--lightning-dir", set_back.directory, tmp_path / "file.bkp", second(set_back).url)
+    assert_nothing_changes(set_back, lambda: backup_cli(*words), "at version 6, and .* is at version 26")
+    assert backup_cli(*words, "--discard-newer", 26).code == 0
+
+
+# check-config, status and drill
+
+
+def test_check_config_in_an_old_directory_while_another_node_is_live(lived: World, history: History) -> None:
+    """To restore here and start would run two nodes with the same keys."""
+    old = lived.root / "old" / "regtest"
+    shutil.copytree(lived.directory, old)
+    with lived.node() as node:
+        node.play(history.notes(LOST))
+        said = backup_cli("check-config", "--lightning-dir", old)
+        assert said.code == 1
+        assert "another node" in said.out and "two nodes with the same keys lose money" in said.out
+        assert "backup-cli restore" not in said.out and "backup-cli resync" not in said.out
+        node.play(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def next_start(world: World) -> str:
+    """What the plugin makes of the node as it lies there: its refusal, or nothing."""
+    node = world.node()
+    node.start()
+    try:
+        node.db_write(History(world.version).note() if world.version else History().first())
+    except Refused as refused:
+        return refused.message
+    finally:
+        node.die()
+    return ""
+
+
+def old_copy(by: int) -> Callable[[World, History], None]:
+    def act(world: World, history: History) -> None:
+        old = world.database.read_bytes()
+        world.run(history.notes(by))
+        world.database.write_bytes(old)
+
+    return act
+
+
+def another_line(world: World, history: History) -> None:
+    """One behind, and never a state that the backup has seen."""
+    world.run(history.notes(1))
+    world.database.unlink()
+    other = History()
+    world.run_without_plugin([other.first(), *other.notes(4), other.note("another")])
+    with closing(sqlite3.connect(world.database)) as connection, connection:
+        connection.execute("PRAGMA user_version = 7")
+    assert world.version == 6
+
+
+def lose_the_database(world: World, history: History) -> None:
+    world.run(history.notes(LOST))
+    world.database.unlink()
+
+
+def taken_over_elsewhere(world: World, history: History) -> None:
+    other = World(world.root / "other")
+    other.directory.rmdir()
+    shutil.copytree(world.directory, other.directory)
+    other.backup = world.backup
+    other.run(History(6).notes(1))
+
+
+STATES: dict[str, Callable[[World, History], object]] = {
+    "equal": lambda world, history: None,
+    "ahead": lambda world, history: world.run_without_plugin(history.notes(3)),
+    "one behind": old_copy(1),
+    "sixteen behind": old_copy(16),
+    "seventeen behind": old_copy(17),
+    "one behind in another line": another_line,
+    "no database": lose_the_database,
+    "taken over": taken_over_elsewhere,
+    "another backup": lambda world, history: exchange(world),
+}
+
+
+def exchange(world: World) -> None:
+    other = World(world.root / "elsewhere").init()
+    world.backup.rename(world.backup.with_name("right.bkp"))
+    other.backup.rename(world.backup)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_check_config_and_status_say_what_the_plugin_does(lived: World, history: History, state: str) -> None:
+    STATES[state](lived, history)
+    status = backup_cli("status", "--lightning-dir", lived.directory, "--json")
+    said = check(lived)
+    lines = [line for line in said.out.splitlines() if re.match(r"\w+ +(version|destination) ", line)]
+    problems = [line for line in lines if line.startswith("problem")]
+    refusal = next_start(lived)
+    assert bool(problems) == bool(refusal), (problems, refusal)
+    assert ('"level": "problem"' in status.out) == bool(refusal)
+
+
+def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
+    said = backup_cli("drill", "--lightning-dir", newer.directory)
+    assert said.code == 0
+    assert "is 20 change(s) ahead of its backup" in said.err
+    assert newer.version == 26
+
+
+def test_a_damaged_database_is_kept_aside(lived: World) -> None:
+    """Its version cannot be told; what check-config says is enough, typed as it stands."""
+    lived.database.write_bytes(lived.database.read_bytes()[:9000])
+    broken = lived.database.read_bytes()
+    assert_refused(restore(lived, lived.directory, "--replace", "--resume"), "cannot be told from a damaged file")
+    assert typed(told(check(lived), "restore")).code == 0
+    assert lived.version == 6
+    [aside] = lived.directory.glob(f"{DATABASE}.before-restore-*")
+    assert aside.read_bytes() == broken
+    lived.run(History(lived.version).notes(1))
+    lived.assert_restored_equals_the_nodes()

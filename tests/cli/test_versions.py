@@ -1,0 +1,86 @@
+"""`backup-cli versions` tells what can be brought back, and `restore --kept` brings back what was replaced."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.outcome import assert_refused, restore
+from tests.end_to_end.damage import flip, segment
+from tests.end_to_end.same import everything
+from tests.end_to_end.world import World, backup_cli, tree
+from tests.standin import History
+
+
+@pytest.fixture
+def replaced(lived: World, history: History) -> World:
+    """Version 10 was given up for version 6, and the node has gone on to 8."""
+    old = lived.database.read_bytes()
+    lived.run(history.notes(4))
+    shutil.copy(lived.database, lived.root / "ten.sqlite3")
+    lived.database.write_bytes(old)
+    assert backup_cli("resync", "--lightning-dir", lived.directory, "--discard-newer", 10).code == 0
+    lived.run(History(6).notes(2))
+    return lived
+
+
+def test_one_generation(taken_over: World) -> None:
+    before = tree(taken_over.root)
+    [only] = json.loads(backup_cli("versions", "--json", taken_over.url).out)
+    assert (only["first_version"], only["last_version"], only["reason"]) == (4, 12, "init")
+    assert only["kept_until"] is None and only["damage"] is None
+    assert "versions       4 to 12" in backup_cli("versions", taken_over.url).out
+    assert tree(taken_over.root) == before
+
+
+def test_what_was_replaced_is_listed_and_how_to_get_it_back(replaced: World) -> None:
+    kept, current = json.loads(backup_cli("versions", "--json", replaced.url).out)
+    assert (kept["last_version"], current["last_version"], current["reason"]) == (10, 8, "resync")
+    assert kept["kept_until"] > current["first_time"] + 6 * 86400
+    said = backup_cli("versions", replaced.url)
+    assert f"backup-cli restore --kept --replace {replaced.url} DEST" in said.out
+
+
+def test_the_kept_one_to_a_file(replaced: World, place: Path) -> None:
+    said = restore(replaced, place / "ten.sqlite3", "--kept")
+    assert said.code == 0
+    assert "which was replaced and is kept" in said.err
+    assert everything(place / "ten.sqlite3") == everything(replaced.root / "ten.sqlite3")
+
+
+def test_the_kept_one_for_a_new_machine(replaced: World, place: Path) -> None:
+    """The next start finds the database ahead of what the backup holds now."""
+    assert restore(replaced, place, "--kept", "--resume").code == 0
+    new = World(replaced.root / "elsewhere")
+    new.directory, new.backup = place, replaced.backup
+    new.run(History(new.version).notes(1))
+    assert new.version == 11
+    new.assert_restored_equals_the_nodes()
+
+
+def test_the_kept_one_is_old_once_the_node_has_gone_on_beyond_it(replaced: World, place: Path) -> None:
+    replaced.run(History(8).notes(5))
+    for options in (("--kept",), ("--kept", "--resume"), ("--kept", "--resume", "--not-for-a-node")):
+        assert_refused(restore(replaced, place, *options), "ends at version 10, and the backup has reached 13 since")
+    assert list(place.iterdir()) == []
+    assert restore(replaced, place, "--kept", "--not-for-a-node").code == 0
+    assert [path.name for path in place.glob("light*")] == ["lightningd.sqlite3.kept-NOT-FOR-A-NODE"]
+    assert "if it was replaced by mistake" not in backup_cli("versions", replaced.url).out
+
+
+def test_an_old_version_of_the_kept_one(replaced: World, place: Path) -> None:
+    assert restore(replaced, place, "--kept", "--to-version", "9", "--not-for-a-node").code == 0
+    assert [path.name for path in place.glob("light*")] == ["lightningd.sqlite3.version-9-NOT-FOR-A-NODE"]
+
+
+def test_nothing_is_kept(lived: World, place: Path) -> None:
+    assert_refused(restore(lived, place, "--kept"), "no earlier generation is kept .*Nothing was restored")
+    assert backup_cli("restore", "--kept", "--resume", "socket:nas:1", place).code != 0
+
+
+def test_damage(lived: World) -> None:
+    flip(segment(lived), 100)
+    said = backup_cli("versions", lived.url)
+    assert said.code == 3
+    assert "the backup is damaged" in said.out

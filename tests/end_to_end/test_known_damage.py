@@ -1,0 +1,275 @@
+"""A backup that was once found to be wrong is called so by everybody, until a new snapshot of the database heals it."""
+
+import errno
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from backends.log.known_damage import DAMAGE, found_now, write_damage
+from backends.storage.local import LocalStorage
+from plugin.notify import NOTIFY_FILE
+from tests.end_to_end.test_compaction import begun, ended, wait
+from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken, tree
+from tests.standin import Call, History, Moment, Node
+from tests.standin.database import SeparateDatabase
+
+MIB = 1 << 20
+
+KNOWN = "this backup is known to be damaged"
+
+
+def play_unreplayable(node: Node, history: History) -> None:
+    """A change that the plugin is told otherwise than the node makes it: no restore can execute it."""
+    good = history.note()
+    bad = Call(good.data_version, ("INSERT INTO nowhere VALUES ('a secret')", good.writes[-1]))
+    node.execute(good)
+    node.ask(bad)
+    node.commit()
+
+
+def running(world: World, history: History, **options: object) -> Node:
+    """A node with a change in its backup that cannot be replayed; nobody knows yet."""
+    node = world.node(database=SeparateDatabase, **options)
+    node.start()
+    node.play(history.notes(5))
+    play_unreplayable(node, history)
+    node.play(history.notes(20))  # a compaction leaves the last few changes out
+    return node
+
+
+def compact_and_find(node: Node) -> None:
+    node.rpc("backup-compact")
+    wait(node, lambda: bool(said_at(node, "broken")))
+
+
+def status(world: World, *options: str) -> Said:
+    return backup_cli("status", world.url, *options)
+
+
+def check_config(world: World) -> Said:
+    return backup_cli("check-config", "--lightning-dir", world.directory)
+
+
+def assert_known(world: World, by: str) -> None:
+    """All who look at the files say so."""
+    said = status(world, "--json")
+    seen = json.loads(said.out)
+    assert (said.code, seen["health"], seen["damaged"]) == (3, "damaged", True)
+    assert (seen["known_damage"]["by"], seen["troubles"][0].startswith(KNOWN)) == (by, True)
+    prometheus = status(world, "--prometheus")
+    assert prometheus.code == 3
+    assert f'lightningd_backup_damaged{{url="{world.url}"}} 1\n' in prometheus.out
+    assert f'lightningd_backup_known_damage{{url="{world.url}"}} 1\n' in prometheus.out
+    said = check_config(world)
+    [line] = [line for line in said.out.splitlines() if line.startswith("problem  destination")]
+    assert KNOWN in line and "A new snapshot of the node's database ends that" in line
+    assert said.code == 1 and "NOT protected" in said.out
+    assert "a secret" not in said.text + (world.backup / DAMAGE).read_text()
+
+
+def assert_healed(world: World) -> None:
+    assert not (world.backup / DAMAGE).exists()
+    assert world.status()["health"] == "ok"
+    assert "destination    answers; it holds version" in check_config(world).out
+    assert 'lightningd_backup_known_damage{url="' + world.url + '"} 0\n' in status(world, "--prometheus").out
+    assert backup_cli("verify", world.url).code == 0
+    world.assert_restored_equals_the_nodes()
+
+
+# Found by the compaction
+
+
+def test_what_a_compaction_proved_is_known_to_all_and_after_a_kill(lived: World, history: History) -> None:
+    told = lived.root / "told"
+    command = lived.directory / NOTIFY_FILE
+    command.write_text(f'#!/bin/sh\necho "$1 $2" >> {told}\n')
+    command.chmod(0o700)
+    node = running(lived, history)
+    compact_and_find(node)
+    [broken] = said_at(node, "broken")
+    assert broken.startswith(KNOWN) and broken.isascii() and "secret" not in broken
+    seen = node.rpc("backup-status")
+    assert (seen["health"], seen["known_damage"]["by"]) == ("damaged", "compaction")
+    assert seen["troubles"] == [seen["troubles"][0]] and seen["troubles"][0].startswith(KNOWN)
+    assert node.rpc("backup-compact") == {"started": False, "reason": seen["troubles"][0]}
+    assert_known(lived, "compaction")
+    node.wire.listen(6.0)  # it is looked at again meanwhile
+    assert len(said_at(node, "broken")) == 1
+    node.die()
+    assert told.read_text().count(KNOWN) == 1
+    assert_known(lived, "compaction")
+    again = lived.run(history.notes(2))
+    assert len(snapshots_taken(again)) == 1
+    assert KNOWN in said_at(again, "unusual")[0]
+    assert_healed(lived)
+
+
+def test_a_small_database_heals_it_at_the_next_commit(lived: World, history: History) -> None:
+    node = running(lived, history)
+    compact_and_find(node)
+    node.play(history.notes(3))
+    assert len(snapshots_taken(node)) == 1
+    assert node.rpc("backup-status")["health"] == "ok"
+    assert_healed(lived)
+    node.play(history.notes(20))
+    node.rpc("backup-compact")
+    wait(node, lambda: ended(node) == 1)
+    node.stop()
+    assert len(snapshots_taken(lived.run(history.notes(1)))) == 0
+    assert_healed(lived)
+
+
+class Patient(World):
+    """A destination that may be waited for so briefly that no large snapshot is taken while the node runs."""
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}?timeout=5"
+
+
+def test_a_large_database_heals_it_at_the_next_start(tmp_path: Path, history: History) -> None:
+    world = Patient(tmp_path).init()
+    world.run([history.first(), *(history.big(2 * MIB) for _ in range(4))])
+    node = running(world, history)
+    compact_and_find(node)
+    assert "lightning-cli stop" in said_at(node, "broken")[0]
+    node.play(history.notes(30))
+    assert snapshots_taken(node) == []
+    assert node.stop() == 0
+    assert_known(world, "compaction")
+    assert len(snapshots_taken(world.run(history.notes(1)))) == 1
+    assert_healed(world)
+
+
+def test_while_foreign_keys_may_be_off_it_is_not_healed(lived: World, history: History) -> None:
+    """A snapshot says that they are on, and a change replayed with them on may delete rows."""
+    node = lived.node()
+    node.start()
+    node.play([history.note(), history.foreign_keys(on=False), *history.notes(2)])
+    play_unreplayable(node, history)
+    node.play(history.notes(20))  # a compaction leaves the last few changes out
+    compact_and_find(node)
+    node.play(history.notes(2))
+    assert snapshots_taken(node) == []
+    node.wait_for_log("no new snapshot could be taken yet")
+    assert node.stop() == 0
+    lived.run(history.notes(1))
+    assert_healed(lived)
+
+
+def test_a_database_that_is_locked_heals_it_later(lived: World, history: History) -> None:
+    """lightningd has it locked from the moment that its cache overflows. The node must not stop for that."""
+    node = running(lived, history)
+    node.stop()
+    lived.run(history.notes(1))  # heals nothing: nobody knows
+    small = partial(SeparateDatabase, cache_pages=10)
+    node = lived.node(database=small)
+    node.start()
+    node.play(history.notes(2))
+    compact_and_find(node)
+    node.play([history.big(4 * MIB)])
+    node.wait_for_log("no new snapshot could be taken yet")
+    assert snapshots_taken(node) == []
+    node.play(history.notes(2))
+    assert node.stop() == 0
+    assert_known(lived, "compaction")
+    lived.run(history.notes(1))
+    assert_healed(lived)
+
+
+@pytest.mark.parametrize("moment", [Moment.IN_HOOK, Moment.BEFORE_COMMIT])
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03])
+def test_killed_while_it_heals(lived: World, history: History, moment: Moment, delay: float) -> None:
+    node = running(lived, history)
+    node.play([history.big(2 * MIB)])
+    compact_and_find(node)
+    call = history.note("again")
+    node.die_at(moment, call, delay=delay)
+    assert (lived.backup / DAMAGE).exists() == (status(lived).code == 3)
+    if json.loads(status(lived, "--json").out)["data_version"] == call.data_version:
+        lived.run_without_plugin([call])  # brought forward, whoever does it
+        call = history.note()
+    again = lived.run([call, *history.notes(2)])
+    assert said_at(again, "broken") == []
+    assert_healed(lived)
+
+
+def test_killed_before_the_finding_is_noted_it_is_found_again(lived: World, history: History) -> None:
+    node = running(lived, history)
+    node.rpc("backup-compact")
+    wait(node, lambda: begun(node) == 1)
+    node.die()
+    with lived.node() as again:
+        again.play(history.notes(1))
+        if (lived.backup / DAMAGE).exists() or not snapshots_taken(again):
+            compact_and_find(again)
+            again.play(history.notes(1))
+    assert_healed(lived)
+
+
+# Found by a command
+
+
+def test_verify_beside_the_node_is_noticed_by_it(lived: World, history: History) -> None:
+    node = running(lived, history)
+    said = backup_cli("verify", lived.url)
+    assert said.code == 3 and "this finding is noted in the backup" in said.err
+    assert_known(lived, "verify")
+    wait(node, lambda: bool(said_at(node, "broken")), 15.0)
+    assert node.rpc("backup-status")["health"] == "damaged"
+    node.play(history.notes(2))
+    assert node.rpc("backup-status")["health"] == "ok"
+    node.stop()
+    assert_healed(lived)
+
+
+def stopped(world: World, history: History) -> World:
+    running(world, history).stop()
+    return world
+
+
+def by_verify(world: World) -> Said:
+    return backup_cli("verify", world.url)
+
+
+def by_compact(world: World) -> Said:
+    return backup_cli("compact", world.url)
+
+
+@pytest.mark.parametrize(("by", "find"), [("verify", by_verify), ("compaction", by_compact)])
+def test_a_command_notes_it_and_resync_heals_it(
+    lived: World, history: History, by: str, find: Callable[[World], Said]
+) -> None:
+    stopped(lived, history)
+    assert find(lived).code == 3
+    assert_known(lived, by)
+    before = tree(lived.backup)
+    refused = by_compact(lived)
+    assert refused.code == 3 and "a new snapshot of the node's database does" in refused.err
+    assert tree(lived.backup) == before
+    assert backup_cli("resync", "--lightning-dir", lived.directory).code == 0
+    assert_healed(lived)
+
+
+def test_verify_that_passes_after_a_finding_says_both_and_clears_nothing(lived: World) -> None:
+    generation = lived.status()["generation"]
+    write_damage(LocalStorage(lived.backup), found_now("compaction", "a cable erred", generation))
+    said = backup_cli("verify", lived.url)
+    assert said.code == 0 and "is whole" in said.out
+    assert KNOWN in said.err and "This time all of it could be read" in said.err
+    assert_known(lived, "compaction")
+
+
+def test_verify_that_cannot_write_says_so(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(lived, history)
+
+    def read_only(storage: LocalStorage, name: str, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(LocalStorage, "publish", read_only)
+    said = by_verify(lived)
+    assert said.code == 3 and "could not be noted in the backup" in said.err
+    assert not (lived.backup / DAMAGE).exists()

@@ -1,0 +1,144 @@
+"""The document that says what is wrong with a backup: it survives everything but a new snapshot of the database."""
+
+import random
+from functools import partial
+
+import pytest
+
+from backends.errors import Unreachable
+from backends.log.backend import LogBackend
+from backends.log.known_damage import (
+    DAMAGE,
+    KnownDamage,
+    found_now,
+    read_damage,
+    remove_healed,
+    write_damage,
+)
+from backends.storage.base import Storage
+from tests.log.damage import files_in
+from tests.log.forge import document
+from tests.log.histories import changes, silent, source
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+BAD = found_now("compaction", "the change with data version 3 cannot be executed (SQLError)", 1)
+
+
+def made(storage: Storage) -> LogBackend:
+    """A backup of a few changes, open."""
+    LogBackend(storage).create(source(b"database", 0))
+    backend = LogBackend(storage)
+    backend.open(silent, "one")
+    for change in changes(5):
+        backend.append(change)
+    return backend
+
+
+@pytest.fixture
+def storage() -> SimulatedStorage:
+    return SimulatedStorage(SimulatedDisk())
+
+
+def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
+    made(storage)
+    assert read_damage(storage, 1) is None
+    write_damage(storage, BAD)
+    assert read_damage(storage, 1) == BAD
+    write_damage(storage, found_now("verify", "something else", 1))
+    assert read_damage(storage, 1) == BAD, "what was found first stays"
+
+
+def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
+    """Also when an old copy of the backup was put over it."""
+    backend = made(storage)
+    for other in (0, 2, 7):
+        assert not backend.note_damage(found_now("verify", "late", other))
+        storage.publish(DAMAGE, KnownDamage(1, "verify", "late", other).encode())
+        assert read_damage(storage, 1) is None
+        assert backend.status("").health == "ok" and LogBackend(storage).status("").health == "ok"
+    for generation, stays in ((0, True), (1, True), (2, False)):
+        storage.publish(DAMAGE, BAD.encode())
+        remove_healed(storage, generation)
+        assert (DAMAGE in storage.names()) == stays
+
+
+def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStorage) -> None:
+    made(storage)
+    storage.publish(DAMAGE, KnownDamage(1, "\x1b[31m", "ü" + "x" * 5000, 1).encode())
+    known = read_damage(storage, 1)
+    assert known is not None and known.by == "?[31m" and known.what == "?" + "x" * 299
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        BAD.encode()[:-3],
+        bytes([BAD.encode()[0], BAD.encode()[1] ^ 1]) + BAD.encode()[2:],
+        document('{"lightningd-backup": 1}'),
+        document('{"lightningd-backup": 1, "found": -1, "by": "x", "what": "x", "generation": 1}'),
+        document('{"lightningd-backup": 9, "found": 1, "by": "x", "what": "x", "generation": 1}'),
+        document('{"lightningd-backup": 1, "found": 1, "by": "x", "what": ["x"], "generation": 1}'),
+    ],
+    ids=["empty", "cut", "flipped", "bare", "negative", "future", "list"],
+)
+def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
+    backend = made(storage)
+    storage.publish(DAMAGE, data)
+    assert LogBackend(storage).status("").health == "damaged"
+    backend.close()
+    backend = LogBackend(storage)
+    backend.open(silent, "two")
+    known = backend.known_damage()
+    assert known is not None and "cannot be read" in known.what
+    assert backend.status("").health == "damaged"
+    backend.take_snapshot(source(b"new", 5), "known damage")
+    assert DAMAGE not in storage.names()
+    assert backend.known_damage() is None and backend.status("").health == "ok"
+
+
+def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage) -> None:
+    backend = made(storage)
+
+    def full(name: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "publish", full)
+    with pytest.raises(Unreachable, match="No space left"):
+        backend.note_damage(BAD)
+    assert backend.known_damage() == BAD
+    assert backend.status("").health == "damaged"
+
+
+def test_the_power_is_cut_at_every_operation_of_finding_and_healing() -> None:
+    """Known, or healed: never neither."""
+    seen = set()
+    for number in range(1, 400):
+        disk = SimulatedDisk()
+        backend = made(SimulatedStorage(disk))
+        backend.note_damage(BAD)
+        survivors: list[tuple[SimulatedDisk, int]] = []
+        start, rng = disk.operations, random.Random(number)
+
+        disk.watch = partial(_cut, disk, rng, survivors)
+        backend.take_snapshot(source(b"whole", 5), "known damage")
+        disk.watch = None
+        _cut(disk, rng, survivors)
+        assert disk.operations > start + 10
+        for survivor, at in survivors:
+            storage = SimulatedStorage(survivor)
+            status = LogBackend(storage).status("")
+            assert (status.generation, status.health) in ((1, "damaged"), (2, "ok")), (number, at, files_in(storage))
+            seen.add((status.generation, DAMAGE in storage.names()))
+            again = LogBackend(storage)
+            again.open(silent, "two")
+            known = again.known_damage()
+            assert (known is not None) == (status.generation == 1)
+            assert (DAMAGE in storage.names()) == (status.generation == 1), "the next writer removes a stale one"
+        if len(seen) == 3 and number >= 20:
+            break
+    assert seen == {(1, True), (2, True), (2, False)}
+
+
+def _cut(disk: SimulatedDisk, rng: random.Random, survivors: list[tuple[SimulatedDisk, int]]) -> None:
+    survivors.append((disk.crash(rng), disk.operations))

@@ -1,0 +1,50 @@
+"""The database file from outside: at which moments it holds what was committed."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.node.database_file import DatabaseFile
+from backends.node.witness import fingerprint
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "lightningd.sqlite3"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE vars (name TEXT)")
+    return path
+
+
+def test_file_at_rest_looks_as_it_does_at_a_start(path: Path) -> None:
+    file = DatabaseFile(path)
+    assert file.committed() == fingerprint(path)
+    file.close()
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["", "link"])
+def test_hot_journal_leaves_no_such_moment(path: Path, tmp_path: Path, link: bool) -> None:
+    named = path
+    if link:
+        (tmp_path / "node").mkdir()
+        named = tmp_path / "node" / path.name
+        named.symlink_to(path)
+    file = DatabaseFile(named)
+    assert file.directory == tmp_path
+    at_rest = file.committed()
+    journal = path.with_name(path.name + "-journal")
+    journal.write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7".ljust(512))
+    assert file.committed() is None
+    assert fingerprint(named) != at_rest
+    journal.write_bytes(bytes(512))
+    assert file.committed() == fingerprint(named) == at_rest
+    journal.write_bytes(b"")
+    assert file.committed() == at_rest
+    file.close()
+
+
+def test_missing_file_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        DatabaseFile(tmp_path / "lightningd.sqlite3")

@@ -1,0 +1,224 @@
+"""How the plugin ends when lightningd stops: answering until nothing more comes, and leaving everything in order."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from backends import backend_for
+from backends.node.witness import read_witness
+from tests.end_to_end.world import World, said_at
+from tests.standin import (
+    Call,
+    Database,
+    History,
+    Moment,
+    Node,
+    SeparateDatabase,
+    Victim,
+    has_hot_journal,
+    transaction,
+)
+
+
+def during(node: Node, history: History, chance: random.Random, seconds: float) -> Iterator[Call]:
+    """What lightningd commits while it waits for its plugins: for so long, now and then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        node.wire.listen(chance.choice((0.0, 0.001, chance.uniform(0, 0.1), chance.uniform(0, 0.45))))
+        yield history.note()
+
+
+def test_stops_in_the_middle_of_a_stream(lived: World, history: History) -> None:
+    """The next start goes on without a word. Seconds a stop: the campaign with 200 of them is in the pages' numbers."""
+    chance = random.Random(11)
+    calls = 0
+    for _ in range(8):
+        node = lived.node()
+        node.start()
+        node.play(history.notes(chance.randint(1, 20)))
+        before = lived.version
+        assert node.shut_down(during(node, history, chance, chance.choice((0.0, chance.uniform(0, 1.2))))) == 0
+        calls += lived.version - before
+        assert said_at(node, "unusual") == said_at(node, "broken") == []
+        assert node.stderr == ""
+    assert calls > 10
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_call_just_when_the_plugin_would_leave(lived: World, history: History) -> None:
+    """Around the moment at which it has heard nothing for half a second, in steps of its own length."""
+    for early in (0.02, 0.01, 0.005, 0.0, -0.005, -0.01, -0.02, -0.03):
+        node = lived.node()
+        node.start()
+        node.play(history.notes(1))
+
+        def late(node: Node = node, early: float = early) -> Iterator[Call]:
+            node.wire.listen(0.5 - early)
+            yield history.note()
+
+        assert node.shut_down(late()) == 0
+        assert said_at(node, "broken") == []
+        history.version = lived.version
+    lived.run(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_commits_after_the_plugin_has_left_are_found_at_the_next_start(lived: World, history: History) -> None:
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    assert node.shut_down(history.notes(2), late=history.notes(3)) == 0
+    assert "the database is 3 ahead" in said_at(lived.run(history.notes(1)), "unusual")[0]
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_session_is_closed_in_order(lived: World, history: History) -> None:
+    """So that a cut log is told from a whole one, and the database from any other with its version."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    assert node.shut_down(history.notes(2)) == 0
+    writer = backend_for(lived.url).last_writer()
+    assert writer is not None
+    assert writer.closed
+    witness = read_witness(lived.directory)
+    assert witness is not None
+    assert witness.data_version == lived.version
+
+
+def test_stop_before_the_first_call(lived: World) -> None:
+    node = lived.node()
+    node.start()
+    node.init()
+    assert node.shut_down() == 0
+    assert node.logs == []
+
+
+def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
+    """The command of one that waits for so long before it closes its session, and for not more than a second."""
+    program = directory / "slow_end.py"
+    program.write_text(
+        "import time\n"
+        "import plugin.protection\n"
+        "from backends.log.backend import LogBackend\n"
+        "from plugin.main import main\n"
+        "plugin.protection.LEAVE_WITHIN = 1.0\n"
+        "close = LogBackend.close\n"
+        f"LogBackend.close = lambda backend: (time.sleep({seconds}), close(backend))\n"
+        "main()\n"
+    )
+    return [sys.executable, str(program)]
+
+
+def test_call_while_the_plugin_closes_its_session(lived: World, history: History, tmp_path: Path) -> None:
+    """It is answered all the same, in a session of its own."""
+    node = lived.node(
+        command=plugin_whose_end_takes(0.6, tmp_path), database=partial(SeparateDatabase, synchronous="FULL")
+    )
+    node.start()
+    node.play(history.notes(2))
+
+    def late() -> Iterator[Call]:
+        node.wire.listen(0.8)
+        yield history.note()
+        yield history.note()
+
+    assert node.shut_down(late()) == 0
+    assert len(said_at(node, "info")) == 2, node.logs  # it has gone on
+    assert said_at(node, "unusual") == said_at(node, "broken") == []
+    lived.assert_restored_equals_the_nodes()
+    assert said_at(lived.run(history.notes(1)), "unusual") == []
+
+
+def test_destination_that_hangs_at_the_end(lived: World, history: History, tmp_path: Path) -> None:
+    """lightningd waits for 30 seconds. Every change is saved; only the session's end is not written down."""
+    node = lived.node(command=plugin_whose_end_takes(60.0, tmp_path))
+    node.start()
+    node.play(history.notes(2))
+    began = time.monotonic()
+    assert node.shut_down(history.notes(1)) == 0
+    assert time.monotonic() - began < 10
+    assert "did not let go in 1 s; every change is saved" in said_at(node, "unusual")[0]
+    lived.assert_restored_equals_the_nodes()
+
+
+# lightningd dies alone
+
+
+@pytest.mark.parametrize("synchronous", ["OFF", "FULL"])
+def test_lightningd_dies_after_a_commit(lived: World, history: History, synchronous: str) -> None:
+    """The plugin sees its input end, and that the change was committed: the next start needs no snapshot."""
+    for _ in range(5):
+        node = lived.node(database=partial(SeparateDatabase, synchronous=synchronous))
+        node.start()
+        node.play(history.notes(3))
+        node.die(Victim.NODE)
+        node.die()
+        assert said_at(node, "unusual") == []
+    assert said_at(lived.run(history.notes(1)), "unusual") == []
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_lightningd_dies_before_the_commit_and_leaves_a_hot_journal(lived: World, history: History) -> None:
+    """Nothing is written to the database, and nothing claimed of it."""
+    lived.run([history.big()])
+    node = lived.node(database=partial(SeparateDatabase, cache_pages=10))
+    node.start()
+    node.play(history.notes(1))
+    node.die_at(
+        Moment.BEFORE_COMMIT,
+        history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"),
+        Victim.NODE,
+    )
+    assert has_hot_journal(lived.directory)
+    witness = read_witness(lived.directory)
+    assert witness is not None
+    assert witness.data_version < history.version
+    node.die()
+    assert has_hot_journal(lived.directory)
+    assert lived.version == history.version - 1
+
+
+def test_lightningd_dies_before_the_commit_and_another_change_takes_its_place(lived: World, history: History) -> None:
+    """By a run without the plugin, while this one is still frozen."""
+    node = lived.node(database=SeparateDatabase)
+    node.start()
+    node.play(history.notes(1))
+    call = history.note("one")
+    node.execute(call)
+    node.ask(call)
+    os.kill(node.pid, signal.SIGSTOP)
+    node.database.die()
+    node._database = None
+    assert node.wire.process.stdin is not None
+    node.wire.process.stdin.close()
+    lived.run_without_plugin([transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    time.sleep(1.0)
+    os.kill(node.pid, signal.SIGCONT)
+    node.wire.process.wait(20)
+    node.die()
+    lived.run(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+# Both are killed
+
+
+def test_kill_of_both_a_moment_after_a_commit(lived: World, history: History) -> None:
+    """A start after it needs no snapshot."""
+    for _ in range(5):
+        node = lived.node(database=partial(SeparateDatabase, synchronous="FULL"))
+        node.start()
+        node.play(history.notes(3))
+        node.wire.listen(0.25)
+        node.die()
+        assert said_at(node, "unusual") == []
+    assert said_at(lived.run(history.notes(1), database=Database), "unusual") == []
+    lived.assert_restored_equals_the_nodes()

@@ -1,0 +1,173 @@
+"""A node on PostgreSQL, of which the plugin sees nothing: it is found out, said, and ended."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugin.postgresql import is_postgresql, wallet_in
+from tests.end_to_end.world import World, said_at, tree
+from tests.standin import History, Node, RpcSocket
+
+POSTGRES = "postgres://lightning:a-secret@db.example:5432/lightning"
+
+
+class Elsewhere:
+    """The database of a node whose database is no file."""
+
+    def __init__(self, directory: Path) -> None:
+        pass
+
+    def execute(self, statements: Sequence[str], *, transaction: bool) -> None:
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        raise NotImplementedError
+
+    def die(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def on_postgresql(world: World, **options: Any) -> Node:
+    """Started, and never called by its hook."""
+    node = world.node(database=Elsewhere, **options)
+    node.start()
+    node.init()
+    return node
+
+
+def told(world: World) -> Path:
+    """Where the operator's own command writes what it is called with."""
+    out, command = world.root / "told", world.directory / "backup.notify"
+    command.write_text(f'#!/bin/sh\necho "$1: $2" >> {out}\n')
+    command.chmod(0o700)
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"version": (23, 5)}, {"fails": 2}, {"delay": 2.0}],
+    ids=["as it is", "before v23.08", "busy at first", "slow"],
+)
+def test_node_on_postgresql_is_ended(world: World, options: dict[str, Any]) -> None:
+    world.init()
+    out, before = told(world), tree(world.backup)
+    with RpcSocket(world.directory, POSTGRES, **options) as rpc:
+        node = on_postgresql(world)
+        assert node.wire.listen(30, node.wire.has_left)
+        assert node.wire.process.wait(5) == 1
+    assert set(map(str, rpc.asked)) == {"('listconfigs', {'config': 'wallet'})"}
+    [line] = said_at(node, "broken")
+    assert "PostgreSQL" in line
+    assert "NOTHING is backed up" in line
+    assert "a-secret" not in str(node.logs)
+    assert node.stderr == ""
+    until = time.monotonic() + 10
+    while not out.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert out.read_text() == f"broken: {line}\n"
+    assert tree(world.backup) == before
+    node.die()
+
+
+def test_socket_that_is_there_only_later(world: World) -> None:
+    node = on_postgresql(world.init())
+    assert not node.wire.listen(1.5, node.wire.has_left)
+    with RpcSocket(world.directory, POSTGRES):
+        assert node.wire.listen(30, node.wire.has_left)
+        assert node.wire.process.wait(5) == 1
+    node.die()
+
+
+def test_without_a_backup_it_is_said_all_the_same(world: World) -> None:
+    """Nobody has run `init`, which would not help either."""
+    with RpcSocket(world.directory, POSTGRES):
+        node = on_postgresql(world)
+        assert node.wire.listen(30, node.wire.has_left)
+    assert "PostgreSQL" in said_at(node, "broken")[0]
+    node.die()
+
+
+@pytest.mark.parametrize("wallet", [None, "sqlite3:///home/satoshi/.lightning/bitcoin/lightningd.sqlite3"])
+def test_idle_node_on_sqlite_is_left_alone(lived: World, history: History, wallet: str | None) -> None:
+    """It has not committed anything yet; when it does, it is protected."""
+    with RpcSocket(lived.directory, wallet) as rpc:
+        node = lived.node()
+        node.start()
+        node.init()
+        assert not node.wire.listen(2.5, node.wire.has_left)
+        assert len(rpc.asked) == 1
+        node.play(history.notes(2))
+        assert node.stop() == 0
+    assert said_at(node, "unusual") == said_at(node, "broken") == []
+    lived.assert_restored_equals_the_nodes()
+
+
+def test_nothing_is_asked_once_the_hook_was_called(lived: World, history: History) -> None:
+    with RpcSocket(lived.directory, None) as rpc:
+        with lived.node() as node:
+            node.play(history.notes(5))
+            node.wire.listen(2.0)
+        assert rpc.asked == []
+
+
+def test_nothing_is_asked_when_the_first_call_comes_after_init(lived: World, history: History) -> None:
+    with RpcSocket(lived.directory, None) as rpc:
+        with lived.node() as node:
+            node.init()
+            node.play(history.notes(1))
+            node.wire.listen(2.0)
+        assert rpc.asked == []
+
+
+def test_lightningd_that_does_not_answer_keeps_nobody_from_ending(lived: World) -> None:
+    with RpcSocket(lived.directory, POSTGRES, delay=5.0) as rpc:
+        node = lived.node()
+        node.start()
+        node.init()
+        node.wire.listen(20, lambda: bool(rpc.asked))
+        began = time.monotonic()
+        assert node.stop() == 0
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "wallet"),
+    [
+        ({"configs": {"wallet": {"value_str": POSTGRES, "source": "cmdline"}}}, POSTGRES),
+        ({"configs": {}}, None),
+        ({"wallet": POSTGRES}, POSTGRES),
+        ({}, None),
+        ({"# version": "v23.05", "wallet": "sqlite3:///x"}, "sqlite3:///x"),
+        ({"wallet": "sqlite3:///x", "configs": {"wallet": {"value_str": POSTGRES}}}, POSTGRES),
+    ],
+)
+def test_answers_of_listconfigs(answer: object, wallet: str | None) -> None:
+    assert wallet_in(answer) == wallet
+
+
+@pytest.mark.parametrize("answer", [None, [], "x", {"wallet": 7}, {"configs": {"wallet": {"value_str": []}}}])
+def test_what_is_no_answer(answer: object) -> None:
+    with pytest.raises(TypeError):
+        wallet_in(answer)
+
+
+def test_which_is_postgresql() -> None:
+    assert is_postgresql(POSTGRES)
+    assert is_postgresql("postgresql://x")
+    assert not is_postgresql("sqlite3:///postgres://x")
+    assert not is_postgresql(None)
+
+
+def test_the_history_starts(world: World) -> None:
+    """The same node on SQLite: the RPC is there, and the first call comes before `init`."""
+    history = History()
+    with RpcSocket(world.directory, None) as rpc:
+        world.init().run([history.first(), *history.notes(2)])
+        assert rpc.asked == []
+    world.assert_restored_equals_the_nodes()

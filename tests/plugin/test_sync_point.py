@@ -1,0 +1,537 @@
+"""The sync point says that the database holds the backup's last change: soon after each commit, and never wrongly."""
+
+import errno
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from backends import backend_for
+from backends.base import Backend, Report
+from backends.change import Change
+from backends.database.source import inspect
+from backends.database.taking import nothing
+from backends.node.witness import OpenWitness, look, read_witness, write_witness
+from plugin import sync_point as module
+from plugin.sync_point import DEAD_AT_MOST, SyncPointThread
+from plugin.witness import confess, why_doubted, witness_of
+from tests.standin import (
+    Call,
+    Database,
+    History,
+    SeparateDatabase,
+    contents,
+    run_without_plugin,
+    stands_at,
+    transaction,
+)
+
+NAME = "lightningd.sqlite3"
+
+
+class Hook:
+    """What the sync point sees of the hook, and lightningd's calls to it."""
+
+    def __init__(self, directory: Path, backend: Backend) -> None:
+        self.directory, self.backup_id = directory, backend.identify()
+        self.backend: Backend | None = backend
+        self.writer = backend
+        self.refusal: str | None = None
+        self.database_header: bytes | None = None
+        self.reading_database = threading.Lock()
+        self.said: list[tuple[str, str]] = []
+        self.report: Report = lambda level, line: self.said.append((level, line))
+        self.begun = -1e9  # this lightningd is seen alive by its pipe alone
+        self._file = os.open(directory / NAME, os.O_RDONLY | os.O_CREAT, 0o600)
+
+    def ask(self, call: Call) -> None:
+        """What the hook does between call and answer."""
+        self.database_header = os.pread(self._file, 100, 0)
+        self.writer.append(Change(call.data_version, call.writes))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class Rig:
+    """A node's directory, its backup, a pipe that lightningd holds, and a sync point that looks when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.directory = root, root / "regtest"
+        self.directory.mkdir()
+        self.backend = backend_for((root / "lightning.bkp").as_uri())
+        self.backend.create(nothing())
+        self.backend.open(lambda level, line: None, "a session")
+        self.hook = Hook(self.directory, self.backend)
+        self.input, self.lightningd = os.pipe()
+        self.points = SyncPointThread(self.hook, self.hook, self.input)
+        self.history = History()
+
+    def doubt(self) -> str | None:
+        """What a start would find now, if both were killed at this moment."""
+        return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.backend.standing)
+
+    def noted(self) -> bool:
+        """Whether there is a note about the backup's very last change."""
+        witness = read_witness(self.directory)
+        return witness is not None and witness.sequence == self.backend.standing.sequence
+
+    def commit(self, database: Database | SeparateDatabase, call: Call) -> None:
+        database.execute(call.writes, transaction=True)
+        self.hook.ask(call)
+        database.commit()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.hook.close()
+    os.close(made.input)
+
+
+@pytest.fixture(params=["OFF", "FULL"])
+def database(request: pytest.FixtureRequest, rig: Rig) -> Iterator[SeparateDatabase]:
+    """Of the node, which has its schema and stands at version 1. In a process of its own, as lightningd's is."""
+    made = SeparateDatabase(rig.directory, synchronous=request.param)
+    rig.commit(made, rig.history.first())
+    yield made
+    made.die()
+
+
+# What is noted
+
+
+def test_commit_is_noted_at_next_look(rig: Rig, database: SeparateDatabase) -> None:
+    for _ in range(5):
+        rig.commit(database, rig.history.note())
+        assert rig.doubt() is not None
+        rig.points.look()
+        assert rig.doubt() is None
+
+
+def test_very_first_commit_is_noted(rig: Rig, database: SeparateDatabase) -> None:
+    rig.points.look()
+    assert rig.doubt() is None
+
+
+def test_commit_is_noted_while_the_next_transaction_runs(rig: Rig) -> None:
+    """Its journal is there, but nothing of it is on the disk or in the database."""
+    with closing(Database(rig.directory, synchronous="FULL")) as database:
+        rig.commit(database, rig.history.first())
+        database.execute(rig.history.note().writes, transaction=True)
+        assert (rig.directory / f"{NAME}-journal").exists()
+        rig.points.look()
+        assert rig.noted()
+        database.die()
+    assert rig.doubt() is None
+
+
+def test_database_behind_a_link(rig: Rig, tmp_path: Path) -> None:
+    """SQLite puts the journal beside the file that the link leads to."""
+    path = rig.directory / NAME
+    path.rename(tmp_path / "elsewhere.sqlite3")
+    path.symlink_to(tmp_path / "elsewhere.sqlite3")
+    with closing(Database(rig.directory)) as database:
+        rig.commit(database, rig.history.first())
+        rig.points.look()
+        assert rig.doubt() is None
+        call = rig.history.note()
+        database.execute(call.writes, transaction=True)
+        rig.hook.ask(call)
+        rig.points.look()
+        assert rig.doubt() is not None
+
+
+def test_end_of_session_notes_the_last_commit(rig: Rig, database: SeparateDatabase) -> None:
+    rig.commit(database, rig.history.note())
+    rig.points.stop()
+    assert rig.doubt() is None
+
+
+def test_thread_notes_commit_within_a_moment(rig: Rig, database: SeparateDatabase) -> None:
+    rig.points.start()
+    for _ in range(10):
+        rig.commit(database, rig.history.note())
+        until = time.monotonic() + 5
+        while rig.doubt() is not None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    rig.points.stop()
+
+
+# What must not be noted
+
+
+def test_answered_and_uncommitted_change_is_not_noted(rig: Rig, database: SeparateDatabase) -> None:
+    """Not now, and not when a run without the plugin has committed another change with its version."""
+    rig.commit(database, rig.history.note())
+    rig.points.look()
+    call = rig.history.note("one")
+    database.execute(call.writes, transaction=True)
+    rig.hook.ask(call)
+    rig.points.look()
+    assert rig.doubt() is not None
+    database.die()
+    rig.points.look()
+    assert rig.doubt() is not None
+    run_without_plugin(rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    assert rig.doubt() is not None
+
+
+def test_another_change_by_a_run_after_lightningd_has_died(rig: Rig, database: SeparateDatabase) -> None:
+    """It counts like the change that was never committed. This plugin has been frozen meanwhile, and wakes."""
+    rig.points.look()
+    call = rig.history.note("one")
+    database.execute(call.writes, transaction=True)
+    rig.hook.ask(call)
+    rig.points.look()
+    os.close(rig.lightningd)
+    database.die()
+    run_without_plugin(rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    time.sleep(DEAD_AT_MOST)
+    rig.points.look()
+    rig.points.stop()
+    assert not rig.noted()
+
+
+def test_change_that_was_committed_before_lightningd_died(rig: Rig, database: SeparateDatabase) -> None:
+    rig.points.look()
+    rig.commit(database, rig.history.note())
+    os.close(rig.lightningd)
+    database.die()
+    rig.points.stop()
+    assert rig.doubt() is None
+
+
+def test_lightningd_that_has_started_meanwhile(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "lightningd_has_started", lambda directory: directory == rig.directory)
+    rig.points.look()
+    rig.commit(database, rig.history.note())
+    os.close(rig.lightningd)
+    rig.points.stop()
+    assert not rig.noted()
+
+
+def test_two_commits_since_the_call(rig: Rig, database: SeparateDatabase) -> None:
+    """lightningd goes on without its plugin: the second one was in no hook."""
+    rig.commit(database, rig.history.note())
+    late = rig.history.note()
+    database.execute(late.writes, transaction=True)
+    database.commit()
+    rig.points.look()
+    assert not rig.noted()
+
+
+def test_header_that_could_not_be_read(rig: Rig, database: SeparateDatabase) -> None:
+    rig.commit(database, rig.history.note())
+    rig.hook.database_header = None
+    rig.points.look()
+    assert not rig.noted()
+
+
+def test_database_file_that_was_replaced(rig: Rig, database: SeparateDatabase) -> None:
+    """lightningd would work on the old one, and the next start finds the new one."""
+    rig.points.look()
+    rig.commit(database, rig.history.note())
+    shutil.copy(rig.directory / NAME, rig.directory / "copy")
+    (rig.directory / "copy").rename(rig.directory / NAME)
+    rig.points.look()
+    assert not rig.noted()
+
+
+def test_failure_stays_noted(rig: Rig, database: SeparateDatabase) -> None:
+    rig.points.look()
+    rig.commit(database, rig.history.note())
+    rig.hook.refusal = "the disk is full"
+    confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+    rig.points.look()
+    rig.points.stop()
+    witness = read_witness(rig.directory)
+    assert witness is not None
+    assert witness.failure == "the disk is full"
+
+
+def test_failure_during_a_look_stays_noted(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look has found that nothing was refused, and writes a moment later."""
+    rig.points.look()
+    rig.commit(database, rig.history.note())
+    write = OpenWitness.write
+
+    def slowly(*arguments: object) -> None:
+        rig.hook.refusal = "the disk is full"
+        confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OpenWitness, "write", slowly)
+    rig.points.look()
+    assert "the disk is full" in str(rig.doubt())
+
+
+def test_failure_before_the_first_note_stays_noted(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that is opened to be written is then the one with the failure in it."""
+    opened = OpenWitness.__init__
+
+    def slowly(file: OpenWitness, directory: Path) -> None:
+        rig.hook.refusal = "the disk is full"
+        confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+        opened(file, directory)
+
+    monkeypatch.setattr(OpenWitness, "__init__", slowly)
+    rig.points.look()
+    assert "the disk is full" in str(rig.doubt())
+
+
+class _Watched(apsw.VFS):
+    """SQLite's files, where something happens before each step that changes one."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+        super().__init__("watched", "")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "_WatchedFile":  # noqa: N802
+        return _WatchedFile(self.step, name, flags)
+
+    def xDelete(self, name: str, sync: bool) -> None:  # noqa: N802
+        self.step()
+        super().xDelete(name, sync)
+
+
+class _WatchedFile(apsw.VFSFile):
+    def __init__(self, step: Callable[[], None], name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+        self.step = step
+        super().__init__("", name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        self.step()
+        super().xWrite(data, offset)
+
+    def xTruncate(self, size: int) -> None:  # noqa: N802
+        self.step()
+        super().xTruncate(size)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self.step()
+        super().xSync(flags)
+
+
+@pytest.mark.parametrize("cache_pages", [-2000, 10], ids=["in one go", "with a cache that spills"])
+@pytest.mark.parametrize("synchronous", ["OFF", "FULL"])
+def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_pages: int) -> None:
+    """Whatever is noted there is true of the database that is left when both are killed at that step."""
+    noted: list[str | None] = []
+
+    def step() -> None:
+        rig.points.look()
+        if rig.doubt() is None:
+            noted.append(None)
+            assert left_by_a_kill(rig) == rig.backend.standing.data_version
+
+    watched = _Watched(step)
+    with closing(apsw.Connection(str(rig.directory / NAME), vfs="watched")) as connection:
+        connection.execute(f"PRAGMA synchronous = {synchronous}; PRAGMA cache_size = {cache_pages}")
+        rows = "UPDATE vars SET blobval = randomblob(20000) WHERE name LIKE 'big%'"
+        history = rig.history
+        calls = [history.first(), history.big(), *history.notes(3), history.transaction(rows), history.note()]
+        for call in calls:
+            connection.execute("BEGIN")
+            for sql in call.writes:
+                connection.execute(sql)
+            rig.hook.ask(call)
+            connection.execute("COMMIT")
+        rig.points.look()
+        assert rig.doubt() is None
+    del watched
+    if synchronous == "FULL":
+        assert noted, "between two transactions there are steps at which the first one is known to be committed"
+
+
+def left_by_a_kill(rig: Rig) -> int | None:
+    """The version that the database stands at when whoever opens it next has rolled back what is hot."""
+    copy = rig.root / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for path in rig.directory.glob(f"{NAME}*"):
+        shutil.copy(path, copy)
+    return stands_at(copy)
+
+
+# At the next start
+
+
+def test_hot_journal_is_no_proof(rig: Rig, database: SeparateDatabase) -> None:
+    """A power cut brings the journal of the last commit back, beside a database file that looks as it was noted."""
+    journal = rig.directory / f"{NAME}-journal"
+    rig.points.look()
+    before = contents(rig.directory / NAME)
+    call = rig.history.note()
+    database.execute(call.writes, transaction=True)
+    rig.hook.ask(call)
+    kept = journal_of_commit(rig, call)
+    database.commit()
+    rig.points.look()
+    assert rig.doubt() is None
+    journal.write_bytes(kept)
+    assert rig.doubt() is not None
+    database.die()
+    assert contents(rig.directory / NAME) == before  # so would lightningd find it
+
+
+def journal_of_commit(rig: Rig, call: Call) -> bytes:
+    """What the journal of this call holds when all of it is on the disk; made with a copy."""
+    found: list[bytes] = []
+    copy = rig.root / "twin" / NAME
+    copy.parent.mkdir()
+    shutil.copy(rig.directory / NAME, copy)
+
+    def step() -> None:
+        path = copy.with_name(f"{NAME}-journal")
+        found.append(path.read_bytes() if path.exists() else b"")
+
+    watched = _Watched(step)
+    with closing(apsw.Connection(str(copy), vfs="watched")) as connection:
+        connection.execute("BEGIN")
+        for sql in call.writes:
+            connection.execute(sql)
+        connection.execute("COMMIT")
+    del watched
+    return found[-1]
+
+
+def test_cold_journal_does_no_harm(rig: Rig, database: SeparateDatabase) -> None:
+    """Left by a kill before the next transaction wrote anything, or zeroed as SQLite may do instead of removing it."""
+    rig.points.look()
+    (rig.directory / f"{NAME}-journal").write_bytes(bytes(512))
+    assert rig.doubt() is None
+
+
+# The slow way
+
+
+def test_wal_is_noted_when_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the header tells nothing."""
+    run_without_plugin(rig.directory, [])
+    with closing(sqlite3.connect(rig.directory / NAME)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    database = SeparateDatabase(rig.directory)
+    rig.commit(database, rig.history.first())
+    rig.points.look()
+    assert not rig.noted()
+    monkeypatch.setattr(module, "IDLE", 0.0)
+    rig.points.look()
+    assert rig.doubt() is None
+    rig.commit(database, rig.history.note())
+    assert rig.doubt() is not None
+    database.die()
+
+
+def test_change_that_does_not_count_is_noted_when_idle(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lone PRAGMA leaves the database file as it was."""
+    pragma = rig.history.foreign_keys(on=False)
+    rig.hook.ask(pragma)
+    database.execute(pragma.writes, transaction=False)
+    rig.points.look()
+    assert not rig.noted()
+    monkeypatch.setattr(module, "IDLE", 0.0)
+    rig.points.look()
+    assert rig.doubt() is None
+
+
+def test_database_is_opened_once_while_idle(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To learn whose it is; never again while nothing changes."""
+    opened: list[Path] = []
+
+    def counted(path: Path, *, writable: bool) -> object:
+        opened.append(path)
+        return inspect(path, writable=writable)
+
+    monkeypatch.setattr(module, "inspect", counted)
+    monkeypatch.setattr(module, "IDLE", 0.0)
+    for _ in range(5):
+        rig.points.look()
+    assert len(opened) == 1
+
+
+# Writing it down
+
+
+def test_note_costs_no_sync_before_the_node_is_idle(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[OpenWitness] = []
+
+    def sync(file: OpenWitness) -> None:
+        synced.append(file)
+
+    monkeypatch.setattr(OpenWitness, "sync", sync)
+    inode = 0
+    for _ in range(10):
+        rig.commit(database, rig.history.note())
+        rig.points.look()
+        found = (rig.directory / "backup.witness").stat()
+        assert inode in (0, found.st_ino)
+        inode = found.st_ino
+    assert synced == []
+    monkeypatch.setattr(module, "IDLE", 0.0)
+    for _ in range(3):
+        rig.points.look()
+    assert len(synced) == 1
+
+
+def test_directory_is_synced_soon_after_each_commit_and_not_too_often(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(module, "sync_directory", synced.append)
+    began = time.monotonic()
+    for _ in range(40):
+        rig.commit(database, rig.history.note())
+        rig.points.look()
+    assert 1 <= len(synced) <= 1 + (time.monotonic() - began) / module.SYNC_EVERY
+    monkeypatch.setattr(module, "SYNC_EVERY", 0.0)
+    rig.points.look()
+    done = len(synced)
+    rig.points.look()
+    assert len(synced) == done
+    assert set(synced) == {rig.directory}
+
+
+def test_directory_that_cannot_be_synced_is_told_once(
+    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "sync_directory", fails)
+    monkeypatch.setattr(module, "SYNC_EVERY", 0.0)
+    for _ in range(3):
+        rig.commit(database, rig.history.note())
+        rig.points.look()
+        assert rig.doubt() is None
+    [(level, line)] = rig.hook.said
+    assert level == "unusual"
+    assert "cannot be synced (Input/output error)" in line
+
+
+def test_longer_note_of_a_run_before(rig: Rig, database: SeparateDatabase) -> None:
+    write_witness(rig.directory, witness_of("0" * 32, rig.backend.standing, None, "x" * 4000))
+    (rig.directory / "backup.witness").open("ab").write(b"more" * 2000)
+    rig.points.look()
+    assert rig.doubt() is None
