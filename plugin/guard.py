@@ -25,7 +25,14 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
-from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
+from plugin.start import (
+    check_beginning_anew,
+    check_last_writer,
+    check_source,
+    destination_of,
+    identified,
+    remember_new_session,
+)
 from plugin.witness import confess, note_end, why_doubted
 
 CONTINUE = {"result": "continue"}
@@ -118,16 +125,17 @@ class Guard:
         self._lock.acquire()
         backend, self.patience = destination_of(self.directory, settings)
         self._backup_id = identified(self.directory, settings, backend)
-        sessions = check_last_writer(self.directory, backend, self._backup_id)
+        last = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
+            check_beginning_anew(self.directory, backend, self._backup_id, last)
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
         else:
             self._copies.close()
             self._found_at_start.copy = None
-        self._session = remember_new_session(self.directory, self._backup_id, sessions)
+        self._session = remember_new_session(self.directory, self._backup_id, last)
         standing = backend.open(self.report, self._session)
         self.backend = backend
         self._judge(backend, standing, change)  # another writer may have gone on until now

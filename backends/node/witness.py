@@ -144,10 +144,10 @@ def read_witness(directory: Path) -> Witness | None:
 def write_witness(directory: Path, witness: Witness) -> None:
     """Put the witness (mode 0600) in place of the one before. OSError when that fails; the old one is then still there.
 
-    Nothing is synced: a power cut may leave the old note, an empty one or none, and then it does not fit the
-    database file, the plugin takes a new snapshot, and that is all.
+    Durably: a power cut right after `restore` must not leave a node whose database nothing vouches for, and what the
+    last run could not save must not be forgotten.
     """
-    replace_file(directory / WITNESS_FILE, encode(witness), durably=False)
+    replace_file(directory / WITNESS_FILE, encode(witness), durably=True)
 
 
 class OpenWitness:

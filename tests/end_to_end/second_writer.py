@@ -40,6 +40,9 @@ class Stream:
         self._stop, self._paused = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.acknowledged)} acknowledged, {self.refusal[:300]!r}"
+
     def start(self) -> "Stream":
         self._thread.start()
         return self
@@ -70,6 +73,13 @@ class Stream:
             time.sleep(0)
 
 
+def new_node(node_id: str) -> list[Call]:
+    """The first calls of a node with this key."""
+    history = History()
+    key = f"INSERT INTO vars (name, blobval) VALUES ('node_id', x'{node_id}')"
+    return [history.first(), history.transaction(key)]
+
+
 class Disturbed:
     """One node, its backup, and what happens to them."""
 
@@ -85,8 +95,7 @@ class Disturbed:
         """A stream, somebody who disturbs it, and what the backup holds afterwards."""
         self._number += 1
         self.world = World(self.root / f"round-{self._number}")
-        history = History()
-        self.world.init().run([history.first(), *history.notes(3)])
+        self.world.init().run([*new_node("02aa"), *History(2).notes(3)])
         self._older = self._copy("older")
         # Both sides must be without the lock for it not to be there.
         self._locked = self.chance.random() < 0.3
@@ -103,9 +112,8 @@ class Disturbed:
             node.die()
         lost = self.lost
         self._check()
-        self.told = f"{act.__name__.strip('_')}, {'with' if self._locked else 'without'} the lock; " + "; ".join(
-            f"{stream.name}: {len(stream.acknowledged)} acknowledged, {stream.refusal[:300]!r}" for stream in self._told
-        )
+        lock = "with" if self._locked else "without"
+        self.told = "; ".join([f"{act.__name__.strip('_')}, {lock} the lock", *map(str, self._told)])
         if self.lost == lost:
             shutil.rmtree(self.world.root)
 
@@ -131,7 +139,8 @@ class Disturbed:
         """A database of its own, in a directory that names the same backup."""
         copy = self._copy("another")
         copy.database.unlink()
-        copy.run_without_plugin([History().first(), *History(1).notes(self.chance.choice((1, 50, 3000)))])
+        copy.run_without_plugin(new_node("03bb"))
+        copy.run_without_plugin(History(2).notes(self.chance.choice((1, 50, 3000))))
         second = self._start(copy)
         self._told.append(Stream(second, copy.version, "second").start())
         time.sleep(self.chance.uniform(0.3, 0.8))
@@ -205,9 +214,7 @@ def disturb(seed: int, rounds: int, seconds: float, *, say: bool, fenced: bool =
             subject.round()
             done += 1
             if subject.lost > before:
-                report(
-                    f"round {done} (seed {seed}): {subject.lost - before} acknowledged changes are missing: {subject.told}"
-                )
+                report(f"round {done} (seed {seed}): {subject.lost - before} changes are missing: {subject.told}")
             if done % 50 == 0:
                 report(f"{done} rounds in {time.monotonic() - began:.0f} s, {subject.lost} changes lost")
     finally:
