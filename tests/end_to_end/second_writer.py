@@ -34,7 +34,7 @@ class Stream:
     """A node's commits, as fast as they go, each with a row of its own, until it is told to stop or is refused."""
 
     def __init__(self, node: Node, version: int, name: str) -> None:
-        self._node, self._version, self._name = node, version, name
+        self._node, self._version, self.name = node, version, name
         self.acknowledged: list[str] = []
         self.refusal = ""
         self._stop, self._paused = threading.Event(), threading.Lock()
@@ -54,7 +54,7 @@ class Stream:
         assert not self._thread.is_alive()
 
     def _next(self) -> Call:
-        row = f"{self._name} {self._version + 1}"
+        row = f"{self.name} {self._version + 1}"
         return transaction(self._version + 1, f"INSERT INTO vars (name, val) VALUES ('{row}', '{'x' * 200}')")
 
     def _run(self) -> None:
@@ -66,7 +66,7 @@ class Stream:
                     self.refusal = str(error)
                     return
                 self._version += 1
-                self.acknowledged.append(f"{self._name} {self._version}")
+                self.acknowledged.append(f"{self.name} {self._version}")
             time.sleep(0)
 
 
@@ -75,6 +75,8 @@ class Disturbed:
 
     def __init__(self, root: Path, seed: int, *, fenced: bool = True) -> None:
         self.chance, self.root, self.did = random.Random(seed), root, Counter[str]()
+        self.told = ""
+        """What happened in the last round."""
         self.lost = 0
         """Changes that were acknowledged and are not in the backup, over all rounds."""
         self._number, self._fenced = 0, fenced
@@ -99,8 +101,13 @@ class Disturbed:
             stream.end()
         for node in self._nodes:
             node.die()
+        lost = self.lost
         self._check()
-        shutil.rmtree(self.world.root)
+        self.told = f"{act.__name__.strip('_')}, {'with' if self._locked else 'without'} the lock; " + "; ".join(
+            f"{stream.name}: {len(stream.acknowledged)} acknowledged, {stream.refusal[:300]!r}" for stream in self._told
+        )
+        if self.lost == lost:
+            shutil.rmtree(self.world.root)
 
     # Who disturbs
 
@@ -198,12 +205,15 @@ def disturb(seed: int, rounds: int, seconds: float, *, say: bool, fenced: bool =
             subject.round()
             done += 1
             if subject.lost > before:
-                report(f"round {done} (seed {seed}): {subject.lost - before} acknowledged changes are missing")
+                report(
+                    f"round {done} (seed {seed}): {subject.lost - before} acknowledged changes are missing: {subject.told}"
+                )
             if done % 50 == 0:
                 report(f"{done} rounds in {time.monotonic() - began:.0f} s, {subject.lost} changes lost")
     finally:
-        with suppress(OSError):
-            shutil.rmtree(root)
+        if not subject.lost:  # else the rounds that have lost something are kept there
+            with suppress(OSError):
+                shutil.rmtree(root)
     report(f"seed {seed}: {done} rounds, {subject.lost} acknowledged changes lost")
     for what, count in sorted(subject.did.items()):
         report(f"  {count:>6} {what}")
