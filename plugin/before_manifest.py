@@ -35,6 +35,7 @@ class WhyLeft(Enum):
     LOCKED = "another process was reading or writing it"
     LARGE_JOURNAL = "the journal beside it is too large to look into"
     IN_USE = "another process uses the node's directory"
+    NO_LOCK = "the node's directory cannot be locked"
     EMPTY = "it is empty, and the backup holds more than a few changes"
     TOO_FAR = "it lacks more changes than are made good without asking"
     NO_FINGERPRINT = "the backup does not tell how it looked at that version"

@@ -11,6 +11,7 @@ It is done with evidence only: the file must look as the log says that it looked
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,10 +28,9 @@ from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
-from backends.node.running import used_by_another
 from backends.node.session import known_sessions, were_here
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
-from backends.node.writer_lock import WriterLock
+from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.before_manifest import Start, WhyLeft
 from plugin.decision import distance
 from plugin.early_copy import copy_early
@@ -46,7 +46,6 @@ DONE_WITHIN = 50.0
 
 MAX_SQL = 256 << 20
 """Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
-
 
 SOON = 30.0
 """Seconds after its being saved within which lightningd surely has written a change to its own disk.
@@ -138,6 +137,13 @@ class _Read:
 def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
+    with ExitStack() as held:
+        # First: whoever writes the backup until then may add to it what the database lacks.
+        locked = lock_in_time(directory, held, began + ALONE_WITHIN)
+        return _catch_up(directory, settings, backup_id, began, locked)
+
+
+def _catch_up(directory: Path, settings: Settings, backup_id: str, began: float, locked: WhyLeft | None) -> Start:
     found = as_found(database_path(directory))
     noted = last_found(directory, found)
     try:
@@ -152,16 +158,18 @@ def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
     if isinstance(read.missing, WhyLeft):
         start.left = read.missing
     elif read.missing and isinstance(found, AsFound):
+        start.left = locked or why_not_alone(directory, began + ALONE_WITHIN)
         _bring_forward(directory, backup_id, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
-    if isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start):
+    anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start)
+    if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
 
 
 def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, start: Start) -> bool:
     """Whether the first call will find that the backup has to begin anew from the database."""
-    if start.seen is None or used_by_another(directory):
+    if start.seen is None:
         return False
     end, version = read.end, found.state.data_version or 0
     standing = Standing(end.data_version, end.sequence, end.checksum)
@@ -211,13 +219,13 @@ def _bring_forward(
     version, end = found.state.data_version or 0, read.end
     behind = f"{sum(change.advances for change in read.missing)} change(s) behind its backup"
     try:
-        with WriterLock(directory, "lightningd-backup, bringing the database forward"):
+        if start.left is None:
             if noted is not None:
                 leads_to(directory, noted, [change.header.data_version for change in read.missing])
             start.left = _replay(directory, found, read, until)
-            if start.left is None:
-                _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
-                forget_found(directory)
+        if start.left is None:
+            _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
+            forget_found(directory)
     except (BackupError, OSError) as error:
         start.left = _why_failed(error)
     if start.left is None:
@@ -239,8 +247,6 @@ def _replay(directory: Path, found: AsFound, read: _Read, until: float) -> WhyLe
     """None when the database holds all of it, durably. Else what it holds is an earlier state of the same history."""
     assert not isinstance(read.missing, WhyLeft)
     database = database_path(directory).resolve()
-    if used_by_another(directory):
-        return WhyLeft.IN_USE
     with Replay(database, in_place=True, until=until) as replay:
         if not replay.begins_with(found.header):
             return WhyLeft.IN_USE

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -273,7 +275,10 @@ def test_database_too_far_behind_is_refused_with_the_reason(lived: World, histor
     assert lived.database.read_bytes() == before
 
 
-def test_database_that_is_open_elsewhere_is_left_alone(lived: World, history: History) -> None:
+def test_database_that_is_open_elsewhere_is_left_alone(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugin.roll_forward.ALONE_WITHIN", 0.5)
     play_and_set_back(lived, history.notes(3), keep=2)
     before = lived.database.read_bytes()
     shell = SeparateDatabase(lived.directory)
@@ -283,6 +288,26 @@ def test_database_that_is_open_elsewhere_is_left_alone(lived: World, history: Hi
     finally:
         shell.close()
     assert start(lived).left is None
+
+
+def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -> None:
+    """It has saved a change that was never committed, and takes its time to end."""
+    killed = lived.node(database=SeparateDatabase)
+    killed.start()
+    killed.play(history.notes(3))
+    last = history.note()
+    killed.execute(last)
+    killed.ask(last)
+    os.kill(killed.pid, signal.SIGSTOP)
+    killed.database.die()
+    assert killed.wire.process.stdin is not None
+    killed.wire.process.stdin.close()
+    Timer(2, os.kill, (killed.pid, signal.SIGCONT)).start()
+    with lived.node() as node:
+        node.play(history.notes(2))
+    assert "1 change(s) behind its backup" in said_at(node, "unusual")[0]
+    assert killed.wire.process.wait(10) == 0
+    lived.assert_restored_equals_the_nodes()
 
 
 def test_hanging_destination_is_given_up(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
