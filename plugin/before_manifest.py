@@ -43,6 +43,7 @@ class WhyLeft(Enum):
     TOUCHED = "its file was written after the backup's last change: by a node without this plugin, or by something else"
     TOO_LARGE = "the missing changes are too large"
     NO_TIME = "the missing changes take too long"
+    READ_ONLY = "its file cannot be written: it is read-only, or another user's"
     DISK_FULL = "the disk that it lies on is full"
     DISK_FAILED = "the disk that it lies on failed"
     CHANGE_FAILED = "one of the missing changes could not be made again"
@@ -73,12 +74,12 @@ def before_manifest(directory: Path) -> Start:
         settings = read_settings(directory)
     except BackupError:
         return Start(seen)  # the first call is refused, and says why
-    if settings.backup_id is None or _left_in_order(directory, settings, seen):
+    if _left_in_order(directory, settings, seen):
         return Start(seen)
     try:
         from plugin.roll_forward import catch_up
 
-        return catch_up(directory, settings, settings.backup_id)
+        return catch_up(directory, settings)
     except Exception as error:
         line = f"the database could not be compared with its backup: {type(error).__name__}: {error}"
         return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
@@ -92,7 +93,7 @@ def _left_in_order(directory: Path, settings: Settings, seen: Fingerprint | None
     witness = read_witness(directory)
     if witness is None or witness.failure is not None or witness.ended is None:
         return False
-    if witness.backup_id != settings.backup_id or witness.fingerprint != seen:
+    if settings.backup_id not in (None, witness.backup_id) or witness.fingerprint != seen:
         return False
     database = database_path(directory)
     if database.with_name(f"{database.name}-journal").exists():

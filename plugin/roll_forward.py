@@ -128,28 +128,29 @@ def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
 class _Read:
     """What the backup says."""
 
+    backup_id: str
     end: LogEnd
     missing: Sequence[LoggedChange] | WhyLeft
     statements: list[Sequence[str]]
     known_damage: bool
 
 
-def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
+def catch_up(directory: Path, settings: Settings) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
     with ExitStack() as held:
         # First: whoever writes the backup until then may add to it what the database lacks.
         locked = lock_in_time(directory, held, began + ALONE_WITHIN)
-        return _catch_up(directory, settings, backup_id, began, locked)
+        return _catch_up(directory, settings, began, locked)
 
 
-def _catch_up(directory: Path, settings: Settings, backup_id: str, began: float, locked: WhyLeft | None) -> Start:
+def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft | None) -> Start:
     found = as_found(database_path(directory))
     noted = last_found(directory, found)
     try:
         backend, _ = destination_of(directory, settings)
         # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
-        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, backup_id, found, noted))
+        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, settings.backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -159,35 +160,36 @@ def _catch_up(directory: Path, settings: Settings, backup_id: str, began: float,
         start.left = read.missing
     elif read.missing and isinstance(found, AsFound):
         start.left = locked or why_not_alone(directory, began + ALONE_WITHIN)
-        _bring_forward(directory, backup_id, found, noted, read, start, began + DONE_WITHIN)
+        _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
-    anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start)
+    anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
     if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
 
 
-def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, start: Start) -> bool:
+def _begins_anew(directory: Path, found: AsFound, read: _Read, start: Start) -> bool:
     """Whether the first call will find that the backup has to begin anew from the database."""
     if start.seen is None:
         return False
     end, version = read.end, found.state.data_version or 0
     standing = Standing(end.data_version, end.sequence, end.checksum)
     ahead = not read.missing and version != end.data_version
-    return ahead or read.known_damage or why_doubted(directory, start.seen, backup_id, standing) is not None
+    return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, standing) is not None
 
 
 def _read_backup(
-    directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear, noted: LastFound | None
+    directory: Path, backend: Backend, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
 ) -> _Read:
     last, damage = backend.last_writer(), backend.known_damage()
     node_id = backend.node_id()
     with backend.read() as generation:
+        backup_id = generation.manifest.backup_id.hex()
         facts = Facts(
             found=found,
             end=read_end(generation),
-            backup_id=generation.manifest.backup_id.hex(),
-            expected_id=backup_id,
+            backup_id=backup_id,
+            expected_id=expected or backup_id,  # the older plugin's backup.lock names none
             last_session=None if last is None else last.session_id,
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
@@ -198,7 +200,7 @@ def _read_backup(
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
-        return _Read(facts.end, missing, statements, facts.known_damage)
+        return _Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
 
 
 def _is_empty(found: AsFound | Unclear) -> bool:
@@ -207,7 +209,6 @@ def _is_empty(found: AsFound | Unclear) -> bool:
 
 def _bring_forward(
     directory: Path,
-    backup_id: str,
     found: AsFound,
     noted: LastFound | None,
     read: _Read,
@@ -224,7 +225,7 @@ def _bring_forward(
                 leads_to(directory, noted, [change.header.data_version for change in read.missing])
             start.left = _replay(directory, found, read, until)
         if start.left is None:
-            _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
+            _note(directory, read.backup_id, Standing(end.data_version, end.sequence, end.checksum))
             forget_found(directory)
     except (BackupError, OSError) as error:
         start.left = _why_failed(error)
@@ -277,6 +278,8 @@ def _why_failed(error: BackupError | OSError) -> WhyLeft:
         return WhyLeft.CHANGE_FAILED
     if isinstance(error, Busy):
         return WhyLeft.IN_USE
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, apsw.ReadOnlyError | apsw.CantOpenError):
+        return WhyLeft.READ_ONLY
     if isinstance(error.__cause__, apsw.FullError):
         return WhyLeft.DISK_FULL
     return WhyLeft.DISK_FAILED

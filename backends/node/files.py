@@ -13,7 +13,7 @@ _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, e
 
 def read_small_file(path: Path) -> bytes:
     """The whole file. OSError when it is missing, cannot be read, or has more than 64 KiB."""
-    with path.open("rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a FIFO would keep us
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:
         raise OSError(errno.EFBIG, f"it has more than {_LIMIT} bytes", str(path))

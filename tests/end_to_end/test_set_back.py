@@ -1,5 +1,6 @@
 """A node's database that a power cut has set back: brought forward with proof, or left alone byte for byte."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from plugin.before_manifest import Start, WhyLeft, before_manifest
 from tests.end_to_end.same import differences
-from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
+from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
 from tests.standin import Call, History, Moment, Refused, Victim, has_hot_journal, transaction
 from tests.standin.database import SeparateDatabase
 
@@ -360,3 +361,35 @@ def test_copy_made_early_goes_with_the_plugin(lived: World, history: History) ->
     lived.run(history.notes(1))
     assert list(lived.directory.glob(".lightningd-backup-*")) == []
     lived.assert_restored_equals_the_nodes()
+
+
+def test_read_only_database_is_named_as_such(lived: World, history: History) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    lived.database.chmod(0o400)
+    before = lived.database.read_bytes()
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    with pytest.raises(Refused, match="because its file cannot be written: it is read-only"):
+        node.db_write(History(lived.version).note())
+    assert lived.database.read_bytes() == before
+    lived.database.chmod(0o600)
+    lived.run([])
+    assert lived.version == history.version
+
+
+def test_backup_lock_of_the_older_plugin_is_enough(lived: World, history: History) -> None:
+    """It names no backup's id: then the one that lies there counts, as at the first call."""
+    (lived.directory / "backup.lock").write_text(json.dumps({"backend_url": lived.url}))
+    play_and_set_back(lived, history.notes(3), keep=2)
+    lived.run(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("name", ["backup.lock", "backup.witness", "backup.session", "backup.found"])
+def test_fifo_in_place_of_a_note_does_not_keep_the_manifest(lived: World, history: History, name: str) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    (lived.directory / name).unlink(missing_ok=True)
+    os.mkfifo(lived.directory / name)
+    node = lived.node(timeout=20)
+    node.start()
+    node.die()
