@@ -49,6 +49,20 @@ class WhyLeft(Enum):
     CHANGE_FAILED = "one of the missing changes could not be made again"
     UNEXPECTED = "something unexpected went wrong"
 
+    @property
+    def words(self) -> str:
+        """The same, and that another start may help, where it may."""
+        if self not in _PASSING:
+            return self.value
+        return f"{self.value} (put that right and start the node again: it may be brought forward then)"
+
+
+_PASSING = frozenset({
+    WhyLeft.UNREACHABLE, WhyLeft.LATE, WhyLeft.UNREADABLE, WhyLeft.LOCKED, WhyLeft.IN_USE, WhyLeft.NO_LOCK,
+    WhyLeft.NO_TIME, WhyLeft.READ_ONLY, WhyLeft.DISK_FULL, WhyLeft.DISK_FAILED,
+})  # fmt: skip
+"""Not about what the database holds."""
+
 
 @dataclass(slots=True)
 class Start:

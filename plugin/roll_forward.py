@@ -145,7 +145,7 @@ def catch_up(directory: Path, settings: Settings) -> Start:
 
 
 def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft | None) -> Start:
-    found = as_found(database_path(directory))
+    found = _found_in_time(database_path(directory), began + ALONE_WITHIN)
     noted = last_found(directory, found)
     try:
         backend, _ = destination_of(directory, settings)
@@ -166,6 +166,13 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
+
+
+def _found_in_time(database: Path, until: float) -> AsFound | Unclear:
+    """As `as_found`; whoever reads or writes it at the moment, perhaps for a copy, gets some time to end."""
+    while (found := as_found(database)) is Unclear.LOCKED and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 def _begins_anew(directory: Path, found: AsFound, read: _Read, start: Start) -> bool:

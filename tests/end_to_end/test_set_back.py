@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -393,3 +395,51 @@ def test_fifo_in_place_of_a_note_does_not_keep_the_manifest(lived: World, histor
     node = lived.node(timeout=20)
     node.start()
     node.die()
+
+
+def test_reader_of_the_database_gets_time_to_end(lived: World, history: History) -> None:
+    """Somebody copies it at the very moment of the start."""
+    play_and_set_back(lived, history.notes(3), keep=2)
+    program = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN');"
+    program += "c.execute('SELECT * FROM vars').fetchall(); print('reading', flush=True); time.sleep(2)"
+    reader = subprocess.Popen([sys.executable, "-c", program, str(lived.database)], stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    with reader, reader.stdout:
+        reader.stdout.readline()
+        assert start(lived).left is None
+    assert lived.version == history.version
+
+
+def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, history: History) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    aside = lived.backup.rename(lived.backup.with_name("unplugged"))
+    node = lived.node()
+    node.start()
+    aside.rename(lived.backup)
+    with pytest.raises(Refused, match=r"opened the database \(put that right and start the node again"):
+        node.db_write(History(lived.version).note())
+    lived.run([])
+    assert lived.version == history.version
+
+
+@pytest.mark.parametrize("name", ["lock", "session"])
+def test_file_of_another_user_in_the_backup_is_named(lived: World, history: History, name: str) -> None:
+    (lived.backup / name).chmod(0)
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name}: all files .* chown"):
+        node.db_write(history.note())
+    (lived.backup / name).chmod(0o600)
+    lived.run(History(lived.version).notes(1))
+
+
+def test_note_of_another_user_is_replaced(lived: World, history: History) -> None:
+    """Or every start after a kill would take a snapshot."""
+    (lived.directory / "backup.witness").chmod(0)
+    lived.run(history.notes(1), command=[*as_mortal(), *PLUGIN])
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    node.play(history.notes(2))
+    node.wire.listen(1.0)
+    node.die()
+    assert said_at(lived.run(history.notes(1)), "unusual") == []
