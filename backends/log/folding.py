@@ -17,7 +17,7 @@ from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces, scratch_directory
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
-from backends.log.format import Flag
+from backends.log.format import RECORD_HEADER_SIZE, Flag
 from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
@@ -25,6 +25,11 @@ from backends.log.snapshot import write_snapshot
 from backends.storage.base import TEMPORARY, Storage
 
 _BY = "-compaction"
+
+LEAVE_OUT_BYTES = 4 << 20
+"""Stored bytes that the changes which stay out may have together."""
+
+LEAVE_OUT_MIN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +138,21 @@ def remove_unfinished(storage: Storage) -> None:
 
 
 def _place(generation: Generation, leave_out: int) -> _Place | None:
-    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold."""
-    base = generation.manifest.base
+    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold.
+
+    Fewer are left out when they are large, so that what stays does not call for the next compaction at once; but never
+    fewer than LEAVE_OUT_MIN, as many as a power cut takes back.
+    """
+    base, read = generation.manifest.base, 0
     before = (base.sequence, base.checksum)
-    places: deque[_Place] = deque(maxlen=leave_out)
+    places: deque[tuple[_Place, int]] = deque(maxlen=leave_out)
     for index, header in generation.headers():
         if header.flags & Flag.ADVANCES:
-            places.append(_Place(*before, index))
+            places.append((_Place(*before, index), read))
         before = (header.sequence, header.checksum)
-    if len(places) < leave_out or places[0].sequence <= base.sequence:
+        read += RECORD_HEADER_SIZE + header.length
+    while len(places) > min(LEAVE_OUT_MIN, leave_out) and read - places[0][1] > LEAVE_OUT_BYTES:
+        places.popleft()
+    if not places or places[0][0].sequence <= base.sequence:
         return None
-    return places[0]
+    return places[0][0]
