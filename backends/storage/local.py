@@ -11,11 +11,12 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from backends.locks import FileLock, NoLocks
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
-from backends.storage.base import LOCK, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import LOCK, NO_LINKS, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
@@ -41,6 +42,7 @@ class LocalStorage(Storage):
         self._given = path
         # A link that is turned elsewhere later must not move half a backup with it.
         self._path = Path(os.path.realpath(path))
+        self._written: WeakValueDictionary[str, _Writer] = WeakValueDictionary()
 
     def describe(self) -> str:
         return str(self._given)
@@ -111,10 +113,36 @@ class LocalStorage(Storage):
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
                 raise Fenced(name)  # somebody has put another file in its place
             undo.pop_all()
-        return _Writer(writing, extending, name)
+        writer = self._written[name] = _Writer(writing, extending, name)
+        return writer
 
     def rename(self, old: str, new: str) -> None:
         self._file(old).replace(self._file(new))
+
+    def rename_new(self, old: str, new: str) -> None:
+        here, there = self._file(old), self._file(new)
+        try:
+            os.link(here, there, follow_symlinks=False)
+        except FileExistsError:
+            if not _is_same_file(here, there):  # a share whose answer was lost had made the link already
+                raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return self.rename_unless_there(old, new)
+        writer = self._written.pop(old, None)
+        if writer is not None:
+            writer.follow(there)
+        here.unlink(missing_ok=True)  # a writer that has taken over may have tidied it up
+
+    def rename_unless_there(self, old: str, new: str) -> None:
+        """The same where there are no hard links: in two steps."""
+        here, there = self._file(old), self._file(new)
+        here.lstat()  # FileNotFoundError for that one goes first
+        with contextlib.suppress(FileNotFoundError):
+            there.lstat()
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        here.replace(there)
 
     def remove(self, name: str) -> None:
         self._file(name).unlink()
@@ -228,6 +256,28 @@ class _Writer(_Descriptor, WriteHandle):
         self._shows_fence = _is_ours(writing)
         """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
 
+    def follow(self, path: Path) -> None:
+        """Go on under the file's second name, before its first one goes. Raises Fenced when that is another file.
+
+        The kernel's NFS client keeps a hidden name for a removed one as long as anything is open by it.
+        """
+        if self._number < 0:
+            return
+        with contextlib.ExitStack() as undo:
+            opened = []
+            for _ in range(2):
+                try:
+                    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+                except (FileNotFoundError, PermissionError):  # removed, or sealed
+                    raise Fenced(path.name) from None
+                undo.callback(os.close, descriptor)
+                opened.append(descriptor)
+                if not os.path.samestat(os.fstat(descriptor), os.fstat(self._number)):
+                    raise Fenced(path.name)
+            undo.pop_all()
+        self.close()
+        self._number, self._extending = opened[0], _Descriptor(opened[1])
+
     def write(self, offset: int, data: bytes) -> None:
         _write_all(self.number, offset, data)
 
@@ -263,6 +313,13 @@ def _is_ours(descriptor: int) -> bool:
     """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
     status = os.fstat(descriptor)
     return bool(status.st_mode & WRITE_BIT and status.st_nlink)
+
+
+def _is_same_file(here: Path, there: Path) -> bool:
+    try:
+        return os.path.samestat(here.lstat(), there.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _write_all(descriptor: int, offset: int, data: bytes) -> None:
