@@ -132,8 +132,9 @@ def create_segment(
 ) -> Segment:
     """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
 
-    FileExistsError when the name is taken, unless the file is to be replaced. A generator of `records` must let go of its file when it is exhausted: on FUSE filesystems and through the kernel's
-    NFS client a rename over a file that this process holds open becomes two, and a crash between them loses the name.
+    FileExistsError when the name is taken, unless the file is to be replaced. A generator of `records` must then let go
+    of its file when it is exhausted: on FUSE filesystems and through the kernel's NFS client a rename over a file that
+    this process holds open becomes two, and a crash between them loses the name.
     """
     name, end = segment_name(index), 0
     temporary = storage.temporary(name)

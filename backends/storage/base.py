@@ -19,10 +19,8 @@ from typing import Protocol
 _BLOCK = 1 << 18
 
 NO_LINKS = frozenset(
-    {
-        errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
-    }
-)  # fmt: skip
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+)
 """How places without hard links (FAT, exFAT, some shares and servers) refuse to make one."""
 
 WRITE_BIT = 0o200

@@ -129,7 +129,8 @@ class LocalStorage(Storage):
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return self.rename_unless_there(old, new)
+            self.rename_unless_there(old, new)
+            return
         writer = self._written.pop(old, None)
         if writer is not None:
             writer.follow(there)

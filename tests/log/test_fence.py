@@ -138,10 +138,11 @@ def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) ->
     handle.close()
 
 
-def test_own_rename_keeps_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rename", ["rename", "rename_new"])
+def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment.tmp")
-    storage.rename("segment.tmp", "segment")
+    getattr(storage, rename)("segment.tmp", "segment")
     handle.write_durably(0, b"ours")
     handle.close()
 
@@ -170,7 +171,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
     first.open(silent, "first")
     assert isinstance(first, LogBackend)
     first.append(changes(1, 1)[0])
-    create, rename = LocalStorage.create, LocalStorage.rename
+    create, rename = LocalStorage.create, LocalStorage.rename_new
     second: list[int] = []
 
     def take_over() -> None:
@@ -192,7 +193,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
             take_over()
 
     monkeypatch.setattr(LocalStorage, "create", creating)
-    monkeypatch.setattr(LocalStorage, "rename", renaming)
+    monkeypatch.setattr(LocalStorage, "rename_new", renaming)
     acknowledged = 2
     with pytest.raises(Replaced):
         while True:

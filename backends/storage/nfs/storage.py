@@ -198,8 +198,9 @@ class NfsStorage(Storage):
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return self._rename_unless_there(old, new)
-        self._in_directory(unlink)
+            self._rename_unless_there(old, new)
+        else:
+            self._in_directory(unlink)
 
     def _rename_unless_there(self, old: str, new: str) -> None:
         """On a server without hard links: in two steps."""
