@@ -17,13 +17,11 @@ from backends.locks import FileLock, NoLocks
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
 from backends.storage.base import LOCK, NO_LINKS, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.local_files import Reader, Writer
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _SEALED_MODE = 0o400
-
-_ZEROS = 1 << 20
-"""Bytes of zeros written at a time."""
 
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """How filesystems say that they know no fsync of a directory (some FUSE ones: exFAT, NTFS, SMB shares).
@@ -42,7 +40,7 @@ class LocalStorage(Storage):
         self._given = path
         # A link that is turned elsewhere later must not move half a backup with it.
         self._path = Path(os.path.realpath(path))
-        self._written: WeakValueDictionary[str, _Writer] = WeakValueDictionary()
+        self._written: WeakValueDictionary[str, Writer] = WeakValueDictionary()
 
     def describe(self) -> str:
         return str(self._given)
@@ -98,7 +96,7 @@ class LocalStorage(Storage):
         except BaseException:
             os.close(descriptor)
             raise
-        return _Reader(descriptor)
+        return Reader(descriptor)
 
     def create(self, name: str) -> WriteHandle:
         path = self._file(name)
@@ -113,7 +111,7 @@ class LocalStorage(Storage):
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
                 raise Fenced(name)  # somebody has put another file in its place
             undo.pop_all()
-        writer = self._written[name] = _Writer(writing, extending, name)
+        writer = self._written[name] = Writer(writing, extending, name)
         return writer
 
     def rename(self, old: str, new: str) -> None:
@@ -214,122 +212,11 @@ def _holds(entry: os.DirEntry[str], name: str) -> bool:
         return False
 
 
-class _Descriptor:
-    """An open file. A second `close` does nothing: by then the number may belong to somebody else's file."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._number = descriptor
-
-    @property
-    def number(self) -> int:
-        if self._number < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._number
-
-    def close(self) -> None:
-        descriptor, self._number = self._number, -1  # first: Linux closes it even when close fails
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-class _Reader(_Descriptor, ReadHandle):
-    def size(self) -> int:
-        return os.fstat(self.number).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self.number, length, offset)
-        # A call may give less than there is (Linux never gives more than 2 GiB); only nothing at all is the end.
-        while len(data) < length:
-            more = os.pread(self.number, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-
-class _Writer(_Descriptor, WriteHandle):
-    """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
-
-    def __init__(self, writing: int, extending: int, name: str) -> None:
-        super().__init__(writing)
-        self._extending = _Descriptor(extending)
-        self._name = name
-        self._shows_fence = _is_ours(writing)
-        """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
-
-    def follow(self, path: Path) -> None:
-        """Go on under the file's second name, before its first one goes. Raises Fenced when that is another file.
-
-        The kernel's NFS client keeps a hidden name for a removed one as long as anything is open by it.
-        """
-        if self._number < 0:
-            return
-        with contextlib.ExitStack() as undo:
-            opened = []
-            for _ in range(2):
-                try:
-                    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-                except (FileNotFoundError, PermissionError):  # removed, or sealed
-                    raise Fenced(path.name) from None
-                undo.callback(os.close, descriptor)
-                opened.append(descriptor)
-                if not os.path.samestat(os.fstat(descriptor), os.fstat(self._number)):
-                    raise Fenced(path.name)
-            undo.pop_all()
-        self.close()
-        self._number, self._extending = opened[0], _Descriptor(opened[1])
-
-    def write(self, offset: int, data: bytes) -> None:
-        _write_all(self.number, offset, data)
-
-    def write_durably(self, offset: int, data: bytes) -> None:
-        _write_all(self.number, offset, data)
-        os.fdatasync(self.number)  # a changed size is part of it, times are not
-        if self._shows_fence and not _is_ours(self.number):
-            raise Fenced(self._name)
-
-    def extend(self, offset: int, length: int) -> None:
-        # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
-        descriptor, end = self._extending.number, offset + length
-        while offset < end:
-            zeros = bytes(min(_ZEROS, end - offset))
-            _write_all(descriptor, offset, zeros)
-            offset += len(zeros)
-        os.fdatasync(descriptor)
-
-    def sync(self) -> None:
-        os.fsync(self.number)
-
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self.number, size)
-
-    def close(self) -> None:
-        try:
-            self._extending.close()
-        finally:
-            super().close()
-
-
-def _is_ours(descriptor: int) -> bool:
-    """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
-    status = os.fstat(descriptor)
-    return bool(status.st_mode & WRITE_BIT and status.st_nlink)
-
-
 def _is_same_file(here: Path, there: Path) -> bool:
     try:
         return os.path.samestat(here.lstat(), there.lstat())
     except FileNotFoundError:
         return False
-
-
-def _write_all(descriptor: int, offset: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        if written == 0:
-            raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
-        rest, offset = rest[written:], offset + written
 
 
 def _sync_directory(path: Path) -> None:
