@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help drill test oldest lint bench torture second-writer fuzz completion docs
+.PHONY: help drill test oldest lint bench torture second-writer powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..
 
 second-writer: $(READY) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.second_writer --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
+
+powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
+	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
+		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
 	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py

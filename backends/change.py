@@ -21,8 +21,11 @@ _BUMP = re.compile(
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 
 
-DATABASE_HEADER = 100
-"""Bytes at the beginning of a SQLite file that hold its change counter, size, schema cookie and free list."""
+DATABASE_HEADER = 96
+"""Bytes at the beginning of a SQLite file that hold its change counter, size, schema cookie and free list.
+
+The four after them only say which version of SQLite wrote it last: lightningd's is not the one that replays here.
+"""
 
 UNKNOWN_DATABASE = 0
 """The fingerprint of a database that nothing is known of: it equals no other."""

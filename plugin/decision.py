@@ -42,9 +42,10 @@ class Decision:
 _APPEND = Decision(Do.APPEND)
 
 
-def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
+def decide(standing: Standing, change: Change, doubt: str | None, left: str | None = None) -> Decision:
     """What `change` means for a backup that ends at `standing`.
 
+    `left` says why a database that is behind was not brought forward.
     `doubt` says why the database may not hold what the backup holds although their versions agree; None when it is
     known to: later calls of one session, or a database file that nobody touched since.
     """
@@ -52,15 +53,16 @@ def decide(standing: Standing, change: Change, doubt: str | None) -> Decision:
     if unreadable is not None:
         return Decision(Do.REFUSE, unreadable)
     database = change.database_stood_at
-    distance = _distance(standing.data_version, database)
-    if distance == 0:
+    away = distance(standing.data_version, database)
+    if away == 0:
         return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
-    if distance > 0:
-        return Decision(Do.SNAPSHOT, f"the database is {distance} ahead: changes were made without this plugin")
+    if away > 0:
+        return Decision(Do.SNAPSHOT, f"the database is {away} ahead: changes were made without this plugin")
+    why_left = "" if left is None else f" It was not brought forward, because {left}."
     return Decision(
         Do.REFUSE,
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
-        f"{-distance} change(s), or is an old copy. A node that runs from it can lose every channel. Nothing was "
+        f"{-away} change(s), or is an old copy.{why_left} A node that runs from it can lose every channel. Nothing was "
         f"changed. Stop lightningd, keep this database aside, and bring back the newest state with: {RESTORE}",
     )
 
@@ -97,11 +99,11 @@ def _why_unreadable(change: Change) -> str | None:
     return _why_unreplayable(change)
 
 
-def _distance(backup: int, database: int) -> int:
+def distance(backup: int, database: int) -> int:
     """How far the database is ahead of the backup; negative when it is behind."""
-    distance = database - backup
+    away = database - backup
     if backup >= VERSIONS - WRAP_WINDOW and database < WRAP_WINDOW:
-        return distance + VERSIONS
+        return away + VERSIONS
     if database >= VERSIONS - WRAP_WINDOW and backup < WRAP_WINDOW:
-        return distance - VERSIONS
-    return distance
+        return away - VERSIONS
+    return away

@@ -18,15 +18,22 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
-from backends.node.witness import Fingerprint
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
+from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
-from plugin.start import check_last_writer, check_source, destination_of, identified, remember_new_session
-from plugin.witness import confess, why_doubted
+from plugin.start import (
+    check_beginning_anew,
+    check_last_writer,
+    check_source,
+    destination_of,
+    identified,
+    remember_new_session,
+)
+from plugin.witness import confess, note_end, why_doubted
 
 CONTINUE = {"result": "continue"}
 
@@ -37,10 +44,10 @@ SNAPSHOT_PATIENCE = 10
 class Guard:
     """Answers `db_write` for the node whose network directory is `directory`.
 
-    `seen` is its database file as it was before lightningd opened it: before the manifest was answered.
+    `start` is what was found before lightningd opened its database: before the manifest was answered.
     """
 
-    def __init__(self, directory: Path, report: Report, seen: Fingerprint | None) -> None:
+    def __init__(self, directory: Path, report: Report, start: Start) -> None:
         self.directory, self.report = directory, report
         self.backend: Backend | None = None
         self.refusal: str | None = None
@@ -54,9 +61,12 @@ class Guard:
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
         self.reading_database = threading.Lock()
         """Held while this process has the database open through SQLite; not on the commit path."""
-        self._seen = seen
+        self._found_at_start = start
         self._header: DatabaseHeader | None = None
+        self._session = ""
         self._copies = ExitStack()
+        if start.copy is not None:
+            self._copies.callback(start.copy.close)
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._lone_pragma = False  # in this session; foreign keys may be off since
@@ -115,13 +125,18 @@ class Guard:
         self._lock.acquire()
         backend, self.patience = destination_of(self.directory, settings)
         self._backup_id = identified(self.directory, settings, backend)
-        sessions = check_last_writer(self.directory, backend, self._backup_id)
+        last = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
+            check_beginning_anew(self.directory, backend, self._backup_id, last)
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
-        standing = backend.open(self.report, remember_new_session(self.directory, self._backup_id, sessions))
+        else:
+            self._copies.close()
+            self._found_at_start.copy = None
+        self._session = remember_new_session(self.directory, self._backup_id, last)
+        standing = backend.open(self.report, self._session)
         self.backend = backend
         self._judge(backend, standing, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
@@ -139,8 +154,9 @@ class Guard:
     def _judge(self, backend: Backend, standing: Standing, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
         unfit = self.damage.at_start(backend)
-        self._doubt = unfit or why_doubted(self.directory, self._seen, self._backup_id, standing)
-        decision = decide(standing, change, self._doubt)
+        self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
+        left = self._found_at_start.left
+        decision = decide(standing, change, self._doubt, None if left is None else left.value)
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         return decision
@@ -182,7 +198,7 @@ class Guard:
     def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
         version, and at 2^32 it wraps."""
-        if self._seen is not None:
+        if self._found_at_start.seen is not None:
             return
         with backend.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
@@ -199,6 +215,11 @@ class Guard:
 
     def _copy_database(self, backend: Backend, change: Change) -> SnapshotSource:
         """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
+        early = self._found_at_start.copy
+        if early is not None and early.source.data_version == change.database_stood_at:
+            check_source(self.directory, backend, early.source, change.database_stood_at)
+            self._copied = early.source
+            return early.source
         # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
         with self.reading_database, self._more_patience():
             source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
@@ -265,6 +286,8 @@ class Guard:
         if self.backend is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.backend)
+            if self.refusal is None:
+                note_end(self.directory, self._backup_id, self.backend.standing, self._session)
             self.backend.close()
         self._copies.close()
         self._lock.release()

@@ -17,6 +17,7 @@ from pyln.client import Plugin
 from pyln.client.plugin import Request
 
 from backends.node.witness import look
+from plugin.before_manifest import Start, before_manifest
 from plugin.input import Input
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Desk:
 
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
-        self._seen = look(Path.cwd())  # before the manifest is answered, lightningd has not opened its database
+        self._start = before_manifest(Path.cwd())
         self._protection: Protection | None = None
         self._making = threading.Lock()
         self.called = False
@@ -44,7 +45,7 @@ class Desk:
             if self._protection is None:
                 from plugin.protection import Protection
 
-                self._protection = Protection(self._plugin, self._seen)
+                self._protection = Protection(self._plugin, self._start)
             return self._protection
 
     def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
@@ -72,7 +73,9 @@ class Desk:
         protection, self._protection = self._protection, None
         if protection is not None:
             protection.end()
-            self._seen = look(Path.cwd())
+            self._start = Start(look(Path.cwd()))
+        elif self._start.copy is not None:
+            self._start.copy.close()
 
 
 def register(plugin: Plugin, desk: Desk, calls: Input) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from backends.node.witness import Fingerprint
+from plugin.before_manifest import Start
 from plugin.guard import Guard
 from plugin.keeper import Keeper
 from plugin.notify import Notifier
@@ -22,7 +22,7 @@ LEAVE_WITHIN = 20.0
 class Protection:
     """What answers lightningd's calls for the node in the working directory. Its threads run from the first moment."""
 
-    def __init__(self, plugin: Plugin, seen: Fingerprint | None) -> None:
+    def __init__(self, plugin: Plugin, start: Start) -> None:
         def log(level: str, line: str) -> None:
             with contextlib.suppress(OSError, ValueError):  # lightningd may be gone already
                 plugin.log(line.encode(errors="replace").decode(), level)
@@ -33,7 +33,7 @@ class Protection:
 
         self._report = report
         self._notifier = Notifier(Path.cwd(), log)
-        self._guard = Guard(Path.cwd(), report, seen)
+        self._guard = Guard(Path.cwd(), report, start)
         self._keeper = Keeper(self._guard)
         self._watchdog = Watchdog(self._guard, report)
         self._sync_points = SyncPointThread(self._guard, self._watchdog)
@@ -41,6 +41,8 @@ class Protection:
         self._watchdog.start()
         self._keeper.start()
         self._sync_points.start()
+        for level, line in start.lines:
+            report(level, line)
 
     # The commit path
 

@@ -4,11 +4,11 @@ import secrets
 from pathlib import Path
 
 from backends import backend_for
-from backends.base import Backend, SnapshotSource
+from backends.base import Backend, SnapshotSource, Writer
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
-from backends.node.session import known_sessions, remember_sessions
+from backends.node.session import known_sessions, remember_sessions, were_here
 from backends.patience import patience_of
 from backends.urls import BadURL, parse_url
 
@@ -44,8 +44,8 @@ def identified(directory: Path, settings: Settings, backend: Backend) -> str:
     return found
 
 
-def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> list[str]:
-    """The mark of the last writer, if there was one; refused when that was never this node's."""
+def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writer | None:
+    """The last writer, if there was one; refused when that was never this node's."""
     last, ours = backend.last_writer(), known_sessions(directory, backup_id)
     if last is not None and ours is not None and last.session_id not in ours:
         raise BackupError(
@@ -53,13 +53,28 @@ def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> list
             "wrote to it. If that one is in use, never start this one again: two nodes with the same keys lose "
             "money. Only if this database is surely the newest, run: backup-cli resync"
         )
-    return [] if last is None else [last.session_id]
+    return last
 
 
-def remember_new_session(directory: Path, backup_id: str, last: list[str]) -> str:
+def check_beginning_anew(directory: Path, backend: Backend, backup_id: str, last: Writer | None) -> None:
+    """Refuse a new snapshot by a directory that did not write last, while the writer that did may still be at work.
+
+    A copied directory whose database has gone its own way would put it over what that one goes on to acknowledge.
+    """
+    if last is not None and not last.closed and not were_here(directory, backup_id):
+        raise BackupError(
+            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, process {last.pid}) has not "
+            f"ended its session, and it did not work in {directory}, which looks like a copy; and this database is not "
+            "the one that the backup ends with. Nothing was changed. If that node is in use, never start this one: two "
+            "nodes with the same keys lose money. Only if it is off for good and this database is surely the newest, "
+            "run: backup-cli resync"
+        )
+
+
+def remember_new_session(directory: Path, backup_id: str, last: Writer | None) -> str:
     """A mark for the session that is about to begin; this node knows it, durably, before the backup bears it."""
     new = secrets.token_hex(8)
-    remember_sessions(directory, backup_id, [*last, new])
+    remember_sessions(directory, backup_id, [*([] if last is None else [last.session_id]), new])
     return new
 
 

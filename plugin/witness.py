@@ -8,6 +8,7 @@ touched. Any other is doubted, and doubt costs no more than a new snapshot.
 """
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from backends.base import Standing
@@ -31,6 +32,14 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
 def witness_of(backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None = None) -> Witness:
     """That the database held the backup's last change when its file looked so."""
     return Witness(backup_id, standing.sequence, standing.data_version, standing.checksum, seen, failure)
+
+
+def note_end(directory: Path, backup_id: str, standing: Standing, session: str) -> None:
+    """The session has ended, and no call will come any more: if the database held the last change, it still does."""
+    witness = read_witness(directory)
+    if witness is not None and witness.failure is None and _fits(witness, backup_id, standing):
+        with contextlib.suppress(OSError):
+            write_witness(directory, replace(witness, ended=session))
 
 
 def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -> None:

@@ -75,7 +75,7 @@ class Corrupt(BackupError):
     """A database file is damaged, or no database at all."""
 
 
-def connect(path: Path, flags: int) -> apsw.Connection:
+def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     """Open an existing file, for one thread, so that nothing in it can do more than hold data.
 
     Raises apsw.Error; SQLite looks into the file only when it is first read.
@@ -83,7 +83,7 @@ def connect(path: Path, flags: int) -> apsw.Connection:
     with suppress(OSError):  # SQLite says better what is wrong with it
         expect(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
-    connection = apsw.Connection(str(path.absolute()), flags=flags, statementcachesize=STATEMENTS_KEPT)
+    connection = apsw.Connection(str(path.absolute()), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)

@@ -1,10 +1,13 @@
 """A database rebuilt by executing the changes that made it.
 
-The file is worth nothing until it is whole, so SQLite keeps no journal and syncs nothing until the end.
+A file under construction is worth nothing until it is whole: SQLite keeps no journal and syncs nothing until the end.
+A node's own database that is brought forward in place is another matter: there each change is a durable transaction.
 """
 
+import math
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -65,29 +68,37 @@ class MemoryFailed(BackupError):
     exit_code = 3
 
 
+class OutOfTime(BackupError):
+    """The changes could not be made in the time that there was."""
+
+
 class Replay:
     """A database file under construction. One thread, and nothing else opens the file meanwhile.
 
-    After any error the file is worthless: `close`, and remove it.
+    After any error the file is worthless: `close`, and remove it. Not so `in_place`: then each change is a transaction
+    of its own, safe from a power cut once `execute` has returned, and after an error the file holds those before it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_place: bool = False, until: float = math.inf) -> None:
         """Go on from the snapshot at `path`, or from nothing when the file is missing (then mode 0600) or empty.
 
+        After `until` (by the monotonic clock) everything raises OutOfTime.
         Raises ReplayFailed when what is there is no database, and BackupError when it cannot be written.
         """
         self.path = path
+        self._in_place, self._until = in_place, until
+        self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
         self._guard = Guard()
         self._changes = 0  # in the open transaction
         self._data_version: int | None = None
         if not path.exists():
             create_private(path)
         try:
-            self._connection = _building(path)
+            self._connection = _open_for_replay(path, _KEEPING if in_place else _BUILDING)
         except apsw.Error as error:
             raise self._unusable(error) from error
         self._cursor = self._connection.cursor()
-        self._connection.set_progress_handler(self._guard.too_long, STEPS_BETWEEN_CALLS)
+        self._connection.set_progress_handler(self._too_long, STEPS_BETWEEN_CALLS)
 
     def __enter__(self) -> "Replay":
         return self
@@ -127,6 +138,21 @@ class Replay:
         bump = bumped_from(statements[-1]) if statements else None
         self._execute_change(statements if bump is None else statements[:-1], bump, alone=alone)
 
+    def begins_with(self, header: bytes) -> bool:
+        """Whether the file begins with these bytes, once SQLite has dealt with what a crash left beside it.
+
+        For a file `in_place`, before the first `execute`. Raises BackupError.
+        """
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            run(self._connection, "SELECT count(*) FROM sqlite_schema")
+            found = self._connection.read("main", 0, 0, len(header))[1] if header else b""
+            empty = self.path.stat().st_size == 0
+            self._cursor.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+        return found == header and empty == (not header)
+
     def finish(self, *, durable: bool = True) -> DatabaseState:
         """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
 
@@ -155,14 +181,29 @@ class Replay:
     def _execute_change(self, statements: Iterable[str], bump: int | None, *, alone: bool = False) -> None:
         """The statements, and then the bump from that version."""
         if not self._changes:
-            self._cursor.execute("BEGIN")
+            self._begin()
         self._guard.begin_change(alone=alone)
-        self._execute_all(statements)
+        self._execute_all(statements if self._until == math.inf else self._in_time(statements))
         if bump is not None:
             self._execute_bump(bump)
         self._changes += 1
-        if self._changes == CHANGES_PER_TRANSACTION:
+        if self._changes == self._changes_per_transaction:
             self._commit()
+
+    def _in_time(self, statements: Iterable[str]) -> Iterator[str]:
+        for statement in statements:
+            if time.monotonic() > self._until:
+                raise OutOfTime(f"there was no time for the change with data version {self._data_version}")
+            yield statement
+
+    def _too_long(self) -> bool:
+        return self._guard.too_long() or time.monotonic() > self._until
+
+    def _begin(self) -> None:
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE" if self._in_place else "BEGIN")
+        except apsw.Error as error:
+            raise self._failed("BEGIN", error) from error
 
     def _execute_all(self, statements: Iterable[str]) -> None:
         # One cursor for all makes this as quick as joining a change's statements by ";", which SQLite would take for
@@ -198,13 +239,24 @@ class Replay:
             return
         self._changes = 0
         try:
+            if self._in_place:
+                self._check_version()
             self._cursor.execute("COMMIT")  # by the same cursor: it has let go of any rows that were not asked for
         except apsw.Error as error:
             raise self._failed("COMMIT", error) from error
 
+    def _check_version(self) -> None:
+        """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
+        reached = state_of(self._connection).data_version or 0
+        if reached != self._data_version:
+            leads = f"the change with data version {self._data_version} leads to version {reached}"
+            raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
+
     def _failed(self, statement: str, error: Exception) -> BackupError:
         if isinstance(error, _OF_THIS_MACHINE):
             return explained(error, self.path)
+        if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
+            return OutOfTime(f"there was no time for the change with data version {self._data_version}")
         begins = _shown(statement, 80)
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
@@ -237,17 +289,29 @@ def _shown(sql: str, length: int) -> str:
     return _HEX.sub("…", " ".join(sql[:2000].split()))[:length]
 
 
-def _building(path: Path) -> apsw.Connection:
-    """A connection that writes as fast as it goes."""
+_BUILDING = (
+    "page_size = 4096",  # of a new file
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = OFF",
+    "synchronous = OFF",
+)
+"""How SQLite writes as fast as it goes, into a file that nobody misses."""
+
+_KEEPING = (
+    "page_size = 4096",
+    "journal_mode = DELETE",
+    "synchronous = EXTRA",  # also the directory, or a power cut brings the journal back, and it is rolled back
+)
+"""How it writes into a node's own database: each COMMIT is durable, and a crash before it leaves what was there."""
+
+
+def _open_for_replay(path: Path, settings: tuple[str, ...]) -> apsw.Connection:
     connection = connect(path, READ_WRITE)
     try:
         # A defensive connection must keep a journal, so it becomes one again only afterwards.
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
         for setting in (
-            "page_size = 4096",  # of a new file
-            "locking_mode = EXCLUSIVE",
-            "journal_mode = OFF",
-            "synchronous = OFF",
+            *settings,
             f"cache_size = -{CACHE_KIB}",
             "temp_store = FILE",  # a migration may make an index of more than fits into memory
         ):

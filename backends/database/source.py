@@ -12,6 +12,7 @@ from backends.change import VERSIONS
 from backends.database.connection import (
     READ_ONLY,
     READ_WRITE,
+    STEPS_BETWEEN_CALLS,
     Busy,
     Corrupt,
     Value,
@@ -29,6 +30,7 @@ from backends.errors import BackupError
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
 
 PAGES_PER_STEP = 1000
+_PAGE = 4096
 
 _FORMAT_VERSIONS = 18
 """Offset of the two header bytes that are 1 for a rollback journal and 2 for a WAL."""
@@ -69,8 +71,9 @@ def copy_database(
     stopped node. Without, a node may hold an open transaction, which the copy does not contain; the node cannot
     commit until the copy is done. The copy always has a plain rollback journal, and nothing lies beside it.
 
-    `progress` is called with pages copied and all pages. Memory does not grow with the database. Raises Busy, Corrupt
-    or BackupError, and whatever `progress` raises; there is no `target` then.
+    `progress` is called with pages copied and all pages, also now and then while they are checked. Memory does not
+    grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; there is no `target`
+    then.
     """
     with opened(path, _flags(writable)) as source:
         # One read transaction around all steps, or a commit between two of them would start the copy again.
@@ -82,6 +85,8 @@ def copy_database(
             run(source, "COMMIT")
             _leave_wal(target)
             with closing(connect(target, READ_ONLY)) as copy:
+                if progress is not None:
+                    copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
                 what = faults(copy)
                 if what is not None:
                     raise corrupt(path, what)
@@ -142,6 +147,17 @@ def _copy_pages(source: apsw.Connection, target: Path, progress: Callable[[int, 
                 backup.step(PAGES_PER_STEP)
                 if progress is not None:
                     progress(backup.page_count - backup.remaining, backup.page_count)
+
+
+def _going_on(progress: Callable[[int, int], None], target: Path) -> Callable[[], bool]:
+    """Whoever watches the copying may also end the checking, by an exception."""
+    pages = target.stat().st_size // _PAGE
+
+    def go_on() -> bool:
+        progress(pages, pages)
+        return False
+
+    return go_on
 
 
 def _leave_wal(target: Path) -> None:

@@ -53,6 +53,7 @@ class Flag:
     FRAME = 1  # a new compression stream begins with this record
     SESSION = 2  # first change after the plugin started: the node's SQLite connection is new, foreign keys are ON
     ADVANCES = 4  # the change ends with the bump: the database stood at data_version - 1 before it
+    FOREIGN_KEYS_OFF = 8  # they were not enforced during the change; who reads only the end of a log must know
 
 
 class RecordHeader(NamedTuple):

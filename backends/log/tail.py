@@ -21,7 +21,7 @@ from backends.log.format import (
 from backends.storage.base import ReadHandle
 
 _BLOCK = 1 << 20
-_BEGIN = re.compile(re.escape(RECORD_MAGIC) + b"[\x01-\x04][\x00-\x07]")
+_BEGIN = re.compile(re.escape(RECORD_MAGIC) + b"[\x01-\x04][\x00-\x0f]")
 
 _NO_TEXT = 1 << 56
 """A record's sequence is smaller. What a peer may have put into a statement has no zero byte, and so is no record."""

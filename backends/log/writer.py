@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from backends.base import SnapshotSource, Standing
-from backends.change import MAX_CHANGE, Change
+from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
@@ -47,6 +47,7 @@ class LogWriter:
         self.left_bytes: dict[int, int] = {}
         """Bytes in each earlier segment of the generation, by index."""
         self._new_session = True
+        self._foreign_keys = True
         self._slow = threading.Lock()
 
     # The commit path
@@ -56,6 +57,7 @@ class LogWriter:
         if self.finished is not None:
             raise self.finished
         flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
+        flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
         raw = self._encoded(change)
         try:
             segment = self._segment
@@ -71,6 +73,8 @@ class LogWriter:
             raise
         self.standing = Standing(change.data_version, chain.sequence, chain.checksum, now)
         self._new_session = False
+        if not change.advances and (setting := foreign_keys_setting(change.statements)) is not None:
+            self._foreign_keys = setting
 
     def _encoded(self, change: Change) -> bytes:
         try:

@@ -41,5 +41,6 @@ def bear_witness(directory: Path, backup_id: str, standing: Standing) -> None:
             standing.checksum,
             seen if seen is not None and seen.size > 0 else None,
             None,
+            ended="",
         ),
     )

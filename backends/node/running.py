@@ -10,7 +10,7 @@ The pid file, a number in it, or the `lightning-rpc` socket prove nothing: a cra
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,18 @@ def running_lightningd(directory: Path) -> int | None:
     """
     holder = _find(directory)
     return None if holder is None else holder.pid
+
+
+def used_by_another(directory: Path) -> bool:
+    """Whether anybody but this process and those that started it holds this network directory, or anybody at all has
+    the database open: the lightningd that has only just started this plugin has not."""
+    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    holder = _pid_file_holder(directory)
+    return (
+        (holder is not None and holder.pid not in family)
+        or _lightningd_in(directory, family) is not None
+        or _database_user(database_path(directory)) is not None
+    )
 
 
 def lightningd_has_started(directory: Path) -> bool:
@@ -97,11 +109,11 @@ def _lock_holder(path: Path) -> int | None:
 # A process named lightningd
 
 
-def _lightningd_in(directory: Path) -> _Holder | None:
+def _lightningd_in(directory: Path, apart_from: Collection[int] = ()) -> _Holder | None:
     for process in psutil.process_iter(["pid", "name", "cmdline", "status"]):
         pid, words = process.info["pid"], process.info["cmdline"] or []
         named = _LIGHTNINGD in (process.info["name"], Path(words[0]).name if words else None)
-        if not named or pid == os.getpid() or process.info["status"] == psutil.STATUS_ZOMBIE:
+        if not named or pid == os.getpid() or pid in apart_from or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
         try:
             # lightningd moves into its network directory before anything else.

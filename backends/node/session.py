@@ -27,8 +27,17 @@ def known_sessions(directory: Path, backup_id: str) -> list[str] | None:
 
 def remember_sessions(directory: Path, backup_id: str, sessions: list[str]) -> None:
     """Durably, before the newest of them is put into the backup: a crash in between must not lock the node out."""
-    document = {"backup_id": backup_id, "sessions": sessions}
+    document = {"backup_id": backup_id, "sessions": sessions, "directory": directory.stat().st_ino}
     replace_file(directory / SESSION_FILE, json.dumps(document).encode() + b"\n", durably=True)
+
+
+def were_here(directory: Path, backup_id: str) -> bool:
+    """Whether those sessions were this very directory's, and not those of one that it was copied from."""
+    try:
+        document = json.loads(read_small_file(directory / SESSION_FILE))
+        return bool(document["backup_id"] == backup_id and document["directory"] == directory.stat().st_ino)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def forget_sessions(directory: Path) -> None:

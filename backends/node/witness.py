@@ -53,6 +53,9 @@ class Witness:
 
     `sequence` and `checksum` are the last record's in the backup. `failure` says what went wrong when the plugin
     stopped because a change could not be saved, and is None after a stop without trouble.
+
+    `ended` tells how it is known that nothing came after that change: it is the id of the session that had ended in
+    order then; empty when this directory was set up or restored just then, and None while a session went on.
     """
 
     backup_id: str
@@ -61,6 +64,7 @@ class Witness:
     checksum: int
     fingerprint: Fingerprint | None
     failure: str | None
+    ended: str | None = None
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -140,10 +144,10 @@ def read_witness(directory: Path) -> Witness | None:
 def write_witness(directory: Path, witness: Witness) -> None:
     """Put the witness (mode 0600) in place of the one before. OSError when that fails; the old one is then still there.
 
-    Nothing is synced: a power cut may leave the old note, an empty one or none, and then it does not fit the
-    database file, the plugin takes a new snapshot, and that is all.
+    Durably: a power cut right after `restore` must not leave a node whose database nothing vouches for, and what the
+    last run could not save must not be forgotten.
     """
-    replace_file(directory / WITNESS_FILE, encode(witness), durably=False)
+    replace_file(directory / WITNESS_FILE, encode(witness), durably=True)
 
 
 class OpenWitness:
@@ -195,6 +199,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "checksum": (int,),
     "fingerprint": (dict, type(None)),
     "failure": (str, type(None)),
+    "ended": (str, type(None)),
 }
 _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
     ("inode", "size", "mtime_ns", "change_counter", "header"), (int,)

@@ -67,17 +67,22 @@ class Life:
         self._node = None
 
     def die(self, call: Call, death: Death) -> None:
-        """Begin this call and die in it; when it was not committed, make it again after a new start."""
+        """Begin this call and die in it; made again after a new start, unless it is there then."""
         try:
             self.node.die_at(death.moment, call, death.victim, death.delay)
         except PluginDied:
             assert death.victim is Victim.PLUGIN
         self.node.die()
         self._node = None
-        if death.commits:
+        if death.commits or self._made_by_the_plugin(call):
             self._note(call)
         else:
             self.make(call)
+
+    def _made_by_the_plugin(self, call: Call) -> bool:
+        """Whether the next start has brought the database forward by it."""
+        assert self.node.manifest
+        return not call.outside_transaction and self.world.version % (1 << 32) == call.data_version
 
     def stop(self) -> None:
         """A clean stop."""

@@ -34,11 +34,14 @@ class Stream:
     """A node's commits, as fast as they go, each with a row of its own, until it is told to stop or is refused."""
 
     def __init__(self, node: Node, version: int, name: str) -> None:
-        self._node, self._version, self._name = node, version, name
+        self._node, self._version, self.name = node, version, name
         self.acknowledged: list[str] = []
         self.refusal = ""
         self._stop, self._paused = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.acknowledged)} acknowledged, {self.refusal[:300]!r}"
 
     def start(self) -> "Stream":
         self._thread.start()
@@ -54,7 +57,7 @@ class Stream:
         assert not self._thread.is_alive()
 
     def _next(self) -> Call:
-        row = f"{self._name} {self._version + 1}"
+        row = f"{self.name} {self._version + 1}"
         return transaction(self._version + 1, f"INSERT INTO vars (name, val) VALUES ('{row}', '{'x' * 200}')")
 
     def _run(self) -> None:
@@ -66,8 +69,15 @@ class Stream:
                     self.refusal = str(error)
                     return
                 self._version += 1
-                self.acknowledged.append(f"{self._name} {self._version}")
+                self.acknowledged.append(f"{self.name} {self._version}")
             time.sleep(0)
+
+
+def new_node(node_id: str) -> list[Call]:
+    """The first calls of a node with this key."""
+    history = History()
+    key = f"INSERT INTO vars (name, blobval) VALUES ('node_id', x'{node_id}')"
+    return [history.first(), history.transaction(key)]
 
 
 class Disturbed:
@@ -75,6 +85,8 @@ class Disturbed:
 
     def __init__(self, root: Path, seed: int, *, fenced: bool = True) -> None:
         self.chance, self.root, self.did = random.Random(seed), root, Counter[str]()
+        self.told = ""
+        """What happened in the last round."""
         self.lost = 0
         """Changes that were acknowledged and are not in the backup, over all rounds."""
         self._number, self._fenced = 0, fenced
@@ -83,8 +95,7 @@ class Disturbed:
         """A stream, somebody who disturbs it, and what the backup holds afterwards."""
         self._number += 1
         self.world = World(self.root / f"round-{self._number}")
-        history = History()
-        self.world.init().run([history.first(), *history.notes(3)])
+        self.world.init().run([*new_node("02aa"), *History(2).notes(3)])
         self._older = self._copy("older")
         # Both sides must be without the lock for it not to be there.
         self._locked = self.chance.random() < 0.3
@@ -99,8 +110,12 @@ class Disturbed:
             stream.end()
         for node in self._nodes:
             node.die()
+        lost = self.lost
         self._check()
-        shutil.rmtree(self.world.root)
+        lock = "with" if self._locked else "without"
+        self.told = "; ".join([f"{act.__name__.strip('_')}, {lock} the lock", *map(str, self._told)])
+        if self.lost == lost:
+            shutil.rmtree(self.world.root)
 
     # Who disturbs
 
@@ -124,7 +139,8 @@ class Disturbed:
         """A database of its own, in a directory that names the same backup."""
         copy = self._copy("another")
         copy.database.unlink()
-        copy.run_without_plugin([History().first(), *History(1).notes(self.chance.choice((1, 50, 3000)))])
+        copy.run_without_plugin(new_node("03bb"))
+        copy.run_without_plugin(History(2).notes(self.chance.choice((1, 50, 3000))))
         second = self._start(copy)
         self._told.append(Stream(second, copy.version, "second").start())
         time.sleep(self.chance.uniform(0.3, 0.8))
@@ -198,12 +214,13 @@ def disturb(seed: int, rounds: int, seconds: float, *, say: bool, fenced: bool =
             subject.round()
             done += 1
             if subject.lost > before:
-                report(f"round {done} (seed {seed}): {subject.lost - before} acknowledged changes are missing")
+                report(f"round {done} (seed {seed}): {subject.lost - before} changes are missing: {subject.told}")
             if done % 50 == 0:
                 report(f"{done} rounds in {time.monotonic() - began:.0f} s, {subject.lost} changes lost")
     finally:
-        with suppress(OSError):
-            shutil.rmtree(root)
+        if not subject.lost:  # else the rounds that have lost something are kept there
+            with suppress(OSError):
+                shutil.rmtree(root)
     report(f"seed {seed}: {done} rounds, {subject.lost} acknowledged changes lost")
     for what, count in sorted(subject.did.items()):
         report(f"  {count:>6} {what}")

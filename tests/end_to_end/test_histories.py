@@ -25,13 +25,13 @@ from backends.log.backend import LogBackend
 from backends.log.folding import Folded
 from backends.mounts import ephemeral
 from backends.node.handover import hand_over
-from backends.node.witness import look
+from plugin.before_manifest import before_manifest
 from plugin.guard import CONTINUE, Guard
 from plugin.sync_point import SyncPointThread
 from tests.end_to_end.same import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
 from tests.log.histories import CAMPAIGN, silent
-from tests.standin import Call, foreign_keys
+from tests.standin import Call, foreign_keys, stands_at
 
 seeds = st.integers(0, 1 << 32)
 
@@ -105,7 +105,8 @@ class NodeHistory(RuleBasedStateMachine):
     # The node
 
     def _start(self) -> None:
-        self.guard = Guard(self.directory, silent, look(self.directory))
+        self.guard = Guard(self.directory, silent, before_manifest(self.directory))
+        self.version = stands_at(self.directory) or 0
         self.points = SyncPointThread(self.guard, Called())
         self._open_database()
         self.told = False
@@ -185,6 +186,8 @@ class NodeHistory(RuleBasedStateMachine):
             for segment in (*writer._left, writer._segment, writer._prepared):
                 if segment is not None:
                     segment.handle.close()
+        if isinstance(self.guard.backend, LogBackend):
+            self.guard.backend._release_lock()
         self.guard._lock._lock.forget()
         self.connection.close(True)
         self.guard = self.connection = self.folded = None

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.world import PLUGIN, World, backup_cli
+from tests.end_to_end.world import PLUGIN, World, backup_cli, tree
 from tests.standin import History, Node, Refused
 
 WITHIN = 15.0
@@ -60,15 +60,15 @@ def refused_at_start(world: World) -> str:
     return refused.value.message
 
 
-@pytest.mark.parametrize("without", [(), ("backup.session",), ("backup.witness", "backup.session")], ids=str)
-def test_the_one_that_was_replaced_refuses(lived: World, history: History, without: tuple[str, ...]) -> None:
-    """The copy was made of the running node; and it is not behind, so that nothing else speaks against it."""
+def test_the_one_that_was_replaced_refuses(lived: World, history: History) -> None:
+    """The node was restored elsewhere, by somebody who believed the old machine dead; it is only idle."""
     with lived.node() as old_node:
         old_node.play(history.notes(2))
-        new = another_machine(lived, *without)
+        new = World(lived.root / "new-machine")
+        new.backup = lived.backup
+        restored = backup_cli("restore", "--resume", "--take-over", lived.url, new.directory)
+        assert restored.code == 0, restored
         theirs = History(new.version)
-        old_node.db_write(history.note())
-        new.run_without_plugin(theirs.notes(1))
         with new.node(command=ELSEWHERE) as new_node:
             new_node.play(theirs.notes(3))
             message = refuses(old_node, history)
@@ -102,9 +102,9 @@ def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, 
     copy = another_machine(lived, "backup.session", "backup.witness")
     with lived.node() as node:
         node.play(history.notes(4))
-        before = lived.everything_on_disk()
+        before = [tree(lived.backup), copy.database.read_bytes()]
         assert "the database has lost 4 change(s)" in refused_at_start(copy)
-        assert lived.everything_on_disk() == before
+        assert [tree(lived.backup), copy.database.read_bytes()] == before
         node.play(history.notes(4))
     lived.run(History(lived.version).notes(2))
     lived.assert_restored_equals_the_nodes()
@@ -119,13 +119,15 @@ def test_a_copy_on_the_same_machine_is_refused_by_the_lock(
         pytest.skip("this user may make no PID namespace")
     with lived.node() as node:
         node.play(history.notes(4))
-        copy = another_machine(lived, "backup.session", "backup.witness")
-        before = lived.everything_on_disk()
+        copy = World(lived.root / "container")
+        copy.backup = lived.backup
+        assert backup_cli("restore", "--resume", "--take-over", lived.url, copy.directory).code == 0
+        before = [tree(lived.backup), copy.database.read_bytes()]
         second = copy.node(command=[*namespace, *PLUGIN])
         second.start()
         with pytest.raises(Refused, match=r"another process \(pid \d+, lightningd-backup\) is writing to the backup"):
             second.db_write(History(copy.version).note())
-        assert lived.everything_on_disk() == before
+        assert [tree(lived.backup), copy.database.read_bytes()] == before
         node.play(history.notes(4))
     lived.assert_restored_equals_the_nodes()
 
@@ -152,3 +154,20 @@ def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: Histor
     lived.run(History(lived.version).notes(2))
     lived.assert_restored_equals_the_nodes()
     assert "never start this one again" in refused_at_start(new)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 50])
+def test_a_copy_that_has_gone_its_own_way_is_refused_while_the_node_runs(
+    lived: World, history: History, ahead: int
+) -> None:
+    """It ran without the plugin, so its database is ahead, or equal and touched; a snapshot of it would win."""
+    with lived.node() as node:
+        node.play(history.notes(4))
+        copy = another_machine(lived)
+        copy.run_without_plugin(History(copy.version).notes(ahead))
+        before = [tree(lived.backup), copy.database.read_bytes()]
+        assert "has not ended its session" in refused_at_start(copy)
+        assert [tree(lived.backup), copy.database.read_bytes()] == before
+        node.play(history.notes(4))
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()

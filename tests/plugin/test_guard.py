@@ -5,6 +5,7 @@ from pathlib import Path
 from backends import backend_for
 from backends.change import Change
 from backends.database.taking import nothing
+from plugin.before_manifest import Start
 from plugin.guard import Guard
 from tests.standin.calls import transaction
 
@@ -14,7 +15,7 @@ def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(tmp_path: Pat
     backend = backend_for((tmp_path / "lightning.bkp").as_uri())
     backend.create(nothing())
     backend.open(lambda level, line: None)
-    guard = Guard(tmp_path, lambda level, line: None, None)
+    guard = Guard(tmp_path, lambda level, line: None, Start(None))
     guard.backend = backend
     call = transaction(1, "CREATE TABLE a (x)")
     append = backend.append

@@ -15,7 +15,7 @@ import pytest
 
 from backends import backend_for
 from backends.base import Backend, Report
-from backends.change import Change
+from backends.change import DATABASE_HEADER, Change
 from backends.database.source import inspect
 from backends.database.taking import nothing
 from backends.node.witness import OpenWitness, look, read_witness, write_witness
@@ -53,7 +53,7 @@ class Hook:
 
     def ask(self, call: Call) -> None:
         """What the hook does between call and answer."""
-        self.database_header = os.pread(self._file, 100, 0)
+        self.database_header = os.pread(self._file, DATABASE_HEADER, 0)
         self.writer.append(Change(call.data_version, call.writes))
 
     def close(self) -> None:

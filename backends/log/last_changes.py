@@ -1,0 +1,173 @@
+"""The end of the log, found by reading its last segments only: a start must not read all of a log that grows.
+
+Each segment begins a compression stream of its own, so nothing before it is needed to unpack what is in it.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backends.base import MAX_ROLL_FORWARD
+from backends.errors import Damaged
+from backends.log.format import FileHeader, FileKind, Flag, RecordHeader, segment_name
+from backends.log.generation import Generation
+from backends.log.reading import RecordReader
+from backends.log.tail import End
+from backends.log.unpacking import Unpacker, Unreadable
+
+
+class LoggedChange(NamedTuple):
+    """A change as its record's header tells of it."""
+
+    header: RecordHeader
+    segment: int
+    """Where its segment stands among those of the generation."""
+    stream: int
+    """Offset of the record with which its compression stream begins."""
+
+    @property
+    def advances(self) -> bool:
+        """Whether the database stood at the version before it."""
+        return bool(self.header.flags & Flag.ADVANCES)
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether they were enforced while it was made."""
+        return not self.header.flags & Flag.FOREIGN_KEYS_OFF
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Where the log ends, and the changes that led there."""
+
+    sequence: int
+    checksum: int
+    data_version: int
+    time: int
+    """When the last change was saved, seconds since 1970."""
+    changes: Sequence[LoggedChange]
+    """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them."""
+    whole: bool
+    """Whether these are all changes since the snapshot."""
+
+
+def read_end(generation: Generation) -> LogEnd:
+    """The end of an open generation's log. Raises Damaged for damage in what was read, or OSError.
+
+    Nothing is unpacked. `generation` can be read by nothing else then but `statements_of`.
+    """
+    base = generation.manifest.base
+    changes: deque[LoggedChange] = deque()
+    following: RecordHeader | None = None  # the first record of the segments after this one
+    last: RecordHeader | None = None
+    for number in reversed(range(generation.begun)):
+        found = _Segment(generation, number, is_last=number == generation.begun - 1)
+        if found.first is None or found.last is None:
+            continue
+        last = last or found.last
+        if following is not None and not _follows(following, found.last):
+            raise Damaged("the log does not go on from the segment before", segment_name(found.index + 1), 0)
+        following = found.first
+        changes.extendleft(reversed(found.changes))
+        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD
+        if enough or found.first.sequence <= base.sequence:
+            break
+    else:
+        if following is not None and following.sequence > base.sequence + 1:
+            raise Damaged("the log begins after its snapshot: segments are missing", segment_name(found.index), 0)
+    while sum(change.advances for change in changes) > MAX_ROLL_FORWARD:
+        changes.popleft()
+    _check_snapshot_fits(generation, changes)
+    reached = (base.sequence, base.checksum, base.data_version, generation.manifest.created)
+    if last is not None and last.sequence >= base.sequence:
+        reached = (last.sequence, last.checksum, last.data_version, last.time)
+    elif last is not None:
+        raise Damaged("the log ends before its snapshot", segment_name(generation.segments[0][0]), 0)
+    _check_acknowledged(generation, reached[0])
+    whole = reached[0] - base.sequence == len(changes)
+    return LogEnd(*reached, tuple(changes), whole)
+
+
+def statements_of(generation: Generation, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
+    """The statements of these changes, which follow one another at the end of that generation's log.
+
+    Raises Damaged or OSError.
+    """
+    wanted = iter(changes)
+    change = next(wanted, None)
+    while change is not None:
+        number, stream = change.segment, change.stream
+        unpacker, name = Unpacker(), segment_name(generation.segments[number][0])
+        for record in _reader(generation, number).records():
+            if record.offset < stream:
+                continue
+            try:
+                statements = unpacker.statements(record)
+            except Unreadable as error:
+                raise Damaged(str(error), name, record.offset) from None
+            if change is not None and record.header == change.header:
+                yield statements or ()
+                change = next(wanted, None)
+                if change is None or change.segment != number:
+                    break
+        else:
+            raise Damaged("a record that was there is gone", name, 0)
+
+
+class _Segment:
+    """What one segment holds: its ends, and those of its changes that may be among the last ones of the log."""
+
+    def __init__(self, generation: Generation, number: int, *, is_last: bool) -> None:
+        base = generation.manifest.base
+        self.index, _ = generation.segments[number]
+        self.first: RecordHeader | None = None
+        self.last: RecordHeader | None = None
+        self.changes: deque[LoggedChange] = deque()
+        stream, advancing = 0, 0
+        reader = _reader(generation, number)
+        for header, offset in ((record.header, record.offset) for record in reader.records()):
+            if self.first is None:
+                self.first = header
+            self.last = header
+            if header.flags & Flag.FRAME:
+                stream = offset
+            if header.sequence <= base.sequence:
+                if header.sequence == base.sequence and header.checksum != base.checksum:
+                    raise reader.damaged(_MIXED, offset)
+                continue
+            self.changes.append(LoggedChange(header, number, stream))
+            advancing += bool(header.flags & Flag.ADVANCES)
+            while advancing > MAX_ROLL_FORWARD:
+                advancing -= self.changes.popleft().advances
+        if reader.tail.end is End.TORN and not is_last:
+            raise reader.damaged(f"{reader.tail.why}, and the log goes on after it", reader.tail.offset)
+
+
+_MIXED = "the log does not go on from the snapshot: files of different times were mixed"
+
+
+def _reader(generation: Generation, number: int) -> RecordReader:
+    index, handle = generation.segments[number]
+    header = FileHeader(FileKind.SEGMENT, generation.manifest.backup_id, index)
+    return RecordReader(handle, segment_name(index), header, None, None)
+
+
+def _follows(header: RecordHeader, before: RecordHeader) -> bool:
+    return header.sequence == before.sequence + 1 and header.previous == before.checksum
+
+
+def _check_snapshot_fits(generation: Generation, changes: Sequence[LoggedChange]) -> None:
+    base = generation.manifest.base
+    if changes and changes[0].header.sequence == base.sequence + 1 and changes[0].header.previous != base.checksum:
+        raise Damaged(_MIXED, segment_name(generation.segments[changes[0].segment][0]), 0)
+
+
+def _check_acknowledged(generation: Generation, sequence: int) -> None:
+    """The session marker may know of more than the log holds."""
+    if generation.session_damage is not None:
+        raise generation.session_damage
+    session = generation.session
+    if session is not None and sequence < session.sequence:
+        what = f"the log ends with record {sequence}, and record {session.sequence} was once saved"
+        raise Damaged(what, segment_name(generation.segments[-1][0]), 0)

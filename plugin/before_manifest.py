@@ -1,0 +1,100 @@
+"""What happens before the manifest is answered: as long as lightningd waits for it, it has not opened its database.
+
+If the database file is exactly as the last session left it, nothing does, and nothing more is imported for it.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.errors import BackupError
+from backends.node.directory import database_path
+from backends.node.lockfile import Settings, read_settings
+from backends.node.session import known_sessions
+from backends.node.witness import Fingerprint, look, read_witness
+
+if TYPE_CHECKING:
+    from plugin.early_copy import EarlyCopy
+
+
+class WhyLeft(Enum):
+    """Why a database that is behind its backup was left as it is; the value goes on from "because"."""
+
+    UNREACHABLE = "the backup could not be read before lightningd opened the database"
+    LATE = "the destination did not answer in time"
+    BACKUP_DAMAGED = "the end of the backup is damaged"
+    KNOWN_DAMAGE = "the backup is known to be damaged"
+    OTHER_BACKUP = "the destination holds another backup"
+    OTHER_WRITER = "the backup was last written from another node directory"
+    COPIED_DIRECTORY = "this node directory is a copy, and not the one that the backup was written from"
+    OTHER_NODE = "it belongs to another node"
+    NO_DATABASE = "it is damaged, or no database"
+    UNREADABLE = "it could not be read"
+    WAL = "it is in WAL mode, in which its file does not tell where it stands"
+    LOCKED = "another process was reading or writing it"
+    LARGE_JOURNAL = "the journal beside it is too large to look into"
+    IN_USE = "another process uses the node's directory"
+    EMPTY = "it is empty, and the backup holds more than a few changes"
+    TOO_FAR = "it lacks more changes than are made good without asking"
+    NO_FINGERPRINT = "the backup does not tell how it looked at that version"
+    OTHER_HISTORY = "it does not look as it did at that version: it was changed by something else since"
+    TOUCHED = "its file was written after the backup's last change: by a node without this plugin, or by something else"
+    TOO_LARGE = "the missing changes are too large"
+    NO_TIME = "the missing changes take too long"
+    DISK_FULL = "the disk that it lies on is full"
+    DISK_FAILED = "the disk that it lies on failed"
+    CHANGE_FAILED = "one of the missing changes could not be made again"
+    UNEXPECTED = "something unexpected went wrong"
+
+
+@dataclass(slots=True)
+class Start:
+    """What is known when the manifest is answered."""
+
+    seen: Fingerprint | None
+    """The database file as lightningd will find it."""
+    left: WhyLeft | None = None
+    """Why the database was not brought forward, if it is behind."""
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    """For the node's log, each with its level: nothing may be said before the manifest."""
+    copy: "EarlyCopy | None" = None
+    """The database, if the backup will have to begin anew from it."""
+
+
+def before_manifest(directory: Path) -> Start:
+    """Bring the database forward if it is provably a few changes behind its backup. Never raises: a start must go on.
+
+    To be called before the manifest is answered, and while nothing in this process has the database open.
+    """
+    seen = look(directory)
+    try:
+        settings = read_settings(directory)
+    except BackupError:
+        return Start(seen)  # the first call is refused, and says why
+    if settings.backup_id is None or _left_in_order(directory, settings, seen):
+        return Start(seen)
+    try:
+        from plugin.roll_forward import catch_up
+
+        return catch_up(directory, settings, settings.backup_id)
+    except Exception as error:
+        line = f"the database could not be compared with its backup: {type(error).__name__}: {error}"
+        return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
+
+
+def _left_in_order(directory: Path, settings: Settings, seen: Fingerprint | None) -> bool:
+    """Whether the last session ended in order, and nobody has touched the database since.
+
+    Each session is noted durably before its first change, so what an earlier one left behind is never taken for it.
+    """
+    witness = read_witness(directory)
+    if witness is None or witness.failure is not None or witness.ended is None:
+        return False
+    if witness.backup_id != settings.backup_id or witness.fingerprint != seen:
+        return False
+    database = database_path(directory)
+    if database.with_name(f"{database.name}-journal").exists():
+        return False
+    sessions = known_sessions(directory, witness.backup_id)
+    return witness.ended == (sessions[-1] if sessions else "")

@@ -1,0 +1,44 @@
+"""The database copied aside before lightningd opens it, when the backup will have to begin anew from it.
+
+Later may be too late: a large first transaction has SQLite write to the file before it commits, and until then nobody
+can read it. Then the start would be refused, and the next one as well.
+"""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from backends.base import SnapshotSource
+from backends.database.taking import taken
+from backends.errors import BackupError
+from backends.node.directory import database_path
+
+
+class EarlyCopy:
+    """The copy, on the disk of the node's directory until it is closed."""
+
+    def __init__(self, source: SnapshotSource, held: ExitStack) -> None:
+        self.source, self._held = source, held
+
+    def close(self) -> None:
+        """Remove it; a second time does nothing."""
+        self._held.close()
+
+
+def copy_early(directory: Path, until: float) -> EarlyCopy | None:
+    """The database of this network directory, which nobody has open; None when that fails or is not done in time.
+
+    `until` by the monotonic clock. What a crash left beside the database is left to lightningd: nothing is written.
+    """
+
+    def check_time(done: int, total: int) -> None:
+        if time.monotonic() > until:
+            raise BackupError("the copy took too long")
+
+    database = database_path(directory)
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(taken(database, directory, writable=False, progress=check_time))
+        except (BackupError, OSError):
+            return None
+        return EarlyCopy(source, stack.pop_all())

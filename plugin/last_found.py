@@ -1,0 +1,79 @@
+"""When the database was written last, as long as nothing but this plugin has committed anything to it since.
+
+The first process to open it after a crash rolls a hot journal back, and so writes to the file without committing. That
+is lightningd, also when this plugin then refuses its first call, because the destination is away. The next start must
+not take that for a change of something else's. So each start notes what it found, and what it is about to make of it.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from backends.change import database_fingerprint
+from backends.database.as_found import AsFound, Unclear
+from backends.node.directory import database_path
+from backends.node.files import read_small_file, replace_file
+
+FOUND_FILE = "backup.found"
+
+
+@dataclass(frozen=True, slots=True)
+class LastFound:
+    """The database as a start found it."""
+
+    version: int
+    database: int
+    """The fingerprint of its header: it changes with each commit."""
+    written: float
+    """When the file had been written last then, in seconds since 1970."""
+    leads_to: tuple[int, ...] = ()
+    """The versions to which it was then to be brought forward, one after the other."""
+
+
+def last_found(directory: Path, found: AsFound | Unclear) -> LastFound | None:
+    """The database as it is found now, written when it was if only this plugin has committed to it since.
+
+    None when there is none, or nothing can be said of it. It is noted for the next start.
+    """
+    try:
+        written = database_path(directory).stat().st_mtime
+    except OSError:
+        return None
+    if isinstance(found, Unclear):
+        return None
+    now = LastFound(found.state.data_version or 0, database_fingerprint(found.header), written)
+    before = _read(directory)
+    if before is not None:
+        if now.version in before.leads_to:  # that was broken off
+            return LastFound(now.version, now.database, min(written, before.written))
+        if (now.version, now.database) == (before.version, before.database):
+            now = LastFound(now.version, now.database, min(written, before.written))
+    with suppress(OSError):
+        _write(directory, now, durably=False)
+    return now
+
+
+def leads_to(directory: Path, found: LastFound, versions: Iterable[int]) -> None:
+    """The database that was found so is about to be brought forward. Durable. Raises OSError."""
+    _write(directory, LastFound(found.version, found.database, found.written, tuple(versions)), durably=True)
+
+
+def forget_found(directory: Path) -> None:
+    """It holds all that its backup holds. Raises OSError."""
+    (directory / FOUND_FILE).unlink(missing_ok=True)
+
+
+def _write(directory: Path, found: LastFound, *, durably: bool) -> None:
+    replace_file(directory / FOUND_FILE, json.dumps(asdict(found)).encode() + b"\n", durably=durably)
+
+
+def _read(directory: Path) -> LastFound | None:
+    """None for anything but what is written here."""
+    try:
+        document = json.loads(read_small_file(directory / FOUND_FILE))
+        found = LastFound(**{**document, "leads_to": tuple(document["leads_to"])})
+        return found if found.written <= float("inf") else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

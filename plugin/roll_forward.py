@@ -1,0 +1,298 @@
+"""A database that a crash or a power cut has set back is brought forward by the changes that its backup holds.
+
+lightningd commits a change after the plugin has saved it, and a power cut takes a commit back that had returned. So the
+backup is one or two changes ahead, and peers may have been told of them. Making these changes again is right in both
+cases: it is what the node was, or what it would have been a moment later, before it told anybody. That also holds for a
+change of which the last run could not say whether it was saved: it was never committed, and a restore would give it.
+
+It is done with evidence only: the file must look as the log says that it looked before the change that comes next.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from backends.base import Backend, Standing
+from backends.change import UNKNOWN_DATABASE, database_fingerprint, foreign_keys_setting, previous
+from backends.database.as_found import AsFound, Unclear, as_found
+from backends.database.connection import Busy, sync
+from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
+from backends.errors import BackupError, Damaged
+from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements_of
+from backends.node.directory import database_path
+from backends.node.files import sync_directory
+from backends.node.lockfile import Settings
+from backends.node.running import used_by_another
+from backends.node.session import known_sessions, were_here
+from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
+from backends.node.writer_lock import WriterLock
+from plugin.before_manifest import Start, WhyLeft
+from plugin.decision import distance
+from plugin.early_copy import copy_early
+from plugin.last_found import LastFound, forget_found, last_found, leads_to
+from plugin.start import destination_of
+from plugin.witness import why_doubted
+
+READ_WITHIN = 25.0
+"""Seconds for reading the end of the backup."""
+
+DONE_WITHIN = 50.0
+"""Seconds for all of it: lightningd waits 60 for the manifest."""
+
+MAX_SQL = 256 << 20
+"""Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
+
+
+SOON = 30.0
+"""Seconds after its being saved within which lightningd surely has written a change to its own disk.
+
+A commit of another run, without this plugin, leaves the same header behind as the one that it stands in for. It comes
+later.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the decision depends on."""
+
+    found: AsFound | Unclear
+    end: LogEnd
+    backup_id: str
+    expected_id: str
+    last_session: str | None
+    """Who wrote the backup last."""
+    sessions: list[str] | None
+    """Who this directory was."""
+    same_directory: bool
+    """Whether it is the one that these sessions worked in, and no copy."""
+    node_id: str | None
+    """The backup's."""
+    written: float = 0.0
+    """When the database file was written last, in seconds since 1970."""
+    known_damage: bool = False
+    """Whether something has proved that the backup cannot be restored."""
+    begins_empty: bool = False
+    """Whether the backup's snapshot is of a node that had never started."""
+
+
+def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
+    """The changes that the database lacks, if that is proven; none when it lacks nothing."""
+    found, end = facts.found, facts.end
+    if isinstance(found, Unclear):
+        return WhyLeft[found.name]
+    version = found.state.data_version or 0
+    if version == end.data_version or distance(end.data_version, version) > 0:
+        return ()
+    foreign = _why_foreign(facts, found)
+    if foreign is not None:
+        return foreign
+    possible = [
+        (number, change.header.database)
+        for number, change in enumerate(end.changes)
+        if (previous(change.header.data_version) if change.advances else change.header.data_version) == version
+    ]
+    if not possible:
+        return WhyLeft.TOO_FAR
+    seen = database_fingerprint(found.header)
+    proven = [number for number, database in possible if database == seen != UNKNOWN_DATABASE]
+    if not proven:
+        unknown = all(database == UNKNOWN_DATABASE for _, database in possible)
+        return WhyLeft.NO_FINGERPRINT if unknown else WhyLeft.OTHER_HISTORY
+    if not found.header and not (facts.begins_empty and end.whole and proven[-1] == 0):
+        return WhyLeft.EMPTY
+    if facts.written > end.time + SOON:
+        return WhyLeft.TOUCHED
+    missing = end.changes[proven[-1] :]
+    return missing if sum(change.header.size for change in missing) <= MAX_SQL else WhyLeft.TOO_LARGE
+
+
+def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
+    if facts.backup_id != facts.expected_id:
+        return WhyLeft.OTHER_BACKUP
+    if facts.known_damage:
+        return WhyLeft.KNOWN_DAMAGE
+    if facts.last_session is None or facts.sessions is None or facts.last_session not in facts.sessions:
+        return WhyLeft.OTHER_WRITER
+    if not facts.same_directory:
+        return WhyLeft.COPIED_DIRECTORY
+    if None not in (facts.node_id, found.state.node_id) and facts.node_id != found.state.node_id:
+        return WhyLeft.OTHER_NODE
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the backup says."""
+
+    end: LogEnd
+    missing: Sequence[LoggedChange] | WhyLeft
+    statements: list[Sequence[str]]
+    known_damage: bool
+
+
+def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
+    """Bring the database in this network directory forward, if that is due and proven."""
+    began = time.monotonic()
+    found = as_found(database_path(directory))
+    noted = last_found(directory, found)
+    try:
+        backend, _ = destination_of(directory, settings)
+        # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
+        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, backup_id, found, noted))
+    except (BackupError, OSError) as error:
+        return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
+    if read is None:
+        return Start(look(directory), WhyLeft.LATE)
+    start = Start(None)
+    if isinstance(read.missing, WhyLeft):
+        start.left = read.missing
+    elif read.missing and isinstance(found, AsFound):
+        _bring_forward(directory, backup_id, found, noted, read, start, began + DONE_WITHIN)
+    start.seen = look(directory)
+    if isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start):
+        start.copy = copy_early(directory, began + DONE_WITHIN)
+    return start
+
+
+def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, start: Start) -> bool:
+    """Whether the first call will find that the backup has to begin anew from the database."""
+    if start.seen is None or used_by_another(directory):
+        return False
+    end, version = read.end, found.state.data_version or 0
+    standing = Standing(end.data_version, end.sequence, end.checksum)
+    ahead = not read.missing and version != end.data_version
+    return ahead or read.known_damage or why_doubted(directory, start.seen, backup_id, standing) is not None
+
+
+def _read_backup(
+    directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear, noted: LastFound | None
+) -> _Read:
+    last, damage = backend.last_writer(), backend.known_damage()
+    node_id = backend.node_id()
+    with backend.read() as generation:
+        facts = Facts(
+            found=found,
+            end=read_end(generation),
+            backup_id=generation.manifest.backup_id.hex(),
+            expected_id=backup_id,
+            last_session=None if last is None else last.session_id,
+            sessions=known_sessions(directory, backup_id),
+            same_directory=were_here(directory, backup_id),
+            node_id=node_id,
+            known_damage=damage is not None,
+            written=0.0 if noted is None else noted.written,
+            begins_empty=_is_empty(found) and next(iter(generation.snapshot), None) is None,
+        )
+        missing = missing_changes(facts)
+        statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
+        return _Read(facts.end, missing, statements, facts.known_damage)
+
+
+def _is_empty(found: AsFound | Unclear) -> bool:
+    return isinstance(found, AsFound) and not found.header
+
+
+def _bring_forward(
+    directory: Path,
+    backup_id: str,
+    found: AsFound,
+    noted: LastFound | None,
+    read: _Read,
+    start: Start,
+    until: float,
+) -> None:
+    """Make the missing changes, and say in `start` what came of it."""
+    assert not isinstance(read.missing, WhyLeft)
+    version, end = found.state.data_version or 0, read.end
+    behind = f"{sum(change.advances for change in read.missing)} change(s) behind its backup"
+    try:
+        with WriterLock(directory, "lightningd-backup, bringing the database forward"):
+            if noted is not None:
+                leads_to(directory, noted, [change.header.data_version for change in read.missing])
+            start.left = _replay(directory, found, read, until)
+            if start.left is None:
+                _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
+                forget_found(directory)
+    except (BackupError, OSError) as error:
+        start.left = _why_failed(error)
+    if start.left is None:
+        start.lines.append((
+            "unusual",
+            f"the database was {behind} at version {version}: lightningd stopped before it had committed, or a power "
+            "cut took back what it had committed. Its file looks as it did before these changes, and they were made "
+            f"again: it is at version {end.data_version} now, as the backup is",
+        ))  # fmt: skip
+    else:
+        start.lines.append((
+            "unusual",
+            f"the database is {behind} (version {version}, not {end.data_version}) and could not be brought forward, "
+            f"because {start.left.value}",
+        ))  # fmt: skip
+
+
+def _replay(directory: Path, found: AsFound, read: _Read, until: float) -> WhyLeft | None:
+    """None when the database holds all of it, durably. Else what it holds is an earlier state of the same history."""
+    assert not isinstance(read.missing, WhyLeft)
+    database = database_path(directory).resolve()
+    if used_by_another(directory):
+        return WhyLeft.IN_USE
+    with Replay(database, in_place=True, until=until) as replay:
+        if not replay.begins_with(found.header):
+            return WhyLeft.IN_USE
+        for change, statements in zip(read.missing, read.statements, strict=True):
+            if foreign_keys_setting(statements) is None:
+                replay.foreign_keys = change.foreign_keys
+                replay.execute(statements, change.header.data_version)
+    sync(database)
+    sync_directory(database.parent)
+    after = as_found(database)
+    if isinstance(after, Unclear) or (after.state.data_version or 0) != read.end.data_version:
+        return WhyLeft.CHANGE_FAILED
+    return None
+
+
+def _note(directory: Path, backup_id: str, standing: Standing) -> None:
+    """The database is known to hold what the backup holds. A failure of the last run stays known."""
+    before = read_witness(directory)
+    failure = before.failure if before is not None and before.backup_id == backup_id else None
+    noted = (standing.sequence, standing.data_version, standing.checksum)
+    write_witness(directory, Witness(backup_id, *noted, fingerprint(database_path(directory)), failure))
+
+
+def _why_failed(error: BackupError | OSError) -> WhyLeft:
+    if isinstance(error, OutOfTime):
+        return WhyLeft.NO_TIME
+    if isinstance(error, ReplayFailed | MemoryFailed):
+        return WhyLeft.CHANGE_FAILED
+    if isinstance(error, Busy):
+        return WhyLeft.IN_USE
+    if isinstance(error.__cause__, apsw.FullError):
+        return WhyLeft.DISK_FULL
+    return WhyLeft.DISK_FAILED
+
+
+_T = TypeVar("_T")
+
+
+def _within(seconds: float, work: Callable[[], _T]) -> _T | None:
+    """What `work` returns, or None if it is not done in time: it then goes on by itself. Raises what it raises."""
+    done: list[_T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="roll-forward", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if raised:
+        raise raised[0]
+    return done[0] if done else None

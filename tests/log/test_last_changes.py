@@ -1,0 +1,121 @@
+"""The end of a log, read without the rest of it."""
+
+from pathlib import Path
+
+import pytest
+
+from backends.base import MAX_ROLL_FORWARD
+from backends.change import Change
+from backends.errors import Damaged
+from backends.log import last_changes
+from backends.log.backend import LogBackend
+from backends.log.generation import Generation
+from backends.log.last_changes import read_end, statements_of
+from backends.log.reading import RecordReader
+from backends.storage.local import LocalStorage
+from tests.log.destinations import Maker
+from tests.log.histories import change, changes, silent, source
+from tests.standin import History
+
+
+def test_new_backup_has_none(make: Maker) -> None:
+    standing = make().create(source())
+    with make().read() as generation:
+        end = read_end(generation)
+    assert (end.sequence, end.checksum, end.data_version) == (0, standing.checksum, 0)
+    assert (end.changes, end.whole) == ((), True)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 120])
+def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> None:
+    """Through segments of every kind, restarts, and lone PRAGMAs."""
+    history, sent = History(), list[Change]()
+    make().create(source())
+    for number, one in enumerate(changes(count, size=300)):
+        if number % 40 == 0:
+            backend = make()
+            backend.open(silent, f"session {number}")
+        history.version = one.data_version
+        extra = [change(history.foreign_keys(on=number % 2 == 0))] if number % 5 == 0 else []
+        for each in (one, *extra):
+            backend.append(each)
+            sent.append(each)
+        backend.upkeep()
+        standing = backend.standing
+        if number % 40 == 39:
+            backend.close()
+    backend.close()
+    with make().read() as generation:
+        end = read_end(generation)
+        read = [list(statements) for statements in statements_of(generation, end.changes)]
+    with make().read() as generation:
+        every = [list(stored.statements) for stored in generation.changes()]
+    assert (end.sequence, end.checksum, end.data_version) == (
+        standing.sequence, standing.checksum, standing.data_version,
+    )  # fmt: skip
+    assert sum(one.advances for one in end.changes) == min(count, MAX_ROLL_FORWARD)
+    assert read == every[-len(read) :]
+    assert end.whole == (len(read) == len(sent))
+
+
+def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
+    make().create(source())
+    history = History()
+    backend = make()
+    backend.open(silent, "one")
+    for call in [
+        history.note(),
+        history.foreign_keys(on=False),
+        history.note(),
+        history.foreign_keys(on=True),
+        history.note(),
+        history.foreign_keys(on=False),
+    ]:
+        backend.append(change(call))
+    backend.close()
+    backend = make()
+    backend.open(silent, "two")
+    backend.append(change(history.note()))
+    backend.close()
+    with make().read() as generation:
+        told = [one.foreign_keys for one in read_end(generation).changes]
+    assert told == [True, True, False, False, True, True, True]
+
+
+def test_only_the_last_segments_are_read(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the log is."""
+    backend = LogBackend(LocalStorage(tmp_path / "lightning.bkp"))
+    backend.create(source())
+    backend.open(silent, "one")
+    for one in changes(400, size=300):
+        backend.append(one)
+        backend.upkeep()
+    backend.close()
+    opened: list[int] = []
+    reader = last_changes._reader
+
+    def noting(generation: Generation, number: int) -> RecordReader:
+        opened.append(number)
+        return reader(generation, number)
+
+    monkeypatch.setattr(last_changes, "_reader", noting)
+    with backend.read() as generation:
+        read_end(generation)
+        assert len(generation.segments) > 10
+    assert len(opened) <= 3
+
+
+def test_end_that_was_once_saved_and_is_gone_is_damage(tmp_path: Path) -> None:
+    backend = LogBackend(LocalStorage(tmp_path / "lightning.bkp"))
+    backend.create(source())
+    backend.open(silent, "one")
+    for one in changes(5):
+        backend.append(one)
+    backend.close()
+    segment = max((tmp_path / "lightning.bkp").glob("segment-*"))
+    segment.chmod(0o600)
+    content = segment.read_bytes()
+    segment.write_bytes(content[:200] + bytes(len(content) - 200))
+    with backend.read() as generation, pytest.raises(Damaged):
+        read_end(generation)

@@ -1,0 +1,127 @@
+"""A node whose directory lies on one disk and whose backup on another, both of which can lose their power."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
+from tests.powercut.disks import Filesystem, Recorder, mounted
+from tests.standin import Call, Node, OutOfStep, fresh_schema, recorded_database, stands_at, transaction
+
+NODE, BACKUP = 0, 1
+"""The machine's disks, by their number."""
+
+
+class DurableDatabase:
+    """The database as lightningd opens it: SQLite's defaults, so a rollback journal and full syncs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._connection = sqlite3.connect(directory / DATABASE, isolation_level=None)
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        modes = [self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+        assert modes == ["delete", 2], f"this SQLite has other defaults than lightningd's: {modes}"
+
+    def execute(self, statements: Sequence[str], *, transaction: bool) -> None:
+        """As in `tests.standin.database`."""
+        try:
+            if transaction:
+                self._connection.execute("BEGIN")
+            for sql in statements:
+                changed = self._connection.execute(sql).rowcount
+        except sqlite3.Error as error:
+            raise OutOfStep(f"{error} in: {sql[:200]}") from error
+        if statements and "'data_version' AND intval =" in statements[-1] and changed != 1:
+            raise OutOfStep(f"Optimistic lock on the database failed: {statements[-1]}")
+
+    def commit(self) -> None:
+        """End the transaction, if one is open."""
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+
+    def die(self) -> None:
+        """What is not committed is lost."""
+        self._connection.close()
+
+    def close(self) -> None:
+        """The end of a clean stop."""
+        self._connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a node and its backup are while their disks are mounted: always in the same two places under `root`."""
+
+    root: Path
+    filesystems: tuple[Filesystem, Filesystem]
+    plugin: Sequence[str] = tuple(PLUGIN)
+
+    @property
+    def directory(self) -> Path:
+        """The node's network directory."""
+        return self.root / "node" / "regtest"
+
+    @property
+    def database(self) -> Path:
+        """The node's."""
+        return self.directory / DATABASE
+
+    @property
+    def url(self) -> str:
+        """Of the backup."""
+        return (self.root / "backup" / "lightning.bkp").as_uri()
+
+    @contextmanager
+    def running_on(self, images: Sequence[Path]) -> Iterator[None]:
+        """Power on, with what these images hold."""
+        with ExitStack() as stack:
+            for source, point, filesystem in zip(images, self._points(), self.filesystems, strict=True):
+                stack.enter_context(mounted(source, point, filesystem))
+            yield
+
+    @contextmanager
+    def recorded_on(self, program: Path, images: Sequence[Path], log: Path) -> Iterator[Recorder]:
+        """The same, and all that reaches the disks is recorded."""
+        with Recorder(program, images, log, self.root / "disks") as recorder:
+            shown = [recorder.disk(number) for number in (NODE, BACKUP)]
+            with self.running_on(shown):
+                yield recorder
+
+    def _points(self) -> tuple[Path, Path]:
+        return self.root / "node", self.root / "backup"
+
+    def init(self, before: Path | None = None) -> None:
+        """Make the backup of a node that has never started, or that has had this (packed) database for long."""
+        self.directory.mkdir()
+        if before is not None:
+            recorded_database(self.database, before)
+            os.sync()
+        said = backup_cli("init", "--lightning-dir", self.directory, self.url)
+        assert said.code == 0, said
+
+    def node(self, database: Callable[[Path], DurableDatabase] = DurableDatabase) -> Node:
+        """A run of the node, not yet started."""
+        return Node(self.directory, self.plugin, database=database)
+
+    def restore(self, target: Path) -> Said:
+        """Bring the newest state back, to this file."""
+        return backup_cli("restore", self.url, target)
+
+    def next_call(self) -> Call:
+        """What a node does first that finds its database as it is: it begins anew, or makes a change."""
+        version = stands_at(self.directory)
+        if version is None:
+            return fresh_schema()
+        name = f"after the cut at {version}"
+        return transaction(version + 1, f"INSERT INTO vars (name, val) VALUES ('{name}', 'still here')")
+
+
+def opened_by_sqlite(files: dict[str, bytes], directory: Path) -> bytes:
+    """What SQLite alone makes of a database file and its journal when it opens them, in a directory of its own."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    with closing(sqlite3.connect(directory / DATABASE)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return (directory / DATABASE).read_bytes()

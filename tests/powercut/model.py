@@ -1,0 +1,49 @@
+"""What the node's database holds after so many of a recording's calls, worked out without plugin, backup or disk."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tests.end_to_end.same import everything
+from tests.standin import Call, recorded_database
+
+
+def digest(database: Path) -> str:
+    """Of all that a database holds; equal for two that are the same to lightningd."""
+    return hashlib.sha256(repr(sorted(everything(database).items())).encode()).hexdigest()
+
+
+class Model:
+    """The states that a node goes through; state `n` is after its first `n` calls."""
+
+    def __init__(self, calls: Sequence[Call], scratch: Path, before: Path | None = None) -> None:
+        """`before` is the packed database of a node that is older than its first call here."""
+        path = scratch / "model.sqlite3"
+        if before is not None:
+            recorded_database(path, before)
+        self.states = list(_states(calls, path))
+
+    def behind(self, found: str, state: int) -> int | None:
+        """How many calls the content with this digest is behind that state; None when it is no state before it."""
+        for behind, known in enumerate(reversed(self.states[: state + 1])):
+            if known == found:
+                return behind
+        return None
+
+
+def _states(calls: Sequence[Call], path: Path) -> Iterator[str]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")
+        yield digest(path)
+        for call in calls:
+            if not call.outside_transaction:
+                connection.execute("BEGIN")
+            for sql in call.writes:
+                connection.execute(sql)
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+            yield digest(path)
+    path.unlink()
