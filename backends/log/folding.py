@@ -21,7 +21,7 @@ from backends.log.format import RECORD_HEADER_SIZE, Flag
 from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
-from backends.log.snapshot import write_snapshot
+from backends.log.snapshot import next_generation, write_snapshot
 from backends.storage.base import TEMPORARY, Storage
 
 _BY = "-compaction"
@@ -34,8 +34,9 @@ LEAVE_OUT_MIN = 2
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A snapshot that waits under its temporary name `written` to be published as `generation`."""
+    """A snapshot that waits under its temporary name `written` to be published as `generation`, in place of another."""
 
+    replaces: int
     generation: int
     written: str
     base: Base
@@ -98,9 +99,10 @@ def fold(
         database = directory / "folded.sqlite3"
         rebuilt = rebuild(generation, database, show, take=take, durable=False)
         pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
-        written = _write(storage, begun, rebuilt.data_version, pieces)
+        number = next_generation(storage, begun.generation)
+        written = _write(storage, begun, number, rebuilt.data_version, pieces)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-    return Folded(begun.generation + 1, written, base, place.next_segment)
+    return Folded(begun.generation, number, written, base, place.next_segment)
 
 
 def segments_freed(storage: Storage) -> int | None:
@@ -120,10 +122,10 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
             progress(size + done, 2 * size)
 
 
-def _write(storage: Storage, begun: Manifest, data_version: int, pieces: Iterable[bytes]) -> str:
-    """The snapshot of the next generation, under the temporary name that this returns."""
+def _write(storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes]) -> str:
+    """The snapshot of the generation with this number, under the temporary name that this returns."""
     try:
-        return write_snapshot(storage, begun.backup_id, begun.generation + 1, data_version, pieces, by=_BY)
+        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, by=_BY)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)
