@@ -254,6 +254,9 @@ class LogWriter:
         try:
             # Again, now that it has its name: a writer that takes over seals what it sees, and only after its mark.
             self._check()
+            # A writer that was held up may have put its own mark back: the segment in its hands tells.
+            if self._segment.handle.is_fenced():
+                raise replaced_by(self.storage)
         except BaseException:
             prepared.handle.close()
             raise

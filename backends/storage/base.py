@@ -91,6 +91,10 @@ class WriteHandle(ABC):
         (see `Storage.seal`) need not look.
         """
 
+    def is_fenced(self) -> bool:
+        """Whether `write_durably` would raise Fenced; asked without writing."""
+        return False
+
     @abstractmethod
     def extend(self, offset: int, length: int) -> None:
         """Zeros from `offset` (the end of the file) on, durable when it returns. May run beside `write_durably`.

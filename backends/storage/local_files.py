@@ -82,8 +82,11 @@ class Writer(_Descriptor, WriteHandle):
     def write_durably(self, offset: int, data: bytes) -> None:
         _write_all(self.number, offset, data)
         os.fdatasync(self.number)  # a changed size is part of it, times are not
-        if self._shows_fence and not _is_ours(self.number):
+        if self.is_fenced():
             raise Fenced(self._name)
+
+    def is_fenced(self) -> bool:
+        return self._shows_fence and not _is_ours(self.number)
 
     def extend(self, offset: int, length: int) -> None:
         # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.

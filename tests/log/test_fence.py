@@ -265,3 +265,22 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(url: str, monkeyp
     last = backend_for(url).last_writer()
     assert last is not None
     assert last.session_id == "the node"  # which may go on with its backup at its next start
+
+
+def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(url: str) -> None:
+    """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
+    first = backend_for(url)
+    assert isinstance(first, LogBackend)
+    first.open(silent, "first")
+    marker = first.storage.read_small("session")
+    version = 1
+    while not first._opened._segment.full:
+        (change,) = changes(1, version, 900)
+        first.append(change)
+        version = change.data_version
+    second = backend_for(url)
+    assert second.open(silent, "second").data_version == version
+    first.storage.publish("session", marker)
+    with pytest.raises(Replaced):
+        first.append(changes(1, version)[0])
+    second.close()
