@@ -13,7 +13,7 @@ from tests.standin import Call, History
 
 WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate")
 SYNCS = ("fsync", "fdatasync")
-RENAMES = ("rename", "renameat", "renameat2")
+RENAMES = ("rename", "renameat", "renameat2", "link", "linkat")
 
 
 def traced(world: World, calls: Sequence[Call]) -> list[list[Syscall]]:
