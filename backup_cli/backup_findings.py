@@ -11,13 +11,14 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, Pairing, Position
-from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
+from plugin.foresight import brings_forward
 
 FRESH = 120.0
 """Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
@@ -90,7 +91,7 @@ def _compare(directory: Path, url: str, backend: Backend, pairing: Pairing) -> I
     """Is the backup as far as the node, and is it the node's?"""
     path = database_path(directory)
     if pairing.position is not Position.RUNNING:
-        yield finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+        yield finding(pairing, url, directory, lambda: brings_forward(directory, backend))
         return
     if pairing.identity is not Identity.OURS:
         yield finding(pairing, url, directory, _no_proof)

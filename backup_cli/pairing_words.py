@@ -20,6 +20,8 @@ def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
         return problem(*_whose(pairing, url))
     if pairing.position is Position.BEHIND:
         return _behind(pairing, url, directory, provable)
+    if pairing.begins_anew_beside_a_writer:
+        return problem("version", _beside_a_writer(pairing, url, directory))
     return _FINDINGS[pairing.position](pairing, url, directory)
 
 
@@ -47,6 +49,17 @@ def taken_over(pairing: Pairing, url: str) -> str:
         f"{host} has written to the backup at {url} since this directory last did (last change {last} ago, version "
         f"{pairing.backup.version}). The next start is refused. If that one is in use, never start this one again: "
         f"{TWO_NODES}. Only if that one is off for good, move the node here (docs/recovery.md, from step 3)"
+    )
+
+
+def _beside_a_writer(pairing: Pairing, url: str, directory: Path) -> str:
+    writer = pairing.backup.writer
+    assert writer is not None
+    return (
+        f"the node that wrote last to {url} ({writer.host}, process {writer.pid}) has not ended its session, and it "
+        f"did not work in {directory}, which looks like a copy. The next start is refused. If that node is in use, "
+        f"never start this one: {TWO_NODES}. Only if it is off for good and this database is surely the newest, run: "
+        "backup-cli resync"
     )
 
 

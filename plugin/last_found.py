@@ -36,10 +36,10 @@ class LastFound:
     """The versions to which it was then to be brought forward, one after the other."""
 
 
-def last_found(directory: Path, found: AsFound | Unclear) -> LastFound | None:
+def last_found(directory: Path, found: AsFound | Unclear, *, note: bool = True) -> LastFound | None:
     """The database as it is found now, written when it was if only this plugin has committed to it since.
 
-    None when there is none, or nothing can be said of it. It is noted for the next start.
+    None when there is none, or nothing can be said of it. It is noted for the next start, with `note`.
     """
     try:
         written = database_path(directory).stat().st_mtime
@@ -53,8 +53,9 @@ def last_found(directory: Path, found: AsFound | Unclear) -> LastFound | None:
         as_before = (now.version, now.database) == (before.version, before.database)
         if as_before or (now.version in before.leads_to and written <= _noted_at(directory) + BROKEN_OFF_WITHIN):
             now = LastFound(now.version, now.database, min(written, before.written))
-    with suppress(OSError):
-        _write(directory, now, durably=before is not None and bool(before.leads_to))
+    if note:
+        with suppress(OSError):
+            _write(directory, now, durably=before is not None and bool(before.leads_to))
     return now
 
 

@@ -125,7 +125,7 @@ def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
     """What the backup says."""
 
     backup_id: str
@@ -150,7 +150,7 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     try:
         backend, _ = destination_of(directory, settings)
         # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
-        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, settings.backup_id, found, noted))
+        read = _within(READ_WITHIN, lambda: read_backup(directory, backend, settings.backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -175,7 +175,7 @@ def _found_in_time(database: Path, until: float) -> AsFound | Unclear:
     return found
 
 
-def _begins_anew(directory: Path, found: AsFound, read: _Read, start: Start) -> bool:
+def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> bool:
     """Whether the first call will find that the backup has to begin anew from the database."""
     if start.seen is None:
         return False
@@ -185,9 +185,10 @@ def _begins_anew(directory: Path, found: AsFound, read: _Read, start: Start) -> 
     return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, standing) is not None
 
 
-def _read_backup(
+def read_backup(
     directory: Path, backend: Backend, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
-) -> _Read:
+) -> Read:
+    """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
     last, damage = backend.last_writer(), backend.known_damage()
     node_id = backend.node_id()
     with backend.read() as generation:
@@ -207,7 +208,7 @@ def _read_backup(
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
-        return _Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
+        return Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
 
 
 def _is_empty(found: AsFound | Unclear) -> bool:
@@ -218,7 +219,7 @@ def _bring_forward(
     directory: Path,
     found: AsFound,
     noted: LastFound | None,
-    read: _Read,
+    read: Read,
     start: Start,
     until: float,
 ) -> None:
@@ -251,7 +252,7 @@ def _bring_forward(
         ))  # fmt: skip
 
 
-def _replay(directory: Path, found: AsFound, read: _Read, until: float) -> WhyLeft | None:
+def _replay(directory: Path, found: AsFound, read: Read, until: float) -> WhyLeft | None:
     """None when the database holds all of it, durably. Else what it holds is an earlier state of the same history."""
     assert not isinstance(read.missing, WhyLeft)
     database = database_path(directory).resolve()

@@ -112,6 +112,11 @@ class Pairing:
     wrote_last: bool = False
     """Whether the backup's last writer is known to have been this directory."""
 
+    copied: bool = False
+    """Whether this directory is a copy of one that had sessions with the backup."""
+    here: bool = True
+    """Whether its sessions with the backup are known to have been in this very directory."""
+
     def next_start(self, provable: Callable[[], bool]) -> NextStart:
         """What the plugin does next. `provable` tells, and is only asked for a database that is a few changes behind,
         whether it is an earlier state of the very history that the backup holds."""
@@ -119,7 +124,17 @@ class Pairing:
             return NextStart.REFUSE
         if self.position is Position.BEHIND:
             return NextStart.ROLL_FORWARD if self.may_roll_forward and provable() else NextStart.REFUSE
+        if self.begins_anew_beside_a_writer:
+            return NextStart.REFUSE
         return _NEXT[self.position]
+
+    @property
+    def begins_anew_beside_a_writer(self) -> bool:
+        """Whether a directory that did not write last would put a snapshot over what an open session may still add."""
+        anew = self.position is Position.AHEAD or (
+            self.copied and self.position in (Position.EQUAL, Position.NO_VERSION)
+        )
+        return anew and not self.here and self.backup.writer is not None and not self.backup.writer.closed
 
     @property
     def may_roll_forward(self) -> bool:
@@ -155,11 +170,17 @@ _NEXT = {
 }
 
 
-def pair(database: NodeDatabase, backup: BackupEnd, expected: str | None, sessions: list[str] | None) -> Pairing:
+def pair(
+    database: NodeDatabase,
+    backup: BackupEnd,
+    expected: str | None,
+    sessions: list[str] | None,
+    here: bool = True,
+) -> Pairing:
     """How the two stand to each other.
 
     `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
-    has had with the backup (None when it knows of none).
+    has had with the backup (None when it knows of none); `here` tells whether it was this very directory that had them.
     """
     position, distance = _position(database, backup)
     writer = backup.writer
@@ -171,6 +192,8 @@ def pair(database: NodeDatabase, backup: BackupEnd, expected: str | None, sessio
         backup,
         distance,
         wrote_last,
+        copied=sessions is not None and not here,
+        here=here,
     )
 
 

@@ -3,18 +3,16 @@
 from pathlib import Path
 
 from backends.base import Backend
-from backends.change import DATABASE_HEADER, UNKNOWN_DATABASE, database_fingerprint, previous
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
-from backends.log.format import Flag
 from backends.log.newest import newest_saved
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
-from backends.node.session import known_sessions
+from backends.node.session import known_sessions, were_here
 from backends.status import Status
 
 IN_USE = NodeDatabase(Found.IN_USE)
@@ -78,33 +76,5 @@ def _newest(backend: Backend, reached: int) -> int:
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
     """How the database in this directory and that backup stand to each other."""
     expected = None if settings is None else settings.backup_id
-    return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
-
-
-SOON = 30.0
-"""Seconds after its being saved within which a change is committed. A commit of another run, without the plugin, leaves
-the same header behind as the one that it stands in for, and comes later."""
-
-
-def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
-    """Whether the database at `path`, a few changes behind, is surely an earlier state of what the backup holds.
-
-    The change that comes next must have found it just so. Raises nothing: what cannot be read proves nothing.
-    """
-    version = pairing.database.version
-    if version is None:
-        return False
-    try:
-        if path.stat().st_mtime > pairing.backup.last_change + SOON:
-            return False
-        with settled(path) as file, file.open("rb") as opened:
-            fingerprint = database_fingerprint(opened.read(DATABASE_HEADER))
-        with backend.read() as generation:
-            following = [
-                header.database
-                for _, header in generation.headers()
-                if header.flags & Flag.ADVANCES and previous(header.data_version) == version
-            ]
-    except (BackupError, OSError):
-        return False
-    return fingerprint != UNKNOWN_DATABASE and following[-1:] == [fingerprint]
+    sessions, here = known_sessions(directory, backup.backup_id), were_here(directory, backup.backup_id)
+    return pair(database, backup, expected, sessions, here)
