@@ -8,6 +8,7 @@ change of which the last run could not say whether it was saved: it was never co
 It is done with evidence only: the file must look as the log says that it looked before the change that comes next.
 """
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -288,7 +289,8 @@ def _why_failed(error: BackupError | OSError) -> WhyLeft:
         return WhyLeft.IN_USE
     if isinstance(error, PermissionError) or isinstance(error.__cause__, apsw.ReadOnlyError | apsw.CantOpenError):
         return WhyLeft.READ_ONLY
-    if isinstance(error.__cause__, apsw.FullError):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error.__cause__, apsw.FullError):
         return WhyLeft.DISK_FULL
     return WhyLeft.DISK_FAILED
 

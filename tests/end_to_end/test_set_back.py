@@ -1,5 +1,6 @@
 """A node's database that a power cut has set back: brought forward with proof, or left alone byte for byte."""
 
+import errno
 import json
 import os
 import shutil
@@ -443,3 +444,18 @@ def test_note_of_another_user_is_replaced(lived: World, history: History) -> Non
     node.wire.listen(1.0)
     node.die()
     assert said_at(lived.run(history.notes(1)), "unusual") == []
+
+
+def test_full_disk_of_the_node_is_named(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the note fits that comes before the changes."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    play_and_set_back(lived, history.notes(3), keep=2)
+    before = lived.database.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("plugin.roll_forward.leads_to", full)
+        assert start(lived).left is WhyLeft.DISK_FULL
+    assert lived.database.read_bytes() == before
+    assert start(lived).left is None
