@@ -30,11 +30,11 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over):
+        _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
             say(f"{url}: there is nothing to fold yet" if freed is None else f"{url}: {_NO_GAIN}")
             return
-        _refuse_if_damaged(backend)
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
