@@ -129,7 +129,7 @@ class Guard:
         standing = backend.peek()
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
-            check_beginning_anew(self.directory, backend, self._backup_id, last)
+            check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
         else:

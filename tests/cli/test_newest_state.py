@@ -7,12 +7,14 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from backends import backend_for
+from backends.log.known_damage import found_now
 from tests.cli.outcome import assert_refused, init, restore
 from tests.end_to_end.damage import DAMAGED
 from tests.end_to_end.same import differences, everything
@@ -440,6 +442,59 @@ def taken_over_elsewhere(world: World, history: History) -> None:
     other.run(History(6).notes(1))
 
 
+def copy_while_running(behind: int, ahead: int, *, closed: bool) -> Callable[[World, History], None]:
+    """This world becomes a copy of itself, made while the node ran; that one has gone on since, and so has this one."""
+
+    def act(world: World, history: History) -> None:
+        original = world.directory.with_name("original")
+        with ExitStack() as stack:
+            node = stack.enter_context(world.node()) if closed else world.node()
+            if not closed:
+                node.start()
+            node.play(history.notes(3))
+            shutil.copytree(world.directory, original)
+            node.play(history.notes(behind))
+            if not closed:
+                node.die()
+        shutil.rmtree(world.directory)
+        original.rename(world.directory)
+        world.run_without_plugin(History(world.version).notes(ahead))
+
+    return act
+
+
+def note_damage(world: World) -> None:
+    backend_for(world.url).note_damage(found_now("verify", "a change cannot be replayed", 1))
+
+
+def one_behind_with_known_damage(world: World, history: History) -> None:
+    old_copy(1)(world, history)
+    note_damage(world)
+
+
+def moved_after_a_stop(world: World, history: History) -> None:
+    copy = world.directory.with_name("copy")
+    shutil.copytree(world.directory, copy)
+    shutil.rmtree(world.directory)
+    copy.rename(world.directory)
+
+
+def moved_after_a_stop_and_ahead(world: World, history: History) -> None:
+    moved_after_a_stop(world, history)
+    world.run_without_plugin(history.notes(2))
+
+
+def restored(world: World, history: History) -> None:
+    """After the node was killed: its session has not ended, and never will."""
+    copy_while_running(0, 0, closed=False)(world, history)
+    assert restore(world, world.directory, "--replace", "--resume").code == 0
+
+
+def restored_and_ahead(world: World, history: History) -> None:
+    restored(world, history)
+    world.run_without_plugin(history.notes(2))
+
+
 STATES: dict[str, Callable[[World, History], object]] = {
     "equal": lambda world, history: None,
     "ahead": lambda world, history: world.run_without_plugin(history.notes(3)),
@@ -450,6 +505,18 @@ STATES: dict[str, Callable[[World, History], object]] = {
     "no database": lose_the_database,
     "taken over": taken_over_elsewhere,
     "another backup": lambda world, history: exchange(world),
+    "a killed node's copy": copy_while_running(0, 0, closed=False),
+    "a killed node's copy, behind": copy_while_running(3, 0, closed=False),
+    "a killed node's copy, ahead": copy_while_running(3, 9, closed=False),
+    "a killed node's copy, equal": copy_while_running(3, 3, closed=False),
+    "a running node's copy, behind": copy_while_running(3, 0, closed=True),
+    "a running node's copy, ahead": copy_while_running(3, 9, closed=True),
+    "a running node's copy, equal": copy_while_running(3, 3, closed=True),
+    "one behind, and known damage": one_behind_with_known_damage,
+    "moved after a stop": moved_after_a_stop,
+    "moved after a stop, and ahead": moved_after_a_stop_and_ahead,
+    "restored after a crash": restored,
+    "restored after a crash, and ahead": restored_and_ahead,
 }
 
 
@@ -469,6 +536,33 @@ def test_check_config_and_status_say_what_the_plugin_does(lived: World, history:
     refusal = next_start(lived)
     assert bool(problems) == bool(refusal), (problems, refusal)
     assert ('"level": "problem"' in status.out) == bool(refusal)
+
+
+# A copy that has gone its own way
+
+
+COPIES = pytest.mark.parametrize("closed", [False, True], ids=["killed", "stopped"])
+
+
+@COPIES
+@pytest.mark.parametrize("ahead", [3, 9])
+def test_no_command_gives_up_what_a_copys_original_has_saved(
+    lived: World, history: History, ahead: int, closed: bool
+) -> None:
+    """The copy is at the same version, or at a higher one; it still lacks the three changes that were acknowledged."""
+    copy_while_running(3, ahead, closed=closed)(lived, history)
+    for act in (resync, elsewhere):
+        said = assert_nothing_changes(lived, partial(act, lived), f"is at version {9 + ahead}, and .* at version 12; ")
+        assert "looks like a copy that has gone its own way" in said.err and "--discard-newer 12 " in said.err
+    assert "looks like a copy" in next_start(lived)
+    assert resync(lived, "--discard-newer", 12).code == 0
+    assert "versions       0 to 12" in backup_cli("versions", lived.url).out, "it is kept"
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def elsewhere(world: World) -> Said:
+    return backup_cli("init", "--lightning-dir", world.directory, (world.root / "elsewhere.bkp").as_uri())
 
 
 def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
