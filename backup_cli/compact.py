@@ -30,11 +30,11 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over):
+        _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
-            say(f"{url}: there is nothing to fold yet" if freed is None else f"{url}: {_NO_GAIN}")
+            say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
             return
-        _refuse_if_damaged(backend)
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
@@ -49,6 +49,10 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
 
+
+_NOTHING_YET = "there is nothing to compact yet"
+
+_LAST_SEGMENT = "a compaction would gain nothing now (the last changes are always left as they are, with their segment)"
 
 _NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 
