@@ -8,6 +8,7 @@ from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
+from backends.words import counted
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 
@@ -72,11 +73,11 @@ def why_copied(pairing: Pairing) -> str:
 
 
 def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
-    lost = -pairing.distance
+    lost = counted(-pairing.distance, "change")
     if pairing.next_start(provable) is NextStart.ROLL_FORWARD:
         return ok(
             "version",
-            f"the database is at {pairing.database.version} and lacks the backup's last {lost} change(s), as after a "
+            f"the database is at {pairing.database.version} and lacks the backup's last {lost}, as after a "
             "power cut; the node's next start brings it forward by itself",
         )
     if pairing.backup.damaged:
@@ -90,7 +91,7 @@ def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
     found = "keeps no version" if pairing.database.version is None else f"is at version {pairing.database.version}"
     return problem(
         "version",
-        f"the database {found}, and its backup is at {pairing.backup.version}: it has lost {lost} change(s), or is an "
+        f"the database {found}, and its backup is at {pairing.backup.version}: it has lost {lost}, or is an "
         "old copy. A node that runs from it can lose every channel, and the next start is refused. Bring back the "
         f"newest state, which keeps this file aside: {restore_command(url, directory, replace=True)}",
     )
@@ -103,8 +104,8 @@ def _equal(pairing: Pairing, url: str, directory: Path) -> Finding:
 def _ahead(pairing: Pairing, url: str, directory: Path) -> Finding:
     return warning(
         "version",
-        f"the database is {pairing.distance} change(s) ahead of its backup: the node ran without the plugin; its next "
-        "start with it takes a new snapshot by itself, or run now: backup-cli resync",
+        f"the database is {counted(pairing.distance, 'change')} ahead of its backup: the node ran without the "
+        "plugin; its next start with it takes a new snapshot by itself, or run now: backup-cli resync",
     )
 
 

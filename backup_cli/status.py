@@ -16,6 +16,7 @@ from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.node.witness import read_witness
 from backends.status import Status
+from backends.words import counted
 from backup_cli.console import age, moment, size
 from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
@@ -88,7 +89,7 @@ def _table(seen: Status, found: Finding | None) -> None:
         ("health", seen.health),
         ("version", str(seen.data_version)),
         ("last change", _ago(seen.last_change, now)),
-        ("log", f"{seen.records} records in {size(seen.segment_bytes)} since the snapshot"),
+        ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen, now)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),

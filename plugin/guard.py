@@ -20,6 +20,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
+from backends.words import counted
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
@@ -145,7 +146,7 @@ class Guard:
         self.report(
             "info",
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
-            f"{sizes.records} records in {sizes.segments} bytes since",
+            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
         self.damage.patience = self.patience

@@ -139,7 +139,7 @@ def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> No
     said = backup_cli("verify", set_back.url, "--lightning-dir", set_back.directory)
     assert said.code == 1
     assert "resync" not in said.err
-    assert "it has lost 20 change(s), or is an old copy" in said.err
+    assert "it has lost 20 changes, or is an old copy" in said.err
     assert typed(told(said, "restore")).code == 0
     assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
 
@@ -147,7 +147,7 @@ def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> No
 def test_verify_of_a_newer_database_advises_what_keeps_it(newer: World) -> None:
     before = everything(newer.database)
     said = backup_cli("verify", newer.url, "--lightning-dir", newer.directory)
-    assert "is 20 change(s) ahead" in said.err
+    assert "is 20 changes ahead" in said.err
     assert typed(f"{told(said, 'resync')} --lightning-dir {newer.directory}").code == 0
     assert everything(newer.database) == before
     newer.assert_restored_equals_the_nodes()
@@ -568,7 +568,7 @@ def elsewhere(world: World) -> Said:
 def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
     said = backup_cli("drill", "--lightning-dir", newer.directory)
     assert said.code == 0
-    assert "is 20 change(s) ahead of its backup" in said.err
+    assert "is 20 changes ahead of its backup" in said.err
     assert newer.version == 26
 
 
