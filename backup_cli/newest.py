@@ -70,7 +70,7 @@ def demand_consent(why: str, lost: State, advice: str, consent: Sequence[str]) -
     mistaken = "" if not consent else f"--discard-newer {' '.join(consent)} does not name what would be given up: "
     raise WouldDiscard(
         f"{mistaken}{why}. Nothing was changed. {advice}. Only if you know that it must be given up, add "
-        f"--discard-newer {wanted} (it is kept aside all the same)"
+        f"--discard-newer {wanted} (it is kept aside anyway)"
     )
 
 

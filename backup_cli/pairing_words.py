@@ -84,9 +84,9 @@ def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
         return problem(
             "version",
             f"{both(pairing, url, database_path(directory))}: the database has lost changes, or is an old copy. A node "
-            "that runs from it can lose every channel, so do not start it. Whether the newest state can still be "
-            f"brought back tells: {restore_command(url, directory, replace=True)} - where it cannot, that changes "
-            'nothing; docs/recovery.md, "When the backup is damaged", says what else can be tried',
+            "that runs from it can lose every channel, so do not start it. This tells whether the newest state can "
+            f"still be brought back: {restore_command(url, directory, replace=True)} (where not, that "
+            'changes nothing); docs/recovery.md, "When the backup is damaged", says what else can be tried',
         )
     found = "keeps no version" if pairing.database.version is None else f"is at version {pairing.database.version}"
     return problem(

@@ -232,7 +232,7 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
     names = ", ".join(str(path) for path in existing)
     raise BackupError(
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
-        "restore all the same, with the old files moved aside, add --replace (which is refused should they be newer)"
+        "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
     )
 
 

@@ -89,7 +89,7 @@ class Guard:
             except OSError as error:
                 self._refuse(
                     f"{error.filename or self.directory} cannot be used: {error.strerror or error}. Nothing was "
-                    "committed; mend that (space, permission), then start the node again"
+                    "committed; fix that (space, permission), then start the node again"
                 )
             except Exception as error:
                 self._refuse(f"something unexpected went wrong in the backup plugin ({type(error).__name__}: {error})")

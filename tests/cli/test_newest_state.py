@@ -565,6 +565,25 @@ def elsewhere(world: World) -> Said:
     return backup_cli("init", "--lightning-dir", world.directory, (world.root / "elsewhere.bkp").as_uri())
 
 
+# A damaged backup that is ahead of the database
+
+
+@pytest.mark.parametrize("damage", [note_damage, DAMAGED["a record's content has a flipped bit"]])
+def test_no_advice_for_a_damaged_backup_contradicts_another(
+    lived: World, history: History, damage: Callable[[World], object]
+) -> None:
+    """No start is advised that would be refused, and the restore changes nothing where damage prevents it."""
+    old_copy(1)(lived, history)
+    damage(lived)
+    said = check(lived)
+    assert said.code == 1 and "start it, or restart it" not in said.out
+    assert "shows that version 7 was once saved: the database has lost changes, or is an old copy" in said.out
+    assert next_start(lived)
+    before = tree(lived.root)
+    restored = typed(told(said, "restore"))
+    assert restored.code == 0 or tree(lived.root) == before
+
+
 def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
     said = backup_cli("drill", "--lightning-dir", newer.directory)
     assert said.code == 0
