@@ -24,7 +24,7 @@ from backup_cli.options import lightning_dir, node_directory
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 
 
-@click.command("check-config")
+@click.command("check-config", short_help="Whether the node is really protected, and what to type if not.")
 @lightning_dir
 @click.option(
     "--conf",

@@ -17,7 +17,7 @@ from backup_cli.ownership import alone, take_over
 from backup_cli.verify import scratch_place
 
 
-@click.command()
+@click.command(short_help="Compact the backup now, with the node stopped.")
 @url_argument
 @click.option(
     "--scratch",

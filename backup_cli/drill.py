@@ -36,7 +36,7 @@ from backup_cli.verify import scratch_place
 from backup_cli.waiting import answered
 
 
-@click.command()
+@click.command(short_help="Rehearse a disaster, and measure the destination.")
 @click.argument("url", metavar="[URL]", required=False)
 @click.option(
     "--lightning-dir",

@@ -42,7 +42,7 @@ from backup_cli.restore_place import (
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
 
 
-@click.command()
+@click.command(short_help="Bring the database back from a backup.")
 @url_argument
 @click.argument("dest", type=click.Path())
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")

@@ -27,7 +27,7 @@ from backup_cli.pairing_words import TWO_NODES, both, why_copied
 from backup_cli.waiting import answered
 
 
-@click.command()
+@click.command(short_help="Put the present database into the backup anew.")
 @lightning_dir
 @discard_newer
 @take_over

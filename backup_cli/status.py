@@ -24,7 +24,7 @@ from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 
 
-@click.command()
+@click.command(short_help="Version, age, sizes and health of a backup.")
 @click.argument("url", metavar="[URL]", required=False)
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")

@@ -24,7 +24,7 @@ from backup_cli.options import existing_backup, node_directory, url_argument
 from backup_cli.pairing_words import finding
 
 
-@click.command()
+@click.command(short_help="Prove that a backup can be restored.")
 @url_argument
 @click.option(
     "--lightning-dir",
