@@ -18,7 +18,7 @@ from backends.base import MAX_ROLL_FORWARD, Backend, Report
 from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
-from backends.log.folding import Folded
+from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.status import COMPACTION_FAILED
 from backends.words import counted
 from plugin.damage_watch import DamageWatch
@@ -26,7 +26,7 @@ from plugin.damage_watch import DamageWatch
 LEAST = 16 << 20
 """Bytes of segments below which nothing is compacted."""
 
-NEVER_FOLDED = MAX_ROLL_FORWARD
+NEVER_FOLDED = LEAVE_OUT_MIN
 """Records that stay out of every snapshot, at least. With no others there is no point."""
 
 RETRY_AFTER = 600.0
@@ -55,6 +55,7 @@ class Compaction:
         self._pulse = _Pulse()
         self._given_up = self._tidied = False
         self._wait = RETRY_AFTER  # after the next failure
+        self._not_below = 0  # the record before which none is due: there was nothing to fold
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""
         self.failure: str | None = None
@@ -85,6 +86,8 @@ class Compaction:
 
     def _due(self, backend: Backend) -> bool:
         sizes = backend.sizes()
+        if backend.standing.sequence < self._not_below:
+            return False
         return sizes.records > NEVER_FOLDED and sizes.segments > max(least(), sizes.snapshot)
 
     def _start(self, backend: Backend) -> None:
@@ -122,6 +125,7 @@ class Compaction:
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")
+                self._not_below = backend.standing.sequence + MAX_ROLL_FORWARD
                 self._succeeded(backend)
                 return
             assert isinstance(backend, LogBackend)
@@ -181,7 +185,9 @@ class Compaction:
             self._process.kill()
             self._process.communicate()
             self._process = None
-            self._tidy(backend)
+        elif self._tidied:
+            return
+        self._tidy(backend)
 
 
 class _Pulse:

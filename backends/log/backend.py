@@ -24,7 +24,7 @@ from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
 from backends.log.recover import find_end, recover, seal_segments
-from backends.log.segment import Segment, create_segment, first_checksum
+from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
 from backends.log.session import SessionMarker
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.writer import LogWriter
@@ -168,7 +168,8 @@ class LogBackend(Backend):
             self._take_over(session_id, before, manifest.generation, noted, 0)
             indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
             last = max((index for index in indexes if index < _NO_INDEX), default=0)
-            self._go_on(manifest, create_segment(self.storage, manifest.backup_id, last + 1), standing)
+            segment = create_next_segment(self.storage, manifest.backup_id, last + 1, self._checked)
+            self._go_on(manifest, segment, standing)
 
     def _take_over(
         self, session_id: str | None, before: Session | None, generation: int, standing: Standing, segment: int

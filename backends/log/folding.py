@@ -17,20 +17,26 @@ from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces, scratch_directory
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
-from backends.log.format import Flag
+from backends.log.format import RECORD_HEADER_SIZE, Flag
 from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
-from backends.log.snapshot import write_snapshot
+from backends.log.snapshot import next_generation, write_snapshot
 from backends.storage.base import TEMPORARY, Storage
 
 _BY = "-compaction"
 
+LEAVE_OUT_BYTES = 4 << 20
+"""Stored bytes that the changes which stay out may have together."""
+
+LEAVE_OUT_MIN = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A snapshot that waits under its temporary name `written` to be published as `generation`."""
+    """A snapshot that waits under its temporary name `written` to be published as `generation`, in place of another."""
 
+    replaces: int
     generation: int
     written: str
     base: Base
@@ -93,9 +99,10 @@ def fold(
         database = directory / "folded.sqlite3"
         rebuilt = rebuild(generation, database, show, take=take, durable=False)
         pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
-        written = _write(storage, begun, rebuilt.data_version, pieces)
+        number = next_generation(storage, begun.generation)
+        written = _write(storage, begun, number, rebuilt.data_version, pieces)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-    return Folded(begun.generation + 1, written, base, place.next_segment)
+    return Folded(begun.generation, number, written, base, place.next_segment)
 
 
 def segments_freed(storage: Storage) -> int | None:
@@ -115,10 +122,10 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
             progress(size + done, 2 * size)
 
 
-def _write(storage: Storage, begun: Manifest, data_version: int, pieces: Iterable[bytes]) -> str:
-    """The snapshot of the next generation, under the temporary name that this returns."""
+def _write(storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes]) -> str:
+    """The snapshot of the generation with this number, under the temporary name that this returns."""
     try:
-        return write_snapshot(storage, begun.backup_id, begun.generation + 1, data_version, pieces, by=_BY)
+        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, by=_BY)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)
@@ -133,14 +140,21 @@ def remove_unfinished(storage: Storage) -> None:
 
 
 def _place(generation: Generation, leave_out: int) -> _Place | None:
-    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold."""
-    base = generation.manifest.base
+    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold.
+
+    Fewer are left out when they are large, so that what stays does not call for the next compaction at once; but never
+    fewer than LEAVE_OUT_MIN, as many as a power cut takes back.
+    """
+    base, read = generation.manifest.base, 0
     before = (base.sequence, base.checksum)
-    places: deque[_Place] = deque(maxlen=leave_out)
+    places: deque[tuple[_Place, int]] = deque(maxlen=leave_out)
     for index, header in generation.headers():
         if header.flags & Flag.ADVANCES:
-            places.append(_Place(*before, index))
+            places.append((_Place(*before, index), read))
         before = (header.sequence, header.checksum)
-    if len(places) < leave_out or places[0].sequence <= base.sequence:
+        read += RECORD_HEADER_SIZE + header.length
+    while len(places) > min(LEAVE_OUT_MIN, leave_out) and read - places[0][1] > LEAVE_OUT_BYTES:
+        places.popleft()
+    if not places or places[0][0].sequence <= base.sequence:
         return None
-    return places[0]
+    return places[0][0]

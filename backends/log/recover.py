@@ -98,7 +98,8 @@ def recover(
     """
     last, standing = find_end(storage, manifest, session)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
-    segment = create_segment(storage, manifest.backup_id, last.index, _records_of(storage, manifest, last))
+    records = _records_of(storage, manifest, last)
+    segment = create_segment(storage, manifest.backup_id, last.index, records, replace=True)
     try:
         remove_debris(storage, manifest, last.index, check)
     except BaseException:

@@ -6,7 +6,7 @@ the one case below, no lock: appends stay below `allocated`, new room is only ma
 
 import errno
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
 from zlib import crc32
@@ -31,6 +31,9 @@ FIRST_ROOM = 1 << 16
 MOST_ROOM = 1 << 20
 FULL = 8 << 20
 """Bytes after which a segment is left for the next one; a start copies the last one, so this bounds the start."""
+
+_MOST_TAKEN = 100
+"""Segments without a record in a row that are passed over; each of them took a failure."""
 
 
 class Segment:
@@ -124,11 +127,14 @@ class Segment:
             self.handle.close()
 
 
-def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = ()) -> Segment:
+def create_segment(
+    storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = (), *, replace: bool = False
+) -> Segment:
     """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
 
-    A generator of `records` must let go of its file when it is exhausted: on FUSE filesystems and through the kernel's
-    NFS client a rename over a file that this process holds open becomes two, and a crash between them loses the name.
+    FileExistsError when the name is taken, unless the file is to be replaced. A generator of `records` must then let go
+    of its file when it is exhausted: on FUSE filesystems and through the kernel's NFS client a rename over a file that
+    this process holds open becomes two, and a crash between them loses the name.
     """
     name, end = segment_name(index), 0
     temporary = storage.temporary(name)
@@ -140,12 +146,30 @@ def create_segment(storage: Storage, backup_id: bytes, index: int, records: Iter
         room = min(max(end // 4, FIRST_ROOM), MOST_ROOM)
         handle.write(end, bytes(room))
         handle.sync()
-        storage.rename(temporary, name)
+        (storage.rename if replace else storage.rename_new)(temporary, name)
         storage.sync_names()
     except BaseException:
         handle.close()
         raise
     return Segment(handle, index, end, end + room)
+
+
+def create_next_segment(storage: Storage, backup_id: bytes, index: int, check: Callable[[], None]) -> Segment:
+    """A new segment with this index, or the next one that is free.
+
+    A name that is taken is another writer's who has taken over: then `check` raises Replaced. Or it is one without a
+    record, which a writer that was replaced, or an attempt that failed half way, has left: it stays, as an empty one in
+    the middle of the log. To remove it is safe for nobody who may be held up between looking and doing.
+    """
+    for attempt in range(_MOST_TAKEN + 1):
+        check()
+        try:
+            return create_segment(storage, backup_id, index + attempt)
+        except (FileExistsError, FileNotFoundError) as error:  # the latter: tidied up by another writer
+            check()
+            if isinstance(error, FileNotFoundError) or attempt == _MOST_TAKEN:
+                raise
+    raise AssertionError
 
 
 def first_checksum(backup_id: bytes) -> int:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from hashlib import sha256
+from itertools import count
 
 from backends.errors import Damaged
 from backends.log.compression import LEVEL_SNAPSHOT, Compressor, Decompressor, StreamError
@@ -25,6 +26,7 @@ from backends.log.format import (
     encode_record,
     part_name,
     record_checksum,
+    snapshot_generation,
     snapshot_name,
     time_now,
 )
@@ -206,11 +208,21 @@ def open_parts(storage: Storage, name: str, files: ExitStack) -> list[tuple[str,
     return parts
 
 
+def next_generation(storage: Storage, current: int) -> int:
+    """The number for the generation after the current one: the next that no snapshot has.
+
+    One that was named and never published (the machine died in between, or its writer had been replaced) stays until a
+    later generation is published, and is then an older one that is removed.
+    """
+    taken = {snapshot_generation(name) for name in storage.names()}
+    return next(number for number in count(current + 1) if number not in taken)
+
+
 def publish_snapshot(storage: Storage, written: str, generation: int) -> None:
-    """Give a written snapshot its name, durably."""
+    """Give a written snapshot its name, durably. FileExistsError when another one has been given it."""
     there = set(storage.names())
     part = 0
     while part == 0 or part_name(written, part) in there:
-        storage.rename(part_name(written, part), part_name(snapshot_name(generation), part))
+        storage.rename_new(part_name(written, part), part_name(snapshot_name(generation), part))
         part += 1
     storage.sync_names()

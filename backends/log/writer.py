@@ -20,9 +20,9 @@ from backends.log.known_damage import remove_damage
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris, remove_older
-from backends.log.segment import FULL, Segment, create_segment
+from backends.log.segment import FULL, Segment, create_next_segment
 from backends.log.session import replaced_by
-from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.log.snapshot import next_generation, publish_snapshot, write_snapshot
 from backends.status import COMPACTION
 from backends.storage.base import Fenced, Storage
 
@@ -173,11 +173,10 @@ class LogWriter:
             raise
 
     def _take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        generation, standing = self.manifest.generation + 1, self.standing
+        generation, standing = next_generation(self.storage, self.manifest.generation), self.standing
         pieces, backup_id = source.pieces, self.manifest.backup_id
         written = write_snapshot(self.storage, backup_id, generation, source.data_version, pieces)
-        self._check()
-        publish_snapshot(self.storage, written, generation)
+        self._publish_snapshot(written, generation)
         if self._prepared is None:
             self._prepare()
         assert self._prepared is not None
@@ -185,7 +184,7 @@ class LogWriter:
         checksum = secrets.randbits(32)
         base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
         keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
-        self._publish(base, self._prepared.index, reason, source.node_id)
+        self._publish(generation, base, self._prepared.index, reason, source.node_id)
         self._leave(self._segment)
         self._segment, self._prepared = self._prepared, None
         self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
@@ -200,11 +199,10 @@ class LogWriter:
         Raises OSError or BackupError; whichever generation is then the current one is whole, and the log goes on.
         """
         with self._slow:
-            if folded.generation != self.manifest.generation + 1 or self.finished is not None:
+            if folded.replaces != self.manifest.generation or self.finished is not None:
                 raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
-            self._check()
-            publish_snapshot(self.storage, folded.written, folded.generation)
-            self._publish(folded.base, folded.first_segment, COMPACTION, None)
+            self._publish_snapshot(folded.written, folded.generation)
+            self._publish(folded.generation, folded.base, folded.first_segment, COMPACTION, None)
             remove_older(self.storage, self.manifest)
 
     def remove_outdated(self) -> None:
@@ -222,11 +220,23 @@ class LogWriter:
                 self._check()
                 remove_unfinished(self.storage)
 
-    def _publish(self, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
+    def _publish_snapshot(self, written: str, generation: int) -> None:
+        self._check()
+        try:
+            publish_snapshot(self.storage, written, generation)
+        except (FileExistsError, FileNotFoundError) as error:
+            self._check()  # the name is another writer's, or it has tidied up; Replaced is what to say then
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise BackupError(
+                f"another process, which no longer writes to the backup in {self.storage.describe()}, has left a "
+                f"snapshot with the number {generation} there at this moment. Nothing that was saved is lost, and that "
+                "snapshot counts for nothing; repeat what was under way, or start the node again if it has stopped"
+            ) from error
+
+    def _publish(self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
         old = self.manifest
-        manifest = Manifest(
-            old.backup_id, old.generation + 1, base, first_segment, time_now(), reason, node_id or old.node_id
-        )
+        manifest = Manifest(old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id)
         self._check()  # once more: from here on it is this generation that counts
         try:
             self.storage.publish(MANIFEST, manifest.encode())
@@ -240,11 +250,13 @@ class LogWriter:
         self.manifest = manifest
 
     def _prepare(self) -> None:
-        self._check()
-        prepared = create_segment(self.storage, self.manifest.backup_id, self._segment.index + 1)
+        prepared = create_next_segment(self.storage, self.manifest.backup_id, self._segment.index + 1, self._check)
         try:
             # Again, now that it has its name: a writer that takes over seals what it sees, and only after its mark.
             self._check()
+            # A writer that was held up may have put its own mark back: the segment in its hands tells.
+            if self._segment.handle.is_fenced():
+                raise replaced_by(self.storage)
         except BaseException:
             prepared.handle.close()
             raise

@@ -18,6 +18,11 @@ from typing import Protocol
 
 _BLOCK = 1 << 18
 
+NO_LINKS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+)
+"""How places without hard links (FAT, exFAT, some shares and servers) refuse to make one."""
+
 WRITE_BIT = 0o200
 """The mode bit of a file's owner that a fence takes away."""
 
@@ -86,6 +91,10 @@ class WriteHandle(ABC):
         (see `Storage.seal`) need not look.
         """
 
+    def is_fenced(self) -> bool:
+        """Whether `write_durably` would raise Fenced; asked without writing."""
+        return False
+
     @abstractmethod
     def extend(self, offset: int, length: int) -> None:
         """Zeros from `offset` (the end of the file) on, durable when it returns. May run beside `write_durably`.
@@ -139,6 +148,16 @@ class Storage(ABC):
     @abstractmethod
     def rename(self, old: str, new: str) -> None:
         """Replaces `new`. Durable after `sync_names`."""
+
+    @abstractmethod
+    def rename_new(self, old: str, new: str) -> None:
+        """Give a file a name that no file has: FileExistsError when one has, and then nothing was changed.
+
+        Another writer may be held up for any time and have looked before: so the place itself must refuse it, in one
+        step. (One that has no hard links is asked first, and the name given at once afterwards.) A handle of the file
+        goes on; raises Fenced when another writer has taken the file in the very moment. Durable after `sync_names`; a
+        crash before that may leave both names.
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:

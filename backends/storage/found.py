@@ -109,13 +109,22 @@ class FoundStorage(Storage):
         return alone
 
     def rename(self, old: str, new: str) -> None:
-        storage, handle = self._storage, self._written.pop(old, None)
+        self._rename(old, new, self._storage.rename)
+
+    def rename_new(self, old: str, new: str) -> None:
+        # FUSE keeps a hidden name for a file that loses one of two while it is open, and some of its filesystems take
+        # the two for two files.
+        self._rename(old, new, self._storage.rename_unless_there if self._through_fuse else self._storage.rename_new)
+
+    def _rename(self, old: str, new: str, how: Callable[[str, str], None]) -> None:
+        handle = self._written.get(old)
         if handle is None:
-            storage.rename(old, new)
+            how(old, new)
             return
         directory = self.look().path
-        handle.renamed(lambda: storage.rename(old, new), directory / old, directory / new)
+        handle.renamed(lambda: how(old, new), directory / old, directory / new)
         self._written[new] = handle
+        self._written.pop(old, None)
 
     def remove(self, name: str) -> None:
         self._storage.remove(name)

@@ -11,18 +11,17 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from backends.locks import FileLock, NoLocks
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
-from backends.storage.base import LOCK, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import LOCK, NO_LINKS, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.local_files import Reader, Writer
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _SEALED_MODE = 0o400
-
-_ZEROS = 1 << 20
-"""Bytes of zeros written at a time."""
 
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """How filesystems say that they know no fsync of a directory (some FUSE ones: exFAT, NTFS, SMB shares).
@@ -41,6 +40,7 @@ class LocalStorage(Storage):
         self._given = path
         # A link that is turned elsewhere later must not move half a backup with it.
         self._path = Path(os.path.realpath(path))
+        self._written: WeakValueDictionary[str, Writer] = WeakValueDictionary()
 
     def describe(self) -> str:
         return str(self._given)
@@ -96,7 +96,7 @@ class LocalStorage(Storage):
         except BaseException:
             os.close(descriptor)
             raise
-        return _Reader(descriptor)
+        return Reader(descriptor)
 
     def create(self, name: str) -> WriteHandle:
         path = self._file(name)
@@ -111,10 +111,37 @@ class LocalStorage(Storage):
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
                 raise Fenced(name)  # somebody has put another file in its place
             undo.pop_all()
-        return _Writer(writing, extending, name)
+        writer = self._written[name] = Writer(writing, extending, name)
+        return writer
 
     def rename(self, old: str, new: str) -> None:
         self._file(old).replace(self._file(new))
+
+    def rename_new(self, old: str, new: str) -> None:
+        here, there = self._file(old), self._file(new)
+        try:
+            os.link(here, there, follow_symlinks=False)
+        except FileExistsError:
+            if not _is_same_file(here, there):  # a share whose answer was lost had made the link already
+                raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            self.rename_unless_there(old, new)
+            return
+        writer = self._written.pop(old, None)
+        if writer is not None:
+            writer.follow(there)
+        here.unlink(missing_ok=True)  # a writer that has taken over may have tidied it up
+
+    def rename_unless_there(self, old: str, new: str) -> None:
+        """The same where there are no hard links: in two steps."""
+        here, there = self._file(old), self._file(new)
+        here.lstat()  # FileNotFoundError for that one goes first
+        with contextlib.suppress(FileNotFoundError):
+            there.lstat()
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        here.replace(there)
 
     def remove(self, name: str) -> None:
         self._file(name).unlink()
@@ -185,93 +212,11 @@ def _holds(entry: os.DirEntry[str], name: str) -> bool:
         return False
 
 
-class _Descriptor:
-    """An open file. A second `close` does nothing: by then the number may belong to somebody else's file."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._number = descriptor
-
-    @property
-    def number(self) -> int:
-        if self._number < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._number
-
-    def close(self) -> None:
-        descriptor, self._number = self._number, -1  # first: Linux closes it even when close fails
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-class _Reader(_Descriptor, ReadHandle):
-    def size(self) -> int:
-        return os.fstat(self.number).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self.number, length, offset)
-        # A call may give less than there is (Linux never gives more than 2 GiB); only nothing at all is the end.
-        while len(data) < length:
-            more = os.pread(self.number, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-
-class _Writer(_Descriptor, WriteHandle):
-    """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
-
-    def __init__(self, writing: int, extending: int, name: str) -> None:
-        super().__init__(writing)
-        self._extending = _Descriptor(extending)
-        self._name = name
-        self._shows_fence = _is_ours(writing)
-        """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        _write_all(self.number, offset, data)
-
-    def write_durably(self, offset: int, data: bytes) -> None:
-        _write_all(self.number, offset, data)
-        os.fdatasync(self.number)  # a changed size is part of it, times are not
-        if self._shows_fence and not _is_ours(self.number):
-            raise Fenced(self._name)
-
-    def extend(self, offset: int, length: int) -> None:
-        # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
-        descriptor, end = self._extending.number, offset + length
-        while offset < end:
-            zeros = bytes(min(_ZEROS, end - offset))
-            _write_all(descriptor, offset, zeros)
-            offset += len(zeros)
-        os.fdatasync(descriptor)
-
-    def sync(self) -> None:
-        os.fsync(self.number)
-
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self.number, size)
-
-    def close(self) -> None:
-        try:
-            self._extending.close()
-        finally:
-            super().close()
-
-
-def _is_ours(descriptor: int) -> bool:
-    """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
-    status = os.fstat(descriptor)
-    return bool(status.st_mode & WRITE_BIT and status.st_nlink)
-
-
-def _write_all(descriptor: int, offset: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, offset)
-        if written == 0:
-            raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
-        rest, offset = rest[written:], offset + written
+def _is_same_file(here: Path, there: Path) -> bool:
+    try:
+        return os.path.samestat(here.lstat(), there.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_directory(path: Path) -> None:

@@ -67,7 +67,9 @@ def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: World
             node.db_write(call)
     assert time.monotonic() - began < SHORT + 15
     assert "is safe" in str(caught.value)
-    node = world.run([call, *history.notes(3)])
+    # The server may have carried the write out all the same; then the next start makes the change again by itself.
+    with world.node() as node:
+        node.play([*([call] if world.version < call.data_version else []), *history.notes(3)])
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
 

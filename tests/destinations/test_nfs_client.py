@@ -161,6 +161,28 @@ def test_every_call_of_making_and_unmaking_can_be_cut(
     assert not there().exists()
 
 
+@pytest.mark.parametrize("how", ["drop", "answerless"])
+@pytest.mark.parametrize("after", range(4))
+def test_every_call_of_a_rename_to_a_new_name_can_be_cut(
+    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+) -> None:
+    """A link that was made, and whose answer was lost, is not taken for another writer's."""
+    with closing(storage.create("segment.tmp")) as handle:
+        handle.write_durably(0, RECORD)
+        cut_once(proxy, how, after)
+        storage.rename_new("segment.tmp", "segment")
+        proxy.before = lambda _: ""
+        handle.write_durably(len(RECORD), RECORD)
+    assert there().names() == ["segment"]
+    assert there().read_small("segment") == RECORD * 2
+    storage.publish("another.tmp", b"another")
+    cut_once(proxy, how, after)
+    with pytest.raises(FileExistsError):
+        storage.rename_new("another.tmp", "segment")
+    proxy.before = lambda _: ""
+    assert there().names() == ["another.tmp", "segment"]
+
+
 def test_zeros_that_may_still_arrive_are_never_written_behind(storage: Storage, proxy: Proxy) -> None:
     """Over NFSv3 a late call cannot be kept away; over 4.1 it can."""
     with closing(storage.create("segment")) as handle:

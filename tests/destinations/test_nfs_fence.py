@@ -1,5 +1,6 @@
 """Two writers over NFS itself: whoever is replaced acknowledges nothing more, as the answer to each write tells."""
 
+import errno
 import random
 import threading
 import time
@@ -9,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from backends.errors import Damaged
 from backends.storage.base import Fenced, Storage
+from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
 from tests.destinations.disturbed import SMALL, Open, created, disturb, opener
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
 from tests.destinations.scripted import Server, writer
+from tests.log.conftest import DATABASE, impatient, small
+from tests.log.histories import source
+from tests.log.test_new_names import overtaken_in_a_compaction, overtaken_in_a_segment
+
+__all__ = ["impatient", "small"]
 
 ROOM, RECORD = 1 << 20, 200
 ROUNDS = 25
@@ -103,6 +111,73 @@ def test_neither_of_two_nodes_loses_what_was_acknowledged(
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
     assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
     assert tally.acknowledged > 10 * ROUNDS
+
+
+@pytest.fixture
+def slowly_watched(monkeypatch: pytest.MonkeyPatch, small: None) -> None:
+    """Small segments; the session marker is looked at too rarely to help."""
+    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 1e9)
+
+
+@pytest.mark.usefixtures("slowly_watched")
+def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(place: Open) -> None:
+    for made in (False, True):
+        place().create(source(DATABASE, 1))
+        acknowledged, found = overtaken_in_a_segment(place, 60, made=made)
+        assert found == acknowledged
+        place().remove()
+
+
+@pytest.mark.usefixtures("slowly_watched")
+def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(place: Open, tmp_path: Path) -> None:
+    place().create(source(DATABASE, 1))
+    acknowledged, found = overtaken_in_a_compaction(place, tmp_path)
+    assert found[-len(acknowledged) :] == acknowledged
+
+
+@pytest.mark.usefixtures("slowly_watched", "impatient")
+def test_harness_sees_what_a_rename_destroys(place: Open, tmp_path: Path) -> None:
+    place().create(source(DATABASE, 1))
+    with pytest.raises(Damaged):
+        overtaken_in_a_segment(place, 60, safely=False)
+    place().remove()
+    place().create(source(DATABASE, 1))
+    with pytest.raises(Damaged):
+        overtaken_in_a_compaction(place, tmp_path, safely=False)
+
+
+@pytest.mark.parametrize("refusal", [errno.EOPNOTSUPP, errno.EPERM])
+def test_server_without_links_is_asked_first(
+    there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(refusal, "refused")
+
+    for version in (Version3, Version41):
+        monkeypatch.setattr(version, "link", refused)
+    storage = there()
+    with closing(storage.create("one.tmp")) as one, closing(storage.create("another.tmp")) as another:
+        one.write_durably(0, b"one")
+        another.write_durably(0, b"another")
+        storage.rename_new("one.tmp", "segment")
+        with pytest.raises(FileExistsError):
+            storage.rename_new("another.tmp", "segment")
+        one.write_durably(3, b" goes on")
+        another.write_durably(7, b" goes on")
+    assert storage.names() == ["another.tmp", "segment"]
+    assert storage.read_small("segment") == b"one goes on"
+
+
+def test_new_name_leaves_the_file_unsealed_and_no_removed_one_behind(there: Callable[[], Storage]) -> None:
+    storage = there()
+    assert isinstance(storage, NfsStorage)
+    with closing(storage.create("segment.tmp")) as handle:
+        storage.rename_new("segment.tmp", "segment")
+        handle.write_durably(0, b"record")
+    names = storage._in_directory(lambda protocol, directory: protocol.entries(directory))
+    assert [(name, each.sealed, each.links) for name, each in names if name not in (".", "..")] == [
+        ("segment", False, 1)
+    ]
 
 
 def test_fence_costs_no_further_call(places: Places) -> None:

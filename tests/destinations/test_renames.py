@@ -30,7 +30,11 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.renamed: list[str] = []
         self.over_an_open_one: list[str] = []
-        rename = LocalStorage.rename
+        for method in ("rename", "rename_new", "rename_unless_there"):
+            self._watch(method, monkeypatch)
+
+    def _watch(self, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        rename = getattr(LocalStorage, method)
 
         def watched(storage: LocalStorage, old: str, new: str) -> None:
             self.renamed.append(new)
@@ -38,7 +42,7 @@ class Watch:
                 self.over_an_open_one.append(new)
             rename(storage, old, new)
 
-        monkeypatch.setattr(LocalStorage, "rename", watched)
+        monkeypatch.setattr(LocalStorage, method, watched)
 
 
 def _open_files() -> set[str]:

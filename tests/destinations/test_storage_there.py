@@ -24,6 +24,7 @@ BEYOND_FUSEFAT = {
     suite.test_a_file_is_cut_and_grown.__name__,
     suite.test_a_file_is_an_array_of_bytes.__name__,
     suite.test_a_writer_follows_its_file_through_a_rename.__name__,
+    suite.test_new_name_that_a_file_has_leaves_its_writer_and_the_other_one_alone.__name__,
 }
 """fusefat grows a file only by writing at its very end, and whole clusters after a rename; Linux's own vfat is not so.
 

@@ -26,7 +26,7 @@ from tests.standin.calls import transaction
 from tests.standin.database import SeparateDatabase
 
 _NO_LOCK = "from backends.storage.local import LocalStorage; LocalStorage.lock = lambda self, what: None;"
-_UNFENCED = "from backends.storage import local; local._is_ours = lambda descriptor: True;"
+_UNFENCED = "from backends.storage import local_files; local_files._is_ours = lambda descriptor: True;"
 _NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 

@@ -108,8 +108,9 @@ def test_what_may_have_to_be_brought_forward_stays_out_of_the_snapshot(lived: Wo
     with lived.node(environment=EAGER) as node:
         node.play(history.notes(40))
         wait(node, lambda: ended(node) > 0)
+        wait(node, lambda: not running(node))
         node.rpc("backup-compact")
-        wait(node, lambda: begun(node) > 1 and not running(node))
+        wait(node, lambda: not running(node) and "begins" not in said_at(node, "info")[-1])
         with backend_for(lived.url).read() as generation:
             assert [change.data_version for change in generation.changes()][-16:] == [*range(31, 47)]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.test_compaction import incompressible as replaced
 from tests.end_to_end.tracing import NOISE, Syscall, Trace, in_backup
 from tests.end_to_end.world import PLUGIN, World, command, snapshots_taken, spawned
 from tests.standin import Call, History
 
 WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate")
 SYNCS = ("fsync", "fdatasync")
-RENAMES = ("rename", "renameat", "renameat2")
+RENAMES = ("rename", "renameat", "renameat2", "link", "linkat")
 
 
 def traced(world: World, calls: Sequence[Call]) -> list[list[Syscall]]:
@@ -182,7 +183,8 @@ def test_a_new_generation(lived: World, history: History) -> None:
 
 @pytest.mark.parametrize("act", ["compact", "resync"])
 def test_offline_work(lived: World, act: str) -> None:
-    lived.run(History(lived.version).notes(20))
+    history = History(lived.version)
+    lived.run([*(replaced(history, 1 << 20) for _ in range(9)), *history.notes(20)])  # more than a segment
     words = ["compact", lived.url] if act == "compact" else ["resync", "--lightning-dir", lived.directory]
     trace = Trace(lived.root, command(*words))
     assert spawned(*trace.command).code == 0

@@ -12,7 +12,7 @@ import pytest
 from backends.log.known_damage import DAMAGE, found_now, write_damage
 from backends.storage.local import LocalStorage
 from plugin.notify import NOTIFY_FILE
-from tests.end_to_end.test_compaction import begun, ended, wait
+from tests.end_to_end.test_compaction import begun, ended, incompressible, wait
 from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken, tree
 from tests.standin import Call, History, Moment, Node
 from tests.standin.database import SeparateDatabase
@@ -249,6 +249,8 @@ def by_compact(world: World) -> Said:
 def test_a_command_notes_it_and_resync_heals_it(
     lived: World, history: History, by: str, find: Callable[[World], Said]
 ) -> None:
+    with lived.node() as node:  # more than a segment, so that a compaction would gain something
+        node.play(incompressible(history, 1 << 20) for _ in range(9))
     stopped(lived, history)
     assert find(lived).code == 3
     assert_known(lived, by)

@@ -13,7 +13,7 @@ from backends.change import Change
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded
 from backends.log.opening import open_generation
-from backends.log.snapshot import PIECE, SnapshotReader, open_parts
+from backends.log.snapshot import PIECE, SnapshotReader, next_generation, open_parts
 from backends.storage.base import Storage
 from tests.log.model import Model
 from tests.standin.calls import Call, History
@@ -102,7 +102,7 @@ class Node:
         committed = (*self.now.committed, change(self.history.note("not backed up")))
         data = database(committed)
         self._step(
-            self.now.snapshotted(data, committed),
+            self.now.snapshotted(data, committed, next_generation(self.plain, self.now.generation)),
             lambda: self.backend.take_snapshot(source(data, self.history.version), "a run without the plugin"),
         )
 
@@ -114,7 +114,7 @@ class Node:
             assert count == 0
             return
         meanwhile()
-        after = self.now.folded(self._snapshot_of(folded), count)
+        after = self.now.folded(self._snapshot_of(folded), count, folded.generation)
         assert rows(after.snapshot) == rows(database(after.before))
         self._step(after, lambda: self.backend.switch_generation(folded))
 

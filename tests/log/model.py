@@ -75,11 +75,13 @@ class Model:
         """After an append."""
         return replace(self, changes=(*self.changes, change))
 
-    def snapshotted(self, snapshot: bytes, committed: tuple[Change, ...]) -> "Model":
+    def snapshotted(self, snapshot: bytes, committed: tuple[Change, ...], generation: int) -> "Model":
         """After a new snapshot, of the database that these changes made."""
-        return Model(self.generation + 1, snapshot, (), committed)
+        assert generation > self.generation
+        return Model(generation, snapshot, (), committed)
 
-    def folded(self, snapshot: bytes, changes: int) -> "Model":
+    def folded(self, snapshot: bytes, changes: int, generation: int) -> "Model":
         """After a compaction of the first so many changes into this snapshot."""
         before = self.before + self.changes[:changes]
-        return Model(self.generation + 1, snapshot, self.changes[changes:], before)
+        assert generation > self.generation
+        return Model(generation, snapshot, self.changes[changes:], before)

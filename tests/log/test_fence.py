@@ -18,7 +18,7 @@ import pytest
 from backends import backend_for
 from backends.errors import BackupError, Replaced
 from backends.log.backend import LogBackend
-from backends.storage import local
+from backends.storage import local_files
 from backends.storage.base import Fenced
 from backends.storage.local import LocalStorage
 from tests.log.conftest import DATABASE
@@ -107,7 +107,7 @@ def test_take_over_of_a_stream_loses_nothing_acknowledged(url: str) -> None:
 
 
 def test_harness_sees_what_is_lost_without_the_look_after_each_sync(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_is_ours", lambda descriptor: True)
+    monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
     lost = 0
     for number in range(10):
         first = Stream(url, f"first {number}").start()
@@ -138,10 +138,11 @@ def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) ->
     handle.close()
 
 
-def test_own_rename_keeps_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rename", ["rename", "rename_new"])
+def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment.tmp")
-    storage.rename("segment.tmp", "segment")
+    getattr(storage, rename)("segment.tmp", "segment")
     handle.write_durably(0, b"ours")
     handle.close()
 
@@ -170,7 +171,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
     first.open(silent, "first")
     assert isinstance(first, LogBackend)
     first.append(changes(1, 1)[0])
-    create, rename = LocalStorage.create, LocalStorage.rename
+    create, rename = LocalStorage.create, LocalStorage.rename_new
     second: list[int] = []
 
     def take_over() -> None:
@@ -192,7 +193,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
             take_over()
 
     monkeypatch.setattr(LocalStorage, "create", creating)
-    monkeypatch.setattr(LocalStorage, "rename", renaming)
+    monkeypatch.setattr(LocalStorage, "rename_new", renaming)
     acknowledged = 2
     with pytest.raises(Replaced):
         while True:
@@ -250,7 +251,7 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
 def test_offline_work_beside_a_writer_is_noticed_by_the_marker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be sealed only the marker tells; a command must not go on under the node's own one."""
     monkeypatch.setattr(LocalStorage, "seal", lambda self, name: False)
-    monkeypatch.setattr(local, "_is_ours", lambda descriptor: True)
+    monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
     monkeypatch.setattr("backends.log.session.LOOK_EVERY", 0.0)
     node = backend_for(url)
     node.open(silent, "the node")
@@ -264,3 +265,22 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(url: str, monkeyp
     last = backend_for(url).last_writer()
     assert last is not None
     assert last.session_id == "the node"  # which may go on with its backup at its next start
+
+
+def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(url: str) -> None:
+    """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
+    first = backend_for(url)
+    assert isinstance(first, LogBackend)
+    first.open(silent, "first")
+    marker = first.storage.read_small("session")
+    version = 1
+    while not first._opened._segment.full:
+        (change,) = changes(1, version, 900)
+        first.append(change)
+        version = change.data_version
+    second = backend_for(url)
+    assert second.open(silent, "second").data_version == version
+    first.storage.publish("session", marker)
+    with pytest.raises(Replaced):
+        first.append(changes(1, version)[0])
+    second.close()

@@ -115,7 +115,7 @@ def test_a_disk_that_only_reads_any_more(tmp_path: Path) -> None:
 def test_a_creation_that_cannot_even_be_undone_is_no_backup(tmp_path: Path) -> None:
     disk = SimulatedDisk()
     storage = FaultyStorage(SimulatedStorage(disk))
-    storage.fail("rename", errno.EIO, nth=2)
+    storage.fail("rename_new", errno.EIO, nth=2)
     storage.fail("unmake", errno.EIO)
     with pytest.raises(BackupError):
         LogBackend(storage).create(source())

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from backends.base import MAX_ROLL_FORWARD
 from backends.database.rebuild import rebuild
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
+from backends.log.folding import LEAVE_OUT_MIN
 from backends.log.opening import open_generation as really_open
 from backends.log.writer import LogWriter
 from tests.log.histories import Node, database, noise, rows, source
@@ -237,3 +239,25 @@ def test_a_record_that_does_not_fit_any_more(node: Node, monkeypatch: pytest.Mon
     node.note(noise(1000))
     assert node.backend._opened.segment_index == 2
     check(node)
+
+
+def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node: Node) -> None:
+    """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
+    for seed in range(20):
+        node.note(noise(1 << 20, seed))
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    node.backend.switch_generation(folded)
+    left = contents(node.backend).changes
+    assert LEAVE_OUT_MIN <= len(left) < MAX_ROLL_FORWARD
+    assert [version for version, _ in left] == [*range(22 - len(left), 22)]
+
+
+def test_a_change_larger_than_all_that_may_stay_out_still_does(node: Node) -> None:
+    node.note()
+    for seed in range(3):
+        node.note(noise(5 << 20, seed))
+    folded = node.backend.fold(node.scratch)
+    assert folded is not None
+    node.backend.switch_generation(folded)
+    assert len(contents(node.backend).changes) == LEAVE_OUT_MIN

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, get_args
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
 
 Operation = Literal[
-    "exists", "make", "unmake", "names", "open", "create", "rename", "remove", "sync_names", "space",
+    "exists", "make", "unmake", "names", "open", "create", "rename", "rename_new", "remove", "sync_names", "space",
     "size", "read", "write", "write_durably", "extend", "sync", "truncate",
 ]  # fmt: skip
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -85,6 +85,9 @@ class FaultyStorage(Storage):
 
     def rename(self, old: str, new: str) -> None:
         self._call("rename", lambda: self.storage.rename(old, new))
+
+    def rename_new(self, old: str, new: str) -> None:
+        self._call("rename_new", lambda: self.storage.rename_new(old, new))
 
     def remove(self, name: str) -> None:
         self._call("remove", lambda: self.storage.remove(name))

@@ -4,8 +4,8 @@ What was synced stays, always. Of the rest each part is kept or lost on its own:
 
 - the content of a file: see `content.py`;
 - a name that was created, renamed or removed since the last `sync_names` is changed on the disk or not, and for
-  each name in the order of the changes; a rename is done for both names or for none. `sync` of a file does not
-  save its name.
+  each name in the order of the changes; a rename is done for both names or for none. One to a new name is two
+  changes, as of a hard link: the file may have either name, both, or none. `sync` of a file does not save its name.
 
 The odds differ from cut to cut, so that all kept, all lost and every mixture come up.
 """
@@ -29,7 +29,7 @@ class PowerCut(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class _NameChange:
-    """A creation (no `old`), a removal (no `new`) or a rename."""
+    """A creation or second name (no `old`), a removal (no `new`) or a rename."""
 
     old: str | None
     new: str | None
@@ -89,7 +89,9 @@ class SimulatedDisk:
                     change.do(names)
                 else:
                     late |= touched
-            survivor._names = {name: file.after_power_cut(rng) for name, file in sorted(names.items())}
+            left: dict[Content, Content] = {}  # a file of two names stays one
+            for name, file in sorted(names.items()):
+                survivor._names[name] = left[file] = left.get(file) or file.after_power_cut(rng)
             survivor._synced_names = dict(survivor._names)
             return survivor
 
@@ -131,7 +133,7 @@ class SimulatedDisk:
         return self._names[name]
 
     def _free(self) -> int:
-        return self.capacity - sum(len(file.now) for file in self._names.values())
+        return self.capacity - sum(len(file.now) for file in set(self._names.values()))
 
 
 class SimulatedStorage(Storage):
@@ -189,6 +191,16 @@ class SimulatedStorage(Storage):
             self.disk._file(old)
         with self.disk._step():
             self.disk._change(_NameChange(old, new))
+
+    def rename_new(self, old: str, new: str) -> None:
+        with self._directory(old, new):
+            file = self.disk._file(old)
+        with self.disk._step():
+            if new in self.disk._names:
+                raise _error(errno.EEXIST, new)
+            self.disk._change(_NameChange(None, new, file))
+        with self.disk._step():
+            self.disk._change(_NameChange(old, None))
 
     def remove(self, name: str) -> None:
         with self._directory(name):

@@ -33,6 +33,8 @@ def everything(storage: FaultyStorage) -> None:
         handle.write_durably(0, b"record")
         handle.truncate(6)
         handle.sync()
+    storage.rename_new("segment", "other")
+    storage.rename("other", "segment")
     storage.remove("segment")
     storage.unmake()
 

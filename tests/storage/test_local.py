@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.storage.base import NO_LINKS, Fenced
 from backends.storage.local import LocalStorage
 
 UMASKS = [0o022, 0o077, 0o000, 0o777]
@@ -221,3 +222,89 @@ def test_two_subvolumes_are_one_disk(tmp_path: Path) -> None:
         assert not LocalStorage(point / "backups" / "lightning.bkp").shares_disk_with(tmp_path)
     finally:
         subprocess.run(["umount", point], check=True)
+
+
+# New names
+
+
+@pytest.mark.parametrize("refusal", sorted(NO_LINKS))
+def test_filesystem_without_links_is_asked_first(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(os, "link", refused)
+    storage.publish("another.tmp", b"another")
+    with closing(storage.create("segment.tmp")) as handle:
+        storage.rename_new("segment.tmp", "segment")
+        handle.write_durably(0, b"record")
+    with pytest.raises(FileExistsError):
+        storage.rename_new("another.tmp", "segment")
+    with pytest.raises(FileNotFoundError):
+        storage.rename_new("nothing.tmp", "segment")
+    assert storage.names() == ["another.tmp", "segment"]
+    assert storage.read_small("segment") == b"record"
+
+
+def test_failing_disk_is_not_taken_for_one_without_links(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    storage.publish("segment.tmp", b"data")
+    monkeypatch.setattr(os, "link", fails)
+    with pytest.raises(OSError) as caught:
+        storage.rename_new("segment.tmp", "segment")
+    assert caught.value.errno == errno.EIO
+    assert storage.names() == ["segment.tmp"]
+
+
+def test_link_whose_answer_was_lost_is_ones_own(storage: LocalStorage, directory: Path) -> None:
+    """The kernel's NFS client asks again, and hears that the name is taken."""
+    storage.publish("segment.tmp", b"data")
+    os.link(directory / "segment.tmp", directory / "segment")
+    storage.rename_new("segment.tmp", "segment")
+    assert storage.names() == ["segment"]
+
+
+@pytest.mark.parametrize("what", ["a directory", "a link to nothing"])
+def test_new_name_that_something_else_has_is_refused(storage: LocalStorage, directory: Path, what: str) -> None:
+    storage.publish("segment.tmp", b"data")
+    if what == "a directory":
+        (directory / "segment").mkdir()
+    else:
+        (directory / "segment").symlink_to("nothing")
+    with pytest.raises(FileExistsError):
+        storage.rename_new("segment.tmp", "segment")
+
+
+def test_nothing_is_open_by_the_name_that_goes(storage: LocalStorage, directory: Path) -> None:
+    """The kernel's NFS client would keep a hidden name for the file, for ever if the machine dies."""
+    before = descriptors()
+    with closing(storage.create("segment.tmp")):
+        storage.rename_new("segment.tmp", "segment")
+        opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert opened.count(str(directory / "segment")) == 2
+        assert not [name for name in opened if "segment.tmp" in name]
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("taken", ["removed", "replaced"])
+def test_new_name_that_another_writer_takes_in_the_same_moment(
+    storage: LocalStorage, directory: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    link, before = os.link, descriptors()
+
+    def linked(here: Path, there: Path, *, follow_symlinks: bool) -> None:
+        link(here, there, follow_symlinks=follow_symlinks)
+        there.unlink()
+        if taken == "replaced":
+            there.write_bytes(b"theirs")
+
+    monkeypatch.setattr(os, "link", linked)
+    with closing(storage.create("segment.tmp")), pytest.raises(Fenced):
+        storage.rename_new("segment.tmp", "segment")
+    assert descriptors() == before
+    assert taken == "removed" or storage.read_small("segment") == b"theirs"

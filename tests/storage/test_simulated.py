@@ -128,6 +128,21 @@ def test_a_rename_is_done_or_not(disk: SimulatedDisk) -> None:
     assert all(outcome == after for outcome in outcomes(disk))
 
 
+def test_a_rename_to_a_new_name_may_leave_either_or_both(disk: SimulatedDisk) -> None:
+    storage = SimulatedStorage(disk)
+    with closing(storage.create("segment.tmp")) as handle:
+        handle.write_durably(0, b"data")
+        storage.sync_names()
+        storage.rename_new("segment.tmp", "segment")
+        handle.write(0, b"more")
+    found = outcomes(disk)
+    names = {tuple(outcome) for outcome in found}
+    assert {("segment", "segment.tmp"), ("segment",), ("segment.tmp",)} <= names
+    assert all(len(set(outcome.values())) <= 1 for outcome in found), "two names of one file"
+    storage.sync_names()
+    assert all(list(outcome) == ["segment"] for outcome in outcomes(disk))
+
+
 def test_a_removal_may_be_undone(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("segment", b"data")

@@ -69,6 +69,7 @@ def test_nothing_works_before_the_directory_is_made(opener: Opener) -> None:
         lambda: storage.open("a"),
         lambda: storage.create("a"),
         lambda: storage.rename("a", "b"),
+        lambda: storage.rename_new("a", "b"),
         lambda: storage.remove("a"),
     ):
         with pytest.raises(FileNotFoundError):
@@ -194,12 +195,46 @@ def test_rename_replaces(storage: Storage) -> None:
         assert reader.read(0, 10) == b"old"
 
 
-def test_a_writer_follows_its_file_through_a_rename(storage: Storage) -> None:
+def test_new_name_is_given_once(storage: Storage, opener: Opener) -> None:
+    put(storage, "segment-a.tmp", b"one")
+    put(opener(), "segment-b.tmp", b"another")
+    storage.rename_new("segment-a.tmp", "segment")
+    with pytest.raises(FileExistsError):
+        opener().rename_new("segment-b.tmp", "segment")
+    storage.sync_names()
+    assert opener().names() == ["segment", "segment-b.tmp"]
+    assert get(storage, "segment") == b"one"
+    assert get(storage, "segment-b.tmp") == b"another"
+    storage.remove("segment")
+    storage.rename_new("segment-b.tmp", "segment")
+    assert get(storage, "segment") == b"another"
+
+
+def test_new_name_that_a_file_has_leaves_its_writer_and_the_other_one_alone(storage: Storage) -> None:
+    with closing(storage.create("segment")) as theirs, closing(storage.create("segment.tmp")) as ours:
+        theirs.write_durably(0, b"theirs")
+        ours.write_durably(0, b"ours")
+        with pytest.raises(FileExistsError):
+            storage.rename_new("segment.tmp", "segment")
+        theirs.write_durably(6, b" goes on")
+        ours.write_durably(4, b" goes on")
+        storage.rename_new("segment.tmp", "segment-2")
+        ours.write_durably(12, b", too")
+    assert storage.names() == ["segment", "segment-2"]
+    assert get(storage, "segment") == b"theirs goes on"
+    assert get(storage, "segment-2") == b"ours goes on, too"
+
+
+@pytest.mark.parametrize("rename", ["rename", "rename_new"])
+def test_a_writer_follows_its_file_through_a_rename(storage: Storage, rename: str) -> None:
     with closing(storage.create("segment.tmp")) as handle:
         handle.write(0, b"one")
-        storage.rename("segment.tmp", "segment")
+        getattr(storage, rename)("segment.tmp", "segment")
         handle.write_durably(3, b"two")
-    assert get(storage, "segment") == b"onetwo"
+        handle.extend(6, 2)
+        handle.write_durably(6, b"34")
+    assert storage.names() == ["segment"]
+    assert get(storage, "segment") == b"onetwo34"
 
 
 def test_remove(storage: Storage) -> None:
@@ -218,6 +253,8 @@ def test_what_is_not_there(storage: Storage) -> None:
         storage.remove("segment")
     with pytest.raises(FileNotFoundError):
         storage.rename("segment", "other")
+    with pytest.raises(FileNotFoundError):
+        storage.rename_new("segment", "other")
     assert storage.names() == []
 
 
@@ -230,6 +267,8 @@ def test_names_that_lead_elsewhere(storage: Storage, name: str) -> None:
         lambda: storage.remove(name),
         lambda: storage.rename("a", name),
         lambda: storage.rename(name, "a"),
+        lambda: storage.rename_new("a", name),
+        lambda: storage.rename_new(name, "b"),
     ):
         with pytest.raises(ValueError):
             call()

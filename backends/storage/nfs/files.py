@@ -84,6 +84,9 @@ class Writer(_File, WriteHandle):
                 raise Fenced(self._name) from error
             raise
 
+    def is_fenced(self) -> bool:
+        return self._is_fenced(self.handle)
+
     def _commit(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
         _, after = _write(protocol, handle, offset, data, durably=True)
         if (after or protocol.attributes(handle)).sealed:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import NO_LINKS, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import plain_name
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Reader, Writer
@@ -173,6 +173,41 @@ class NfsStorage(Storage):
 
         self._in_directory(lambda protocol, directory: protocol.rename(directory, old, new), look)
         self._forget_what_is_too_much()
+
+    def rename_new(self, old: str, new: str) -> None:
+        plain_name(old)
+        plain_name(new)
+        moved = self._in_directory(lambda protocol, directory: protocol.lookup(directory, old)[0])
+
+        def link(protocol: Protocol, directory: Handle) -> None:
+            try:
+                protocol.link(moved, directory, new)
+            except FileExistsError:
+                if protocol.lookup(directory, new)[0] != moved:  # else it is done, and only the answer was lost
+                    raise
+
+        def unlink(protocol: Protocol, directory: Handle) -> None:
+            """Only the name goes: the file is not sealed, and a second writer may have removed it."""
+            with contextlib.suppress(FileNotFoundError):
+                protocol.remove(directory, old)
+
+        try:
+            self._in_directory(link)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            self._rename_unless_there(old, new)
+        else:
+            self._in_directory(unlink)
+
+    def _rename_unless_there(self, old: str, new: str) -> None:
+        """On a server without hard links: in two steps."""
+        with contextlib.suppress(FileNotFoundError):
+            self._in_directory(lambda protocol, directory: protocol.lookup(directory, new))
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        self.rename(old, new)
 
     def remove(self, name: str) -> None:
         hidden = hidden_name()

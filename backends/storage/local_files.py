@@ -1,0 +1,125 @@
+"""Open files of a mounted filesystem."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from backends.storage.base import WRITE_BIT, Fenced, ReadHandle, WriteHandle
+
+_ZEROS = 1 << 20
+"""Bytes of zeros written at a time."""
+
+
+class _Descriptor:
+    """An open file. A second `close` does nothing: by then the number may belong to somebody else's file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._number = descriptor
+
+    @property
+    def number(self) -> int:
+        if self._number < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._number
+
+    def close(self) -> None:
+        descriptor, self._number = self._number, -1  # first: Linux closes it even when close fails
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class Reader(_Descriptor, ReadHandle):
+    def size(self) -> int:
+        return os.fstat(self.number).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self.number, length, offset)
+        # A call may give less than there is (Linux never gives more than 2 GiB); only nothing at all is the end.
+        while len(data) < length:
+            more = os.pread(self.number, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+class Writer(_Descriptor, WriteHandle):
+    """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
+
+    def __init__(self, writing: int, extending: int, name: str) -> None:
+        super().__init__(writing)
+        self._extending = _Descriptor(extending)
+        self._name = name
+        self._shows_fence = _is_ours(writing)
+        """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
+
+    def follow(self, path: Path) -> None:
+        """Go on under the file's second name, before its first one goes. Raises Fenced when that is another file.
+
+        The kernel's NFS client keeps a hidden name for a removed one as long as anything is open by it.
+        """
+        if self._number < 0:
+            return
+        with contextlib.ExitStack() as undo:
+            opened = []
+            for _ in range(2):
+                try:
+                    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+                except (FileNotFoundError, PermissionError):  # removed, or sealed
+                    raise Fenced(path.name) from None
+                undo.callback(os.close, descriptor)
+                opened.append(descriptor)
+                if not os.path.samestat(os.fstat(descriptor), os.fstat(self._number)):
+                    raise Fenced(path.name)
+            undo.pop_all()
+        self.close()
+        self._number, self._extending = opened[0], _Descriptor(opened[1])
+
+    def write(self, offset: int, data: bytes) -> None:
+        _write_all(self.number, offset, data)
+
+    def write_durably(self, offset: int, data: bytes) -> None:
+        _write_all(self.number, offset, data)
+        os.fdatasync(self.number)  # a changed size is part of it, times are not
+        if self.is_fenced():
+            raise Fenced(self._name)
+
+    def is_fenced(self) -> bool:
+        return self._shows_fence and not _is_ours(self.number)
+
+    def extend(self, offset: int, length: int) -> None:
+        # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
+        descriptor, end = self._extending.number, offset + length
+        while offset < end:
+            zeros = bytes(min(_ZEROS, end - offset))
+            _write_all(descriptor, offset, zeros)
+            offset += len(zeros)
+        os.fdatasync(descriptor)
+
+    def sync(self) -> None:
+        os.fsync(self.number)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.number, size)
+
+    def close(self) -> None:
+        try:
+            self._extending.close()
+        finally:
+            super().close()
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
+    status = os.fstat(descriptor)
+    return bool(status.st_mode & WRITE_BIT and status.st_nlink)
+
+
+def _write_all(descriptor: int, offset: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        if written == 0:
+            raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
+        rest, offset = rest[written:], offset + written
