@@ -19,6 +19,8 @@ from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
 
+NOTHING_MORE = "nothing more can be saved there, and the node stops at its next commit"
+
 FRESH = 120.0
 """Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
 
@@ -69,12 +71,10 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
     yield from _compare(directory, settings.url, backend, pairing)
     if closed is not None:
-        yield problem(
-            "destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}"
-        )
+        yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:
         yield warning("disk", line)
-    if not advice:
+    if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
 
 

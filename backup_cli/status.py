@@ -17,6 +17,7 @@ from backends.node.present import end_of_backup, look_at_node, pair_at, provable
 from backends.node.witness import read_witness
 from backends.status import Status
 from backends.words import counted
+from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import age, moment, size
 from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
@@ -46,7 +47,11 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
         seen = backend.status(url)
         if directory is not None:
             seen = _with_last_run(seen, directory)
-        found = _database(url, backend, seen, node_directory(lightning_dir)) if with_node and not prometheus else None
+        if with_node and not prometheus:
+            seen = _with_closed(seen, backend)
+            found = _database(url, backend, seen, node_directory(lightning_dir))
+        else:
+            found = None
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
@@ -69,6 +74,12 @@ def _with_last_run(seen: Status, directory: Path) -> Status:
         return seen
     told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
     return replace(seen, troubles=(*seen.troubles, told))
+
+
+def _with_closed(seen: Status, backend: Backend) -> Status:
+    """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
+    closed = backend.unwritable()
+    return seen if closed is None else replace(seen, troubles=(*seen.troubles, f"{NOTHING_MORE}: {closed}"))
 
 
 def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Finding:

@@ -144,6 +144,22 @@ def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, 
     new.assert_restored_equals_the_nodes()
 
 
+def test_segment_made_read_only_by_hand_is_not_called_another_node(lived: World, history: History) -> None:
+    """The change is refused all the same; the next start goes on."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    for segment in lived.backup.glob("segment-*"):
+        segment.chmod(0o400)
+    with pytest.raises(Refused, match="were made read-only or removed while this node wrote to them") as refused:
+        node.db_write(history.note())
+    assert "another node (" not in refused.value.message
+    node.die()
+    history = History(lived.status()["data_version"])
+    lived.run(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
 def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: History) -> None:
     """What that machine remembers of its own sessions must not keep it out after a restore there."""
     new = World(lived.root / "new-machine")
