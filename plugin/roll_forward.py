@@ -31,6 +31,7 @@ from backends.node.running import used_by_another
 from backends.node.session import known_sessions, were_here
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
 from backends.node.writer_lock import WriterLock
+from backends.words import counted
 from plugin.before_manifest import Start, WhyLeft
 from plugin.decision import distance
 from plugin.early_copy import copy_early
@@ -209,7 +210,7 @@ def _bring_forward(
     """Make the missing changes, and say in `start` what came of it."""
     assert not isinstance(read.missing, WhyLeft)
     version, end = found.state.data_version or 0, read.end
-    behind = f"{sum(change.advances for change in read.missing)} change(s) behind its backup"
+    behind = f"{counted(sum(change.advances for change in read.missing), 'change')} behind its backup"
     try:
         with WriterLock(directory, "lightningd-backup, bringing the database forward"):
             if noted is not None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.base import Backend
+from backends.base import Backend, Standing
 from backends.change import DATABASE_HEADER, UNKNOWN_DATABASE, database_fingerprint, previous
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
@@ -10,11 +10,13 @@ from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
 from backends.log.format import Flag
 from backends.log.newest import newest_saved
+from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
-from backends.node.session import known_sessions
+from backends.node.session import known_sessions, were_here
+from backends.node.witness import look
 from backends.status import Status
 
 IN_USE = NodeDatabase(Found.IN_USE)
@@ -68,7 +70,15 @@ def end_of_backup(backend: Backend, url: str, seen: Status | None = None) -> Bac
     if version == 0 and seen.records == 0 and not seen.damaged:
         with backend.read() as generation:
             empty = next(iter(generation.snapshot), None) is None
-    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, backend.last_writer())
+    writer = backend.last_writer()
+    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backend))
+
+
+def _end(backend: Backend) -> Standing | None:
+    try:
+        return backend.peek()
+    except Damaged:
+        return None
 
 
 def _newest(backend: Backend, reached: int) -> int:
@@ -78,7 +88,14 @@ def _newest(backend: Backend, reached: int) -> int:
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
     """How the database in this directory and that backup stand to each other."""
     expected = None if settings is None else settings.backup_id
-    return pair(database, backup, expected, known_sessions(directory, backup.backup_id))
+    known = known_sessions(directory, backup.backup_id)
+    return pair(database, backup, expected, known, copied=_copied(directory, backup, database))
+
+
+def _copied(directory: Path, backup: BackupEnd, database: NodeDatabase) -> bool:
+    if database.found is Found.IN_USE:  # its plugin has decided, and its database is left in peace
+        return False
+    return may_have_gone_its_own_way(directory, backup.backup_id, backup.writer, backup.end, look(directory))
 
 
 SOON = 30.0
@@ -95,6 +112,8 @@ def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
     if version is None:
         return False
     try:
+        if backend.known_damage() is not None or not were_here(path.parent, pairing.backup.backup_id):
+            return False
         if path.stat().st_mtime > pairing.backup.last_change + SOON:
             return False
         with settled(path) as file, file.open("rb") as opened:
