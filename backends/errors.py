@@ -43,7 +43,7 @@ class Unrestorable(BackupError):
         self.finding = finding
 
 
-_UNTOUCHED = "the snapshot and the log may be good all the same, which backup-cli verify tells"
+_UNTOUCHED = "the snapshot and the log may still be good, which backup-cli verify tells"
 
 
 class InUse(BackupError):

@@ -40,7 +40,7 @@ class MountedShareBackend(LogBackend):
         for name, _ in destination.options:
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
-                    f"{destination}: the option {name!r} is for nfs://server/…, not for a mounted share; there is "
+                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; there is "
                     f"{', '.join(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")

@@ -10,7 +10,7 @@ from backends.base import Backend
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
-from backends.node.pairing import BackupEnd, Identity, Pairing, Position
+from backends.node.pairing import BackupEnd, Identity, NextStart, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backup_cli.console import age
@@ -19,6 +19,8 @@ from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
+
+NOTHING_MORE = "nothing more can be saved there, and the node stops at its next commit"
 
 FRESH = 120.0
 """Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
@@ -59,7 +61,9 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
     if seen.known_damage is not None:
-        yield problem("destination", f"{seen.known_damage.sentence()}. {_END_KNOWN_DAMAGE}")
+        refused = pairing.next_start(lambda: brings_forward(directory, backend)) is NextStart.REFUSE
+        remedy = _NO_START if refused else _END_KNOWN_DAMAGE
+        yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
     earlier = 0 if seen.known_damage is None else 1  # told first of all
     for trouble in seen.troubles[earlier:]:
         yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
@@ -68,12 +72,10 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
     yield from _compare(directory, settings.url, backend, pairing)
     if closed is not None:
-        yield problem(
-            "destination", f"nothing more can be saved there, and the node stops at its next commit: {closed}"
-        )
+        yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:
         yield warning("disk", line)
-    if not advice:
+    if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
 
 
@@ -81,6 +83,9 @@ _END_KNOWN_DAMAGE = (
     "A new snapshot of the node's database ends that: a small one is taken at the node's next commit, any other at its "
     "next start. Keep the node's disk, and start it, or restart it with: lightning-cli stop"
 )
+
+
+_NO_START = "A new snapshot of the node's database would end that, and the next start takes none: see `version` below"
 
 
 def _no_proof() -> bool:

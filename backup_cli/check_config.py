@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from backends.errors import BackupError
+from backends.words import counted
 from backup_cli.backup_findings import look_at_backup
 from backup_cli.config_findings import (
     look_at_files,
@@ -23,7 +24,7 @@ from backup_cli.options import lightning_dir, node_directory
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 
 
-@click.command("check-config")
+@click.command("check-config", short_help="Whether the node is really protected, and what to type if not.")
 @lightning_dir
 @click.option(
     "--conf",
@@ -42,7 +43,7 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
         click.echo(f"{finding.about:<14} {finding.text}")
         problems += finding.level is Level.PROBLEM
     if problems:
-        click.secho(f"NOT protected: {problems} problem{'s' if problems > 1 else ''}", bold=True)
+        click.secho(f"NOT protected: {counted(problems, 'problem')}", bold=True)
         raise click.exceptions.Exit(1)
     click.secho("protected", bold=True)
 

@@ -17,7 +17,7 @@ from backup_cli.ownership import alone, take_over
 from backup_cli.verify import scratch_place
 
 
-@click.command()
+@click.command(short_help="Compact the backup now, with the node stopped.")
 @url_argument
 @click.option(
     "--scratch",
@@ -33,7 +33,7 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
-            say(f"{url}: there is nothing to fold yet" if freed is None else f"{url}: {_NO_GAIN}")
+            say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
             return
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
@@ -49,6 +49,10 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
 
+
+_NOTHING_YET = "there is nothing to compact yet"
+
+_LAST_SEGMENT = "a compaction would gain nothing now (the last changes are always left as they are, with their segment)"
 
 _NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 

@@ -122,7 +122,7 @@ def _look_at_line(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Findin
         manifest = ask_for_manifest(line.path)
     except BackupError as error:
         yield problem(
-            "plugin", f"{error}, so the node will not start; install it anew, or correct {line.where} (pip, pipx)"
+            "plugin", f"{error}, so the node will not start; reinstall it, or correct {line.where} (pip, pipx)"
         )
         return
     if manifest.disabled is not None or "db_write" not in manifest.hooks or "backup-status" not in manifest.methods:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import click
 
+from backends.words import counted
+
 
 class Progress(Protocol):
     """Called with the part that is done and the whole, in any unit."""
@@ -73,9 +75,8 @@ def age(seconds: float) -> str:
     """A span of time as a person says it."""
     for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return f"{max(seconds, 0):.0f} seconds"
+            return counted(int(seconds // length), unit)
+    return counted(int(max(seconds, 0)), "second")
 
 
 def moment(seconds: float) -> str:

@@ -52,7 +52,7 @@ class Place:
     warnings: list[str]
 
 
-@click.command()
+@click.command(short_help="List the disks, sticks and shares that could hold a backup.")
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 def destinations(lightning_dir: Path, as_json: bool) -> None:

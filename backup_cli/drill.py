@@ -23,6 +23,7 @@ from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.urls import parse_url
+from backends.words import counted
 from backup_cli.console import age, moment, progress, say, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
@@ -35,7 +36,7 @@ from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
 
-@click.command()
+@click.command(short_help="Rehearse a disaster, and measure the destination.")
 @click.argument("url", metavar="[URL]", required=False)
 @click.option(
     "--lightning-dir",
@@ -163,7 +164,7 @@ def _own_backup(given: str | None, directory: Path) -> None:
         f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
         f"({age(time.time() - rebuilt.last_time)} ago)"
     )
-    click.echo(f"{'checked':<16}{rebuilt.changes} changes replayed, {size(database)}, integrity ok")
+    click.echo(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok")
     click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
         click.echo(f"{'torn end':<16}{rebuilt.torn}")

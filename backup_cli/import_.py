@@ -30,7 +30,7 @@ BETTER_SOURCE = (
 )
 
 
-@click.command("import")
+@click.command("import", short_help="Make a new backup of a file of the older plugin.")
 @click.argument("old", metavar="OLD")
 @url_argument
 @click.option(

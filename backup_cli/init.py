@@ -34,7 +34,7 @@ from backup_cli.replica import refuse_other_database
 from backup_cli.waiting import answered
 
 
-@click.command()
+@click.command(short_help="Create a backup of this node.")
 @lightning_dir
 @url_argument
 @discard_newer

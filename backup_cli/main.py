@@ -82,7 +82,7 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
-        click.secho(f"error: {what}. Mend that (permission, space, mount), then repeat the command", err=True, fg="red")
+        click.secho(f"error: {what}. Fix that (permission, space, mount), then repeat the command", err=True, fg="red")
         return 1
     return result if isinstance(result, int) else 0
 

@@ -15,12 +15,11 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings, read_settings
 from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Position, pair
-from backends.node.present import end_of_backup
-from backends.node.session import known_sessions
+from backends.node.present import end_of_backup, pair_at
 from backends.node.witness import look, read_witness
 from backends.older import OlderBackup, older_backup_at
 from backup_cli.console import age, warn
-from backup_cli.pairing_words import TWO_NODES
+from backup_cli.pairing_words import TWO_NODES, why_copied
 from backup_cli.waiting import answered
 
 UNKNOWN = "unknown"
@@ -71,7 +70,7 @@ def demand_consent(why: str, lost: State, advice: str, consent: Sequence[str]) -
     mistaken = "" if not consent else f"--discard-newer {' '.join(consent)} does not name what would be given up: "
     raise WouldDiscard(
         f"{mistaken}{why}. Nothing was changed. {advice}. Only if you know that it must be given up, add "
-        f"--discard-newer {wanted} (it is kept aside all the same)"
+        f"--discard-newer {wanted} (it is kept aside anyway)"
     )
 
 
@@ -98,8 +97,8 @@ def demand_newest(
     if end is None:
         _compare_with_note(directory, settings, kept, what, consent, missing, restored)
         return
-    sessions = known_sessions(directory, end.backup_id) if restored is None else None
-    pairing = pair(kept, end, settings.backup_id, sessions)
+    own = restored is None
+    pairing = pair_at(directory, settings, end, kept) if own else pair(kept, end, settings.backup_id, None)
     if pairing.identity is Identity.OTHER_NODE or pairing.database_surely_newest:
         return
     lost = State(f"the state in the backup at {settings.url}", end.version)
@@ -109,6 +108,13 @@ def demand_newest(
             f"another node ({end.writer.host})",
             lost,
             f"If that one is in use, never start this one again: {TWO_NODES}",
+            consent,
+        )
+    elif pairing.copied and pairing.position is not Position.BEHIND:
+        demand_consent(
+            f"{what}, and {settings.url}, which {LOCK_FILE} names, is at version {end.version}; {why_copied(pairing)}",
+            lost,
+            f"If that one is in use, never start this one: {TWO_NODES}",
             consent,
         )
     elif pairing.position is Position.NO_VERSION:

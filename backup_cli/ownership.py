@@ -75,9 +75,9 @@ def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> Non
         )
     raise InUse(
         f"{url} was last written by a node ({who}) that has not ended its session, and nobody can see from here if it "
-        "runs: another machine may write there. Nothing was changed. If it runs, stop it in order "
-        "(lightning-cli stop), then repeat this. If it has crashed, start it and stop it in order, or, when you know "
-        f"that it is off and stays off, add --take-over: a node that ran on all the same would lose what it saves "
+        "runs: another machine may write there. Nothing was changed. If it runs, stop it cleanly "
+        "(lightning-cli stop), then repeat this. If it has crashed, start it and stop it cleanly, or, when you know "
+        f"that it is off and stays off, add --take-over: a node that was still running would lose what it saves "
         f"until it notices, and {TWO_NODES}"
     )
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
-from backends.node.pairing import Found, Identity, NextStart, NodeDatabase, Pairing, Position
+from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
+from backends.words import counted
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 
@@ -18,10 +19,10 @@ def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
     """One line about the two, with what to type. `provable` as for `Pairing.next_start`."""
     if pairing.identity is not Identity.OURS:
         return problem(*_whose(pairing, url))
+    if pairing.copied and pairing.position in DISPUTED:
+        return problem("version", _copied(pairing, url, directory))
     if pairing.position is Position.BEHIND:
         return _behind(pairing, url, directory, provable)
-    if pairing.begins_anew_beside_a_writer:
-        return problem("version", _beside_a_writer(pairing, url, directory))
     return _FINDINGS[pairing.position](pairing, url, directory)
 
 
@@ -52,29 +53,45 @@ def taken_over(pairing: Pairing, url: str) -> str:
     )
 
 
-def _beside_a_writer(pairing: Pairing, url: str, directory: Path) -> str:
-    writer = pairing.backup.writer
-    assert writer is not None
+def _copied(pairing: Pairing, url: str, directory: Path) -> str:
+    """This directory is not the one that wrote last. No restore follows: which state is the newer one is not known."""
     return (
-        f"the node that wrote last to {url} ({writer.host}, process {writer.pid}) has not ended its session, and it "
-        f"did not work in {directory}, which looks like a copy. The next start is refused. If that node is in use, "
-        f"never start this one: {TWO_NODES}. Only if it is off for good and this database is surely the newest, run: "
-        "backup-cli resync"
+        f"{both(pairing, url, database_path(directory))}; {why_copied(pairing)}. The next start is refused. If that "
+        f"node is in use, never start this one: {TWO_NODES}. Only if it is off for good and this database is surely "
+        "the newest, run: backup-cli resync"
+    )
+
+
+def why_copied(pairing: Pairing) -> str:
+    """In the middle of a sentence: why the higher version may not be the newer state."""
+    writer = pairing.backup.writer
+    who = "" if writer is None else f" ({writer.host}, process {writer.pid})"
+    return (
+        f"the node that wrote last{who} did not work in this directory, which looks like a copy that has gone its own "
+        "way: of two such states the higher version is not surely the newer one"
     )
 
 
 def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
-    lost = -pairing.distance
+    lost = counted(-pairing.distance, "change")
     if pairing.next_start(provable) is NextStart.ROLL_FORWARD:
         return ok(
             "version",
-            f"the database is at {pairing.database.version} and lacks the backup's last {lost} change(s), as after a "
+            f"the database is at {pairing.database.version} and lacks the backup's last {lost}, as after a "
             "power cut; the node's next start brings it forward by itself",
+        )
+    if pairing.backup.damaged:
+        return problem(
+            "version",
+            f"{both(pairing, url, database_path(directory))}: the database has lost changes, or is an old copy. A node "
+            "that runs from it can lose every channel, so do not start it. This tells whether the newest state can "
+            f"still be brought back: {restore_command(url, directory, replace=True)} (where not, that "
+            'changes nothing); docs/recovery.md, "When the backup is damaged", says what else can be tried',
         )
     found = "keeps no version" if pairing.database.version is None else f"is at version {pairing.database.version}"
     return problem(
         "version",
-        f"the database {found}, and its backup is at {pairing.backup.version}: it has lost {lost} change(s), or is an "
+        f"the database {found}, and its backup is at {pairing.backup.version}: it has lost {lost}, or is an "
         "old copy. A node that runs from it can lose every channel, and the next start is refused. Bring back the "
         f"newest state, which keeps this file aside: {restore_command(url, directory, replace=True)}",
     )
@@ -87,8 +104,8 @@ def _equal(pairing: Pairing, url: str, directory: Path) -> Finding:
 def _ahead(pairing: Pairing, url: str, directory: Path) -> Finding:
     return warning(
         "version",
-        f"the database is {pairing.distance} change(s) ahead of its backup: the node ran without the plugin; its next "
-        "start with it takes a new snapshot by itself, or run now: backup-cli resync",
+        f"the database is {counted(pairing.distance, 'change')} ahead of its backup: the node ran without the "
+        "plugin; its next start with it takes a new snapshot by itself, or run now: backup-cli resync",
     )
 
 

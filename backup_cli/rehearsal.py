@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import click
 
+from backends.words import counted
 from backup_cli.console import size
 
 CALLS_PER_PAYMENT = 13.4
@@ -44,7 +45,7 @@ def tell(seen: Rehearsal) -> None:
         ("payments", f"about {1 / (median * CALLS_PER_PAYMENT):.0f} a second, by this latency alone"),
         ("backup", f"{size(seen.stored)} for {size(seen.raw)} of SQL ({100 * seen.stored / seen.raw:.1f} %)"),
         ("restored", f"version {seen.version}, {size(seen.database)} in {seen.restore:.2f} s"),
-        ("compared", f"{seen.tables} tables, {seen.rows} rows"),
+        ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
         click.echo(f"{name:<16}{value}")

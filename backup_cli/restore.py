@@ -42,7 +42,7 @@ from backup_cli.restore_place import (
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
 
 
-@click.command()
+@click.command(short_help="Bring the database back from a backup.")
 @url_argument
 @click.argument("dest", type=click.Path())
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
@@ -232,7 +232,7 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
     names = ", ".join(str(path) for path in existing)
     raise BackupError(
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
-        "restore all the same, with the old files moved aside, add --replace (which is refused should they be newer)"
+        "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
     )
 
 

@@ -11,6 +11,7 @@ from backends.log.documents import Kept
 from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
+from backends.words import counted
 from backup_cli.console import age, moment, say, size, warn
 
 WHY_OLD_IS_DEADLY = (
@@ -52,7 +53,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     last = "from a file last written" if older else "last changed"  # the older plugin's records bear no time
     say(
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
-        f"{rebuilt.changes} changes replayed, {size(target.stat().st_size)}, integrity checked:"
+        f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
     click.echo(str(target))
 

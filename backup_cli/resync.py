@@ -23,11 +23,11 @@ from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory, warn_of_root
 from backup_cli.ownership import alone, take_over
-from backup_cli.pairing_words import TWO_NODES, both
+from backup_cli.pairing_words import TWO_NODES, both, why_copied
 from backup_cli.waiting import answered
 
 
-@click.command()
+@click.command(short_help="Put the present database into the backup anew.")
 @lightning_dir
 @discard_newer
 @take_over
@@ -90,6 +90,9 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
             f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states the higher version "
             "is not the newer one"
         )
+    elif pairing.copied and pairing.position is not Position.BEHIND:
+        why += f"; {why_copied(pairing)}"
+        advice = f"If that one is in use, never start this one: {TWO_NODES}"
     elif pairing.position is Position.NO_VERSION:
         lost = State(lost.what, None)
         why += ", so nobody can tell which of the two is newer"

@@ -15,6 +15,8 @@ from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backends.status import Status
+from backends.words import counted
+from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import age, moment, size
 from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
@@ -23,7 +25,7 @@ from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
 
 
-@click.command()
+@click.command(short_help="Version, age, sizes and health of a backup.")
 @click.argument("url", metavar="[URL]", required=False)
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
@@ -45,7 +47,11 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
         seen = backend.status(url)
         if directory is not None:
             seen = _with_last_run(seen, directory)
-        found = _database(url, backend, seen, node_directory(lightning_dir)) if with_node and not prometheus else None
+        if with_node and not prometheus:
+            seen = _with_closed(seen, backend)
+            found = _database(url, backend, seen, node_directory(lightning_dir))
+        else:
+            found = None
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
@@ -70,6 +76,12 @@ def _with_last_run(seen: Status, directory: Path) -> Status:
     return replace(seen, troubles=(*seen.troubles, told))
 
 
+def _with_closed(seen: Status, backend: Backend) -> Status:
+    """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
+    closed = backend.unwritable()
+    return seen if closed is None else replace(seen, troubles=(*seen.troubles, f"{NOTHING_MORE}: {closed}"))
+
+
 def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Finding:
     """How the node's database stands to the backup: what check-config says of it, too."""
     settings = None
@@ -87,7 +99,7 @@ def _table(seen: Status, found: Finding | None) -> None:
         ("health", seen.health),
         ("version", str(seen.data_version)),
         ("last change", _ago(seen.last_change, now)),
-        ("log", f"{seen.records} records in {size(seen.segment_bytes)} since the snapshot"),
+        ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen, now)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),

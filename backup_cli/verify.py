@@ -16,6 +16,7 @@ from backends.node.lockfile import read_settings
 from backends.node.pairing import Identity, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
+from backends.words import counted
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
@@ -24,7 +25,7 @@ from backup_cli.pairing_words import finding
 from plugin.foresight import brings_forward
 
 
-@click.command()
+@click.command(short_help="Prove that a backup can be restored.")
 @url_argument
 @click.option(
     "--lightning-dir",
@@ -67,7 +68,7 @@ def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
         say(f"note: the node's own database holds this, too: {violation}")
     click.echo(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
-        f"{size(stored)} read, {rebuilt.changes} changes replayed, integrity ok"
+        f"{size(stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
     _warn_of_earlier(backend, number)
     return rebuilt
@@ -86,7 +87,8 @@ def _warn_of_earlier(backend: Backend, generation: int) -> None:
 
 def _tell_comparison(comparison: Comparison, found: Finding) -> None:
     if not comparison.differences:
-        click.echo(f"identical with the node's database: {comparison.tables} tables, {comparison.rows} rows")
+        holds = f"{counted(comparison.tables, 'table')}, {counted(comparison.rows, 'row')}"
+        click.echo(f"identical with the node's database: {holds}")
         return
     for difference in comparison.differences:
         click.echo(f"DIFFERENT: {difference}")

@@ -31,7 +31,7 @@ class Versions:
     """What is wrong in it; up to the last version it is whole."""
 
 
-@click.command()
+@click.command(short_help="List the versions that a backup can bring back.")
 @url_argument
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 def versions(url: str, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.status import COMPACTION_FAILED
+from backends.words import counted
 from plugin.damage_watch import DamageWatch
 
 LEAST = 16 << 20
@@ -93,7 +94,8 @@ class Compaction:
         sizes = backend.sizes()
         self._report(
             "info",
-            f"compaction begins: {sizes.records} records in {sizes.segments} bytes, snapshot {sizes.snapshot} bytes",
+            f"compaction begins: {counted(sizes.records, 'record')} in {sizes.segments} bytes, "
+            f"snapshot {sizes.snapshot} bytes",
         )
         self._began = time.monotonic()
         self._given_up, self._pulse = False, _Pulse()
@@ -139,7 +141,7 @@ class Compaction:
         self._report(
             "info",
             f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
-            f"{sizes.records} records in {sizes.segments} bytes since",
+            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
 
     def _unrestorable(self, backend: Backend, out: bytes) -> bool:

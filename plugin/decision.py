@@ -14,6 +14,7 @@ from enum import Enum, auto
 from backends.base import Standing
 from backends.change import VERSIONS, Change, bumped_from, foreign_keys_setting
 from backends.database.guard import never_replayed
+from backends.words import counted
 
 WRAP_WINDOW = 1 << 16
 """How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
@@ -62,8 +63,9 @@ def decide(standing: Standing, change: Change, doubt: str | None, left: str | No
     return Decision(
         Do.REFUSE,
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
-        f"{-away} change(s), or is an old copy.{why_left} A node that runs from it can lose every channel. Nothing was "
-        f"changed. Stop lightningd, keep this database aside, and bring back the newest state with: {RESTORE}",
+        f"{counted(-away, 'change')}, or is an old copy.{why_left} A node that runs from it can lose every channel. "
+        "Nothing was changed. Stop lightningd, keep this database aside, and bring back the newest state with: "
+        f"{RESTORE}",
     )
 
 

@@ -20,6 +20,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
+from backends.words import counted
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
@@ -88,7 +89,7 @@ class Guard:
             except OSError as error:
                 self._refuse(
                     f"{error.filename or self.directory} cannot be used: {error.strerror or error}. Nothing was "
-                    "committed; mend that (space, permission), then start the node again"
+                    "committed; fix that (space, permission), then start the node again"
                 )
             except Exception as error:
                 self._refuse(f"something unexpected went wrong in the backup plugin ({type(error).__name__}: {error})")
@@ -129,7 +130,7 @@ class Guard:
         standing = backend.peek()
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
-            check_beginning_anew(self.directory, backend, self._backup_id, last)
+            check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)
             self._refuse_emptied(backend, standing)
             self._copy_database(backend, change)
         else:
@@ -145,7 +146,7 @@ class Guard:
         self.report(
             "info",
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
-            f"{sizes.records} records in {sizes.segments} bytes since",
+            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
         self.damage.patience = self.patience

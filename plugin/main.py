@@ -58,7 +58,7 @@ class Desk:
             return {
                 "result": "fail",
                 "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
-                "Nothing was committed, and the backup is as it was; install it anew, then start the node again",
+                "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
             }
         return protection.db_write(request, data_version, writes)
 

@@ -84,7 +84,7 @@ class Notifier:
             try:
                 self._call(*told)
             except (OSError, ValueError) as error:
-                self._complain(f"{NOTIFY_FILE} could not be started ({error}); mend it or remove it")
+                self._complain(f"{NOTIFY_FILE} could not be started ({error}); fix it or remove it")
 
     def _call(self, level: str, sentence: str) -> None:
         command = self._directory / NOTIFY_FILE

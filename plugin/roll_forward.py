@@ -31,6 +31,7 @@ from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
 from backends.node.session import known_sessions, were_here
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
+from backends.words import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.before_manifest import Start, WhyLeft
 from plugin.decision import distance
@@ -227,7 +228,7 @@ def _bring_forward(
     """Make the missing changes, and say in `start` what came of it."""
     assert not isinstance(read.missing, WhyLeft)
     version, end = found.state.data_version or 0, read.end
-    behind = f"{sum(change.advances for change in read.missing)} change(s) behind its backup"
+    behind = f"{counted(sum(change.advances for change in read.missing), 'change')} behind its backup"
     try:
         if start.left is None:
             if noted is not None:

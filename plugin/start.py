@@ -4,11 +4,13 @@ import secrets
 from pathlib import Path
 
 from backends import backend_for
-from backends.base import Backend, SnapshotSource, Writer
+from backends.base import Backend, SnapshotSource, Standing, Writer
 from backends.errors import BackupError, NotABackup, Unreachable
+from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
-from backends.node.session import known_sessions, remember_sessions, were_here
+from backends.node.session import known_sessions, remember_sessions
+from backends.node.witness import Fingerprint
 from backends.patience import patience_of
 from backends.urls import BadURL, parse_url
 
@@ -56,15 +58,19 @@ def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writ
     return last
 
 
-def check_beginning_anew(directory: Path, backend: Backend, backup_id: str, last: Writer | None) -> None:
-    """Refuse a new snapshot by a directory that did not write last, while the writer that did may still be at work.
+def check_beginning_anew(
+    directory: Path, backend: Backend, backup_id: str, last: Writer | None, standing: Standing, seen: Fingerprint | None
+) -> None:
+    """Refuse a new snapshot by a directory that did not write last, and that may be a copy.
 
-    A copied directory whose database has gone its own way would put it over what that one goes on to acknowledge.
+    A copied directory whose database has gone its own way would put it over what the other one has acknowledged, or
+    goes on to acknowledge. `standing` is where the backup ends, `seen` the database file before lightningd opened it.
     """
-    if last is not None and not last.closed and not were_here(directory, backup_id):
+    if last is not None and may_have_gone_its_own_way(directory, backup_id, last, standing, seen):
+        went_on = "went on after this directory was copied" if last.closed else "has not ended its session"
         raise BackupError(
-            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, process {last.pid}) has not "
-            f"ended its session, and it did not work in {directory}, which looks like a copy; and this database is not "
+            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, process {last.pid}) "
+            f"{went_on}, and it did not work in {directory}, which looks like a copy; and this database is not "
             "the one that the backup ends with. Nothing was changed. If that node is in use, never start this one: two "
             "nodes with the same keys lose money. Only if it is off for good and this database is surely the newest, "
             "run: backup-cli resync"

@@ -23,7 +23,7 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
     if witness.failure is not None:
         return f"the last run ended with a failure ({witness.failure})"
     if not _fits(witness, backup_id, standing):
-        return "the node was not stopped in order, so its last change may not have been committed"
+        return "the node was not stopped cleanly, so its last change may not have been committed"
     if witness.fingerprint != seen:
         return "the database file was touched while this plugin did not run"
     return None

@@ -286,7 +286,7 @@ class Replay:
 
 def _shown(sql: str, length: int) -> str:
     """The beginning of what may be shown to strangers: the values are a node's secrets."""
-    return _HEX.sub("…", " ".join(sql[:2000].split()))[:length]
+    return _HEX.sub("...", " ".join(sql[:2000].split()))[:length]
 
 
 _BUILDING = (

@@ -406,7 +406,7 @@ class LogBackend(Backend):
                 ) from error
             raise Unreachable(
                 f"{self.describe()} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
-                "is lost; mend that and try again"
+                "is lost; fix that and try again"
             ) from error
 
     @contextmanager
@@ -429,7 +429,7 @@ class LogBackend(Backend):
             ) from None
         except OSError as error:
             raise BackupError(
-                f"{place} cannot be made: {error.strerror or error}. Nothing was left there; mend that and try again"
+                f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
             ) from error
 
     def _there(self) -> bool:

@@ -58,7 +58,7 @@ def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> t
         _check_snapshot(storage, manifest)
         last, standing = _survey(storage, manifest)
     except FileNotFoundError as error:
-        raise Damaged(f"a file of the current generation is missing ({error})", MANIFEST, 0) from None
+        raise Damaged(f"a file of the current generation is missing ({error.filename or error})", MANIFEST, 0) from None
     _check_end(manifest, session, last, standing)
     kept = read_kept(storage, manifest)
     if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in storage.names()):

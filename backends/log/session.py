@@ -120,9 +120,18 @@ class SessionMarker:
 def replaced_by(storage: Storage) -> Replaced:
     """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
     try:
-        return _replaced_by(read_session(storage), storage)
+        other = read_session(storage)
     except (OSError, BackupError):
-        return _replaced_by(None, storage)
+        other = None
+    if other is None or (other.host, other.pid) != (socket.gethostname(), os.getpid()):
+        return _replaced_by(other, storage)
+    # Our own mark: a person has done it, or one that took the backup over and whose mark was overwritten.
+    return Replaced(
+        f"files of the backup in {storage.describe()} were made read-only or removed while this node wrote to them, "
+        "and its last change was not committed. Another node that takes the backup over does so: if there is one, "
+        "start only one of the two, as two nodes with the same keys lose money. If there is none, see what changed "
+        "the files (chmod, a program that copies or cleans up), then start this node again"
+    )
 
 
 def _replaced_by(other: Session | None, storage: Storage) -> Replaced:

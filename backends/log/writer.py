@@ -118,7 +118,7 @@ class LogWriter:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         self.finished = WriteFailed(
             f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
-            f"and everything up to version {self.standing.data_version} is safe. Mend that (space, disk, mount), then "
+            f"and everything up to version {self.standing.data_version} is safe. Fix that (space, disk, mount), then "
             "start the node again"
         )
 

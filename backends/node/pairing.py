@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.base import MAX_ROLL_FORWARD, Writer
+from backends.base import MAX_ROLL_FORWARD, Standing, Writer
 from backends.change import ahead
 
 
@@ -54,6 +54,8 @@ class BackupEnd:
     """Seconds since 1970."""
     writer: Writer | None
     """Who wrote it last; None when nobody has yet, or nothing tells."""
+    end: Standing | None = None
+    """Where the log ends; None when it is damaged, or nobody asked."""
 
 
 class Identity(Enum):
@@ -90,6 +92,10 @@ COMPARABLE = (Position.EQUAL, Position.AHEAD, Position.BEHIND, Position.BOTH_EMP
 """The positions in which it is known which of the two is the newer state."""
 
 
+DISPUTED = (Position.EQUAL, Position.AHEAD, Position.NO_VERSION)
+"""The positions in which the database would replace what the backup holds, and a copy must not."""
+
+
 class NextStart(Enum):
     """What the plugin will do at the node's next start."""
 
@@ -111,11 +117,9 @@ class Pairing:
     """Changes by which the database is ahead; negative when it is behind."""
     wrote_last: bool = False
     """Whether the backup's last writer is known to have been this directory."""
-
     copied: bool = False
-    """Whether this directory is a copy of one that had sessions with the backup."""
-    here: bool = True
-    """Whether its sessions with the backup are known to have been in this very directory."""
+    """Whether this directory may be a copy that has gone its own way: then the higher version is not surely the newer
+    state. It is only told of a node's own directory, and backup.lock's backup."""
 
     def next_start(self, provable: Callable[[], bool]) -> NextStart:
         """What the plugin does next. `provable` tells, and is only asked for a database that is a few changes behind,
@@ -124,28 +128,26 @@ class Pairing:
             return NextStart.REFUSE
         if self.position is Position.BEHIND:
             return NextStart.ROLL_FORWARD if self.may_roll_forward and provable() else NextStart.REFUSE
-        if self.begins_anew_beside_a_writer:
+        if self.copied and self.position in DISPUTED:
             return NextStart.REFUSE
         return _NEXT[self.position]
-
-    @property
-    def begins_anew_beside_a_writer(self) -> bool:
-        """Whether a directory that did not write last would put a snapshot over what an open session may still add."""
-        anew = self.position is Position.AHEAD or (
-            self.copied and self.position in (Position.EQUAL, Position.NO_VERSION)
-        )
-        return anew and not self.here and self.backup.writer is not None and not self.backup.writer.closed
 
     @property
     def may_roll_forward(self) -> bool:
         """Whether all but the proof speaks for bringing the database forward."""
         few = self.position is Position.BEHIND and -self.distance <= MAX_ROLL_FORWARD
-        return few and self.wrote_last and self.identity is Identity.OURS and self.database.found is Found.VERSION
+        return (
+            few
+            and self.wrote_last
+            and not self.copied
+            and self.identity is Identity.OURS
+            and self.database.found is Found.VERSION
+        )
 
     @property
     def database_surely_newest(self) -> bool:
         """Whether nothing newer is given up when the database replaces what the backup holds."""
-        if self.identity is not Identity.OURS:
+        if self.identity is not Identity.OURS or (self.copied and self.position in DISPUTED):
             return False  # of two lines of one node's history the higher number is not the newer state
         return self.position in (Position.EQUAL, Position.AHEAD, Position.BOTH_EMPTY)
 
@@ -175,12 +177,13 @@ def pair(
     backup: BackupEnd,
     expected: str | None,
     sessions: list[str] | None,
-    here: bool = True,
+    *,
+    copied: bool = False,
 ) -> Pairing:
     """How the two stand to each other.
 
     `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
-    has had with the backup (None when it knows of none); `here` tells whether it was this very directory that had them.
+    has had with the backup (None when it knows of none), `copied` is as in `Pairing`.
     """
     position, distance = _position(database, backup)
     writer = backup.writer
@@ -192,8 +195,7 @@ def pair(
         backup,
         distance,
         wrote_last,
-        copied=sessions is not None and not here,
-        here=here,
+        copied,
     )
 
 

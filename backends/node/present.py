@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from backends.base import Backend
+from backends.base import Backend, Standing
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
 from backends.log.newest import newest_saved
+from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
-from backends.node.session import known_sessions, were_here
+from backends.node.session import known_sessions
+from backends.node.witness import look
 from backends.status import Status
 
 IN_USE = NodeDatabase(Found.IN_USE)
@@ -66,7 +68,15 @@ def end_of_backup(backend: Backend, url: str, seen: Status | None = None) -> Bac
     if version == 0 and seen.records == 0 and not seen.damaged:
         with backend.read() as generation:
             empty = next(iter(generation.snapshot), None) is None
-    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, backend.last_writer())
+    writer = backend.last_writer()
+    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backend))
+
+
+def _end(backend: Backend) -> Standing | None:
+    try:
+        return backend.peek()
+    except Damaged:
+        return None
 
 
 def _newest(backend: Backend, reached: int) -> int:
@@ -76,5 +86,11 @@ def _newest(backend: Backend, reached: int) -> int:
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
     """How the database in this directory and that backup stand to each other."""
     expected = None if settings is None else settings.backup_id
-    sessions, here = known_sessions(directory, backup.backup_id), were_here(directory, backup.backup_id)
-    return pair(database, backup, expected, sessions, here)
+    known = known_sessions(directory, backup.backup_id)
+    return pair(database, backup, expected, known, copied=_copied(directory, backup, database))
+
+
+def _copied(directory: Path, backup: BackupEnd, database: NodeDatabase) -> bool:
+    if database.found is Found.IN_USE:  # its plugin has decided, and its database is left in peace
+        return False
+    return may_have_gone_its_own_way(directory, backup.backup_id, backup.writer, backup.end, look(directory))

@@ -20,6 +20,7 @@ from backends.older.errors import OlderDamaged, Unfit
 from backends.older.file import HEADER_SIZE, Frame, OlderFile
 from backends.older.outline import Outline, outline
 from backends.older.tail import newer_in_tail
+from backends.words import counted
 
 _PIECE = 1 << 18
 _JOURNAL_KINDS = slice(18, 20)
@@ -127,10 +128,10 @@ class OlderBackup:
         """After `changes`: what a person should know of them, a sentence each."""
         lines = []
         if self.left_out:
-            versions = ", ".join(str(version) for version in self.left_out[:5]) + (", …" if self.left_out[5:] else "")
+            versions = ", ".join(str(version) for version in self.left_out[:5]) + (", ..." if self.left_out[5:] else "")
             lines.append(
-                f"the older plugin kept {len(self.left_out)} change(s) that the node had not committed and sent again "
-                f"(version {versions}); only those that were sent again count"
+                f"the older plugin kept {counted(len(self.left_out), 'change')} that the node had not committed and "
+                f"sent again (version {versions}); only those that were sent again count"
             )
         if self.torn is not None:
             lines.append(

@@ -7,12 +7,14 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from backends import backend_for
+from backends.log.known_damage import found_now
 from tests.cli.outcome import assert_refused, init, restore
 from tests.end_to_end.damage import DAMAGED
 from tests.end_to_end.same import differences, everything
@@ -137,7 +139,7 @@ def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> No
     said = backup_cli("verify", set_back.url, "--lightning-dir", set_back.directory)
     assert said.code == 1
     assert "resync" not in said.err
-    assert "it has lost 20 change(s), or is an old copy" in said.err
+    assert "it has lost 20 changes, or is an old copy" in said.err
     assert typed(told(said, "restore")).code == 0
     assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
 
@@ -145,7 +147,7 @@ def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> No
 def test_verify_of_a_newer_database_advises_what_keeps_it(newer: World) -> None:
     before = everything(newer.database)
     said = backup_cli("verify", newer.url, "--lightning-dir", newer.directory)
-    assert "is 20 change(s) ahead" in said.err
+    assert "is 20 changes ahead" in said.err
     assert typed(f"{told(said, 'resync')} --lightning-dir {newer.directory}").code == 0
     assert everything(newer.database) == before
     newer.assert_restored_equals_the_nodes()
@@ -440,6 +442,59 @@ def taken_over_elsewhere(world: World, history: History) -> None:
     other.run(History(6).notes(1))
 
 
+def copy_while_running(behind: int, ahead: int, *, closed: bool) -> Callable[[World, History], None]:
+    """This world becomes a copy of itself, made while the node ran; that one has gone on since, and so has this one."""
+
+    def act(world: World, history: History) -> None:
+        original = world.directory.with_name("original")
+        with ExitStack() as stack:
+            node = stack.enter_context(world.node()) if closed else world.node()
+            if not closed:
+                node.start()
+            node.play(history.notes(3))
+            shutil.copytree(world.directory, original)
+            node.play(history.notes(behind))
+            if not closed:
+                node.die()
+        shutil.rmtree(world.directory)
+        original.rename(world.directory)
+        world.run_without_plugin(History(world.version).notes(ahead))
+
+    return act
+
+
+def note_damage(world: World) -> None:
+    backend_for(world.url).note_damage(found_now("verify", "a change cannot be replayed", 1))
+
+
+def one_behind_with_known_damage(world: World, history: History) -> None:
+    old_copy(1)(world, history)
+    note_damage(world)
+
+
+def moved_after_a_stop(world: World, history: History) -> None:
+    copy = world.directory.with_name("copy")
+    shutil.copytree(world.directory, copy)
+    shutil.rmtree(world.directory)
+    copy.rename(world.directory)
+
+
+def moved_after_a_stop_and_ahead(world: World, history: History) -> None:
+    moved_after_a_stop(world, history)
+    world.run_without_plugin(history.notes(2))
+
+
+def restored(world: World, history: History) -> None:
+    """After the node was killed: its session has not ended, and never will."""
+    copy_while_running(0, 0, closed=False)(world, history)
+    assert restore(world, world.directory, "--replace", "--resume").code == 0
+
+
+def restored_and_ahead(world: World, history: History) -> None:
+    restored(world, history)
+    world.run_without_plugin(history.notes(2))
+
+
 STATES: dict[str, Callable[[World, History], object]] = {
     "equal": lambda world, history: None,
     "ahead": lambda world, history: world.run_without_plugin(history.notes(3)),
@@ -450,6 +505,18 @@ STATES: dict[str, Callable[[World, History], object]] = {
     "no database": lose_the_database,
     "taken over": taken_over_elsewhere,
     "another backup": lambda world, history: exchange(world),
+    "a killed node's copy": copy_while_running(0, 0, closed=False),
+    "a killed node's copy, behind": copy_while_running(3, 0, closed=False),
+    "a killed node's copy, ahead": copy_while_running(3, 9, closed=False),
+    "a killed node's copy, equal": copy_while_running(3, 3, closed=False),
+    "a running node's copy, behind": copy_while_running(3, 0, closed=True),
+    "a running node's copy, ahead": copy_while_running(3, 9, closed=True),
+    "a running node's copy, equal": copy_while_running(3, 3, closed=True),
+    "one behind, and known damage": one_behind_with_known_damage,
+    "moved after a stop": moved_after_a_stop,
+    "moved after a stop, and ahead": moved_after_a_stop_and_ahead,
+    "restored after a crash": restored,
+    "restored after a crash, and ahead": restored_and_ahead,
 }
 
 
@@ -471,10 +538,56 @@ def test_check_config_and_status_say_what_the_plugin_does(lived: World, history:
     assert ('"level": "problem"' in status.out) == bool(refusal)
 
 
+# A copy that has gone its own way
+
+
+COPIES = pytest.mark.parametrize("closed", [False, True], ids=["killed", "stopped"])
+
+
+@COPIES
+@pytest.mark.parametrize("ahead", [3, 9])
+def test_no_command_gives_up_what_a_copys_original_has_saved(
+    lived: World, history: History, ahead: int, closed: bool
+) -> None:
+    """The copy is at the same version, or at a higher one; it still lacks the three changes that were acknowledged."""
+    copy_while_running(3, ahead, closed=closed)(lived, history)
+    for act in (resync, elsewhere):
+        said = assert_nothing_changes(lived, partial(act, lived), f"is at version {9 + ahead}, and .* at version 12; ")
+        assert "looks like a copy that has gone its own way" in said.err and "--discard-newer 12 " in said.err
+    assert "looks like a copy" in next_start(lived)
+    assert resync(lived, "--discard-newer", 12).code == 0
+    assert "versions       0 to 12" in backup_cli("versions", lived.url).out, "it is kept"
+    lived.run(History(lived.version).notes(2))
+    lived.assert_restored_equals_the_nodes()
+
+
+def elsewhere(world: World) -> Said:
+    return backup_cli("init", "--lightning-dir", world.directory, (world.root / "elsewhere.bkp").as_uri())
+
+
+# A damaged backup that is ahead of the database
+
+
+@pytest.mark.parametrize("damage", [note_damage, DAMAGED["a record's content has a flipped bit"]])
+def test_no_advice_for_a_damaged_backup_contradicts_another(
+    lived: World, history: History, damage: Callable[[World], object]
+) -> None:
+    """No start is advised that would be refused, and the restore changes nothing where damage prevents it."""
+    old_copy(1)(lived, history)
+    damage(lived)
+    said = check(lived)
+    assert said.code == 1 and "start it, or restart it" not in said.out
+    assert "shows that version 7 was once saved: the database has lost changes, or is an old copy" in said.out
+    assert next_start(lived)
+    before = tree(lived.root)
+    restored = typed(told(said, "restore"))
+    assert restored.code == 0 or tree(lived.root) == before
+
+
 def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
     said = backup_cli("drill", "--lightning-dir", newer.directory)
     assert said.code == 0
-    assert "is 20 change(s) ahead of its backup" in said.err
+    assert "is 20 changes ahead of its backup" in said.err
     assert newer.version == 26
 
 

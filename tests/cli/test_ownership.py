@@ -61,7 +61,7 @@ def test_an_open_session_on_a_share_is_refused(crashed: World, act: str) -> None
     of_another_machine(crashed)
     before = tree(crashed.root)
     said = backup_cli(*WRITERS[act](crashed))
-    assert_refused(said, r"another-machine, process \d+\) that has not ended.*stop it in order.*--take-over")
+    assert_refused(said, r"another-machine, process \d+\) that has not ended.*stop it cleanly.*--take-over")
     assert tree(crashed.root) == before
     said = backup_cli(*WRITERS[act](crashed), "--take-over")
     assert said.code == 0

@@ -144,7 +144,7 @@ def test_where_nothing_is_gained_nothing_is_changed(grown: World) -> None:
     """The new snapshot would be larger than what it makes needless."""
     assert backup_cli("compact", grown.url).code == 0
     for notes, sentence in (
-        (0, "there is nothing to fold yet"),
+        (0, "there is nothing to compact yet"),
         (20, "a compaction would gain nothing now"),
     ):
         if notes:

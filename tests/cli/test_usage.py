@@ -25,6 +25,12 @@ def test_every_command_has_help(name: str) -> None:
     assert name in backup_cli("--help").out
 
 
+def test_no_line_of_the_overview_is_cut_off() -> None:
+    for columns in ("80", "200"):
+        said = spawned(*command("--help"), environment={"COLUMNS": columns})
+        assert said.code == 0 and "..." not in said.out.partition("Commands:")[2]
+
+
 def test_the_version() -> None:
     assert backup_cli("--version").out.startswith("backup-cli, version ")
 

@@ -139,6 +139,9 @@ def test_each_start_refuses_memory_and_changes_nothing(lived: World, history: Hi
     assert tree(place) == before
     said = backup_cli("check-config", "--lightning-dir", lived.directory)
     assert "NOT protected" in said.out and "in this machine's memory" in said.out
+    assert "not on the node's own disk" not in said.out
+    status = backup_cli("status", "--lightning-dir", lived.directory)
+    assert "degraded" in status.out and "in this machine's memory" in status.out
     assert "in this machine's memory" in backup_cli("resync", "--lightning-dir", lived.directory).err
     assert tree(place) == before
 

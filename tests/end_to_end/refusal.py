@@ -28,6 +28,7 @@ def _refusal(world: World, call: Call, command: list[str], *, important: bool) -
     assert refused.value.reply["result"]["result"] == "fail"
     message = refused.value.message
     assert message.startswith("backup: ")
+    assert message.isascii() and "Errno" not in message
     assert "Traceback" not in node.stderr
     assert any(message.removeprefix("backup: ") in said for said in said_at(node, "broken"))
     assert world.version == version

@@ -69,7 +69,7 @@ def test_change_that_was_never_committed_is_made_again(lived: World, history: Hi
         die_before_commit(lived, history.note("never committed, until now"))
     node = lived.run(history.notes(2))
     (line,) = said_at(node, "unusual")
-    assert "1 change(s) behind its backup" in line
+    assert "1 change behind its backup" in line
     assert f"at version {history.version - 2} now" in line
     lived.assert_restored_equals_the_nodes()
 
@@ -233,7 +233,7 @@ def test_change_whose_write_failed_and_that_was_saved_all_the_same_is_made_again
     assert witness is not None
     write_witness(lived.directory, replace(witness, failure="Input/output error"))
     node = lived.run(history.notes(2))
-    assert "1 change(s) behind its backup" in said_at(node, "unusual")[0]
+    assert "1 change behind its backup" in said_at(node, "unusual")[0]
     assert len(snapshots_taken(node)) == 1
     lived.assert_restored_equals_the_nodes()
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -227,7 +228,12 @@ def test_verify_beside_the_node_is_noticed_by_it(lived: World, history: History)
 
 
 def stopped(world: World, history: History) -> World:
-    running(world, history).stop()
+    """Its log has a segment that is full, which a compaction would make needless, and so reads."""
+    node, blobs = running(world, history), random.Random(1)
+    row = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('often', x'{}')"
+    node.play([history.transaction(row.format(blobs.randbytes(1 << 20).hex())) for _ in range(12)])
+    node.play(history.notes(20))
+    node.stop()
     return world
 
 

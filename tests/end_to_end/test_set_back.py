@@ -17,6 +17,7 @@ from threading import Timer
 
 import pytest
 
+from backends.words import counted
 from plugin.before_manifest import Start, WhyLeft, before_manifest
 from tests.end_to_end.same import differences
 from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
@@ -74,7 +75,7 @@ def test_database_set_back_is_brought_forward(lived: World, history: History, be
         assert differences(lived.database, newest) == []
         node.play(history.notes(2))
     (line,) = said_at(node, "unusual")
-    assert f"{behind} change(s) behind its backup at version {history.version - 2 - behind}" in line
+    assert f"{counted(behind, 'change')} behind its backup at version {history.version - 2 - behind}" in line
     assert f"at version {history.version - 2} now" in line
     assert line.isascii()
     assert snapshots_taken(node) == []
@@ -124,7 +125,7 @@ def test_hot_journal_that_a_power_cut_has_brought_back(lived: World, history: Hi
     with lived.node() as node:
         assert differences(lived.database, newest) == []
         node.play(history.notes(1))
-    assert "1 change(s) behind" in said_at(node, "unusual")[0]
+    assert "1 change behind" in said_at(node, "unusual")[0]
     lived.assert_restored_equals_the_nodes()
 
 

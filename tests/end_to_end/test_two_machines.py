@@ -103,7 +103,7 @@ def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, 
     with lived.node() as node:
         node.play(history.notes(4))
         before = [tree(lived.backup), copy.database.read_bytes()]
-        assert "the database has lost 4 change(s)" in refused_at_start(copy)
+        assert "the database has lost 4 changes" in refused_at_start(copy)
         assert [tree(lived.backup), copy.database.read_bytes()] == before
         node.play(history.notes(4))
     lived.run(History(lived.version).notes(2))
@@ -142,6 +142,22 @@ def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, 
     assert "never start this one again" in refused_at_start(lived)
     new.run(History(new.version).notes(2))
     new.assert_restored_equals_the_nodes()
+
+
+def test_segment_made_read_only_by_hand_is_not_called_another_node(lived: World, history: History) -> None:
+    """The change is refused all the same; the next start goes on."""
+    node = lived.node()
+    node.start()
+    node.play(history.notes(2))
+    for segment in lived.backup.glob("segment-*"):
+        segment.chmod(0o400)
+    with pytest.raises(Refused, match="were made read-only or removed while this node wrote to them") as refused:
+        node.db_write(history.note())
+    assert "another node (" not in refused.value.message
+    node.die()
+    history = History(lived.status()["data_version"])
+    lived.run(history.notes(2))
+    lived.assert_restored_equals_the_nodes()
 
 
 def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: History) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from backends.base import Standing
 from backends.change import VERSIONS, Change
 from backends.database.replay import Replay, ReplayFailed
+from backends.words import counted
 from plugin.decision import WRAP_WINDOW, Decision, Do, decide
 from tests.database.databases import NODE
 from tests.standin.calls import bump
@@ -112,7 +113,7 @@ def test_behind_is_refused(backup: int, behind: int) -> None:
     database = backup - behind
     decision = decide(standing(backup), transaction(database + 1), None)
     assert decision.do is Do.REFUSE
-    assert f"lost {behind} change(s)" in decision.why
+    assert f"lost {counted(behind, 'change')}" in decision.why
     assert "backup-cli restore" in decision.why
 
 

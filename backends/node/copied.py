@@ -1,0 +1,41 @@
+"""Whether a node's directory may be a copy whose database has gone its own way.
+
+The higher version says which of two states is newer only as long as there is one history. A directory that was copied
+while its node ran, and then ran without the plugin, has another one: its database may be ahead of the backup, and yet
+lack changes that were acknowledged. So a directory that did not write last gives up nothing in the backup by itself,
+unless the note beside its database shows that it was copied, or restored, when all of that had been written.
+"""
+
+from pathlib import Path
+
+from backends.base import Standing, Writer
+from backends.node.session import known_sessions, were_here
+from backends.node.witness import Fingerprint, Witness, read_witness
+
+
+def may_have_gone_its_own_way(
+    directory: Path, backup_id: str, last: Writer | None, end: Standing | None, seen: Fingerprint | None
+) -> bool:
+    """Whether nothing shows that this directory's database comes from the end of the backup.
+
+    `last` is who wrote the backup last, `end` where it ends (None when damage hides that), and `seen` the database
+    file before anybody opened it. Raises nothing.
+    """
+    if last is None or were_here(directory, backup_id):
+        return False
+    note = read_witness(directory)
+    if note is None or note.backup_id != backup_id:
+        # A restore of the generation that was kept leaves neither a note nor a session.
+        return not (last.closed and known_sessions(directory, backup_id) is None)
+    if end is not None and (note.sequence, note.data_version, note.checksum) != (
+        end.sequence,
+        end.data_version,
+        end.checksum,
+    ):
+        return True
+    return not (last.closed or _is_the_end(note, seen))
+
+
+def _is_the_end(note: Witness, seen: Fingerprint | None) -> bool:
+    """Whether nobody has written to the database since the note was made."""
+    return note.failure is None and seen is not None and note.fingerprint == seen
