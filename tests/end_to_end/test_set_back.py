@@ -310,7 +310,7 @@ def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -
     Timer(2, os.kill, (killed.pid, signal.SIGCONT)).start()
     with lived.node() as node:
         node.play(history.notes(2))
-    assert "1 change(s) behind its backup" in said_at(node, "unusual")[0]
+    assert "1 change behind its backup" in said_at(node, "unusual")[0]
     assert killed.wire.process.wait(10) == 0
     lived.assert_restored_equals_the_nodes()
 
