@@ -11,13 +11,14 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, Pairing, Position
-from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
+from plugin.foresight import brings_forward
 
 NOTHING_MORE = "nothing more can be saved there, and the node stops at its next commit"
 
@@ -60,7 +61,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
     if seen.known_damage is not None:
-        refused = pairing.next_start(lambda: provable(backend, pairing, database_path(directory))) is NextStart.REFUSE
+        refused = pairing.next_start(lambda: brings_forward(directory, backend)) is NextStart.REFUSE
         remedy = _NO_START if refused else _END_KNOWN_DAMAGE
         yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
     earlier = 0 if seen.known_damage is None else 1  # told first of all
@@ -95,7 +96,7 @@ def _compare(directory: Path, url: str, backend: Backend, pairing: Pairing) -> I
     """Is the backup as far as the node, and is it the node's?"""
     path = database_path(directory)
     if pairing.position is not Position.RUNNING:
-        yield finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+        yield finding(pairing, url, directory, lambda: brings_forward(directory, backend))
         return
     if pairing.identity is not Identity.OURS:
         yield finding(pairing, url, directory, _no_proof)

@@ -19,10 +19,9 @@ from backends.database.rebuild import rebuild
 from backends.database.taking import nothing, scratch_directory
 from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
-from backends.node.directory import database_path
 from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
-from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.urls import parse_url
 from backends.words import counted
 from backup_cli.console import age, moment, progress, say, size, warn
@@ -34,6 +33,7 @@ from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
 from backup_cli.verify import scratch_place
 from backup_cli.waiting import answered
+from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Rehearse a disaster, and measure the destination.")
@@ -168,9 +168,8 @@ def _own_backup(given: str | None, directory: Path) -> None:
     click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
         click.echo(f"{'torn end':<16}{rebuilt.torn}")
-    path = database_path(directory)
     pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
-    found = finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+    found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
     if found.level is not Level.OK:
         warn(found.text)
     click.echo("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

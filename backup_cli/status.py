@@ -11,9 +11,8 @@ from click.core import ParameterSource
 
 from backends.base import Backend
 from backends.errors import BackupError
-from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
-from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backends.status import Status
 from backends.words import counted
@@ -23,6 +22,7 @@ from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
+from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Version, age, sizes and health of a backup.")
@@ -88,8 +88,7 @@ def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Find
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
     pairing = pair_at(directory, settings, end_of_backup(backend, url, seen), look_at_node(directory))
-    path = database_path(directory)
-    return finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
 
 
 def _table(seen: Status, found: Finding | None) -> None:

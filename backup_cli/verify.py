@@ -14,7 +14,7 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
 from backends.node.pairing import Identity, Position
-from backends.node.present import end_of_backup, look_at_node, pair_at, provable
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.words import counted
 from backup_cli.console import moment, progress, say, size, warn
@@ -22,6 +22,7 @@ from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, node_directory, url_argument
 from backup_cli.pairing_words import finding
+from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Prove that a backup can be restored.")
@@ -107,8 +108,7 @@ def _stand(url: str, backend: Backend, directory: Path) -> Finding:
             "the database was changed by something else than lightningd. If this is the database that the node last "
             "ran with, make the backup hold it with: backup-cli resync",
         )
-    path = database_path(directory)
-    return finding(pairing, url, directory, lambda: provable(backend, pairing, path))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
 
 
 def scratch_place() -> Path:

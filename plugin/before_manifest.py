@@ -35,6 +35,7 @@ class WhyLeft(Enum):
     LOCKED = "another process was reading or writing it"
     LARGE_JOURNAL = "the journal beside it is too large to look into"
     IN_USE = "another process uses the node's directory"
+    NO_LOCK = "the node's directory cannot be locked"
     EMPTY = "it is empty, and the backup holds more than a few changes"
     TOO_FAR = "it lacks more changes than are made good without asking"
     NO_FINGERPRINT = "the backup does not tell how it looked at that version"
@@ -42,10 +43,25 @@ class WhyLeft(Enum):
     TOUCHED = "its file was written after the backup's last change: by a node without this plugin, or by something else"
     TOO_LARGE = "the missing changes are too large"
     NO_TIME = "the missing changes take too long"
+    READ_ONLY = "its file cannot be written: it is read-only, or another user's"
     DISK_FULL = "the disk that it lies on is full"
     DISK_FAILED = "the disk that it lies on failed"
     CHANGE_FAILED = "one of the missing changes could not be made again"
     UNEXPECTED = "something unexpected went wrong"
+
+    @property
+    def words(self) -> str:
+        """The same, and that another start may help, where it may."""
+        if self not in _PASSING:
+            return self.value
+        return f"{self.value} (put that right and start the node again: it may be brought forward then)"
+
+
+_PASSING = frozenset({
+    WhyLeft.UNREACHABLE, WhyLeft.LATE, WhyLeft.UNREADABLE, WhyLeft.LOCKED, WhyLeft.IN_USE, WhyLeft.NO_LOCK,
+    WhyLeft.NO_TIME, WhyLeft.READ_ONLY, WhyLeft.DISK_FULL, WhyLeft.DISK_FAILED,
+})  # fmt: skip
+"""Not about what the database holds."""
 
 
 @dataclass(slots=True)
@@ -72,12 +88,12 @@ def before_manifest(directory: Path) -> Start:
         settings = read_settings(directory)
     except BackupError:
         return Start(seen)  # the first call is refused, and says why
-    if settings.backup_id is None or _left_in_order(directory, settings, seen):
+    if _left_in_order(directory, settings, seen):
         return Start(seen)
     try:
         from plugin.roll_forward import catch_up
 
-        return catch_up(directory, settings, settings.backup_id)
+        return catch_up(directory, settings)
     except Exception as error:
         line = f"the database could not be compared with its backup: {type(error).__name__}: {error}"
         return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
@@ -91,7 +107,7 @@ def _left_in_order(directory: Path, settings: Settings, seen: Fingerprint | None
     witness = read_witness(directory)
     if witness is None or witness.failure is not None or witness.ended is None:
         return False
-    if witness.backup_id != settings.backup_id or witness.fingerprint != seen:
+    if settings.backup_id not in (None, witness.backup_id) or witness.fingerprint != seen:
         return False
     database = database_path(directory)
     if database.with_name(f"{database.name}-journal").exists():

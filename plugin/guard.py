@@ -157,7 +157,7 @@ class Guard:
         unfit = self.damage.at_start(backend)
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
         left = self._found_at_start.left
-        decision = decide(standing, change, self._doubt, None if left is None else left.value)
+        decision = decide(standing, change, self._doubt, None if left is None else left.words)
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         return decision

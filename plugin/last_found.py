@@ -18,6 +18,10 @@ from backends.node.files import read_small_file, replace_file
 
 FOUND_FILE = "backup.found"
 
+BROKEN_OFF_WITHIN = 120.0
+"""Seconds after its note within which bringing a database forward has ended, done or not: lightningd waits no longer.
+What was written later was written by something else, and may be another change of the same number."""
+
 
 @dataclass(frozen=True, slots=True)
 class LastFound:
@@ -32,10 +36,10 @@ class LastFound:
     """The versions to which it was then to be brought forward, one after the other."""
 
 
-def last_found(directory: Path, found: AsFound | Unclear) -> LastFound | None:
+def last_found(directory: Path, found: AsFound | Unclear, *, note: bool = True) -> LastFound | None:
     """The database as it is found now, written when it was if only this plugin has committed to it since.
 
-    None when there is none, or nothing can be said of it. It is noted for the next start.
+    None when there is none, or nothing can be said of it. It is noted for the next start, with `note`.
     """
     try:
         written = database_path(directory).stat().st_mtime
@@ -46,13 +50,21 @@ def last_found(directory: Path, found: AsFound | Unclear) -> LastFound | None:
     now = LastFound(found.state.data_version or 0, database_fingerprint(found.header), written)
     before = _read(directory)
     if before is not None:
-        if now.version in before.leads_to:  # that was broken off
-            return LastFound(now.version, now.database, min(written, before.written))
-        if (now.version, now.database) == (before.version, before.database):
+        as_before = (now.version, now.database) == (before.version, before.database)
+        if as_before or (now.version in before.leads_to and written <= _noted_at(directory) + BROKEN_OFF_WITHIN):
             now = LastFound(now.version, now.database, min(written, before.written))
-    with suppress(OSError):
-        _write(directory, now, durably=False)
+    if note:
+        with suppress(OSError):
+            _write(directory, now, durably=before is not None and bool(before.leads_to))
     return now
+
+
+def _noted_at(directory: Path) -> float:
+    """When the note was written, in seconds since 1970."""
+    try:
+        return (directory / FOUND_FILE).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def leads_to(directory: Path, found: LastFound, versions: Iterable[int]) -> None:

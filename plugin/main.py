@@ -7,6 +7,7 @@ at its start would, as a plain `plugin`, leave the node running without a backup
 
 import inspect
 import os
+import signal
 import sys
 import threading
 from collections import OrderedDict
@@ -158,6 +159,7 @@ def main() -> None:
     if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # as pyln-client asks, whose advice is not for this plugin
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
         sys.exit(2)
+    stay_until_lightningd_ends()
     plugin = Plugin(dynamic=False, autopatch=True)
     desk, calls = Desk(plugin), Input()
     plugin.stdin = calls
@@ -167,6 +169,16 @@ def main() -> None:
     finally:
         desk.close()
     os._exit(0)  # nothing is left to be done, and whatever hangs in another thread must not keep us
+
+
+def stay_until_lightningd_ends() -> None:
+    """Signals that are meant for all of the node's processes end lightningd, and it then ends us.
+
+    Ctrl-C and a service manager send them to every process at once. lightningd goes on committing until it has stopped,
+    and aborts when a plugin leaves within a call; without an `important-plugin` line it would commit unprotected.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)  # SIG_IGN would be inherited by what we start
 
 
 def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> None:

@@ -8,9 +8,11 @@ change of which the last run could not say whether it was saved: it was never co
 It is done with evidence only: the file must look as the log says that it looked before the change that comes next.
 """
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,11 +29,10 @@ from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
-from backends.node.running import used_by_another
 from backends.node.session import known_sessions, were_here
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
-from backends.node.writer_lock import WriterLock
 from backends.words import counted
+from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.before_manifest import Start, WhyLeft
 from plugin.decision import distance
 from plugin.early_copy import copy_early
@@ -47,7 +48,6 @@ DONE_WITHIN = 50.0
 
 MAX_SQL = 256 << 20
 """Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
-
 
 SOON = 30.0
 """Seconds after its being saved within which lightningd surely has written a change to its own disk.
@@ -127,24 +127,32 @@ def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
     """What the backup says."""
 
+    backup_id: str
     end: LogEnd
     missing: Sequence[LoggedChange] | WhyLeft
     statements: list[Sequence[str]]
     known_damage: bool
 
 
-def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
+def catch_up(directory: Path, settings: Settings) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
-    found = as_found(database_path(directory))
+    with ExitStack() as held:
+        # First: whoever writes the backup until then may add to it what the database lacks.
+        locked = lock_in_time(directory, held, began + ALONE_WITHIN)
+        return _catch_up(directory, settings, began, locked)
+
+
+def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft | None) -> Start:
+    found = _found_in_time(database_path(directory), began + ALONE_WITHIN)
     noted = last_found(directory, found)
     try:
         backend, _ = destination_of(directory, settings)
         # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
-        read = _within(READ_WITHIN, lambda: _read_backup(directory, backend, backup_id, found, noted))
+        read = _within(READ_WITHIN, lambda: read_backup(directory, backend, settings.backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -153,34 +161,45 @@ def catch_up(directory: Path, settings: Settings, backup_id: str) -> Start:
     if isinstance(read.missing, WhyLeft):
         start.left = read.missing
     elif read.missing and isinstance(found, AsFound):
-        _bring_forward(directory, backup_id, found, noted, read, start, began + DONE_WITHIN)
+        start.left = locked or why_not_alone(directory, began + ALONE_WITHIN)
+        _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
-    if isinstance(found, AsFound) and start.left is None and _begins_anew(directory, backup_id, found, read, start):
+    anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
+    if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
 
 
-def _begins_anew(directory: Path, backup_id: str, found: AsFound, read: _Read, start: Start) -> bool:
+def _found_in_time(database: Path, until: float) -> AsFound | Unclear:
+    """As `as_found`; whoever reads or writes it at the moment, perhaps for a copy, gets some time to end."""
+    while (found := as_found(database)) is Unclear.LOCKED and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> bool:
     """Whether the first call will find that the backup has to begin anew from the database."""
-    if start.seen is None or used_by_another(directory):
+    if start.seen is None:
         return False
     end, version = read.end, found.state.data_version or 0
     standing = Standing(end.data_version, end.sequence, end.checksum)
     ahead = not read.missing and version != end.data_version
-    return ahead or read.known_damage or why_doubted(directory, start.seen, backup_id, standing) is not None
+    return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, standing) is not None
 
 
-def _read_backup(
-    directory: Path, backend: Backend, backup_id: str, found: AsFound | Unclear, noted: LastFound | None
-) -> _Read:
+def read_backup(
+    directory: Path, backend: Backend, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
+) -> Read:
+    """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
     last, damage = backend.last_writer(), backend.known_damage()
     node_id = backend.node_id()
     with backend.read() as generation:
+        backup_id = generation.manifest.backup_id.hex()
         facts = Facts(
             found=found,
             end=read_end(generation),
-            backup_id=generation.manifest.backup_id.hex(),
-            expected_id=backup_id,
+            backup_id=backup_id,
+            expected_id=expected or backup_id,  # the older plugin's backup.lock names none
             last_session=None if last is None else last.session_id,
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
@@ -191,7 +210,7 @@ def _read_backup(
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
-        return _Read(facts.end, missing, statements, facts.known_damage)
+        return Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
 
 
 def _is_empty(found: AsFound | Unclear) -> bool:
@@ -200,10 +219,9 @@ def _is_empty(found: AsFound | Unclear) -> bool:
 
 def _bring_forward(
     directory: Path,
-    backup_id: str,
     found: AsFound,
     noted: LastFound | None,
-    read: _Read,
+    read: Read,
     start: Start,
     until: float,
 ) -> None:
@@ -212,13 +230,13 @@ def _bring_forward(
     version, end = found.state.data_version or 0, read.end
     behind = f"{counted(sum(change.advances for change in read.missing), 'change')} behind its backup"
     try:
-        with WriterLock(directory, "lightningd-backup, bringing the database forward"):
+        if start.left is None:
             if noted is not None:
                 leads_to(directory, noted, [change.header.data_version for change in read.missing])
             start.left = _replay(directory, found, read, until)
-            if start.left is None:
-                _note(directory, backup_id, Standing(end.data_version, end.sequence, end.checksum))
-                forget_found(directory)
+        if start.left is None:
+            _note(directory, read.backup_id, Standing(end.data_version, end.sequence, end.checksum))
+            forget_found(directory)
     except (BackupError, OSError) as error:
         start.left = _why_failed(error)
     if start.left is None:
@@ -236,12 +254,10 @@ def _bring_forward(
         ))  # fmt: skip
 
 
-def _replay(directory: Path, found: AsFound, read: _Read, until: float) -> WhyLeft | None:
+def _replay(directory: Path, found: AsFound, read: Read, until: float) -> WhyLeft | None:
     """None when the database holds all of it, durably. Else what it holds is an earlier state of the same history."""
     assert not isinstance(read.missing, WhyLeft)
     database = database_path(directory).resolve()
-    if used_by_another(directory):
-        return WhyLeft.IN_USE
     with Replay(database, in_place=True, until=until) as replay:
         if not replay.begins_with(found.header):
             return WhyLeft.IN_USE
@@ -272,7 +288,10 @@ def _why_failed(error: BackupError | OSError) -> WhyLeft:
         return WhyLeft.CHANGE_FAILED
     if isinstance(error, Busy):
         return WhyLeft.IN_USE
-    if isinstance(error.__cause__, apsw.FullError):
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, apsw.ReadOnlyError | apsw.CantOpenError):
+        return WhyLeft.READ_ONLY
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error.__cause__, apsw.FullError):
         return WhyLeft.DISK_FULL
     return WhyLeft.DISK_FAILED
 

@@ -405,8 +405,8 @@ class LogBackend(Backend):
                     "name right? Nothing was changed; mount it, or correct the URL, then try again"
                 ) from error
             raise Unreachable(
-                f"{self.describe()} cannot be used: {error.strerror or error}. Nothing that was saved is lost; "
-                "fix that and try again"
+                f"{self.describe()} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
+                "is lost; fix that and try again"
             ) from error
 
     @contextmanager
@@ -437,6 +437,13 @@ class LogBackend(Backend):
             return self.storage.exists()
         except OSError:
             return False
+
+
+def _file_in(error: OSError) -> str:
+    """Which file it is that another user's modes keep from us; a backup's files are all the same user's."""
+    if not isinstance(error, PermissionError) or not error.filename:
+        return ""
+    return f" ({error.filename}: all files of a backup must belong to the user that lightningd runs as, see chown)"
 
 
 def _if_readable(storage: Storage) -> Session | None:

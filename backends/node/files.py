@@ -13,7 +13,8 @@ _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, e
 
 def read_small_file(path: Path) -> bytes:
     """The whole file. OSError when it is missing, cannot be read, or has more than 64 KiB."""
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for somebody to write
+    with os.fdopen(descriptor, "rb") as file:
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:
         raise OSError(errno.EFBIG, f"it has more than {_LIMIT} bytes", str(path))

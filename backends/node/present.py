@@ -3,19 +3,17 @@
 from pathlib import Path
 
 from backends.base import Backend, Standing
-from backends.change import DATABASE_HEADER, UNKNOWN_DATABASE, database_fingerprint, previous
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
 from backends.log.backend import LogBackend
-from backends.log.format import Flag
 from backends.log.newest import newest_saved
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
-from backends.node.session import known_sessions, were_here
+from backends.node.session import known_sessions
 from backends.node.witness import look
 from backends.status import Status
 
@@ -96,34 +94,3 @@ def _copied(directory: Path, backup: BackupEnd, database: NodeDatabase) -> bool:
     if database.found is Found.IN_USE:  # its plugin has decided, and its database is left in peace
         return False
     return may_have_gone_its_own_way(directory, backup.backup_id, backup.writer, backup.end, look(directory))
-
-
-SOON = 30.0
-"""Seconds after its being saved within which a change is committed. A commit of another run, without the plugin, leaves
-the same header behind as the one that it stands in for, and comes later."""
-
-
-def provable(backend: Backend, pairing: Pairing, path: Path) -> bool:
-    """Whether the database at `path`, a few changes behind, is surely an earlier state of what the backup holds.
-
-    The change that comes next must have found it just so. Raises nothing: what cannot be read proves nothing.
-    """
-    version = pairing.database.version
-    if version is None:
-        return False
-    try:
-        if backend.known_damage() is not None or not were_here(path.parent, pairing.backup.backup_id):
-            return False
-        if path.stat().st_mtime > pairing.backup.last_change + SOON:
-            return False
-        with settled(path) as file, file.open("rb") as opened:
-            fingerprint = database_fingerprint(opened.read(DATABASE_HEADER))
-        with backend.read() as generation:
-            following = [
-                header.database
-                for _, header in generation.headers()
-                if header.flags & Flag.ADVANCES and previous(header.data_version) == version
-            ]
-    except (BackupError, OSError):
-        return False
-    return fingerprint != UNKNOWN_DATABASE and following[-1:] == [fingerprint]

@@ -159,8 +159,11 @@ class OpenWitness:
 
     def __init__(self, directory: Path) -> None:
         """OSError when it cannot be opened or made."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        self._descriptor = os.open(directory / WITNESS_FILE, flags, 0o600)
+        try:
+            self._descriptor = _opened(directory / WITNESS_FILE)
+        except OSError:  # another user's, a link, a FIFO: it says nothing that could be read
+            remove_witness(directory)
+            self._descriptor = _opened(directory / WITNESS_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
             os.ftruncate(self._descriptor, SIZE)
 
@@ -175,6 +178,10 @@ class OpenWitness:
     def close(self) -> None:
         """No more is written."""
         os.close(self._descriptor)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def encode(witness: Witness) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from backends.errors import BackupError
+from backends.errors import BackupError, InUse
 from backends.locks import FileLock, Locked
 
 WRITER_LOCK_FILE = "backup.pid"
@@ -23,11 +23,12 @@ class WriterLock:
         self._lock = FileLock(self.path, what or Path(sys.argv[0]).name or "python")
 
     def acquire(self) -> None:
-        """Take the lock, without waiting. BackupError, naming the holder, when another one has it."""
+        """Take the lock, without waiting. InUse, naming the holder, when another one has it; BackupError when it cannot
+        be locked at all."""
         try:
             self._lock.acquire()
         except Locked as error:
-            raise BackupError(
+            raise InUse(
                 f"another process ({error.holder}) is writing this node's backup: it holds {self.path}; nothing "
                 "was changed: stop it first (a node with: lightning-cli stop), then repeat this"
             ) from None

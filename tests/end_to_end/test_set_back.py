@@ -1,20 +1,26 @@
 """A node's database that a power cut has set back: brought forward with proof, or left alone byte for byte."""
 
+import errno
+import json
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from backends.words import counted
 from plugin.before_manifest import Start, WhyLeft, before_manifest
 from tests.end_to_end.same import differences
-from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
+from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
 from tests.standin import Call, History, Moment, Refused, Victim, has_hot_journal, transaction
 from tests.standin.database import SeparateDatabase
 
@@ -274,7 +280,10 @@ def test_database_too_far_behind_is_refused_with_the_reason(lived: World, histor
     assert lived.database.read_bytes() == before
 
 
-def test_database_that_is_open_elsewhere_is_left_alone(lived: World, history: History) -> None:
+def test_database_that_is_open_elsewhere_is_left_alone(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugin.roll_forward.ALONE_WITHIN", 0.5)
     play_and_set_back(lived, history.notes(3), keep=2)
     before = lived.database.read_bytes()
     shell = SeparateDatabase(lived.directory)
@@ -284,6 +293,26 @@ def test_database_that_is_open_elsewhere_is_left_alone(lived: World, history: Hi
     finally:
         shell.close()
     assert start(lived).left is None
+
+
+def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -> None:
+    """It has saved a change that was never committed, and takes its time to end."""
+    killed = lived.node(database=SeparateDatabase)
+    killed.start()
+    killed.play(history.notes(3))
+    last = history.note()
+    killed.execute(last)
+    killed.ask(last)
+    os.kill(killed.pid, signal.SIGSTOP)
+    killed.database.die()
+    assert killed.wire.process.stdin is not None
+    killed.wire.process.stdin.close()
+    Timer(2, os.kill, (killed.pid, signal.SIGCONT)).start()
+    with lived.node() as node:
+        node.play(history.notes(2))
+    assert "1 change behind its backup" in said_at(node, "unusual")[0]
+    assert killed.wire.process.wait(10) == 0
+    lived.assert_restored_equals_the_nodes()
 
 
 def test_hanging_destination_is_given_up(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,3 +365,98 @@ def test_copy_made_early_goes_with_the_plugin(lived: World, history: History) ->
     lived.run(history.notes(1))
     assert list(lived.directory.glob(".lightningd-backup-*")) == []
     lived.assert_restored_equals_the_nodes()
+
+
+def test_read_only_database_is_named_as_such(lived: World, history: History) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    lived.database.chmod(0o400)
+    before = lived.database.read_bytes()
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    with pytest.raises(Refused, match="because its file cannot be written: it is read-only"):
+        node.db_write(History(lived.version).note())
+    assert lived.database.read_bytes() == before
+    lived.database.chmod(0o600)
+    lived.run([])
+    assert lived.version == history.version
+
+
+def test_backup_lock_of_the_older_plugin_is_enough(lived: World, history: History) -> None:
+    """It names no backup's id: then the one that lies there counts, as at the first call."""
+    (lived.directory / "backup.lock").write_text(json.dumps({"backend_url": lived.url}))
+    play_and_set_back(lived, history.notes(3), keep=2)
+    lived.run(history.notes(1))
+    lived.assert_restored_equals_the_nodes()
+
+
+@pytest.mark.parametrize("name", ["backup.lock", "backup.witness", "backup.session", "backup.found"])
+def test_fifo_in_place_of_a_note_does_not_keep_the_manifest(lived: World, history: History, name: str) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    (lived.directory / name).unlink(missing_ok=True)
+    os.mkfifo(lived.directory / name)
+    node = lived.node(timeout=20)
+    node.start()
+    node.die()
+
+
+def test_reader_of_the_database_gets_time_to_end(lived: World, history: History) -> None:
+    """Somebody copies it at the very moment of the start."""
+    play_and_set_back(lived, history.notes(3), keep=2)
+    program = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN');"
+    program += "c.execute('SELECT * FROM vars').fetchall(); print('reading', flush=True); time.sleep(2)"
+    reader = subprocess.Popen([sys.executable, "-c", program, str(lived.database)], stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    with reader, reader.stdout:
+        reader.stdout.readline()
+        assert start(lived).left is None
+    assert lived.version == history.version
+
+
+def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, history: History) -> None:
+    play_and_set_back(lived, history.notes(3), keep=2)
+    aside = lived.backup.rename(lived.backup.with_name("unplugged"))
+    node = lived.node()
+    node.start()
+    aside.rename(lived.backup)
+    with pytest.raises(Refused, match=r"opened the database \(put that right and start the node again"):
+        node.db_write(History(lived.version).note())
+    lived.run([])
+    assert lived.version == history.version
+
+
+@pytest.mark.parametrize("name", ["lock", "session"])
+def test_file_of_another_user_in_the_backup_is_named(lived: World, history: History, name: str) -> None:
+    (lived.backup / name).chmod(0)
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name}: all files .* chown"):
+        node.db_write(history.note())
+    (lived.backup / name).chmod(0o600)
+    lived.run(History(lived.version).notes(1))
+
+
+def test_note_of_another_user_is_replaced(lived: World, history: History) -> None:
+    """Or every start after a kill would take a snapshot."""
+    (lived.directory / "backup.witness").chmod(0)
+    lived.run(history.notes(1), command=[*as_mortal(), *PLUGIN])
+    node = lived.node(command=[*as_mortal(), *PLUGIN])
+    node.start()
+    node.play(history.notes(2))
+    node.wire.listen(1.0)
+    node.die()
+    assert said_at(lived.run(history.notes(1)), "unusual") == []
+
+
+def test_full_disk_of_the_node_is_named(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the note fits that comes before the changes."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    play_and_set_back(lived, history.notes(3), keep=2)
+    before = lived.database.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("plugin.roll_forward.leads_to", full)
+        assert start(lived).left is WhyLeft.DISK_FULL
+    assert lived.database.read_bytes() == before
+    assert start(lived).left is None

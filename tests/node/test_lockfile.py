@@ -118,10 +118,10 @@ def test_a_directory_of_that_name_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: Path, mode: str) -> None:
+    def denied(path: Path, flags: int) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", denied)  # a test that runs as root may read everything
+    monkeypatch.setattr("backends.node.files.os.open", denied)  # a test that runs as root may read everything
     with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*chown"):
         read_settings(tmp_path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at, spawned, tree
-from tests.standin import History, PluginDied, Refused, run_without_plugin
+from tests.standin import History, Refused, run_without_plugin
 
 
 def test_the_manifest(lived: World) -> None:
@@ -54,17 +54,22 @@ def test_it_ends_when_lightningd_hangs_up(lived: World, history: History) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_ends_by_a_signal_and_the_backup_is_whole(lived: World, history: History, number: int) -> None:
-    """A Ctrl-C in lightningd's terminal reaches its plugins, too."""
+def test_signal_to_all_of_the_nodes_processes_does_not_end_it_before_lightningd(
+    lived: World, history: History, number: int
+) -> None:
+    """A Ctrl-C in lightningd's terminal, or a service that is stopped: lightningd still commits, and then says so."""
     node = lived.node()
     node.start()
     node.play(history.notes(3))
     os.kill(node.pid, number)
-    with pytest.raises(PluginDied):
-        for _ in range(100):
-            node.db_write(history.note())
-            time.sleep(0.01)
-    lived.run(History(lived.version).notes(2))
+    for call in history.notes(50):
+        node.db_write(call)
+        time.sleep(0.002)
+    os.kill(node.pid, number)
+    assert node.shut_down(history.notes(3)) == 0
+    assert node.stderr == ""
+    after = lived.run(history.notes(2))
+    assert said_at(after, "unusual") == []
     lived.assert_restored_equals_the_nodes()
 
 

@@ -1,0 +1,24 @@
+"""What the next start will do about a database that is behind: for the commands, so that they cannot say otherwise."""
+
+from pathlib import Path
+
+from backends.base import Backend
+from backends.database.as_found import as_found
+from backends.errors import BackupError
+from backends.node.directory import database_path
+from plugin.before_manifest import WhyLeft
+from plugin.last_found import last_found
+from plugin.roll_forward import read_backup
+
+
+def brings_forward(directory: Path, backend: Backend) -> bool:
+    """Whether it brings the database in this directory forward. Changes nothing; what cannot be read proves nothing.
+
+    Nothing in this process may have the database open.
+    """
+    found = as_found(database_path(directory))
+    try:
+        read = read_backup(directory, backend, None, found, last_found(directory, found, note=False))
+    except (BackupError, OSError):
+        return False
+    return not isinstance(read.missing, WhyLeft)
