@@ -15,7 +15,7 @@ from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, segment_name, time_now
-from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept
+from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept, still_kept
 from backends.log.known_damage import remove_damage
 from backends.log.opening import read_manifest
 from backends.log.reading import Chain
@@ -183,7 +183,9 @@ class LogWriter:
         # A chain that no record of the old log is part of: a copy that mixes both is found out.
         checksum = secrets.randbits(32)
         base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
-        keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
+        if source.data_version != standing.data_version or still_kept(self.storage, self.manifest) is None:
+            # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
+            keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
         self._publish(generation, base, self._prepared.index, reason, source.node_id)
         self._leave(self._segment)
         self._segment, self._prepared = self._prepared, None

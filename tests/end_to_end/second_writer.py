@@ -115,7 +115,7 @@ class Disturbed:
         lock = "with" if self._locked else "without"
         self.told = "; ".join([f"{act.__name__.strip('_')}, {lock} the lock", *map(str, self._told)])
         if self.lost == lost:
-            shutil.rmtree(self.world.root)
+            shutil.rmtree(self.world.root, ignore_errors=True)  # a plugin whose node has died may still be ending there
 
     # Who disturbs
 

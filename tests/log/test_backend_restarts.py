@@ -284,3 +284,19 @@ def test_a_kept_generation_that_has_lost_its_end_is_damaged(backend: Backend, cr
     assert generation is not None
     with generation, pytest.raises(Damaged, match="its end is gone"):
         list(generation.changes())
+
+
+def test_a_snapshot_in_doubt_does_not_displace_what_a_resync_has_replaced(backend: Backend, created: Maker) -> None:
+    backend.append(changes(1, 1)[0])
+    backend.take_snapshot(source(b"an older database", 1), "resync")
+    backend.append(changes(1, 1)[0])
+    backend.take_snapshot(source(b"the same version", 2), "in doubt")
+    backend.close()
+    kept = created().kept()
+    assert kept is not None
+    assert (kept.manifest.generation, kept.data_version) == (1, 2)
+    generation = created().read_kept()
+    assert generation is not None
+    with generation:
+        assert [one.data_version for one in generation.changes()] == [2]
+    assert contents(created()).snapshot == b"the same version"
