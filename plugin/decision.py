@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backends.base import Standing
-from backends.change import VERSIONS, Change, bumped_from, foreign_keys_setting
+from backends.change import Change, ahead, bumped_from, foreign_keys_setting
 from backends.database.guard import never_replayed
 from backends.words import counted
-
-WRAP_WINDOW = 1 << 16
-"""How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
-
 
 RESTORE = "backup-cli restore"
 """What a refusal of an old database ends with; whoever knows them adds the arguments."""
@@ -54,7 +50,7 @@ def decide(standing: Standing, change: Change, doubt: str | None, left: str | No
     if unreadable is not None:
         return Decision(Do.REFUSE, unreadable)
     database = change.database_stood_at
-    away = distance(standing.data_version, database)
+    away = ahead(database, standing.data_version)
     if away == 0:
         return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
     if away > 0:
@@ -99,13 +95,3 @@ def _why_unreadable(change: Change) -> str | None:
             "Nothing was saved and nothing committed; update lightningd-backup"
         )
     return _why_unreplayable(change)
-
-
-def distance(backup: int, database: int) -> int:
-    """How far the database is ahead of the backup; negative when it is behind."""
-    away = database - backup
-    if backup >= VERSIONS - WRAP_WINDOW and database < WRAP_WINDOW:
-        return away + VERSIONS
-    if database >= VERSIONS - WRAP_WINDOW and backup < WRAP_WINDOW:
-        return away - VERSIONS
-    return away

@@ -20,7 +20,7 @@ from typing import TypeVar
 import apsw
 
 from backends.base import Backend, Standing
-from backends.change import UNKNOWN_DATABASE, database_fingerprint, foreign_keys_setting, previous
+from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
 from backends.database.as_found import AsFound, Unclear, as_found
 from backends.database.connection import Busy, sync
 from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
@@ -34,7 +34,6 @@ from backends.node.witness import Witness, fingerprint, look, read_witness, writ
 from backends.words import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.before_manifest import Start, WhyLeft
-from plugin.decision import distance
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.start import destination_of
@@ -87,7 +86,7 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
     if isinstance(found, Unclear):
         return WhyLeft[found.name]
     version = found.state.data_version or 0
-    if version == end.data_version or distance(end.data_version, version) > 0:
+    if version == end.data_version or ahead(version, end.data_version) > 0:
         return ()
     foreign = _why_foreign(facts, found)
     if foreign is not None:

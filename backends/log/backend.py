@@ -1,19 +1,16 @@
 """A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
-from backends.errors import BackupError, InUse, Replaced, Unreachable
-from backends.locks import Locked
-from backends.log.absent import taken
+from backends.errors import BackupError, Replaced
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
@@ -23,13 +20,15 @@ from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
+from backends.log.reaching import making, reaching
 from backends.log.recover import find_end, recover, seal_segments
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
 from backends.log.session import SessionMarker
 from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.log.sole_writer import SoleWriter
 from backends.log.writer import LogWriter
 from backends.status import Status
-from backends.storage.base import Lock, Space, Storage
+from backends.storage.base import Space, Storage
 
 _NO_INDEX = 1 << 62
 """No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
@@ -45,7 +44,7 @@ class LogBackend(Backend):
         self.storage = storage
         self._writer: LogWriter | None = None
         self._marker: SessionMarker | None = None
-        self._lock: Lock | None = None
+        self._sole = SoleWriter(storage)
         self._report: Report = lambda level, line: None
         self._trouble: str | None = None
         self._damage: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
@@ -82,7 +81,7 @@ class LogBackend(Backend):
     # Creating and opening
 
     def check_new(self) -> None:
-        with self._making():
+        with making(self.storage):
             self.storage.make()
             self.storage.unmake()
 
@@ -107,7 +106,7 @@ class LogBackend(Backend):
             return measured_latency(self.storage)
 
     def create(self, source: SnapshotSource) -> Standing:
-        with self._making():
+        with making(self.storage):
             self.storage.make()
             try:
                 return self._create(source)
@@ -190,14 +189,14 @@ class LogBackend(Backend):
     def _opening(self) -> Iterator[None]:
         """While this becomes the writer: alone on this machine, and nothing stays open when it fails."""
         with self._reaching():
-            self._acquire_lock()
+            self._sole.acquire()
             try:
                 yield
             except BaseException:
                 writer, self._writer, self._marker = self._writer, None, None
                 if writer is not None:
                     writer.abandon()
-                self._release_lock()
+                self._sole.release()
                 raise
 
     def hold(self, what: str) -> bool:
@@ -206,31 +205,13 @@ class LogBackend(Backend):
         Raises BackupError, naming it, when another process has the lock.
         """
         with self._reaching():
-            self._acquire_lock(what)
-            return self._lock is not None
+            self._sole.acquire(what)
+            return self._sole.held
 
     def let_go(self) -> None:
         """Give the lock up, where nothing was opened."""
         if self._writer is None:
-            self._release_lock()
-
-    def _acquire_lock(self, what: str | None = None) -> None:
-        try:
-            self._lock = self._lock or self.storage.lock(what or Path(sys.argv[0]).name or "python")
-        except Locked as error:
-            busy = InUse(
-                f"another process ({error.holder}) is writing to the backup at {self.describe()}. Nothing was changed. "
-                "If that is this node's lightningd, stop it first (lightning-cli stop); if it is another command, wait "
-                "until it has ended; then repeat this"
-            )
-            busy.holder = error.holder
-            raise busy from None
-
-    def _release_lock(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with suppress(OSError):
-                lock.release()
+            self._sole.release()
 
     @property
     def _opened(self) -> LogWriter:
@@ -333,7 +314,7 @@ class LogBackend(Backend):
             writer.close()
             if not failed and self._marker is not None:
                 self._marker.end(writer.standing)
-        self._release_lock()
+        self._sole.release()
 
     # Measuring
 
@@ -393,57 +374,8 @@ class LogBackend(Backend):
         with closing(self.storage.open(name)) as handle:
             return handle.size()
 
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Say in a sentence what it means when the destination does not do as it is told."""
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not self._there():
-                raise Unreachable(
-                    f"there is no backup at {self.describe()}: is the disk or share that holds it mounted, and the "
-                    "name right? Nothing was changed; mount it, or correct the URL, then try again"
-                ) from error
-            raise Unreachable(
-                f"{self.describe()} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
-                "is lost; fix that and try again"
-            ) from error
-
-    @contextmanager
-    def _making(self) -> Iterator[None]:
-        """The sentences for a new backup's place."""
-        place = self.describe()
-        try:
-            yield
-        except FileExistsError:
-            raise taken(self.storage) from None
-        except FileNotFoundError:
-            raise BackupError(
-                f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
-                "mounted? Otherwise create the directory first"
-            ) from None
-        except PermissionError:
-            raise BackupError(
-                f"{place} cannot be made: no permission to write there. Nothing was made; give this user the right to, "
-                "or choose another place"
-            ) from None
-        except OSError as error:
-            raise BackupError(
-                f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
-            ) from error
-
-    def _there(self) -> bool:
-        try:
-            return self.storage.exists()
-        except OSError:
-            return False
-
-
-def _file_in(error: OSError) -> str:
-    """Which file it is that another user's modes keep from us; a backup's files are all the same user's."""
-    if not isinstance(error, PermissionError) or not error.filename:
-        return ""
-    return f" ({error.filename}: all files of a backup must belong to the user that lightningd runs as, see chown)"
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(self.storage)
 
 
 def _if_readable(storage: Storage) -> Session | None:

@@ -187,7 +187,7 @@ class NodeHistory(RuleBasedStateMachine):
                 if segment is not None:
                     segment.handle.close()
         if isinstance(self.guard.backend, LogBackend):
-            self.guard.backend._release_lock()
+            self.guard.backend._sole.release()
         self.guard._lock._lock.forget()
         self.connection.close(True)
         self.guard = self.connection = self.folded = None

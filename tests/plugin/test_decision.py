@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.base import Standing
-from backends.change import VERSIONS, Change
+from backends.change import VERSIONS, WRAP_WINDOW, Change
 from backends.database.replay import Replay, ReplayFailed
 from backends.words import counted
-from plugin.decision import WRAP_WINDOW, Decision, Do, decide
+from plugin.decision import Decision, Do, decide
 from tests.database.databases import NODE
 from tests.standin.calls import bump
 

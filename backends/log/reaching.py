@@ -1,0 +1,64 @@
+"""What it means for a person when the place that a backup lies in, or should, does not do as it is told."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backends.errors import BackupError, Unreachable
+from backends.log.absent import taken
+from backends.storage.base import Storage
+
+
+@contextmanager
+def reaching(storage: Storage) -> Iterator[None]:
+    """While a backup that is there is used: an OSError becomes Unreachable."""
+    try:
+        yield
+    except OSError as error:
+        place = storage.describe()
+        if isinstance(error, FileNotFoundError) and not _there(storage):
+            raise Unreachable(
+                f"there is no backup at {place}: is the disk or share that holds it mounted, and the "
+                "name right? Nothing was changed; mount it, or correct the URL, then try again"
+            ) from error
+        raise Unreachable(
+            f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
+            "is lost; fix that and try again"
+        ) from error
+
+
+@contextmanager
+def making(storage: Storage) -> Iterator[None]:
+    """While a new backup is made: an OSError becomes a BackupError."""
+    place = storage.describe()
+    try:
+        yield
+    except FileExistsError:
+        raise taken(storage) from None
+    except FileNotFoundError:
+        raise BackupError(
+            f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
+            "mounted? Otherwise create the directory first"
+        ) from None
+    except PermissionError:
+        raise BackupError(
+            f"{place} cannot be made: no permission to write there. Nothing was made; give this user the right to, "
+            "or choose another place"
+        ) from None
+    except OSError as error:
+        raise BackupError(
+            f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
+        ) from error
+
+
+def _there(storage: Storage) -> bool:
+    try:
+        return storage.exists()
+    except OSError:
+        return False
+
+
+def _file_in(error: OSError) -> str:
+    """Which file it is that another user's modes keep from us; a backup's files are all the same user's."""
+    if not isinstance(error, PermissionError) or not error.filename:
+        return ""
+    return f" ({error.filename}: all files of a backup must belong to the user that lightningd runs as, see chown)"
