@@ -66,19 +66,18 @@ def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> t
     return last, standing
 
 
-def seal_segments(storage: Storage, first: int) -> bool:
-    """Take the segments from `first` on from whoever writes them; whether the place has kept all of it.
+def seal_segments(storage: Storage, first: int) -> None:
+    """Take the segments from `first` on from whoever writes them, as far as the place can tell him.
 
     Once another writer's mark is in place the one before makes no new segment that it would use. One that is being
     made has its temporary name, or has got its name meanwhile: so it looks again until there is nothing new.
     """
-    sealed, kept = set[str](), True
+    sealed = set[str]()
     while new := [name for name in storage.names() if _written_from(name, first) and name not in sealed]:
         for name in new:
             with suppress(FileNotFoundError):  # it has its own name by now
-                kept &= storage.seal(name)
+                storage.seal(name)
             sealed.add(name)
-    return kept
 
 
 def _written_from(name: str, first: int) -> bool:

@@ -88,10 +88,6 @@ class Position(Enum):
     """The node runs, and its plugin has decided."""
 
 
-COMPARABLE = (Position.EQUAL, Position.AHEAD, Position.BEHIND, Position.BOTH_EMPTY, Position.NO_DATABASE)
-"""The positions in which it is known which of the two is the newer state."""
-
-
 DISPUTED = (Position.EQUAL, Position.AHEAD, Position.NO_VERSION)
 """The positions in which the database would replace what the backup holds, and a copy must not."""
 

@@ -9,45 +9,20 @@ from pathlib import Path
 
 from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
 from tests.powercut.disks import Filesystem, Recorder, mounted
-from tests.standin import Call, Node, OutOfStep, fresh_schema, recorded_database, stands_at, transaction
+from tests.standin import Call, Node, fresh_schema, recorded_database, stands_at, transaction
+from tests.standin.database import Database
 
 NODE, BACKUP = 0, 1
 """The machine's disks, by their number."""
 
 
-class DurableDatabase:
-    """The database as lightningd opens it: SQLite's defaults, so a rollback journal and full syncs."""
+class DurableDatabase(Database):
+    """The database as lightningd opens it: a rollback journal and full syncs, which are SQLite's defaults."""
 
     def __init__(self, directory: Path) -> None:
-        self._connection = sqlite3.connect(directory / DATABASE, isolation_level=None)
-        self._connection.execute("PRAGMA foreign_keys = ON")
+        super().__init__(directory, synchronous="FULL")
         modes = [self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
-        assert modes == ["delete", 2], f"this SQLite has other defaults than lightningd's: {modes}"
-
-    def execute(self, statements: Sequence[str], *, transaction: bool) -> None:
-        """As in `tests.standin.database`."""
-        try:
-            if transaction:
-                self._connection.execute("BEGIN")
-            for sql in statements:
-                changed = self._connection.execute(sql).rowcount
-        except sqlite3.Error as error:
-            raise OutOfStep(f"{error} in: {sql[:200]}") from error
-        if statements and "'data_version' AND intval =" in statements[-1] and changed != 1:
-            raise OutOfStep(f"Optimistic lock on the database failed: {statements[-1]}")
-
-    def commit(self) -> None:
-        """End the transaction, if one is open."""
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
-
-    def die(self) -> None:
-        """What is not committed is lost."""
-        self._connection.close()
-
-    def close(self) -> None:
-        """The end of a clean stop."""
-        self._connection.close()
+        assert modes == ["delete", 2], f"this SQLite works otherwise than lightningd's: {modes}"
 
 
 @dataclass(frozen=True, slots=True)
