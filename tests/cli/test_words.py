@@ -1,8 +1,10 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and what somebody else wrote."""
+
+import subprocess
 
 import pytest
 
-from backends.words import counted
+from backends.words import SHOWN, counted, printable, shell_line, shell_word
 from backup_cli.console import age
 
 
@@ -17,3 +19,45 @@ def test_one_of_them_has_no_plural(count: int, text: str) -> None:
 )
 def test_an_age_has_no_wrong_plural(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("foreign", "shown"),
+    [
+        ("a stick", "a stick"),
+        ("Müller 雪 ½", "Müller 雪 ½"),
+        ("\x1b]0;owned\x07", r"\x1b]0;owned\x07"),
+        ("one\nerror: two\r", r"one\x0aerror: two\x0d"),
+        ("abc\u202egpj", r"abc\u202egpj"),
+        ("\u2028\x85\x9b\ufeff", r"\u2028\x85\x9b\ufeff"),
+        ("\udcff\U000e0001", r"\udcff\U000e0001"),
+    ],
+)
+def test_foreign_text_is_printable_and_one_line(foreign: str, shown: str) -> None:
+    assert printable(foreign) == shown
+
+
+@pytest.mark.parametrize("foreign", ["x" * SHOWN, "x" * (SHOWN + 1), "\n" * SHOWN, "y" * 1_000_000])
+def test_foreign_text_is_bounded(foreign: str) -> None:
+    assert len(printable(foreign)) <= SHOWN
+    assert printable(foreign).endswith("...") == (foreign != "x" * SHOWN)
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+@pytest.mark.parametrize("word", ["/mnt/$(id)", "a'b\"c`id`", "", "-x; id", "~", "two words", "é"])
+def test_a_shell_reads_back_a_printable_word(shell: str, word: str) -> None:
+    assert _read_by(shell, shell_word(word)) == word.encode()
+
+
+@pytest.mark.parametrize("word", ["\x1b[2J'\\\n1", "\u202e7", "/media/\udcff7", "\t"])
+def test_bash_reads_back_a_word_that_a_terminal_would_obey(word: str) -> None:
+    assert printable(shell_word(word), 1000) == shell_word(word)
+    assert _read_by("bash", shell_word(word)) == word.encode("utf-8", "surrogateescape")
+
+
+def test_a_line_is_its_words() -> None:
+    assert shell_line("umount", "/mnt/$(id)", 5) == "umount '/mnt/$(id)' 5"
+
+
+def _read_by(shell: str, word: str) -> bytes:
+    return subprocess.run([shell, "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
