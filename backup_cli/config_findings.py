@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import psutil
 
 from backends.errors import BackupError
 from backends.node.directory import DATABASE, NETWORKS, database_path
+from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
@@ -27,16 +27,13 @@ NOTIFY_FILE = "backup.notify"
 
 OWN_FILES = (
     *(DATABASE + suffix for suffix in ("", "-journal", "-wal", "-shm")),
-    "hsm_secret",
+    HSM_SECRET,
     LOCK_FILE,
     WRITER_LOCK_FILE,
     WITNESS_FILE,
     SESSION_FILE,
 )
 """What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
-
-SECRET_SIZE = 32
-"""Bytes of the smallest `hsm_secret`, the plain one; encrypted ones and those made of words have more."""
 
 SLOW_START = 20.0
 """Seconds to a manifest from which on lightningd's patience is worth a thought."""
@@ -181,45 +178,6 @@ def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
         yield ok("wallet", f"SQLite, {expected}, with a replica of lightningd's own at {replica}")
     else:
         yield ok("wallet", f"SQLite, {expected}")
-
-
-def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
-    """`hsm_secret`: there, whole, and nobody else's business."""
-    secret = config.directory / "hsm_secret"
-    try:
-        status = secret.stat()
-    except FileNotFoundError:
-        if database_path(config.directory).exists():
-            yield problem(
-                "hsm_secret",
-                f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back "
-                "from where you keep it before you start the node",
-            )
-        else:
-            yield ok(
-                "hsm_secret", "the first start will make it; copy it then to a safe place, no backup of ours holds it"
-            )
-        return
-    except OSError as error:
-        yield warning("hsm_secret", f"{secret} cannot be looked at ({error.strerror})")
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        yield problem("hsm_secret", f"{secret} is no file; {_COPY_IT_BACK}")
-    elif status.st_size < SECRET_SIZE:
-        what = f"has only {status.st_size} bytes, and no whole one has less than {SECRET_SIZE}"
-        yield problem("hsm_secret", f"{secret} {what if status.st_size else 'is empty'}; {_COPY_IT_BACK}")
-    elif not mode & stat.S_IRUSR:
-        yield problem("hsm_secret", f"not even its owner may read it (mode {mode:04o}): chmod 400 {secret}")
-    elif mode & 0o077:
-        yield problem(
-            "hsm_secret", f"other users may get at it (mode {mode:04o}), and with it at all funds: chmod 400 {secret}"
-        )
-    else:
-        yield ok("hsm_secret", f"mode {mode:04o}; keep a copy of it elsewhere, no backup of ours holds it")
-
-
-_COPY_IT_BACK = "copy it back from where you keep it before you start the node"
 
 
 def look_at_owners(config: NodeConfig) -> Iterator[Finding]:

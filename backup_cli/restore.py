@@ -100,7 +100,7 @@ def restore(
     if old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
-    tell_rules(url, target, resume, older is not None, chown_needed(target.parent, target))
+    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None, chown_needed(target.parent, target))
     if resume and backend is not None:
         _warn_if_closed(backend)
 
@@ -200,6 +200,14 @@ def _let_go(backend: Backend | None) -> Iterator[None]:
     finally:
         if isinstance(backend, LogBackend):
             backend.let_go()
+
+
+def _node_of(rebuilt: Rebuilt, backend: Backend | None) -> str | None:
+    """The restored node's id; None when neither its database nor its backup says it."""
+    if rebuilt.state.node_id is None and backend is not None:
+        with suppress(BackupError):  # gone this moment
+            return backend.node_id()
+    return rebuilt.state.node_id
 
 
 def _warn_if_closed(backend: Backend) -> None:

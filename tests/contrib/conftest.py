@@ -1,6 +1,5 @@
 """A protected node, for the tests of `backup-cli check-config`."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from click.testing import CliRunner
 from backup_cli import config_findings, probe
 from backup_cli.main import cli
 from tests.contrib.checking import PLUGIN_SCRIPT, configure, executable
-from tests.standin import RECORDED_DATABASE
+from tests.known_secret import SECRET, known_database
 
 
 @pytest.fixture
@@ -22,9 +21,9 @@ def node(tmp_path: Path, plugin: Path) -> Path:
     """A node with a database, a backup and a config: protected."""
     directory = tmp_path / "lightning" / "bitcoin"
     directory.mkdir(parents=True)
-    (directory / "lightningd.sqlite3").write_bytes(gzip.decompress(RECORDED_DATABASE.read_bytes()))
+    (directory / "lightningd.sqlite3").write_bytes(known_database())
     secret = directory / "hsm_secret"
-    secret.write_bytes(bytes(32))
+    secret.write_bytes(SECRET)
     secret.chmod(0o400)
     done = CliRunner().invoke(cli, ["init", "--lightning-dir", str(directory), f"file://{tmp_path}/lightning.bkp"])
     assert done.exit_code == 0, done.output

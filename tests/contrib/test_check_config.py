@@ -11,6 +11,7 @@ from backup_cli.node_config import read_config
 from plugin.notify import NOTIFY_FILE
 from tests.contrib.checking import PLUGIN_SCRIPT, check, configure, executable, the_problem
 from tests.end_to_end.world import backup_cli
+from tests.known_secret import SECRET
 
 
 def test_a_protected_node(node: Path) -> None:
@@ -195,13 +196,13 @@ def test_the_secret(node: Path) -> None:
     assert "is empty" in the_problem(node)
     secret.write_bytes(bytes(31))
     assert "has only 31 bytes" in the_problem(node)
-    secret.write_bytes(bytes(32))
+    secret.write_bytes(SECRET)
     secret.chmod(0)
     assert f"not even its owner may read it (mode 0000): chmod 400 {secret}" in the_problem(node)
     secret.unlink()
     assert "is missing" in the_problem(node)
     secret.mkdir()
-    assert "is no file" in the_problem(node)
+    assert "it is not a file" in the_problem(node)
 
 
 @pytest.mark.usefixtures("quick")
