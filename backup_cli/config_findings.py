@@ -4,11 +4,9 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
-from backends.errors import BackupError
 from backends.node.directory import DATABASE, NETWORKS, database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
@@ -16,13 +14,9 @@ from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
-from backup_cli.init import plugin_path
-from backup_cli.node_config import NodeConfig, PluginLine, Setting
+from backup_cli.node_config import NodeConfig, Setting
 from backup_cli.options import user_name
-from backup_cli.probe import PATIENCE, ask_for_manifest
 
-PLUGIN = "lightningd-backup"
-OLDER_PLUGIN = "backup.py"
 NOTIFY_FILE = "backup.notify"
 
 OWN_FILES = (
@@ -34,9 +28,6 @@ OWN_FILES = (
     SESSION_FILE,
 )
 """What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
-
-SLOW_START = 20.0
-"""Seconds to a manifest from which on lightningd's patience is worth a thought."""
 
 
 def look_at_files(config: NodeConfig) -> Iterator[Finding]:
@@ -75,75 +66,6 @@ def _network(setting: Setting) -> str | None:
         return setting.value
     name = "bitcoin" if setting.name == "mainnet" else setting.name
     return name if name in NETWORKS else None
-
-
-def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
-    """Whether lightningd starts this plugin, cannot live without it, and starts no rival of it."""
-    lines = config.plugins()
-    for line in lines:
-        if line.path.name == OLDER_PLUGIN and config.disabled(line.path) is None:
-            yield problem(
-                "plugin",
-                f"{line.where} starts the older backup plugin {line.path}, which reads the same backup.lock: remove "
-                "that line (docs/migrating.md)",
-            )
-    ours = [line for line in lines if PLUGIN in line.path.name or PLUGIN in line.path.resolve().name]
-    if not ours:
-        yield problem(
-            "plugin",
-            f"no line starts {PLUGIN}, so nothing is backed up; add to {_file_to_edit(config)}: "
-            f"important-plugin={plugin_path()}",
-        )
-        return
-    paths = list(dict.fromkeys(line.path.resolve() for line in ours))
-    if len(paths) > 1:
-        listed = " and ".join(f"{line.path} ({line.where})" for line in ours)
-        yield problem("plugin", f"two of them are started, and the second will stop the node: {listed}; keep one line")
-    yield from _look_at_line(config, ours)
-    yield from _look_at_running(config)
-
-
-def _look_at_line(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Finding]:
-    line = next((line for line in ours if line.important), ours[0])
-    disabled = config.disabled(line.path)
-    if disabled is not None:
-        yield problem("plugin", f"{disabled.where} disables it: remove the line disable-plugin={disabled.value}")
-        return
-    if not line.important:
-        yield problem(
-            "plugin",
-            f"{line.where} starts {line.path} as an ordinary plugin: were it to die, the node would go on without a "
-            f"backup; write instead: important-plugin={line.path}",
-        )
-    try:
-        manifest = ask_for_manifest(line.path)
-    except BackupError as error:
-        yield problem(
-            "plugin", f"{error}, so the node will not start; reinstall it, or correct {line.where} (pip, pipx)"
-        )
-        return
-    if manifest.disabled is not None or "db_write" not in manifest.hooks or "backup-status" not in manifest.methods:
-        yield problem("plugin", f"{line.path} starts, but is not this plugin; correct {line.where}: {plugin_path()}")
-    elif manifest.seconds > SLOW_START:
-        yield warning(
-            "plugin",
-            f"{line.path} needs {manifest.seconds:.0f} s to start, and lightningd waits {PATIENCE:.0f} s; is the "
-            "machine overloaded, or its disk slow?",
-        )
-    elif line.important:
-        yield ok("plugin", f"important-plugin={line.path} starts ({manifest.seconds:.1f} s)")
-
-
-def _look_at_running(config: NodeConfig) -> Iterator[Finding]:
-    """A line that was added since the node started protects nobody yet."""
-    if config.pid is None:
-        return
-    with suppress(psutil.Error):
-        words = [" ".join(child.cmdline()) for child in psutil.Process(config.pid).children()]
-        if any(PLUGIN in line for line in words):
-            yield ok("node", f"runs (process {config.pid}) with the plugin")
-        else:
-            yield problem("node", f"runs (process {config.pid}) without the plugin; restart it: lightning-cli stop")
 
 
 def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
@@ -211,10 +133,6 @@ def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
             )
         else:
             yield ok(NOTIFY_FILE, "is called when there is trouble")
-
-
-def _file_to_edit(config: NodeConfig) -> Path:
-    return config.files[0] if config.files else config.directory.parent / "config"
 
 
 def _for_sudo(uid: int) -> str:

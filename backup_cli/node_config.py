@@ -5,6 +5,7 @@ command line. A line is `name=value` or `name`; one that begins with `#` is none
 it stands in) puts another file in its place. Blanks at a line's end count for nothing, those at its beginning do.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from backends.node.running import running_lightningd
 
 DEEPEST = 100
 """How many files may include each other; lightningd gives up there, too."""
+
+_PUNCTUATION = re.compile(r"[!-,/:-@\[-^`{-~]")
+"""A file with any of it in its name is none that lightningd starts from a directory; only `-`, `_` and `.` may be."""
 
 _WITH_VALUE = ("conf", "important-plugin", "plugin", "plugin-dir", "disable-plugin", "wallet")
 
@@ -37,6 +41,15 @@ class PluginLine:
     path: Path
     important: bool
     where: str
+    directory: Path | None = None
+    """The plugin directory that it was found in, when no line names it."""
+    tolerated: bool = False
+    """It lies in lightningd's own plugin directory: there a plugin that is named elsewhere, too, is passed over."""
+
+    @property
+    def real(self) -> Path:
+        """The file itself, by which lightningd tells plugins apart."""
+        return self.path.resolve()
 
 
 @dataclass(slots=True)
@@ -64,7 +77,7 @@ class NodeConfig:
 
     def plugins(self) -> list[PluginLine]:
         """Every plugin that is named or lies in a plugin directory; built-in ones are not among them."""
-        found = list(_lying_in(self.directory.parent / "plugins", "the directory"))
+        found: list[PluginLine] = []
         for setting in self.settings:
             # lightningd works in its network directory: that is where relative paths begin.
             path = self.directory / setting.value
@@ -73,8 +86,24 @@ class NodeConfig:
             elif setting.name in ("plugin", "important-plugin"):
                 found.append(PluginLine(path, setting.name == "important-plugin", setting.where))
             elif setting.name == "plugin-dir":
-                found.extend(_lying_in(path, f"plugin-dir in {setting.where}:"))
+                where = f"plugin-dir in {setting.where}: {path}"
+                found.extend(PluginLine(file, False, where, path) for file in _plugins_in(path))
+        own = self.directory.parent / "plugins"
+        for place in (own, *_directories_in(own)):
+            found.extend(PluginLine(file, False, f"the directory {place}", place, True) for file in _plugins_in(place))
         return found
+
+    def named_twice(self) -> list[list[PluginLine]]:
+        """The lines of each plugin that lightningd is told of more than once: it then does not start."""
+        groups: dict[Path, list[PluginLine]] = {}
+        for line in self.plugins():
+            if not line.tolerated and self.disabled(line.path) is None:
+                groups.setdefault(line.real, []).append(line)
+        return [lines for lines in groups.values() if len(lines) > 1]
+
+    def is_alone(self, line: PluginLine) -> bool:
+        """Whether lightningd starts nothing else from the directory that this plugin lies in."""
+        return line.directory is not None and len(_plugins_in(line.directory)) == 1
 
 
 def read_config(directory: Path, conf: Path | None) -> NodeConfig:
@@ -142,16 +171,29 @@ def _command_line(words: list[str]) -> Iterator[Setting]:
         yield Setting(name, value, "the command line of the running lightningd")
 
 
-def _lying_in(directory: Path, where: str) -> Iterator[PluginLine]:
-    """Executable files in the directory, and in those directly in it."""
+def _plugins_in(directory: Path) -> list[Path]:
+    """What lightningd starts from this directory: files that somebody may execute, with plain names."""
+    return [path for path in _entries(directory) if _is_plugin(path)]
+
+
+def _is_plugin(path: Path) -> bool:
+    if path.name == "README.md" or _PUNCTUATION.search(path.name) is not None:
+        return False
     try:
-        entries = sorted(directory.iterdir())
-        below = [path for entry in entries if entry.is_dir() for path in sorted(entry.iterdir())]
-        for path in entries + below:
-            if path.is_file() and path.stat().st_mode & 0o111:
-                yield PluginLine(path, False, f"{where} {path.parent}")
+        return path.is_file() and path.stat().st_mode & 0o111 != 0
     except OSError:
-        return  # missing, or not to be read: nothing is started from there
+        return False  # gone meanwhile, or out of reach: then for lightningd, too
+
+
+def _directories_in(directory: Path) -> list[Path]:
+    return [path for path in _entries(directory) if path.is_dir()]
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []  # missing, or not to be read: nothing is started from there
 
 
 def _canonical(path: Path) -> Path:

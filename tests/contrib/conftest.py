@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from backup_cli import config_findings, probe
+from backup_cli import plugin_findings, probe
 from backup_cli.main import cli
 from tests.contrib.checking import PLUGIN_SCRIPT, configure, executable
 from tests.known_secret import SECRET, known_database
@@ -35,4 +35,4 @@ def node(tmp_path: Path, plugin: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without starting the plugin, where something else is the point."""
     answer = probe.Manifest(["db_write"], ["backup-status"], None, 0.5)
-    monkeypatch.setattr(config_findings, "ask_for_manifest", lambda path: answer)
+    monkeypatch.setattr(plugin_findings, "ask_for_manifest", lambda path, patience: answer)
