@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import psutil
 
+from backends.node.config_files import Setting
 from backends.node.directory import DATABASE, NETWORKS, database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
@@ -14,7 +15,7 @@ from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
-from backup_cli.node_config import NodeConfig, Setting
+from backup_cli.node_config import NodeConfig
 from backup_cli.options import user_name
 
 NOTIFY_FILE = "backup.notify"

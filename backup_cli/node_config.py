@@ -1,37 +1,16 @@
-"""What lightningd is told to do: its config files, as it reads them itself, and the command line of a running one.
-
-As of v26.06: `config` above the network directory, then `config` in it, or only the file that `--conf` names; then the
-command line. A line is `name=value` or `name`; one that begins with `#` is none; `include FILE` (relative to the file
-it stands in) puts another file in its place. Blanks at a line's end count for nothing, those at its beginning do.
-"""
+"""What lightningd is told to do, with the command line of a running one; and which plugins it is told to start."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from backends.errors import BackupError
+from backends.node.config_files import Setting, read_settings
 from backends.node.running import running_lightningd
-
-DEEPEST = 100
-"""How many files may include each other; lightningd gives up there, too."""
 
 _PUNCTUATION = re.compile(r"[!-,/:-@\[-^`{-~]")
 """A file with any of it in its name is none that lightningd starts from a directory; only `-`, `_` and `.` may be."""
-
-_WITH_VALUE = ("conf", "important-plugin", "plugin", "plugin-dir", "disable-plugin", "wallet")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line, or one option of the command line."""
-
-    name: str
-    value: str
-    where: str
-    """The place in words, for whoever must change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,42 +87,9 @@ class NodeConfig:
 
 def read_config(directory: Path, conf: Path | None) -> NodeConfig:
     """The configuration of the node in this network directory. Raises BackupError when a file of it cannot be read."""
-    config = NodeConfig(directory)
-    config.pid, arguments = _running(directory)
-    given = list(_command_line(arguments))
-    named = [setting.value for setting in given if setting.name == "conf"]
-    if conf is None and named:
-        conf = Path(named[-1])
-    if conf is not None:
-        _read(config, conf.absolute(), must_exist=True)
-    else:
-        _read(config, directory.parent / "config", must_exist=False)
-        _read(config, directory / "config", must_exist=False)
-    config.settings.extend(given)
-    return config
-
-
-def _read(config: NodeConfig, path: Path, *, must_exist: bool, depth: int = 0) -> None:
-    try:
-        text = path.read_text(errors="surrogateescape")
-    except FileNotFoundError:
-        if must_exist:
-            raise BackupError(f"lightningd's config file {path} does not exist; lightningd will not start") from None
-        return
-    except OSError as error:
-        raise BackupError(
-            f"lightningd's config file {path} cannot be read ({error.strerror}); run this as the user that lightningd "
-            "runs as"
-        ) from None
-    if depth > DEEPEST:
-        raise BackupError(f"the config file {path} includes itself over and over; lightningd will not start with it")
-    config.files.append(path)
-    for number, line in enumerate(text.replace("\r", "\n").split("\n"), 1):
-        if line.startswith("include "):
-            _read(config, path.parent / line.removeprefix("include "), must_exist=True, depth=depth + 1)
-        elif line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            config.settings.append(Setting(name, value.rstrip(), f"{path} line {number}"))
+    pid, arguments = _running(directory)
+    files, settings = read_settings(directory, arguments, conf)
+    return NodeConfig(directory, files, settings, pid)
 
 
 def _running(directory: Path) -> tuple[int | None, list[str]]:
@@ -158,17 +104,6 @@ def _running(directory: Path) -> tuple[int | None, list[str]]:
     if "lightningd" not in (process.name(), Path(words[0]).name if words else ""):
         return None, []  # some other program that has the database open
     return pid, words[1:]
-
-
-def _command_line(words: list[str]) -> Iterator[Setting]:
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not equals and name in _WITH_VALUE:
-            value = next(rest, "")
-        yield Setting(name, value, "the command line of the running lightningd")
 
 
 def _plugins_in(directory: Path) -> list[Path]:
