@@ -32,7 +32,7 @@ from backends.log.known_damage import remove_healed
 from backends.log.misnamed import misnamed
 from backends.log.opening import missing_file, open_generation, segment_indexes
 from backends.log.reading import RecordReader, StoredPayload
-from backends.log.segment import Segment, create_segment
+from backends.log.segment import Segment, create_segment, room_ahead
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, Tail
 from backends.storage.base import TEMPORARY, Storage
@@ -65,6 +65,16 @@ def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> t
     if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in storage.names()):
         _check_whole_log(storage)
     return last, standing
+
+
+def room_to_recover(storage: Storage, last: Found) -> int:
+    """Bytes that `recover` takes at most before it gives any back: a copy of the last segment, and of a torn end."""
+    end = last.tail.offset
+    torn = 0
+    if last.tail.end is End.TORN:
+        with closing(storage.open(segment_name(last.index))) as handle:
+            torn = min(max(handle.size() - end, 0), _MOST_ASIDE)
+    return end + room_ahead(end) + torn
 
 
 def seal_segments(storage: Storage, first: int) -> None:
