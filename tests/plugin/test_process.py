@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -106,15 +107,14 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
     """The manifest comes all the same: without its plugin, a node with a plain `plugin` line would run on."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "apsw.py").write_text(broken)
-    lived.environment["PYTHONPATH"] = str(tmp_path / "packages")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'packages')!r}); from plugin.main import main; main()"
     before = tree(lived.backup)
-    node = lived.node()
+    node = lived.node(command=[sys.executable, "-c", program])
     node.start()
     with pytest.raises(Refused, match=r"not installed whole .*then start the node again"):
         node.db_write(history.note())
     node.die()
     assert tree(lived.backup) == before
-    lived.environment.clear()
     lived.run(History(lived.version).notes(2))
     lived.assert_restored_equals_the_nodes()
 
