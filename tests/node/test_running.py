@@ -114,6 +114,11 @@ def test_a_lightningd_elsewhere_or_another_program_here(directory: Path, tmp_pat
         assert running_lightningd(directory) is None
 
 
+def _hide_directory_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this one: another lightningd may run on this machine."""
+    monkeypatch.setattr(module, "works_in", lambda other, directory: None if other == pid else False)
+
+
 @pytest.mark.parametrize(
     ("options", "holds"),
     [
@@ -132,7 +137,7 @@ def test_roots_lightningd_is_told_by_its_command_line_where_no_more_is_seen(
 ) -> None:
     words = [option.format(base=directory.parent) for option in options]
     with running("", name=["lightningd", *words]) as node:
-        monkeypatch.setattr(module, "works_in", lambda pid, directory: None)
+        _hide_directory_of(node.pid, monkeypatch)
         assert running_lightningd(directory) == (node.pid if holds else None)
 
 
@@ -141,7 +146,7 @@ def test_roots_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.Monkey
     directory.mkdir(parents=True)
 
     with running("", name=["lightningd", "--daemon"]) as node:
-        monkeypatch.setattr(module, "works_in", lambda pid, directory: None)
+        _hide_directory_of(node.pid, monkeypatch)
         monkeypatch.setattr(module, "_home_of", lambda process: str(tmp_path / ".lightning"))
         assert running_lightningd(directory) == node.pid
 

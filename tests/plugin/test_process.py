@@ -119,6 +119,35 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
     lived.assert_restored_equals_the_nodes()
 
 
+SLOW = """
+import time
+from backends.log.backend import LogBackend
+from plugin import start
+from plugin.main import main
+append = LogBackend.append
+def slowly(self, change):
+    time.sleep(1.25)
+    append(self, change)
+LogBackend.append = slowly
+start.patience_of = lambda url: 0.7
+main()
+"""
+
+
+def test_destination_that_answers_just_after_the_watchdog_has_given_up(lived: World, history: History) -> None:
+    """From a real failure: the second answer's exception was dumped on stderr, object by object."""
+    node = lived.node(command=[sys.executable, "-c", SLOW])
+    node.start()
+    before = lived.version
+    ident = node.post(history.note())
+    assert "has not answered for 1 seconds" in node.wire.reply(ident)["result"]["message"]
+    assert node.wire.process.wait(20) == 1
+    assert node.stderr == ""
+    assert len(said_at(node, "broken")) == 1
+    node.die()
+    assert lived.version == before
+
+
 def test_another_nodes_plugin_in_the_same_terminal(lived: World, tmp_path: Path) -> None:
     """Two nodes of one user, each with its own backup."""
     (tmp_path / "second").mkdir()
