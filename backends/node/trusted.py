@@ -1,8 +1,8 @@
 """Whether a program in the node's directory may be run: nobody but its user and root may be able to change it.
 
-It would run beside the node's keys, and the node's directory may lie where others can write. So the way to it is walked
-from the root down, link by link, through held descriptors. Once every directory and link on it belongs to root or to the
-user, and lets nobody else write, its name is stable: it leads to the same file when it is started.
+It would run beside the node's keys, and the node's directory may lie where others can write. So the way to it is
+walked from the root down, link by link, through held descriptors. Once every directory and link on it belongs to root
+or to the user, and lets nobody else write, its name is stable: it leads to the same file when it is started.
 """
 
 import errno
