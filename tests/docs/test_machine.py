@@ -26,7 +26,7 @@ from tests.docs.reader import reading
 from tests.docs.sandbox import Sandbox
 from tests.docs.test_commands import PAGES, name
 
-INSTALLED = ["…", "Successfully installed … lightningd-backup-…", "…"]
+INSTALLED = ["…", "Successfully installed lightningd-backup-…", "…"]
 RELOADED = "Running in chroot, ignoring command 'daemon-reload'"
 ENABLED = "Created symlink … → …"
 
