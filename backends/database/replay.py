@@ -29,6 +29,7 @@ from backends.database.connection import (
     sync,
     words,
 )
+from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError, Unrestorable
@@ -88,7 +89,7 @@ class Replay:
         self.path = path
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
-        self._guard = Guard()
+        self._guard = Guard(in_place=in_place)
         self._changes = 0  # in the open transaction
         self._data_version: int | None = None
         if not path.exists():
@@ -257,6 +258,8 @@ class Replay:
             return explained(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
             return OutOfTime(f"there was no time for the change with data version {self._data_version}")
+        if isinstance(error, FunctionRefused):
+            self._guard.refused = f"FUNCTION {error.name}"
         begins = _shown(statement, 80)
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
@@ -278,6 +281,13 @@ class Replay:
         )
 
     def _unusable(self, error: apsw.Error) -> BackupError:
+        if isinstance(error, FunctionRefused) and not self._in_place:
+            holds = "the database in this backup holds what no node's does"
+            raise ReplayFailed(
+                f"{holds} (something that calls the function {error.name}); this backup was altered or made by "
+                "something else. Start no node from it; look for another copy of the backup",
+                holds,
+            )
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not a whole database"
             return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backends.database.connection import READ_WRITE, opened, run
+from backends.database.connection import FOREIGN_JOURNAL, READ_WRITE, corrupt, names_super_journal, opened, run
 from backends.errors import BackupError
 
 _SUFFIXES = ("-journal", "-wal")
@@ -27,6 +27,8 @@ def settled(path: Path) -> Iterator[Path]:
     if not others and not _in_wal_mode(path):
         yield path
         return
+    if names_super_journal(path):
+        raise corrupt(path, FOREIGN_JOURNAL)
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-") as directory:
         copy = Path(directory) / path.name
         try:

@@ -25,6 +25,7 @@ from backends.database.connection import (
     run,
     words,
 )
+from backends.database.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
 from backends.errors import BackupError
 
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
@@ -51,6 +52,9 @@ class DatabaseState:
 
     empty: bool
     """Whether it has no tables at all: a node that never started."""
+
+    unknown_objects: UnknownObjects = NONE_UNKNOWN
+    """What its schema holds that no lightningd makes."""
 
 
 def inspect(path: Path, *, writable: bool) -> DatabaseState:
@@ -120,6 +124,7 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
         and "version" in tables
         and "version" in _columns(connection, "version"),
         empty=objects == 0,
+        unknown_objects=unknown_objects(connection),
     )
 
 
