@@ -71,6 +71,12 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         last = age(time.time() - seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
     yield from _compare(directory, settings.url, backend, pairing)
+    if database.unknown_objects:
+        yield warning(
+            "schema",
+            f"the database holds what no lightningd makes: {database.unknown_objects}. restore and verify refuse that "
+            "until they are given --accept-schema; if you did not add it, somebody else has changed the database",
+        )
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:

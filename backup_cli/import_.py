@@ -23,6 +23,7 @@ from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
 from backup_cli.pairing_words import in_words
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 from backup_cli.verify import scratch_place
 
 BETTER_SOURCE = (
@@ -38,13 +39,21 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path),
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
+@accept_schema
 @discard_newer
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
+def import_(
+    old: str,
+    url: str,
+    lightning_dir: Path | None,
+    accepted: str | None,
+    consent: tuple[str, ...],
+    scratch: Path | None,
+) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
@@ -53,7 +62,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
     with OlderBackup(older_path(old)) as older:
         if lightning_dir is None:
             backend.check_new()
-            _take_over(older, backend, url, scratch, None)
+            _take_over(older, backend, url, scratch, None, accepted)
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             directory = node_directory(lightning_dir)
@@ -64,14 +73,21 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
                 _refuse_other_version(older, database)
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
-                standing = _take_over(older, backend, url, scratch, database)
+                standing = _take_over(older, backend, url, scratch, database, accepted)
                 with removed_on_failure(backend):
                     aside = set_old_lock_aside(directory)
                     hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
             _tell_node(backend, url, directory, aside)
 
 
-def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | None, database: Path | None) -> Standing:
+def _take_over(
+    older: OlderBackup,
+    backend: Backend,
+    url: str,
+    scratch: Path | None,
+    database: Path | None,
+    accepted: str | None,
+) -> Standing:
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -82,6 +98,7 @@ def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | N
             raise BackupError(
                 f"{older.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
             )
+        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
         if not rebuilt.state.empty:
