@@ -39,8 +39,8 @@ from backup_cli.restore_place import (
     target_of,
     unfinished,
 )
-from backup_cli.schema_consent import accept_schema, demand_known_schema
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 
 @click.command(short_help="Bring the database back from a backup.")
@@ -96,7 +96,9 @@ def restore(
             f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
             f"will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
-    order = _Order(url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over)
+    order = _Order(
+        url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over
+    )
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)

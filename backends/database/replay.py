@@ -31,6 +31,7 @@ from backends.database.connection import (
 )
 from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
+from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError, Unrestorable
 
@@ -90,6 +91,7 @@ class Replay:
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
         self._guard = Guard(in_place=in_place)
+        self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
         self._data_version: int | None = None
         if not path.exists():
@@ -203,6 +205,8 @@ class Replay:
     def _begin(self) -> None:
         try:
             self._cursor.execute("BEGIN IMMEDIATE" if self._in_place else "BEGIN")
+            if self._in_place and self._unknown is None:
+                self._unknown = unknown_objects(self._connection)
         except apsw.Error as error:
             raise self._failed("BEGIN", error) from error
 
@@ -248,7 +252,11 @@ class Replay:
 
     def _check_version(self) -> None:
         """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
-        reached = state_of(self._connection).data_version or 0
+        state = state_of(self._connection)
+        if self._unknown is not None and state.unknown_objects != self._unknown:
+            makes = f"the change with data version {self._data_version} makes what no lightningd makes"
+            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}. {_DO_NEXT}", makes)
+        reached = state.data_version or 0
         if reached != self._data_version:
             leads = f"the change with data version {self._data_version} leads to version {reached}"
             raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)

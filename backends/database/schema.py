@@ -138,14 +138,12 @@ _RUNS_IN_A_TABLE = {"CHECK": "CHECK", "AS": "a generated column", "GENERATED": "
 def _unknown_in_table(tokens: Sequence[str]) -> str | None:
     if tokens[:2] != ["CREATE", "TABLE"]:
         return "virtual" if "VIRTUAL" in tokens[:2] else "its definition"
-    if set(tokens) & set("=<>!"):
-        return "an expression"
     for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
         if token in _RUNS_IN_A_TABLE:
             return _RUNS_IN_A_TABLE[token]
         if token == "DEFAULT" and (after == "(" or after.startswith("CURRENT_")):
             return "an expression as a default"
-    return None
+    return "an expression" if set(tokens) & set("=<>!") else None
 
 
 def _unknown_in_index(tokens: Sequence[str]) -> str | None:
