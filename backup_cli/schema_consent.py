@@ -1,4 +1,4 @@
-"""What a restored database would bring along that no lightningd makes: refused by name, unless somebody knows better."""
+"""What a restored database brings along that no lightningd makes: refused by name, unless somebody knows better."""
 
 import click
 
@@ -50,7 +50,7 @@ def tell_unknown_schema(unknown: UnknownObjects) -> None:
     warn(
         f"the node's database holds what no lightningd makes: {unknown.sentence()}. If you did not add that, somebody "
         "else has changed the database. If you did: restore and verify refuse it until they are given "
-        f"--accept-schema {unknown.checksum} , so keep that beside the URL, or drop it with the node stopped and repeat "
-        "this. What runs at each change (a trigger, a CHECK) may call no other function than "
+        f"--accept-schema {unknown.checksum} , so keep that beside the URL, or drop it with the node stopped and "
+        "repeat this. What runs at each change (a trigger, a CHECK) may call no other function than "
         f"{', '.join(sorted(ALLOWED))}: with another one, the backup cannot be restored"
     )

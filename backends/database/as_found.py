@@ -74,7 +74,7 @@ def _look(disk: "_ReadOnlyDisk") -> AsFound | Unclear:
             run(connection, "SELECT count(*) FROM sqlite_schema")
             state = state_of(connection)
             return AsFound(state, disk.main.read(DATABASE_HEADER, 0))
-    except (apsw.CorruptError, apsw.NotADBError):
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError):
         return Unclear.NO_DATABASE
     except (apsw.Error, OSError):
         return Unclear.UNREADABLE

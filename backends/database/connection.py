@@ -143,6 +143,8 @@ def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.C
             connection.close(True)
     except apsw.Error as error:
         raise explained(error, shown or path) from error
+    except UnicodeDecodeError as error:
+        raise corrupt(shown or path, NOT_UTF8) from error
 
 
 def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
@@ -152,9 +154,14 @@ def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
 
 def faults(connection: apsw.Connection) -> str | None:
     """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
-    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+    except UnicodeDecodeError:  # it names what has a fault
+        return NOT_UTF8
     return None if found == ["ok"] else "; ".join(" ".join(fault.split())[:200] for fault in found)
 
+
+NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
 
 FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
 

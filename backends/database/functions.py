@@ -82,7 +82,8 @@ class _Replace:
     def __init__(self) -> None:
         self._sqlite: apsw.Connection | None = None
 
-    def __call__(self, text: object, sought: object, by: object) -> object:
+    def __call__(self, *arguments: "apsw.SQLiteValue") -> "apsw.SQLiteValue":
+        text, sought, by = arguments
         if not isinstance(sought, str) or len(sought.encode()) > LONGEST_SOUGHT:
             raise FunctionRefused("replace")
         if self._sqlite is None:

@@ -17,6 +17,7 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
+    NOT_UTF8,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
@@ -176,6 +177,8 @@ class Replay:
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
+        except UnicodeDecodeError as error:
+            raise self._unusable(apsw.CorruptError(NOT_UTF8)) from error
 
     def close(self) -> None:
         """Let go of the file, finished or not; a second time does nothing."""

@@ -4,8 +4,8 @@ All recorded nodes, and every migration of lightningd's up to v26.06, make two k
 have a type, literal defaults and foreign keys, and indexes of columns, one of them with a condition. A trigger, a view,
 a virtual table, a CHECK, a generated column, an expression as a default or in an index is somebody else's.
 
-A definition that is not plain ASCII, or has a character in it that none of lightningd's has, counts as unknown too: then
-this reading of it may be another than SQLite's.
+A definition that is not plain ASCII, or has a character in it that none of lightningd's has, counts as unknown too:
+then this reading of it may be another than SQLite's.
 """
 
 import hashlib
@@ -58,10 +58,11 @@ def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
     shown: list[str] = []
     count, checksum = 0, hashlib.sha256()
     query = (
-        "SELECT type, name, tbl_name, rootpage, length(sql), substr(sql, 1, ?) FROM sqlite_schema "
-        "ORDER BY type, name, tbl_name, rowid"
+        "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), rootpage, length(sql), "
+        "CAST(substr(sql, 1, ?) AS BLOB) FROM sqlite_schema ORDER BY type, name, tbl_name, rowid"
     )
-    for kind, name, table, page, length, sql in connection.execute(query, (_MOST_TEXT,)):
+    for raw_kind, raw_name, raw_table, page, length, raw_sql in connection.execute(query, (_MOST_TEXT,)):
+        kind, name, table, sql = map(_text, (raw_kind, raw_name, raw_table, raw_sql))
         what = _unknown_in(kind, name, page, length, sql)
         if what is None:
             continue
@@ -73,18 +74,23 @@ def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
     return UnknownObjects(tuple(shown), count, checksum.hexdigest()[:16]) if count else NONE_UNKNOWN
 
 
-def _in_words(kind: object, name: object, table: object, what: str) -> str:
+def _text(raw: bytes | None) -> str | None:
+    """A stranger's text may be no UTF-8."""
+    return None if raw is None else raw.decode(errors="surrogateescape")
+
+
+def _in_words(kind: str | None, name: str | None, table: str | None, what: str) -> str:
     on = f" on {printable(table, _NAME)}" if kind == "trigger" else ""
     return f"{printable(kind, 10)} {printable(name, _NAME)}{on}" + (f" ({what})" if what else "")
 
 
-def _unknown_in(kind: object, name: object, page: object, length: object, sql: object) -> str | None:
+def _unknown_in(kind: str | None, name: str | None, page: object, length: object, sql: str | None) -> str | None:
     """What is unknown in an object, "" for all of it; None when lightningd might have made it."""
-    if kind not in ("table", "index") or not page or not isinstance(name, str):
+    if kind not in ("table", "index") or not page or name is None:
         return "virtual" if kind == "table" else ""
     if sql is None:
         return None if kind == "index" and name.startswith("sqlite_autoindex_") else ""
-    if not isinstance(sql, str) or not isinstance(length, int) or length > _MOST_TEXT:
+    if not isinstance(length, int) or length > _MOST_TEXT:
         return "its definition"
     if name.lower().startswith("sqlite_") and not (kind == "table" and _SQLITES_OWN.fullmatch(name)):
         return ""

@@ -105,8 +105,9 @@ for name, number in functions:
     for count in [number] if number >= 0 else [1, 2, 3]:
         calls[f'"{name}"({", ".join(["1"] * count)})'] = name
 calls |= {"1 LIKE 2": "like", "1 GLOB 2": "glob", "1 MATCH 2": "match", "1 -> 2": "->", "1 ->> 2": "->>",
-          "CURRENT_TIME": "current_time", "CURRENT_TIMESTAMP": "current_timestamp", "hEx (1)": "hex", "hex/**/(1)": "hex",
-          "[fts3_tokenizer](1)": "fts3_tokenizer", "`fts5_source_id`()": "fts5_source_id", "1 LIKE 2 ESCAPE 3": "like"}
+          "CURRENT_TIME": "current_time", "CURRENT_TIMESTAMP": "current_timestamp", "hEx (1)": "hex",
+          "hex/**/(1)": "hex", "[fts3_tokenizer](1)": "fts3_tokenizer", "`fts5_source_id`()": "fts5_source_id",
+          "1 LIKE 2 ESCAPE 3": "like"}
 for encoding in sys.argv[2:]:
     path = Path(sys.argv[1], encoding)
     with closing(apsw.Connection(str(path))) as new:

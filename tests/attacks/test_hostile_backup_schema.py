@@ -26,10 +26,12 @@ CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
 
 TABLE = "CREATE TABLE t (x, y)"
 
+STEAL = "CREATE TRIGGER steal AFTER INSERT ON version BEGIN DELETE FROM version; END"
+
 UNKNOWN = {
-    "a trigger": (["CREATE TRIGGER steal AFTER INSERT ON version BEGIN DELETE FROM version; END"], "trigger steal on version"),
+    "a trigger": ([STEAL], "trigger steal on version"),
     "a view": (["CREATE VIEW w AS SELECT 1 AS x"], "view w"),
-    "a view in the place of a table": (["DROP TABLE version", "CREATE VIEW version AS SELECT 1 AS version"], "view version"),
+    "a view for a table": (["DROP TABLE version", "CREATE VIEW version AS SELECT 1 AS version"], "view version"),
     "a virtual table": (["CREATE VIRTUAL TABLE f USING fts5(x)"], r"table f \(virtual\)"),
     "a check": (["CREATE TABLE t (x CHECK (x > 0))"], r"table t \(CHECK\)"),
     "a check of the table": (["CREATE TABLE t (x, CONSTRAINT c CHECK (x <> ''))"], r"table t \("),
@@ -82,8 +84,7 @@ def test_import_refuses_it(tmp_path: Path) -> None:
 
 def test_nothing_is_written_into_a_living_nodes_database(tmp_path: Path) -> None:
     """Whoever owns the destination could append a change; at the next start it would be made again in place."""
-    for number, made in enumerate(["CREATE TRIGGER r AFTER INSERT ON version BEGIN SELECT 1; END", "CREATE VIEW r AS SELECT 1",
-                                   "CREATE TABLE r (x CHECK (x > 0))"]):  # fmt: skip
+    for number, made in enumerate([STEAL, "CREATE VIEW r AS SELECT 1", "CREATE TABLE r (x CHECK (x > 0))"]):
         database = node(tmp_path / f"db{number}")
         before = database.read_bytes()
         with Replay(database, in_place=True) as replay, pytest.raises(ReplayFailed):
@@ -236,9 +237,11 @@ def schemas(draw: st.DrawFn) -> list[str]:
         f"CREATE{gap}TABLE t (k{gap}INTEGER, {f',{draw(GAPS)}'.join(draw(st.lists(columns(), max_size=3)) or ['z'])})"
     )
     more = draw(st.sampled_from([
-        "", f"CREATE INDEX i ON t{gap}(k)", f"CREATE INDEX i ON t{gap}({call})", f"CREATE INDEX i ON t (k){gap}WHERE{gap}{call}",
+        "", f"CREATE INDEX i ON t{gap}(k)", f"CREATE INDEX i ON t{gap}({call})",
+        f"CREATE INDEX i ON t (k){gap}WHERE{gap}{call}",
         f"CREATE INDEX i ON t (k) WHERE k NOT IN (9,{gap}{call})", f"CREATE INDEX i ON t (k) WHERE k IN{gap}(9)",
-        f"CREATE TRIGGER{gap}r AFTER INSERT ON t BEGIN SELECT {call}; END", f"CREATE UNIQUE{gap}INDEX i ON t(k, {call})",
+        f"CREATE TRIGGER{gap}r AFTER INSERT ON t BEGIN SELECT {call}; END",
+        f"CREATE UNIQUE{gap}INDEX i ON t(k, {call})",
         f"CREATE VIEW{gap}v AS SELECT {call}",
     ]))  # fmt: skip
     return [table, more] if more else [table]
@@ -249,7 +252,7 @@ def schemas(draw: st.DrawFn) -> list[str]:
 def test_whatever_runs_in_a_random_schema_was_told_of(schema: list[str]) -> None:
     ran: list[int] = []
 
-    def probe(value: object) -> int:
+    def probe(*values: "apsw.SQLiteValue") -> int:
         ran.append(1)
         return 1
 

@@ -1,4 +1,4 @@
-"""A hot journal beside a database that names a file elsewhere, which SQLite looks for and deletes; and an old SQLite."""
+"""A hot journal that names a file elsewhere, which SQLite looks for and deletes; and an old SQLite."""
 
 import struct
 from collections.abc import Callable
@@ -33,10 +33,10 @@ VICTIMS = {
 }
 
 
-@pytest.fixture(params=VICTIMS.values(), ids=VICTIMS.keys())
+@pytest.fixture(params=VICTIMS)
 def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A file elsewhere; it names the journal when that is what SQLite looks for in it."""
-    name, content = request.param
+    name, content = VICTIMS[request.param]
     place = tmp_path / "elsewhere"
     place.mkdir()
     file = place / name
@@ -155,7 +155,10 @@ def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History, tmp_pa
     place.mkdir()
     (place / "sitecustomize.py").write_text("import apsw\napsw.sqlite_lib_version = lambda: '3.46.0'\n")
     before = lived.everything_on_disk()
-    with lived.node(environment={"PYTHONPATH": str(place)}) as running, pytest.raises(Exception, match="3.46.0, and"):
+    with (
+        lived.node(environment={"PYTHONPATH": str(place)}) as running,
+        pytest.raises(Exception, match=r"3\.46\.0, and"),
+    ):
         running.play(history.notes(1))
     assert {k: v for k, v in lived.everything_on_disk().items() if "lightning.bkp" in k} == {
         k: v for k, v in before.items() if "lightning.bkp" in k
