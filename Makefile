@@ -45,8 +45,9 @@ powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py
+fuzz: $(READY) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/attacks tests/log tests/older tests/database tests/storage \
+		tests/end_to_end/test_histories.py
 
 completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"
