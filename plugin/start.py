@@ -40,10 +40,23 @@ def identified(directory: Path, settings: Settings, backend: Backend) -> str:
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            "another node, or was made anew. Nothing was changed; put the right one back; if "
-            "it is lost for good, make a new one: backup-cli init, with a new URL"
+            f"another node, or was made anew. Nothing was changed; put the right one back; {_if_lost(directory)}"
         )
     return found
+
+
+def _if_lost(directory: Path) -> str:
+    """On the worst day a new backup of an empty database would be the last thing that somebody needs."""
+    try:
+        lives = database_path(directory).stat().st_size > 0
+    except OSError:
+        lives = False
+    if lives:
+        return "if it is lost for good, make a new one: backup-cli init, with a new URL"
+    return (
+        "there is no database here, so only that backup can bring the node back: look for it on every disk, and run: "
+        "backup-cli restore --resume URL DEST"
+    )
 
 
 def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writer | None:

@@ -5,13 +5,13 @@ it; that changes the file, so it is done to a copy.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from backends.database.connection import FOREIGN_JOURNAL, READ_WRITE, corrupt, names_super_journal, opened, run
 from backends.errors import BackupError
+from backends.scratch import scratch_directory, scratch_place
 
 _SUFFIXES = ("-journal", "-wal")
 
@@ -29,8 +29,8 @@ def settled(path: Path) -> Iterator[Path]:
         return
     if names_super_journal(path):
         raise corrupt(path, FOREIGN_JOURNAL)
-    with tempfile.TemporaryDirectory(prefix="lightningd-backup-") as directory:
-        copy = Path(directory) / path.name
+    with scratch_directory(scratch_place()) as directory:
+        copy = directory / path.name
         try:
             for suffix in ("", *others):
                 shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
