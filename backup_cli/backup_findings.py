@@ -10,7 +10,7 @@ from backends.base import Backend
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
-from backends.node.pairing import BackupEnd, Identity, NextStart, Pairing, Position
+from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backup_cli.console import age
@@ -73,12 +73,22 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
     yield from _compare(directory, settings.url, backend, pairing)
     yield from look_at_room(directory, backend, seen, pairing)
+    yield from _look_at_schema(database)
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:
         yield warning("disk", line)
     if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _look_at_schema(database: NodeDatabase) -> Iterator[Finding]:
+    if database.unknown_objects:
+        yield warning(
+            "schema",
+            f"the database holds what no lightningd makes: {database.unknown_objects}. restore and verify refuse that "
+            "until they are given --accept-schema; if you did not add it, somebody else has changed the database",
+        )
 
 
 _END_KNOWN_DAMAGE = (

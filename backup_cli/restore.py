@@ -41,6 +41,7 @@ from backup_cli.restore_place import (
     unfinished,
 )
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 
 @click.command(short_help="Bring the database back from a backup.")
@@ -51,6 +52,7 @@ from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--kept", is_flag=True, help="The generation that the last resync replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@accept_schema
 @discard_newer
 @take_over
 def restore(
@@ -61,6 +63,7 @@ def restore(
     to_version: int | None,
     kept: bool,
     not_for_a_node: bool,
+    accepted: str | None,
     consent: tuple[str, ...],
     take_over: bool,
 ) -> None:
@@ -94,7 +97,9 @@ def restore(
             f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
             f"will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
-    order = _Order(url, backend, older, target, file, existing, to_version, kept, bool(old), resume, consent, take_over)
+    order = _Order(
+        url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over
+    )
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)
@@ -125,6 +130,8 @@ class _Order:
     old: bool
     """It is for looking at only, and its name says so."""
     resume: bool
+    accepted: str | None
+    """What may be in the schema."""
     consent: tuple[str, ...]
     take_over: bool
 
@@ -139,6 +146,7 @@ def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
         rebuilt, standing, end = _from_backup(order, backend, temporary)
+    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)

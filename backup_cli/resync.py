@@ -8,6 +8,7 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.change import ahead
+from backends.database.source import inspect
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
@@ -26,6 +27,7 @@ from backup_cli.options import lightning_dir, node_directory, warn_of_root
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, why_copied
 from backup_cli.replica import refuse_other_main
+from backup_cli.schema_consent import tell_unknown_schema
 from backup_cli.waiting import answered
 
 
@@ -113,6 +115,7 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
 
 def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
+    tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with (
         progress("Copying the database") as show,
         taken(database_path(directory), directory, writable=True, progress=show) as source,

@@ -21,6 +21,7 @@ from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, node_directory, url_argument
 from backup_cli.pairing_words import finding
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
 
 
@@ -36,7 +37,8 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
+@accept_schema
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: str | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
@@ -48,17 +50,18 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
-        _rebuild(url, backend, directory / "verified.sqlite3")
+        _rebuild(url, backend, directory / "verified.sqlite3", accepted)
         comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
     if comparison is not None and database is not None:
         _tell_comparison(comparison, _stand(url, backend, database.parent))
 
 
-def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
+def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
     with backend.read() as generation:
         stored, number = generation.stored_bytes(), generation.manifest.generation
         with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
+    demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:

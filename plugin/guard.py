@@ -13,6 +13,7 @@ from typing import Any
 
 from backends.base import Backend, Report, SnapshotSource, Standing
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
+from backends.database.connection import refuse_old_sqlite
 from backends.database.taking import taken
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -127,6 +128,7 @@ class Guard:
     def _start(self, change: Change) -> Backend:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         check_database_is_here(self.directory)
+        refuse_old_sqlite()  # else found out at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()

@@ -37,6 +37,8 @@ class NodeDatabase:
     node_id: str | None = None
     why: str = ""
     """A sentence about what is wrong when it is CORRUPT or UNREADABLE."""
+    unknown_objects: str = ""
+    """What its schema holds that no lightningd makes, in words."""
 
 
 @dataclass(frozen=True, slots=True)

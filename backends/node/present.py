@@ -43,8 +43,10 @@ def look_at_database(path: Path) -> NodeDatabase:
     if not state.is_lightningd:
         return NodeDatabase(Found.UNREADABLE, why=f"{path} is not a database of lightningd (its tables are missing)")
     if state.data_version is None:
-        return NodeDatabase(Found.NO_VERSION, None, state.node_id)
-    return NodeDatabase(Found.VERSION, state.data_version, state.node_id)
+        return NodeDatabase(Found.NO_VERSION, None, state.node_id, unknown_objects=state.unknown_objects.sentence())
+    return NodeDatabase(
+        Found.VERSION, state.data_version, state.node_id, unknown_objects=state.unknown_objects.sentence()
+    )
 
 
 def look_at_node(directory: Path) -> NodeDatabase:
