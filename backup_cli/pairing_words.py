@@ -1,6 +1,5 @@
 """What the commands say of how a node's database and its backup stand to each other: the same from all of them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.words import counted
-from backup_cli.console import age
+from backup_cli.console import ago
 from backup_cli.findings import Finding, ok, problem, warning
 
 TWO_NODES = "two nodes with the same keys lose money"
@@ -44,10 +43,10 @@ def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
 
 def taken_over(pairing: Pairing, url: str) -> str:
     """Another machine has written to the backup. No command follows: which one is right depends on that machine."""
-    writer, last = pairing.backup.writer, age(time.time() - pairing.backup.last_change)
-    host = "another machine" if writer is None else f"another node ({writer.host}, process {writer.pid})"
+    writer, last = pairing.backup.writer, ago(pairing.backup.last_change)
+    host = "another machine" if writer is None else f"another node ({writer.host}, {writer.process})"
     return (
-        f"{host} has written to the backup at {url} since this directory last did (last change {last} ago, version "
+        f"{host} has written to the backup at {url} since this directory last did (last change {last}, version "
         f"{pairing.backup.version}). The next start is refused. If that one is in use, never start this one again: "
         f"{TWO_NODES}. Only if that one is off for good, move the node here (docs/recovery.md, from step 3)"
     )
@@ -65,7 +64,7 @@ def _copied(pairing: Pairing, url: str, directory: Path) -> str:
 def why_copied(pairing: Pairing) -> str:
     """In the middle of a sentence: why the higher version may not be the newer state."""
     writer = pairing.backup.writer
-    who = "" if writer is None else f" ({writer.host}, process {writer.pid})"
+    who = "" if writer is None else f" ({writer.host}, {writer.process})"
     return (
         f"the node that wrote last{who} did not work in this directory, which looks like a copy that has gone its own "
         "way: of two such states the higher version is not surely the newer one"

@@ -69,7 +69,7 @@ def check_beginning_anew(
     if last is not None and may_have_gone_its_own_way(directory, backup_id, last, standing, seen):
         went_on = "went on after this directory was copied" if last.closed else "has not ended its session"
         raise BackupError(
-            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, process {last.pid}) "
+            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, {last.process}) "
             f"{went_on}, and it did not work in {directory}, which looks like a copy; and this database is not "
             "the one that the backup ends with. Nothing was changed. If that node is in use, never start this one: two "
             "nodes with the same keys lose money. Only if it is off for good and this database is surely the newest, "

@@ -18,6 +18,7 @@ from backends.log.documents import SESSION, Session
 from backends.log.format import time_now
 from backends.log.opening import read_session
 from backends.storage.base import Storage
+from backends.words import process_in_words
 
 LOOK_EVERY = 5.0
 """Seconds between two looks at the marker; a replaced writer must refuse within 15."""
@@ -135,7 +136,7 @@ def replaced_by(storage: Storage) -> Replaced:
 
 
 def _replaced_by(other: Session | None, storage: Storage) -> Replaced:
-    who = "another process" if other is None else f"another node ({other.host}, process {other.pid})"
+    who = "another process" if other is None else f"another node ({other.host}, {process_in_words(other.pid)})"
     return Replaced(
         f"{who} has taken over the backup in {storage.describe()}, and this node's last change was not committed: two "
         "nodes with the same keys lose money. Stop one of them for good; only the other may go on"

@@ -227,4 +227,9 @@ def _checked(document: Any, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any
     # isinstance would take True for a number.
     if any(type(document[name]) not in allowed for name, allowed in kinds.items()):
         raise TypeError("a field of another type")
+    if any(type(value) is int and not 0 <= value < _MAX_NUMBER for value in document.values()):
+        raise TypeError("a number that nothing has")
     return document
+
+
+_MAX_NUMBER = 1 << 64
