@@ -21,7 +21,7 @@ from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
 from backends.log.reaching import making, reaching
-from backends.log.recover import find_end, recover, seal_segments
+from backends.log.recover import check_sequence, find_end, recover, seal_segments
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
 from backends.log.session import SessionMarker
 from backends.log.snapshot import publish_snapshot, write_snapshot
@@ -29,9 +29,6 @@ from backends.log.sole_writer import SoleWriter
 from backends.log.writer import LogWriter
 from backends.status import Status
 from backends.storage.base import Space, Storage
-
-_NO_INDEX = 1 << 62
-"""No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
 
 _TIDY_EVERY = 3600.0
 """Seconds between two looks at what need not be kept any longer."""
@@ -161,12 +158,13 @@ class LogBackend(Backend):
             manifest, before = read_manifest(self.storage), _if_readable(self.storage)
             # Far beyond any record of the old log, and a chain that none of them continues.
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
+            check_sequence(sequence)
             standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
             noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
             self._take_over(session_id, before, manifest.generation, noted, 0)
             indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
-            last = max((index for index in indexes if index < _NO_INDEX), default=0)
+            last = max(indexes, default=0)
             segment = create_next_segment(self.storage, manifest.backup_id, last + 1, self._checked)
             self._go_on(manifest, segment, standing)
 

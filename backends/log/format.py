@@ -195,7 +195,8 @@ def _number_in(digits: str) -> int | None:
     """The number of eight digits or more that a file's name ends with; a server may give names of any length."""
     if not 8 <= len(digits) <= _MAX_DIGITS or not digits.isascii() or not digits.isdigit():
         return None
-    return int(digits)
+    number = int(digits)
+    return number if number < MAX_NUMBER else None
 
 
 def part_name(name: str, part: int) -> str:
