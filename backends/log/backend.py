@@ -14,7 +14,7 @@ from backends.errors import BackupError, Replaced
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
-from backends.log.generation import Generation
+from backends.log.generation import MISSING_SESSION, Generation
 from backends.log.keeping import read_kept
 from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
@@ -23,7 +23,7 @@ from backends.log.opening import open_generation, open_kept, read_manifest, read
 from backends.log.reaching import making, reaching
 from backends.log.recover import check_sequence, find_end, recover, seal_segments
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
-from backends.log.session import SessionMarker
+from backends.log.session import SessionMarker, unwritten_session
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.sole_writer import SoleWriter
 from backends.log.writer import LogWriter
@@ -119,6 +119,8 @@ class LogBackend(Backend):
         create_segment(self.storage, backup_id, 1).handle.close()
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
+        # Before the manifest: a backup without it has lost it, and says so, however empty its log is.
+        self.storage.publish(SESSION, unwritten_session(base).encode())
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
         return Standing(base.data_version, base.sequence, base.checksum)
 
@@ -129,7 +131,9 @@ class LogBackend(Backend):
     def last_writer(self) -> Writer | None:
         with self._reaching():
             last = _if_readable(self.storage)
-        return Writer(last.session_id, last.host, last.pid, last.started, last.closed) if last else None
+        if last is None or not last.session_id:  # no node has written to it yet
+            return None
+        return Writer(last.session_id, last.host, last.pid, last.started, last.closed)
 
     def peek(self) -> Standing:
         with self._reaching():
@@ -147,8 +151,8 @@ class LogBackend(Backend):
             segment, standing, torn = recover(self.storage, manifest, before, self._checked)
             self._go_on(manifest, segment, standing)
             self._measure()
-        if before is None and standing.sequence > 0:
-            report("unusual", f"the file `{SESSION}` was missing at {self.describe()}; it is there again")
+        if before is None:
+            report("unusual", f"at {self.describe()} {MISSING_SESSION}. It is there again from now on")
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return standing

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from backends.base import Standing
 from backends.errors import BackupError, Replaced
-from backends.log.documents import SESSION, Session
+from backends.log.documents import SESSION, Base, Session
 from backends.log.format import time_now
 from backends.log.opening import read_session
 from backends.storage.base import Storage
@@ -35,7 +35,7 @@ class SessionMarker:
     ) -> None:
         self._storage = storage
         self._before = before.writer if before else None
-        mark = session_id or (before.session_id if before else secrets.token_hex(8))
+        mark = session_id or (before.session_id if before else "") or secrets.token_hex(8)
         node_id = before.node_id if before else None
         self.session = Session(
             secrets.token_hex(8), mark, socket.gethostname()[:200], os.getpid(), time_now(),
@@ -116,6 +116,14 @@ class SessionMarker:
                 with suppress(OSError):
                     self._write(self.session)
             raise _replaced_by(there, self._storage)
+
+
+def unwritten_session(base: Base) -> Session:
+    """The marker of a backup that no node has written to yet."""
+    return Session(
+        secrets.token_hex(8), "", socket.gethostname()[:200], os.getpid(), time_now(),
+        1, base.sequence, base.data_version, True, None, None,
+    )  # fmt: skip
 
 
 def replaced_by(storage: Storage) -> Replaced:
