@@ -6,6 +6,8 @@ from pathlib import Path
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
+from backends.node.memory import Memory
+from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.words import counted
 from backup_cli.console import ago
@@ -18,6 +20,8 @@ def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
     """One line about the two, with what to type. `provable` as for `Pairing.next_start`."""
     if pairing.identity is not Identity.OURS:
         return problem(*_whose(pairing, url))
+    if pairing.memory.verdict is not Memory.AGREES:
+        return problem("version", remembered_otherwise(pairing, url, directory))
     if pairing.copied and pairing.position in DISPUTED:
         return problem("version", _copied(pairing, url, directory))
     if pairing.position is Position.BEHIND:
@@ -58,6 +62,28 @@ def _copied(pairing: Pairing, url: str, directory: Path) -> str:
         f"{both(pairing, url, database_path(directory))}; {why_copied(pairing)}. The next start is refused. If that "
         f"node is in use, never start this one: {TWO_NODES}. Only if it is off for good and this database is surely "
         "the newest, run: backup-cli resync"
+    )
+
+
+def remembered_otherwise(pairing: Pairing, url: str, directory: Path) -> str:
+    """The destination does not show what the node itself remembers. What follows depends on the database."""
+    wrong = what_is_wrong(pairing.memory, url, pairing.backup.version)
+    here = in_words(pairing.database, database_path(directory))
+    if pairing.both_older:
+        return f"{wrong}; and {here}. {BOTH_OLDER}"
+    if pairing.position is Position.BEHIND or pairing.database.found is not Found.VERSION:
+        resync = (
+            ""
+            if pairing.database.found is not Found.VERSION
+            else (
+                f" Only if {here}, and that is surely the state that the node last ran from, make the backup hold it "
+                f"(what lies there is kept for a week): backup-cli resync --discard-newer {pairing.backup.version}"
+            )
+        )
+        return f"{wrong}; {here}. {NOT_ITS_OWN}.{resync}"
+    return (
+        f"{wrong}. {here[0].upper()}{here[1:]}, which is not older than what the node remembers: its next start takes "
+        "a new snapshot by itself, or run now: backup-cli resync. Look at what can write to the destination"
     )
 
 

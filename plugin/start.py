@@ -4,11 +4,14 @@ import secrets
 from pathlib import Path
 
 from backends import backend_for
-from backends.base import Backend, SnapshotSource, Standing, Writer
+from backends.base import Backend, Report, SnapshotSource, Standing, Writer
+from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
+from backends.node.memory import Memory, remembered
+from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.session import known_sessions, remember_sessions
 from backends.node.witness import Fingerprint
 from backends.patience import patience_of
@@ -56,6 +59,30 @@ def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writ
             "money. Only if this database is surely the newest, run: backup-cli resync"
         )
     return last
+
+
+def ask_memory(
+    directory: Path, backend: Backend, backup_id: str, standing: Standing, database: int, report: Report
+) -> None:
+    """Hold the end of the backup against what this node remembers of it; `database` is where its database stands.
+
+    What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
+    when the backup is ahead of the database with changes that are not this node's.
+    """
+    memory = remembered(directory, backup_id, standing)
+    if memory.verdict is Memory.AGREES:
+        return
+    wrong = what_is_wrong(memory, backend.describe(), standing.data_version)
+    here = f"the database is at version {database}"
+    if memory.verdict is Memory.OLDER and ahead(memory.version, database) > 0:
+        raise BackupError(f"{wrong}; and {here}. Nothing was changed. {BOTH_OLDER}")
+    if memory.verdict is not Memory.OLDER and ahead(standing.data_version, database) > 0:
+        raise BackupError(
+            f"{wrong}; {here}. Nothing was changed. {NOT_ITS_OWN}. Only if this database is surely the state that the "
+            "node last ran from, make the backup hold it (what lies there is kept for a week): backup-cli resync "
+            f"--discard-newer {standing.data_version}"
+        )
+    report("broken", f"{wrong}. The database is not older than what the node remembers, and is put into the backup")
 
 
 def check_beginning_anew(
