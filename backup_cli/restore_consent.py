@@ -19,10 +19,10 @@ def demand_no_newer(target: Path, url: str, end: BackupEnd, older: bool, consent
     """
     _demand_older(target, url, end, consent)
     if target.name == DATABASE:
-        _demand_remembered(target.parent, url, end, consent)
         restored = NodeDatabase(Found.VERSION, end.version, end.node_id)
         what = f"what {url} would bring back is at version {end.version}"
         demand_newest(target.parent, restored, what, consent, restored="" if older else end.backup_id)
+        _demand_remembered(target.parent, url, end, consent)
 
 
 def _demand_remembered(directory: Path, url: str, end: BackupEnd, consent: Sequence[str]) -> None:
