@@ -5,6 +5,7 @@ node remembers does show it, wherever it can be asked.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.end_to_end.same import differences
 from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken
 from tests.standin import History, Refused
 
-ENDS = {
+ENDS: dict[str, Callable[[Path], None]] = {
     "the log untouched": lambda segment: None,
     "the last record gone": lambda segment: cut(segment, len(records(segment)) - 1),
     "two records left": lambda segment: cut(segment, 2),

@@ -225,7 +225,8 @@ def test_any_number_in_a_record_header_with_a_checksum_that_fits(
     found, data = records(segment), segment.read_bytes()
     offset, header = found[0 if first else -1]
     payload = data[offset + RECORD_HEADER_SIZE : offset + RECORD_HEADER_SIZE + header.length]
-    changed = header._replace(**{field: abs(value) % (1 << FIELDS[field])})
+    told: dict[str, Any] = {field: abs(value) % (1 << FIELDS[field])}
+    changed = header._replace(**told)
     record, _ = encode_record(changed, payload)
     segment.write_bytes(data[:offset] + record + data[offset + len(record) :])
     every_command(place)
@@ -335,6 +336,18 @@ def test_any_number_in_the_superblock_of_a_stick(tmp_path: Path, at: int, value:
     device = tmp_path / "device"
     device.write_bytes(bytes(boot) + b"\x83" + b"\xff" * 70000)
     read_names(device)
+
+
+@pytest.mark.parametrize(
+    ("sector", "cluster", "heap"), [(255, 255, 1 << 31), (62, 1, 1 << 31), (0, 0, 0), (9, 0, 1 << 31)]
+)
+def test_stick_whose_sectors_are_larger_than_any(tmp_path: Path, sector: int, cluster: int, heap: int) -> None:
+    """A seek to 2^286 raises OverflowError, and a cluster of one byte IndexError."""
+    boot = bytearray(b"\x83" * 512)
+    boot[3:11], boot[88:92], boot[96:100] = b"EXFAT   ", struct.pack("<I", heap), struct.pack("<I", 2)
+    boot[108], boot[109] = sector, cluster
+    (tmp_path / "device").write_bytes(boot)
+    assert read_names(tmp_path / "device") is None
 
 
 # A server
