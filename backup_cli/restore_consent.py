@@ -30,7 +30,7 @@ def _demand_remembered(directory: Path, url: str, end: BackupEnd, consent: Seque
 
     Neither an older state nor somebody else's changes come into the node's directory silently.
     """
-    memory = remembered(directory, end.backup_id, end.end)
+    memory = remembered(directory, end.backup_id, end.end, end.writer)
     if memory.verdict is Memory.AGREES:
         return
     if memory.verdict is Memory.OLDER:

@@ -69,7 +69,7 @@ def ask_memory(
     What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
     when the backup is ahead of the database with changes that are not this node's.
     """
-    memory = remembered(directory, backup_id, standing)
+    memory = remembered(directory, backup_id, standing, backend.last_writer())
     if memory.verdict is Memory.AGREES:
         return
     wrong = what_is_wrong(memory, backend.describe(), standing.data_version)

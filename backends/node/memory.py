@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from backends.base import Standing
+from backends.base import Standing, Writer
 from backends.node.session import known_sessions
 from backends.node.witness import LogEnd, Witness, read_witness
 
@@ -39,16 +39,19 @@ class Remembered:
 NOTHING = Remembered(Memory.AGREES)
 
 
-def remembered(directory: Path, backup_id: str, end: Standing | None) -> Remembered:
+def remembered(directory: Path, backup_id: str, end: Standing | None, writer: Writer | None) -> Remembered:
     """What the network directory `directory` says of a backup that ends there (None: damage hides it).
 
+    `writer` is who wrote it last by its own marker. If that is another machine, the backup goes on because the node has
+    moved there (`Identity.TAKEN_OVER`): what follows then is a person's to decide.
     Not while the node runs: the note may be newer than what was read of the destination. Raises nothing.
     """
     note = read_witness(directory)
     if note is None or note.backup_id != backup_id or end is None:
         return NOTHING
     sessions = known_sessions(directory, backup_id)
-    return judge(note, end, sessions[-1] if sessions else None)
+    moved = writer is not None and sessions is not None and writer.session_id not in sessions
+    return judge(note, end, sessions[-1] if sessions and not moved else None)
 
 
 def judge(note: Witness, end: Standing, newest_session: str | None) -> Remembered:

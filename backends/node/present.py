@@ -90,7 +90,7 @@ def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, datab
     known = known_sessions(directory, backup.backup_id)
     memory = NOTHING
     if database.found is not Found.IN_USE:  # a running node's note is newer than what was read of its backup
-        memory = remembered(directory, backup.backup_id, backup.end)
+        memory = remembered(directory, backup.backup_id, backup.end, backup.writer)
     return pair(database, backup, expected, known, copied=_copied(directory, backup, database), memory=memory)
 
 
