@@ -1,6 +1,5 @@
 """What the backup itself says about the node's protection: backup.lock, the destination, and how far it has come."""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
-from backup_cli.console import age
+from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
@@ -69,8 +68,8 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     for trouble in seen.troubles[earlier:]:
         yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
     if not seen.damaged:
-        last = age(time.time() - seen.last_change)
-        yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
+        last = ago(seen.last_change)
+        yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
     yield from _compare(directory, settings.url, backend, pairing)
     yield from look_at_room(directory, backend, seen, pairing)
     yield from _look_at_schema(database)

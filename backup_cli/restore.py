@@ -165,7 +165,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
     seen, before = backend.status(order.url), look(backend)
     end, note = end_of_backup(backend, order.url, seen), backend.kept() if order.kept else None
     if note is not None:
-        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since)
+        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:

@@ -11,7 +11,8 @@ from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
-from backends.node.pairing import Identity, Position
+from backends.node.memory import Memory
+from backends.node.pairing import Identity, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.scratch import scratch_directory, scratch_place
@@ -20,7 +21,7 @@ from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, node_directory, url_argument
-from backup_cli.pairing_words import finding
+from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
 
@@ -53,7 +54,10 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
         _rebuild(url, backend, directory / "verified.sqlite3", accepted)
         comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
     if comparison is not None and database is not None:
-        _tell_comparison(comparison, _stand(url, backend, database.parent))
+        pairing = _pairing(url, backend, database.parent)
+        _tell_comparison(comparison, _stand(url, backend, database.parent, pairing))
+        if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
+            raise BackupError(remembered_otherwise(pairing, url, database.parent))
 
 
 def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
@@ -97,13 +101,17 @@ def _tell_comparison(comparison: Comparison, found: Finding) -> None:
     raise BackupError(f"the backup and the node's database differ (above). {found.text}")
 
 
-def _stand(url: str, backend: Backend, directory: Path) -> Finding:
-    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+def _pairing(url: str, backend: Backend, directory: Path) -> Pairing:
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
-    if pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
+    return pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+
+
+def _stand(url: str, backend: Backend, directory: Path, pairing: Pairing) -> Finding:
+    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+    known = pairing.memory.verdict is Memory.AGREES
+    if known and pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
         return problem(
             "version",
             f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "

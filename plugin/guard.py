@@ -29,6 +29,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.misread import why_unsavable
 from plugin.start import (
+    ask_memory,
     check_beginning_anew,
     check_database_is_here,
     check_last_writer,
@@ -136,6 +137,7 @@ class Guard:
         self._backup_id = identified(self.directory, settings, backend)
         last = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
+        ask_memory(self.directory, backend, self._backup_id, standing, change.database_stood_at, self.report)
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)
