@@ -1,7 +1,6 @@
 """What lightningd's configuration says about the node's protection: plugin, wallet, and the node's own files."""
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,10 +14,12 @@ from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.owners import run_as, user_name
+from backends.words import shell_line
+from backup_cli import as_owner
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine, Setting
-from backup_cli.options import user_name
 from backup_cli.probe import PATIENCE, ask_for_manifest
 
 PLUGIN = "lightningd-backup"
@@ -52,12 +53,13 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
             f"there is no config file in {config.directory.parent} or {config.directory}; if lightningd reads another "
             "one, name it with --conf",
         )
-    owner = config.directory.stat().st_uid
-    if owner != os.geteuid():
+    owner = config.directory.stat()
+    if owner.st_uid != os.geteuid():
         yield warning(
             "user",
-            f"{config.directory} belongs to another user; run this as that one: "
-            f"sudo -u {_for_sudo(owner)} backup-cli …",
+            f"{config.directory} belongs to another user; as root, or as that one, this can see more: "
+            + shell_line(*run_as(owner.st_uid, owner.st_gid), "backup-cli", "check-config")
+            + " …",
         )
 
 
@@ -118,6 +120,14 @@ def _look_at_line(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Findin
             f"{line.where} starts {line.path} as an ordinary plugin: were it to die, the node would go on without a "
             f"backup; write instead: important-plugin={line.path}",
         )
+    others = _decided_by_others(config, line)
+    if others is not None:
+        yield warning(
+            "plugin",
+            f"{others} is not root's alone, so {line.path} was not started here: whoever may write there decides what "
+            "root runs, also when lightningd starts it. Give that file, and every directory above it, to root",
+        )
+        return
     try:
         manifest = ask_for_manifest(line.path)
     except BackupError as error:
@@ -135,6 +145,13 @@ def _look_at_line(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Findin
         )
     elif line.important:
         yield ok("plugin", f"important-plugin={line.path} starts ({manifest.seconds:.1f} s)")
+
+
+def _decided_by_others(config: NodeConfig, line: PluginLine) -> Path | None:
+    """Where somebody else than root decides what root would run; None for every other user, who decides himself."""
+    if os.geteuid() != 0:
+        return None
+    return next((file for file in (*config.files, line.path) if not as_owner.trusted_by_root(file)), None)
 
 
 def _look_at_running(config: NodeConfig) -> Iterator[Finding]:
@@ -223,7 +240,11 @@ _COPY_IT_BACK = "copy it back from where you keep it before you start the node"
 
 
 def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
-    """What root has restored or copied into the node's directory is root's, and lightningd cannot open it."""
+    """What root has copied into the node's directory is root's, and lightningd cannot open it.
+
+    Giving it away is left to whoever put it there: a link, or a second name of a file of root's, would be given away
+    just so, and the directory's user can exchange what lies in it after anybody has looked.
+    """
     owner = config.directory.stat().st_uid
     if config.pid is not None:
         with suppress(psutil.Error):
@@ -232,13 +253,14 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
     for name in OWN_FILES:
         with suppress(OSError):
             if (config.directory / name).stat().st_uid != owner:
-                foreign.append(config.directory / name)
+                foreign.append(name)
     if foreign and owner != 0:
         yield problem(
             "owner",
-            f"{', '.join(path.name for path in foreign)} in {config.directory} belong to another user than the node's, "
-            f"{user_name(owner)}, which cannot open them and will not start: "
-            f"sudo chown {user_name(owner)}: {shlex.join(str(path) for path in foreign)}",
+            f"{', '.join(foreign)} in {config.directory} belong to another user than the node's, {user_name(owner)}, "
+            "which cannot open them and will not start. Whoever put them there should look whether they are still the "
+            "files that he means (ls -l), and make them that user's. What backup-cli itself makes there, also when "
+            "root runs it, is that user's at once",
         )
 
 
@@ -257,9 +279,3 @@ def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
 
 def _file_to_edit(config: NodeConfig) -> Path:
     return config.files[0] if config.files else config.directory.parent / "config"
-
-
-def _for_sudo(uid: int) -> str:
-    """A user without a name is a number behind a sign that a shell would take for a comment."""
-    name = user_name(uid)
-    return f"'#{uid}'" if name == str(uid) else name

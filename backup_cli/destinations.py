@@ -15,8 +15,9 @@ from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backends.urls import quote
+from backup_cli import as_owner
 from backup_cli.console import say, size
-from backup_cli.options import lightning_dir, node_directory
+from backup_cli.options import lightning_dir
 from backup_cli.waiting import NoAnswer, within
 
 NAME = "lightning.bkp"
@@ -161,7 +162,7 @@ def _url(mount: Mount, volume: Volume | None, own: bool, twice: set[str | None])
 def _own_disks(lightning_dir: Path) -> frozenset[str]:
     """The disks under the node's directory; under the home directory when there is no node yet."""
     try:
-        directory = node_directory(lightning_dir)
+        directory = as_owner.node_directory(lightning_dir)
     except BackupError:
         directory = Path.home()
     return disks_of(directory)

@@ -24,10 +24,11 @@ from backends.node.present import end_of_backup, look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import older_backup_at
+from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import chown_needed, existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
@@ -69,13 +70,14 @@ def restore(
     overwritten, and nothing newer is replaced.
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
+    place = as_owner.restore_place(Path(dest))
     older = older_backup_at(url)
     if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
     if older is not None and kept:
         raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
     url, backend = (url, None) if older is not None else existing_backup(url)
-    target, old = target_of(Path(dest).expanduser(), as_directory=dest.endswith(os.sep)), ""
+    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backend is not None:
         old = _name_of_kept(url, backend, resume, not_for_a_node)
     old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
@@ -83,6 +85,7 @@ def restore(
     refuse_inside(target.parent)
     refuse_if_running(target.parent)
     file = file_behind(target)
+    as_owner.refuse_anothers(file.parent)
     existing = existing_at(file)
     if existing and not replace:
         _refuse_to_overwrite(existing, file, url, backend)
@@ -100,7 +103,7 @@ def restore(
     if old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
-    tell_rules(url, target, resume, older is not None, chown_needed(target.parent, target))
+    tell_rules(url, target, resume, older is not None)
     if resume and backend is not None:
         _warn_if_closed(backend)
 
