@@ -11,6 +11,7 @@ from backends import backend_for
 from backends.base import Backend
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import DEFAULT_DIRECTORY
+from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import parse_url
@@ -99,11 +100,12 @@ def free_name(path: Path, infix: str) -> Path:
 def set_old_lock_aside(directory: Path) -> Path | None:
     """Keep an earlier backup.lock under another name; None when there was none."""
     lock = directory / LOCK_FILE
-    if not lock.exists():
+    try:
+        data = read_small_file(lock)
+    except FileNotFoundError:
         return None
     aside = free_name(lock, ".")
-    aside.write_bytes(lock.read_bytes())
-    aside.chmod(0o600)
+    create_file(aside, data)
     return aside
 
 

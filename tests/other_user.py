@@ -79,7 +79,7 @@ def _script() -> str:
         lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{closed}'")
         for number, path in enumerate(below):
             lines.append(f"mkdir -p '{path}'; mount --bind \"$k{number}\" '{path}'")
-            lines.append(f"umount \"$k{number}\"; rmdir \"$k{number}\"")
+            lines.append(f'umount "$k{number}"; rmdir "$k{number}"')
     return "\n".join([*lines, 'exec "$@"'])
 
 
