@@ -68,6 +68,15 @@ def way_to(path: Path) -> Way:
     return Way(tuple(walk.steps))
 
 
+def only_roots(directory: Path) -> bool:
+    """Whether nobody but root decides what lies in this directory, and which one it is. Raises nothing."""
+    try:
+        way = way_to(directory)
+    except OSError:
+        return False
+    return way.foreign(0) is None and way.exposed(0) is None
+
+
 class _Walk:
     def __init__(self, path: Path) -> None:
         self.names = list(reversed(path.parts[1:]))

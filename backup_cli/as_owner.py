@@ -24,7 +24,7 @@ from backends.errors import BackupError
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
-from backends.owners import Way, run_as, user_name, way_to
+from backends.owners import Way, only_roots, run_as, user_name, way_to
 from backends.urls import parse_url
 from backends.words import printable, shell_line
 from backup_cli.console import say
@@ -112,8 +112,7 @@ def refuse_anothers(place: Path | None) -> None:
 def trusted_by_root(file: Path) -> bool:
     """Whether nobody but root decides what is in this file."""
     try:
-        way = way_to(Path(os.path.realpath(file)).parent)
-        return way.foreign(0) is None and way.exposed(0) is None and file.stat().st_uid == 0
+        return file.stat().st_uid == 0 and only_roots(Path(os.path.realpath(file)).parent)
     except OSError:
         return False
 

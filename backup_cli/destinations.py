@@ -102,7 +102,8 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
         elif place is not None and not place.own_disk:
             left_out.append(
                 f"This user may not write there, and it is left out: {mount.describe()}. Make this user a directory on "
-                f"it (as root: mkdir, chown); the URL is then that of {place.url} with the directory before {NAME}."
+                f"it (as root: install -d -o USER -m 0700 DIRECTORY); the URL is then that of {place.url} with the "
+                f"directory before {NAME}."
             )
     return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), left_out
 

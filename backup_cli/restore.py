@@ -17,7 +17,6 @@ from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
-from backends.node.files import sync_directory
 from backends.node.handover import hand_over
 from backends.node.pairing import BackupEnd, pair
 from backends.node.present import end_of_backup, look_at_database
@@ -36,6 +35,7 @@ from backup_cli.restore_place import (
     file_behind,
     made,
     move_aside,
+    publish,
     refuse_inside,
     target_of,
     unfinished,
@@ -144,8 +144,7 @@ def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
     with _uninterrupted():
         aside = move_aside(order.file, order.existing)
-        temporary.rename(order.file)
-        sync_directory(order.file.parent)
+        publish(temporary, order.file)
         if order.resume and backend is not None:
             set_old_lock_aside(target.parent)
             hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)

@@ -1,15 +1,14 @@
 """Where a restored database goes: which file DEST means, and places that it must not go to."""
 
-import glob
+import errno
 import os
-import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from backends import backend_for
+from backends.database.taking import scratch_directory
 from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
@@ -101,23 +100,26 @@ def _beside(target: Path, suffix: str) -> Path:
 
 @contextmanager
 def unfinished(target: Path) -> Iterator[Path]:
-    """The temporary file that is worked in; gone afterwards, whatever happens. So is one of a killed restore."""
-    name = f".{target.name}.restoring-"
-    for left in target.parent.glob(f"{glob.escape(name)}*"):
-        pid = left.name.removeprefix(name)
-        if re.fullmatch("[0-9]{1,9}", pid) and not psutil.pid_exists(int(pid)):
-            _remove(left)
-    temporary = target.with_name(f"{name}{os.getpid()}")
+    """The new file that is worked in, alone in a private directory beside `target`; gone afterwards, whatever happens.
+
+    SQLite opens a file by its name, and again each time: nobody else may put another one under it.
+    """
+    with scratch_directory(target.parent) as directory:
+        yield directory / target.name
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give the finished file its name, durably. OSError, and nothing has changed, when it is not what was made here."""
+    private = os.open(temporary.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield temporary
+        status = os.stat(temporary.name, dir_fd=private, follow_symlinks=False)
+        ours = (stat.S_ISREG(status.st_mode), status.st_nlink, status.st_uid, os.fstat(private).st_uid)
+        if ours != (True, 1, os.geteuid(), os.geteuid()):
+            raise OSError(errno.ESTALE, "something was put in the place of the file being restored", str(temporary))
+        os.rename(temporary.name, target, src_dir_fd=private)
     finally:
-        _remove(temporary)
-
-
-def _remove(temporary: Path) -> None:
-    for suffix in COMPANIONS:
-        with suppress(FileNotFoundError):
-            _beside(temporary, suffix).unlink()
+        os.close(private)
+    sync_directory(target.parent)
 
 
 def move_aside(target: Path, existing: list[Path]) -> list[Path]:

@@ -318,10 +318,11 @@ def test_a_kill_leaves_nothing_for_long(lived: World, place: Path) -> None:
     """What a killed restore has left holds channel secrets; the next one tidies it up."""
     process = subprocess.Popen(["true"])
     process.wait()
-    left = place / f".lightningd.sqlite3.restoring-{process.pid}"
-    another = place / f".lightningd.sqlite3.restoring-{os.getppid()}"
+    left = place / f".lightningd-backup-{process.pid}-left"
+    another = place / f".lightningd-backup-{os.getppid()}-another"
     for path in (left, another):
-        path.write_bytes(b"half a database")
+        path.mkdir(mode=0o700)
+        (path / "lightningd.sqlite3").write_bytes(b"half a database")
     assert restore(lived, place).code == 0
     assert not left.exists()
     assert another.exists(), "that one is still at work"

@@ -122,7 +122,7 @@ def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("backends.node.files.os.open", denied)  # a test that runs as root may read everything
-    with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*chown"):
+    with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*must give it to that one"):
         read_settings(tmp_path)
 
 
