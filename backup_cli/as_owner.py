@@ -56,7 +56,7 @@ class SomebodyElses(BackupError):
 
 def node_directory(given: Path, *, new: bool = False) -> Path:
     """The network directory that `--lightning-dir` means, as its owner. Raises BackupError as `network_directory`."""
-    given = given.expanduser()
+    given = given.expanduser().absolute()  # before HOME, and what may be entered, are another user's
     if os.geteuid() != 0:
         return network_directory(given, new=new)
     _become_owner_of(given)
@@ -72,7 +72,7 @@ def node_directory(given: Path, *, new: bool = False) -> Path:
 
 def restore_place(dest: Path) -> Path:
     """DEST, as the owner of the directory that it is, or that it lies in."""
-    dest = dest.expanduser()
+    dest = dest.expanduser().absolute()
     if os.geteuid() == 0:
         _become_owner_of(dest if dest.is_dir() else dest.parent)
     return dest
@@ -245,8 +245,6 @@ def _leave_roots_environment(user: _User) -> None:
     if not os.access(os.environ.get("TMPDIR", "/"), os.W_OK | os.X_OK):
         os.environ.pop("TMPDIR", None)  # root's own
     tempfile.tempdir = None
-    if not os.access(".", os.X_OK):
-        os.chdir("/")
 
 
 def _demand_readable_program(user: _User) -> None:

@@ -6,16 +6,17 @@ from pathlib import Path
 import click
 
 from backends.errors import Unrestorable
+from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
+from backends.scratch import scratch_place
 from backends.status import Status
 from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, url_argument
 from backup_cli.ownership import alone, take_over
-from backup_cli.verify import scratch_place
 
 
 @click.command(short_help="Compact the backup now, with the node stopped.")
@@ -46,7 +47,8 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
             backend.forget_folding()
             say(f"{url}: {_NO_GAIN}")
             return
-        backend.switch_generation(folded)
+        with ignored():
+            backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")

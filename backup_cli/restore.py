@@ -1,7 +1,6 @@
 """`backup-cli restore`: from a backup back to a database, after a disaster."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from backends.base import Backend, Standing
 from backends.change import ahead
 from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
+from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.handover import hand_over
@@ -31,11 +31,11 @@ from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
+    Unfinished,
     existing_at,
     file_behind,
     made,
     move_aside,
-    publish,
     refuse_inside,
     target_of,
     unfinished,
@@ -129,22 +129,22 @@ class _Order:
     take_over: bool
 
 
-def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
+def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
     target, backend = order.target, order.backend
     standing: Standing | None = None
     if backend is None:
         assert order.older is not None
-        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        rebuilt = rebuild_from(order.older, temporary.path, target, order.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
-        rebuilt, standing, end = _from_backup(order, backend, temporary)
+        rebuilt, standing, end = _from_backup(order, backend, temporary.path)
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
-    with _uninterrupted():
+    with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
-        publish(temporary, order.file)
+        temporary.publish(order.file)
         if order.resume and backend is not None:
             set_old_lock_aside(target.parent)
             hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)
@@ -236,24 +236,6 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
         "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
     )
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """The last steps take no time; broken off between them, half of the files would have their new names."""
-    try:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPPING}
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _rebuild(

@@ -4,15 +4,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from backends import backend_for
-from backends.database.taking import scratch_directory
 from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.scratch import scratch_directory
 from backup_cli.console import say
 from backup_cli.options import free_name
 
@@ -60,14 +61,18 @@ def made(directory: Path) -> Iterator[None]:
     if directory.exists():
         yield
         return
-    directory.mkdir(mode=0o700)
+    ours = False
     try:
+        with deferred():
+            directory.mkdir(mode=0o700)
+            ours = True
         sync_directory(directory.parent)
         yield
     except BaseException:
-        with suppress(OSError):
-            (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
-            directory.rmdir()
+        if ours:
+            with deferred(), suppress(OSError):
+                (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
+                directory.rmdir()
         raise
 
 
@@ -98,28 +103,31 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
+class Unfinished:
+    """The new file that is worked in, alone in a private directory: SQLite opens it by `path`, again and again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "restoring.sqlite3"
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def publish(self, target: Path) -> None:
+        """Give the finished file its name, durably. OSError, and nothing has changed, if another one lies there now."""
+        made = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
+        if not (stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and os.path.samestat(made, self.path.lstat())):
+            raise OSError(errno.ESTALE, "something was put in the place of the file being restored", str(self.path))
+        os.rename(self.path.name, target, src_dir_fd=self._directory)
+        sync_directory(target.parent)
+
+    def close(self) -> None:
+        """The file has its name, or is not wanted any more."""
+        os.close(self._directory)
+
+
 @contextmanager
-def unfinished(target: Path) -> Iterator[Path]:
-    """The new file that is worked in, alone in a private directory beside `target`; gone afterwards, whatever happens.
-
-    SQLite opens a file by its name, and again each time: nobody else may put another one under it.
-    """
-    with scratch_directory(target.parent) as directory:
-        yield directory / target.name
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Give the finished file its name, durably. OSError, and nothing has changed, when it is not what was made here."""
-    private = os.open(temporary.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.stat(temporary.name, dir_fd=private, follow_symlinks=False)
-        ours = (stat.S_ISREG(status.st_mode), status.st_nlink, status.st_uid, os.fstat(private).st_uid)
-        if ours != (True, 1, os.geteuid(), os.geteuid()):
-            raise OSError(errno.ESTALE, "something was put in the place of the file being restored", str(temporary))
-        os.rename(temporary.name, target, src_dir_fd=private)
-    finally:
-        os.close(private)
-    sync_directory(target.parent)
+def unfinished(target: Path) -> Iterator[Unfinished]:
+    """A file to become `target`, beside it; gone afterwards, whatever happens."""
+    with scratch_directory(target.parent) as directory, closing(Unfinished(directory)) as file:
+        yield file
 
 
 def move_aside(target: Path, existing: list[Path]) -> list[Path]:
