@@ -158,22 +158,22 @@ while time.monotonic() < until:
 """
 
 
-def test_file_being_restored_exchanged_for_a_link_to_roots_own_database(
-    theirs: World, place: Path, history: History
-) -> None:
-    own = World(place / "root")
-    own.root.chmod(0o700)
-    own.run_without_plugin([History().first(), *History(1).notes(3)])
-    before = own.database.read_bytes()
-    theirs.run(history.notes(60))
+def test_file_being_restored_exchanged_for_a_link_to_roots_own_database(place: Path, history: History) -> None:
+    theirs = World(place / "home")
+    theirs.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
+    own = place / "root" / "lightningd.sqlite3"
+    own.parent.mkdir(mode=0o700)
+    shutil.copyfile(theirs.database, own)
+    before = own.read_bytes()
+    theirs.init().run(history.notes(20))
     given_to(NAMELESS, theirs.root)
-    words = [*as_user(NAMELESS), sys.executable, "-c", SWAPS, str(theirs.directory), str(own.database)]
+    words = [*as_user(NAMELESS), sys.executable, "-c", SWAPS, str(theirs.directory), str(own)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as attacker:
         try:
             assert attacker.stdout is not None and attacker.stdout.readline() == "ready\n"
             for _ in range(RACES):
                 said = cli("restore", "--replace", theirs.url, theirs.directory)
-                assert own.database.read_bytes() == before, "root's own database was altered"
+                assert own.read_bytes() == before, "root's own database was altered"
                 assert "Traceback" not in said.err
         finally:
             attacker.kill()
@@ -338,6 +338,16 @@ def test_config_of_another_user_starts_nothing_as_root(place: Path, history: His
     said = cli("check-config", "--lightning-dir", own.directory)
     assert "was not started here" in said.out
     assert not (theirs / "ran").exists()
+
+
+def test_files_that_root_has_copied_there_are_named_and_no_command_gives_them_away(theirs: World) -> None:
+    """A link in their place would be given away with it, after anybody has looked."""
+    for name in ("backup.witness", "lightningd.sqlite3"):
+        os.chown(theirs.directory / name, 0, 0)
+    said = cli("check-config", "--lightning-dir", theirs.directory)
+    (line,) = [line for line in said.out.splitlines() if line.startswith("problem") and " owner " in line]
+    assert "lightningd.sqlite3, backup.witness" in line and f"the node's, {NAMELESS}" in line
+    assert "chown" not in said.text
 
 
 # Where root cannot become the owner

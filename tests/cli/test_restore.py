@@ -39,26 +39,6 @@ def test_to_a_network_directory_that_is_made_for_it(lived: World, place: Path) -
     assert differences(place / "bitcoin" / "lightningd.sqlite3", lived.database) == []
 
 
-@pytest.mark.parametrize("made", [False, True])
-def test_by_root_for_another_user(lived: World, place: Path, made: bool) -> None:
-    """As with sudo: lightningd could not open what root has restored."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    node = place / "bitcoin"
-    if not made:
-        node.mkdir()
-        os.chown(node, 12345, 12345)
-        (node / "config").touch()
-    os.chown(place, 12345, 12345)
-    said = restore(lived, node, "--resume")
-    names = ["backup.lock", "backup.pid", "backup.session", "backup.witness", "lightningd.sqlite3"]
-    files = [str(node / name) for name in names if (node / name).exists()]
-    assert f"cannot open what root has restored: chown -R 12345: {node if made else ' '.join(files)}\n" in said.err
-    os.chown(place, 0, 0)
-    os.chown(node, 0, 0)
-    assert "chown" not in restore(lived, node, "--replace").err, "root's own node"
-
-
 def test_to_a_path_in_the_home_directory(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(place))
     assert restore(lived, Path("~/x.sqlite3")).code == 0
