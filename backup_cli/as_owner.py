@@ -25,7 +25,7 @@ from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
 from backends.owners import Way, only_roots, run_as, user_name, way_to
-from backends.urls import parse_url
+from backends.urls import BadURL, parse_url
 from backends.words import printable, shell_line
 from backup_cli.console import say
 from backup_cli.waiting import answered
@@ -81,14 +81,14 @@ def restore_place(dest: Path) -> Path:
 def backup(url: str) -> None:
     """For a command that is about nothing but a backup: as its owner, or as that of the directory that it will be in.
 
-    A place on another machine has its own ways of knowing who asks.
+    A place on another machine has its own ways of knowing who asks. Raises BackupError where it does not answer.
     """
     if os.geteuid() != 0:
         return
     try:
         way = answered(url, lambda: _way_to_backup(url))
-    except BackupError:
-        return  # the command itself says what is wrong with the URL, or that it is not there
+    except BadURL:
+        return  # the command itself says what is wrong with it
     if way is not None and not _is_roots(way):
         _become_owner_at_the_end_of(way)
 
