@@ -59,7 +59,7 @@ class audible:  # noqa: N801 (reads as a word of the language)
     """While a command works: before and after, whoever would catch a stop is not there."""
 
     def __enter__(self) -> None:
-        _stops.audible = True
+        _stops.audible, _stops.past_undoing = True, False
         if _stops.came is not None:
             raise KeyboardInterrupt
 

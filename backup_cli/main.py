@@ -64,25 +64,36 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         with interrupts.audible():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
+    except (Exception, KeyboardInterrupt) as error:
+        return _tell(error)
+    return result if isinstance(result, int) else 0
+
+
+def _tell(error: Exception | KeyboardInterrupt) -> int:
+    """Say what a command ended with; the exit code. What is no error for people is raised again."""
+    if isinstance(error, click.Abort | KeyboardInterrupt) or interrupts.came() is not None:  # then the rest follows
+        return _tell_stop()
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        if interrupts.past_undoing():
-            click.echo("stopped, but only after the work was done: its result stays", err=True)
-        else:
-            click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
-        return _STOPPED
-    except BackupError as error:
+    if isinstance(error, BackupError):
         click.secho(f"error: {error}", err=True, fg="red")
         return error.exit_code
-    except OSError as error:
+    if isinstance(error, OSError):
         what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
         click.secho(f"error: {what}. Fix that (permission, space, mount), then repeat the command", err=True, fg="red")
         return 1
-    return result if isinstance(result, int) else 0
+    raise error
+
+
+def _tell_stop() -> int:
+    if interrupts.past_undoing():
+        click.echo("stopped, but only after the work was done: its result stays", err=True)
+    else:
+        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
+    return _STOPPED
 
 
 if __name__ == "__main__":

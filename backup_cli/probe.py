@@ -29,8 +29,11 @@ class Manifest:
     seconds: float
 
 
-def ask_for_manifest(plugin: Path) -> Manifest:
-    """Start the plugin, ask for its manifest, and end it again. BackupError says why it did not answer."""
+def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
+    """Start the plugin, ask for its manifest, wait `patience` seconds for it, and end the plugin again.
+
+    BackupError says why it did not answer.
+    """
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-check-") as directory, tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -46,7 +49,7 @@ def ask_for_manifest(plugin: Path) -> Manifest:
             raise BackupError(f"{plugin} cannot be started ({error.strerror})") from None
         try:
             began = time.monotonic()
-            answer = _ask(process, began + PATIENCE)
+            answer = _ask(process, began + patience)
             seconds = time.monotonic() - began
             if answer is None:
                 process.kill()

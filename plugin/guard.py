@@ -28,6 +28,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.start import (
     check_beginning_anew,
+    check_database_is_here,
     check_last_writer,
     check_source,
     destination_of,
@@ -121,6 +122,7 @@ class Guard:
 
     def _start(self, change: Change) -> Backend:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
+        check_database_is_here(self.directory)
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
@@ -206,8 +208,8 @@ class Guard:
         if not begins_empty or standing.data_version > 1:
             raise BackupError(
                 "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
-                "directory. Nothing was changed. Stop lightningd, and bring the database back with: "
-                + self._restore_command()
+                "directory or with another wallet setting. Nothing was changed. Stop lightningd, and bring the "
+                "database back with: " + self._restore_command()
             )
 
     def _restore_command(self) -> str:
