@@ -50,6 +50,9 @@ class FileLock:
         )
         try:
             self._refuse_borrowed(descriptor)
+            if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
+                with suppress(OSError):
+                    os.fchmod(descriptor, 0o600)
             self._lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)

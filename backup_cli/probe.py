@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import BackupError
+from backends.words import printable
 
 PATIENCE = 60.0
 """Seconds that lightningd waits for a manifest."""
@@ -55,11 +56,19 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
                 process.kill()
                 process.wait()
                 said.seek(0)
-                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(f"{plugin} starts and does not answer ({last or 'without a word'})")
+                raise BackupError(f"{plugin} starts and does not answer ({_last_words(said.read())})")
             return _manifest(plugin, answer, seconds)
         finally:
             _end(process)
+
+
+def _last_words(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().split("\n")
+    # Python that does not even begin goes on about itself after that.
+    telling = next((line for line in lines if line.startswith("Fatal Python error")), lines[-1])
+    home = os.environ.get("PYTHONHOME")
+    because = f"; PYTHONHOME={printable(home)} in the environment may be why: unset it" if home else ""
+    return printable(telling or "without a word") + because
 
 
 def _ask(process: "subprocess.Popen[bytes]", until: float) -> dict[str, Any] | None:
