@@ -1,5 +1,6 @@
 """`backup-cli restore`: the database comes back, and nothing that lies in its place is ever touched."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -296,13 +297,13 @@ def test_stopped_it_leaves_nothing(
 
 def test_a_kill_leaves_nothing_for_long(lived: World, place: Path) -> None:
     """What a killed restore has left holds channel secrets; the next one tidies it up."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    left = place / f".lightningd-backup-{process.pid}-left"
-    another = place / f".lightningd-backup-{os.getppid()}-another"
+    left, another = place / ".lightningd-backup-left", place / ".lightningd-backup-another"
     for path in (left, another):
         path.mkdir(mode=0o700)
-        (path / "lightningd.sqlite3").write_bytes(b"half a database")
-    assert restore(lived, place).code == 0
+        (path / "lock").touch()
+        (path / "restoring.sqlite3").write_bytes(b"half a database")
+    with (another / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert restore(lived, place).code == 0
     assert not left.exists()
     assert another.exists(), "that one is still at work"
