@@ -7,6 +7,7 @@ import click
 
 from backends.errors import BackupError
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.backup_findings import look_at_backup
 from backup_cli.config_findings import (
     look_at_files,
@@ -17,7 +18,7 @@ from backup_cli.config_findings import (
 )
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
-from backup_cli.options import lightning_dir, node_directory
+from backup_cli.options import lightning_dir
 from backup_cli.plugin_findings import look_at_plugin
 from backup_cli.secret_findings import look_at_secret
 
@@ -37,8 +38,9 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
     Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
     Changes nothing; a running node is not disturbed. Exits with 1 when there is a problem; warnings are none.
     """
-    problems = 0
-    for finding in _findings(node_directory(lightning_dir), conf):
+    directory, problems = as_owner.node_directory(lightning_dir), 0
+    as_owner.refuse_anothers(None if conf is None else conf.parent)
+    for finding in _findings(directory, conf):
         click.secho(f"{finding.level.value:<8} ", fg=_COLOURS[finding.level], nl=False)
         click.echo(f"{finding.about:<14} {finding.text}")
         problems += finding.level is Level.PROBLEM

@@ -17,8 +17,9 @@ from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backends.urls import quote
+from backup_cli import as_owner
 from backup_cli.console import say, size
-from backup_cli.options import lightning_dir, node_directory
+from backup_cli.options import lightning_dir
 from backup_cli.waiting import NoAnswer, within
 
 NAME = "lightning.bkp"
@@ -111,7 +112,8 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
         elif place is not None and not place.own_disk:
             left_out.append(
                 f"This user may not write there, and it is left out: {mount.describe()}. Make this user a directory on "
-                f"it (as root: mkdir, chown); the URL is then that of {place.url} with the directory before {NAME}."
+                f"it (as root: install -d -o USER -m 0700 DIRECTORY); the URL is then that of {place.url} with the "
+                f"directory before {NAME}."
             )
     return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), left_out
 
@@ -191,7 +193,7 @@ def _is_on_device(mount: Mount) -> bool:
 def _own_disks(lightning_dir: Path) -> frozenset[str]:
     """The disks under the node's directory; under the home directory when there is no node yet."""
     try:
-        directory = node_directory(lightning_dir)
+        directory = as_owner.node_directory(lightning_dir)
     except BackupError:
         directory = Path.home()
     return disks_of(directory)

@@ -24,10 +24,11 @@ from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.console import age, moment, progress, say, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
-from backup_cli.options import REHEARSAL, existing_backup, node_directory
+from backup_cli.options import REHEARSAL, existing_backup
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
@@ -48,8 +49,10 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, node_directory(lightning_dir))
+        _own_backup(url, as_owner.node_directory(lightning_dir))
         return
+    if url is not None:
+        as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
         seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
     tell(seen)

@@ -20,10 +20,11 @@ from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backends.scratch import scratch_directory, scratch_place
+from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.options import removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.pairing_words import in_words
 from backup_cli.replica import refuse_other_main
 from backup_cli.schema_consent import accept_schema, demand_known_schema
@@ -60,9 +61,13 @@ def import_(
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
     """
+    directory = None if lightning_dir is None else as_owner.node_directory(lightning_dir)
     backend = backend_for(url)
+    if directory is None:
+        as_owner.backup(url)
+    as_owner.refuse_anothers(scratch)
     with OlderBackup(older_path(old)) as older:
-        if lightning_dir is None:
+        if directory is None:
             backend.check_new()
             with removed_on_failure(backend) as making:
                 _take_over(older, backend, url, scratch, None, accepted)
@@ -70,7 +75,6 @@ def import_(
                     making.keep()
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
-            directory = node_directory(lightning_dir)
             refuse_if_running(directory)
             with WriterLock(directory, "backup-cli import"):
                 backend.check_new()
@@ -165,7 +169,6 @@ def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) 
         warn(line)
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
-    warn_of_root(directory, url)
     say("The node's database holds exactly the same, and goes on with the new backup.")
     say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")

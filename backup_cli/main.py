@@ -13,6 +13,7 @@ import click
 
 from backends import __version__, interrupts
 from backends.errors import BackupError
+from backup_cli import as_owner
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
 from backup_cli.destinations import destinations
@@ -59,6 +60,7 @@ def run(arguments: list[str] | None = None) -> int:
     if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
         click.echo("error: an argument contains a NUL byte", err=True)
         return 2
+    as_owner.remember(sys.argv[1:] if arguments is None else arguments)
     try:
         with interrupts.audible():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)

@@ -17,21 +17,22 @@ from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
-from backends.node.files import sync_directory
 from backends.node.handover import hand_over
 from backends.node.pairing import BackupEnd, pair
 from backends.node.present import end_of_backup, look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import older_backup_at
+from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import chown_needed, existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
+    Unfinished,
     existing_at,
     file_behind,
     made,
@@ -73,13 +74,14 @@ def restore(
     overwritten, and nothing newer is replaced.
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
+    place = as_owner.restore_place(Path(dest))
     older = older_backup_at(url)
     if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
     if older is not None and kept:
         raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
     url, backend = (url, None) if older is not None else existing_backup(url)
-    target, old = target_of(Path(dest).expanduser(), as_directory=dest.endswith(os.sep)), ""
+    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backend is not None:
         old = _name_of_kept(url, backend, resume, not_for_a_node)
     old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
@@ -87,6 +89,7 @@ def restore(
     refuse_inside(target.parent)
     refuse_if_running(target.parent)
     file = file_behind(target)
+    as_owner.refuse_anothers(file.parent)
     existing = existing_at(file)
     if existing and not replace:
         _refuse_to_overwrite(existing, file, url, backend)
@@ -108,7 +111,7 @@ def restore(
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None, chown_needed(target.parent, target))
+    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None)
     if resume and backend is not None:
         _warn_if_closed(backend)
 
@@ -136,24 +139,23 @@ class _Order:
     take_over: bool
 
 
-def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
+def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
     target, backend = order.target, order.backend
     standing: Standing | None = None
     if backend is None:
         assert order.older is not None
-        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        rebuilt = rebuild_from(order.older, temporary.path, target, order.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
-        rebuilt, standing, end = _from_backup(order, backend, temporary)
+        rebuilt, standing, end = _from_backup(order, backend, temporary.path)
     demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
     with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
-        temporary.rename(order.file)
-        sync_directory(order.file.parent)
+        temporary.publish(order.file)
         if order.resume and backend is not None:
             set_old_lock_aside(target.parent)
             hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)

@@ -58,7 +58,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     click.echo(str(target))
 
 
-def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool, chown: str | None) -> None:
+def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:
     """What must be so before lightningd is started. `node_id` is the restored node's."""
     secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
@@ -72,8 +72,6 @@ def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older:
             f"  - lightningd does not see this file: it only looks for {DATABASE} in its network directory. Move it "
             "there, or restore anew with that directory as DEST."
         )
-    if chown is not None:
-        say(f"  - This was done as root, and the node's user cannot open what root has restored: {chown}")
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
     elif target.name == DATABASE and (target.parent / LOCK_FILE).exists():

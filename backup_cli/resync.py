@@ -21,10 +21,11 @@ from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
+from backup_cli import as_owner
 from backup_cli.console import progress, say, warn
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
-from backup_cli.options import lightning_dir, node_directory, warn_of_root
+from backup_cli.options import lightning_dir
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
@@ -42,7 +43,7 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
     be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
     """
-    directory = node_directory(lightning_dir)
+    directory = as_owner.node_directory(lightning_dir)
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
@@ -55,7 +56,6 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
             pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
             _resync(directory, settings, backend, backup_id, pairing)
-    warn_of_root(directory, settings.url)
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
 

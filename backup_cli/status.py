@@ -16,10 +16,11 @@ from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backends.status import Status
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import moment, moment_ago, size
 from backup_cli.findings import Finding, Level
-from backup_cli.options import existing_backup, lightning_dir, node_directory
+from backup_cli.options import existing_backup, lightning_dir
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
@@ -40,18 +41,14 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
     try:
-        directory = None if url is not None else node_directory(lightning_dir)
-        if directory is not None:
+        directory = as_owner.node_directory(lightning_dir) if with_node else None
+        if url is None and directory is not None:
             url = read_settings(directory).url
-        url, backend = existing_backup(url or "")
-        seen = backend.status(url)
-        if directory is not None:
+            seen, found = _look(url, directory, prometheus)
             seen = _with_last_run(seen, directory)
-        if with_node and not prometheus:
-            seen = _with_closed(seen, backend)
-            found = _database(url, backend, seen, node_directory(lightning_dir))
         else:
-            found = None
+            as_owner.backup(url or "")
+            seen, found = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
             click.echo(unreadable(url or "", error, time.time()), nl=False)
@@ -65,6 +62,15 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
         _table(seen, found)
     if seen.damaged:
         raise click.exceptions.Exit(3)
+
+
+def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None]:
+    """The backup, and, with a node's directory, how its database stands to it."""
+    url, backend = existing_backup(url)
+    seen = backend.status(url)
+    if directory is None or prometheus:
+        return seen, None
+    return _with_closed(seen, backend), _database(url, backend, seen, directory)
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:

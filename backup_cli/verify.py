@@ -17,10 +17,11 @@ from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.scratch import scratch_directory, scratch_place
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, node_directory, url_argument
+from backup_cli.options import existing_backup, url_argument
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -44,8 +45,11 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
+    database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
+    if database is None:
+        as_owner.backup(url)
+    as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
-    database = None if lightning_dir is None else database_path(node_directory(lightning_dir))
     if database is not None:
         refuse_if_running(database.parent)
         if not database.exists():
@@ -63,7 +67,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
 def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
     with backend.read() as generation:
         stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
+        with damage_noted(backend, "verify", number), progress("Verifying") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:

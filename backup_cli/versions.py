@@ -10,6 +10,7 @@ from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
+from backup_cli import as_owner
 from backup_cli.console import moment, size
 from backup_cli.options import existing_backup, url_argument
 
@@ -43,6 +44,7 @@ def versions(url: str, as_json: bool) -> None:
     backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
     backup-cli restore --kept.
     """
+    as_owner.backup(url)
     url, backend = existing_backup(url)
     found = _found(backend)
     if as_json:

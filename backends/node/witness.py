@@ -11,8 +11,10 @@ cache, which a kill cannot split, and no rename or sync that would wear out a me
 mixture of old and new bytes, and the checksum shows that.
 """
 
+import errno
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,7 +176,7 @@ class OpenWitness:
         """OSError when it cannot be opened or made."""
         try:
             self._descriptor = _opened(directory / WITNESS_FILE)
-        except OSError:  # another user's, a link, a FIFO: it says nothing that could be read
+        except OSError:  # another user's, a link, a FIFO, a second name: it says nothing that could be read
             remove_witness(directory)
             self._descriptor = _opened(directory / WITNESS_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
@@ -194,7 +196,12 @@ class OpenWitness:
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(path))
 
 
 def encode(witness: Witness) -> bytes:

@@ -101,11 +101,10 @@ class FoundStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         handle = self._writing(lambda: self._storage.create(name))
-        found = self.look()
         if not self._through_fuse:
             return handle
         handle.close()
-        alone = self._written[name] = OneDescriptor(found.path / name)
+        alone = self._written[name] = OneDescriptor(self._storage.reopen, name)
         return alone
 
     def rename(self, old: str, new: str) -> None:
@@ -121,8 +120,7 @@ class FoundStorage(Storage):
         if handle is None:
             how(old, new)
             return
-        directory = self.look().path
-        handle.renamed(lambda: how(old, new), directory / old, directory / new)
+        handle.renamed(lambda: how(old, new), old, new)
         self._written[new] = handle
         self._written.pop(old, None)
 
