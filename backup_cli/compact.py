@@ -12,7 +12,7 @@ from backends.log.format import is_part_of, segment_index
 from backends.status import Status
 from backup_cli.console import progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
+from backup_cli.options import chown_needed, existing_backup, local_directory, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 from backup_cli.verify import scratch_place
 
@@ -25,6 +25,7 @@ from backup_cli.verify import scratch_place
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@show_statements
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     url, backend = existing_backup(url)

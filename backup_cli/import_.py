@@ -18,10 +18,17 @@ from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
-from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.options import (
+    node_directory,
+    removed_on_failure,
+    set_old_lock_aside,
+    show_statements,
+    url_argument,
+    warn_of_root,
+)
 from backup_cli.pairing_words import in_words
 from backup_cli.verify import scratch_place
 
@@ -44,6 +51,7 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@show_statements
 def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
@@ -88,7 +96,7 @@ def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | N
             say(f"Writing the snapshot of version {rebuilt.data_version} …")
         standing = backend.create(_source(place / "older.sqlite3", rebuilt))
     holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    click.echo(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
     return standing
 
 
@@ -141,5 +149,5 @@ def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) 
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
     warn_of_root(directory, url)
     say("The node's database holds exactly the same, and goes on with the new backup.")
-    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
-    click.echo(f"important-plugin={plugin_path()}")
+    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
+    show_line(f"important-plugin={plugin_path()}")

@@ -6,6 +6,7 @@ One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the ba
 import os
 import signal
 import sys
+from io import StringIO
 from types import FrameType
 from typing import Any
 
@@ -13,8 +14,10 @@ import click
 
 from backends import __version__
 from backends.errors import BackupError
+from backends.words import one_line, unexpected
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
+from backup_cli.console import fail, say
 from backup_cli.destinations import destinations
 from backup_cli.drill import drill
 from backup_cli.import_ import import_
@@ -44,7 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     for number in STOPPING:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them, and that stays so
             signal.signal(number, _stop)
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except Exception as error:  # a bug; its traceback might show a node's values, or what a terminal obeys
+        fail(f"{unexpected(error)}; that is a mistake in backup-cli, please report it. Nothing was replaced")
+        code = 1
     for last in _stopped:  # and be seen to have ended by it: to systemd, a unit that it stopped has not failed
         signal.signal(last, signal.SIG_DFL)
         os.kill(os.getpid(), last)
@@ -65,26 +72,36 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Like `main`, but returns the exit code."""
     if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
-        click.echo("error: an argument contains a NUL byte", err=True)
+        fail("an argument contains a NUL byte")
         return 2
     try:
         result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
+        _tell_usage(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
+        say("stopped; what was begun was undone, and nothing that was there before has changed")
         return 1
     except BackupError as error:
-        click.secho(f"error: {error}", err=True, fg="red")
+        fail(str(error))
+        for line in error.listed:
+            say(f"  {line}")
         return error.exit_code
     except OSError as error:
         what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
-        click.secho(f"error: {what}. Fix that (permission, space, mount), then repeat the command", err=True, fg="red")
+        fail(f"{what}. Fix that (permission, space, mount), then repeat the command")
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _tell_usage(error: click.ClickException) -> None:
+    """As click does, but it repeats what was typed, or pasted."""
+    words, message = StringIO(), error.format_message()
+    error.show(words)
+    for line in words.getvalue().replace(message, one_line(message)).splitlines():
+        say(line)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from backends.older import older_backup_at
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import chown_needed, existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import chown_needed, existing_backup, set_old_lock_aside, show_statements, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
@@ -52,6 +52,7 @@ from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
 @discard_newer
 @take_over
+@show_statements
 def restore(
     url: str,
     dest: str,

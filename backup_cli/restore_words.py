@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import click
-
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.log.documents import Kept
@@ -12,7 +10,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import age, moment, say, size, warn
+from backup_cli.console import age, hand_out_path, moment, say, size, warn
 
 WHY_OLD_IS_DEADLY = (
     "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
@@ -55,16 +53,17 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
-    click.echo(str(target))
+    hand_out_path(target)
 
 
 def tell_rules(url: str, target: Path, resume: bool, older: bool, chown: str | None) -> None:
     """What must be so before lightningd is started."""
     say(
-        "\nBefore you start lightningd:\n"
-        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
-        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
-        "  - Never start from an older copy than this one: a peer may punish it and take everything."
+        "",
+        "Before you start lightningd:",
+        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.",
+        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
+        "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )
     if target.name != DATABASE:
         say(

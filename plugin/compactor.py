@@ -16,6 +16,7 @@ from backends import backend_for
 from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
 from backends.log.opening import read_manifest
+from backends.words import unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
 
 
@@ -36,6 +37,9 @@ def main() -> int:
             return 1
         print(json.dumps({"what": error.finding, "generation": generation}))
         return UNRESTORABLE
+    except Exception as error:
+        print(unexpected(error), file=sys.stderr)
+        return 1
     print(folded.encode() if folded is not None else NOTHING)
     return 0
 

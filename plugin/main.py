@@ -57,7 +57,7 @@ class Desk:
         except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
             return {
                 "result": "fail",
-                "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
+                "message": f"backup: lightningd-backup is not installed whole ({error!a}). "
                 "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
             }
         return protection.db_write(request, data_version, writes)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import apsw
 
+from backends.database.sqlite_words import sqlite_words
 from backends.errors import BackupError
+from backends.words import printable
 
 Value = int | float | str | bytes | None
 """What SQLite keeps in a column."""
@@ -42,8 +44,6 @@ _LARGEST_VALUE = 1_000_000_000
 """Bytes; SQLite's own limit, also for a statement."""
 
 _COMPANIONS = ("-journal", "-wal", "-shm")
-
-_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
 
 def _set_up() -> None:
@@ -128,7 +128,7 @@ def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
 def faults(connection: apsw.Connection) -> str | None:
     """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
     found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-    return None if found == ["ok"] else "; ".join(" ".join(fault.split())[:200] for fault in found)
+    return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
 
 
 def create_private(path: Path) -> None:
@@ -171,10 +171,8 @@ def remove(path: Path) -> None:
 
 
 def words(error: Exception) -> str:
-    """SQLite's own words; older APSW puts the name of the exception before them."""
-    said = str(error).removeprefix(f"{type(error).__name__}: ")
-    # A copy that fails does not tell its connection.
-    return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
+    """SQLite's own words, as far as they may be shown to anybody."""
+    return sqlite_words(error)
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import apsw
 
 from backends.database.connection import STEPS_BETWEEN_CALLS
+from backends.statement import plain_name
 
 MOST_STEPS = 6_000_000_000
 """Virtual-machine steps of one change's long statements: 40 s here."""
@@ -104,5 +105,5 @@ class Guard:
             return apsw.SQLITE_OK  # asked by SQLite itself, for an ALTER TABLE of a STRICT table
         name = str(apsw.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_")
         what = second if action == apsw.SQLITE_FUNCTION else first
-        self.refused = name if what is None else f"{name} {what[:60]}"
+        self.refused = name if what is None else f"{name} {plain_name(what)}"
         return apsw.SQLITE_DENY
