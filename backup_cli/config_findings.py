@@ -1,7 +1,6 @@
 """What lightningd's configuration says about the node's protection: plugin, wallet, and the node's own files."""
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.words import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine, Setting
@@ -57,7 +57,7 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
         yield warning(
             "user",
             f"{config.directory} belongs to another user; run this as that one: "
-            f"sudo -u {_for_sudo(owner)} backup-cli …",
+            f"{shell_line('sudo', '-u', _for_sudo(owner), 'backup-cli')} …",
         )
 
 
@@ -210,10 +210,14 @@ def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
         what = f"has only {status.st_size} bytes, and no whole one has less than {SECRET_SIZE}"
         yield problem("hsm_secret", f"{secret} {what if status.st_size else 'is empty'}; {_COPY_IT_BACK}")
     elif not mode & stat.S_IRUSR:
-        yield problem("hsm_secret", f"not even its owner may read it (mode {mode:04o}): chmod 400 {secret}")
+        yield problem(
+            "hsm_secret", f"not even its owner may read it (mode {mode:04o}): {shell_line('chmod', 400, secret)}"
+        )
     elif mode & 0o077:
         yield problem(
-            "hsm_secret", f"other users may get at it (mode {mode:04o}), and with it at all funds: chmod 400 {secret}"
+            "hsm_secret",
+            f"other users may get at it (mode {mode:04o}), and with it at all funds: "
+            f"{shell_line('chmod', 400, secret)}",
         )
     else:
         yield ok("hsm_secret", f"mode {mode:04o}; keep a copy of it elsewhere, no backup of ours holds it")
@@ -238,7 +242,7 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
             "owner",
             f"{', '.join(path.name for path in foreign)} in {config.directory} belong to another user than the node's, "
             f"{user_name(owner)}, which cannot open them and will not start: "
-            f"sudo chown {user_name(owner)}: {shlex.join(str(path) for path in foreign)}",
+            + shell_line("sudo", "chown", f"{user_name(owner)}:", *foreign),
         )
 
 
@@ -249,7 +253,8 @@ def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
         mode = command.stat().st_mode
         if not os.access(command, os.X_OK) or mode & 0o022:
             yield warning(
-                NOTIFY_FILE, f"it is not called, because of its mode ({mode & 0o777:04o}): chmod 700 {command}"
+                NOTIFY_FILE,
+                f"it is not called, because of its mode ({mode & 0o777:04o}): {shell_line('chmod', 700, command)}",
             )
         else:
             yield ok(NOTIFY_FILE, "is called when there is trouble")
@@ -262,4 +267,4 @@ def _file_to_edit(config: NodeConfig) -> Path:
 def _for_sudo(uid: int) -> str:
     """A user without a name is a number behind a sign that a shell would take for a comment."""
     name = user_name(uid)
-    return f"'#{uid}'" if name == str(uid) else name
+    return f"#{uid}" if name == str(uid) else name

@@ -15,6 +15,7 @@ from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backends.urls import quote
+from backends.words import printable
 from backup_cli.console import hand_out, say, show_line, size
 from backup_cli.options import lightning_dir, node_directory
 from backup_cli.waiting import NoAnswer, within
@@ -167,17 +168,12 @@ def _own_disks(lightning_dir: Path) -> frozenset[str]:
     return disks_of(directory)
 
 
-def _shown(text: str) -> str:
-    """What a terminal can show of a name that is not in UTF-8."""
-    return os.fsencode(text).decode(errors="replace")
-
-
 def _show(place: Place) -> None:
     called = " ".join(filter(None, (place.label, f"({place.uuid})" if place.uuid else None)))
     show_line(place.url, bold=True)
     show_line(
-        f"    {_shown(place.source)} at {_shown(place.mounted_at)}: "
-        f"{' '.join(filter(None, (place.filesystem, called)))}, "
+        f"    {printable(place.source)} at {printable(place.mounted_at)}: "
+        f"{printable(' '.join(filter(None, (place.filesystem, called))))}, "
         f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
     )
     if place.own_disk:

@@ -13,6 +13,7 @@ import psutil
 
 from backends.errors import BackupError
 from backends.node.running import running_lightningd
+from backends.words import printable
 
 DEEPEST = 100
 """How many files may include each other; lightningd gives up there, too."""
@@ -114,7 +115,7 @@ def _read(config: NodeConfig, path: Path, *, must_exist: bool, depth: int = 0) -
             _read(config, path.parent / line.removeprefix("include "), must_exist=True, depth=depth + 1)
         elif line and not line.startswith("#"):
             name, _, value = line.partition("=")
-            config.settings.append(Setting(name, value.rstrip(), f"{path} line {number}"))
+            config.settings.append(Setting(name, value.rstrip(), f"{printable(path)} line {number}"))
 
 
 def _running(directory: Path) -> tuple[int | None, list[str]]:
@@ -149,7 +150,7 @@ def _lying_in(directory: Path, where: str) -> Iterator[PluginLine]:
         below = [path for entry in entries if entry.is_dir() for path in sorted(entry.iterdir())]
         for path in entries + below:
             if path.is_file() and path.stat().st_mode & 0o111:
-                yield PluginLine(path, False, f"{where} {path.parent}")
+                yield PluginLine(path, False, f"{where} {printable(path.parent)}")
     except OSError:
         return  # missing, or not to be read: nothing is started from there
 

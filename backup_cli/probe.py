@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import BackupError
+from backends.words import printable
 
 PATIENCE = 60.0
 """Seconds that lightningd waits for a manifest."""
@@ -52,7 +53,7 @@ def ask_for_manifest(plugin: Path) -> Manifest:
                 process.wait()
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(f"{plugin} starts and does not answer ({last or 'without a word'})")
+                raise BackupError(f"{plugin} starts and does not answer ({printable(last) or 'without a word'})")
             return _manifest(plugin, answer, seconds)
         finally:
             _end(process)

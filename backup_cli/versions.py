@@ -10,6 +10,7 @@ from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
+from backends.words import shell_line
 from backup_cli.console import hand_out, moment, show_line, size
 from backup_cli.options import existing_backup, url_argument
 
@@ -100,6 +101,6 @@ def _table(url: str, found: list[Versions]) -> None:
         show_line(
             f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
             f"{current.last_version}: if it was replaced by mistake, do not start the node, and bring it back with: "
-            f"backup-cli restore --kept --replace {url} DEST",
+            + shell_line("backup-cli", "restore", "--kept", "--replace", url, "DEST"),
             fg="yellow",
         )

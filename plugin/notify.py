@@ -22,6 +22,7 @@ from pathlib import Path
 
 from backends.base import Report
 from backends.node.files import read_small_file, replace_file
+from backends.words import shell_line
 
 NOTIFY_FILE = "backup.notify"
 
@@ -110,10 +111,12 @@ class Notifier:
         except FileNotFoundError:
             return False
         if not stat.S_ISREG(mode) or not os.access(command, os.X_OK):
-            self._complain(f"{command} is not executable, so it is not called: chmod 700 {command}")
+            self._complain(f"{command} is not executable, so it is not called: {shell_line('chmod', 700, command)}")
             return False
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            self._complain(f"{command} can be written by other users, so it is not called: chmod 700 {command}")
+            self._complain(
+                f"{command} can be written by other users, so it is not called: {shell_line('chmod', 700, command)}"
+            )
             return False
         return True
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from backends.errors import BackupError, FromTheFuture
 from backends.node.files import read_small_file, replace_file
+from backends.words import shell_line
 
 LOCK_FILE = "backup.lock"
 
@@ -48,7 +49,7 @@ def read_settings(directory: Path) -> Settings:
     except PermissionError as error:
         raise BackupError(
             f"{path} cannot be read ({error.strerror}); nothing was changed: make it belong to the user that "
-            f"lightningd runs as, with: chown USER {path}"
+            f"lightningd runs as, with: {shell_line('chown', 'USER', path)}"
         ) from None
     except OSError as error:
         _senseless(path, error.strerror or str(error))

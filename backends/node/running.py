@@ -19,6 +19,7 @@ import psutil
 
 from backends.errors import BackupError
 from backends.node.directory import NETWORKS, database_path
+from backends.words import printable
 
 _LIGHTNINGD = "lightningd"
 _PROCESSES = Path("/proc")
@@ -200,5 +201,5 @@ def _leads_to(link: Path, name: str, wanted: os.stat_result) -> bool:
 
 def _name(pid: int) -> str:
     with suppress(psutil.Error):
-        return psutil.Process(pid).name()
+        return printable(psutil.Process(pid).name(), 40)
     return "now ended"
