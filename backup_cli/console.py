@@ -1,6 +1,5 @@
 """What a person sees: progress while long work runs, and plain words."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -81,11 +80,11 @@ def hand_out(text: str) -> None:
 
 
 def hand_out_path(path: Path) -> None:
-    """A path for a program, byte by byte; on a terminal for a person."""
-    if sys.stdout.isatty() or str(path).isprintable():
+    """A path for a program, as it is; on a terminal for a person."""
+    if sys.stdout.isatty():
         show_line(str(path))
     else:
-        click.echo(os.fsencode(path))
+        click.echo(str(path), color=True)  # or it would take escape sequences out of it
 
 
 def _echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool | None = None, before: str = "") -> None:

@@ -78,11 +78,14 @@ class Corrupt(BackupError):
 def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     """Open an existing file, for one thread, so that nothing in it can do more than hold data.
 
-    Raises apsw.Error; SQLite looks into the file only when it is first read.
+    Raises apsw.Error, or BackupError for a name that SQLite cannot open; SQLite looks into the file only when it is
+    first read.
     """
     with suppress(OSError):  # SQLite says better what is wrong with it
         expect(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
+    if os.fsencode(path).decode(errors="replace") != str(path):
+        raise BackupError(f"{path} has a name that is not in UTF-8, which SQLite cannot open; choose another name")
     connection = apsw.Connection(str(path.absolute()), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT)
