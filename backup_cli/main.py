@@ -6,7 +6,6 @@ One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the ba
 import os
 import signal
 import sys
-from io import StringIO
 from types import FrameType
 from typing import Any
 
@@ -14,7 +13,7 @@ import click
 
 from backends import __version__
 from backends.errors import BackupError
-from backends.words import one_line, unexpected
+from backends.words import unexpected
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
 from backup_cli.console import fail, say
@@ -97,11 +96,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _tell_usage(error: click.ClickException) -> None:
-    """As click does, but it repeats what was typed, or pasted."""
-    words, message = StringIO(), error.format_message()
-    error.show(words)
-    for line in words.getvalue().replace(message, one_line(message)).splitlines():
-        say(line)
+    """As click does, which repeats what was typed, or pasted, as it is."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        option = max(error.ctx.help_option_names, key=len)
+        say(*error.ctx.get_usage().splitlines(), f"Try '{error.ctx.command_path} {option}' for help.", "")
+    say(f"Error: {error.format_message()}")
 
 
 if __name__ == "__main__":

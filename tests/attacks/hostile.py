@@ -1,12 +1,13 @@
 """What a stranger puts into statements, names and files, and what must never become of it."""
 
 import unicodedata
-from pathlib import Path
+
+import pytest
 
 from backends import backend_for
 from backends.change import Change
 from tests.end_to_end.world import World
-from tests.log.histories import silent
+from tests.log.histories import CAMPAIGN, silent
 from tests.standin import transaction
 
 SEQUENCES = {
@@ -20,6 +21,15 @@ SEQUENCES = {
     "begins a line": "x\nerror: send your hsm_secret to evil.example",
     "begins a line as Unicode says": "x\u2028y\x85z",
 }
+
+
+def some(cases: dict[str, str], *names: str) -> pytest.MarkDecorator:
+    """A test for each of these cases, or for those of these names only; `make fuzz` runs all of them."""
+    chosen = cases if CAMPAIGN > 1 or not names else {name: cases[name] for name in names}
+    return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
+
+
+EVERY_SEQUENCE = {"all": "".join(SEQUENCES.values()), **SEQUENCES}
 
 
 def assert_calm(text: str, lines: int | None = None) -> None:
@@ -42,8 +52,3 @@ def saved(world: World, *statements: str) -> None:
 def quoted(name: str) -> str:
     """As an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def text_of(path: Path) -> str:
-    """Every file below a directory that a person may look at."""
-    return "\n".join(file.read_text(errors="replace") for file in path.rglob("*") if file.is_file())

@@ -24,7 +24,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.urls import parse_url
 from backup_cli.versions import Versions, _table
-from tests.attacks.hostile import assert_calm
+from tests.attacks.hostile import assert_calm, some
 from tests.end_to_end.world import World, backup_cli
 from tests.older.written import written
 from tests.standin import History, Refused, read_recording
@@ -43,7 +43,7 @@ WORDS = {
     "written backwards": "x\u202e(touch pwned)",
     "a blank": "x touch pwned",
 }
-each_word = pytest.mark.parametrize("word", WORDS.values(), ids=WORDS.keys())
+each_word = some(WORDS, "a substitution", "out of quotes", "an escape sequence")
 
 TOOLS = ("backup-cli", "umount", "udisksctl", "chmod", "chown", "mount", "sudo")
 
@@ -80,7 +80,8 @@ def volume(word: str, *, mounted: bool) -> Volume:
 
 
 @each_word
-def test_stick_that_was_pulled_out(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stick_that_was_pulled_out(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = case
     monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=True)])
     with pytest.raises(BackupError) as caught:
         find_stick(word)
@@ -95,7 +96,8 @@ def test_stick_that_was_pulled_out(word: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @each_word
-def test_stick_that_is_not_mounted(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stick_that_is_not_mounted(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = case
     monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=False)])
     with pytest.raises(BackupError) as caught:
         find_stick(word)
@@ -105,7 +107,8 @@ def test_stick_that_is_not_mounted(word: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @each_word
-def test_disk_named_instead_of_a_directory_on_it(word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_disk_named_instead_of_a_directory_on_it(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    word = case
     device = tmp_path / word
     device.touch()
     monkeypatch.setattr("backends.file.stat.S_ISBLK", lambda mode: True)
@@ -116,8 +119,9 @@ def test_disk_named_instead_of_a_directory_on_it(word: str, monkeypatch: pytest.
 
 
 @each_word
-def test_restore_of_a_backup_that_backup_lock_names(word: str, lived: World) -> None:
+def test_restore_of_a_backup_that_backup_lock_names(case: str, lived: World) -> None:
     """Whoever wrote backup.lock has chosen the URL, and the directory has its name from somebody, too."""
+    word = case
     url, directory = f"file:///{word}", lived.root / word
     for replace in (False, True):
         asked = ["--resume", "--replace"] if replace else ["--resume"]
@@ -127,8 +131,9 @@ def test_restore_of_a_backup_that_backup_lock_names(word: str, lived: World) -> 
 
 
 @each_word
-def test_node_that_is_told_to_restore(word: str, world: World, history: History) -> None:
+def test_node_that_is_told_to_restore(case: str, world: World, history: History) -> None:
     """All of it: the plugin's refusal, in the node's log, for a backup and a node in directories of such names."""
+    word = case
     there = world.root / word.replace("/", "")
     there.mkdir()
     own = World(there)
@@ -153,8 +158,9 @@ def test_node_that_is_told_to_restore(word: str, world: World, history: History)
 
 
 @each_word
-def test_generation_that_was_replaced_by_mistake(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generation_that_was_replaced_by_mistake(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The URL is the one that was given, and may have been copied from anywhere."""
+    word = case
     one = Versions(1, "init", 1, 9, 1, 1, 1, 1, None)
     two = Versions(2, "resync", 1, 5, 1, 1, 1, None, None)
     _table(f"file:///{word}", [one, two])
@@ -164,7 +170,8 @@ def test_generation_that_was_replaced_by_mistake(word: str, capsys: pytest.Captu
 
 
 @each_word
-def test_modes_and_owners_that_check_config_tells_to_mend(word: str, tmp_path: Path) -> None:
+def test_modes_and_owners_that_check_config_tells_to_mend(case: str, tmp_path: Path) -> None:
+    word = case
     there = tmp_path / word
     there.mkdir()
     own = World(there)
@@ -182,7 +189,8 @@ def test_modes_and_owners_that_check_config_tells_to_mend(word: str, tmp_path: P
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @each_word
-def test_nameless_owner_gets_a_number_that_works(word: str, tmp_path: Path) -> None:
+def test_nameless_owner_gets_a_number_that_works(case: str, tmp_path: Path) -> None:
+    word = case
     there = tmp_path / word
     there.mkdir()
     own = World(there)
@@ -199,8 +207,9 @@ def test_nameless_owner_gets_a_number_that_works(word: str, tmp_path: Path) -> N
 
 
 @each_word
-def test_older_backup_that_holds_a_newer_state(word: str, world: World) -> None:
+def test_older_backup_that_holds_a_newer_state(case: str, world: World) -> None:
     """`init` refuses, and says how to bring the state of the older plugin's file back."""
+    word = case
     calls = list(read_recording(limit=30))
     place = world.root / word
     place.mkdir()

@@ -233,7 +233,8 @@ def test_a_failing_statement_is_named(tmp_path: Path, statements: list[str], fai
     assert caught.value.exit_code == 3
     message = str(caught.value)
     assert "the change with data version 4242 cannot be executed" in message
-    assert f"in: {statements[failing]};" in message
+    assert f"in: {outline(statements[failing])};" in message
+    assert statements[failing] in caught.value.withheld
     assert "backup-cli resync" in message
 
 
