@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 
 from backends.base import MAX_ROLL_FORWARD, Backend, Report
-from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
+from backends.scratch import remove_left_over
 from backends.status import COMPACTION_FAILED
 from backends.words import counted, printable
 from plugin.damage_watch import DamageWatch
