@@ -46,7 +46,7 @@ powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/attacks tests/end_to_end/test_histories.py
 
 completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"

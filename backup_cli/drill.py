@@ -14,6 +14,7 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.database.compare import compare
+from backends.database.connection import words
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.errors import BackupError
@@ -128,7 +129,7 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
         player.stop()
     except apsw.Error as error:
         raise BackupError(
-            f"the recorded node's own database in {node.parent.parent} could not be written: {error}. That says "
+            f"the recorded node's own database in {node.parent.parent} could not be written: {words(error)}. That says "
             "nothing of the destination; free some space there, or name another directory with TMPDIR, then try again"
         ) from error
     finally:
