@@ -24,7 +24,7 @@ fi
 # Both halves?
 if btrfs filesystem show "$mountpoint" 2> /dev/null | grep -qi missing; then
     say 2 "one of the disks is missing: what is saved now is saved once. Plug it in and mount anew, or replace it:" \
-        "btrfs replace start MISSING-DEVID NEW-DEVICE $mountpoint (btrfs filesystem show tells the number)"
+        "btrfs replace start MISSING-DEVID NEW-DEVICE $(printf %q "$mountpoint") (btrfs filesystem show tells the number)"
 fi
 
 # Read everything, on both; mend what one has wrong from the other. With the lowest priority (-c 3).
