@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -50,20 +51,17 @@ TOOLS = ("backup-cli", "umount", "udisksctl", "chmod", "chown", "mount", "sudo")
 
 def pasted(command: str, shell: str = "bash") -> list[str]:
     """What the shell ran, where each tool only notes its words; nothing else has run there."""
-    place = Path(os.environ.get("TMPDIR", "/tmp")) / f"pasted-{os.getpid()}"
-    tools = place / "tools"
-    tools.mkdir(parents=True, exist_ok=True)
-    work = place / "work"
-    work.mkdir(exist_ok=True)
-    noted = place / "noted"
-    noted.unlink(missing_ok=True)
-    for tool in TOOLS:
-        (tools / tool).write_text(f'#!/bin/sh\nprintf "%s\\0" {tool} "$@" >> {noted}\n')
-        (tools / tool).chmod(0o755)
-    path = f"{tools}:{os.environ['PATH']}"
-    subprocess.run([shell, "-c", command], cwd=work, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL)
-    assert list(work.iterdir()) == [], command
-    return noted.read_text(errors="surrogateescape").split("\0")[:-1]
+    with tempfile.TemporaryDirectory() as place:
+        tools, work, noted = Path(place, "tools"), Path(place, "work"), Path(place, "noted")
+        tools.mkdir()
+        work.mkdir()
+        for tool in TOOLS:
+            (tools / tool).write_text(f'#!/bin/sh\nprintf "%s\\0" {tool} "$@" >> {noted}\n')
+            (tools / tool).chmod(0o755)
+        path = f"{tools}:{os.environ['PATH']}"
+        subprocess.run([shell, "-c", command], cwd=work, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL)
+        assert list(work.iterdir()) == [], command
+        return noted.read_text(errors="surrogateescape").split("\0")[:-1] if noted.exists() else []
 
 
 def told_in(text: str, begins: str, ends: str) -> str:
