@@ -11,6 +11,7 @@ from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
 from backup_cli.console import age, hand_out_path, moment, say, size, warn
+from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
     "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
@@ -56,12 +57,13 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     hand_out_path(target)
 
 
-def tell_rules(url: str, target: Path, resume: bool, older: bool, chown: str | None) -> None:
-    """What must be so before lightningd is started."""
+def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool, chown: str | None) -> None:
+    """What must be so before lightningd is started. `node_id` is the restored node's."""
+    secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
         "",
         "Before you start lightningd:",
-        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.",
+        f"  - {about_secret(target.parent, secret)}",
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
         "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )
