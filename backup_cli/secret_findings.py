@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
