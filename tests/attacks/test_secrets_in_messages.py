@@ -7,7 +7,6 @@ import json
 import random
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from backends.database.replay import Replay
 from backends.errors import BackupError
+from backends.interpreter import python
 from backends.log.documents import SESSION
 from backends.log.known_damage import DAMAGE
 from backends.statement import outline
@@ -152,7 +152,7 @@ def test_compaction_beside_the_node(lived: World, case: str) -> None:
     saved(lived, statement)
     for _ in range(20):
         saved(lived, "DELETE FROM version")
-    words = [sys.executable, "-c", _COMPACTOR, lived.url]
+    words = [*python(_COMPACTOR), lived.url]
     with subprocess.Popen(words, cwd=lived.directory, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
