@@ -80,4 +80,5 @@ def _labels(**labels: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    return one_line(value).replace("\\", "\\\\").replace('"', '\\"')
+    lines = (one_line(line).replace("\\", "\\\\").replace('"', '\\"') for line in value.split("\n"))
+    return "\\n".join(lines)
