@@ -13,6 +13,8 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from backends.words import printable
+
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
 """How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
 
@@ -100,7 +102,7 @@ def _holder(descriptor: int) -> str:
     number, _, what = text.partition("\n")[0].partition(" ")
     if not (number.isascii() and number.isdigit()):
         return "one that has only just started"
-    return f"pid {number}, {what}" if what.isprintable() and what else f"pid {number}"
+    return f"pid {number}, {printable(what)}" if what else f"pid {number}"
 
 
 _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()

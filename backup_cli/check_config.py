@@ -16,6 +16,7 @@ from backup_cli.config_findings import (
     look_at_owners,
     look_at_wallet,
 )
+from backup_cli.console import show_line
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir
@@ -41,13 +42,12 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
     directory, problems = as_owner.node_directory(lightning_dir), 0
     as_owner.refuse_anothers(None if conf is None else conf.parent)
     for finding in _findings(directory, conf):
-        click.secho(f"{finding.level.value:<8} ", fg=_COLOURS[finding.level], nl=False)
-        click.echo(f"{finding.about:<14} {finding.text}")
+        show_line(f"{finding.about:<14} {finding.text}", level=(f"{finding.level.value:<8} ", _COLOURS[finding.level]))
         problems += finding.level is Level.PROBLEM
     if problems:
-        click.secho(f"NOT protected: {counted(problems, 'problem')}", bold=True)
+        show_line(f"NOT protected: {counted(problems, 'problem')}", bold=True)
         raise click.exceptions.Exit(1)
-    click.secho("protected", bold=True)
+    show_line("protected", bold=True)
 
 
 def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from backends.status import Status
 from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, url_argument
+from backup_cli.options import existing_backup, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -27,6 +27,7 @@ from backup_cli.ownership import alone, take_over
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@show_statements
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)

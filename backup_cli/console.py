@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import click
 
 from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME
 from backends.times import moment as moment
-from backends.words import counted
+from backends.words import counted, one_line
 
 
 class Progress(Protocol):
@@ -53,14 +54,48 @@ class _Lines:
             self._next = (percent // 25 + 1) * 25
 
 
-def say(line: str) -> None:
-    """A line about what is going on; stdout is for results."""
-    click.echo(line, err=True)
+def say(*lines: str) -> None:
+    """A line about what is going on, or several; stdout is for results."""
+    for line in lines:
+        _echo(line, err=True)
 
 
 def warn(line: str) -> None:
     """A line that must not be overlooked."""
-    click.secho(f"warning: {line}", err=True, fg="yellow")
+    _echo(f"warning: {line}", err=True, fg="yellow")
+
+
+def fail(line: str) -> None:
+    """Why the command ends."""
+    _echo(f"error: {line}", err=True, fg="red")
+
+
+def show_line(line: str, *, fg: str | None = None, bold: bool | None = None, level: tuple[str, str] = ("", "")) -> None:
+    """A line of the result, for a person; `level` are words and their colour at its beginning."""
+    word, colour = level
+    _echo(line, fg=fg, bold=bold, before=click.style(word, fg=colour) if word else "")
+
+
+def hand_out(text: str) -> None:
+    """A result for a program, as it is: JSON, figures. They have escaped what is foreign in them by their own rules."""
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+def hand_out_path(path: Path) -> None:
+    """A path for a program, as it is; on a terminal for a person."""
+    if sys.stdout.isatty():
+        show_line(str(path))
+    else:
+        click.echo(str(path), color=True)  # or it would take escape sequences out of it
+
+
+def _echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool | None = None, before: str = "") -> None:
+    """Whatever a person sees comes by here: one line, of which the terminal obeys nothing but its colour."""
+    encoding = (sys.stderr if err else sys.stdout).encoding or "ascii"
+    shown = (
+        one_line(line).encode(encoding, "backslashreplace").decode(encoding)
+    )  # an old terminal: no traceback for "…"
+    click.echo(before + (click.style(shown, fg=fg, bold=bold) if fg or bold else shown), err=err)
 
 
 def size(count: int) -> str:

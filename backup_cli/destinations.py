@@ -17,8 +17,9 @@ from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backends.urls import quote
+from backends.words import printable
 from backup_cli import as_owner
-from backup_cli.console import say, size
+from backup_cli.console import hand_out, say, show_line, size
 from backup_cli.options import lightning_dir
 from backup_cli.waiting import NoAnswer, within
 
@@ -71,7 +72,7 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
     for line in left_out:
         say(line)
     if as_json:
-        click.echo(json.dumps([asdict(place) for place in found], indent=2))
+        hand_out(json.dumps([asdict(place) for place in found], indent=2))
         return
     for place in found:
         _show(place)
@@ -199,20 +200,15 @@ def _own_disks(lightning_dir: Path) -> frozenset[str]:
     return disks_of(directory)
 
 
-def _shown(text: str) -> str:
-    """What a terminal can show of a name that is not in UTF-8."""
-    return os.fsencode(text).decode(errors="replace")
-
-
 def _show(place: Place) -> None:
     called = " ".join(filter(None, (place.label, f"({place.uuid})" if place.uuid else None)))
-    click.secho(place.url, bold=True)
-    click.echo(
-        f"    {_shown(place.source)} at {_shown(place.mounted_at)}: "
-        f"{' '.join(filter(None, (place.filesystem, called)))}, "
+    show_line(place.url, bold=True)
+    show_line(
+        f"    {printable(place.source)} at {printable(place.mounted_at)}: "
+        f"{printable(' '.join(filter(None, (place.filesystem, called))))}, "
         f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
     )
     if place.own_disk:
-        click.echo("    the node's own disk: when it dies, the backup dies with it. Better take another")
+        show_line("    the node's own disk: when it dies, the backup dies with it. Better take another")
     for line in place.warnings:
-        click.echo(f"    {line}")
+        show_line(f"    {line}")

@@ -21,10 +21,15 @@ from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
-from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.options import (
+    removed_on_failure,
+    set_old_lock_aside,
+    show_statements,
+    url_argument,
+)
 from backup_cli.pairing_words import in_words
 from backup_cli.replica import refuse_other_main
 from backup_cli.schema_consent import accept_schema, demand_known_schema
@@ -49,6 +54,7 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@show_statements
 def import_(
     old: str,
     url: str,
@@ -118,7 +124,7 @@ def _take_over(
             say(f"Writing the snapshot of version {rebuilt.data_version} …")
         standing = backend.create(_source(place / "older.sqlite3", rebuilt))
     holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    click.echo(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
     return standing
 
 
@@ -170,5 +176,5 @@ def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) 
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
     say("The node's database holds exactly the same, and goes on with the new backup.")
-    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
-    click.echo(f"important-plugin={plugin_path()}")
+    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
+    show_line(f"important-plugin={plugin_path()}")

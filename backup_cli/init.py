@@ -26,7 +26,7 @@ from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli import as_owner
-from backup_cli.console import progress, say, warn
+from backup_cli.console import progress, say, show_line, warn
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.pairing_words import in_words
@@ -73,8 +73,8 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
-    say("Now add this line to lightningd's config file, then start the node:\n")
-    click.echo(f"important-plugin={plugin_path()}")
+    say("Now add this line to lightningd's config file, then start the node:", "")
+    show_line(f"important-plugin={plugin_path()}")
 
 
 def _directory(given: Path) -> Path:

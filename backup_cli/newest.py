@@ -18,6 +18,7 @@ from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Posi
 from backends.node.present import end_of_backup, pair_at
 from backends.node.witness import look, read_witness
 from backends.older import OlderBackup, older_backup_at
+from backends.words import shell_line
 from backup_cli.console import age, warn
 from backup_cli.pairing_words import TWO_NODES, why_copied
 from backup_cli.waiting import answered
@@ -219,7 +220,7 @@ def _compare_with_older(
             f"{what}, and the older plugin's backup {path}, which {LOCK_FILE} names, is at version {named}: that is "
             "the newer state, and a node that runs from an older one can lose every channel",
             State(f"the state in {path}", named),
-            f"Bring it back first: backup-cli restore {settings.url} DEST (docs/migrating.md)",
+            f"Bring it back first: {shell_line('backup-cli', 'restore', settings.url, 'DEST')} (docs/migrating.md)",
             consent,
         )
 

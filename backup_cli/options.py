@@ -2,9 +2,11 @@
 
 import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
 import click
 
@@ -17,7 +19,7 @@ from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import Destination, parse_url
-from backends.words import printable
+from backends.words import one_line, printable
 from backup_cli.waiting import answered
 
 lightning_dir = click.option(
@@ -30,6 +32,47 @@ lightning_dir = click.option(
 
 REHEARSAL = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
+
+_SENSITIVE = (
+    "Show a statement that fails in full. It may hold what must stay secret (runes, invoices, preimages): read what is "
+    "printed before you share it."
+)
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
+
+
+def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
+    """For a command that may meet a statement that fails: shown by kind and table, unless somebody asks for more."""
+
+    @click.option("--show-statements", "in_full", is_flag=True, help=_SENSITIVE)
+    @wraps(command)
+    def told(*arguments: Any, in_full: bool, **named: Any) -> _Result:
+        try:
+            return command(*arguments, **named)
+        except BackupError as error:
+            text = _withheld(error)
+            if text and in_full:
+                error.listed = (*error.listed, f"in full, may be secret: {one_line(text)}")
+            elif text:
+                error.listed = (*error.listed, _ASK)
+            raise
+
+    return cast(Callable[_P, _Result], told)
+
+
+_ASK = "the same with --show-statements prints that statement in full; it may hold secrets, so share it with nobody"
+
+
+def _withheld(error: BaseException) -> str:
+    """What this error, or one that it was made of, keeps from strangers."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BackupError) and seen.withheld:
+            return seen.withheld
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
 
 url_argument = click.argument("url", metavar="URL")
 
@@ -65,8 +108,9 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
             raise NotABackup(f"{error}{neighbours(url)}") from error
         urls = [str(parse_url(url).below(name)) for name in inside]
         if len(urls) > 1:
-            listed = "\n  ".join(urls)
-            raise BackupError(f"{url} holds {len(urls)} backups; say which one:\n  {listed}") from None
+            several = BackupError(f"{url} holds {len(urls)} backups; say which one:")
+            several.listed = tuple(urls)
+            raise several from None
         return urls[0], backend_for(urls[0])
     return url, backend
 

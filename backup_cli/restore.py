@@ -27,7 +27,7 @@ from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import existing_backup, set_old_lock_aside, show_statements, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
@@ -56,6 +56,7 @@ from backup_cli.schema_consent import accept_schema, demand_known_schema
 @accept_schema
 @discard_newer
 @take_over
+@show_statements
 def restore(
     url: str,
     dest: str,

@@ -14,6 +14,7 @@ from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nod
 from backends.node.files import sync_directory
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.scratch import scratch_directory
+from backends.words import shell_word
 from backup_cli.console import say
 from backup_cli.options import free_name
 
@@ -37,7 +38,7 @@ def _refuse_above(dest: Path) -> None:
     """lightningd looks for its database in the network directory, and begins an empty one where it finds none."""
     inside = [dest / name for name in NETWORKS if (dest / name).is_dir()]
     if (inside or (dest / CONFIG).exists()) and not looks_like_a_nodes(dest):
-        choices = " or ".join(str(directory) for directory in inside or [dest / NETWORKS[0]])
+        choices = " or ".join(shell_word(directory) for directory in inside or [dest / NETWORKS[0]])
         raise BackupError(
             f"lightningd does not look for its database in {dest}, but in the directory named after its network; "
             f"nothing was restored. Repeat this with {choices} as DEST"

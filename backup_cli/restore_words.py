@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import click
-
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.log.documents import Kept
@@ -11,7 +9,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import moment, moment_ago, say, size, warn
+from backup_cli.console import hand_out_path, moment, moment_ago, say, size, warn
 from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
@@ -55,17 +53,18 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
-    click.echo(str(target))
+    hand_out_path(target)
 
 
 def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:
     """What must be so before lightningd is started. `node_id` is the restored node's."""
     secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
-        "\nBefore you start lightningd:\n"
-        f"  - {about_secret(target.parent, secret)}\n"
-        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
-        "  - Never start from an older copy than this one: a peer may punish it and take everything."
+        "",
+        "Before you start lightningd:",
+        f"  - {about_secret(target.parent, secret)}",
+        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
+        "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )
     if target.name != DATABASE:
         say(

@@ -21,6 +21,7 @@ from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
+from backends.words import shell_line
 from backup_cli import as_owner
 from backup_cli.console import progress, say, warn
 from backup_cli.newest import State, demand_consent, discard_newer
@@ -166,7 +167,8 @@ def _identify(backend: Backend, settings: Settings) -> str:
         raise Nameless(
             f"{error.what} in {error.file}: nothing in {backend.describe()} says any more which backup it is, so it "
             "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
-            f"backup, which is refused should the database have lost changes: backup-cli init {settings.url}"
+            "backup, which is refused should the database have lost changes: "
+            f"{shell_line('backup-cli', 'init', settings.url)}"
         ) from error
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(

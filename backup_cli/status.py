@@ -18,7 +18,7 @@ from backends.status import Status
 from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
-from backup_cli.console import moment, moment_ago, size
+from backup_cli.console import hand_out, moment, moment_ago, show_line, size
 from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir
 from backup_cli.pairing_words import finding
@@ -51,13 +51,13 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
             seen, found = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
-            click.echo(unreadable(url or "", error, time.time()), nl=False)
+            hand_out(unreadable(url or "", error, time.time()))
         raise
     if as_json:
         database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
-        click.echo(json.dumps({**seen.as_json(), **database}))
+        hand_out(json.dumps({**seen.as_json(), **database}))
     elif prometheus:
-        click.echo(metrics(seen, time.time()), nl=False)
+        hand_out(metrics(seen, time.time()))
     else:
         _table(seen, found)
     if seen.damaged:
@@ -113,11 +113,11 @@ def _table(seen: Status, found: Finding | None) -> None:
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
     for name, value in rows:
-        click.echo(f"{name:<13}{value}")
+        show_line(f"{name:<13}{value}")
     if found is not None and found.level is not Level.OK:
-        click.secho(f"! {found.text}", fg="yellow")
+        show_line(f"! {found.text}", fg="yellow")
     for trouble in seen.troubles:
-        click.secho(f"! {trouble}", fg="yellow")
+        show_line(f"! {trouble}", fg="yellow")
 
 
 def _compacted(seen: Status) -> str:

@@ -18,10 +18,10 @@ from backends.node.running import refuse_if_running
 from backends.scratch import scratch_directory, scratch_place
 from backends.words import counted
 from backup_cli import as_owner
-from backup_cli.console import moment, progress, say, size, warn
+from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, url_argument
+from backup_cli.options import existing_backup, show_statements, url_argument
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -40,6 +40,7 @@ from plugin.foresight import brings_forward
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @accept_schema
+@show_statements
 def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: str | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
@@ -76,7 +77,7 @@ def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> 
         warn(rebuilt.unwitnessed)
     for violation in foreign_key_violations(target):
         say(f"note: the node's own database holds this, too: {violation}")
-    click.echo(
+    show_line(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
         f"{size(stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
@@ -98,10 +99,10 @@ def _warn_of_earlier(backend: Backend, generation: int) -> None:
 def _tell_comparison(comparison: Comparison, found: Finding) -> None:
     if not comparison.differences:
         holds = f"{counted(comparison.tables, 'table')}, {counted(comparison.rows, 'row')}"
-        click.echo(f"identical with the node's database: {holds}")
+        show_line(f"identical with the node's database: {holds}")
         return
     for difference in comparison.differences:
-        click.echo(f"DIFFERENT: {difference}")
+        show_line(f"DIFFERENT: {difference}")
     raise BackupError(f"the backup and the node's database differ (above). {found.text}")
 
 

@@ -10,8 +10,9 @@ from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
+from backends.words import shell_line
 from backup_cli import as_owner
-from backup_cli.console import moment, size
+from backup_cli.console import hand_out, moment, show_line, size
 from backup_cli.options import existing_backup, url_argument
 
 
@@ -48,7 +49,7 @@ def versions(url: str, as_json: bool) -> None:
     url, backend = existing_backup(url)
     found = _found(backend)
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found]))
+        hand_out(json.dumps([asdict(each) for each in found]))
     else:
         _table(url, found)
     if any(each.damage is not None and each.kept_until is None for each in found):
@@ -95,18 +96,18 @@ def _look(generation: Generation, kept_until: int | None) -> Versions:
 def _table(url: str, found: list[Versions]) -> None:
     for each in found:
         state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
-        click.echo(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
-        click.echo(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
-        click.echo(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
+        show_line(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
+        show_line(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
+        show_line(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
         if each.damage is not None:
-            click.secho(f"! {each.damage}", fg="yellow")
+            show_line(f"! {each.damage}", fg="yellow")
         if each.end_unverified is not None:
-            click.secho(f"! {each.end_unverified}", fg="yellow")
+            show_line(f"! {each.end_unverified}", fg="yellow")
     *kept, current = found
     if kept and ahead(kept[0].last_version, current.last_version) > 0:
-        click.secho(
+        show_line(
             f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
             f"{current.last_version}: if it was replaced by mistake, do not start the node, and bring it back with: "
-            f"backup-cli restore --kept --replace {url} DEST",
+            + shell_line("backup-cli", "restore", "--kept", "--replace", url, "DEST"),
             fg="yellow",
         )

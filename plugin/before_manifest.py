@@ -13,6 +13,7 @@ from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.session import known_sessions
 from backends.node.witness import Fingerprint, look, read_witness
+from backends.words import unexpected
 
 if TYPE_CHECKING:
     from plugin.early_copy import EarlyCopy
@@ -99,7 +100,7 @@ def before_manifest(directory: Path) -> Start:
 
         return catch_up(directory, settings)
     except Exception as error:
-        line = f"the database could not be compared with its backup: {type(error).__name__}: {error}"
+        line = f"the database could not be compared with its backup: {unexpected(error)}"
         return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
 
 

@@ -20,7 +20,7 @@ from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.scratch import remove_left_over
 from backends.status import COMPACTION_FAILED
-from backends.words import counted
+from backends.words import counted, printable
 from plugin.damage_watch import DamageWatch
 
 LEAST = 16 << 20
@@ -120,7 +120,7 @@ class Compaction:
         try:
             if process.returncode != 0:
                 said = err.decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(said or f"its process ended with {process.returncode}")
+                raise BackupError(printable(said, 2000) or f"its process ended with {process.returncode}")
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")

@@ -21,7 +21,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
-from backends.words import counted
+from backends.words import counted, one_line, unexpected
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
@@ -99,7 +99,7 @@ class Guard:
                     "committed; fix that (space, permission), then start the node again"
                 )
             except Exception as error:
-                self._refuse(f"something unexpected went wrong in the backup plugin ({type(error).__name__}: {error})")
+                self._refuse(f"in the backup plugin {unexpected(error)}")
         return self._refusal()
 
     def _save(self, backend: Backend, change: Change) -> None:
@@ -248,7 +248,7 @@ class Guard:
             self.patience = patience
 
     def _refuse(self, reason: str) -> None:
-        self.refusal = reason
+        self.refusal = reason = one_line(reason)
         self.report("broken", reason)
         backend = self.backend
         if backend is not None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
+from backends.database.sqlite_words import sqlite_words
 from backends.errors import BackupError
+from backends.words import printable
 
 OLDEST_SQLITE = (3, 54, 0)
 """The oldest without a hole known that a database file or a statement reaches; setup.cfg says the same of APSW.
@@ -51,8 +53,6 @@ _LARGEST_VALUE = 1_000_000_000
 """Bytes; SQLite's own limit, also for a statement."""
 
 _COMPANIONS = ("-journal", "-wal", "-shm")
-
-_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
 
 def _set_up() -> None:
@@ -99,7 +99,8 @@ class Corrupt(BackupError):
 def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     """Open an existing file, for one thread, so that nothing in it can do more than hold data.
 
-    Raises apsw.Error; SQLite looks into the file only when it is first read. Raises BackupError for an old SQLite.
+    Raises apsw.Error, or BackupError for a name that SQLite cannot open, and for an old SQLite. SQLite looks into the
+    file only when it is first read.
     """
     refuse_old_sqlite()
     if flags & READ_WRITE and vfs is None and names_super_journal(path):
@@ -107,6 +108,8 @@ def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     with suppress(OSError):  # SQLite says better what is wrong with it
         expect(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
+    if os.fsencode(path).decode(errors="replace") != str(path):
+        raise BackupError(f"{path} has a name that is not in UTF-8, which SQLite cannot open; choose another name")
     connection = apsw.Connection(str(path.absolute()), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT)
@@ -158,7 +161,7 @@ def faults(connection: apsw.Connection) -> str | None:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
     except UnicodeDecodeError:  # it names what has a fault
         return NOT_UTF8
-    return None if found == ["ok"] else "; ".join(" ".join(fault.split())[:200] for fault in found)
+    return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
 
 
 NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
@@ -231,10 +234,8 @@ def remove(path: Path) -> None:
 
 
 def words(error: Exception) -> str:
-    """SQLite's own words; older APSW puts the name of the exception before them."""
-    said = str(error).removeprefix(f"{type(error).__name__}: ")
-    # A copy that fails does not tell its connection.
-    return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
+    """SQLite's own words, as far as they may be shown to anybody."""
+    return sqlite_words(error)
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:

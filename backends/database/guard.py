@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import apsw
 
 from backends.database.connection import STEPS_BETWEEN_CALLS
-from backends.words import printable
+from backends.statement import plain_name
 
 MOST_STEPS = 6_000_000_000
 """Virtual-machine steps of one change's long statements: 40 s here."""
@@ -106,5 +106,5 @@ class Guard:
         if action == apsw.SQLITE_PRAGMA and first == "quick_check":
             return apsw.SQLITE_OK  # asked by SQLite itself, for an ALTER TABLE of a STRICT table
         name = str(apsw.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_")
-        self.refused = name if first is None else f"{name} {printable(first, 60)}"
+        self.refused = name if first is None else f"{name} {plain_name(first)}"
         return apsw.SQLITE_DENY

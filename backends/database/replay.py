@@ -5,7 +5,6 @@ A node's own database that is brought forward in place is another matter: there 
 """
 
 import math
-import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -34,7 +33,10 @@ from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
 from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
+from backends.database.sqlite_words import whole_words
 from backends.errors import BackupError, Unrestorable
+from backends.statement import outline
+from backends.words import printable
 
 CHANGES_PER_TRANSACTION = 500
 """As many as make the COMMIT cost nothing; one each would take a tenth longer."""
@@ -51,7 +53,8 @@ _LONG = 1000
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
 
-_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
+MOST_WITHHELD = 1 << 16
+"""Characters of a statement that are kept for whoever asks to see it."""
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
 
@@ -62,7 +65,14 @@ _DO_NEXT = (
 
 
 class ReplayFailed(Unrestorable):
-    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes."""
+    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
+
+    `withheld` is the statement, and whatever else may hold the node's secrets.
+    """
+
+    def __init__(self, message: str, finding: str, withheld: str = "") -> None:
+        super().__init__(message, finding)
+        self.withheld = withheld
 
 
 class MemoryFailed(BackupError):
@@ -271,24 +281,29 @@ class Replay:
             return OutOfTime(f"there was no time for the change with data version {self._data_version}")
         if isinstance(error, FunctionRefused):
             self._guard.refused = f"FUNCTION {error.name}"
-        begins = _shown(statement, 80)
+        begins, whole = outline(statement), statement[:MOST_WITHHELD]
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
+            refused = printable(self._guard.refused)
             return ReplayFailed(
-                f"{change} contains what no node writes ({self._guard.refused}), in: {begins}; this backup was altered "
-                "or made by something else. Start no node from it; look for another copy of the backup",
+                f"{change} contains what no node writes ({refused}), in: {begins}; this backup was "
+                "altered or made by something else. Start no node from it; look for another copy of the backup",
                 f"{change} contains what no node writes",
+                whole,
             )
         if isinstance(error, apsw.NoMemError):
-            return MemoryFailed(
+            failed = MemoryFailed(
                 f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
                 f"writes, in: {begins}; this backup was altered or made by something else. Start no node from it; look "
                 "for another copy of the backup"
             )
-        why = _shown(words(error), 120)
+            failed.withheld = whole
+            return failed
         return ReplayFailed(
-            f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}",
+            f"{change} cannot be executed: {words(error)}, in: {begins}; the backup does not hold what the node did. "
+            + _DO_NEXT,
             f"{change} cannot be executed ({type(error).__name__})",
+            f"{whole_words(error)}, in: {whole}",
         )
 
     def _unusable(self, error: apsw.Error) -> BackupError:
@@ -303,11 +318,6 @@ class Replay:
             snapshot = "the snapshot in this backup is not a whole database"
             return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)
         return explained(error, self.path)
-
-
-def _shown(sql: str, length: int) -> str:
-    """The beginning of what may be shown to strangers: the values are a node's secrets."""
-    return _HEX.sub("...", " ".join(sql[:2000].split()))[:length]
 
 
 _BUILDING = (

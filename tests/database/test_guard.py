@@ -60,7 +60,7 @@ def test_the_sentence_for_an_attack(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
         replay.execute(["ATTACH '/other/lightningd.sqlite3' AS x"], 5)
     assert str(caught.value).startswith(
-        "the change with data version 5 contains what no node writes (ATTACH /other/lightningd.sqlite3), in: ATTACH"
+        "the change with data version 5 contains what no node writes (ATTACH ...), in: ATTACH"
     )
     assert caught.value.exit_code == 3
 
