@@ -1,18 +1,20 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
 
-from backends.errors import Unrestorable
+from backends.confined.work import fold
+from backends.database.taking import scratch_directory
+from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.status import Status
-from backup_cli.console import progress, say, size, warn
+from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
+from backup_cli.options import chown_needed, existing_backup, local_directory, no_limits, url_argument
 from backup_cli.ownership import alone, take_over
 from backup_cli.verify import scratch_place
 
@@ -25,6 +27,7 @@ from backup_cli.verify import scratch_place
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@no_limits
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     url, backend = existing_backup(url)
@@ -38,7 +41,7 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
-            folded = backend.fold(scratch or scratch_place(), show)
+            folded = _fold(url, backend, scratch or scratch_place(), show)
         if folded is None or not _gains(backend, folded, before):
             backend.forget_folding()
             say(f"{url}: {_NO_GAIN}")
@@ -48,6 +51,17 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     _warn_of_root(url)
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
+    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    with scratch_directory(scratch) as place:
+        try:
+            return fold(url, place, show)
+        except BaseException:
+            with suppress(OSError, BackupError):
+                backend.forget_folding()
+            raise
 
 
 _NOTHING_YET = "there is nothing to compact yet"

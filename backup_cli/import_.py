@@ -6,7 +6,7 @@ import click
 
 from backends import backend_for
 from backends.base import Backend, SnapshotSource, Standing
-from backends.database.compare import compare
+from backends.confined.work import compare_databases, rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
 from backends.database.source import inspect
@@ -17,11 +17,18 @@ from backends.node.handover import hand_over
 from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
-from backends.older import OlderBackup, older_path, rebuild_older
+from backends.older import OlderBackup, older_path
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.options import (
+    no_limits,
+    node_directory,
+    removed_on_failure,
+    set_old_lock_aside,
+    url_argument,
+    warn_of_root,
+)
 from backup_cli.pairing_words import in_words
 from backup_cli.verify import scratch_place
 
@@ -44,6 +51,7 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@no_limits
 def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
@@ -75,8 +83,8 @@ def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | N
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
-            rebuilt = rebuild_older(older, place / "older.sqlite3", show)
-        for remark in older.remarks():
+            rebuilt, remarks = rebuild_older_file(older.path, place / "older.sqlite3", show)
+        for remark in remarks:
             warn(remark)
         if not rebuilt.state.empty and not rebuilt.state.is_lightningd:
             raise BackupError(
@@ -120,7 +128,7 @@ def _refuse_other_version(older: OlderBackup, database: Path) -> None:
 def _refuse_other_content(restored: Path, database: Path, rebuilt: Rebuilt) -> None:
     if rebuilt.state.empty and not (database.exists() and database.stat().st_size > 0):
         return
-    found = compare(restored, database, "the older backup", "the node's database").differences
+    found = compare_databases(restored, database, "the older backup", "the node's database").differences
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise BackupError(

@@ -12,6 +12,7 @@ import click
 
 from backends import backend_for
 from backends.base import Backend
+from backends.confined.limits import lift
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.directory import DATABASE, DEFAULT_DIRECTORY, NETWORKS, network_directory
 from backends.node.lockfile import LOCK_FILE
@@ -32,6 +33,20 @@ REHEARSAL = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
 
 url_argument = click.argument("url", metavar="URL")
+
+
+def _lift(context: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        lift()
+
+
+no_limits = click.option(
+    "--no-limits",
+    is_flag=True,
+    expose_value=False,
+    callback=_lift,
+    help="You know this backup: it may take what memory, time and disk it wants.",
+)
 
 
 def node_directory(given: Path) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from backends.base import Backend
-from backends.database.compare import Comparison, compare, foreign_key_violations
-from backends.database.rebuild import Rebuilt, rebuild
+from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
+from backends.database.compare import Comparison
 from backends.database.taking import scratch_directory
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -20,7 +20,7 @@ from backends.words import counted
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, node_directory, url_argument
+from backup_cli.options import existing_backup, no_limits, node_directory, url_argument
 from backup_cli.pairing_words import finding
 from plugin.foresight import brings_forward
 
@@ -37,6 +37,7 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@no_limits
 def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
@@ -50,28 +51,39 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
         _rebuild(url, backend, directory / "verified.sqlite3")
-        comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
+        made = directory / "verified.sqlite3"
+        comparison = compare_databases(made, database) if database is not None else None
     if comparison is not None and database is not None:
         _tell_comparison(comparison, _stand(url, backend, database.parent))
 
 
-def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
-    with backend.read() as generation:
-        stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
-            rebuilt = rebuild(generation, target, show, durable=False)
+def _rebuild(url: str, backend: Backend, target: Path) -> None:
+    outcome = _outcome(url, backend, target)
+    rebuilt = outcome.rebuilt
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
         warn(rebuilt.unwitnessed)
-    for violation in foreign_key_violations(target):
+    for violation in outcome.violations:
         say(f"note: the node's own database holds this, too: {violation}")
     click.echo(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
-        f"{size(stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
+        f"{size(outcome.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
-    _warn_of_earlier(backend, number)
-    return rebuilt
+    _warn_of_earlier(backend, outcome.generation)
+
+
+def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
+    """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
+    for _ in range(_ATTEMPTS):
+        with backend.read() as generation:
+            number = generation.manifest.generation
+        with suppress(Overtaken), damage_noted(url, backend, "verify", number), progress("Verifying") as show:
+            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
+    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
+
+
+_ATTEMPTS = 5
 
 
 def _warn_of_earlier(backend: Backend, generation: int) -> None:

@@ -5,6 +5,7 @@ A node's own database that is brought forward in place is another matter: there 
 """
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -25,11 +26,13 @@ from backends.database.connection import (
     expect,
     explained,
     faults,
+    one_row,
     run,
     sync,
     words,
 )
 from backends.database.guard import PLAIN, Guard
+from backends.database.pulse import pulse
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError, Unrestorable
 
@@ -47,6 +50,9 @@ _LONG = 1000
 
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
+
+_ROOM_LEFT = 16 << 20
+"""Bytes free on a disk that is not full."""
 
 _HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
@@ -66,6 +72,10 @@ class MemoryFailed(BackupError):
     """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which."""
 
     exit_code = 3
+
+
+class TooLarge(BackupError):
+    """The database grew beyond what it was given (`Replay.grow_to`)."""
 
 
 class OutOfTime(BackupError):
@@ -90,6 +100,7 @@ class Replay:
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
         self._guard = Guard()
         self._changes = 0  # in the open transaction
+        self._most: int | None = None
         self._data_version: int | None = None
         if not path.exists():
             create_private(path)
@@ -116,6 +127,15 @@ class Replay:
         # At the node it had its effect outside of any transaction.
         self._commit()
         self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, int(on))
+
+    def grow_to(self, most: int) -> None:
+        """Let the file have so many bytes at most; what would make it larger raises TooLarge."""
+        self._most = most
+        try:
+            (size,) = one_row(self._connection, "PRAGMA page_size") or (0,)
+            run(self._connection, f"PRAGMA max_page_count = {max(most // (int(str(size)) or 4096), 1)}")
+        except apsw.Error as error:
+            raise self._unusable(error) from error
 
     def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
         """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
@@ -197,6 +217,7 @@ class Replay:
             yield statement
 
     def _too_long(self) -> bool:
+        pulse.signs += 1
         return self._guard.too_long() or time.monotonic() > self._until
 
     def _begin(self) -> None:
@@ -253,6 +274,8 @@ class Replay:
             raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
 
     def _failed(self, statement: str, error: Exception) -> BackupError:
+        if isinstance(error, apsw.FullError) and self._is_at_its_limit():
+            return TooLarge(f"the database would grow beyond {self._most} bytes")
         if isinstance(error, _OF_THIS_MACHINE):
             return explained(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
@@ -276,6 +299,13 @@ class Replay:
             f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}",
             f"{change} cannot be executed ({type(error).__name__})",
         )
+
+    def _is_at_its_limit(self) -> bool:
+        """Whether it is full because of `grow_to`, and not because its disk is."""
+        if self._most is None:
+            return False
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize > _ROOM_LEFT
 
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):

@@ -20,6 +20,7 @@ from backends.database.connection import (
     corrupt,
     create_private,
     faults,
+    one_row,
     opened,
     remove,
     run,
@@ -102,11 +103,17 @@ def copy_database(
             raise
 
 
+_KEY = 64
+"""Bytes of a node's public key, with room to spare."""
+
+_TABLES = "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
+"""Only what has pages of its own: a view or virtual table of that name is none of lightningd's."""
+
+
 def state_of(connection: apsw.Connection) -> DatabaseState:
     """What an open database says of itself. Raises apsw.Error."""
-    # Only what has pages of its own: a view or virtual table of that name is none of lightningd's.
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE rootpage > 0")}
-    (objects,) = run(connection, "SELECT count(*) FROM sqlite_schema")[0]
+    tables = {str(name) for (name,) in run(connection, _TABLES)}
+    empty = one_row(connection, "SELECT 1 FROM sqlite_schema LIMIT 1") is None
     columns = _columns(connection, "vars") if "vars" in tables else set()
     version = node_id = None
     if {"name", "intval"} <= columns:
@@ -115,21 +122,21 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
         node_id = _var(connection, "blobval", "node_id")
     return DatabaseState(
         data_version=version % VERSIONS if isinstance(version, int) else None,
-        node_id=node_id.hex() if isinstance(node_id, bytes) else None,
+        node_id=node_id.hex() if isinstance(node_id, bytes) and len(node_id) <= _KEY else None,
         is_lightningd={"name", "val"} <= columns
         and "version" in tables
         and "version" in _columns(connection, "version"),
-        empty=objects == 0,
+        empty=empty,
     )
 
 
 def _columns(connection: apsw.Connection, table: str) -> set[str]:
-    return {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
+    return {str(row[1]) for row in run(connection, f"PRAGMA table_info({table})")}
 
 
 def _var(connection: apsw.Connection, column: str, name: str) -> Value:
-    rows: list[tuple[Value]] = list(connection.execute(f"SELECT {column} FROM vars WHERE name = ?", (name,)))
-    return rows[0][0] if rows else None
+    row = one_row(connection, f"SELECT {column} FROM vars WHERE name = ?", (name,))
+    return row[0] if row is not None else None
 
 
 def _flags(writable: bool) -> int:
