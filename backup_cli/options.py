@@ -36,8 +36,7 @@ url_argument = click.argument("url", metavar="URL")
 
 
 def _lift(context: click.Context, option: click.Parameter, given: bool) -> None:
-    if given:
-        lift()
+    lift(given)
 
 
 no_limits = click.option(

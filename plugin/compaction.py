@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from backends.base import MAX_ROLL_FORWARD, Backend, Report
+from backends.confined.limits import ONE_ARENA
 from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
@@ -103,6 +104,7 @@ class Compaction:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _COMPACTOR, self._url],
                 cwd=self._directory,
+                env=os.environ | ONE_ARENA,
                 stdin=subprocess.PIPE,  # closed when we die: the process then ends, too
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -56,14 +56,22 @@ _NEVER = resource.RLIM_INFINITY
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""The environment of a confined process: malloc would reserve address space for each of its threads."""
+
+
 class BeyondLimits(BackupError):
     """A backup would take more than anything that a node writes; nobody has proved that it is damaged."""
 
     exit_code = 3
 
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. {_ANYWAY}")
+        self.what = what
 
-ANYWAY = (
-    "Nothing was made of it. This backup was altered or made by something else, most likely: start no node from it, and "
+
+_ANYWAY = (
+    "Nothing was made of it. Most likely this backup was altered or made by something else: start no node from it, and "
     "look for another copy. If you know that it is a node's own, repeat the command with --no-limits"
 )
 """What is safe, and what to type, after any of these limits was met."""
@@ -76,9 +84,9 @@ class _Here:
     lifted = False
 
 
-def lift() -> None:
-    """No limits in the processes that this one starts from now on: somebody knows the backup, and said so."""
-    _Here.lifted = True
+def lift(lifted: bool) -> None:
+    """Whether there are no limits in the processes that this one starts: somebody knows the backup, and said so."""
+    _Here.lifted = lifted
 
 
 def lifted() -> bool:
@@ -141,15 +149,14 @@ def allow_file(database: int, stored: int) -> int | None:
 def too_large(most: int) -> BeyondLimits:
     """The error for a database that grows beyond what `allow_file` gave it."""
     return BeyondLimits(
-        f"the database in this backup grows beyond {most // MIB} MiB, far more than a node makes of so few bytes. "
-        f"{ANYWAY}"
+        f"the database in this backup grows beyond {most // MIB} MiB, far more than a node makes of so few bytes"
     )
 
 
 def out_of_memory() -> BeyondLimits:
     """The error for a MemoryError in a confined process."""
     return BeyondLimits(
-        f"reading this backup takes more memory than anything that a node writes, or than this machine has. {ANYWAY}"
+        "reading this backup takes more memory than anything that a node writes, or than this machine has"
     )
 
 
@@ -157,7 +164,7 @@ def stuck(change: int | None, segment: int) -> BeyondLimits:
     """The error for work that does not go on, with the place where it stands still, as far as that is known."""
     where = "" if change is None else f", at the change with data version {change}"
     where += f" in segment-{segment:08}" if change is not None and segment else ""
-    return BeyondLimits(f"reading this backup does not come to an end{where}: it was stopped. {ANYWAY}")
+    return BeyondLimits(f"reading this backup does not come to an end{where}: it was stopped")
 
 
 def end_when_stuck(tell: Callable[[BackupError], None]) -> None:

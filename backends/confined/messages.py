@@ -41,7 +41,7 @@ class Overtaken(BackupError):
 _PLAIN: dict[str, type[BackupError]] = {
     kind.__name__: kind
     for kind in (
-        BackupError, Unreachable, NotABackup, FromTheFuture, BeyondLimits, Busy, Corrupt, MemoryFailed, OutOfTime,
+        BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, OutOfTime,
         BadURL, Overtaken,
     )
 }  # fmt: skip
@@ -120,6 +120,8 @@ def failure(error: BaseException) -> dict[str, Any]:
             "offset": error.offset,
             "last_good": error.last_good,
         }
+    if isinstance(error, BeyondLimits):
+        return {"failed": BeyondLimits.__name__, "what": error.what[:MAX_TEXT]}
     if isinstance(error, Unrestorable):
         return {"failed": _known(error, _PROOFS), "says": said, "finding": error.finding[:MAX_TEXT]}
     if isinstance(error, BackupError):
@@ -177,6 +179,7 @@ def _bug(message: dict[str, Any]) -> BackupError:
 
 
 _MADE_ANEW: dict[str, Callable[[dict[str, Any]], Exception]] = {
+    BeyondLimits.__name__: lambda message: BeyondLimits(text(message, "what")),
     Damaged.__name__: _damaged,
     OlderDamaged.__name__: _older_damaged,
     OSError.__name__: _os_error,

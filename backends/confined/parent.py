@@ -30,8 +30,6 @@ _LOOK_EVERY = 1.0
 _GONE_WITHIN = 2.0
 """Seconds in which a killed process is gone; one that waits for a dead disk goes when that answers."""
 
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}  # another arena for each thread would count as address space
-
 
 def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) -> dict[str, Any]:
     """What this job's function (see `jobs`) returns in a process of its own.
@@ -52,7 +50,7 @@ def _start() -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-c", _CHILD, *places],
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | limits.ONE_ARENA,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -20,7 +20,6 @@ from backends.confined.messages import (
     number,
     perhaps_number,
     perhaps_text,
-    text,
     texts,
     truth,
 )
@@ -30,6 +29,7 @@ from backends.database.rebuild import BytesDone, Rebuilt
 from backends.database.source import DatabaseState
 from backends.errors import BackupError
 from backends.log.folding import Folded
+from backends.words import printable
 
 __all__ = ["Outcome", "Overtaken", "compare_databases", "fold", "rebuild_backup", "rebuild_older_file"]
 
@@ -93,7 +93,7 @@ def rebuild_backup(
 def rebuild_older_file(
     file: Path, target: Path, progress: BytesDone | None = None, *, to_version: int | None = None
 ) -> tuple[Rebuilt, list[str]]:
-    """The same for a file of the older plugin, always durable; also what a person should know of it, a sentence each."""
+    """The same for a file of the older plugin, always durable; and what a person should know of it, a sentence each."""
     arguments = {"file": str(file.absolute()), "target": str(target.absolute()), "to_version": to_version}
     said = run("rebuild_older_file", arguments, progress)
     try:
@@ -164,6 +164,6 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
 
 def _nonsense(error: Exception) -> BackupError:
     return BackupError(
-        f"the process that read the backup said what makes no sense ({text({'what': str(error)}, 'what')}); nothing was "
-        "made of the backup. It may have been altered: start no node from it"
+        f"the process that read the backup said what makes no sense ({printable(error)}); nothing was made of the "
+        "backup. It may have been altered: start no node from it"
     )

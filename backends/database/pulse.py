@@ -1,4 +1,4 @@
-"""Signs of life of the work in this process, for whoever watches it: set where the work is done, read by another thread.
+"""Signs of life of the work in this process: set where the work is done, read by a thread that watches it.
 
 A statement of a stranger's can keep SQLite in one long step that no signal ends, so that somebody else must be able to
 tell work from standing still. Setting these costs nothing that could be measured.
