@@ -167,12 +167,12 @@ def stuck(change: int | None, segment: int) -> BeyondLimits:
     return BeyondLimits(f"reading this backup does not come to an end{where}: it was stopped")
 
 
-def end_when_stuck(tell: Callable[[BackupError], None]) -> None:
+def end_when_stuck(tell: Callable[[BeyondLimits], None]) -> None:
     """Watch this process from another thread: once its work stands still, `tell` why, and end it at once."""
     threading.Thread(target=_watch, args=(tell,), name="watch", daemon=True).start()
 
 
-def _watch(tell: Callable[[BackupError], None]) -> None:
+def _watch(tell: Callable[[BeyondLimits], None]) -> None:
     beat, since = pulse.beat(), time.process_time()
     while True:
         time.sleep(1)

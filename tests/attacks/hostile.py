@@ -1,6 +1,7 @@
 """Backups and files of the older plugin as a stranger would make them to use up a machine."""
 
 import struct
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,7 +10,12 @@ import apsw
 from backends.log.format import RecordKind
 from backends.log.snapshot import PIECE
 from tests.log.damage import Files
-from tests.log.forge import Forged, packed, segment, snapshot, zstd
+from tests.log.forge import Forged, packed, segment, snapshot
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TABLES = (
     "CREATE TABLE vars (name VARCHAR(32), val VARCHAR(255), intval INTEGER, blobval BLOB, PRIMARY KEY (name))",
