@@ -204,7 +204,7 @@ def _soft(kind: int, most: int) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    import ctypes  # the plugin imports this module, and has no use for that one
+    with suppress(OSError, AttributeError, ImportError):  # another system than Linux, a Python without libffi
+        import ctypes  # the plugin imports this module, and has no use for that one
 
-    with suppress(OSError, AttributeError):  # another system than Linux
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
