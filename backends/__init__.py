@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from backends import meant
 from backends.urls import BadURL, Destination, parse_url
 
 if TYPE_CHECKING:  # the plugin answers lightningd before it loads all that
@@ -28,7 +29,7 @@ def backend_for(url: str) -> "Backend":
     try:
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise BadURL(f"{url!r}: there is no kind of destination {destination.scheme}://; there are {known}") from None
+        known = [f"{scheme}://" for scheme in SCHEMES]
+        raise BadURL(f"{url!r}: {meant.unknown_scheme(url, destination.scheme, known)}") from None
     make = cast("Callable[[Destination], Backend]", getattr(import_module(module), name))
     return make(destination)

@@ -111,6 +111,9 @@ class Backend(ABC):
     def commit_latency(self) -> float:
         """Seconds that a durable write takes here, the median of a few. After `create`."""
 
+    created = False
+    """Whether `create` has made this backup, here and now."""
+
     @abstractmethod
     def create(self, source: SnapshotSource) -> Standing:
         """A new backup that holds this database; all of it is removed again when that fails."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from backends.base import Report, Standing
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
+from backends.meant import of_a_file_with_host
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.table import mount_of, mounts
 from backends.patience import patience_of
@@ -26,7 +27,7 @@ class FileBackend(LogBackend):
         if not destination.names_no_other_machine:
             raise BadURL(
                 f"{destination} names the machine {destination.host!r}, and file:// only reaches this one; write it "
-                f"with three slashes: file://{destination.path}"
+                f"with three slashes: {of_a_file_with_host(destination.host, str(destination.path))}"
             )
         patience_of(destination)
         destination.allow_options("timeout", _EPHEMERAL)

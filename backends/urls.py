@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 from urllib.parse import quote as _quote
 from urllib.parse import unquote as _unquote
 
+from backends import meant
 from backends.errors import BackupError
 
 EXAMPLE = "file:///mnt/backup/lightning.bkp"
@@ -77,15 +78,16 @@ def parse_url(url: str) -> Destination:
     except ValueError as error:
         raise BadURL(f"{url!r} is not a URL ({error}); write it like {EXAMPLE}") from None
     if not parts.scheme:
-        hint = Path(url).absolute().as_uri() if url else EXAMPLE
-        raise BadURL(f"{url!r} has no scheme; write it as a URL, for instance: {hint}")
+        if not url:
+            raise BadURL(f"an empty URL names no destination; write it like {EXAMPLE}")
+        raise BadURL(f"{url!r} is not a URL: {meant.without_scheme(url)}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
         if parts.netloc and parts.scheme != "file":  # three slashes would make the name of a server one of a directory
             raise BadURL(
                 f"{url!r} names no directory; write it like {parts.scheme}://{parts.netloc}/path/lightning.bkp"
             )
-        raise BadURL(f"{url!r} has no absolute path; write it with three slashes, like {EXAMPLE}")
+        raise BadURL(f"{url!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
     if parts.fragment:
         raise BadURL(f"{url!r} has a # in it, which would cut the path off; write it as %23")
     return Destination(parts.scheme, host, PurePosixPath(path), options)

@@ -6,17 +6,17 @@ from pathlib import Path
 import click
 
 from backends.confined.work import fold
-from backends.database.taking import scratch_directory
 from backends.errors import BackupError, Unrestorable
+from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
+from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
 from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.noting import damage_noted
 from backup_cli.options import chown_needed, existing_backup, local_directory, no_limits, url_argument
 from backup_cli.ownership import alone, take_over
-from backup_cli.verify import scratch_place
 
 
 @click.command(short_help="Compact the backup now, with the node stopped.")
@@ -46,7 +46,8 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
             backend.forget_folding()
             say(f"{url}: {_NO_GAIN}")
             return
-        backend.switch_generation(folded)
+        with ignored():
+            backend.switch_generation(folded)
         after = backend.sizes()
     _warn_of_root(url)
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments

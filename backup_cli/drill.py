@@ -2,7 +2,6 @@
 
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,13 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.confined.work import compare_databases, rebuild_backup
-from backends.database.taking import nothing, scratch_directory
+from backends.database.taking import nothing
 from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
 from backends.words import counted
 from backup_cli.console import age, moment, progress, say, size, warn
@@ -30,7 +30,6 @@ from backup_cli.options import REHEARSAL, existing_backup, no_limits, node_direc
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
-from backup_cli.verify import scratch_place
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
@@ -51,8 +50,8 @@ def drill(url: str | None, lightning_dir: Path | None) -> None:
     if lightning_dir is not None:
         _own_backup(url, node_directory(lightning_dir))
         return
-    with tempfile.TemporaryDirectory(prefix=REHEARSAL, dir=scratch_place()) as scratch:
-        seen = _recorded_node(Path(scratch), url or _rehearsal_url(Path(scratch)))
+    with scratch_directory(scratch_place()) as scratch:
+        seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
     tell(seen)
     if seen.differences:
         raise click.exceptions.Exit(1)

@@ -10,14 +10,16 @@ from backends.confined.work import compare_databases, rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
 from backends.database.source import inspect
-from backends.database.taking import file_pieces, nothing, scratch_directory
+from backends.database.taking import file_pieces, nothing
 from backends.errors import BackupError
+from backends.interrupts import ignored
 from backends.node.directory import database_path
 from backends.node.handover import hand_over
 from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path
+from backends.scratch import scratch_directory, scratch_place
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
@@ -30,7 +32,6 @@ from backup_cli.options import (
     warn_of_root,
 )
 from backup_cli.pairing_words import in_words
-from backup_cli.verify import scratch_place
 
 BETTER_SOURCE = (
     "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
@@ -61,7 +62,10 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
     with OlderBackup(older_path(old)) as older:
         if lightning_dir is None:
             backend.check_new()
-            _take_over(older, backend, url, scratch, None)
+            with removed_on_failure(backend) as making:
+                _take_over(older, backend, url, scratch, None)
+                with ignored():
+                    making.keep()
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             directory = node_directory(lightning_dir)
@@ -72,10 +76,13 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
                 _refuse_other_version(older, database)
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
-                standing = _take_over(older, backend, url, scratch, database)
-                with removed_on_failure(backend):
-                    aside = set_old_lock_aside(directory)
-                    hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
+                with removed_on_failure(backend) as making:
+                    standing = _take_over(older, backend, url, scratch, database)
+                    backup_id, lasting = backend.identify(), backend.lasting_url(url)
+                    with ignored():
+                        aside = set_old_lock_aside(directory)
+                        hand_over(directory, lasting, backup_id, standing)
+                        making.keep()
             _tell_node(backend, url, directory, aside)
 
 

@@ -13,6 +13,7 @@ from backends.base import Backend, SnapshotSource
 from backends.database.source import inspect
 from backends.database.taking import nothing, taken
 from backends.errors import BackupError
+from backends.interrupts import ignored
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -54,14 +55,17 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
         there = look_at_database(database)
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
             demand_newest(directory, there, in_words(there, database), consent)
-        with _database(directory) as source:
-            standing = backend.create(source)
-        with removed_on_failure(backend):
+        with removed_on_failure(backend) as making:
+            with _database(directory) as source:
+                standing = backend.create(source)
             for line in backend.warnings(directory):
                 warn(line)
-            old = set_old_lock_aside(directory)
             _tell_place(backend)
-            hand_over(directory, backend.lasting_url(url), backend.identify(), standing)
+            backup_id, lasting = backend.identify(), backend.lasting_url(url)
+            with ignored():
+                old = set_old_lock_aside(directory)
+                hand_over(directory, lasting, backup_id, standing)
+                making.keep()
     if old is not None:
         say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"

@@ -1,17 +1,17 @@
 """`backup-cli`: prepares a backup before the node first starts, and brings it back after a disaster.
 
-One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged.
+One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged, 130 stopped
+by Ctrl-C.
 """
 
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Any
 
 import click
 
-from backends import __version__
+from backends import __version__, interrupts
 from backends.errors import BackupError
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
@@ -41,25 +41,17 @@ for command in (init, restore, import_, verify, status, versions, compact, resyn
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every error is one sentence, and a traceback is a bug."""
-    for number in STOPPING:
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them, and that stays so
-            signal.signal(number, _stop)
+    interrupts.listen()
     code = run(arguments)
-    for last in _stopped:  # and be seen to have ended by it: to systemd, a unit that it stopped has not failed
-        signal.signal(last, signal.SIG_DFL)
+    last = interrupts.came()
+    if last in (signal.SIGTERM, signal.SIGHUP):  # and be seen to have ended by it: to systemd, a unit that it stopped
+        signal.signal(last, signal.SIG_DFL)  # has not failed
         os.kill(os.getpid(), last)
     sys.exit(code)
 
 
-STOPPING = (signal.SIGTERM, signal.SIGHUP)
-"""What a service manager sends, and a terminal that is closed: as for Ctrl-C, what was begun is undone first."""
-
-_stopped: list[int] = []
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    _stopped.append(number)
-    raise KeyboardInterrupt
+_STOPPED = 130
+"""What shells make of a program that Ctrl-C has ended."""
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -68,23 +60,38 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo("error: an argument contains a NUL byte", err=True)
         return 2
     try:
-        result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
+        with interrupts.audible():
+            result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        return _tell(error)
+    return result if isinstance(result, int) else 0
+
+
+def _tell(error: Exception | KeyboardInterrupt) -> int:
+    """Say what a command ended with; the exit code. What is no error for people is raised again."""
+    if isinstance(error, click.Abort | KeyboardInterrupt) or interrupts.came() is not None:  # then the rest follows
+        return _tell_stop()
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
-        return 1
-    except BackupError as error:
+    if isinstance(error, BackupError):
         click.secho(f"error: {error}", err=True, fg="red")
         return error.exit_code
-    except OSError as error:
+    if isinstance(error, OSError):
         what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
         click.secho(f"error: {what}. Fix that (permission, space, mount), then repeat the command", err=True, fg="red")
         return 1
-    return result if isinstance(result, int) else 0
+    raise error
+
+
+def _tell_stop() -> int:
+    if interrupts.past_undoing():
+        click.echo("stopped, but only after the work was done: its result stays", err=True)
+    else:
+        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
+    return _STOPPED
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from backends import backend_for
 from backends.base import Backend
 from backends.confined.limits import lift
 from backends.errors import BackupError, NotABackup, Unreachable
+from backends.interrupts import deferred
 from backends.node.directory import DATABASE, DEFAULT_DIRECTORY, NETWORKS, network_directory
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
@@ -130,14 +131,27 @@ def set_old_lock_aside(directory: Path) -> Path | None:
     return aside
 
 
+class Making:
+    """A new backup that a command makes for a node."""
+
+    def __init__(self) -> None:
+        self.kept = False
+
+    def keep(self) -> None:
+        """The node names it now, so it stays."""
+        self.kept = True
+
+
 @contextmanager
-def removed_on_failure(backend: Backend) -> Iterator[None]:
-    """While a node is told of the backup just made for it: when that fails, it would be in the next try's way."""
+def removed_on_failure(backend: Backend) -> Iterator[Making]:
+    """While a backup is made and the node told of it: one that stays without its node is in the next try's way."""
+    making = Making()
     try:
-        yield
+        yield making
     except BaseException:
-        with suppress(BackupError):
-            backend.remove()
+        if backend.created and not making.kept:
+            with deferred(), suppress(BackupError):
+                backend.remove()
         raise
 
 

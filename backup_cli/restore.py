@@ -1,7 +1,6 @@
 """`backup-cli restore`: from a backup back to a database, after a disaster."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
+from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
@@ -141,7 +141,7 @@ def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
-    with _uninterrupted():
+    with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
         temporary.rename(order.file)
         sync_directory(order.file.parent)
@@ -236,24 +236,6 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
         "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
     )
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """The last steps take no time; broken off between them, half of the files would have their new names."""
-    try:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPPING}
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _rebuild(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing]:

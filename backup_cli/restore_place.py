@@ -11,6 +11,7 @@ import psutil
 
 from backends import backend_for
 from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.writer_lock import WRITER_LOCK_FILE
@@ -61,14 +62,18 @@ def made(directory: Path) -> Iterator[None]:
     if directory.exists():
         yield
         return
-    directory.mkdir(mode=0o700)
+    ours = False
     try:
+        with deferred():
+            directory.mkdir(mode=0o700)
+            ours = True
         sync_directory(directory.parent)
         yield
     except BaseException:
-        with suppress(OSError):
-            (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
-            directory.rmdir()
+        if ours:
+            with deferred(), suppress(OSError):
+                (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
+                directory.rmdir()
         raise
 
 

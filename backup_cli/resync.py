@@ -10,6 +10,7 @@ from backends.base import Backend
 from backends.change import ahead
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
+from backends.interrupts import ignored
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
@@ -124,9 +125,11 @@ def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: st
             )
         say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
         backend.take_snapshot(source, "resync")
-        standing = backend.standing
-        backend.close()
-    bear_witness(directory, backup_id, standing)
+        with ignored():
+            standing = backend.standing
+            backend.close()
+    with ignored():
+        bear_witness(directory, backup_id, standing)
 
 
 def _open(backend: Backend, session: str) -> None:

@@ -1,6 +1,5 @@
 """`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
 
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,13 +8,13 @@ import click
 from backends.base import Backend
 from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
 from backends.database.compare import Comparison
-from backends.database.taking import scratch_directory
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
 from backends.node.pairing import Identity, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
+from backends.scratch import scratch_directory, scratch_place
 from backends.words import counted
 from backup_cli.console import moment, progress, say, size, warn
 from backup_cli.findings import Finding, problem
@@ -121,9 +120,3 @@ def _stand(url: str, backend: Backend, directory: Path) -> Finding:
             "ran with, make the backup hold it with: backup-cli resync",
         )
     return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
-
-
-def scratch_place() -> Path:
-    """Where a whole database may lie for a while: not in memory, as /tmp often is."""
-    chosen = Path(tempfile.gettempdir())
-    return Path("/var/tmp") if chosen == Path("/tmp") and Path("/var/tmp").is_dir() else chosen

@@ -16,10 +16,10 @@ import psutil
 
 from backends.base import MAX_ROLL_FORWARD, Backend, Report
 from backends.confined.limits import ONE_ARENA
-from backends.database.taking import remove_left_over
 from backends.errors import BackupError
 from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
+from backends.scratch import remove_left_over
 from backends.status import COMPACTION_FAILED
 from backends.words import counted
 from plugin.damage_watch import DamageWatch

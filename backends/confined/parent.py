@@ -19,6 +19,7 @@ from backends.confined import limits
 from backends.confined.messages import MAX_LINE, Nonsense, decode, number, perhaps_number, raise_failure
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError
+from backends.interrupts import deferred
 
 _CHILD = "import sys; sys.path += sys.argv[1:]; from backends.confined.child import main; main()"
 """Isolated (-I), Python looks for modules in its own places only, and not in the directory that it was started in;
@@ -37,12 +38,16 @@ def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) 
     Raises what that one raises, as far as it is a BackupError or OSError, and BackupError when it dies or stands still.
     When this returns or raises, that process is dead.
     """
-    started = _start()
+    started = None
     try:
+        with deferred():
+            started = _start()
         _give(started, {"job": job, "arguments": arguments, "parent": os.getpid(), "limited": not limits.lifted()})
         return _Listening(started, progress).result()
     finally:
-        _end(started)
+        with deferred():
+            if started is not None:
+                _end(started)
 
 
 def _start() -> "subprocess.Popen[bytes]":

@@ -5,13 +5,13 @@ it; that changes the file, so it is done to a copy.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from backends.database.connection import READ_WRITE, opened, run
 from backends.errors import BackupError
+from backends.scratch import scratch_directory, scratch_place
 
 _SUFFIXES = ("-journal", "-wal")
 
@@ -27,8 +27,8 @@ def settled(path: Path) -> Iterator[Path]:
     if not others and not _in_wal_mode(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="lightningd-backup-") as directory:
-        copy = Path(directory) / path.name
+    with scratch_directory(scratch_place()) as directory:
+        copy = directory / path.name
         try:
             for suffix in ("", *others):
                 shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))

@@ -1,17 +1,13 @@
 """A snapshot taken from a node's database: copied aside by SQLite's backup API, checked, then streamed."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from backends.base import SnapshotSource
 from backends.database.source import copy_database
 from backends.log.snapshot import PIECE
+from backends.scratch import scratch_directory
 
 PagesDone = Callable[[int, int], None]
 """Called with pages copied so far, and all of them."""
@@ -42,25 +38,3 @@ def file_pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             yield piece
-
-
-@contextmanager
-def scratch_directory(parent: Path) -> Iterator[Path]:
-    """A private directory for a whole database for a while; left-over ones of dead processes are removed first."""
-    remove_left_over(parent)
-    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-", dir=parent) as directory:
-        yield Path(directory)
-
-
-_SCRATCH = ".lightningd-backup-"
-
-
-def remove_left_over(parent: Path) -> None:
-    """Remove from `parent` the scratch directories whose processes were killed: each may hold a whole database.
-
-    `parent` may be open to everybody, as /var/tmp is: no link is followed, and what cannot be removed is left alone.
-    """
-    for old in parent.glob(f"{_SCRATCH}*"):
-        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdecimal() and len(pid) < 10 and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(old, ignore_errors=True)

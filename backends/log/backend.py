@@ -11,6 +11,7 @@ from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSour
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced
+from backends.interrupts import deferred
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
@@ -106,13 +107,19 @@ class LogBackend(Backend):
             return measured_latency(self.storage)
 
     def create(self, source: SnapshotSource) -> Standing:
+        made = False
         with making(self.storage):
-            self.storage.make()
             try:
-                return self._create(source)
+                with deferred():
+                    self.storage.make()
+                    made = True
+                standing = self._create(source)
+                self.created = True
+                return standing
             except BaseException:
-                with suppress(OSError):
-                    self.storage.unmake()
+                if made:
+                    with deferred(), suppress(OSError):
+                        self.storage.unmake()
                 raise
 
     def _create(self, source: SnapshotSource) -> Standing:

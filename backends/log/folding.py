@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
 from backends.database.rebuild import BytesDone, rebuild
-from backends.database.taking import file_pieces, scratch_directory
+from backends.database.taking import file_pieces
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
 from backends.log.format import RECORD_HEADER_SIZE, Flag, snapshot_name
@@ -23,6 +23,7 @@ from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
 from backends.log.snapshot import next_generation, write_snapshot
+from backends.scratch import scratch_directory
 from backends.storage.base import TEMPORARY, Storage
 
 _BY = "-compaction"

@@ -66,7 +66,7 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, scratch: Path, when: str, num
         time.sleep(0.1)  # the next plugin is being started
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)  # until the plugin has ended, too
-    assert process.returncode == (1 if number == signal.SIGINT else -number), said
+    assert process.returncode == (130 if number == signal.SIGINT else -number), said
     ours = [line for line in said.splitlines() if line and " % after " not in line]
     assert [line.split(";")[0] for line in ours if "Killed" not in line] == ["stopped"], said
     assert list(destination.iterdir()) == []

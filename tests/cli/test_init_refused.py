@@ -176,9 +176,9 @@ def test_a_database_that_this_user_may_not_read(old_node: World) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("/mnt/backup/lightning.bkp", "no scheme; write it as a URL, for instance: file:///mnt/backup/lightning.bkp"),
-        ("lightning.bkp", "no scheme; write it as a URL, for instance: file:///"),
-        ("", "no scheme; write it as a URL"),
+        ("/mnt/backup/lightning.bkp", "no scheme; write it as a URL: file:///mnt/backup/lightning.bkp"),
+        ("lightning.bkp", "no scheme; write it as a URL: file:///"),
+        ("", "an empty URL names no destination"),
         ("ftp://server/x", "there is no kind of destination ftp://"),
         ("file://mnt/backup", "names the machine 'mnt'"),
         ("file:relative", "no absolute path"),

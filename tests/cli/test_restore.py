@@ -309,7 +309,7 @@ def test_stopped_it_leaves_nothing(
     if "stopped; what was begun was undone" not in said and process.returncode in (0, -number):  # when all was done
         assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
         return
-    assert process.returncode == (1 if number == signal.SIGINT else -number)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "nothing that was there before has changed" in said
     assert list(place.iterdir()) == []
 

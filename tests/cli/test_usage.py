@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -62,11 +63,38 @@ def test_mistakes_in_what_was_typed(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("file://mnt/nas/x", "file:///mnt/nas/x"),
+        ("file://~/backup", "file://HOME/backup"),
+        ("file:~/backup", "file://HOME/backup"),
+        ("~/backup", "file://HOME/backup"),
+        ("~nobody-of-that-name/backup", "file:///home/USER/lightning.bkp"),
+        ("/mnt/nas/two words", "file:///mnt/nas/two%20words"),
+        ("file:mnt/nas", "file:///mnt/nas"),
+        ("file://THIS-MACHINE/mnt/nas", "file:///mnt/nas"),
+        ("socket:nas.local:8700", "nfs://SERVER/EXPORT/lightning.bkp"),
+        ("nas:/volume1/backup", "nfs://nas/volume1/backup"),
+        ("192.168.1.5:/volume1/a b", "nfs://192.168.1.5/volume1/a%20b"),
+        ("me@server:/backup", "sshfs"),
+        ("sftp://server/backup", "sshfs"),
+        ("smb://nas/backup", "nfs:///mnt/SHARE/lightning.bkp"),
+    ],
+)
+def test_a_near_miss_gets_the_url_that_was_meant(typed: str, meant: str, tmp_path: Path) -> None:
+    typed = typed.replace("THIS-MACHINE", socket.gethostname())
+    said = backup_cli("init", "--lightning-dir", tmp_path, typed)
+    assert said.code == 2
+    assert meant.replace("HOME", str(Path.home())) in said.text, said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("url", "hint"),
     [
         ("nfs://nas.local", "write it like nfs://nas.local/path/lightning.bkp"),
         ("usb://STICK", "write it like usb://STICK/path/lightning.bkp"),
-        ("file:backup", "write it with three slashes"),
+        ("file:backup", "write it as: file:///backup"),
         ("file:///mnt/backup/lightning.bkp?timout=30", "there is no option 'timout'"),
         ("file:///mnt/backup/lightning.bkp?timeout=soon", "not a number of seconds"),
         ("nfs://nas..local/export/lightning.bkp", "no server's name"),

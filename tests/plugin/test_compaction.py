@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.database.taking import scratch_directory
 from backends.log.backend import LogBackend
 from backends.log.known_damage import DAMAGE, found_now
+from backends.scratch import scratch_directory
 from backends.storage.local import LocalStorage
 from plugin import compaction, compactor
 from plugin.compaction import Compaction
@@ -205,10 +205,9 @@ def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypat
 
 def left_by_a_dead_process(watched: Watched) -> list[Path]:
     """A copy of a database in the node's directory, and half a snapshot in the backup."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    copy = watched.node / f".lightningd-backup-{dead.pid}-x" / "folded.sqlite3"
+    copy = watched.node / ".lightningd-backup-x" / "folded.sqlite3"
     copy.parent.mkdir()
+    (copy.parent / "lock").touch()
     half = [watched.node.parent / "b" / f"snapshot-00000002-compaction-0a1b2c3d{part}.tmp" for part in ("", ".1")]
     for path in (copy, *half):
         path.write_bytes(b"a node's secrets")

@@ -1,0 +1,141 @@
+"""Ctrl-C between any two instructions of a command: all is as it was, or all is done, and what is said is true.
+
+A forked process counts the instructions of this project's code, and is stopped at one of them as its signal handler
+would stop it: at some of them, and at very many in a campaign (LIGHTNINGD_BACKUP_CAMPAIGN=1).
+"""
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import backends
+import backup_cli
+from backends import interrupts
+from backup_cli.main import run
+from tests.end_to_end.world import World, tree
+from tests.standin import History
+
+CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
+STOPS = 4000 if CAMPAIGN else 40
+OURS = (*(str(Path(module.__file__ or "").parent) for module in (backends, backup_cli)), "/contextlib.py")
+
+Words = list[str]
+
+
+class Steps:
+    """A trace function that stops the process at the instruction of number `stop_at`, and counts them."""
+
+    def __init__(self, stop_at: int) -> None:
+        self.seen, self._stop_at = 0, stop_at
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> "Steps | None":
+        if not any(part in frame.f_code.co_filename for part in OURS):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code.co_filename != interrupts.__file__:
+            self.seen += 1
+            if self.seen == self._stop_at:
+                interrupts._stop(2, frame)
+        return self
+
+
+def stopped_at(step: int, words: Words) -> tuple[int, str, int]:
+    """Run the command in a forked process: its exit code, what it said, and how many instructions it took."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        interrupts._stops = interrupts._Stops()  # an earlier command of this test is not this one
+        steps = Steps(step)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        sys.settrace(steps)
+        code = 99
+        try:
+            code = run(words)
+        finally:
+            sys.settrace(None)
+            print(f"\nsteps {steps.seen}", flush=True)
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        said = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, said, int(said.rpartition("steps ")[2])
+
+
+def chosen(steps: int) -> range:
+    """Some of a command's instructions, not always the same ones."""
+    stride = max(1, steps // STOPS)
+    return range(1 + random.randrange(stride), steps, stride)
+
+
+def check(world: World, words: Words, done: Callable[[], bool]) -> int:
+    """Stop the command at steps all over its work; how often that was in time to undo it."""
+    kept = world.root.with_name(world.root.name + "-kept")
+    shutil.copytree(world.root, kept, symlinks=True)
+    before = tree(world.root)
+    _, _, steps = stopped_at(0, words)
+    assert done()
+    undone = 0
+    for step in chosen(steps):
+        shutil.rmtree(world.root)
+        shutil.copytree(kept, world.root, symlinks=True)
+        code, said, _ = stopped_at(step, words)
+        assert "Traceback" not in said, (step, said)
+        if tree(world.root) == before:
+            undone += 1
+            assert code == 130, (step, said)
+            assert "nothing that was there before has changed" in said, (step, said)
+        else:
+            assert done(), (step, said)
+            assert code == 0 or "only after the work was done" in said, (step, code, said)
+    shutil.rmtree(kept)
+    return undone
+
+
+@pytest.fixture
+def alone(world: World, history: History) -> World:
+    """Its directory is this test's own, to be put back again and again."""
+    world.run_without_plugin([history.first(), *history.notes(3)])
+    return world
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where commands make their scratch directories."""
+    place = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return place
+
+
+def test_an_init(alone: World) -> None:
+    words = ["init", "--lightning-dir", str(alone.directory), alone.url]
+    assert check(alone, words, lambda: (alone.directory / "backup.lock").exists() and alone.backup.exists())
+
+
+def test_a_restore(alone: World, history: History) -> None:
+    alone.init().run(history.notes(2))
+    target = alone.root / "new" / "regtest"
+    target.parent.mkdir()
+    words = ["restore", "--resume", alone.url, str(target)]
+    assert check(alone, words, lambda: (target / "backup.lock").exists())
+
+
+def test_a_verify(alone: World, scratch: Path) -> None:
+    alone.init()
+    before = tree(alone.root)
+    _, _, steps = stopped_at(0, ["verify", alone.url])
+    for step in chosen(steps):
+        code, said, _ = stopped_at(step, ["verify", alone.url])
+        assert code in (0, 130), (step, said)
+        assert tree(alone.root) == before, (step, said)
+        assert list(scratch.iterdir()) == [], (step, said)
