@@ -83,6 +83,15 @@ def older_file(snapshot: bytes, *changes: tuple[str, ...]) -> bytes:
     return struct.pack(">IIQIQQ", 1, last, end, max(last - 1, 0), previous, len(records)).ljust(512, b"\0") + body
 
 
+def long_statement(size: int) -> bytes:
+    """The beginning of a compression stream that unpacks to one statement of so many bytes: a text of blanks."""
+    stream, block = zstd.ZstdCompressor(), b" " * (1 << 20)
+    begin, end = b"UPDATE vars SET val = '", b"'"
+    parts = [stream.compress(begin), *(stream.compress(block) for _ in range(size // len(block)))]
+    rest = b" " * (size % len(block) - len(begin) - len(end))
+    return b"".join([*parts, stream.compress(rest + end), stream.flush(zstd.ZstdCompressor.FLUSH_BLOCK)])
+
+
 def written(directory: Path, files: Files) -> Path:
     """The files in a new directory."""
     directory.mkdir(mode=0o700)
