@@ -130,6 +130,13 @@ class Backend(ABC):
     def peek(self) -> Standing:
         """Where the log ends, by reading only: nothing is changed, and no writer is disturbed. Needs no `open`."""
 
+    def room_to_open(self, snapshot: int | None = None) -> int:
+        """Bytes that must be free at the destination so that `open` surely finds room, by reading only.
+
+        With the size of a database, so that a snapshot of that finds room as well. Needs no `open`.
+        """
+        return 0
+
     @abstractmethod
     def open(self, report: Report, session_id: str | None = None) -> Standing:
         """Become the writer: keep out the one before, then read the end of the log and repair it.

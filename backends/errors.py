@@ -56,16 +56,16 @@ class Damaged(Unrestorable):
     """Bytes that were once saved have changed or gone.
 
     `file` and `offset` (bytes from its start) name the place, `last_good` the last data version
-    before it (None when not even the snapshot is whole).
+    before it (None when not even the snapshot is whole). `hint` is a further sentence, with a space before it.
     """
 
-    def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None) -> None:
+    def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None, hint: str = "") -> None:
         good = f"the last good version is {last_good}"
         if last_good is None:
             good = _UNTOUCHED if file == "session" else "nothing before it can be trusted"
         super().__init__(
             f"the backup is damaged: {what} in {file} at byte {offset}; {good}. Do not start a node from it; "
-            "keep every disk, and if the node's own database is alive, run: backup-cli resync",
+            f"keep every disk, and if the node's own database is alive, run: backup-cli resync{hint and '.' + hint}",
             f"{what} in {file} at byte {offset}",
         )
         self.what, self.file, self.offset, self.last_good = what, file, offset, last_good

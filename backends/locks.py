@@ -44,6 +44,9 @@ class FileLock:
             return
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
+            if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
+                with suppress(OSError):
+                    os.fchmod(descriptor, 0o600)
             self._lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)

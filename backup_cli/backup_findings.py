@@ -17,6 +17,7 @@ from backup_cli.console import age
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
+from backup_cli.room_findings import look_at_room
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
@@ -71,6 +72,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         last = age(time.time() - seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
     yield from _compare(directory, settings.url, backend, pairing)
+    yield from look_at_room(directory, backend, seen, pairing)
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:

@@ -13,13 +13,13 @@ from backup_cli.config_findings import (
     look_at_network,
     look_at_notify,
     look_at_owners,
-    look_at_plugin,
-    look_at_secret,
     look_at_wallet,
 )
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir, node_directory
+from backup_cli.plugin_findings import look_at_plugin
+from backup_cli.secret_findings import look_at_secret
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 

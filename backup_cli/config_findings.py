@@ -2,44 +2,33 @@
 
 import os
 import shlex
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
-from backends.errors import BackupError
+from backends.node.config_files import Setting
 from backends.node.directory import DATABASE, NETWORKS, database_path
+from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
-from backup_cli.init import plugin_path
-from backup_cli.node_config import NodeConfig, PluginLine, Setting
+from backup_cli.node_config import NodeConfig
 from backup_cli.options import user_name
-from backup_cli.probe import PATIENCE, ask_for_manifest
 
-PLUGIN = "lightningd-backup"
-OLDER_PLUGIN = "backup.py"
 NOTIFY_FILE = "backup.notify"
 
 OWN_FILES = (
     *(DATABASE + suffix for suffix in ("", "-journal", "-wal", "-shm")),
-    "hsm_secret",
+    HSM_SECRET,
     LOCK_FILE,
     WRITER_LOCK_FILE,
     WITNESS_FILE,
     SESSION_FILE,
 )
 """What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
-
-SECRET_SIZE = 32
-"""Bytes of the smallest `hsm_secret`, the plain one; encrypted ones and those made of words have more."""
-
-SLOW_START = 20.0
-"""Seconds to a manifest from which on lightningd's patience is worth a thought."""
 
 
 def look_at_files(config: NodeConfig) -> Iterator[Finding]:
@@ -80,75 +69,6 @@ def _network(setting: Setting) -> str | None:
     return name if name in NETWORKS else None
 
 
-def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
-    """Whether lightningd starts this plugin, cannot live without it, and starts no rival of it."""
-    lines = config.plugins()
-    for line in lines:
-        if line.path.name == OLDER_PLUGIN and config.disabled(line.path) is None:
-            yield problem(
-                "plugin",
-                f"{line.where} starts the older backup plugin {line.path}, which reads the same backup.lock: remove "
-                "that line (docs/migrating.md)",
-            )
-    ours = [line for line in lines if PLUGIN in line.path.name or PLUGIN in line.path.resolve().name]
-    if not ours:
-        yield problem(
-            "plugin",
-            f"no line starts {PLUGIN}, so nothing is backed up; add to {_file_to_edit(config)}: "
-            f"important-plugin={plugin_path()}",
-        )
-        return
-    paths = list(dict.fromkeys(line.path.resolve() for line in ours))
-    if len(paths) > 1:
-        listed = " and ".join(f"{line.path} ({line.where})" for line in ours)
-        yield problem("plugin", f"two of them are started, and the second will stop the node: {listed}; keep one line")
-    yield from _look_at_line(config, ours)
-    yield from _look_at_running(config)
-
-
-def _look_at_line(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Finding]:
-    line = next((line for line in ours if line.important), ours[0])
-    disabled = config.disabled(line.path)
-    if disabled is not None:
-        yield problem("plugin", f"{disabled.where} disables it: remove the line disable-plugin={disabled.value}")
-        return
-    if not line.important:
-        yield problem(
-            "plugin",
-            f"{line.where} starts {line.path} as an ordinary plugin: were it to die, the node would go on without a "
-            f"backup; write instead: important-plugin={line.path}",
-        )
-    try:
-        manifest = ask_for_manifest(line.path)
-    except BackupError as error:
-        yield problem(
-            "plugin", f"{error}, so the node will not start; reinstall it, or correct {line.where} (pip, pipx)"
-        )
-        return
-    if manifest.disabled is not None or "db_write" not in manifest.hooks or "backup-status" not in manifest.methods:
-        yield problem("plugin", f"{line.path} starts, but is not this plugin; correct {line.where}: {plugin_path()}")
-    elif manifest.seconds > SLOW_START:
-        yield warning(
-            "plugin",
-            f"{line.path} needs {manifest.seconds:.0f} s to start, and lightningd waits {PATIENCE:.0f} s; is the "
-            "machine overloaded, or its disk slow?",
-        )
-    elif line.important:
-        yield ok("plugin", f"important-plugin={line.path} starts ({manifest.seconds:.1f} s)")
-
-
-def _look_at_running(config: NodeConfig) -> Iterator[Finding]:
-    """A line that was added since the node started protects nobody yet."""
-    if config.pid is None:
-        return
-    with suppress(psutil.Error):
-        words = [" ".join(child.cmdline()) for child in psutil.Process(config.pid).children()]
-        if any(PLUGIN in line for line in words):
-            yield ok("node", f"runs (process {config.pid}) with the plugin")
-        else:
-            yield problem("node", f"runs (process {config.pid}) without the plugin; restart it: lightning-cli stop")
-
-
 def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
     """Whether the database is the SQLite file that the plugin looks after."""
     setting, expected = config.last("wallet"), database_path(config.directory)
@@ -183,45 +103,6 @@ def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
         yield ok("wallet", f"SQLite, {expected}")
 
 
-def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
-    """`hsm_secret`: there, whole, and nobody else's business."""
-    secret = config.directory / "hsm_secret"
-    try:
-        status = secret.stat()
-    except FileNotFoundError:
-        if database_path(config.directory).exists():
-            yield problem(
-                "hsm_secret",
-                f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back "
-                "from where you keep it before you start the node",
-            )
-        else:
-            yield ok(
-                "hsm_secret", "the first start will make it; copy it then to a safe place, no backup of ours holds it"
-            )
-        return
-    except OSError as error:
-        yield warning("hsm_secret", f"{secret} cannot be looked at ({error.strerror})")
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        yield problem("hsm_secret", f"{secret} is no file; {_COPY_IT_BACK}")
-    elif status.st_size < SECRET_SIZE:
-        what = f"has only {status.st_size} bytes, and no whole one has less than {SECRET_SIZE}"
-        yield problem("hsm_secret", f"{secret} {what if status.st_size else 'is empty'}; {_COPY_IT_BACK}")
-    elif not mode & stat.S_IRUSR:
-        yield problem("hsm_secret", f"not even its owner may read it (mode {mode:04o}): chmod 400 {secret}")
-    elif mode & 0o077:
-        yield problem(
-            "hsm_secret", f"other users may get at it (mode {mode:04o}), and with it at all funds: chmod 400 {secret}"
-        )
-    else:
-        yield ok("hsm_secret", f"mode {mode:04o}; keep a copy of it elsewhere, no backup of ours holds it")
-
-
-_COPY_IT_BACK = "copy it back from where you keep it before you start the node"
-
-
 def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
     """What root has restored or copied into the node's directory is root's, and lightningd cannot open it."""
     owner = config.directory.stat().st_uid
@@ -253,10 +134,6 @@ def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
             )
         else:
             yield ok(NOTIFY_FILE, "is called when there is trouble")
-
-
-def _file_to_edit(config: NodeConfig) -> Path:
-    return config.files[0] if config.files else config.directory.parent / "config"
 
 
 def _for_sudo(uid: int) -> str:

@@ -3,8 +3,10 @@
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -30,6 +32,11 @@ _SYSTEM = ("/boot", "/efi", "/snap", "/usr", "/var/lib/docker", "/var/lib/contai
 _ANSWER = 3.0
 """Seconds that a mount has to say how large it is: one whose server hangs must not hide the others."""
 
+_NOT_FOR_PEOPLE = (".", "lost+found")
+
+_MOST_ENTRIES = 1000
+"""Names in a mount point among which a directory of this user's is looked for."""
+
 _LEAST = 64 << 20
 """Free bytes below which a place is not worth offering."""
 
@@ -40,6 +47,8 @@ class Place:
 
     url: str
     mounted_at: str
+    directory: str
+    """Where the backup would lie: what is mounted there, or a directory on it that belongs to this user."""
     source: str
     """What is mounted: a device, or a server's share."""
     filesystem: str
@@ -69,7 +78,8 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
     for volume in unmounted:
         say(f"Plugged in, but not mounted: {volume.describe()}. Mount it, and run this again.")
     if not found:
-        say("Nothing that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
+        nothing = "Nothing else" if left_out else "Nothing"
+        say(f"{nothing} that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
 
 
 def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
@@ -86,7 +96,7 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
             mount.read_only
             or mount.kind in _NEVER
             or uploads_late(mount)
-            or not (is_network(mount) or volume is not None)
+            or not (is_network(mount) or volume is not None or _is_on_device(mount))
         ):
             continue
         try:
@@ -96,7 +106,7 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
                 f"Does not answer, and is left out: {mount.describe()}. See whether its server or disk is up."
             )
             continue
-        if place is not None and os.access(mount.point, os.W_OK):
+        if place is not None and os.access(place.directory, os.W_OK | os.X_OK):
             found.append(place)
         elif place is not None and not place.own_disk:
             left_out.append(
@@ -132,9 +142,11 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
     free = status.f_bavail * status.f_frsize
     if free < _LEAST:
         return None
+    directory = _writable_directory(mount.point)
     return Place(
-        _url(mount, volume, own, twice),
+        _url(mount, volume, directory, own, twice),
         str(mount.point),
+        str(directory),
         mount.source,
         volume.names.kind if volume else mount.kind,
         volume.names.label if volume else None,
@@ -146,16 +158,34 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
     )
 
 
-def _url(mount: Mount, volume: Volume | None, own: bool, twice: set[str | None]) -> str:
-    """By label where that is enough, else by UUID; by path for what is built in, and for one of two equal copies."""
-    path = quote(str(mount.point / NAME))
-    if volume is None:
+def _writable_directory(point: Path) -> Path:
+    """The mount point; if this user may not write there, a directory of its own directly on it, if there is one."""
+    if os.access(point, os.W_OK | os.X_OK):
+        return point
+    with suppress(OSError), os.scandir(point) as entries:
+        for entry in sorted(islice(entries, _MOST_ENTRIES), key=lambda entry: entry.name):
+            mine = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            if mine and not entry.name.startswith(_NOT_FOR_PEOPLE) and os.access(entry.path, os.W_OK | os.X_OK):
+                return Path(entry.path)
+    return point
+
+
+def _url(mount: Mount, volume: Volume | None, directory: Path, own: bool, twice: set[str | None]) -> str:
+    """By label where that is enough, else by UUID; by path for what is built in, for one of two equal copies, and
+    where this user may not read what a filesystem is called (without udev only root may)."""
+    path = quote(str(directory / NAME))
+    if is_network(mount) and volume is None:
         return f"nfs://{path}"
-    label = volume.names.label
-    name = label if label and label not in twice else volume.names.uuid
+    label = volume.names.label if volume else None
+    name = label if label and label not in twice else volume.names.uuid if volume else None
     if own or name is None or name in twice or mount.point == Path("/"):
         return f"file://{path}"
-    return f"usb://{quote(name, safe='')}/{NAME}"
+    return f"usb://{quote(name, safe='')}/{quote(str(directory.relative_to(mount.point) / NAME))}"
+
+
+def _is_on_device(mount: Mount) -> bool:
+    """Whether a block device lies under it: a disk, or a stick that FUSE serves."""
+    return mount.source.startswith("/dev/") and (mount.device[0] != 0 or mount.kind in ("btrfs", "fuseblk"))
 
 
 def _own_disks(lightning_dir: Path) -> frozenset[str]:

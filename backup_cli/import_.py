@@ -32,6 +32,7 @@ from backup_cli.options import (
     warn_of_root,
 )
 from backup_cli.pairing_words import in_words
+from backup_cli.replica import refuse_other_main
 
 BETTER_SOURCE = (
     "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
@@ -73,6 +74,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
             with WriterLock(directory, "backup-cli import"):
                 backend.check_new()
                 database = database_path(directory)
+                refuse_other_main(directory, database)
                 _refuse_other_version(older, database)
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)

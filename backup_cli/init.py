@@ -32,6 +32,7 @@ from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_a
 from backup_cli.pairing_words import in_words
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
+from backup_cli.secret_words import warn_of_secret
 from backup_cli.waiting import answered
 
 
@@ -70,6 +71,7 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
         say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
+    warn_of_secret(directory, source.node_id, "the database")
     warn_of_root(directory, url)
     say("Now add this line to lightningd's config file, then start the node:\n")
     click.echo(f"important-plugin={plugin_path()}")

@@ -1,33 +1,16 @@
-"""What lightningd is told to do: its config files, as it reads them itself, and the command line of a running one.
+"""What lightningd is told to do, with the command line of a running one; and which plugins it is told to start."""
 
-As of v26.06: `config` above the network directory, then `config` in it, or only the file that `--conf` names; then the
-command line. A line is `name=value` or `name`; one that begins with `#` is none; `include FILE` (relative to the file
-it stands in) puts another file in its place. Blanks at a line's end count for nothing, those at its beginning do.
-"""
-
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from backends.errors import BackupError
+from backends.node.config_files import Setting, read_settings
 from backends.node.running import running_lightningd
 
-DEEPEST = 100
-"""How many files may include each other; lightningd gives up there, too."""
-
-_WITH_VALUE = ("conf", "important-plugin", "plugin", "plugin-dir", "disable-plugin", "wallet")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line, or one option of the command line."""
-
-    name: str
-    value: str
-    where: str
-    """The place in words, for whoever must change it."""
+_PUNCTUATION = re.compile(r"[!-,/:-@\[-^`{-~]")
+"""A file with any of it in its name is none that lightningd starts from a directory; only `-`, `_` and `.` may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +20,15 @@ class PluginLine:
     path: Path
     important: bool
     where: str
+    directory: Path | None = None
+    """The plugin directory that it was found in, when no line names it."""
+    tolerated: bool = False
+    """It lies in lightningd's own plugin directory: there a plugin that is named elsewhere, too, is passed over."""
+
+    @property
+    def real(self) -> Path:
+        """The file itself, by which lightningd tells plugins apart."""
+        return self.path.resolve()
 
 
 @dataclass(slots=True)
@@ -64,7 +56,7 @@ class NodeConfig:
 
     def plugins(self) -> list[PluginLine]:
         """Every plugin that is named or lies in a plugin directory; built-in ones are not among them."""
-        found = list(_lying_in(self.directory.parent / "plugins", "the directory"))
+        found: list[PluginLine] = []
         for setting in self.settings:
             # lightningd works in its network directory: that is where relative paths begin.
             path = self.directory / setting.value
@@ -73,48 +65,31 @@ class NodeConfig:
             elif setting.name in ("plugin", "important-plugin"):
                 found.append(PluginLine(path, setting.name == "important-plugin", setting.where))
             elif setting.name == "plugin-dir":
-                found.extend(_lying_in(path, f"plugin-dir in {setting.where}:"))
+                where = f"plugin-dir in {setting.where}: {path}"
+                found.extend(PluginLine(file, False, where, path) for file in _plugins_in(path))
+        own = self.directory.parent / "plugins"
+        for place in (own, *_directories_in(own)):
+            found.extend(PluginLine(file, False, f"the directory {place}", place, True) for file in _plugins_in(place))
         return found
+
+    def named_twice(self) -> list[list[PluginLine]]:
+        """The lines of each plugin that lightningd is told of more than once: it then does not start."""
+        groups: dict[Path, list[PluginLine]] = {}
+        for line in self.plugins():
+            if not line.tolerated and self.disabled(line.path) is None:
+                groups.setdefault(line.real, []).append(line)
+        return [lines for lines in groups.values() if len(lines) > 1]
+
+    def is_alone(self, line: PluginLine) -> bool:
+        """Whether lightningd starts nothing else from the directory that this plugin lies in."""
+        return line.directory is not None and len(_plugins_in(line.directory)) == 1
 
 
 def read_config(directory: Path, conf: Path | None) -> NodeConfig:
     """The configuration of the node in this network directory. Raises BackupError when a file of it cannot be read."""
-    config = NodeConfig(directory)
-    config.pid, arguments = _running(directory)
-    given = list(_command_line(arguments))
-    named = [setting.value for setting in given if setting.name == "conf"]
-    if conf is None and named:
-        conf = Path(named[-1])
-    if conf is not None:
-        _read(config, conf.absolute(), must_exist=True)
-    else:
-        _read(config, directory.parent / "config", must_exist=False)
-        _read(config, directory / "config", must_exist=False)
-    config.settings.extend(given)
-    return config
-
-
-def _read(config: NodeConfig, path: Path, *, must_exist: bool, depth: int = 0) -> None:
-    try:
-        text = path.read_text(errors="surrogateescape")
-    except FileNotFoundError:
-        if must_exist:
-            raise BackupError(f"lightningd's config file {path} does not exist; lightningd will not start") from None
-        return
-    except OSError as error:
-        raise BackupError(
-            f"lightningd's config file {path} cannot be read ({error.strerror}); run this as the user that lightningd "
-            "runs as"
-        ) from None
-    if depth > DEEPEST:
-        raise BackupError(f"the config file {path} includes itself over and over; lightningd will not start with it")
-    config.files.append(path)
-    for number, line in enumerate(text.replace("\r", "\n").split("\n"), 1):
-        if line.startswith("include "):
-            _read(config, path.parent / line.removeprefix("include "), must_exist=True, depth=depth + 1)
-        elif line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            config.settings.append(Setting(name, value.rstrip(), f"{path} line {number}"))
+    pid, arguments = _running(directory)
+    files, settings = read_settings(directory, arguments, conf)
+    return NodeConfig(directory, files, settings, pid)
 
 
 def _running(directory: Path) -> tuple[int | None, list[str]]:
@@ -131,27 +106,29 @@ def _running(directory: Path) -> tuple[int | None, list[str]]:
     return pid, words[1:]
 
 
-def _command_line(words: list[str]) -> Iterator[Setting]:
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not equals and name in _WITH_VALUE:
-            value = next(rest, "")
-        yield Setting(name, value, "the command line of the running lightningd")
+def _plugins_in(directory: Path) -> list[Path]:
+    """What lightningd starts from this directory: files that somebody may execute, with plain names."""
+    return [path for path in _entries(directory) if _is_plugin(path)]
 
 
-def _lying_in(directory: Path, where: str) -> Iterator[PluginLine]:
-    """Executable files in the directory, and in those directly in it."""
+def _is_plugin(path: Path) -> bool:
+    if path.name == "README.md" or _PUNCTUATION.search(path.name) is not None:
+        return False
     try:
-        entries = sorted(directory.iterdir())
-        below = [path for entry in entries if entry.is_dir() for path in sorted(entry.iterdir())]
-        for path in entries + below:
-            if path.is_file() and path.stat().st_mode & 0o111:
-                yield PluginLine(path, False, f"{where} {path.parent}")
+        return path.is_file() and path.stat().st_mode & 0o111 != 0
     except OSError:
-        return  # missing, or not to be read: nothing is started from there
+        return False  # gone meanwhile, or out of reach: then for lightningd, too
+
+
+def _directories_in(directory: Path) -> list[Path]:
+    return [path for path in _entries(directory) if path.is_dir()]
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []  # missing, or not to be read: nothing is started from there
 
 
 def _canonical(path: Path) -> Path:

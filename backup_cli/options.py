@@ -1,5 +1,6 @@
 """Arguments that several commands share."""
 
+import difflib
 import os
 import pwd
 import shlex
@@ -18,7 +19,8 @@ from backends.interrupts import deferred
 from backends.node.directory import DATABASE, DEFAULT_DIRECTORY, NETWORKS, network_directory
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
-from backends.urls import parse_url
+from backends.urls import Destination, parse_url
+from backends.words import printable
 from backup_cli.console import warn
 from backup_cli.waiting import answered
 
@@ -76,17 +78,41 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
         )
     try:
         backend.identify()
-    except NotABackup:
+    except Unreachable as error:
+        raise Unreachable(f"{error}{neighbours(url)}") from error
+    except NotABackup as error:
         # Not what a drill made that is under way, or that was cut off by a power cut.
         inside = [name for name in backend.inside() if not name.startswith(REHEARSAL)]
         if not inside:
-            raise
+            raise NotABackup(f"{error}{neighbours(url)}") from error
         urls = [str(parse_url(url).below(name)) for name in inside]
         if len(urls) > 1:
             listed = "\n  ".join(urls)
             raise BackupError(f"{url} holds {len(urls)} backups; say which one:\n  {listed}") from None
         return urls[0], backend_for(urls[0])
     return url, backend
+
+
+def neighbours(url: str) -> str:
+    """The backups that lie beside the place that a URL names, nearest names first: for a URL with a typing error.
+
+    A sentence with a space before it; empty when there are none, or nobody can tell.
+    """
+    place = parse_url(url)
+    above = Destination(place.scheme, place.host, place.path.parent, place.options)
+    names: list[str] = []
+    with suppress(BackupError, OSError):
+        names = [name for name in backend_for(str(above)).inside() if name != place.path.name]
+    if not names:
+        return ""
+    alike = difflib.get_close_matches(place.path.name, names, n=_NEIGHBOURS, cutoff=0.0)
+    listed = "".join(f"\n  {printable(above.below(name), 1000)}" for name in alike)
+    more = f"\n  ... and {len(names) - len(alike)} more" if len(names) > len(alike) else ""
+    return f". Beside it, {'is this backup' if len(names) == 1 else 'are these backups'}:{listed}{more}"
+
+
+_NEIGHBOURS = 5
+"""How many names are shown of a place that has many."""
 
 
 def _is_file(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import BackupError
+from backends.words import printable
 
 PATIENCE = 60.0
 """Seconds that lightningd waits for a manifest."""
@@ -29,8 +30,11 @@ class Manifest:
     seconds: float
 
 
-def ask_for_manifest(plugin: Path) -> Manifest:
-    """Start the plugin, ask for its manifest, and end it again. BackupError says why it did not answer."""
+def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
+    """Start the plugin, ask for its manifest, wait `patience` seconds for it, and end the plugin again.
+
+    BackupError says why it did not answer.
+    """
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-check-") as directory, tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -45,17 +49,25 @@ def ask_for_manifest(plugin: Path) -> Manifest:
             raise BackupError(f"{plugin} cannot be started ({error.strerror})") from None
         try:
             began = time.monotonic()
-            answer = _ask(process, began + PATIENCE)
+            answer = _ask(process, began + patience)
             seconds = time.monotonic() - began
             if answer is None:
                 process.kill()
                 process.wait()
                 said.seek(0)
-                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(f"{plugin} starts and does not answer ({last or 'without a word'})")
+                raise BackupError(f"{plugin} starts and does not answer ({_last_words(said.read())})")
             return _manifest(plugin, answer, seconds)
         finally:
             _end(process)
+
+
+def _last_words(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().split("\n")
+    # Python that does not even begin goes on about itself after that.
+    telling = next((line for line in lines if line.startswith("Fatal Python error")), lines[-1])
+    home = os.environ.get("PYTHONHOME")
+    because = f"; PYTHONHOME={printable(home)} in the environment may be why: unset it" if home else ""
+    return printable(telling or "without a word") + because
 
 
 def _ask(process: "subprocess.Popen[bytes]", until: float) -> dict[str, Any] | None:

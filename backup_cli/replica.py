@@ -5,10 +5,10 @@ from pathlib import Path
 
 from backends.errors import BackupError
 from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS
+from backends.node.wallet import Wallet, put_it_here, same_file, wallet_of
+from backends.words import printable
 from backup_cli.console import warn
 from backup_cli.node_config import read_config
-
-_SCHEME = "sqlite3://"
 
 _USUAL = (DEFAULT_DIRECTORY, Path("/var/lib/lightning"), Path("/var/lib/lightningd"))
 """Where nodes live: by default, and as a service."""
@@ -19,12 +19,13 @@ def refuse_other_database(directory: Path, database: Path) -> None:
 
     A replica is overwritten by lightningd at each start; a backup must be made of the database that the node runs from.
     """
-    _refuse_other_main(directory, database)
+    refuse_other_main(directory, database)
     for place in _usual_places():
-        replica = None
+        wallet = None
         with suppress(BackupError, OSError):  # another node's config, which may be closed to this user or wrong
-            _, replica = _wallet(place)
-        if place != directory and replica is not None and _same(replica, database):
+            wallet = _wallet(place)
+        replica = None if wallet is None else wallet.replica
+        if place != directory and replica is not None and same_file(replica, database):
             raise BackupError(
                 f"{database} is the replica of the node in {place}, which lightningd overwrites; nothing was made. "
                 f"Name the directory of the node itself: --lightning-dir {place}"
@@ -36,17 +37,36 @@ def refuse_other_database(directory: Path, database: Path) -> None:
         )
 
 
-def _refuse_other_main(directory: Path, database: Path) -> None:
-    main, replica = _wallet(directory)
-    if main is None or _same(main, database):
+def refuse_other_main(directory: Path, database: Path) -> None:
+    """Refuse when the config of the node in `directory` says that its database is another file than this."""
+    wallet = _wallet(directory)
+    if wallet is None:
         return
-    only = " is only the replica, which lightningd overwrites" if replica and _same(replica, database) else " is not it"
-    aside = "move that aside, " if database.exists() else ""
+    if wallet.main is None:
+        raise BackupError(
+            f"{wallet.where} names a database ({printable(wallet.scheme)}) of which lightningd tells plugins nothing, "
+            "so this one would stop the node. Nothing was made; protect that database by its own means "
+            "(docs/choosing.md)"
+        )
+    if same_file(wallet.main, database):
+        return
+    is_replica = wallet.replica is not None and same_file(wallet.replica, database)
+    only = " is only the replica, which lightningd overwrites" if is_replica else " is not it"
     raise BackupError(
-        f"the config of the node in {directory} says that its database is {main}: {database}{only}. Nothing was made. "
-        f"This plugin protects the file in the node's directory: {aside}move {main} there (node stopped, with its "
-        "-journal if there is one), and take that path out of the wallet line"
+        f"the config of the node in {directory} says that its database is {wallet.main}: {database}{only}. Nothing was "
+        f"made. This plugin protects the file in the node's directory. {put_it_here(wallet, database)}"
     )
+
+
+def warn_of_other_main(directory: Path, database: Path) -> None:
+    """After a restore: lightningd would run from another file than the one that was restored."""
+    with suppress(BackupError, OSError):  # a config that is wrong in other ways is check-config's business
+        wallet = _wallet(directory)
+        if wallet is not None and wallet.main is not None and not same_file(wallet.main, database):
+            warn(
+                f"{wallet.where} sets wallet, so that lightningd runs from {wallet.main}, and NOT from what was "
+                f"restored, {database}. Do not start it so: that is an old state, or an empty one. Remove that setting"
+            )
 
 
 def _usual_places() -> list[Path]:
@@ -54,20 +74,7 @@ def _usual_places() -> list[Path]:
     return [home / network for home in homes for network in NETWORKS if (home / network).is_dir()]
 
 
-def _wallet(directory: Path) -> tuple[Path | None, Path | None]:
-    """The main database and the replica that the node's config names, each None when it names none."""
+def _wallet(directory: Path) -> Wallet | None:
+    """What the node's config says of its database; None when it says nothing."""
     setting = read_config(directory, None).last("wallet")
-    if setting is None:
-        return None, None
-    if not setting.value.startswith(_SCHEME):
-        raise BackupError(
-            f"{setting.where} names a database ({setting.value.partition('://')[0]}) of which lightningd tells plugins "
-            "nothing, so this one would stop the node. Nothing was made; protect that database by its own means "
-            "(docs/choosing.md)"
-        )
-    main, _, replica = setting.value.removeprefix(_SCHEME).partition(":")
-    return directory / main, directory / replica if replica else None
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+    return None if setting is None else wallet_of(setting, directory)

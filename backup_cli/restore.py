@@ -30,6 +30,7 @@ from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
 from backup_cli.options import chown_needed, existing_backup, no_limits, set_old_lock_aside, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
     existing_at,
@@ -102,7 +103,9 @@ def restore(
     if old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
-    tell_rules(url, target, resume, older is not None, chown_needed(target.parent, target))
+    if target.name == DATABASE:
+        warn_of_other_main(target.parent, target)
+    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None, chown_needed(target.parent, target))
     if resume and backend is not None:
         _warn_if_closed(backend)
 
@@ -202,6 +205,14 @@ def _let_go(backend: Backend | None) -> Iterator[None]:
     finally:
         if isinstance(backend, LogBackend):
             backend.let_go()
+
+
+def _node_of(rebuilt: Rebuilt, backend: Backend | None) -> str | None:
+    """The restored node's id; None when neither its database nor its backup says it."""
+    if rebuilt.state.node_id is None and backend is not None:
+        with suppress(BackupError):  # gone this moment
+            return backend.node_id()
+    return rebuilt.state.node_id
 
 
 def _warn_if_closed(backend: Backend) -> None:

@@ -13,6 +13,7 @@ from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
 from backup_cli.console import age, moment, say, size, warn
+from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
     "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
@@ -58,11 +59,12 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     click.echo(str(target))
 
 
-def tell_rules(url: str, target: Path, resume: bool, older: bool, chown: str | None) -> None:
-    """What must be so before lightningd is started."""
+def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool, chown: str | None) -> None:
+    """What must be so before lightningd is started. `node_id` is the restored node's."""
+    secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
         "\nBefore you start lightningd:\n"
-        "  - hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent.\n"
+        f"  - {about_secret(target.parent, secret)}\n"
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
         "  - Never start from an older copy than this one: a peer may punish it and take everything."
     )

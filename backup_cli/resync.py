@@ -25,6 +25,7 @@ from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory, warn_of_root
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, why_copied
+from backup_cli.replica import refuse_other_main
 from backup_cli.waiting import answered
 
 
@@ -44,6 +45,7 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
     refuse_older_lock(directory, settings)
     backend = backend_for(settings.url)
     with WriterLock(directory, "backup-cli resync"):
+        refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
         backup_id = _identify(backend, settings)
         with alone(settings.url, backend, "resync", take_over):

@@ -47,6 +47,7 @@ class WhyLeft(Enum):
     DISK_FULL = "the disk that it lies on is full"
     DISK_FAILED = "the disk that it lies on failed"
     CHANGE_FAILED = "one of the missing changes could not be made again"
+    OTHER_DATABASE = "lightningd is told to use a database elsewhere (wallet), so that this one is an old copy"
     UNEXPECTED = "something unexpected went wrong"
 
     @property

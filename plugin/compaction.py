@@ -7,7 +7,6 @@ rename) happens here, in the keeper's thread.
 import json
 import os
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 from backends.base import MAX_ROLL_FORWARD, Backend, Report
 from backends.confined.limits import ONE_ARENA
 from backends.errors import BackupError
+from backends.interpreter import python
 from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.scratch import remove_left_over
@@ -42,8 +42,7 @@ HANGS_AFTER = 1800.0
 _LOOK_EVERY = 60.0
 """Seconds between two looks at it."""
 
-_COMPACTOR = "import sys; sys.path[:] = filter(None, sys.path); from plugin.compactor import main; sys.exit(main())"
-"""Python looks for modules in its working directory first, and that is the node's: nothing in it may be run."""
+_COMPACTOR = "from plugin.compactor import main; sys.exit(main())"
 
 
 class Compaction:
@@ -102,7 +101,7 @@ class Compaction:
         self._given_up, self._pulse = False, _Pulse()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMPACTOR, self._url],
+                [*python(_COMPACTOR), self._url],
                 cwd=self._directory,
                 env=os.environ | ONE_ARENA,
                 stdin=subprocess.PIPE,  # closed when we die: the process then ends, too

@@ -1,14 +1,21 @@
-"""What the next start will do about a database that is behind: for the commands, so that they cannot say otherwise."""
+"""What the next start will do: for the commands, so that they cannot say otherwise."""
 
 from pathlib import Path
 
-from backends.base import Backend
+from backends.base import Backend, Standing
 from backends.database.as_found import as_found
 from backends.errors import BackupError
 from backends.node.directory import database_path
+from backends.node.witness import look
 from plugin.before_manifest import WhyLeft
 from plugin.last_found import last_found
 from plugin.roll_forward import read_backup
+from plugin.witness import why_doubted
+
+
+def takes_snapshot(directory: Path, backup_id: str, end: Standing, *, known_damage: bool) -> bool:
+    """Whether it begins the backup anew although the versions agree: the content is in doubt, or the backup is."""
+    return known_damage or why_doubted(directory, look(directory), backup_id, end) is not None
 
 
 def brings_forward(directory: Path, backend: Backend) -> bool:

@@ -26,8 +26,10 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
+from plugin.misread import why_unsavable
 from plugin.start import (
     check_beginning_anew,
+    check_database_is_here,
     check_last_writer,
     check_source,
     destination_of,
@@ -80,6 +82,9 @@ class Guard:
         """The answer to one call: `continue` once its change is durable, else a refusal that says what to do."""
         if self.refusal is None:
             try:
+                unsavable = why_unsavable(data_version, writes)
+                if unsavable is not None:
+                    raise BackupError(unsavable)
                 backend = self.backend or self._start(Change(data_version, writes))
                 self._save(backend, Change(data_version, writes, self._fingerprint()))
                 if self.refusal is None:  # the watchdog may have given up meanwhile
@@ -121,6 +126,7 @@ class Guard:
 
     def _start(self, change: Change) -> Backend:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
+        check_database_is_here(self.directory)
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
@@ -206,8 +212,8 @@ class Guard:
         if not begins_empty or standing.data_version > 1:
             raise BackupError(
                 "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
-                "directory. Nothing was changed. Stop lightningd, and bring the database back with: "
-                + self._restore_command()
+                "directory or with another wallet setting. Nothing was changed. Stop lightningd, and bring the "
+                "database back with: " + self._restore_command()
             )
 
     def _restore_command(self) -> str:
@@ -270,8 +276,9 @@ class Guard:
         return self.backend.describe() if self.backend is not None else self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
-        """The watchdog's: let nothing continue any more. Touches no destination, which may hang."""
-        self._refuse(reason)
+        """Let nothing continue any more, from whatever thread. Touches no destination, which may hang."""
+        if self.refusal is None:
+            self._refuse(reason)
         return self._refusal()
 
     def _refusal(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ it is back here and nothing is unread. A timer in another thread could only gues
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Iterator
 
 QUIET = 0.5
@@ -29,6 +30,9 @@ class Input:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._partial = bytearray()
+        self._whole: deque[bytes] = deque()
+        self.message = b""
+        """The last one that was handed over."""
         self._told_to_leave: float | None = None
         self.ended = False
         """Whether lightningd has closed its side, or has died."""
@@ -39,18 +43,28 @@ class Input:
         return self
 
     def __iter__(self) -> Iterator[bytes]:
-        """Whole messages, one or more at a time. Ends when lightningd hangs up, or when it is time to leave."""
-        while data := self._read():
-            if not self._partial and data.endswith(_END):  # as nearly always: nothing is copied
+        """Whole messages, each by itself: should one make no sense, those that came with it are not lost.
+
+        Ends when lightningd hangs up, or when it is time to leave; what came before can be iterated over again.
+        """
+        while True:
+            while self._whole:
+                self.message = self._whole.popleft()
+                yield self.message
+            data = self._read()
+            if not data:
+                return
+            if not self._partial and data.find(_END) == len(data) - len(_END) > 0:  # nearly always: nothing is copied
+                self.message = data
                 yield data
                 continue
             begin = max(len(self._partial) - 1, 0)
             self._partial += data
             end = self._partial.rfind(_END, begin) + len(_END)
             if end >= len(_END):
-                whole = bytes(self._partial[:end])
+                messages = bytes(self._partial[:end]).split(_END)
                 del self._partial[:end]
-                yield whole
+                self._whole.extend(message + _END for message in messages if message.strip())
 
     def _read(self) -> bytes:
         """What has come; nothing when it is over."""
@@ -70,4 +84,4 @@ class Input:
 
     def unread(self) -> bool:
         """Whether a call has come that nobody has read: while the plugin was leaving."""
-        return not self.ended and bool(self._poll.poll(0))
+        return bool(self._whole) or (not self.ended and bool(self._poll.poll(0)))

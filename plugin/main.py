@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from pyln.client import Plugin
 from pyln.client.plugin import Request
 
 from backends.node.witness import look
+from plugin.answers import answer, refuse
 from plugin.before_manifest import Start, before_manifest
 from plugin.input import Input
 
@@ -55,12 +58,16 @@ class Desk:
         try:
             protection = self.protection
         except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
-            return {
-                "result": "fail",
-                "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
-                "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
-            }
+            return _not_whole(error)
         return protection.db_write(request, data_version, writes)
+
+    def refuse(self, reason: str) -> dict[str, str]:
+        """The answer to a call that could not be read; all that follow are refused, too."""
+        self.called = True
+        try:
+            return self.protection.refuse(reason)
+        except Exception as error:
+            return _not_whole(error)
 
     def ask_for_wallet(self, rpc_file: Path) -> None:
         """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
@@ -79,36 +86,59 @@ class Desk:
             self._start.copy.close()
 
 
+def _not_whole(error: Exception) -> dict[str, str]:
+    return {
+        "result": "fail",
+        "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
+        "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
+    }
+
+
 def register(plugin: Plugin, desk: Desk, calls: Input) -> None:
     """Have lightningd's calls brought to the desk."""
 
-    def db_write(request: Request, data_version: int, writes: list[str], **_: Any) -> None:
+    def db_write(request: Request, data_version: Any = None, writes: Any = None, *_: Any, **__: Any) -> None:
         """Answered through `request`, so that the watchdog can answer in our place when the destination hangs."""
         answer(request, desk.db_write(request, data_version, writes))
 
     db_write.__signature__ = _ByName(list(inspect.signature(db_write).parameters.values()))  # type: ignore[attr-defined]
 
-    def status(**_: Any) -> dict[str, Any]:
-        """What the backup holds: version, age of the last change, sizes, health."""
-        return desk.protection.status()
-
-    def compact(**_: Any) -> dict[str, Any]:
-        """Begin a compaction beside the running node; it reports to the log."""
-        return desk.protection.compact()
-
     def init(options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> None:
         """With SQLite all has been decided by now, at the first db_write; without one, it may not be SQLite."""
         desk.ask_for_wallet(Path(configuration["lightning-dir"], configuration["rpc-file"]))
 
-    def shutdown(**_: Any) -> None:
+    def shutdown(*_: Any, **__: Any) -> None:
         """lightningd gives us 30 seconds to leave things in order, and may go on committing meanwhile."""
         calls.leave_when_quiet()
 
     plugin.add_hook("db_write", db_write, background=True)
-    plugin.add_method("backup-status", status, description="What the backup holds, and how it is")
-    plugin.add_method("backup-compact", compact, description="Begin a compaction of the backup now")
+    for name, description, work in (
+        ("backup-status", "What the backup holds, and how it is", lambda: desk.protection.status()),
+        ("backup-compact", "Begin a compaction of the backup now", lambda: desk.protection.compact()),
+    ):
+        plugin.add_method(name, _without_parameters(name, description, work), background=True, description=description)
     plugin.child_init = init
     plugin.add_subscription("shutdown", shutdown)
+
+
+def _without_parameters(name: str, description: str, work: Callable[[], dict[str, Any]]) -> Callable[..., None]:
+    """An RPC method that takes no parameters, and answers whatever it is given without a traceback."""
+
+    def method(request: Request, *given: Any, **named: Any) -> None:
+        if given or named:
+            refuse(request, -32602, f"{name} takes no parameters. Nothing was done; type: lightning-cli {name}")
+            return
+        try:
+            result = work()
+        except Exception as error:
+            refuse(
+                request, -32603, f"{name} failed ({type(error).__name__}: {error}); saving changes goes on as before"
+            )
+        else:
+            answer(request, result)
+
+    method.__doc__ = f"{description}."  # pyln-client asks for it, and under PYTHONOPTIMIZE=2 there is no other
+    return method
 
 
 class _ByName(inspect.Signature):
@@ -132,19 +162,6 @@ class _Named(inspect.BoundArguments):
         return self.arguments
 
 
-def answer(request: Request, result: dict[str, str]) -> None:
-    """Write the answer; `continue` lets lightningd commit.
-
-    pyln-client then takes down the whole stack, in case somebody answers twice: half of all the processor time of a
-    call, and the next one waits for it. Our watchdog tells for itself whether a call is answered.
-    """
-    sys.tracebacklimit = 0
-    try:
-        request.set_result(result)
-    finally:
-        del sys.tracebacklimit
-
-
 BY_HAND = """This is a plugin of lightningd's: it saves each change to a backup before lightningd commits it.
 lightningd starts it by this line in its config file, once `backup-cli init URL` has made the backup:
 
@@ -159,16 +176,33 @@ def main() -> None:
     if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # as pyln-client asks, whose advice is not for this plugin
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
         sys.exit(2)
+    without_tracebacks()
     stay_until_lightningd_ends()
     plugin = Plugin(dynamic=False, autopatch=True)
     desk, calls = Desk(plugin), Input()
     plugin.stdin = calls
     register(plugin, desk, calls)
+    code = 1
     try:
-        answer_until_the_end(plugin, desk, calls)
+        code = answer_until_the_end(plugin, desk, calls)
+    except OSError:  # lightningd is gone, and whatever was to be said to it
+        pass
+    except Exception as error:
+        with suppress(OSError, ValueError):
+            plugin.log(f"lightningd-backup ends: {type(error).__name__}: {error}".replace("\n", " "), "broken")
     finally:
-        desk.close()
-    os._exit(0)  # nothing is left to be done, and whatever hangs in another thread must not keep us
+        with suppress(Exception):
+            desk.close()
+        os._exit(code)  # nothing is left to be done, and whatever hangs in another thread must not keep us
+
+
+def without_tracebacks() -> None:
+    """None in the node's log, nor in an answer: one line says what there is to say.
+
+    Without it pyln-client also takes down the whole stack at each answer, in case somebody answers twice: half of all
+    the processor time of a call, and the next one waits for it. `answer` tells for itself whether a call is answered.
+    """
+    sys.tracebacklimit = 0
 
 
 def stay_until_lightningd_ends() -> None:
@@ -181,19 +215,28 @@ def stay_until_lightningd_ends() -> None:
         signal.signal(number, lambda number, frame: None)  # SIG_IGN would be inherited by what we start
 
 
-def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> None:
-    """Until lightningd hangs up, or has said `shutdown` and nothing more comes, not even while we leave.
+def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> int:
+    """Until lightningd hangs up, or has said `shutdown` and nothing more comes, not even while we leave: 0.
 
     Then the output is closed at once, by which lightningd sees that we have left: a process takes milliseconds to end,
-    and a call that came meanwhile would be left without an answer.
+    and a call that came meanwhile would be left without an answer. 1 when something came that leaves no other way.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     while True:
-        plugin.run()
+        try:
+            plugin.run()
+        except OSError:
+            raise
+        except Exception as error:
+            from plugin.misread import deal_with
+
+            if not deal_with(calls.message, error, plugin, calls, desk.refuse):
+                return 1
+            continue
         desk.close()
         if not calls.unread():
             os.dup2(nowhere, 1)
-            return
+            return 0
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ class Protection:
 
     # Off the commit path
 
+    def refuse(self, reason: str) -> dict[str, str]:
+        """The answer to a call that could not be read. Nothing is acknowledged after it."""
+        return self._guard.give_up(reason)
+
     def status(self) -> dict[str, Any]:
         """For the RPC method."""
         return self._guard.status()

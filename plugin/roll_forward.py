@@ -31,6 +31,7 @@ from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
 from backends.node.session import known_sessions, were_here
+from backends.node.wallet import wallet_elsewhere
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
 from backends.words import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
@@ -170,13 +171,17 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     if isinstance(read.missing, WhyLeft):
         start.left = read.missing
     elif read.missing and isinstance(found, AsFound):
-        start.left = locked or why_not_alone(directory, began + ALONE_WITHIN)
+        start.left = locked or _why_not_the_nodes(directory) or why_not_alone(directory, began + ALONE_WITHIN)
         _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
     anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
     if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
+
+
+def _why_not_the_nodes(directory: Path) -> WhyLeft | None:
+    return None if wallet_elsewhere(directory) is None else WhyLeft.OTHER_DATABASE
 
 
 def _found_in_time(database: Path, until: float) -> AsFound | Unclear:

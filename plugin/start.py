@@ -10,9 +10,33 @@ from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.node.session import known_sessions, remember_sessions
+from backends.node.wallet import put_it_here, wallet_elsewhere
 from backends.node.witness import Fingerprint
 from backends.patience import patience_of
 from backends.urls import BadURL, parse_url
+
+
+def check_database_is_here(directory: Path) -> None:
+    """Refuse a node whose database is not the file in its network directory: nothing here would look after it.
+
+    A file that lies there all the same is another one, perhaps an old copy of it. lightningd has opened its database,
+    and made it if need be, when it makes its first call.
+    """
+    database = database_path(directory)
+    wallet = wallet_elsewhere(directory)
+    if wallet is not None:
+        raise BackupError(
+            f"lightningd keeps its database in {wallet.main} (wallet, {wallet.where}), and this plugin protects "
+            f"{database}. Nothing was saved, nothing committed, and no file was changed. "
+            f"{put_it_here(wallet, database)}"
+        )
+    if not database.exists():
+        raise BackupError(
+            f"lightningd has no database at {database}, the only one that this plugin protects: it is set to another "
+            "one (wallet, in its config file or on its command line). Nothing was saved, nothing committed, and no "
+            "file was changed. Stop lightningd, move its database there (with its -journal, if there is one), and "
+            "remove the wallet setting"
+        )
 
 
 def destination_of(directory: Path, settings: Settings) -> tuple[Backend, float]:
@@ -40,10 +64,23 @@ def identified(directory: Path, settings: Settings, backend: Backend) -> str:
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            "another node, or was made anew. Nothing was changed; put the right one back; if "
-            "it is lost for good, make a new one: backup-cli init, with a new URL"
+            f"another node, or was made anew. Nothing was changed; put the right one back; {_if_lost(directory)}"
         )
     return found
+
+
+def _if_lost(directory: Path) -> str:
+    """On the worst day a new backup of an empty database would be the last thing that somebody needs."""
+    try:
+        lives = database_path(directory).stat().st_size > 0
+    except OSError:
+        lives = False
+    if lives:
+        return "if it is lost for good, make a new one: backup-cli init, with a new URL"
+    return (
+        "there is no database here, so only that backup can bring the node back: look for it on every disk, and run: "
+        "backup-cli restore --resume URL DEST"
+    )
 
 
 def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writer | None:

@@ -5,9 +5,10 @@ from contextlib import suppress
 from backends.errors import BackupError, NotABackup
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import segment_name, snapshot_name
+from backends.log.misnamed import misnamed
 from backends.storage.base import Storage
 
-_OURS = (SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
+_OURS = (MANIFEST, SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
 
 
 def no_manifest(storage: Storage) -> NotABackup:
@@ -16,7 +17,7 @@ def no_manifest(storage: Storage) -> NotABackup:
     if _ours(storage.names()):
         return NotABackup(
             f"{place} is not a whole backup: it has no manifest. If it is a copy, it was not copied to the end: copy "
-            "the whole directory again. Nothing was changed."
+            f"the whole directory again. Nothing was changed.{misnamed(storage, MANIFEST)}"
         )
     return NotABackup(
         f"there is no backup in {place} (no manifest is there): is the disk or share that holds it mounted? Nothing "
@@ -49,4 +50,4 @@ def taken(storage: Storage) -> BackupError:
 
 def _ours(names: list[str]) -> bool:
     """Whether files of a backup are among these."""
-    return any(name.startswith(_OURS) for name in names)
+    return any(name.lower().startswith(_OURS) for name in names)

@@ -22,8 +22,9 @@ from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
 from backends.log.reaching import making, reaching
-from backends.log.recover import find_end, recover, seal_segments
-from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
+from backends.log.recover import find_end, recover, room_to_recover, seal_segments
+from backends.log.room import SMALL_FILES, most_compressed
+from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum, room_ahead
 from backends.log.session import SessionMarker
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.sole_writer import SoleWriter
@@ -145,6 +146,12 @@ class LogBackend(Backend):
         with self._reaching():
             _, standing = find_end(self.storage, read_manifest(self.storage), read_session(self.storage))
             return standing
+
+    def room_to_open(self, snapshot: int | None = None) -> int:
+        with self._reaching():
+            last, _ = find_end(self.storage, read_manifest(self.storage), read_session(self.storage))
+            needed = room_to_recover(self.storage, last) + SMALL_FILES
+        return needed if snapshot is None else needed + most_compressed(snapshot) + room_ahead(0)
 
     def open(self, report: Report, session_id: str | None = None) -> Standing:
         self._report = report

@@ -60,6 +60,8 @@ class Generation:
         """
         self.torn: str | None = None
         """After `changes`: in words, what was cut off the end, if anything."""
+        self.beside = ""
+        """A sentence for files that may be ones that are missing."""
         self.unwitnessed: str | None = None
         """After `changes`: in words, why nothing tells whether the end of the log is missing."""
         self.session_damage: Damaged | None = None
@@ -207,6 +209,7 @@ class Generation:
                 segment_name(self.segments[-1][0]),
                 self.segments[-1][1].size(),
                 self.data_version,
+                self.beside,
             )
 
     def _check_end(self, version: int) -> None:

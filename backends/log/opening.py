@@ -8,6 +8,7 @@ from backends.log.absent import no_manifest
 from backends.log.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
 from backends.log.generation import Generation
+from backends.log.misnamed import misnamed
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import first_nonzero
 from backends.storage.base import ReadHandle, Storage
@@ -27,6 +28,7 @@ def open_generation(storage: Storage) -> Generation:
         manifest, missing = read_manifest(storage), None
         with ExitStack() as files:
             generation = Generation(manifest, None, files)
+            generation.beside = misnamed(storage)
             try:
                 generation.session = read_session(storage)
             except Damaged as error:
@@ -38,7 +40,7 @@ def open_generation(storage: Storage) -> Generation:
             except FileNotFoundError as error:
                 missing = manifest, str(error.filename or error)
         if missing is not None and missing == missed:
-            raise Damaged(f"a file of the current generation is missing ({missing[1]})", MANIFEST, 0)
+            raise missing_file("current", missing[1], MANIFEST, storage)
         missed = missing
         time.sleep(_PAUSE)
     raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
@@ -51,9 +53,17 @@ def open_kept(storage: Storage, kept: Kept) -> Generation:
         try:
             _open_files(storage, generation, files, range(kept.manifest.first_segment, kept.last_segment + 1))
         except FileNotFoundError as error:
-            raise Damaged(f"a file of the kept generation is missing ({error.filename or error})", KEPT, 0) from None
+            raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
         generation.files = files.pop_all()
         return generation
+
+
+def missing_file(generation: str, path: str, named_by: str, storage: Storage) -> Damaged:
+    """The error for a file that a generation needs; a file that may be it is pointed out."""
+    name = path.rpartition("/")[2]
+    return Damaged(
+        f"a file of the {generation} generation is missing ({name})", named_by, 0, None, misnamed(storage, name)
+    )
 
 
 def _open_files(storage: Storage, generation: Generation, files: ExitStack, indexes: range | None = None) -> bool:

@@ -29,9 +29,10 @@ from backends.log.format import (
 from backends.log.generation import old_manifest
 from backends.log.keeping import is_kept, read_kept, still_kept
 from backends.log.known_damage import remove_healed
-from backends.log.opening import open_generation, segment_indexes
+from backends.log.misnamed import misnamed
+from backends.log.opening import missing_file, open_generation, segment_indexes
 from backends.log.reading import RecordReader, StoredPayload
-from backends.log.segment import Segment, create_segment
+from backends.log.segment import Segment, create_segment, room_ahead
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, Tail
 from backends.storage.base import TEMPORARY, Storage
@@ -58,12 +59,22 @@ def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> t
         _check_snapshot(storage, manifest)
         last, standing = _survey(storage, manifest)
     except FileNotFoundError as error:
-        raise Damaged(f"a file of the current generation is missing ({error.filename or error})", MANIFEST, 0) from None
-    _check_end(manifest, session, last, standing)
+        raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
+    _check_end(storage, manifest, session, last, standing)
     kept = read_kept(storage, manifest)
     if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in storage.names()):
         _check_whole_log(storage)
     return last, standing
+
+
+def room_to_recover(storage: Storage, last: Found) -> int:
+    """Bytes that `recover` takes at most before it gives any back: a copy of the last segment, and of a torn end."""
+    end = last.tail.offset
+    torn = 0
+    if last.tail.end is End.TORN:
+        with closing(storage.open(segment_name(last.index))) as handle:
+            torn = min(max(handle.size() - end, 0), _MOST_ASIDE)
+    return end + room_ahead(end) + torn
 
 
 def seal_segments(storage: Storage, first: int) -> None:
@@ -170,7 +181,7 @@ def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
     return manifest.base.data_version
 
 
-def _check_end(manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
+def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
     if standing.sequence < manifest.base.sequence:
         raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
     if session is not None and manifest.generation < session.generation:
@@ -182,6 +193,7 @@ def _check_end(manifest: Manifest, session: Session | None, last: Found, standin
             segment_name(last.index),
             last.tail.offset,
             standing.data_version,
+            misnamed(storage),
         )
 
 

@@ -1,4 +1,7 @@
-"""The room that a compaction leaves to the node beside it: a commit that finds none stops the node."""
+"""The room at a destination: what a compaction leaves to the node beside it, and what a start takes.
+
+A commit or a start that finds none stops the node.
+"""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,6 +13,9 @@ from backends.storage.base import Storage
 AT_DESTINATION = 16 << 20
 ON_THE_NODES_DISK = 64 << 20
 """Bytes that stay free. More on the node's disk, because SQLite writes all that its cache holds in one go."""
+
+SMALL_FILES = 128 << 10
+"""Bytes that a start takes at most for the small files: lock, session and manifest, and for all the names."""
 
 _LOOK_EVERY = 4
 """Pieces of a snapshot, a MiB, between two looks."""
@@ -32,6 +38,11 @@ class Room:
             if self._sparing and number % _LOOK_EVERY == 0:
                 _check(self._storage.space().free, AT_DESTINATION, self._storage.describe())
             yield piece
+
+
+def most_compressed(length: int) -> int:
+    """Bytes that a snapshot of so many takes at most: what cannot be compressed grows a little."""
+    return length + length // 64
 
 
 def _check(free: int, wanted: int, place: str) -> None:

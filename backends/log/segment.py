@@ -36,6 +36,11 @@ _MOST_TAKEN = 100
 """Segments without a record in a row that are passed over; each of them took a failure."""
 
 
+def room_ahead(end: int) -> int:
+    """Bytes of zeros that are laid after what a segment holds, in step with it."""
+    return min(max(end // 4, FIRST_ROOM), MOST_ROOM)
+
+
 class Segment:
     """A segment open for appending, from `end` on."""
 
@@ -109,7 +114,7 @@ class Segment:
 
     def make_room(self) -> None:
         """Lay zeros ahead of use, in step with it. For the keeper's thread."""
-        ahead = min(max(self.end // 4, FIRST_ROOM), MOST_ROOM)
+        ahead = room_ahead(self.end)
         if self.allocated - self.end >= ahead // 2:
             return
         with self._making_room:
@@ -143,7 +148,7 @@ def create_segment(
         for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
             handle.write(end, piece)
             end += len(piece)
-        room = min(max(end // 4, FIRST_ROOM), MOST_ROOM)
+        room = room_ahead(end)
         handle.write(end, bytes(room))
         handle.sync()
         (storage.rename if replace else storage.rename_new)(temporary, name)

@@ -116,10 +116,11 @@ class LogWriter:
             self.finished = replaced_by(self.storage)
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        # What no place could hold is not blamed on one.
+        remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount)"
         self.finished = WriteFailed(
             f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
-            f"and everything up to version {self.standing.data_version} is safe. Fix that (space, disk, mount), then "
-            "start the node again"
+            f"and everything up to version {self.standing.data_version} is safe. {remedy}, then start the node again"
         )
 
     # Off the commit path

@@ -5,23 +5,29 @@
 - Any process that has the database open: a node started some other way, or an sqlite3 shell that may write.
 
 The pid file, a number in it, or the `lightning-rpc` socket prove nothing: a crash leaves all of them.
+
+A name and a command line prove nothing either in a process of some other user: anybody could keep the node from being
+restored with `exec -a lightningd sleep 1d --lightning-dir=...`. They count in processes of this user, of root, and of
+those that the directory and the database belong to. What others cannot do unless they were given the right to write
+there counts whoever does it: to hold a *write* lock on a pid file of these users', or the database open for writing.
+A read lock, and the database open for reading, take no more than the right to read, and count only in theirs.
 """
 
 import fcntl
 import os
+import pwd
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from backends.errors import BackupError
 from backends.node.directory import NETWORKS, database_path
+from backends.node.processes import Process, family, opened, other_pids, process, superblock_of, works_in
+from backends.words import printable
 
 _LIGHTNINGD = "lightningd"
-_PROCESSES = Path("/proc")
 _FLOCK = "hhqqi0q"
 """C's `struct flock` on Linux: type, whence, start, length, pid."""
 
@@ -45,18 +51,19 @@ def running_lightningd(directory: Path) -> int | None:
 def used_by_another(directory: Path) -> bool:
     """Whether anybody but this process and those that started it holds this network directory, or anybody at all has
     the database open: the lightningd that has only just started this plugin has not."""
-    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    holder = _pid_file_holder(directory)
+    ours, users = family(), _users(directory)
+    holder = _pid_file_holder(directory, users)
     return (
-        (holder is not None and holder.pid not in family)
-        or _lightningd_in(directory, family) is not None
-        or _database_user(database_path(directory)) is not None
+        (holder is not None and holder.pid not in ours)
+        or _lightningd_in(directory, users, ours) is not None
+        or _database_user(directory, users) is not None
     )
 
 
 def lightningd_has_started(directory: Path) -> bool:
     """Whether a lightningd works in this directory. Other processes may have its database open, and do not count."""
-    return (_pid_file_holder(directory) or _lightningd_in(directory)) is not None
+    users = _users(directory)
+    return (_pid_file_holder(directory, users) or _lightningd_in(directory, users)) is not None
 
 
 def refuse_if_running(directory: Path) -> None:
@@ -71,80 +78,94 @@ def refuse_if_running(directory: Path) -> None:
 
 
 def _find(directory: Path) -> _Holder | None:
-    return _pid_file_holder(directory) or _lightningd_in(directory) or _database_user(database_path(directory))
+    users = _users(directory)
+    return _pid_file_holder(directory, users) or _lightningd_in(directory, users) or _database_user(directory, users)
+
+
+def _users(directory: Path) -> frozenset[int]:
+    """Whose processes count by their name: this user's, root's, and the directory's and the database's owner's."""
+    found = {0, os.geteuid()}
+    with suppress(OSError):
+        about = directory.stat()
+        found.add(about.st_uid)
+        if not about.st_mode & 0o002:  # else anybody may have put it there
+            found.add(database_path(directory).stat().st_uid)
+    return frozenset(found)
 
 
 # The pid file
 
 
-def _pid_file_holder(directory: Path) -> _Holder | None:
+def _pid_file_holder(directory: Path, users: Collection[int]) -> _Holder | None:
     # A link to the directory and the directory itself may have different parents.
     for place in dict.fromkeys((directory.absolute(), directory.resolve())):
         path = place.parent / f"lightningd-{place.name}.pid"
-        pid = _lock_holder(path)
+        pid = _lock_holder(path, users)
         if pid is not None:
             return _Holder(pid, f"holds the lock on {path}")
     return None
 
 
-def _lock_holder(path: Path) -> int | None:
-    """Who holds a POSIX lock on the file, 0 when that is nobody the kernel can name here, None when nobody does.
+def _lock_holder(path: Path, users: Collection[int]) -> int | None:
+    """Who holds a POSIX write lock on the file, 0 when that is nobody the kernel can name here, None when nobody does.
 
-    It asks and never takes the lock, not even for a moment: a lightningd starting just then would give up.
+    It asks and never takes the lock, not even for a moment: a lightningd starting just then would give up. It asks
+    whether a *read* lock would be granted: lightningd's own is a write lock, and anybody who can read a file can hold a
+    read lock on it. A file that somebody else has put there, or a link of his to another one, is not lightningd's.
     """
     try:
+        if os.lstat(path).st_uid not in users:
+            return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        about = os.fstat(descriptor)
+        question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
         kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
     except OSError:
         return None  # a filesystem without locks: lightningd could not have started there
     finally:
         os.close(descriptor)
-    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+    if kind == fcntl.F_UNLCK or about.st_uid not in users:
+        return None
+    return max(pid, 0) if not about.st_mode & 0o022 or _may_hold(pid, users) else None
+
+
+def _may_hold(pid: int, users: Collection[int]) -> bool:
+    """Of a file that others may write, too: not whom we can see to be one of those others."""
+    holder = process(pid) if pid > 0 else None
+    return holder is None or holder.belongs_to(users)
 
 
 # A process named lightningd
 
 
-def _lightningd_in(directory: Path, apart_from: Collection[int] = ()) -> _Holder | None:
-    for process in psutil.process_iter(["pid", "name", "cmdline", "status"]):
-        pid, words = process.info["pid"], process.info["cmdline"] or []
-        named = _LIGHTNINGD in (process.info["name"], Path(words[0]).name if words else None)
-        if not named or pid == os.getpid() or pid in apart_from or process.info["status"] == psutil.STATUS_ZOMBIE:
+def _lightningd_in(directory: Path, users: Collection[int], apart_from: Collection[int] = ()) -> _Holder | None:
+    for pid in other_pids():
+        found = None if pid in apart_from else process(pid)
+        if found is None or found.ended or not _named_lightningd(found) or not found.belongs_to(users):
             continue
-        try:
-            # lightningd moves into its network directory before anything else.
-            holds = _same(_PROCESSES / str(pid) / "cwd", directory)
-        except PermissionError:
-            holds = _started_for(directory, words, process)
-        if holds:
+        # lightningd moves into its network directory before anything else.
+        holds = works_in(pid, directory)
+        if _started_for(directory, found) if holds is None else holds:
             return _Holder(pid, "is a lightningd that works there")
     return None
 
 
-def _same(one: Path, other: Path) -> bool:
-    """By device and inode: a container sees the same directory under another name.
-
-    PermissionError when `one` may not be looked at.
-    """
-    try:
-        return os.path.samestat(one.stat(), other.stat())
-    except PermissionError:
-        raise
-    except OSError:
-        return False  # ended meanwhile
+def _named_lightningd(found: Process) -> bool:
+    return found.name == _LIGHTNINGD or (bool(found.words) and Path(found.words[0]).name == _LIGHTNINGD)
 
 
-def _started_for(directory: Path, words: list[str], process: psutil.Process) -> bool:
-    """Whether a command line leads to this directory, for a process of another user.
+def _started_for(directory: Path, found: Process) -> bool:
+    """Whether a command line leads to this directory, for a process whose directory may not be seen.
 
     Its configuration file may name the network: where the command line is silent, any network counts.
     """
+    if not found.words:
+        return False  # it is just ending
     base, network = None, None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(found.words, [*found.words[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if name == "lightning-dir":
             base = value if equals else following
@@ -155,50 +176,37 @@ def _started_for(directory: Path, words: list[str], process: psutil.Process) -> 
         elif name == "mainnet":
             network = "bitcoin"
     if base is None:
-        base = _home_of(process)
+        base = _home_of(found)
     if base is None or not Path(base).is_absolute() or network not in (None, directory.name):
         return False
-    return directory.absolute().parent == Path(base) or directory.resolve().parent == Path(base).resolve()
+    try:
+        return directory.absolute().parent == Path(base) or directory.resolve().parent == Path(base).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle
+        return False
 
 
-def _home_of(process: psutil.Process) -> str | None:
-    with suppress(psutil.Error, OSError, RuntimeError):
-        return str(Path(f"~{process.username()}").expanduser() / ".lightning")
+def _home_of(found: Process) -> str | None:
+    for user in found.users:
+        with suppress(KeyError, OSError, OverflowError):
+            return str(Path(pwd.getpwuid(user).pw_dir) / ".lightning")
     return None
 
 
 # A process that has the database open
 
 
-def _database_user(database: Path) -> _Holder | None:
+def _database_user(directory: Path, users: Collection[int]) -> _Holder | None:
+    database = database_path(directory)
     try:
-        file, wanted = database.resolve(), database.stat()
-    except OSError:
+        name, wanted, superblock = database.resolve().name, database.stat(), superblock_of(database)
+    except (OSError, RuntimeError):
         return None
-    for pid in _other_processes():
-        with suppress(OSError):  # ended meanwhile, or another user's
-            for link in (_PROCESSES / str(pid) / "fd").iterdir():
-                if _leads_to(link, file.name, wanted):
-                    return _Holder(pid, f"({_name(pid)}) has {database} open")
+    for pid in other_pids():
+        writes = opened(pid, wanted, name, superblock)
+        if writes is None:
+            continue
+        found = process(pid)
+        if writes or (found is not None and found.belongs_to(users)):
+            called = "now ended" if found is None else printable(found.name, 32)
+            return _Holder(pid, f"({called}) has {database} open")
     return None
-
-
-def _other_processes() -> Iterator[int]:
-    with suppress(OSError):  # no /proc here
-        for entry in _PROCESSES.iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                yield int(entry.name)
-
-
-def _leads_to(link: Path, name: str, wanted: os.stat_result) -> bool:
-    try:
-        # The name first: to look at a file on a network share that is gone would hang this process.
-        return link.readlink().name == name and os.path.samestat(link.stat(), wanted)
-    except OSError:
-        return False  # closed meanwhile
-
-
-def _name(pid: int) -> str:
-    with suppress(psutil.Error):
-        return psutil.Process(pid).name()
-    return "now ended"

@@ -46,14 +46,14 @@ def _change(version: int, *statements: str) -> bytes:
 
 
 def many_rows(path: Path) -> bytes:
-    """A database whose `vars` has two million rows of a name that should have one: 200 MB in Python, 45 here."""
+    """A database whose `vars` has a million rows of a name that should have one: 80 MB in Python."""
     with apsw.Connection(str(path)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("CREATE TABLE vars (name TEXT, val, intval INTEGER, blobval BLOB)")
         connection.execute("CREATE TABLE version (version INTEGER)")
         connection.execute(
             "INSERT INTO vars (name, intval) "
-            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) "
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) "
             "SELECT 'data_version', 4294967296 + i FROM n"
         )
     connection.close()

@@ -213,7 +213,7 @@ def test_a_table_of_many_rows_where_one_is_expected(tmp_path: Path, scratch: Pat
     url = hostile(tmp_path, snapshot=snapshot_of(many_rows(tmp_path / "rows")), segment=segment())
     said, memory, disk = measured(scratch, "verify", url)
     assert said.code == 3 and "several rows" in said.err, said
-    assert memory < 150 and disk < 100
+    assert memory < 75 and disk < 100
 
 
 def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
@@ -221,7 +221,7 @@ def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
     old.write_bytes(older_file(many_rows(tmp_path / "rows"), ("SELECT 1",)))
     said, memory, disk = measured(scratch, "restore", f"file://{old}", scratch / "restored")
     assert said.code == 3, said
-    assert memory < 150 and disk < 100
+    assert memory < 75 and disk < 100
     assert list(scratch.iterdir()) == []
 
 

@@ -100,7 +100,7 @@ def test_without_room_for_the_recorded_node(tmp_path: Path, scratch: Path) -> No
 
 def test_a_path_is_no_url(tmp_path: Path) -> None:
     """What it says to type is the destination, without the drill's own directory."""
-    assert_refused(backup_cli("drill", tmp_path), f"for instance: {tmp_path.as_uri()}\n", code=2)
+    assert_refused(backup_cli("drill", tmp_path), f"write it as a URL: {tmp_path.as_uri()}\n", code=2)
 
 
 def test_what_a_drill_has_left_is_in_nobodys_way(lived: World, scratch: Path) -> None:

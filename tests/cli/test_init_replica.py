@@ -59,7 +59,7 @@ def test_the_nodes_directory_holds_only_the_replica(home: Path, second: Path, ol
     """The two are named the other way round: what lies in the usual place is overwritten at each start."""
     (home / "config").write_text(pair(second, home).replace("/bitcoin/", "/").replace(str(home), f"{home}/bitcoin"))
     said = init(home, old_node)
-    assert_refused(said, f"its database is {second}/lightningd.sqlite3.*is only the replica.*move that aside, move")
+    assert_refused(said, f"its database is {second}/lightningd.sqlite3.*is only the replica.*aside.* here: mv ")
     assert not old_node.backup.exists()
 
 

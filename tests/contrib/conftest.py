@@ -1,15 +1,14 @@
 """A protected node, for the tests of `backup-cli check-config`."""
 
-import gzip
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from backup_cli import config_findings, probe
+from backup_cli import plugin_findings, probe
 from backup_cli.main import cli
 from tests.contrib.checking import PLUGIN_SCRIPT, configure, executable
-from tests.standin import RECORDED_DATABASE
+from tests.known_secret import SECRET, known_database
 
 
 @pytest.fixture
@@ -22,9 +21,9 @@ def node(tmp_path: Path, plugin: Path) -> Path:
     """A node with a database, a backup and a config: protected."""
     directory = tmp_path / "lightning" / "bitcoin"
     directory.mkdir(parents=True)
-    (directory / "lightningd.sqlite3").write_bytes(gzip.decompress(RECORDED_DATABASE.read_bytes()))
+    (directory / "lightningd.sqlite3").write_bytes(known_database())
     secret = directory / "hsm_secret"
-    secret.write_bytes(bytes(32))
+    secret.write_bytes(SECRET)
     secret.chmod(0o400)
     done = CliRunner().invoke(cli, ["init", "--lightning-dir", str(directory), f"file://{tmp_path}/lightning.bkp"])
     assert done.exit_code == 0, done.output
@@ -36,4 +35,4 @@ def node(tmp_path: Path, plugin: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without starting the plugin, where something else is the point."""
     answer = probe.Manifest(["db_write"], ["backup-status"], None, 0.5)
-    monkeypatch.setattr(config_findings, "ask_for_manifest", lambda path: answer)
+    monkeypatch.setattr(plugin_findings, "ask_for_manifest", lambda path, patience: answer)

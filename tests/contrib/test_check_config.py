@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from backup_cli import config_findings, probe
+from backup_cli import config_findings, plugin_findings
 from backup_cli.node_config import read_config
 from plugin.notify import NOTIFY_FILE
-from tests.contrib.checking import PLUGIN_SCRIPT, check, configure, executable, the_problem
+from tests.contrib.checking import check, configure, executable, the_problem
 from tests.end_to_end.world import backup_cli
+from tests.known_secret import SECRET
 
 
 def test_a_protected_node(node: Path) -> None:
@@ -29,26 +30,6 @@ def test_without_the_line(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("how", ["plugin={}", "plugin-dir={parent}"])
-def test_an_ordinary_plugin_is_not_enough(node: Path, plugin: Path, how: str) -> None:
-    configure(node, how.format(plugin, parent=plugin.parent) + "\n")
-    assert f"important-plugin={plugin}" in the_problem(node)
-
-
-@pytest.mark.usefixtures("quick")
-def test_one_in_the_default_directory_is_found(node: Path) -> None:
-    executable(node.parent / "plugins" / "ours" / "lightningd-backup", PLUGIN_SCRIPT)
-    configure(node, "")
-    assert "ordinary plugin" in the_problem(node)
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_is_both_in_a_directory_and_important_is_important(node: Path, plugin: Path) -> None:
-    configure(node, f"plugin-dir={plugin.parent}\nimportant-plugin={plugin}\n")
-    assert check(node) == (0, [])
-
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("how", ["lightningd-backup", "{}"])
 def test_disabled(node: Path, plugin: Path, how: str) -> None:
     configure(node, f"important-plugin={plugin}\ndisable-plugin={how.format(plugin)}\n")
@@ -61,19 +42,6 @@ def test_cleared_afterwards(node: Path, plugin: Path) -> None:
     assert "no line starts" in the_problem(node)
     configure(node, f"clear-plugins\nimportant-plugin={plugin}\n")
     assert check(node)[0] == 0
-
-
-@pytest.mark.usefixtures("quick")
-def test_two_of_them(node: Path, plugin: Path, tmp_path: Path) -> None:
-    other = executable(tmp_path / "other" / "lightningd-backup", PLUGIN_SCRIPT)
-    configure(node, f"important-plugin={plugin}\nimportant-plugin={other}\n")
-    assert "keep one line" in the_problem(node)
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_older_plugin_beside_it(node: Path, plugin: Path) -> None:
-    configure(node, f"important-plugin={plugin}\nplugin=/opt/plugins/backup/backup.py\n")
-    assert "older backup plugin /opt/plugins/backup/backup.py" in the_problem(node)
 
 
 def test_it_is_missing(node: Path, tmp_path: Path) -> None:
@@ -93,7 +61,7 @@ def test_it_is_missing(node: Path, tmp_path: Path) -> None:
     ],
 )
 def test_it_does_not_start(node: Path, tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "PATIENCE", 0.5 if "cat" in script else 30.0)
+    monkeypatch.setattr(plugin_findings, "PATIENCE", 0.5 if "cat" in script else 30.0)
     broken = executable(tmp_path / "broken" / "lightningd-backup", script)
     configure(node, f"important-plugin={broken}\n")
     assert word in the_problem(node)
@@ -195,13 +163,13 @@ def test_the_secret(node: Path) -> None:
     assert "is empty" in the_problem(node)
     secret.write_bytes(bytes(31))
     assert "has only 31 bytes" in the_problem(node)
-    secret.write_bytes(bytes(32))
+    secret.write_bytes(SECRET)
     secret.chmod(0)
     assert f"not even its owner may read it (mode 0000): chmod 400 {secret}" in the_problem(node)
     secret.unlink()
     assert "is missing" in the_problem(node)
     secret.mkdir()
-    assert "is no file" in the_problem(node)
+    assert "it is not a file" in the_problem(node)
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from backends import backend_for
 from backends.urls import parse_url
 from tests.destinations.places import Places
 from tests.destinations.sticks import STICKS, Ext4
-from tests.end_to_end.world import as_mortal, backup_cli, command, spawned
+from tests.end_to_end.world import Said, as_mortal, backup_cli, command, spawned
 
 
 def listed(directory: Path) -> dict[str, dict[str, Any]]:
@@ -129,3 +132,66 @@ def test_a_name_that_only_begins_like_the_systems_is_listed(tmp_path: Path, node
     finally:
         stick.discard()
         point.rmdir()
+
+
+MORTAL = """
+import io, os, sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from backends.mounts import volumes
+from backup_cli import main
+volumes.LINKS = volumes.UDEV = Path("/nonexistent")
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.environ["HOME"] = "/nonexistent"
+raise SystemExit(main.run(sys.argv[1:]))
+"""
+"""`backup-cli` as an ordinary user on a machine without udev: what a filesystem is called, only root may read then."""
+
+
+def as_nobody(*arguments: object) -> Said:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    return spawned(sys.executable, "-c", MORTAL, *arguments)
+
+
+@pytest.fixture
+def open_stick() -> Iterator[Ext4]:
+    """Where another user can reach it."""
+    root = Path(tempfile.mkdtemp(prefix="stick", dir="/var/tmp"))
+    root.chmod(0o755)
+    stick = Ext4(root)
+    try:
+        yield stick.plug()  # type: ignore[misc]
+    finally:
+        stick.discard()
+        shutil.rmtree(root)
+
+
+def test_mounted_disk_is_listed_to_ordinary_user_without_udev(open_stick: Ext4) -> None:
+    open_stick.point.chmod(0o777)
+    said = as_nobody("destinations", "--json")
+    urls = {place["mounted_at"]: place["url"] for place in json.loads(said.out)}
+    assert urls[str(open_stick.point)] == f"file://{open_stick.point}/lightning.bkp", said
+    text = as_nobody("destinations")
+    assert "Nothing that is mounted here would do" not in text.err
+    assert f"{open_stick.device} at {open_stick.point}: ext4, " in text.out
+
+
+def test_own_directory_on_mounted_disk_is_listed(open_stick: Ext4) -> None:
+    """The disk is root's, and this user has a directory on it: that is where it backs up to."""
+    open_stick.point.chmod(0o755)
+    for name, owner in (("a", 0), ("mine", 65534), ("theirs", 1234)):
+        (open_stick.point / name).mkdir()
+        os.chown(open_stick.point / name, owner, owner)
+    (open_stick.point / "a link").symlink_to("/var/tmp")
+    said = as_nobody("destinations", "--json")
+    [place] = [place for place in json.loads(said.out) if place["mounted_at"] == str(open_stick.point)]
+    assert place["url"] == f"file://{open_stick.point}/mine/lightning.bkp"
+    assert place["directory"] == str(open_stick.point / "mine")
+
+
+def test_user_who_may_write_nowhere_is_told_why(open_stick: Ext4) -> None:
+    open_stick.point.chmod(0o755)
+    said = as_nobody("destinations")
+    assert f"This user may not write there, and it is left out: {open_stick.device}" in said.err
+    assert "Nothing that is mounted" not in said.err

@@ -10,7 +10,6 @@ A page may use these, and nothing else that is not in every machine:
   directory that stands for the share or the stick. That they work as themselves is other tests' business.
 """
 
-import gzip
 import json
 import os
 import re
@@ -18,11 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from backup_cli.player import Player, recorded_calls
+from tests.known_secret import SECRET, known_database, known_writes
 from tests.older.written import written
-from tests.standin import RECORDED_DATABASE, read_recording
+from tests.standin import read_recording
 
 PROGRAM = """#!{python}
 from backends.mounts import ephemeral
@@ -123,8 +124,8 @@ class Sandbox:
     def set_up(self) -> None:
         """A node that ran for a while, without a backup. So a page begins."""
         self.node.mkdir(parents=True)
-        (self.node / "lightningd.sqlite3").write_bytes(gzip.decompress(RECORDED_DATABASE.read_bytes()))
-        (self.node / "hsm_secret").write_bytes(bytes(range(32)))
+        (self.node / "lightningd.sqlite3").write_bytes(known_database())
+        (self.node / "hsm_secret").write_bytes(SECRET)
         (self.node / "hsm_secret").chmod(0o400)
         (self.node / "emergency.recover").write_bytes(bytes(200))
         (self.node.parent / "config").write_text("network=bitcoin\n")
@@ -165,7 +166,7 @@ class Sandbox:
         player = Player(self.node, [str(self.home / "lightningd-backup" / "bin" / "lightningd-backup")])
         try:
             for call in recorded_calls():
-                player.play(call)
+                player.play(call | {"writes": known_writes(call["writes"])})
             player.stop()
         finally:
             player.kill()
@@ -188,7 +189,8 @@ class Sandbox:
 
     def an_older_backup_lies_at(self, path: str) -> None:
         """What the older plugin has written for this node, and its backup.lock."""
-        written(read_recording()).save(self._path(path))
+        calls = (replace(call, writes=tuple(known_writes(list(call.writes)))) for call in read_recording())
+        written(calls).save(self._path(path))
         (self.node / "backup.lock").write_text(json.dumps({"backend_url": f"file://{self._path(path)}"}))
 
     def a_copy_lies_at(self, url: str) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -15,6 +16,8 @@ from backends.errors import BackupError
 from backends.node import running as module
 from backends.node.running import refuse_if_running, running_lightningd
 from tests.node.processes import running
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of other users")
 
 LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); f.write(f'{os.getpid()}\\n'); f.flush()"
 
@@ -73,7 +76,7 @@ def test_asking_never_takes_the_lock(directory: Path) -> None:
 
     def ask() -> None:
         while not stop.is_set():
-            module._lock_holder(pid_file)
+            module._lock_holder(pid_file, [os.getuid()])
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -86,7 +89,7 @@ def test_asking_never_takes_the_lock(directory: Path) -> None:
 
 
 def test_a_holder_without_a_pid_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_lock_holder", lambda path: 0)
+    monkeypatch.setattr(module, "_lock_holder", lambda path, users: 0)
     assert running_lightningd(directory) == 0
     with pytest.raises(BackupError, match="another machine or in another container"):
         refuse_if_running(directory)
@@ -111,6 +114,11 @@ def test_a_lightningd_elsewhere_or_another_program_here(directory: Path, tmp_pat
         assert running_lightningd(directory) is None
 
 
+def _hide_directory_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this one: another lightningd may run on this machine."""
+    monkeypatch.setattr(module, "works_in", lambda other, directory: None if other == pid else False)
+
+
 @pytest.mark.parametrize(
     ("options", "holds"),
     [
@@ -124,27 +132,21 @@ def test_a_lightningd_elsewhere_or_another_program_here(directory: Path, tmp_pat
         (["--network=regtest"], False),  # the user's own ~/.lightning
     ],
 )
-def test_another_users_lightningd_is_told_by_its_command_line(
+def test_roots_lightningd_is_told_by_its_command_line_where_no_more_is_seen(
     directory: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], holds: bool
 ) -> None:
-    def denied(one: Path, other: Path) -> bool:
-        raise PermissionError(13, "Permission denied")
-
     words = [option.format(base=directory.parent) for option in options]
     with running("", name=["lightningd", *words]) as node:
-        monkeypatch.setattr(module, "_same", denied)
+        _hide_directory_of(node.pid, monkeypatch)
         assert running_lightningd(directory) == (node.pid if holds else None)
 
 
-def test_another_users_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / ".lightning" / "bitcoin"
     directory.mkdir(parents=True)
 
-    def denied(one: Path, other: Path) -> bool:
-        raise PermissionError(13, "Permission denied")
-
     with running("", name=["lightningd", "--daemon"]) as node:
-        monkeypatch.setattr(module, "_same", denied)
+        _hide_directory_of(node.pid, monkeypatch)
         monkeypatch.setattr(module, "_home_of", lambda process: str(tmp_path / ".lightning"))
         assert running_lightningd(directory) == node.pid
 
@@ -174,3 +176,51 @@ def test_a_dead_lightningd_that_nobody_has_waited_for(directory: Path) -> None:
         node.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOWAIT)
         assert running_lightningd(directory) is None
+
+
+def test_reading_lock_is_nobodys_that_matters(directory: Path) -> None:
+    """Whoever can read the pid file can hold one; lightningd's own is for writing."""
+    program = "f = open(a[0]); fcntl.lockf(f, fcntl.LOCK_SH | fcntl.LOCK_NB)"
+    with running(program, directory.parent / "lightningd-regtest.pid"):
+        assert running_lightningd(directory) is None
+
+
+@only_root
+def test_another_user_who_may_write_the_database_counts_while_it_is_open_for_writing(directory: Path) -> None:
+    database = directory / "lightningd.sqlite3"
+    with running("f = open(a[0], 'r+b'); os.setuid(65534)", database) as writer:
+        assert running_lightningd(directory) == writer.pid
+    with running("f = open(a[0], 'rb'); os.setuid(65534)", database):
+        assert running_lightningd(directory) is None
+
+
+@only_root
+def test_lock_held_by_another_user_counts_while_the_pid_file_is_the_owners_alone(directory: Path) -> None:
+    """It was open for writing: the owner, or root, gave it away. Where others may write, it may be anybody."""
+    pid_file = directory.parent / "lightningd-regtest.pid"
+    pid_file.chmod(0o644)
+    with running(f"{LOCK}; os.setuid(65534)", pid_file) as node:
+        assert running_lightningd(directory) == node.pid
+        pid_file.chmod(0o666)
+        assert running_lightningd(directory) is None
+
+
+@only_root
+def test_node_of_its_own_user_counts_for_root(directory: Path) -> None:
+    for path in (directory, directory / "lightningd.sqlite3", directory.parent / "lightningd-regtest.pid"):
+        os.chown(path, 65533, 65533)
+    with running("os.setgid(65533); os.setuid(65533)", directory=directory, name=["lightningd"]) as node:
+        assert running_lightningd(directory) == node.pid
+
+
+@only_root
+def test_lock_held_in_another_pid_namespace(directory: Path) -> None:
+    """As beside a container: the holder has no number here, and there is a node all the same."""
+    program = "import sys; from pathlib import Path; from backends.node.running import running_lightningd as f\n"
+    program += "print(f(Path(sys.argv[1])))"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program, str(directory)]
+    if subprocess.run([*inside[:4], "true"], capture_output=True).returncode:
+        pytest.skip("PID namespaces are not allowed here")
+    with running(LOCK, directory.parent / "lightningd-regtest.pid"):
+        assert subprocess.check_output(inside, text=True) == "0\n"
+    assert subprocess.check_output(inside, text=True) == "None\n"

@@ -45,6 +45,15 @@ def test_the_file_names_the_holder_and_is_private(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_file_that_others_could_read_and_so_lock_is_closed_to_them(tmp_path: Path) -> None:
+    """As a copied or restored node directory may have it."""
+    path = tmp_path / WRITER_LOCK_FILE
+    path.write_text("")
+    path.chmod(0o644)
+    with WriterLock(tmp_path, "a test"):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_by_default_it_is_named_after_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/opt/bin/backup-cli", "init"])
     with WriterLock(tmp_path):

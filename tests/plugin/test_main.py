@@ -4,7 +4,9 @@ import inspect
 from typing import Any
 
 import pytest
+from pyln.client.plugin import Request
 
+from plugin.answers import answer
 from plugin.main import _ByName
 
 
@@ -31,3 +33,33 @@ def test_one_that_is_missing() -> None:
     bound = SIGNATURE.bind(request="r", data_version=7)
     with pytest.raises(TypeError, match="writes"):
         hook(*bound.args, **bound.kwargs)
+
+
+class Written:
+    """As much of a Plugin as a Request needs."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.answers: list[Any] = []
+        self.error = error
+
+    def _write_locked(self, answer: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.answers.append(answer)
+
+
+def test_answer_that_the_watchdog_has_given_already_is_not_given_again_and_raises_nothing() -> None:
+    """From a real failure: its ValueError reached Python's end, which could not print it and dumped it on stderr."""
+    plugin = Written()
+    request = Request(plugin, "x", "db_write", {}, background=True)
+    request.set_result({"result": "fail"})
+    answer(request, {"result": "continue"})
+    assert [each["result"] for each in plugin.answers] == [{"result": "fail"}]
+
+
+def test_answer_that_cannot_be_written_is_not_passed_over() -> None:
+    request = Request(Written(BrokenPipeError()), "x", "db_write", {}, background=True)
+    with pytest.raises(BrokenPipeError):
+        answer(request, {"result": "continue"})
+    with pytest.raises(ValueError, match="surrogates"):
+        answer(Request(Written(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates")), "x", "y", {}), {})

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -106,17 +107,51 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
     """The manifest comes all the same: without its plugin, a node with a plain `plugin` line would run on."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "apsw.py").write_text(broken)
-    lived.environment["PYTHONPATH"] = str(tmp_path / "packages")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'packages')!r}); from plugin.main import main; main()"
     before = tree(lived.backup)
-    node = lived.node()
+    node = lived.node(command=[sys.executable, "-c", program])
     node.start()
     with pytest.raises(Refused, match=r"not installed whole .*then start the node again"):
         node.db_write(history.note())
     node.die()
     assert tree(lived.backup) == before
-    lived.environment.clear()
     lived.run(History(lived.version).notes(2))
     lived.assert_restored_equals_the_nodes()
+
+
+SLOW = """
+import time
+from backends.log.backend import LogBackend
+from plugin import start
+from plugin.main import main
+append = LogBackend.append
+def slowly(self, change):
+    time.sleep(1.25)
+    append(self, change)
+LogBackend.append = slowly
+start.patience_of = lambda url: 0.7
+main()
+"""
+
+
+def test_destination_that_answers_just_after_the_watchdog_has_given_up(lived: World, history: History) -> None:
+    """From a real failure: the second answer's exception was dumped on stderr, object by object."""
+    node = lived.node(command=[sys.executable, "-c", SLOW])
+    node.start()
+    before = lived.version
+    ident = node.post(history.note())
+    assert "has not answered for 1 seconds" in node.wire.reply(ident)["result"]["message"]
+    assert len(said_at(node, "broken")) == 1
+    # lightningd stops at that: whatever the plugin still has to say, nobody hears.
+    assert node.wire.process.stdin is not None
+    assert node.wire.process.stdout is not None
+    node.wire._eof = True
+    node.wire.process.stdout.close()
+    node.wire.process.stdin.close()
+    node.wire.process.wait(20)
+    assert node.stderr == ""
+    node.die()
+    assert lived.version == before
 
 
 def test_another_nodes_plugin_in_the_same_terminal(lived: World, tmp_path: Path) -> None:

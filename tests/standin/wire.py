@@ -108,6 +108,13 @@ class Wire:
         """Send a notification, to which there is no reply."""
         self._send({"jsonrpc": "2.0", "method": topic, "params": params}, hold)
 
+    def raw(self, message: bytes, ident: str | None = None) -> None:
+        """Send bytes that may be anything, as one message; `ident` is what a reply to it will bear."""
+        if ident is not None:
+            self._open.add(ident)
+        self._held += message + _END
+        self.flush()
+
     def flush(self) -> None:
         """Send what is held back. Eof when the plugin has died."""
         if self._closed:

@@ -1,0 +1,205 @@
+"""Whose `hsm_secret` is this? The node's id follows from it, and stands in the node's database and in its backup.
+
+A file from another node, or an older one of this node's, looks as good as the right one until it is needed.
+
+The forms, as lightningd v26.06 tells them apart (`detect_hsm_secret_type` in its common/hsm_secret.c): 32 bytes are
+the secret itself; 73 bytes are that, encrypted with a passphrase; anything longer than 32 bytes is a mnemonic after 32
+bytes that are zero, or that are not, and then a passphrase belongs to it. Of a mnemonic without one, the first 32 bytes
+of its BIP-39 seed are the secret. The node's private key is HKDF-SHA256 of the secret, with the info "nodeid" and with
+a salt of four bytes that counts from 0 until the key is a valid one (`node_key` in its hsmd/libhsmd.c). The tests hold
+this against the ids that lightningd's own tests expect, and against databases of real nodes.
+
+What is read stays in this module, is wiped where Python can, and never gets into a message. Whether the words of a
+mnemonic are in the list of BIP-39 is not looked at: wrong ones lead to another node's id.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+HSM_SECRET = "hsm_secret"
+"""The file's name, beside the database."""
+
+_SECRET = 32
+_ENCRYPTED = 73
+_MAX_SIZE = 1024
+"""Bytes of the file that are read; 24 words and what stands before them are 247 at most."""
+
+_WORDS = re.compile(rb"[a-z]{3,8}(?: [a-z]{3,8}){11}(?:(?: [a-z]{3,8}){3}){0,4}")
+"""12, 15, 18, 21 or 24 words of BIP-39's English list, as lightningd wants them: single blanks, no line end."""
+
+_SALTS = 256
+"""A key is not valid once in 2^127 times."""
+
+
+class Verdict(Enum):
+    """What comparing a secret with a node's id has shown."""
+
+    MATCHES = auto()
+    DIFFERS = auto()
+    """It is another node's."""
+    NOT_COMPARED = auto()
+    """The node's id is not known; the secret's own is."""
+    NEEDS_PASSPHRASE = auto()
+    """Only with that, which nobody is asked for, would it say whose it is."""
+    MALFORMED = auto()
+    """lightningd would not take it; `why` says what is wrong, in the middle of a sentence."""
+    MISSING = auto()
+    UNREADABLE = auto()
+    """`why` says why, in the middle of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Whose secret a file holds. Nothing in here is secret."""
+
+    verdict: Verdict
+    made: str | None = None
+    """The id, in hex, of the node that the secret makes, where that is known."""
+    expected: str | None = None
+    """The id of the node that it was compared with."""
+    why: str = ""
+
+
+class _Malformed(Exception):
+    """The text says what is wrong, in the middle of a sentence."""
+
+
+def check_secret(path: Path, node_id: str | None) -> Checked:
+    """Whose secret lies at `path`, compared with the node's id (hex; None when that is not known). Raises nothing.
+
+    A link is not followed, and only a plain file of a sensible size is read.
+    """
+    content = bytearray(_MAX_SIZE + 1)
+    try:
+        length = _read(path, content)
+        made = _node_made_by(memoryview(content)[:length], node_id)
+    except FileNotFoundError:
+        return Checked(Verdict.MISSING, expected=node_id)
+    except OSError as error:
+        return Checked(Verdict.UNREADABLE, expected=node_id, why=_why_unreadable(path, error))
+    except ImportError as error:
+        return Checked(Verdict.UNREADABLE, expected=node_id, why=f"{error}: is the package coincurve installed?")
+    except _Malformed as error:
+        return Checked(Verdict.MALFORMED, expected=node_id, why=str(error))
+    finally:
+        _wipe(content)
+    if made is None:
+        return Checked(Verdict.NEEDS_PASSPHRASE, expected=node_id)
+    if node_id is None:
+        return Checked(Verdict.NOT_COMPARED, made)
+    return Checked(Verdict.MATCHES if made == node_id else Verdict.DIFFERS, made, node_id)
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    with suppress(OSError):
+        if path.is_symlink():
+            return "it is a link, and none is followed to a secret"
+    return error.strerror or type(error).__name__
+
+
+def _read(path: Path, content: bytearray) -> int:
+    """Bytes read into `content`. Raises OSError, or _Malformed when it is no file."""
+    # Without O_NONBLOCK a FIFO of that name would hang this call.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _Malformed("it is not a file")
+        length = 0
+        while length < len(content) and (read := os.preadv(descriptor, [memoryview(content)[length:]], length)):
+            length += read
+        return length
+    finally:
+        os.close(descriptor)
+
+
+def _node_made_by(content: memoryview, expected: str | None) -> str | None:
+    """The node that this file makes; None when it does not say so without a passphrase. Raises _Malformed.
+
+    `expected` helps only to say what is wrong with a file that lightningd would not take.
+    """
+    if len(content) > _MAX_SIZE:
+        raise _Malformed(f"it has more than {_MAX_SIZE} bytes, and no form of it has")
+    _refuse_other_forms(content, expected)
+    if not content:
+        raise _Malformed("it is empty")
+    if len(content) < _SECRET:
+        raise _Malformed(f"it has only {len(content)} bytes, and no form of it has less than {_SECRET}")
+    if len(content) == _SECRET:
+        return _node_id(content)
+    if len(content) == _ENCRYPTED:
+        return None
+    has_passphrase, words = any(content[:_SECRET]), content[_SECRET:]
+    if _WORDS.fullmatch(words) is None:
+        raise _Malformed(_what_is_wrong_with(words, has_passphrase, expected))
+    return None if has_passphrase else _node_of_words(words)
+
+
+def _refuse_other_forms(content: memoryview, expected: str | None) -> None:
+    """Raise _Malformed for a secret that is written as people keep it on paper, and not as lightningd reads it.
+
+    A file of hexadecimal digits looks to lightningd like words with a passphrase.
+    """
+    text = bytes(content).strip()
+    if len(content) > _SECRET and re.fullmatch(rb"[0-9a-fA-F]{64}", text):
+        whose = _whose(_node_id(bytes.fromhex(text.decode())), expected)
+        raise _Malformed(
+            f"it holds the secret ({whose}) as text, in hexadecimal digits: xxd -r -p makes the file of it"
+        )
+    if re.fullmatch(rb"cl1[02-9ac-hj-np-z]{40,}", text):
+        raise _Malformed(
+            "it holds the secret as a codex32 text, which lightningd takes with --recover, not as this file"
+        )
+    if words := _as_words(content):
+        whose = _whose(_node_of_words(words), expected)
+        raise _Malformed(
+            f"it holds nothing but the words ({whose}, if no passphrase belongs to them): lightning-hsmtool "
+            "generatehsm makes the file of them"
+        )
+
+
+def _what_is_wrong_with(words: memoryview, has_passphrase: bool, expected: str | None) -> str:
+    sane = _as_words(words)
+    if sane is None:
+        return "it is none of lightningd's forms"
+    whose = "" if has_passphrase else f" ({_whose(_node_of_words(sane), expected)})"
+    return (
+        f"its words{whose} are not written as lightningd wants them, in small letters, with single blanks and no line "
+        "end: lightning-hsmtool generatehsm makes the file of them"
+    )
+
+
+def _as_words(text: memoryview) -> bytes | None:
+    """The same as lightningd would want it, if it is a mnemonic at all."""
+    sane = b" ".join(bytes(text).lower().split())
+    return sane if _WORDS.fullmatch(sane) else None
+
+
+def _whose(made: str, expected: str | None) -> str:
+    if expected is None:
+        return f"of the node {made}"
+    return "of this node" if made == expected else f"of another node, {made}"
+
+
+def _node_of_words(words: memoryview | bytes) -> str:
+    return _node_id(hashlib.pbkdf2_hmac("sha512", words, b"mnemonic", 2048)[:_SECRET])
+
+
+def _node_id(secret: memoryview | bytes) -> str:
+    from coincurve import PublicKey  # it takes a while to load, and only this needs it
+
+    for salt in range(_SALTS):
+        extracted = hmac.digest(salt.to_bytes(4, "little"), bytes(secret), "sha256")
+        with suppress(ValueError):
+            return PublicKey.from_valid_secret(hmac.digest(extracted, b"nodeid\x01", "sha256")).format().hex()
+    raise AssertionError
+
+
+def _wipe(content: bytearray) -> None:
+    content[:] = bytes(len(content))

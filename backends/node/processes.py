@@ -1,0 +1,148 @@
+"""What /proc tells of other processes. They may belong to somebody else, call themselves anything, and end while they
+are read: nothing here raises, and a process that cannot be read tells nothing.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+_LONGEST = 1 << 20
+"""Bytes read of a command line."""
+
+_WRITING = os.O_WRONLY | os.O_RDWR
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process as it was a moment ago. `name` and `words` (its command line) are its own choice."""
+
+    pid: int
+    parent: int
+    name: str
+    words: list[str]
+    users: frozenset[int]
+    """Real, effective, saved and filesystem user."""
+    groups: frozenset[int]
+    """The same of its group; not the supplementary ones."""
+    ended: bool
+    """Only its parent has not asked for its exit code yet."""
+
+    def belongs_to(self, users: Collection[int]) -> bool:
+        """Whether it is one of these users', and nobody else has started it.
+
+        A setuid program is root's, but whoever starts it chooses its name and words. He stays its real user, or, where
+        it makes itself root's entirely (sudo, before it asks for a password), at least its group.
+        """
+        return all(user in users for user in self.users) and (0 not in self.users or self.groups == {0})
+
+
+def process(pid: int) -> Process | None:
+    """The process of that number; None when there is none, or it cannot be read."""
+    facts = dict(line.partition(":")[::2] for line in _text(pid, "status").split("\n"))
+    try:
+        return Process(
+            pid,
+            int(facts["PPid"]),
+            facts["Name"].strip(),
+            _words(_text(pid, "cmdline")),
+            frozenset(map(int, facts["Uid"].split())),
+            frozenset(map(int, facts["Gid"].split())),
+            facts["State"].strip()[:1] in ("Z", "X"),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def other_pids() -> Iterator[int]:
+    """The numbers of all processes that are seen from here, but for this one."""
+    with suppress(OSError):  # no /proc here
+        for entry in PROC.iterdir():
+            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) != os.getpid():
+                yield int(entry.name)
+
+
+def family() -> set[int]:
+    """This process and those that started it, as far as they are seen from here."""
+    found = {os.getpid()}
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        parent = process(pid)
+        pid = 0 if parent is None else parent.parent
+    return found
+
+
+def works_in(pid: int, directory: Path) -> bool | None:
+    """Whether it is the process's working directory; None where that may not be seen.
+
+    By device and inode: a container sees the same directory under another name.
+    """
+    try:
+        return os.path.samestat((PROC / str(pid) / "cwd").stat(), directory.stat())
+    except PermissionError:
+        return None
+    except (OSError, ValueError):
+        return False  # ended meanwhile
+
+
+def opened(pid: int, file: os.stat_result, name: str, superblock: str | None) -> bool | None:
+    """Whether the process has this file open: True for writing, False only for reading, None not at all.
+
+    `name` is the file's own, `superblock` what `superblock_of` says of it; the other process's file is looked at
+    only where both agree, because to look at one on a share that is gone, or a filesystem of its own making, may hang.
+    """
+    found = None
+    with suppress(OSError, ValueError):  # ended meanwhile, or another user's
+        for link in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError, ValueError, KeyError):  # closed meanwhile
+                if (
+                    link.readlink().name == name
+                    and _may_lie_on(link, superblock)
+                    and os.path.samestat(link.stat(), file)
+                ):
+                    found = found or bool(int(_facts(link)["flags"], 8) & _WRITING)
+    return found
+
+
+def _may_lie_on(link: Path, superblock: str | None) -> bool:
+    return superblock is None or _superblock(link) in (None, superblock)
+
+
+def superblock_of(path: Path) -> str | None:
+    """The mounted filesystem that holds the file, whatever it is called in which container; None when unknown."""
+    with suppress(OSError, ValueError):
+        descriptor = os.open(path, os.O_PATH)
+        try:
+            return _superblock(PROC / "self" / "fd" / str(descriptor))
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def _superblock(link: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        mount = _facts(link).get("mnt_id", "").encode()
+        for line in (link.parents[1] / "mountinfo").read_bytes().split(b"\n"):
+            words = line.split(None, 3)
+            if len(words) > 2 and words[0] == mount:
+                return os.fsdecode(words[2])
+    return None
+
+
+def _facts(link: Path) -> dict[str, str]:
+    lines = os.fsdecode((link.parents[1] / "fdinfo" / link.name).read_bytes()).split("\n")
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _text(pid: int, name: str) -> str:
+    with suppress(OSError, ValueError), (PROC / str(pid) / name).open("rb") as file:
+        return os.fsdecode(file.read(_LONGEST))
+    return ""
+
+
+def _words(line: str) -> list[str]:
+    return line.removesuffix("\0").split("\0") if line else []

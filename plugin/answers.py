@@ -1,0 +1,22 @@
+"""How a call is answered."""
+
+from typing import Any
+
+from pyln.client.plugin import Request, RequestState, RpcException
+
+
+def answer(request: Request, result: dict[str, Any]) -> None:
+    """Write the answer; `continue` lets lightningd commit. Nothing happens when the watchdog has answered already."""
+    try:
+        request.set_result(result)
+    except (ValueError, AssertionError):
+        if request.state is RequestState.PENDING:
+            raise
+
+
+def refuse(request: Request, code: int, why: str) -> None:
+    """Answer with a JSON-RPC error."""
+    try:
+        raise RpcException(why, code)
+    except RpcException as error:  # caught, because pyln-client adds the traceback of what was caught last
+        request.set_exception(error)

@@ -1,0 +1,148 @@
+"""The installed executables, in an environment in which other modules stand in the way of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import World, said_at, spawned
+from tests.standin import History
+
+BIN = Path(sys.executable).parent
+PLUGIN, CLI = BIN / "lightningd-backup", BIN / "backup-cli"
+
+pytestmark = pytest.mark.skipif(not PLUGIN.exists(), reason="the executables are not installed beside this Python")
+
+NAMES = [
+    "pyln/client",
+    "pyln",
+    "plugin",
+    "backends",
+    "psutil",
+    "apsw",
+    "click",
+    "json",
+    "inspect",
+    "logging",
+    "sitecustomize",
+]
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Modules of somebody else's, with the names of ours and of what we need."""
+    modules = tmp_path / "modules"
+    for name in NAMES:
+        package = modules / name
+        package.mkdir(parents=True, exist_ok=True)
+        # An exception of sitecustomize's is printed by Python, and no more comes of it.
+        text = "" if name in ("pyln", "sitecustomize") else f"raise SystemExit('{name} was run')"
+        (package / "__init__.py").write_text(text)
+    (modules / "psutil.py").write_text("raise SystemExit('psutil was run')")
+    return modules
+
+
+def only_path(modules: Path) -> dict[str, str]:
+    return {"PYTHONPATH": str(modules)}
+
+
+def working_directory(modules: Path) -> dict[str, str]:
+    return {"PYTHONPATH": f":{modules}:"}
+
+
+def optimized(modules: Path) -> dict[str, str]:
+    return {"PYTHONOPTIMIZE": "2"}
+
+
+def everything(modules: Path) -> dict[str, str]:
+    return only_path(modules) | optimized(modules) | {
+        "PYTHONSTARTUP": str(modules / "json" / "__init__.py"),
+        "PYTHONWARNINGS": "error",
+        "PYTHONINSPECT": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHON_VERSION": "3.99",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", [only_path, working_directory, optimized, everything])
+def test_node_runs_whatever_modules_stand_in_the_way(
+    lived: World, history: History, hostile: Path, environment: Callable[[Path], dict[str, str]]
+) -> None:
+    lived.environment = environment(hostile)
+    with lived.node(command=[str(PLUGIN)]) as node:
+        assert {method["name"] for method in node.manifest["rpcmethods"]} == {"backup-status", "backup-compact"}
+        node.play(history.notes(20))
+        if environment is everything:  # the process that compacts is another Python
+            node.rpc("backup-compact")
+            assert node.wire.listen(30, lambda: any("compaction ended" in line for _, line in node.logs)), node.logs
+    assert node.stderr == ""
+    assert said_at(node, "broken") == []
+    lived.assert_restored_equals_the_nodes()
+    said = spawned(CLI, "verify", lived.url, environment=environment(hostile), directory=hostile)
+    assert said.code == 0, said
+
+
+def test_modules_of_the_users_own_do_not_stand_in_the_way(lived: World, hostile: Path, tmp_path: Path) -> None:
+    """Where Python is the system's: its users' packages come before the installed ones."""
+    user = tmp_path / "base" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    user.parent.mkdir(parents=True)
+    hostile.rename(user)
+    venv = tmp_path / "venv"
+    # One that sees the system's packages sees the user's, too.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", venv], check=True)
+    script = venv / "bin" / "lightningd-backup"
+    script.write_text(PLUGIN.read_text().replace(str(BIN), str(venv / "bin")))
+    script.chmod(0o755)
+    packages = next((venv / "lib").glob("python*/site-packages"))
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "ours.pth").write_text("\n".join(f"import site; site.addsitedir({path!r})" for path in ours))
+    lived.environment = {"PYTHONUSERBASE": str(tmp_path / "base")}
+    assert "json was run" not in spawned(script, environment=lived.environment).err
+    with lived.node(command=[str(script)]) as node:
+        node.play(History(lived.version).notes(2))
+    assert said_at(node, "broken") == []
+
+
+def test_installed_where_only_pythonpath_leads(lived: World, tmp_path: Path) -> None:
+    """pip install --target DIR: the packages lie in DIR, the scripts in DIR/bin."""
+    root = Path(__file__).parents[2]
+    target = tmp_path / "target"
+    (target / "bin").mkdir(parents=True)
+    for name in ("plugin", "backends", "backup_cli"):
+        (target / name).symlink_to(root / name)
+    script = target / "bin" / "lightningd-backup"
+    script.write_text(PLUGIN.read_text())
+    script.chmod(0o755)
+    lived.environment = {"PYTHONPATH": str(target)}
+    with lived.node(command=[str(script)]) as node:
+        node.play(History(lived.version).notes(2))
+    assert said_at(node, "broken") == []
+
+
+def test_arguments_and_exit_code_come_through(lived: World, tmp_path: Path) -> None:
+    said = spawned(CLI, "verify", "no url", "--json x", environment={"PYTHONPATH": "/nowhere"})
+    plain = spawned(CLI, "verify", "no url", "--json x")
+    assert said == plain
+    assert said.code != 0
+    said = spawned(PLUGIN, environment={"PYTHONPATH": "/nowhere"}, directory=tmp_path)
+    assert f"important-plugin={PLUGIN}" in said.out
+    assert said.code == 2
+
+
+def test_python_is_started_once_more_only_where_it_must_be(tmp_path: Path) -> None:
+    harmless = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHON_VERSION": "3.99", "PYTHONUTF8": "1"}
+    for environment, starts in ((harmless, 1), (harmless | {"PYTHONPATH": "/nowhere"}, 2)):
+        trace = tmp_path / f"trace-{starts}"
+        command = ["strace", "-f", "-e", "trace=execve", "-o", str(trace), str(CLI), "--version"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, env=_bare() | environment)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("strace does not work here")
+        assert trace.read_text().count("execve(") == starts
+
+
+def _bare() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
