@@ -2,22 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
+READY_TO_TEST := $(VENV)/.ready-to-test
 
-.PHONY: help drill test oldest lint bench torture second-writer powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench torture second-writer powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): setup.cfg pyproject.toml
+# Nothing is run that a lock file does not name by its hash. (setuptools, which installs this project, is in the lock.)
+$(READY): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) --require-hashes --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(READY_TO_TEST): $(READY) requirements-test.lock
+	$(PIP) --require-hashes --requirement requirements-test.lock
 	touch $@
 
 drill: $(READY) ## the main job for real: stream a recorded node, kill, restore, compare (URL=... for your own destination)
 	$(BIN)/backup-cli drill $(URL)
 
-lint: $(READY) ## ruff and mypy --strict
+lint: $(READY_TO_TEST) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -25,31 +33,43 @@ lint: $(READY) ## ruff and mypy --strict
 test: lint ## ruff, mypy --strict and every test
 	$(BIN)/pytest -n auto
 
-oldest: $(READY) ## the tests nearest to the dependencies, with the oldest of each that setup.cfg allows
+oldest: $(READY_TO_TEST) ## the tests nearest to the dependencies, with the oldest of each that setup.cfg allows
 	$(PYTHON) -m venv $(VENV)/oldest
 	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
 	$(VENV)/oldest/bin/pytest -n auto tests/database tests/plugin tests/cli tests/end_to_end/test_recordings.py
 
-bench: $(READY) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)
+LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
+	--exclude-newer "$(or $(AGE),7 days)" --custom-compile-command "make lock"
+
+lock: ## the lock files with the newest packages that are at least a week old (AGE="0 days": with what is out now)
+	$(PYTHON) -m venv --clear $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml > $(VENV)/lock/build-system.in
+	$(LOCK) setup.cfg $(VENV)/lock/build-system.in --output-file requirements.lock
+	$(LOCK) setup.cfg --extra test --constraint requirements.lock --output-file requirements-test.lock
+	echo uv | $(LOCK) - --output-file requirements-uv.lock
+
+bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)
 	$(BIN)/python -m contrib.bench --directory $(or $(DIR),/var/tmp) --json bench.json --svg docs/latency.svg
 
-torture: $(READY) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=...)
+torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED))
 
-second-writer: $(READY) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
+second-writer: $(READY_TO_TEST) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.second_writer --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
-powercut: $(READY) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
+powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(READY) ## every random test with twenty times as many tries, the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/end_to_end/test_histories.py
+fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
+		tests/end_to_end/test_histories.py
 
 completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"
 
-docs: $(READY) ## run every command of the pages and write what they print now; read the difference afterwards
+docs: $(READY_TO_TEST) ## run every command of the pages and write what they print now; read the difference afterwards
 	UPDATE_DOCS=1 $(BIN)/pytest tests/docs

@@ -15,6 +15,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def process_in_words(pid: int) -> str:
+    """A process that a file tells of, in the middle of a sentence; 0: the file does not."""
+    return f"process {pid}" if pid else "process unknown"
+
+
 def printable(foreign: object, limit: int = SHOWN) -> str:
     r"""Text from a file, a disk, a server or a peer, safe in a terminal and a log: printable, one line, bounded.
 

@@ -12,6 +12,7 @@ from backends.node.directory import DATABASE, NETWORKS, database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
+from backends.node.trusted import Untrusted, trusted_program
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backup_cli.findings import Finding, ok, problem, warning
@@ -125,13 +126,11 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
 
 def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
     """The operator's own command, where there is one."""
-    command = config.directory / NOTIFY_FILE
     with suppress(OSError):
-        mode = command.stat().st_mode
-        if not os.access(command, os.X_OK) or mode & 0o022:
-            yield warning(
-                NOTIFY_FILE, f"it is not called, because of its mode ({mode & 0o777:04o}): chmod 700 {command}"
-            )
+        try:
+            trusted_program(config.directory / NOTIFY_FILE, config.directory.stat().st_uid)
+        except Untrusted as why:
+            yield warning(NOTIFY_FILE, f"it is not called: {why}")
         else:
             yield ok(NOTIFY_FILE, "is called when there is trouble")
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import click
 
+from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME
+from backends.times import moment as moment
 from backends.words import counted
 
 
@@ -79,6 +81,19 @@ def age(seconds: float) -> str:
     return counted(int(max(seconds, 0)), "second")
 
 
-def moment(seconds: float) -> str:
-    """A point in time, local, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+AHEAD = 60.0
+"""Seconds by which two machines' clocks may differ before a time counts as one to come."""
+
+
+def ago(seconds: float) -> str:
+    """How long ago that point in time was, in words that end a sentence or stand behind a comma."""
+    since = time.time() - seconds
+    if not UNKNOWN_TIME < seconds < END_OF_TIME:
+        return "at an unknown time"
+    return "in the future, by this machine's clock" if since < -AHEAD else f"{age(since)} ago"
+
+
+def moment_ago(seconds: float) -> str:
+    """The point in time, and how long ago it was."""
+    told = moment(seconds)
+    return told if told == UNKNOWN else f"{told} ({ago(seconds)})"

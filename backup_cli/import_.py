@@ -33,6 +33,7 @@ from backup_cli.options import (
 )
 from backup_cli.pairing_words import in_words
 from backup_cli.replica import refuse_other_main
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 BETTER_SOURCE = (
     "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
@@ -47,6 +48,7 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path),
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
+@accept_schema
 @discard_newer
 @click.option(
     "--scratch",
@@ -54,7 +56,14 @@ BETTER_SOURCE = (
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @no_limits
-def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
+def import_(
+    old: str,
+    url: str,
+    lightning_dir: Path | None,
+    accepted: str | None,
+    consent: tuple[str, ...],
+    scratch: Path | None,
+) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
@@ -64,7 +73,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
         if lightning_dir is None:
             backend.check_new()
             with removed_on_failure(backend) as making:
-                _take_over(older, backend, url, scratch, None)
+                _take_over(older, backend, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
@@ -79,7 +88,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
                 with removed_on_failure(backend) as making:
-                    standing = _take_over(older, backend, url, scratch, database)
+                    standing = _take_over(older, backend, url, scratch, database, accepted)
                     backup_id, lasting = backend.identify(), backend.lasting_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
@@ -88,7 +97,14 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
             _tell_node(backend, url, directory, aside)
 
 
-def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | None, database: Path | None) -> Standing:
+def _take_over(
+    older: OlderBackup,
+    backend: Backend,
+    url: str,
+    scratch: Path | None,
+    database: Path | None,
+    accepted: str | None,
+) -> Standing:
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -99,6 +115,7 @@ def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | N
             raise BackupError(
                 f"{older.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
             )
+        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
         if not rebuilt.state.empty:

@@ -32,6 +32,7 @@ from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_a
 from backup_cli.pairing_words import in_words
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
+from backup_cli.schema_consent import tell_unknown_schema
 from backup_cli.secret_words import warn_of_secret
 from backup_cli.waiting import answered
 
@@ -130,6 +131,7 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
         raise BackupError(
             f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
         )
+    tell_unknown_schema(state.unknown_objects)
     with (
         progress("Copying the database") as show,
         taken(path, directory, writable=True, progress=show) as source,

@@ -25,13 +25,17 @@ from backup_cli.waiting import answered
 UNKNOWN = "unknown"
 """What is typed in a version's place when nobody can tell it."""
 
+_MAX_DIGITS = 20
+"""Of a version that is typed; `int` raises for thousands."""
+
 RECENT = 3600.0
 """Seconds since its last change within which a database is believed to be what a node has just run from."""
 
 
 def _versions(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
     for value in values:
-        if value != UNKNOWN and not (value.isascii() and value.isdigit() and int(value) < VERSIONS):
+        number = value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS and int(value) < VERSIONS
+        if value != UNKNOWN and not number:
             raise click.BadParameter(f"{value!r} is neither a version (a number) nor the word {UNKNOWN}")
     return tuple(value if value == UNKNOWN else str(int(value)) for value in values)
 

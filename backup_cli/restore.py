@@ -42,6 +42,7 @@ from backup_cli.restore_place import (
     unfinished,
 )
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 
 @click.command(short_help="Bring the database back from a backup.")
@@ -52,6 +53,7 @@ from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--kept", is_flag=True, help="The generation that the last resync replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@accept_schema
 @discard_newer
 @take_over
 @no_limits
@@ -63,6 +65,7 @@ def restore(
     to_version: int | None,
     kept: bool,
     not_for_a_node: bool,
+    accepted: str | None,
     consent: tuple[str, ...],
     take_over: bool,
 ) -> None:
@@ -96,7 +99,9 @@ def restore(
             f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
             f"will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
-    order = _Order(url, backend, older, target, file, existing, to_version, kept, bool(old), resume, consent, take_over)
+    order = _Order(
+        url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over
+    )
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)
@@ -127,6 +132,8 @@ class _Order:
     old: bool
     """It is for looking at only, and its name says so."""
     resume: bool
+    accepted: str | None
+    """What may be in the schema."""
     consent: tuple[str, ...]
     take_over: bool
 
@@ -141,6 +148,7 @@ def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
         rebuilt, standing, end = _from_backup(order, backend, temporary)
+    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
@@ -159,7 +167,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
     seen, before = backend.status(order.url), look(backend)
     end, note = end_of_backup(backend, order.url, seen), backend.kept() if order.kept else None
     if note is not None:
-        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since)
+        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:

@@ -1,6 +1,5 @@
 """What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
 
-import time
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import age, moment, say, size, warn
+from backup_cli.console import moment, moment_ago, say, size, warn
 from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
@@ -37,7 +36,7 @@ def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path,
     """The same for any backup that `holds` a version, and what is known of `when` that was made."""
     say(f"from     {origin}")
     if to_version is None:
-        say(f"version  {holds}, {since} {moment(when)} ({age(time.time() - when)} ago)")
+        say(f"version  {holds}, {since} {moment_ago(when)}")
     else:
         say(f"version  {to_version}, of {holds} that it holds")
     say(f"to       {target}")

@@ -8,12 +8,14 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.change import ahead
+from backends.database.source import inspect
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
+from backends.node.memory_words import BOTH_OLDER, what_is_wrong
 from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
@@ -24,8 +26,9 @@ from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir, node_directory, warn_of_root
 from backup_cli.ownership import alone, take_over
-from backup_cli.pairing_words import TWO_NODES, both, why_copied
+from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
+from backup_cli.schema_consent import tell_unknown_schema
 from backup_cli.waiting import answered
 
 
@@ -84,6 +87,12 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
         )
     if pairing.database_surely_newest:
         return
+    if pairing.both_older:
+        wrong = what_is_wrong(pairing.memory, settings.url, pairing.backup.version)
+        lost = State("the newest state that this node had acknowledged", pairing.memory.version)
+        why = f"{wrong}; and {in_words(pairing.database, database_path(directory))}"
+        demand_consent(why, lost, BOTH_OLDER, consent)
+        return
     why = both(pairing, settings.url, database_path(directory))
     lost = State("the state in the backup", pairing.backup.version)
     if pairing.identity is Identity.TAKEN_OVER:
@@ -113,6 +122,7 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
 
 def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
+    tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with (
         progress("Copying the database") as show,
         taken(database_path(directory), directory, writable=True, progress=show) as source,

@@ -17,7 +17,7 @@ from backends.node.witness import read_witness
 from backends.status import Status
 from backends.words import counted
 from backup_cli.backup_findings import NOTHING_MORE
-from backup_cli.console import age, moment, size
+from backup_cli.console import moment, moment_ago, size
 from backup_cli.findings import Finding, Level
 from backup_cli.options import existing_backup, lightning_dir, node_directory
 from backup_cli.pairing_words import finding
@@ -92,16 +92,15 @@ def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Find
 
 
 def _table(seen: Status, found: Finding | None) -> None:
-    now = time.time()
     begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
         ("health", seen.health),
         ("version", str(seen.data_version)),
-        ("last change", _ago(seen.last_change, now)),
+        ("last change", moment_ago(seen.last_change)),
         ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
-        ("compacted", _compacted(seen, now)),
+        ("compacted", _compacted(seen)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
         ("node", seen.node_id or "not known yet"),
     ]
@@ -115,12 +114,8 @@ def _table(seen: Status, found: Finding | None) -> None:
         click.secho(f"! {trouble}", fg="yellow")
 
 
-def _compacted(seen: Status, now: float) -> str:
+def _compacted(seen: Status) -> str:
     """Of what was before a new snapshot nothing is known: `never` is said of a backup's first generation only."""
     if seen.last_compaction is not None:
-        return _ago(seen.last_compaction, now)
+        return moment_ago(seen.last_compaction)
     return "never" if seen.generation == 1 else f"not since the snapshot of {moment(seen.generation_begun)}"
-
-
-def _ago(seconds: float, now: float) -> str:
-    return f"{moment(seconds)} ({age(now - seconds)} ago)"

@@ -29,6 +29,8 @@ class Versions:
     """When a generation that was replaced will be removed; None for the one in use."""
     damage: str | None
     """What is wrong in it; up to the last version it is whole."""
+    end_unverified: str | None
+    """Why nothing tells whether its end is missing."""
 
 
 @click.command(short_help="List the versions that a backup can bring back.")
@@ -84,6 +86,7 @@ def _look(generation: Generation, kept_until: int | None) -> Versions:
         generation.stored_bytes(),
         kept_until,
         damage,
+        generation.unwitnessed,
     )
 
 
@@ -95,6 +98,8 @@ def _table(url: str, found: list[Versions]) -> None:
         click.echo(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
         if each.damage is not None:
             click.secho(f"! {each.damage}", fg="yellow")
+        if each.end_unverified is not None:
+            click.secho(f"! {each.end_unverified}", fg="yellow")
     *kept, current = found
     if kept and ahead(kept[0].last_version, current.last_version) > 0:
         click.secho(

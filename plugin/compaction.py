@@ -150,7 +150,7 @@ class Compaction:
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(backend)
         self._succeeded(backend)  # at finding out; what it found is told as what it is
@@ -218,4 +218,5 @@ UNRESTORABLE = 3
 
 def least() -> int:
     """LEAST, or what an experiment or a test sets instead."""
-    return int(os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", LEAST))
+    told = os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LEAST

@@ -13,6 +13,7 @@ from typing import Any
 
 from backends.base import Backend, Report, SnapshotSource, Standing
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
+from backends.database.connection import refuse_old_sqlite
 from backends.database.taking import taken
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -28,6 +29,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.misread import why_unsavable
 from plugin.start import (
+    ask_memory,
     check_beginning_anew,
     check_database_is_here,
     check_last_writer,
@@ -127,6 +129,7 @@ class Guard:
     def _start(self, change: Change) -> Backend:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         check_database_is_here(self.directory)
+        refuse_old_sqlite()  # else found out at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
@@ -134,6 +137,7 @@ class Guard:
         self._backup_id = identified(self.directory, settings, backend)
         last = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
+        ask_memory(self.directory, backend, self._backup_id, standing, change.database_stood_at, self.report)
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)

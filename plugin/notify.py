@@ -2,7 +2,8 @@
 
 The hook fires before `init`, so no plugin option is known when it matters most. As with backup.lock, what lies on disk
 is the configuration: an executable file of that name is called, without one nothing happens. Its arguments are the
-level (`unusual` or `broken`) and the sentence that the node's log shows.
+level (`unusual` or `broken`) and the sentence that the node's log shows. A file that somebody else could have written
+is not called, and the log says so, at the start already.
 
 Nobody waits for it: `tell` puts the sentence into a queue, a thread of its own starts the command, and what becomes of
 that is the command's business. It outlives a plugin that ends because lightningd does, for that is the worst trouble.
@@ -12,7 +13,6 @@ import json
 import os
 import queue
 import signal
-import stat
 import subprocess
 import threading
 import time
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from backends.base import Report
 from backends.node.files import read_small_file, replace_file
+from backends.node.trusted import Untrusted, trusted_program
 
 NOTIFY_FILE = "backup.notify"
 
@@ -73,6 +74,7 @@ class Notifier:
             self._thread.join(timeout=2)
 
     def _run(self) -> None:
+        self._command()  # somebody should know before there is trouble that it will not be called
         while True:
             try:
                 told = self._waiting.get(timeout=1.0 if self._running else None)
@@ -87,8 +89,8 @@ class Notifier:
                 self._complain(f"{NOTIFY_FILE} could not be started ({error}); fix it or remove it")
 
     def _call(self, level: str, sentence: str) -> None:
-        command = self._directory / NOTIFY_FILE
-        if not self._may_run(command) or not self._due(level, sentence):
+        command = self._command()
+        if command is None or not self._due(level, sentence):
             return
         sentence = sentence.replace("\0", " ")[:4000]
         given = {"LEVEL": level, "SENTENCE": sentence, "DIRECTORY": str(self._directory)}
@@ -104,18 +106,17 @@ class Notifier:
         )
         self._running.append((process, time.monotonic() + PATIENCE))
 
-    def _may_run(self, command: Path) -> bool:
+    def _command(self) -> Path | None:
+        """What may be run; None when there is nothing, or nothing that can be trusted."""
         try:
-            mode = command.stat().st_mode
+            return trusted_program(self._directory / NOTIFY_FILE, os.geteuid())
         except FileNotFoundError:
-            return False
-        if not stat.S_ISREG(mode) or not os.access(command, os.X_OK):
-            self._complain(f"{command} is not executable, so it is not called: chmod 700 {command}")
-            return False
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            self._complain(f"{command} can be written by other users, so it is not called: chmod 700 {command}")
-            return False
-        return True
+            return None
+        except Untrusted as why:
+            self._complain(f"{NOTIFY_FILE} is not called, nobody hears of trouble: {why}")
+        except OSError as error:
+            self._complain(f"{NOTIFY_FILE} is not called, it cannot be looked at ({error}); fix it or remove it")
+        return None
 
     def _due(self, level: str, sentence: str) -> bool:
         """Whether this is news, and there was not too much of it lately; `broken` is never too much."""

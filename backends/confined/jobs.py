@@ -101,6 +101,11 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
         "unwitnessed": rebuilt.unwitnessed,
+        "unknown": {
+            "objects": list(state.unknown_objects.objects),
+            "count": state.unknown_objects.count,
+            "checksum": state.unknown_objects.checksum,
+        },
         "bytes": target.stat().st_size,
     }
 

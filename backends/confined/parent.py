@@ -17,6 +17,7 @@ import psutil
 
 from backends.confined import limits
 from backends.confined.messages import MAX_LINE, Nonsense, decode, number, perhaps_number, raise_failure
+from backends.database.connection import refuse_old_sqlite
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError
 from backends.interrupts import deferred
@@ -38,6 +39,7 @@ def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) 
     Raises what that one raises, as far as it is a BackupError or OSError, and BackupError when it dies or stands still.
     When this returns or raises, that process is dead.
     """
+    refuse_old_sqlite()  # before anything is begun
     started = None
     try:
         with deferred():

@@ -20,12 +20,14 @@ from backends.confined.messages import (
     number,
     perhaps_number,
     perhaps_text,
+    text,
     texts,
     truth,
 )
 from backends.confined.parent import run
 from backends.database.compare import Comparison
 from backends.database.rebuild import BytesDone, Rebuilt
+from backends.database.schema import UnknownObjects
 from backends.database.source import DatabaseState
 from backends.errors import BackupError
 from backends.log.folding import Folded
@@ -149,7 +151,11 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
     if node_id is not None and not re.fullmatch("[0-9a-f]{0,128}", node_id):
         raise Nonsense("node_id")
     state = DatabaseState(
-        perhaps_number(said, "state_version", VERSIONS), node_id, truth(said, "is_lightningd"), truth(said, "empty")
+        perhaps_number(said, "state_version", VERSIONS),
+        node_id,
+        truth(said, "is_lightningd"),
+        truth(said, "empty"),
+        unknown_objects=_unknown(said.get("unknown")),
     )
     return Rebuilt(
         state,
@@ -160,6 +166,15 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         perhaps_text(said, "torn"),
         perhaps_text(said, "unwitnessed"),
     )
+
+
+def _unknown(said: object) -> UnknownObjects:
+    if not isinstance(said, dict):
+        raise Nonsense("unknown")
+    checksum = text(said, "checksum")
+    if not re.fullmatch("[0-9a-f]{0,128}", checksum):
+        raise Nonsense("checksum")
+    return UnknownObjects(tuple(texts(said, "objects", MAX_TOLD)), number(said, "count"), checksum)
 
 
 def _nonsense(error: Exception) -> BackupError:

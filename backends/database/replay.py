@@ -18,6 +18,7 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
+    NOT_UTF8,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
@@ -31,8 +32,10 @@ from backends.database.connection import (
     sync,
     words,
 )
+from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
 from backends.database.pulse import pulse
+from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
 from backends.errors import BackupError, Unrestorable
 
@@ -98,7 +101,8 @@ class Replay:
         self.path = path
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
-        self._guard = Guard()
+        self._guard = Guard(in_place=in_place)
+        self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
         self._most: int | None = None
         self._data_version: int | None = None
@@ -193,6 +197,8 @@ class Replay:
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
+        except UnicodeDecodeError as error:
+            raise self._unusable(apsw.CorruptError(NOT_UTF8)) from error
 
     def close(self) -> None:
         """Let go of the file, finished or not; a second time does nothing."""
@@ -223,6 +229,8 @@ class Replay:
     def _begin(self) -> None:
         try:
             self._cursor.execute("BEGIN IMMEDIATE" if self._in_place else "BEGIN")
+            if self._in_place and self._unknown is None:
+                self._unknown = unknown_objects(self._connection)
         except apsw.Error as error:
             raise self._failed("BEGIN", error) from error
 
@@ -268,7 +276,11 @@ class Replay:
 
     def _check_version(self) -> None:
         """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
-        reached = state_of(self._connection).data_version or 0
+        state = state_of(self._connection)
+        if self._unknown is not None and state.unknown_objects != self._unknown:
+            makes = f"the change with data version {self._data_version} makes what no lightningd makes"
+            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}. {_DO_NEXT}", makes)
+        reached = state.data_version or 0
         if reached != self._data_version:
             leads = f"the change with data version {self._data_version} leads to version {reached}"
             raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
@@ -280,6 +292,8 @@ class Replay:
             return explained(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
             return OutOfTime(f"there was no time for the change with data version {self._data_version}")
+        if isinstance(error, FunctionRefused):
+            self._guard.refused = f"FUNCTION {error.name}"
         begins = _shown(statement, 80)
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
@@ -308,6 +322,13 @@ class Replay:
         return disk.f_bavail * disk.f_frsize > _ROOM_LEFT
 
     def _unusable(self, error: apsw.Error) -> BackupError:
+        if isinstance(error, FunctionRefused) and not self._in_place:
+            holds = "the database in this backup holds what no node's does"
+            raise ReplayFailed(
+                f"{holds} (something that calls the function {error.name}); this backup was altered or made by "
+                "something else. Start no node from it; look for another copy of the backup",
+                holds,
+            )
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not a whole database"
             return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)

@@ -26,6 +26,7 @@ from backends.database.connection import (
     run,
     words,
 )
+from backends.database.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
 from backends.errors import BackupError
 
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
@@ -52,6 +53,9 @@ class DatabaseState:
 
     empty: bool
     """Whether it has no tables at all: a node that never started."""
+
+    unknown_objects: UnknownObjects = NONE_UNKNOWN
+    """What its schema holds that no lightningd makes."""
 
 
 def inspect(path: Path, *, writable: bool) -> DatabaseState:
@@ -117,9 +121,9 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
     columns = _columns(connection, "vars") if "vars" in tables else set()
     version = node_id = None
     if {"name", "intval"} <= columns:
-        version = _var(connection, "intval", "data_version")
+        version = _var(connection, "intval", "integer", "data_version")
     if {"name", "blobval"} <= columns:
-        node_id = _var(connection, "blobval", "node_id")
+        node_id = _var(connection, "blobval", "blob", "node_id")
     return DatabaseState(
         data_version=version % VERSIONS if isinstance(version, int) else None,
         node_id=node_id.hex() if isinstance(node_id, bytes) and len(node_id) <= _KEY else None,
@@ -127,15 +131,19 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
         and "version" in tables
         and "version" in _columns(connection, "version"),
         empty=empty,
+        unknown_objects=unknown_objects(connection),
     )
 
 
 def _columns(connection: apsw.Connection, table: str) -> set[str]:
-    return {str(row[1]) for row in run(connection, f"PRAGMA table_info({table})")}
+    known = "('name', 'val', 'intval', 'blobval', 'version')"  # another name may be no UTF-8
+    found = run(connection, f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
+    return {str(name) for (name,) in found}
 
 
-def _var(connection: apsw.Connection, column: str, name: str) -> Value:
-    row = one_row(connection, f"SELECT {column} FROM vars WHERE name = ?", (name,))
+def _var(connection: apsw.Connection, column: str, kind: str, name: str) -> Value:
+    query = f"SELECT {column} FROM vars WHERE name = ? AND typeof({column}) = '{kind}'"
+    row = one_row(connection, query, (name,))
     return row[0] if row is not None else None
 
 

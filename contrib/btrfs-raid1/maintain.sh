@@ -7,7 +7,7 @@
 # something is wrong and is not. The node may run meanwhile.
 set -euo pipefail
 
-mountpoint=${1?say which: maintain.sh MOUNTPOINT}
+mountpoint=$(realpath -- "${1?say which: maintain.sh MOUNTPOINT}")
 worst=0
 say() {
     local level=$1
@@ -15,6 +15,17 @@ say() {
     echo "$*"
     ((level <= worst)) || worst=$level
 }
+
+# What is mended must be what root has mounted: whoever owns a directory on the way could lead this elsewhere.
+place=$mountpoint
+while [[ $place != / ]]; do
+    place=$(dirname -- "$place")
+    read -r owner mode < <(stat -c '%u %a' -- "$place")
+    if ((owner != 0 || (8#$mode & 8#22 && !(8#$mode & 8#1000)))); then
+        echo "$place, on the way to $mountpoint, does not belong to root alone; nothing was done" >&2
+        exit 2
+    fi
+done
 
 if [[ $(findmnt -nro FSTYPE --mountpoint "$mountpoint") != btrfs ]]; then
     echo "no btrfs is mounted at $mountpoint" >&2
@@ -24,7 +35,7 @@ fi
 # Both halves?
 if btrfs filesystem show "$mountpoint" 2> /dev/null | grep -qi missing; then
     say 2 "one of the disks is missing: what is saved now is saved once. Plug it in and mount anew, or replace it:" \
-        "btrfs replace start MISSING-DEVID NEW-DEVICE $mountpoint (btrfs filesystem show tells the number)"
+        "btrfs replace start MISSING-DEVID NEW-DEVICE $(printf %q "$mountpoint") (btrfs filesystem show tells the number)"
 fi
 
 # Read everything, on both; mend what one has wrong from the other. With the lowest priority (-c 3).

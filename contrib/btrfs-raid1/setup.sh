@@ -13,6 +13,23 @@ fail() {
     exit 1
 }
 
+# The first directory on the way to $1 (and $1 itself, where it is there) that is not root's alone: its owner, or whoever
+# may write there, could lead root to another place. In one like /tmp, nobody can rename or remove what is root's.
+not_roots() {
+    local place=$1 owner mode
+    while :; do
+        if [[ -e $place || -L $place ]]; then
+            read -r owner mode < <(stat -c '%u %a' -- "$place")
+            if ((owner != 0 || (8#$mode & 8#22 && !(8#$mode & 8#1000)))); then
+                echo "$place"
+                return
+            fi
+        fi
+        [[ $place != / ]] || return 0
+        place=$(dirname -- "$place")
+    done
+}
+
 wipe=no owner=lightning label=LNBACKUP
 while [[ ${1-} == --* ]]; do
     case $1 in
@@ -24,7 +41,7 @@ while [[ ${1-} == --* ]]; do
     shift
 done
 [[ $# == 3 ]] || fail "say which: setup.sh [--wipe] [--owner USER] [--label LABEL] DEVICE DEVICE MOUNTPOINT"
-devices=("$(readlink -f "$1")" "$(readlink -f "$2")") mountpoint=$3 fstab=${FSTAB:-/etc/fstab}
+devices=("$(readlink -f "$1")" "$(readlink -f "$2")") mountpoint=$(realpath -m -- "$3") fstab=${FSTAB:-/etc/fstab}
 
 # Everything that can be wrong, before anything is changed.
 [[ $EUID == 0 ]] || fail "only root may make filesystems; repeat this with sudo"
@@ -32,7 +49,10 @@ for tool in mkfs.btrfs btrfs wipefs lsblk; do
     command -v "$tool" > /dev/null || fail "$tool is missing; install it: apt-get install btrfs-progs util-linux"
 done
 id "$owner" > /dev/null 2>&1 || fail "there is no user $owner; name the one that lightningd runs as with --owner"
-[[ $mountpoint == /* ]] || fail "$mountpoint is not an absolute path"
+[[ $3 == /* ]] || fail "$3 is not an absolute path"
+[[ $mountpoint =~ ^[A-Za-z0-9/._-]+$ ]] || fail "$mountpoint has other signs than letters, digits, / . _ and -; take another one"
+foreign=$(not_roots "$mountpoint")
+[[ -z $foreign ]] || fail "$foreign does not belong to root alone, so what is mounted there is not safe; take a place like /mnt/backup"
 mountpoint -q "$mountpoint" && fail "$mountpoint is in use already; take another one, or unmount it"
 if [[ -d $mountpoint && -n $(ls -A "$mountpoint") ]]; then
     fail "$mountpoint is not empty: what lies there would be hidden below the mount; move it away first"
@@ -51,6 +71,8 @@ if [[ $(disk_of "${devices[0]}") == "$(disk_of "${devices[1]}")" ]]; then
     fail "both lie on the same disk ($(disk_of "${devices[0]}")): it would take both with it; take two disks"
 fi
 
+mkdir -p -- "$mountpoint"
+[[ -z $(not_roots "$mountpoint") ]] || fail "somebody else has just made $mountpoint; nothing is changed"
 mkfs.btrfs --quiet --force --label "$label" --metadata raid1 --data raid1 "${devices[@]}"
 udevadm settle 2> /dev/null || true
 uuid=$(blkid -s UUID -o value "${devices[0]}")
@@ -58,7 +80,6 @@ uuid=$(blkid -s UUID -o value "${devices[0]}")
 # nofail: a machine must come up without its backup disks. Not `degraded`: on one disk alone it is mounted by hand only,
 # by somebody who knows that. Never nodatacow or chattr +C: without checksums nothing is recognised and nothing mended.
 options=noatime,nodev,nosuid,noexec,nofail,x-systemd.device-timeout=30
-mkdir -p "$mountpoint"
 printf 'UUID=%s %s btrfs %s 0 0\n' "$uuid" "$mountpoint" "$options" >> "$fstab"
 mount -o noatime,nodev,nosuid,noexec "${devices[0]}" "$mountpoint"
 chown "$owner:" "$mountpoint"

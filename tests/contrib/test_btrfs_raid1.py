@@ -83,7 +83,13 @@ class Mirror:
         )
 
     def maintain(self) -> tuple[int, str]:
-        done = subprocess.run([SCRIPTS / "maintain.sh", self.mountpoint], capture_output=True, text=True, timeout=120)
+        """With the rights that its unit leaves to root."""
+        unit = (SCRIPTS.parent / "systemd" / "backup-disk@.service").read_text()
+        (kept,) = re.findall("^CapabilityBoundingSet=(.+)$", unit, re.M)
+        bounds = ",".join(["-all", *(f"+{name.lower().removeprefix('cap_')}" for name in kept.split())])
+        command = ["setpriv", "--no-new-privs", "--bounding-set", bounds, str(SCRIPTS / "maintain.sh")]
+        command.append(str(self.mountpoint))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout + done.stderr
 
     def mount(self, *options: str) -> None:
@@ -137,6 +143,7 @@ def test_damaged_scrubbed_healed(mirror: Mirror, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(rf"^UUID=\S+ {mirror.mountpoint} btrfs \S*nofail\S* 0 0$", mirror.fstab.read_text(), re.M)
     assert mirror.mountpoint.stat().st_mode & 0o777 == 0o700
+    os.chown(mirror.mountpoint, 65534, 65534)  # the node's user; root without all its rights may not look in
     url = make_backup(mirror, tmp_path)
     code, said = mirror.maintain()
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
@@ -224,6 +231,32 @@ def test_setup_refuses_and_touches_nothing(mirror: Mirror, tmp_path: Path) -> No
     assert [image.read_bytes()[: 8 * MIB] for image in mirror.images] == before
     assert mirror.setup("--wipe").returncode == 0
     refused(mirror.setup("--wipe"), "in use already")
+
+
+def test_directory_of_another_user_on_the_way_is_no_place_for_a_mount(mirror: Mirror, tmp_path: Path) -> None:
+    """Its owner moves it away and puts a link there while root makes a filesystem: chown would go where that leads."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    mirror.mountpoint = theirs / "below" / "mnt"
+    mirror.mountpoint.parent.mkdir()
+    for owner, mode in ((65534, 0o755), (0, 0o777)):
+        os.chown(theirs, owner, owner)
+        theirs.chmod(mode)
+        done = mirror.setup()
+        assert done.returncode == 1 and f"{theirs} does not belong to root alone" in done.stderr, done.stderr
+        mirror.mountpoint.mkdir()
+        code, said = mirror.maintain()
+        assert code == 2 and f"{theirs}, on the way to {mirror.mountpoint}, does not belong to root alone" in said
+        mirror.mountpoint.rmdir()
+    assert all(not image.read_bytes().strip(b"\0") for image in mirror.images)
+
+
+@pytest.mark.parametrize("name", ["with blank", "new\nline /etc", "$(id)"])
+def test_mountpoint_that_would_break_fstab_is_refused(mirror: Mirror, tmp_path: Path, name: str) -> None:
+    mirror.mountpoint = tmp_path / name
+    done = mirror.setup()
+    assert done.returncode == 1 and "has other signs" in done.stderr
+    assert mirror.fstab.read_text() == "# nothing yet\n" and not mirror.mountpoint.exists()
 
 
 def test_maintain_without_a_mirror(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import configparser
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,11 +52,13 @@ def test_only_sections_and_keys_that_systemd_has(path: Path) -> None:
 def test_the_commands_are_understood(path: Path) -> None:
     calls = list(calls_of_backup_cli(path.read_text().replace("ExecStart=", "")))
     assert [(call, why) for call in calls if (why := complaint(call)) is not None] == []
-    assert calls or path.name in ("lightningd.service", "backup-disk@.service")
+    assert calls or path.name in ("lightningd.service", "backup-disk@.service", "backup-metrics-publish@.service")
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in SERVICES if "backup-disk" not in path.name], ids=lambda path: path.name
+    "path",
+    [path for path in SERVICES if not path.name.startswith(("backup-disk", "backup-metrics-publish"))],
+    ids=lambda path: path.name,
 )
 def test_the_hardening_leaves_the_plugin_what_it_needs(path: Path) -> None:
     service = read(path)["Service"]
@@ -75,6 +76,13 @@ def test_a_stop_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
     assert unit["Service"]["KillMode"] == ["mixed"]
     assert int(unit["Service"]["TimeoutStopSec"][0]) >= 120
     assert unit["Unit"]["StartLimitIntervalSec"] == ["0"]
+
+
+@pytest.mark.parametrize(
+    "name", [*(path.name for path in SERVICES), "lightningd.service.d/50-backup.conf"], ids=lambda name: Path(name).name
+)
+def test_image_of_memory_is_never_written_where_the_database_is_in_it(name: str) -> None:
+    assert read(CONTRIB / "systemd" / name)["Service"]["LimitCORE"] == ["0"]
 
 
 @pytest.mark.parametrize("name", ["lightningd.service", "lightningd.service.d/50-backup.conf"])
@@ -108,16 +116,31 @@ def test_systemd_agrees(tmp_path: Path) -> None:
     assert ours == [] and done.returncode == 0, done.stderr
 
 
+def test_what_runs_as_root_has_no_more_of_its_rights_than_it_needs() -> None:
+    rights = {}
+    for path in SERVICES:
+        service = read(path)["Service"]
+        assert service["NoNewPrivileges"] == ["yes"] and service["UMask"] == ["0077"]
+        assert not [line for key in service if key.startswith("Exec") for line in service[key] if line[0] in "+!"]
+        rights[path.name] = set(" ".join(service["CapabilityBoundingSet"]).split())
+        assert rights[path.name] == set() or "User" not in service
+    becomes_another = {"CAP_SETUID", "CAP_SETGID"}
+    assert {name: kept for name, kept in rights.items() if kept} == {
+        "backup-metrics-publish@.service": becomes_another,
+        "backup-disk@.service": becomes_another | {"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"},
+    }
+
+
 def test_figures_that_were_not_written_do_not_replace_the_old_ones(tmp_path: Path) -> None:
     """They would be gone, and with them every alert of this node, as long as another node has figures."""
-    service = read(CONTRIB / "systemd" / "backup-metrics@.service")["Service"]
-    publish = shlex.split(service["ExecStart"][-1].replace("%i", "bitcoin"))[-1]
-    published, new = tmp_path / "lightningd-backup-bitcoin.prom", tmp_path / "new"
-    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path), "TEXTFILES": str(tmp_path)}
-    for written, code, text in (("a 1\n", 0, "a 1\n"), ("", 1, "a 1\n"), ("a 2\n", 0, "a 2\n")):
-        new.write_text(written)
-        assert subprocess.run(["sh", "-c", publish], env=environment, timeout=30).returncode == code
+    published, figures = tmp_path / "lightningd-backup-bitcoin.prom", tmp_path / "figures"
+    publish = [str(CONTRIB / "systemd" / "publish"), "bitcoin", f"{tmp_path}/", str(figures)]
+    one, two = 'lightningd_backup_readable{url="file:///mnt/\u00fc"} 1\n', "lightningd_backup_readable 2\n"
+    for written, code, text in ((one, 0, one), ("", 1, one), (two, 0, two)):
+        figures.write_text(written)
+        assert subprocess.run(publish, capture_output=True, timeout=30).returncode == code
         assert published.read_text() == text
+        assert sorted(tmp_path.iterdir()) == [figures, published]
 
 
 # tell

@@ -34,8 +34,8 @@ ATTACKS = {
     "behind a row": ("INSERT INTO version VALUES (1); ATTACH 'other.sqlite3' AS other", "ATTACH"),
     "behind a definition": ("CREATE TABLE x (y); PRAGMA writable_schema = ON", "PRAGMA writable_schema"),
     "behind a comment": ("/* */ ATTACH 'other.sqlite3' AS other", "ATTACH"),
-    "in a row": ("INSERT INTO version SELECT load_extension('/lib/evil.so')", "not authorized"),
-    "in a definition": ("CREATE TABLE x AS SELECT load_extension('/lib/evil.so')", "not authorized"),
+    "in a row": ("INSERT INTO version SELECT load_extension('/lib/evil.so')", "FUNCTION load_extension"),
+    "in a definition": ("CREATE TABLE x AS SELECT load_extension('/lib/evil.so')", "FUNCTION load_extension"),
 }
 
 

@@ -69,8 +69,8 @@ def test_no_change_at_all(tmp_path: Path) -> None:
 
 def test_nothing_lies_beside_the_file_meanwhile(tmp_path: Path) -> None:
     with Replay(tmp_path / "new") as replay:
-        replay.execute([*NODE, "CREATE TABLE t (x)", "INSERT INTO t VALUES (zeroblob(50000000))"])
-        replay.execute(["UPDATE t SET x = zeroblob(40000000)"])
+        replay.execute([*NODE, "CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 50_000_000}')"])
+        replay.execute([f"UPDATE t SET x = '{'y' * 40_000_000}'"])
         assert [file.name for file in tmp_path.iterdir()] == ["new"]
 
 
@@ -289,7 +289,7 @@ def test_a_full_disk_is_not_blamed_on_the_backup(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         list(replay._connection.execute("PRAGMA max_page_count = 20"))
         with pytest.raises(BackupError, match="disk is full") as caught:
-            replay.execute(["CREATE TABLE t (x)", "INSERT INTO t VALUES (zeroblob(1000000))"])
+            replay.execute(["CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 1_000_000}')"])
     assert caught.value.exit_code == 1
 
 

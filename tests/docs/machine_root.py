@@ -29,7 +29,7 @@ mkdir -p /path/to/this ~/.lightning/bitcoin
 ln -s {ROOT} /path/to/this/project
 printf 'network=bitcoin\\n' > ~/.lightning/config
 if [ ! .venv -ef {sys.prefix} ]; then rm -rf .venv; ln -s {sys.prefix} .venv; fi
-touch .venv/.ready    # make has nothing to install: the tests run, so everything is there
+touch .venv/.ready .venv/.ready-to-test    # make has nothing to install: the tests run, so everything is there
 """
 
 _WITH_LOOPBACK = 'ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec "$@"'

@@ -26,7 +26,7 @@ from tests.docs.reader import reading
 from tests.docs.sandbox import Sandbox
 from tests.docs.test_commands import PAGES, name
 
-INSTALLED = ["…", "Successfully installed … lightningd-backup-…", "…"]
+INSTALLED = ["…", "Successfully installed lightningd-backup-…", "…"]
 RELOADED = "Running in chroot, ignoring command 'daemon-reload'"
 ENABLED = "Created symlink … → …"
 
@@ -114,9 +114,11 @@ def test_monitoring(tmp_path: Path) -> None:
 
         said = reader.run()
         assert same([RELOADED, ENABLED, ENABLED], said), said
-        files = "/etc/lightningd-backup/bitcoin /usr/local/lib/lightningd-backup/tell"
-        assert reader.machine.must(f"stat -c %a {files}") == ["644", "755"]
+        files = "/etc/lightningd-backup/bitcoin /usr/local/lib/lightningd-backup/*"
+        assert reader.machine.must(f"stat -c %a {files}") == ["644", "755", "755"]
         must_be_right(reader.machine, "backup-metrics@bitcoin", "backup-verify@bitcoin")
+        said = reader.machine.must("systemd-analyze verify backup-metrics-publish@bitcoin.service")
+        assert not [line for line in said if "backup-" in line], said
 
 
 @pytest.mark.skipif(
