@@ -9,6 +9,7 @@ packages could have a say, Python is started once more without them, which takes
 """
 
 import sys
+from _signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found]  # in no file, unlike `signal`
 from posix import environ, execv
 
 _HARMLESS = frozenset({
@@ -22,7 +23,8 @@ _ROOT = __file__.rpartition("/")[0].rpartition("/")[0] or "/"
 
 
 def backup_cli() -> None:
-    """The executable `backup-cli`."""
+    """The executable `backup-cli`. A Ctrl-C before there is anything to undo ends it without a word, or a traceback."""
+    _end_by_interrupt()
     _isolate("backup-cli")
     _run("backup-cli")
 
@@ -33,6 +35,12 @@ def lightningd_backup() -> None:
     _run("lightningd-backup")
 
 
+def _end_by_interrupt() -> None:
+    """Until `interrupts.listen`. Unless whoever started this process has it ignored."""
+    if getsignal(SIGINT) is default_int_handler:
+        signal(SIGINT, SIG_DFL)
+
+
 def _run(name: str) -> None:
     """With nothing from the directory that the script lies in, nor from the working directory, which is the node's."""
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
@@ -41,6 +49,7 @@ def _run(name: str) -> None:
     if _ROOT not in sys.path:
         sys.path.insert(0, _ROOT)
     if name == "backup-cli":
+        _end_by_interrupt()  # once more: what comes here by `execv` has begun anew
         from backup_cli import main as cli
 
         cli.main()

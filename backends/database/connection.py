@@ -179,7 +179,7 @@ def run(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] = ())
     """Execute to the end; all rows, so only where they are few. Raises TooManyRows where they are not."""
     rows = list(islice(connection.execute(sql, bindings), FEW + 1))
     if len(rows) > FEW:
-        raise TooManyRows(f"over {FEW} rows where a node's database has a few")
+        raise TooManyRows(TOO_MANY)
     return rows
 
 
@@ -190,8 +190,11 @@ def one_row(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] =
     """
     rows = list(islice(connection.execute(sql, bindings), 2))
     if len(rows) > 1:
-        raise TooManyRows("several rows where a node's database has one")
+        raise TooManyRows(SEVERAL)
     return rows[0] if rows else None
+
+
+TOO_MANY, SEVERAL = f"over {FEW} rows where a node's database has a few", "several rows where a node's database has one"
 
 
 class TooManyRows(apsw.CorruptError):
@@ -210,6 +213,8 @@ def faults(connection: apsw.Connection) -> str | None:
 NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
 
 FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+
+_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, TOO_MANY, SEVERAL})
 
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 """Also the last bytes of a journal that ends with the name of a super-journal, its length and its checksum."""
@@ -277,8 +282,8 @@ def remove(path: Path) -> None:
 
 
 def words(error: Exception) -> str:
-    """SQLite's own words, as far as they may be shown to anybody."""
-    return sqlite_words(error)
+    """SQLite's own words, as far as they may be shown to anybody; and ours, where we refuse what SQLite would take."""
+    return str(error) if str(error) in _OURS else sqlite_words(error)
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:

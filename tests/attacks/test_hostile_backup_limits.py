@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from backends import backend_for
 from backends.confined import limits, parent
+from backends.log.last_changes import MOST_CHANGES, read_end
 from tests.attacks.bombs import (
     BUSY,
     DOUBLING,
@@ -28,7 +30,7 @@ from tests.attacks.bombs import (
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.world import Said, backup_cli, command
 from tests.log.damage import Files
-from tests.log.forge import FRAME, Forged, backup, segment
+from tests.log.forge import FRAME, Forged, backup, packed, segment
 
 MIB = 1 << 20
 
@@ -148,7 +150,9 @@ def test_a_statement_that_never_ends_is_refused_or_ended_by_a_signal(
         command("verify", url, "--scratch", scratch), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        time.sleep(2)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 30 and process.poll() is None and not any(scratch.iterdir()):
+            time.sleep(0.01)
         process.send_signal(number)
         _, err = process.communicate(timeout=5)
     finally:
@@ -254,6 +258,36 @@ def test_a_statement_of_a_gigabyte_out_of_a_few_kilobytes(tmp_path: Path, scratc
     said, memory, _ = measured(scratch, "verify", url)
     assert said.code == 3 and "Traceback" not in said.err, said
     assert memory < 1100
+
+
+SORTS = "INSERT INTO vars (name) WITH n (i) AS (VALUES {rows}) SELECT q0.i FROM {lists} LIMIT 1".format(
+    rows=", ".join(f"({row})" for row in range(50)),
+    lists=", ".join(f"(SELECT x, i FROM t, n ORDER BY x, i DESC LIMIT 49 OFFSET 1) AS q{n}" for n in range(12)),
+)
+"""Twelve lists of 50 MB that lie on the disk at the same time, sorted; with more of them, any disk is full."""
+
+
+def test_temporary_files_of_one_statement_fill_no_disk(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is smaller than a file may be."""
+    tighter = "from backends.confined import child, limits; limits.SPOOL = 0; child.main()"
+    monkeypatch.setattr(parent, "_CHILD", f"import sys; sys.path += sys.argv[1:]; {tighter}")
+    value = f"INSERT INTO t VALUES (x'{'41' * 1_000_000}')"
+    url = hostile(tmp_path, segment=log(TABLES, ("CREATE TABLE t (x BLOB)", value), (SORTS,)))
+    said = backup_cli("verify", url, "--scratch", scratch)
+    assert_refused(said, "temporary files for this backup grow beyond .* MiB.*--no-limits", 3)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path: Path) -> None:
+    """Its end is looked at when the node starts: 77 MB of such records took 460 MiB."""
+    nothing = packed(b"PRAGMA foreign_keys = ON", flags=FRAME, data_version=0)
+    advancing = packed(data_version=1)
+    url = hostile(tmp_path, segment=segment(advancing, *[nothing] * 20_000))
+    with backend_for(url).read() as generation:
+        end = read_end(generation)
+    assert len(end.changes) == MOST_CHANGES and end.sequence == 20_001 and not end.whole
 
 
 def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) -> None:
