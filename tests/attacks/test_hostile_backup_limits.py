@@ -370,3 +370,23 @@ def test_errors_come_back_as_themselves(tmp_path: Path, scratch: Path) -> None:
     said = backup_cli("verify", place.as_uri(), "--scratch", scratch)
     assert_refused(said, "data version 2 cannot be executed.*no such table", 3)
     assert b"cannot be executed" in (place / "damage").read_bytes()
+
+
+def test_interrupt_while_modules_are_loaded_ends_without_a_traceback() -> None:
+    interrupted = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'backup_cli.verify':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['/bin/backup-cli', 'verify', 'file:///nowhere']\n"
+        "from backup_cli.isolated import backup_cli\n"
+        "backup_cli()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    process = subprocess.run(
+        [sys.executable, "-c", interrupted], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert process.returncode == -signal.SIGINT
+    assert process.stdout == process.stderr == ""
