@@ -74,14 +74,16 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         latencies = _stream(node, calls)
         began = time.perf_counter()
         with progress("Restoring") as show, backend.read() as generation:
-            stored = generation.stored_bytes()
+            stored, snapshot = generation.stored_bytes(), generation.snapshot.size()
+            of_snapshot = generation.data_version
             rebuilt = rebuild(generation, restored, show)
         took = time.perf_counter() - began
     comparison = compare(restored, node / "lightningd.sqlite3")
     return Rehearsal(
         latencies=latencies,
-        raw=sum(len(statement.encode()) for call in calls for statement in call["writes"]),
-        stored=stored,
+        snapshot=snapshot,
+        log=stored - snapshot,
+        raw=sum(len(sql.encode()) for call in calls if call["data_version"] > of_snapshot for sql in call["writes"]),
         restore=took,
         version=rebuilt.data_version,
         database=restored.stat().st_size,
