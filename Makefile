@@ -65,8 +65,9 @@ powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/log tests/older tests/database tests/storage tests/attacks tests/end_to_end/test_histories.py
+fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
+		tests/end_to_end/test_histories.py
 
 completion: $(READY) ## the completion files for zsh and fish, anew
 	contrib/completion/generate "$(CURDIR)/$(BIN)/backup-cli"

@@ -14,6 +14,7 @@ from backends.log.generation import Generation
 from backends.log.known_damage import KnownDamage
 from backends.status import Status
 from backends.storage.base import Space
+from backends.words import process_in_words
 
 MAX_ROLL_FORWARD = 16
 """Changes by which a node's database may be behind its backup and still be brought forward by the plugin itself.
@@ -53,9 +54,14 @@ class Writer:
 
     session_id: str
     host: str
-    pid: int
-    started: int  # seconds since 1970
+    pid: int  # 0: unknown
+    started: int  # seconds since 1970; UNKNOWN_TIME, too
     closed: bool  # ended in order
+
+    @property
+    def process(self) -> str:
+        """Its process, in the middle of a sentence."""
+        return process_in_words(self.pid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The errors that people read: each says what happened, what is safe, and what to type next."""
 
+from backends.words import one_line
+
 
 class BackupError(Exception):
     """Something was refused or failed; the message is one sentence for a frightened person.
@@ -8,6 +10,19 @@ class BackupError(Exception):
     """
 
     exit_code = 1
+
+    listed: tuple[str, ...] = ()
+    """What is to be shown below the message, each on a line of its own."""
+
+    withheld: str = ""
+    """What the message leaves out because it holds the node's secrets: shown only to whoever asks (--show-statements).
+
+    It is part of no sentence: neither the node's log, nor a notification, nor a note in a backup ever has it.
+    """
+
+    def __str__(self) -> str:
+        """One line that no terminal obeys, whatever foreign text the message was made of."""
+        return one_line(super().__str__())
 
 
 class Unreachable(BackupError):

@@ -13,6 +13,7 @@ from backends.mounts.table import mount_of, mounts
 from backends.patience import patience_of
 from backends.storage.local import LocalStorage
 from backends.urls import BadURL, Destination, quote
+from backends.words import shell_line
 
 _EPHEMERAL, _ACCEPTED = "ephemeral", "accepted"
 
@@ -119,7 +120,7 @@ class FileBackend(LogBackend):
                 )
             raise BadURL(
                 f"{path} is a disk's device, and a backup is a directory on the filesystem that is on it. Nothing was "
-                f"changed; mount it, for instance with: mount {path} /mnt/backup, and use: "
+                f"changed; mount it, for instance with: {shell_line('mount', path, '/mnt/backup')}, and use: "
                 f"file:///mnt/backup/{quote(name)}"
             )
 

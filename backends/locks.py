@@ -8,9 +8,12 @@ holder is.
 import errno
 import fcntl
 import os
+import stat
 import weakref
 from contextlib import suppress
 from pathlib import Path
+
+from backends.words import printable
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
 """How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
@@ -34,16 +37,21 @@ class FileLock:
     `what` names this process to whoever finds the lock taken.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self._what = path, what
+    def __init__(self, path: Path, what: str, directory: int | None = None) -> None:
+        """`directory` is that of `path`, held open while `acquire` is called."""
+        self.path, self._what, self._directory = path, what, directory
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Take the lock, without waiting. Raises Locked, NoLocks, or OSError when the file cannot be opened."""
         if self._descriptor is not None:
             return
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        name = self.path if self._directory is None else self.path.name
+        descriptor = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=self._directory
+        )
         try:
+            self._refuse_borrowed(descriptor)
             if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
                 with suppress(OSError):
                     os.fchmod(descriptor, 0o600)
@@ -55,6 +63,12 @@ class FileLock:
             raise
         self._descriptor = descriptor
         _held.add(self)
+
+    def _refuse_borrowed(self, descriptor: int) -> None:
+        """Its text is written over: a second name of some other file, put here, would empty that one."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(self.path))
 
     def _lock(self, descriptor: int) -> None:
         try:
@@ -88,7 +102,7 @@ def _holder(descriptor: int) -> str:
     number, _, what = text.partition("\n")[0].partition(" ")
     if not (number.isascii() and number.isdigit()):
         return "one that has only just started"
-    return f"pid {number}, {what}" if what.isprintable() and what else f"pid {number}"
+    return f"pid {number}, {printable(what)}" if what else f"pid {number}"
 
 
 _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()

@@ -12,7 +12,8 @@ from backends.patience import patience_of
 from backends.storage.found import Found, FoundStorage
 from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
-from backends.urls import BadURL, Destination, parse_url
+from backends.urls import BadURL, Destination, parse_url, quote
+from backends.words import printable
 
 _SHARE = "share"
 _MOUNTED_OPTIONS = ("timeout", _SHARE)
@@ -49,7 +50,7 @@ class MountedShareBackend(LogBackend):
 
     def _find(self) -> Found:
         mount = share_at(self._path)
-        return Found(self._path, mount, f"on the share {mount.source}, {mount.kind}")
+        return Found(self._path, mount, f"on the share {printable(mount.source)}, {mount.kind}")
 
     def _read_only(self) -> BackupError:
         return Unreachable(
@@ -83,7 +84,8 @@ class MountedShareBackend(LogBackend):
         if self._remembered and self._share.look().mount.source != self._remembered:
             return (
                 f"another share is in the place of the one with the backup: {mounted} is mounted, and the backup was "
-                f"made on {self._remembered}. Nothing was changed; mount that one again, then start the node again"
+                f"made on {printable(self._remembered)}. Nothing was changed; mount that one again, then start the "
+                "node again"
             )
         return (
             f"there is no backup at {self._path}; mounted there is {mounted}. Is that the right share? Nothing was "
@@ -95,7 +97,9 @@ class MountedShareBackend(LogBackend):
         source = self._share.look().mount.source
         if self._remembered not in ("", source):
             report(
-                "unusual", f"the backup was made on the share {self._remembered}, and is found on {source}: going on"
+                "unusual",
+                f"the backup was made on the share {printable(self._remembered)}, and is found on "
+                f"{printable(source)}: going on",
             )
         for line in promise_breakers(self._share.look().mount):
             report("unusual", line)
@@ -125,6 +129,6 @@ def share_at(path: Path) -> Mount:
         raise Unreachable(
             f"no share is mounted at {path}: that path lies on {mount.describe()}, on this machine. Nothing was "
             "written there, and what was saved on the share is safe; mount the share, then try again (for a backup on "
-            f"this machine the URL is file://{path})"
+            f"this machine the URL is file://{quote(str(path))})"
         )
     return mount

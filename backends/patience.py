@@ -13,7 +13,7 @@ def patience_of(destination: Destination) -> float:
     value = destination.option("timeout", "")
     if not value:
         return DEFAULT_PATIENCE
-    if not (value.isascii() and value.isdigit()):
+    if not (value.isascii() and value.isdigit() and len(value) <= 100):  # of 5000 digits `int` makes no number
         raise BadURL(f"{destination}: timeout={value} is not a number of seconds")
     if not _LEAST <= int(value) <= _MOST:
         raise BadURL(

@@ -126,7 +126,7 @@ class _Scratch:
         if above.st_mode & stat.S_ISVTX and above.st_uid in (0, os.geteuid()):
             return
         has_modes = stat.S_IMODE(ours.st_mode) & 0o077 == 0
-        foreign = os.geteuid() != 0 and above.st_uid not in (0, os.geteuid())
+        foreign = above.st_uid not in (0, os.geteuid())
         if foreign or (above.st_mode & stat.S_IWOTH and has_modes):
             raise BackupError(
                 f"other users may rename what lies in {self._parent}, so a copy of the database is not made there; "

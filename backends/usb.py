@@ -8,6 +8,7 @@ from backends.mounts.sticks import find_stick, read_only
 from backends.patience import patience_of
 from backends.storage.found import Found, FoundStorage
 from backends.urls import BadURL, Destination
+from backends.words import printable
 
 
 class UsbBackend(LogBackend):
@@ -25,12 +26,12 @@ class UsbBackend(LogBackend):
 
         def find() -> Found:
             mount = find_stick(name)
-            return Found(mount.point.joinpath(*destination.path.parts[1:]), mount, f"on the stick {name!r}")
+            return Found(mount.point.joinpath(*destination.path.parts[1:]), mount, f"on the stick '{printable(name)}'")
 
         def cannot_write() -> BackupError:
             return read_only(name)
 
-        self._stick = FoundStorage(find, f"{destination.path} on the stick {name!r}", cannot_write)
+        self._stick = FoundStorage(find, f"{destination.path} on the stick '{printable(name)}'", cannot_write)
         super().__init__(self._stick)
 
     def warnings(self, node_directory: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Words that sentences of all parts need, and how text that somebody else wrote is shown in them."""
 
+import os
 import shlex
 import unicodedata
 
@@ -15,6 +16,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def process_in_words(pid: int) -> str:
+    """A process that a file tells of, in the middle of a sentence; 0: the file does not."""
+    return f"process {pid}" if pid else "process unknown"
+
+
 def printable(foreign: object, limit: int = SHOWN) -> str:
     r"""Text from a file, a disk, a server or a peer, safe in a terminal and a log: printable, one line, bounded.
 
@@ -24,6 +30,23 @@ def printable(foreign: object, limit: int = SHOWN) -> str:
     text = str(foreign)
     shown = "".join(map(_visible, text[: limit + 1]))  # each character becomes one at least
     return shown if len(shown) <= limit and len(text) <= limit else shown[: max(limit - 3, 0)] + "..."
+
+
+def one_line(message: str) -> str:
+    """A whole message, ours with foreign text in it, as the last thing before a terminal or a log: nothing is obeyed.
+
+    Line ends are escaped like the rest: who means to begin a line shows another message. Twice does no more than once.
+    """
+    return message if message.isprintable() else "".join(map(_visible, message))
+
+
+def unexpected(error: BaseException) -> str:
+    """What is said of an error that nobody foresaw: which, and where. Its own words may hold a node's secrets."""
+    step, place = error.__traceback__, ""
+    while step is not None:
+        place = f" at {os.path.basename(step.tb_frame.f_code.co_filename)}:{step.tb_lineno}"  # noqa: PTH119
+        step = step.tb_next
+    return f"something unexpected went wrong ({type(error).__name__}{place})"
 
 
 def _visible(character: str) -> str:

@@ -1,6 +1,5 @@
 """What the backup itself says about the node's protection: backup.lock, the destination, and how far it has come."""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +9,10 @@ from backends.base import Backend
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
-from backends.node.pairing import BackupEnd, Identity, NextStart, Pairing, Position
+from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
-from backup_cli.console import age
+from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
@@ -69,16 +68,26 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     for trouble in seen.troubles[earlier:]:
         yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
     if not seen.damaged:
-        last = age(time.time() - seen.last_change)
-        yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last} ago")
+        last = ago(seen.last_change)
+        yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
     yield from _compare(directory, settings.url, backend, pairing)
     yield from look_at_room(directory, backend, seen, pairing)
+    yield from _look_at_schema(database)
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:
         yield warning("disk", line)
     if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _look_at_schema(database: NodeDatabase) -> Iterator[Finding]:
+    if database.unknown_objects:
+        yield warning(
+            "schema",
+            f"the database holds what no lightningd makes: {database.unknown_objects}. restore and verify refuse that "
+            "until they are given --accept-schema; if you did not add it, somebody else has changed the database",
+        )
 
 
 _END_KNOWN_DAMAGE = (

@@ -7,6 +7,7 @@ import click
 
 from backends.errors import BackupError
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.backup_findings import look_at_backup
 from backup_cli.config_findings import (
     look_at_files,
@@ -15,9 +16,10 @@ from backup_cli.config_findings import (
     look_at_owners,
     look_at_wallet,
 )
+from backup_cli.console import show_line
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
-from backup_cli.options import lightning_dir, node_directory
+from backup_cli.options import lightning_dir
 from backup_cli.plugin_findings import look_at_plugin
 from backup_cli.secret_findings import look_at_secret
 
@@ -37,15 +39,15 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
     Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
     Changes nothing; a running node is not disturbed. Exits with 1 when there is a problem; warnings are none.
     """
-    problems = 0
-    for finding in _findings(node_directory(lightning_dir), conf):
-        click.secho(f"{finding.level.value:<8} ", fg=_COLOURS[finding.level], nl=False)
-        click.echo(f"{finding.about:<14} {finding.text}")
+    directory, problems = as_owner.node_directory(lightning_dir), 0
+    as_owner.refuse_anothers(None if conf is None else conf.parent)
+    for finding in _findings(directory, conf):
+        show_line(f"{finding.about:<14} {finding.text}", level=(f"{finding.level.value:<8} ", _COLOURS[finding.level]))
         problems += finding.level is Level.PROBLEM
     if problems:
-        click.secho(f"NOT protected: {counted(problems, 'problem')}", bold=True)
+        show_line(f"NOT protected: {counted(problems, 'problem')}", bold=True)
         raise click.exceptions.Exit(1)
-    click.secho("protected", bold=True)
+    show_line("protected", bold=True)
 
 
 def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:

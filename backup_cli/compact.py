@@ -12,9 +12,10 @@ from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.scratch import scratch_place
 from backends.status import Status
+from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import chown_needed, existing_backup, local_directory, url_argument
+from backup_cli.options import existing_backup, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -26,8 +27,11 @@ from backup_cli.ownership import alone, take_over
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@show_statements
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
+    as_owner.backup(url)
+    as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over):
@@ -37,7 +41,7 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
             say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
             return
         backend.open(lambda level, line: warn(line))
-        noted = damage_noted(url, backend, "compaction", backend.manifest.generation)
+        noted = damage_noted(backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
             folded = backend.fold(scratch or scratch_place(), show)
         if folded is None or not _gains(backend, folded, before):
@@ -47,7 +51,6 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         with ignored():
             backend.switch_generation(folded)
         after = backend.sizes()
-    _warn_of_root(url)
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
 
@@ -83,15 +86,4 @@ def _refuse_if_damaged(backend: LogBackend) -> None:
             f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "
             "node's database does. The node's next start takes one by itself",
             known.what,
-        )
-
-
-def _warn_of_root(url: str) -> None:
-    """What root has made in another user's backup is closed to lightningd."""
-    place = local_directory(url)
-    command = chown_needed(place, place) if place is not None else None
-    if command is not None:
-        warn(
-            "this was done as root, and the node's user cannot open what is new. Before you start lightningd: "
-            f"{command}"
         )

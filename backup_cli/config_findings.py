@@ -1,7 +1,6 @@
 """What lightningd's configuration says about the node's protection: plugin, wallet, and the node's own files."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -15,9 +14,10 @@ from backends.node.session import SESSION_FILE
 from backends.node.trusted import Untrusted, trusted_program
 from backends.node.witness import WITNESS_FILE
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.owners import run_as, user_name
+from backends.words import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig
-from backup_cli.options import user_name
 
 NOTIFY_FILE = "backup.notify"
 
@@ -42,12 +42,13 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
             f"there is no config file in {config.directory.parent} or {config.directory}; if lightningd reads another "
             "one, name it with --conf",
         )
-    owner = config.directory.stat().st_uid
-    if owner != os.geteuid():
+    owner = config.directory.stat()
+    if owner.st_uid != os.geteuid():
         yield warning(
             "user",
-            f"{config.directory} belongs to another user; run this as that one: "
-            f"sudo -u {_for_sudo(owner)} backup-cli …",
+            f"{config.directory} belongs to another user; as root, or as that one, this can see more: "
+            + shell_line(*run_as(owner.st_uid, owner.st_gid), "backup-cli", "check-config")
+            + " …",
         )
 
 
@@ -105,7 +106,11 @@ def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
 
 
 def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
-    """What root has restored or copied into the node's directory is root's, and lightningd cannot open it."""
+    """What root has copied into the node's directory is root's, and lightningd cannot open it.
+
+    Giving it away is left to whoever put it there: a link, or a second name of a file of root's, would be given away
+    just so, and the directory's user can exchange what lies in it after anybody has looked.
+    """
     owner = config.directory.stat().st_uid
     if config.pid is not None:
         with suppress(psutil.Error):
@@ -114,13 +119,14 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
     for name in OWN_FILES:
         with suppress(OSError):
             if (config.directory / name).stat().st_uid != owner:
-                foreign.append(config.directory / name)
+                foreign.append(name)
     if foreign and owner != 0:
         yield problem(
             "owner",
-            f"{', '.join(path.name for path in foreign)} in {config.directory} belong to another user than the node's, "
-            f"{user_name(owner)}, which cannot open them and will not start: "
-            f"sudo chown {user_name(owner)}: {shlex.join(str(path) for path in foreign)}",
+            f"{', '.join(foreign)} in {config.directory} belong to another user than the node's, {user_name(owner)}, "
+            "which cannot open them and will not start. Whoever put them there should look whether they are still the "
+            "files that he means (ls -l), and make them that user's. What backup-cli itself makes there, also when "
+            "root runs it, is that user's at once",
         )
 
 
@@ -133,9 +139,3 @@ def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
             yield warning(NOTIFY_FILE, f"it is not called: {why}")
         else:
             yield ok(NOTIFY_FILE, "is called when there is trouble")
-
-
-def _for_sudo(uid: int) -> str:
-    """A user without a name is a number behind a sign that a shell would take for a comment."""
-    name = user_name(uid)
-    return f"'#{uid}'" if name == str(uid) else name

@@ -4,11 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import click
 
-from backends.words import counted
+from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME
+from backends.times import moment as moment
+from backends.words import counted, one_line
 
 
 class Progress(Protocol):
@@ -51,14 +54,48 @@ class _Lines:
             self._next = (percent // 25 + 1) * 25
 
 
-def say(line: str) -> None:
-    """A line about what is going on; stdout is for results."""
-    click.echo(line, err=True)
+def say(*lines: str) -> None:
+    """A line about what is going on, or several; stdout is for results."""
+    for line in lines:
+        _echo(line, err=True)
 
 
 def warn(line: str) -> None:
     """A line that must not be overlooked."""
-    click.secho(f"warning: {line}", err=True, fg="yellow")
+    _echo(f"warning: {line}", err=True, fg="yellow")
+
+
+def fail(line: str) -> None:
+    """Why the command ends."""
+    _echo(f"error: {line}", err=True, fg="red")
+
+
+def show_line(line: str, *, fg: str | None = None, bold: bool | None = None, level: tuple[str, str] = ("", "")) -> None:
+    """A line of the result, for a person; `level` are words and their colour at its beginning."""
+    word, colour = level
+    _echo(line, fg=fg, bold=bold, before=click.style(word, fg=colour) if word else "")
+
+
+def hand_out(text: str) -> None:
+    """A result for a program, as it is: JSON, figures. They have escaped what is foreign in them by their own rules."""
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+def hand_out_path(path: Path) -> None:
+    """A path for a program, as it is; on a terminal for a person."""
+    if sys.stdout.isatty():
+        show_line(str(path))
+    else:
+        click.echo(str(path), color=True)  # or it would take escape sequences out of it
+
+
+def _echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool | None = None, before: str = "") -> None:
+    """Whatever a person sees comes by here: one line, of which the terminal obeys nothing but its colour."""
+    encoding = (sys.stderr if err else sys.stdout).encoding or "ascii"
+    shown = (
+        one_line(line).encode(encoding, "backslashreplace").decode(encoding)
+    )  # an old terminal: no traceback for "…"
+    click.echo(before + (click.style(shown, fg=fg, bold=bold) if fg or bold else shown), err=err)
 
 
 def size(count: int) -> str:
@@ -79,6 +116,19 @@ def age(seconds: float) -> str:
     return counted(int(max(seconds, 0)), "second")
 
 
-def moment(seconds: float) -> str:
-    """A point in time, local, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+AHEAD = 60.0
+"""Seconds by which two machines' clocks may differ before a time counts as one to come."""
+
+
+def ago(seconds: float) -> str:
+    """How long ago that point in time was, in words that end a sentence or stand behind a comma."""
+    since = time.time() - seconds
+    if not UNKNOWN_TIME < seconds < END_OF_TIME:
+        return "at an unknown time"
+    return "in the future, by this machine's clock" if since < -AHEAD else f"{age(since)} ago"
+
+
+def moment_ago(seconds: float) -> str:
+    """The point in time, and how long ago it was."""
+    told = moment(seconds)
+    return told if told == UNKNOWN else f"{told} ({ago(seconds)})"

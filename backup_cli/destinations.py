@@ -17,8 +17,10 @@ from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
 from backends.urls import quote
-from backup_cli.console import say, size
-from backup_cli.options import lightning_dir, node_directory
+from backends.words import printable
+from backup_cli import as_owner
+from backup_cli.console import hand_out, say, show_line, size
+from backup_cli.options import lightning_dir
 from backup_cli.waiting import NoAnswer, within
 
 NAME = "lightning.bkp"
@@ -70,7 +72,7 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
     for line in left_out:
         say(line)
     if as_json:
-        click.echo(json.dumps([asdict(place) for place in found], indent=2))
+        hand_out(json.dumps([asdict(place) for place in found], indent=2))
         return
     for place in found:
         _show(place)
@@ -111,7 +113,8 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
         elif place is not None and not place.own_disk:
             left_out.append(
                 f"This user may not write there, and it is left out: {mount.describe()}. Make this user a directory on "
-                f"it (as root: mkdir, chown); the URL is then that of {place.url} with the directory before {NAME}."
+                f"it (as root: install -d -o USER -m 0700 DIRECTORY); the URL is then that of {place.url} with the "
+                f"directory before {NAME}."
             )
     return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), left_out
 
@@ -191,26 +194,21 @@ def _is_on_device(mount: Mount) -> bool:
 def _own_disks(lightning_dir: Path) -> frozenset[str]:
     """The disks under the node's directory; under the home directory when there is no node yet."""
     try:
-        directory = node_directory(lightning_dir)
+        directory = as_owner.node_directory(lightning_dir)
     except BackupError:
         directory = Path.home()
     return disks_of(directory)
 
 
-def _shown(text: str) -> str:
-    """What a terminal can show of a name that is not in UTF-8."""
-    return os.fsencode(text).decode(errors="replace")
-
-
 def _show(place: Place) -> None:
     called = " ".join(filter(None, (place.label, f"({place.uuid})" if place.uuid else None)))
-    click.secho(place.url, bold=True)
-    click.echo(
-        f"    {_shown(place.source)} at {_shown(place.mounted_at)}: "
-        f"{' '.join(filter(None, (place.filesystem, called)))}, "
+    show_line(place.url, bold=True)
+    show_line(
+        f"    {printable(place.source)} at {printable(place.mounted_at)}: "
+        f"{printable(' '.join(filter(None, (place.filesystem, called))))}, "
         f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
     )
     if place.own_disk:
-        click.echo("    the node's own disk: when it dies, the backup dies with it. Better take another")
+        show_line("    the node's own disk: when it dies, the backup dies with it. Better take another")
     for line in place.warnings:
-        click.echo(f"    {line}")
+        show_line(f"    {line}")

@@ -14,6 +14,7 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.database.compare import compare
+from backends.database.connection import words
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.errors import BackupError
@@ -24,10 +25,11 @@ from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
 from backends.words import counted
-from backup_cli.console import age, moment, progress, say, size, warn
+from backup_cli import as_owner
+from backup_cli.console import age, moment, progress, say, show_line, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
-from backup_cli.options import REHEARSAL, existing_backup, node_directory
+from backup_cli.options import REHEARSAL, existing_backup, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
@@ -42,14 +44,17 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path),
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
+@show_statements
 def drill(url: str | None, lightning_dir: Path | None) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, node_directory(lightning_dir))
+        _own_backup(url, as_owner.node_directory(lightning_dir))
         return
+    if url is not None:
+        as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
         seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
     tell(seen)
@@ -129,7 +134,7 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
         player.stop()
     except apsw.Error as error:
         raise BackupError(
-            f"the recorded node's own database in {node.parent.parent} could not be written: {error}. That says "
+            f"the recorded node's own database in {node.parent.parent} could not be written: {words(error)}. That says "
             "nothing of the destination; free some space there, or name another directory with TMPDIR, then try again"
         ) from error
     finally:
@@ -160,17 +165,17 @@ def _own_backup(given: str | None, directory: Path) -> None:
             )
         database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
-    click.echo(f"{'backup':<16}{url}, {size(stored)}")
-    click.echo(
+    show_line(f"{'backup':<16}{url}, {size(stored)}")
+    show_line(
         f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
         f"({age(time.time() - rebuilt.last_time)} ago)"
     )
-    click.echo(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok")
-    click.echo(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
+    show_line(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok")
+    show_line(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
-        click.echo(f"{'torn end':<16}{rebuilt.torn}")
+        show_line(f"{'torn end':<16}{rebuilt.torn}")
     pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
     if found.level is not Level.OK:
         warn(found.text)
-    click.echo("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")
+    show_line("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

@@ -20,12 +20,19 @@ from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backends.scratch import scratch_directory, scratch_place
-from backup_cli.console import moment, progress, say, size, warn
+from backup_cli import as_owner
+from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import node_directory, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.options import (
+    removed_on_failure,
+    set_old_lock_aside,
+    show_statements,
+    url_argument,
+)
 from backup_cli.pairing_words import in_words
 from backup_cli.replica import refuse_other_main
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 BETTER_SOURCE = (
     "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
@@ -40,28 +47,40 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path),
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
+@accept_schema
 @discard_newer
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, ...], scratch: Path | None) -> None:
+@show_statements
+def import_(
+    old: str,
+    url: str,
+    lightning_dir: Path | None,
+    accepted: str | None,
+    consent: tuple[str, ...],
+    scratch: Path | None,
+) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
     """
+    directory = None if lightning_dir is None else as_owner.node_directory(lightning_dir)
     backend = backend_for(url)
+    if directory is None:
+        as_owner.backup(url)
+    as_owner.refuse_anothers(scratch)
     with OlderBackup(older_path(old)) as older:
-        if lightning_dir is None:
+        if directory is None:
             backend.check_new()
             with removed_on_failure(backend) as making:
-                _take_over(older, backend, url, scratch, None)
+                _take_over(older, backend, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
-            directory = node_directory(lightning_dir)
             refuse_if_running(directory)
             with WriterLock(directory, "backup-cli import"):
                 backend.check_new()
@@ -71,7 +90,7 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
                 with removed_on_failure(backend) as making:
-                    standing = _take_over(older, backend, url, scratch, database)
+                    standing = _take_over(older, backend, url, scratch, database, accepted)
                     backup_id, lasting = backend.identify(), backend.lasting_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
@@ -80,7 +99,14 @@ def import_(old: str, url: str, lightning_dir: Path | None, consent: tuple[str, 
             _tell_node(backend, url, directory, aside)
 
 
-def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | None, database: Path | None) -> Standing:
+def _take_over(
+    older: OlderBackup,
+    backend: Backend,
+    url: str,
+    scratch: Path | None,
+    database: Path | None,
+    accepted: str | None,
+) -> Standing:
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -91,13 +117,14 @@ def _take_over(older: OlderBackup, backend: Backend, url: str, scratch: Path | N
             raise BackupError(
                 f"{older.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
             )
+        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
         if not rebuilt.state.empty:
             say(f"Writing the snapshot of version {rebuilt.data_version} …")
         standing = backend.create(_source(place / "older.sqlite3", rebuilt))
     holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    click.echo(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
     return standing
 
 
@@ -148,7 +175,6 @@ def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) 
         warn(line)
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
-    warn_of_root(directory, url)
     say("The node's database holds exactly the same, and goes on with the new backup.")
-    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:\n")
-    click.echo(f"important-plugin={plugin_path()}")
+    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
+    show_line(f"important-plugin={plugin_path()}")

@@ -19,19 +19,20 @@ from backends.node.directory import (
     NETWORKS,
     database_path,
     looks_like_a_nodes,
-    network_directory,
 )
 from backends.node.handover import hand_over
 from backends.node.pairing import Found
 from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
-from backup_cli.console import progress, say, warn
+from backup_cli import as_owner
+from backup_cli.console import progress, say, show_line, warn
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument, warn_of_root
+from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.pairing_words import in_words
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
+from backup_cli.schema_consent import tell_unknown_schema
 from backup_cli.secret_words import warn_of_secret
 from backup_cli.waiting import answered
 
@@ -46,8 +47,8 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
     when the backup that the node has had so far holds a newer state than its database.
     """
-    backend = backend_for(url)
     directory = _directory(lightning_dir)
+    backend = backend_for(url)
     refuse_if_running(directory)
     with WriterLock(directory, "backup-cli init"):
         refuse_other_database(directory, database_path(directory))
@@ -72,14 +73,13 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
-    warn_of_root(directory, url)
-    say("Now add this line to lightningd's config file, then start the node:\n")
-    click.echo(f"important-plugin={plugin_path()}")
+    say("Now add this line to lightningd's config file, then start the node:", "")
+    show_line(f"important-plugin={plugin_path()}")
 
 
 def _directory(given: Path) -> Path:
     """The node's; one that was named may be new and of any name, the default may not."""
-    directory = network_directory(given, new=given != DEFAULT_DIRECTORY)
+    directory = as_owner.node_directory(given, new=given != DEFAULT_DIRECTORY)
     if not looks_like_a_nodes(directory):
         warn(
             f"nothing in {directory} shows that it is a node's. It is taken for the one that lightningd will work in, "
@@ -130,6 +130,7 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
         raise BackupError(
             f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
         )
+    tell_unknown_schema(state.unknown_objects)
     with (
         progress("Copying the database") as show,
         taken(path, directory, writable=True, progress=show) as source,

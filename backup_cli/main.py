@@ -13,8 +13,11 @@ import click
 
 from backends import __version__, interrupts
 from backends.errors import BackupError
+from backends.words import unexpected
+from backup_cli import as_owner
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
+from backup_cli.console import fail, say
 from backup_cli.destinations import destinations
 from backup_cli.drill import drill
 from backup_cli.import_ import import_
@@ -42,7 +45,11 @@ for command in (init, restore, import_, verify, status, versions, compact, resyn
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every error is one sentence, and a traceback is a bug."""
     interrupts.listen()
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except Exception as error:  # a bug; its traceback might show a node's values, or what a terminal obeys
+        fail(f"{unexpected(error)}; that is a mistake in backup-cli, please report it. Nothing was replaced")
+        code = 1
     last = interrupts.came()
     if last in (signal.SIGTERM, signal.SIGHUP):  # and be seen to have ended by it: to systemd, a unit that it stopped
         signal.signal(last, signal.SIG_DFL)  # has not failed
@@ -57,8 +64,9 @@ _STOPPED = 130
 def run(arguments: list[str] | None = None) -> int:
     """Like `main`, but returns the exit code."""
     if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
-        click.echo("error: an argument contains a NUL byte", err=True)
+        fail("an argument contains a NUL byte")
         return 2
+    as_owner.remember(sys.argv[1:] if arguments is None else arguments)
     try:
         with interrupts.audible():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
@@ -74,24 +82,34 @@ def _tell(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.ClickException):
-        error.show()
+        _tell_usage(error)
         return error.exit_code
     if isinstance(error, BackupError):
-        click.secho(f"error: {error}", err=True, fg="red")
+        fail(str(error))
+        for line in error.listed:
+            say(f"  {line}")
         return error.exit_code
     if isinstance(error, OSError):
         what = f"{error.filename} cannot be used: {error.strerror}" if error.filename else error.strerror or str(error)
-        click.secho(f"error: {what}. Fix that (permission, space, mount), then repeat the command", err=True, fg="red")
+        fail(f"{what}. Fix that (permission, space, mount), then repeat the command")
         return 1
     raise error
 
 
 def _tell_stop() -> int:
     if interrupts.past_undoing():
-        click.echo("stopped, but only after the work was done: its result stays", err=True)
+        say("stopped, but only after the work was done: its result stays")
     else:
-        click.echo("stopped; what was begun was undone, and nothing that was there before has changed", err=True)
+        say("stopped; what was begun was undone, and nothing that was there before has changed")
     return _STOPPED
+
+
+def _tell_usage(error: click.ClickException) -> None:
+    """As click does, which repeats what was typed, or pasted, as it is."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        option = max(error.ctx.help_option_names, key=len)
+        say(*error.ctx.get_usage().splitlines(), f"Try '{error.ctx.command_path} {option}' for help.", "")
+    say(f"Error: {error.format_message()}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Posi
 from backends.node.present import end_of_backup, pair_at
 from backends.node.witness import look, read_witness
 from backends.older import OlderBackup, older_backup_at
+from backends.words import shell_line
 from backup_cli.console import age, warn
 from backup_cli.pairing_words import TWO_NODES, why_copied
 from backup_cli.waiting import answered
@@ -25,13 +26,17 @@ from backup_cli.waiting import answered
 UNKNOWN = "unknown"
 """What is typed in a version's place when nobody can tell it."""
 
+_MAX_DIGITS = 20
+"""Of a version that is typed; `int` raises for thousands."""
+
 RECENT = 3600.0
 """Seconds since its last change within which a database is believed to be what a node has just run from."""
 
 
 def _versions(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
     for value in values:
-        if value != UNKNOWN and not (value.isascii() and value.isdigit() and int(value) < VERSIONS):
+        number = value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS and int(value) < VERSIONS
+        if value != UNKNOWN and not number:
             raise click.BadParameter(f"{value!r} is neither a version (a number) nor the word {UNKNOWN}")
     return tuple(value if value == UNKNOWN else str(int(value)) for value in values)
 
@@ -215,7 +220,7 @@ def _compare_with_older(
             f"{what}, and the older plugin's backup {path}, which {LOCK_FILE} names, is at version {named}: that is "
             "the newer state, and a node that runs from an older one can lose every channel",
             State(f"the state in {path}", named),
-            f"Bring it back first: backup-cli restore {settings.url} DEST (docs/migrating.md)",
+            f"Bring it back first: {shell_line('backup-cli', 'restore', settings.url, 'DEST')} (docs/migrating.md)",
             consent,
         )
 

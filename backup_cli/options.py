@@ -1,13 +1,12 @@
 """Arguments that several commands share."""
 
 import difflib
-import os
-import pwd
-import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
 import click
 
@@ -15,12 +14,12 @@ from backends import backend_for
 from backends.base import Backend
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.interrupts import deferred
-from backends.node.directory import DATABASE, DEFAULT_DIRECTORY, NETWORKS, network_directory
+from backends.node.directory import DEFAULT_DIRECTORY
+from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import Destination, parse_url
-from backends.words import printable
-from backup_cli.console import warn
+from backends.words import one_line, printable
 from backup_cli.waiting import answered
 
 lightning_dir = click.option(
@@ -34,12 +33,48 @@ lightning_dir = click.option(
 REHEARSAL = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
 
+_SENSITIVE = (
+    "Show a statement that fails in full. It may hold what must stay secret (runes, invoices, preimages): read what is "
+    "printed before you share it."
+)
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
+
+
+def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
+    """For a command that may meet a statement that fails: shown by kind and table, unless somebody asks for more."""
+
+    @click.option("--show-statements", "in_full", is_flag=True, help=_SENSITIVE)
+    @wraps(command)
+    def told(*arguments: Any, in_full: bool, **named: Any) -> _Result:
+        try:
+            return command(*arguments, **named)
+        except BackupError as error:
+            text = _withheld(error)
+            if text and in_full:
+                error.listed = (*error.listed, f"in full, may be secret: {one_line(text)}")
+            elif text:
+                error.listed = (*error.listed, _ASK)
+            raise
+
+    return cast(Callable[_P, _Result], told)
+
+
+_ASK = "the same with --show-statements prints that statement in full; it may hold secrets, so share it with nobody"
+
+
+def _withheld(error: BaseException) -> str:
+    """What this error, or one that it was made of, keeps from strangers."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BackupError) and seen.withheld:
+            return seen.withheld
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
 url_argument = click.argument("url", metavar="URL")
-
-
-def node_directory(given: Path) -> Path:
-    """The network directory that the option means."""
-    return network_directory(given.expanduser())
 
 
 def existing_backup(url: str) -> tuple[str, Backend]:
@@ -73,8 +108,9 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
             raise NotABackup(f"{error}{neighbours(url)}") from error
         urls = [str(parse_url(url).below(name)) for name in inside]
         if len(urls) > 1:
-            listed = "\n  ".join(urls)
-            raise BackupError(f"{url} holds {len(urls)} backups; say which one:\n  {listed}") from None
+            several = BackupError(f"{url} holds {len(urls)} backups; say which one:")
+            several.listed = tuple(urls)
+            raise several from None
         return urls[0], backend_for(urls[0])
     return url, backend
 
@@ -116,8 +152,8 @@ def _refuse_unreadable(path: Path) -> None:
     except OSError as error:
         raise Unreachable(
             f"{path} is a file that cannot be read: {error.strerror}; nothing was changed. If it is one of the older "
-            "backup plugin, run this as the user that lightningd runs as, or give it to this user with chown; if its "
-            "disk is dying, copy what can still be read to another one first (ddrescue)"
+            "backup plugin, run this as the user that lightningd runs as; if its disk is dying, copy what can still be "
+            "read to another one first (ddrescue)"
         ) from None
 
 
@@ -135,11 +171,12 @@ def free_name(path: Path, infix: str) -> Path:
 def set_old_lock_aside(directory: Path) -> Path | None:
     """Keep an earlier backup.lock under another name; None when there was none."""
     lock = directory / LOCK_FILE
-    if not lock.exists():
+    try:
+        data = read_small_file(lock)
+    except FileNotFoundError:
         return None
     aside = free_name(lock, ".")
-    aside.write_bytes(lock.read_bytes())
-    aside.chmod(0o600)
+    create_file(aside, data)
     return aside
 
 
@@ -167,43 +204,7 @@ def removed_on_failure(backend: Backend) -> Iterator[Making]:
         raise
 
 
-def chown_needed(place: Path, *written: Path) -> str | None:
-    """What root must type after making `written` for a node in `place`, another user's directory; else None.
-
-    What root makes is for root alone, and lightningd would not start with it. It names what is root's there, too.
-    """
-    owner = place.stat().st_uid
-    made = owner == 0 and place.name in NETWORKS  # a moment ago, perhaps
-    if made:
-        owner = place.parent.stat().st_uid
-    if os.geteuid() != 0 or owner == 0:
-        return None
-    ours = [path for name in (DATABASE, "backup.") for path in place.glob(f"{name}*") if path.lstat().st_uid == 0]
-    elsewhere = [path for path in written if path.parent != place or not made]
-    paths = ([place] if made else sorted(ours)) + elsewhere
-    return f"chown -R {user_name(owner)}: {shlex.join(dict.fromkeys(str(path) for path in paths))}"
-
-
 def local_directory(url: str) -> Path | None:
     """Where a backup lies on a mounted filesystem, if the URL says that."""
     place = parse_url(url)
     return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None
-
-
-def warn_of_root(place: Path, url: str) -> None:
-    """After root has made or changed the backup of a node that runs as another user."""
-    backup = local_directory(url)
-    command = chown_needed(place, *([backup] if backup is not None else []))
-    if command is not None:
-        warn(
-            "this was done as root, and the node's user could open neither its own files nor the backup. Before you "
-            f"start lightningd: {command}" + ("" if backup is not None else ", and give it the backup, too")
-        )
-
-
-def user_name(uid: int) -> str:
-    """The user's name, or the number of one without."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -60,7 +60,7 @@ def _held(backend: LogBackend, what: str) -> bool:
 
 
 def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> None:
-    who = f"{writer.host}, process {writer.pid}"
+    who = f"{writer.host}, {writer.process}"
     if take_over:
         warn(
             f"{url} was last written by a node ({who}) that has not ended its session. Should it be running, it is "
@@ -138,7 +138,7 @@ def writing(before: Seen, now: Seen) -> Living | None:
     writer = now.writer
     if writer is None or writer.closed:
         return None
-    who = f"a node ({writer.host}, process {writer.pid})"
+    who = f"a node ({writer.host}, {writer.process})"
     if now.end != before.end or writer != before.writer:
         return Living(f"{who} is writing to this backup: it has changed while it was read", True)
     if writer.host == socket.gethostname():

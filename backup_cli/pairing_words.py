@@ -1,15 +1,16 @@
 """What the commands say of how a node's database and its backup stand to each other: the same from all of them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
+from backends.node.memory import Memory
+from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.words import counted
-from backup_cli.console import age
+from backup_cli.console import ago
 from backup_cli.findings import Finding, ok, problem, warning
 
 TWO_NODES = "two nodes with the same keys lose money"
@@ -19,6 +20,8 @@ def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
     """One line about the two, with what to type. `provable` as for `Pairing.next_start`."""
     if pairing.identity is not Identity.OURS:
         return problem(*_whose(pairing, url))
+    if pairing.memory.verdict is not Memory.AGREES:
+        return problem("version", remembered_otherwise(pairing, url, directory))
     if pairing.copied and pairing.position in DISPUTED:
         return problem("version", _copied(pairing, url, directory))
     if pairing.position is Position.BEHIND:
@@ -44,10 +47,10 @@ def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
 
 def taken_over(pairing: Pairing, url: str) -> str:
     """Another machine has written to the backup. No command follows: which one is right depends on that machine."""
-    writer, last = pairing.backup.writer, age(time.time() - pairing.backup.last_change)
-    host = "another machine" if writer is None else f"another node ({writer.host}, process {writer.pid})"
+    writer, last = pairing.backup.writer, ago(pairing.backup.last_change)
+    host = "another machine" if writer is None else f"another node ({writer.host}, {writer.process})"
     return (
-        f"{host} has written to the backup at {url} since this directory last did (last change {last} ago, version "
+        f"{host} has written to the backup at {url} since this directory last did (last change {last}, version "
         f"{pairing.backup.version}). The next start is refused. If that one is in use, never start this one again: "
         f"{TWO_NODES}. Only if that one is off for good, move the node here (docs/recovery.md, from step 3)"
     )
@@ -62,10 +65,32 @@ def _copied(pairing: Pairing, url: str, directory: Path) -> str:
     )
 
 
+def remembered_otherwise(pairing: Pairing, url: str, directory: Path) -> str:
+    """The destination does not show what the node itself remembers. What follows depends on the database."""
+    wrong = what_is_wrong(pairing.memory, url, pairing.backup.version)
+    here = in_words(pairing.database, database_path(directory))
+    if pairing.both_older:
+        return f"{wrong}; and {here}. {BOTH_OLDER}"
+    if pairing.position is Position.BEHIND or pairing.database.found is not Found.VERSION:
+        resync = (
+            ""
+            if pairing.database.found is not Found.VERSION
+            else (
+                f" Only if {here}, and that is surely the state that the node last ran from, make the backup hold it "
+                f"(what lies there is kept for a week): backup-cli resync --discard-newer {pairing.backup.version}"
+            )
+        )
+        return f"{wrong}; {here}. {NOT_ITS_OWN}.{resync}"
+    return (
+        f"{wrong}. {here[0].upper()}{here[1:]}, which is not older than what the node remembers: its next start takes "
+        "a new snapshot by itself, or run now: backup-cli resync. Look at what can write to the destination"
+    )
+
+
 def why_copied(pairing: Pairing) -> str:
     """In the middle of a sentence: why the higher version may not be the newer state."""
     writer = pairing.backup.writer
-    who = "" if writer is None else f" ({writer.host}, process {writer.pid})"
+    who = "" if writer is None else f" ({writer.host}, {writer.process})"
     return (
         f"the node that wrote last{who} did not work in this directory, which looks like a copy that has gone its own "
         "way: of two such states the higher version is not surely the newer one"

@@ -10,6 +10,7 @@ import psutil
 from backends.errors import BackupError
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.words import shell_line
+from backup_cli import as_owner
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine
@@ -35,7 +36,7 @@ def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
                 f"{line.where} starts the older backup plugin {line.path}, which reads the same backup.lock: remove "
                 "that line (docs/migrating.md)",
             )
-    asked = _Asked()
+    asked = _Asked(config)
     ours = _ours(config, lines, asked)
     if not ours:
         yield problem(
@@ -53,14 +54,32 @@ def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
     yield from _look_at_running(config, ours)
 
 
+class NotStarted(BackupError):
+    """Root would run what somebody else wants."""
+
+
+def _decided_by_others(config: NodeConfig, plugin: Path) -> Path | None:
+    """Where somebody else than root decides what root would run; None for every other user, who decides himself."""
+    if os.geteuid() != 0:
+        return None
+    return next((file for file in (*config.files, plugin) if not as_owner.trusted_by_root(file)), None)
+
+
 class _Asked:
     """What plugins have said of themselves; each is started once at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
         self._said: dict[Path, Manifest | BackupError] = {}
 
     def manifest(self, path: Path, patience: float) -> Manifest:
-        """Raises BackupError when it says nothing."""
+        """Raises BackupError when it says nothing, NotStarted when that was not even tried."""
+        others = _decided_by_others(self._config, path)
+        if others is not None:
+            raise NotStarted(
+                f"{others} is not root's alone, so {path} was not started here: whoever may write there decides what "
+                "root runs, also when lightningd starts it. Give that file, and every directory above it, to root"
+            )
         real = path.resolve()
         if real not in self._said:
             try:
@@ -138,6 +157,9 @@ def _look_at_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, 
         )
     try:
         manifest = asked.manifest(line.path, PATIENCE)
+    except NotStarted as error:
+        yield warning("plugin", str(error))
+        return
     except BackupError as error:
         yield problem(
             "plugin", f"{error}, so the node will not start; reinstall it, or correct {line.where} (pip, pipx)"

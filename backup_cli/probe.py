@@ -44,6 +44,7 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
+                start_new_session=True,  # no terminal of ours: what is typed into that, its shell would run
             )
         except OSError as error:
             raise BackupError(f"{plugin} cannot be started ({error.strerror})") from None

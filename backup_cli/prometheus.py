@@ -6,6 +6,7 @@ docs/monitoring.md says what each figure means; contrib/monitoring/ has the aler
 from backends.errors import BackupError, Damaged
 from backends.status import COMPACTION_FAILED, Status, low_space
 from backends.storage.base import Space
+from backends.words import one_line
 
 PREFIX = "lightningd_backup_"
 
@@ -79,4 +80,5 @@ def _labels(**labels: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    lines = (one_line(line).replace("\\", "\\\\").replace('"', '\\"') for line in value.split("\n"))
+    return "\\n".join(lines)

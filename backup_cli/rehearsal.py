@@ -3,10 +3,8 @@
 import statistics
 from dataclasses import dataclass
 
-import click
-
 from backends.words import counted
-from backup_cli.console import size
+from backup_cli.console import show_line, size
 
 CALLS_PER_PAYMENT = 13.4
 """Changes that one payment through a channel makes: 20,084 in 1,500 recorded payments."""
@@ -54,11 +52,11 @@ def tell(seen: Rehearsal) -> None:
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
-        click.echo(f"{name:<16}{value}")
+        show_line(f"{name:<16}{value}")
     for difference in seen.differences:
-        click.echo(f"DIFFERENT: {difference}")
-    click.secho("identical" if not seen.differences else "not identical", bold=True)
-    click.echo(verdict(median, p99, seen.differences))
+        show_line(f"DIFFERENT: {difference}")
+    show_line("identical" if not seen.differences else "not identical", bold=True)
+    show_line(verdict(median, p99, seen.differences))
 
 
 def verdict(median: float, p99: float, differences: list[str]) -> str:
@@ -100,7 +98,7 @@ def histogram(ordered: list[float]) -> None:
     used = [number for number, (_, count) in enumerate(counts) if count]
     most = max(count for _, count in counts)
     for label, count in counts[used[0] : used[-1] + 1]:
-        click.echo(f"{label:>14} {'#' * round(40 * count / most):<40} {count}")
+        show_line(f"{label:>14} {'#' * round(40 * count / most):<40} {count}")
 
 
 def _ms(seconds: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from backends.errors import BackupError
 from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS
 from backends.node.wallet import Wallet, put_it_here, same_file, wallet_of
-from backends.words import printable
+from backends.words import printable, shell_line
 from backup_cli.console import warn
 from backup_cli.node_config import read_config
 
@@ -28,7 +28,7 @@ def refuse_other_database(directory: Path, database: Path) -> None:
         if place != directory and replica is not None and same_file(replica, database):
             raise BackupError(
                 f"{database} is the replica of the node in {place}, which lightningd overwrites; nothing was made. "
-                f"Name the directory of the node itself: --lightning-dir {place}"
+                f"Name the directory of the node itself: {shell_line('--lightning-dir', place)}"
             )
     if database.exists() and directory.name not in NETWORKS and not (directory / "hsm_secret").exists():
         warn(

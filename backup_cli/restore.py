@@ -17,21 +17,22 @@ from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
-from backends.node.files import sync_directory
 from backends.node.handover import hand_over
 from backends.node.pairing import BackupEnd, pair
 from backends.node.present import end_of_backup, look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import older_backup_at
+from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import chown_needed, existing_backup, set_old_lock_aside, url_argument
+from backup_cli.options import existing_backup, set_old_lock_aside, show_statements, url_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
 from backup_cli.restore_place import (
+    Unfinished,
     existing_at,
     file_behind,
     made,
@@ -41,6 +42,7 @@ from backup_cli.restore_place import (
     unfinished,
 )
 from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 
 @click.command(short_help="Bring the database back from a backup.")
@@ -51,8 +53,10 @@ from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--kept", is_flag=True, help="The generation that the last resync replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@accept_schema
 @discard_newer
 @take_over
+@show_statements
 def restore(
     url: str,
     dest: str,
@@ -61,6 +65,7 @@ def restore(
     to_version: int | None,
     kept: bool,
     not_for_a_node: bool,
+    accepted: str | None,
     consent: tuple[str, ...],
     take_over: bool,
 ) -> None:
@@ -70,13 +75,14 @@ def restore(
     overwritten, and nothing newer is replaced.
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
+    place = as_owner.restore_place(Path(dest))
     older = older_backup_at(url)
     if older is not None and resume:
         raise BackupError(CANNOT_RESUME)
     if older is not None and kept:
         raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
     url, backend = (url, None) if older is not None else existing_backup(url)
-    target, old = target_of(Path(dest).expanduser(), as_directory=dest.endswith(os.sep)), ""
+    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backend is not None:
         old = _name_of_kept(url, backend, resume, not_for_a_node)
     old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
@@ -84,6 +90,7 @@ def restore(
     refuse_inside(target.parent)
     refuse_if_running(target.parent)
     file = file_behind(target)
+    as_owner.refuse_anothers(file.parent)
     existing = existing_at(file)
     if existing and not replace:
         _refuse_to_overwrite(existing, file, url, backend)
@@ -94,7 +101,9 @@ def restore(
             f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
             f"will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
-    order = _Order(url, backend, older, target, file, existing, to_version, kept, bool(old), resume, consent, take_over)
+    order = _Order(
+        url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over
+    )
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)
@@ -103,7 +112,7 @@ def restore(
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None, chown_needed(target.parent, target))
+    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None)
     if resume and backend is not None:
         _warn_if_closed(backend)
 
@@ -125,27 +134,29 @@ class _Order:
     old: bool
     """It is for looking at only, and its name says so."""
     resume: bool
+    accepted: str | None
+    """What may be in the schema."""
     consent: tuple[str, ...]
     take_over: bool
 
 
-def _restore(order: _Order, temporary: Path) -> tuple[Rebuilt, list[Path]]:
+def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
     target, backend = order.target, order.backend
     standing: Standing | None = None
     if backend is None:
         assert order.older is not None
-        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        rebuilt = rebuild_from(order.older, temporary.path, target, order.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
-        rebuilt, standing, end = _from_backup(order, backend, temporary)
+        rebuilt, standing, end = _from_backup(order, backend, temporary.path)
+    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backend is None, order.consent)
     with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
-        temporary.rename(order.file)
-        sync_directory(order.file.parent)
+        temporary.publish(order.file)
         if order.resume and backend is not None:
             set_old_lock_aside(target.parent)
             hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)
@@ -157,7 +168,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
     seen, before = backend.status(order.url), look(backend)
     end, note = end_of_backup(backend, order.url, seen), backend.kept() if order.kept else None
     if note is not None:
-        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since)
+        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backends.node.directory import DATABASE
+from backends.node.memory import Memory, remembered
+from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Pairing, Position, pair
 from backends.node.present import look_at_database
 from backup_cli.newest import State, demand_consent, demand_newest
@@ -20,6 +22,23 @@ def demand_no_newer(target: Path, url: str, end: BackupEnd, older: bool, consent
         restored = NodeDatabase(Found.VERSION, end.version, end.node_id)
         what = f"what {url} would bring back is at version {end.version}"
         demand_newest(target.parent, restored, what, consent, restored="" if older else end.backup_id)
+        _demand_remembered(target.parent, url, end, consent)
+
+
+def _demand_remembered(directory: Path, url: str, end: BackupEnd, consent: Sequence[str]) -> None:
+    """The node's own note, where the directory still has it, knows of more, or of less, than what lies at `url`.
+
+    Neither an older state nor somebody else's changes come into the node's directory silently.
+    """
+    memory = remembered(directory, end.backup_id, end.end, end.writer)
+    if memory.verdict is Memory.AGREES:
+        return
+    if memory.verdict is Memory.OLDER:
+        lost = State(f"what this node had acknowledged up to version {memory.version}", memory.version)
+        demand_consent(what_is_wrong(memory, url, end.version), lost, BOTH_OLDER, consent)
+        return
+    lost = State(f"what this node itself wrote last (version {memory.version})", memory.version)
+    demand_consent(what_is_wrong(memory, url, end.version), lost, NOT_ITS_OWN, consent)
 
 
 def _demand_older(target: Path, url: str, end: BackupEnd, consent: Sequence[str]) -> None:

@@ -1,13 +1,11 @@
 """Where a restored database goes: which file DEST means, and places that it must not go to."""
 
-import glob
+import errno
 import os
-import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-
-import psutil
 
 from backends import backend_for
 from backends.errors import BackupError, Damaged, FromTheFuture
@@ -15,6 +13,8 @@ from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.scratch import scratch_directory
+from backends.words import shell_word
 from backup_cli.console import say
 from backup_cli.options import free_name
 
@@ -38,7 +38,7 @@ def _refuse_above(dest: Path) -> None:
     """lightningd looks for its database in the network directory, and begins an empty one where it finds none."""
     inside = [dest / name for name in NETWORKS if (dest / name).is_dir()]
     if (inside or (dest / CONFIG).exists()) and not looks_like_a_nodes(dest):
-        choices = " or ".join(str(directory) for directory in inside or [dest / NETWORKS[0]])
+        choices = " or ".join(shell_word(directory) for directory in inside or [dest / NETWORKS[0]])
         raise BackupError(
             f"lightningd does not look for its database in {dest}, but in the directory named after its network; "
             f"nothing was restored. Repeat this with {choices} as DEST"
@@ -104,25 +104,31 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
+class Unfinished:
+    """The new file that is worked in, alone in a private directory: SQLite opens it by `path`, again and again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "restoring.sqlite3"
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def publish(self, target: Path) -> None:
+        """Give the finished file its name, durably. OSError, and nothing has changed, if another one lies there now."""
+        made = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
+        if not (stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and os.path.samestat(made, self.path.lstat())):
+            raise OSError(errno.ESTALE, "something was put in the place of the file being restored", str(self.path))
+        os.rename(self.path.name, target, src_dir_fd=self._directory)
+        sync_directory(target.parent)
+
+    def close(self) -> None:
+        """The file has its name, or is not wanted any more."""
+        os.close(self._directory)
+
+
 @contextmanager
-def unfinished(target: Path) -> Iterator[Path]:
-    """The temporary file that is worked in; gone afterwards, whatever happens. So is one of a killed restore."""
-    name = f".{target.name}.restoring-"
-    for left in target.parent.glob(f"{glob.escape(name)}*"):
-        pid = left.name.removeprefix(name)
-        if re.fullmatch("[0-9]{1,9}", pid) and not psutil.pid_exists(int(pid)):
-            _remove(left)
-    temporary = target.with_name(f"{name}{os.getpid()}")
-    try:
-        yield temporary
-    finally:
-        _remove(temporary)
-
-
-def _remove(temporary: Path) -> None:
-    for suffix in COMPANIONS:
-        with suppress(FileNotFoundError):
-            _beside(temporary, suffix).unlink()
+def unfinished(target: Path) -> Iterator[Unfinished]:
+    """A file to become `target`, beside it; gone afterwards, whatever happens."""
+    with scratch_directory(target.parent) as directory, closing(Unfinished(directory)) as file:
+        yield file
 
 
 def move_aside(target: Path, existing: list[Path]) -> list[Path]:

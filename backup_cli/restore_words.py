@@ -1,9 +1,6 @@
 """What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
 
-import time
 from pathlib import Path
-
-import click
 
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
@@ -12,7 +9,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import age, moment, say, size, warn
+from backup_cli.console import hand_out_path, moment, moment_ago, say, size, warn
 from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
@@ -37,7 +34,7 @@ def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path,
     """The same for any backup that `holds` a version, and what is known of `when` that was made."""
     say(f"from     {origin}")
     if to_version is None:
-        say(f"version  {holds}, {since} {moment(when)} ({age(time.time() - when)} ago)")
+        say(f"version  {holds}, {since} {moment_ago(when)}")
     else:
         say(f"version  {to_version}, of {holds} that it holds")
     say(f"to       {target}")
@@ -56,25 +53,24 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
-    click.echo(str(target))
+    hand_out_path(target)
 
 
-def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool, chown: str | None) -> None:
+def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:
     """What must be so before lightningd is started. `node_id` is the restored node's."""
     secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
-        "\nBefore you start lightningd:\n"
-        f"  - {about_secret(target.parent, secret)}\n"
-        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.\n"
-        "  - Never start from an older copy than this one: a peer may punish it and take everything."
+        "",
+        "Before you start lightningd:",
+        f"  - {about_secret(target.parent, secret)}",
+        "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
+        "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )
     if target.name != DATABASE:
         say(
             f"  - lightningd does not see this file: it only looks for {DATABASE} in its network directory. Move it "
             "there, or restore anew with that directory as DEST."
         )
-    if chown is not None:
-        say(f"  - This was done as root, and the node's user cannot open what root has restored: {chown}")
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
     elif target.name == DATABASE and (target.parent / LOCK_FILE).exists():

@@ -8,24 +8,29 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.change import ahead
+from backends.database.source import inspect
 from backends.database.taking import taken
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
+from backends.node.memory_words import BOTH_OLDER, what_is_wrong
 from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
+from backends.words import shell_line
+from backup_cli import as_owner
 from backup_cli.console import progress, say, warn
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
-from backup_cli.options import lightning_dir, node_directory, warn_of_root
+from backup_cli.options import lightning_dir
 from backup_cli.ownership import alone, take_over
-from backup_cli.pairing_words import TWO_NODES, both, why_copied
+from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
+from backup_cli.schema_consent import tell_unknown_schema
 from backup_cli.waiting import answered
 
 
@@ -39,7 +44,7 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
     be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
     """
-    directory = node_directory(lightning_dir)
+    directory = as_owner.node_directory(lightning_dir)
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
@@ -52,7 +57,6 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
             pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
             _resync(directory, settings, backend, backup_id, pairing)
-    warn_of_root(directory, settings.url)
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
 
@@ -84,6 +88,12 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
         )
     if pairing.database_surely_newest:
         return
+    if pairing.both_older:
+        wrong = what_is_wrong(pairing.memory, settings.url, pairing.backup.version)
+        lost = State("the newest state that this node had acknowledged", pairing.memory.version)
+        why = f"{wrong}; and {in_words(pairing.database, database_path(directory))}"
+        demand_consent(why, lost, BOTH_OLDER, consent)
+        return
     why = both(pairing, settings.url, database_path(directory))
     lost = State("the state in the backup", pairing.backup.version)
     if pairing.identity is Identity.TAKEN_OVER:
@@ -113,6 +123,7 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
 
 def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
+    tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with (
         progress("Copying the database") as show,
         taken(database_path(directory), directory, writable=True, progress=show) as source,
@@ -156,7 +167,8 @@ def _identify(backend: Backend, settings: Settings) -> str:
         raise Nameless(
             f"{error.what} in {error.file}: nothing in {backend.describe()} says any more which backup it is, so it "
             "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
-            f"backup, which is refused should the database have lost changes: backup-cli init {settings.url}"
+            "backup, which is refused should the database have lost changes: "
+            f"{shell_line('backup-cli', 'init', settings.url)}"
         ) from error
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(

@@ -2,9 +2,11 @@
 
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
+from backends.words import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig
 from backup_cli.secret_words import how_to_tell, known_node, why_wrong
@@ -23,7 +25,7 @@ def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
         return
     mode, is_file = stat.S_IMODE(status.st_mode), stat.S_ISREG(status.st_mode)
     if is_file and not mode & stat.S_IRUSR:
-        yield problem(HSM_SECRET, f"not even its owner may read it (mode {mode:04o}): chmod 400 {secret}")
+        yield problem(HSM_SECRET, f"not even its owner may read it (mode {mode:04o}): {_chmod(secret)}")
         return
     node = known_node(config.directory)
     checked = check_secret(secret, None if node is None else node.node_id)
@@ -32,7 +34,7 @@ def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
         yield problem(HSM_SECRET, wrong)
     if is_file and mode & 0o077:
         yield problem(
-            HSM_SECRET, f"other users may get at it (mode {mode:04o}), and with it at all funds: chmod 400 {secret}"
+            HSM_SECRET, f"other users may get at it (mode {mode:04o}), and with it at all funds: {_chmod(secret)}"
         )
     elif checked.verdict is Verdict.UNREADABLE:
         yield warning(HSM_SECRET, f"{secret} cannot be compared with the node's id: {checked.why}")
@@ -58,3 +60,7 @@ def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
     if checked.verdict is Verdict.NEEDS_PASSPHRASE:
         return f"mode {mode:04o}; {how_to_tell(config.directory / HSM_SECRET, checked)}; {keep}"
     return f"mode {mode:04o}; {keep}"
+
+
+def _chmod(secret: Path) -> str:
+    return shell_line("chmod", 400, secret)

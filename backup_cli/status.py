@@ -16,10 +16,11 @@ from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
 from backends.status import Status
 from backends.words import counted
+from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
-from backup_cli.console import age, moment, size
+from backup_cli.console import hand_out, moment, moment_ago, show_line, size
 from backup_cli.findings import Finding, Level
-from backup_cli.options import existing_backup, lightning_dir, node_directory
+from backup_cli.options import existing_backup, lightning_dir
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
@@ -40,31 +41,36 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
     try:
-        directory = None if url is not None else node_directory(lightning_dir)
-        if directory is not None:
+        directory = as_owner.node_directory(lightning_dir) if with_node else None
+        if url is None and directory is not None:
             url = read_settings(directory).url
-        url, backend = existing_backup(url or "")
-        seen = backend.status(url)
-        if directory is not None:
+            seen, found = _look(url, directory, prometheus)
             seen = _with_last_run(seen, directory)
-        if with_node and not prometheus:
-            seen = _with_closed(seen, backend)
-            found = _database(url, backend, seen, node_directory(lightning_dir))
         else:
-            found = None
+            as_owner.backup(url or "")
+            seen, found = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
-            click.echo(unreadable(url or "", error, time.time()), nl=False)
+            hand_out(unreadable(url or "", error, time.time()))
         raise
     if as_json:
         database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
-        click.echo(json.dumps({**seen.as_json(), **database}))
+        hand_out(json.dumps({**seen.as_json(), **database}))
     elif prometheus:
-        click.echo(metrics(seen, time.time()), nl=False)
+        hand_out(metrics(seen, time.time()))
     else:
         _table(seen, found)
     if seen.damaged:
         raise click.exceptions.Exit(3)
+
+
+def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None]:
+    """The backup, and, with a node's directory, how its database stands to it."""
+    url, backend = existing_backup(url)
+    seen = backend.status(url)
+    if directory is None or prometheus:
+        return seen, None
+    return _with_closed(seen, backend), _database(url, backend, seen, directory)
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
@@ -92,35 +98,30 @@ def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Find
 
 
 def _table(seen: Status, found: Finding | None) -> None:
-    now = time.time()
     begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
         ("health", seen.health),
         ("version", str(seen.data_version)),
-        ("last change", _ago(seen.last_change, now)),
+        ("last change", moment_ago(seen.last_change)),
         ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
-        ("compacted", _compacted(seen, now)),
+        ("compacted", _compacted(seen)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
         ("node", seen.node_id or "not known yet"),
     ]
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
     for name, value in rows:
-        click.echo(f"{name:<13}{value}")
+        show_line(f"{name:<13}{value}")
     if found is not None and found.level is not Level.OK:
-        click.secho(f"! {found.text}", fg="yellow")
+        show_line(f"! {found.text}", fg="yellow")
     for trouble in seen.troubles:
-        click.secho(f"! {trouble}", fg="yellow")
+        show_line(f"! {trouble}", fg="yellow")
 
 
-def _compacted(seen: Status, now: float) -> str:
+def _compacted(seen: Status) -> str:
     """Of what was before a new snapshot nothing is known: `never` is said of a backup's first generation only."""
     if seen.last_compaction is not None:
-        return _ago(seen.last_compaction, now)
+        return moment_ago(seen.last_compaction)
     return "never" if seen.generation == 1 else f"not since the snapshot of {moment(seen.generation_begun)}"
-
-
-def _ago(seconds: float, now: float) -> str:
-    return f"{moment(seconds)} ({age(now - seconds)} ago)"

@@ -11,16 +11,19 @@ from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
-from backends.node.pairing import Identity, Position
+from backends.node.memory import Memory
+from backends.node.pairing import Identity, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.scratch import scratch_directory, scratch_place
 from backends.words import counted
-from backup_cli.console import moment, progress, say, size, warn
+from backup_cli import as_owner
+from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, node_directory, url_argument
-from backup_cli.pairing_words import finding
+from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.pairing_words import finding, remembered_otherwise
+from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
 
 
@@ -36,36 +39,45 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None) -> None:
+@accept_schema
+@show_statements
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: str | None) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
+    database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
+    if database is None:
+        as_owner.backup(url)
+    as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
-    database = None if lightning_dir is None else database_path(node_directory(lightning_dir))
     if database is not None:
         refuse_if_running(database.parent)
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
-        _rebuild(url, backend, directory / "verified.sqlite3")
+        _rebuild(url, backend, directory / "verified.sqlite3", accepted)
         comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
     if comparison is not None and database is not None:
-        _tell_comparison(comparison, _stand(url, backend, database.parent))
+        pairing = _pairing(url, backend, database.parent)
+        _tell_comparison(comparison, _stand(url, backend, database.parent, pairing))
+        if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
+            raise BackupError(remembered_otherwise(pairing, url, database.parent))
 
 
-def _rebuild(url: str, backend: Backend, target: Path) -> Rebuilt:
+def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
     with backend.read() as generation:
         stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(url, backend, "verify", number), progress("Verifying") as show:
+        with damage_noted(backend, "verify", number), progress("Verifying") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
+    demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
         warn(rebuilt.unwitnessed)
     for violation in foreign_key_violations(target):
         say(f"note: the node's own database holds this, too: {violation}")
-    click.echo(
+    show_line(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
         f"{size(stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
@@ -87,20 +99,24 @@ def _warn_of_earlier(backend: Backend, generation: int) -> None:
 def _tell_comparison(comparison: Comparison, found: Finding) -> None:
     if not comparison.differences:
         holds = f"{counted(comparison.tables, 'table')}, {counted(comparison.rows, 'row')}"
-        click.echo(f"identical with the node's database: {holds}")
+        show_line(f"identical with the node's database: {holds}")
         return
     for difference in comparison.differences:
-        click.echo(f"DIFFERENT: {difference}")
+        show_line(f"DIFFERENT: {difference}")
     raise BackupError(f"the backup and the node's database differ (above). {found.text}")
 
 
-def _stand(url: str, backend: Backend, directory: Path) -> Finding:
-    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+def _pairing(url: str, backend: Backend, directory: Path) -> Pairing:
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
-    if pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
+    return pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+
+
+def _stand(url: str, backend: Backend, directory: Path, pairing: Pairing) -> Finding:
+    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+    known = pairing.memory.verdict is Memory.AGREES
+    if known and pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
         return problem(
             "version",
             f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "

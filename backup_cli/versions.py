@@ -10,7 +10,9 @@ from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
-from backup_cli.console import moment, size
+from backends.words import shell_line
+from backup_cli import as_owner
+from backup_cli.console import hand_out, moment, show_line, size
 from backup_cli.options import existing_backup, url_argument
 
 
@@ -29,6 +31,8 @@ class Versions:
     """When a generation that was replaced will be removed; None for the one in use."""
     damage: str | None
     """What is wrong in it; up to the last version it is whole."""
+    end_unverified: str | None
+    """Why nothing tells whether its end is missing."""
 
 
 @click.command(short_help="List the versions that a backup can bring back.")
@@ -41,10 +45,11 @@ def versions(url: str, as_json: bool) -> None:
     backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
     backup-cli restore --kept.
     """
+    as_owner.backup(url)
     url, backend = existing_backup(url)
     found = _found(backend)
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in found]))
+        hand_out(json.dumps([asdict(each) for each in found]))
     else:
         _table(url, found)
     if any(each.damage is not None and each.kept_until is None for each in found):
@@ -84,22 +89,25 @@ def _look(generation: Generation, kept_until: int | None) -> Versions:
         generation.stored_bytes(),
         kept_until,
         damage,
+        generation.unwitnessed,
     )
 
 
 def _table(url: str, found: list[Versions]) -> None:
     for each in found:
         state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
-        click.echo(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
-        click.echo(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
-        click.echo(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
+        show_line(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
+        show_line(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
+        show_line(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
         if each.damage is not None:
-            click.secho(f"! {each.damage}", fg="yellow")
+            show_line(f"! {each.damage}", fg="yellow")
+        if each.end_unverified is not None:
+            show_line(f"! {each.end_unverified}", fg="yellow")
     *kept, current = found
     if kept and ahead(kept[0].last_version, current.last_version) > 0:
-        click.secho(
+        show_line(
             f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
             f"{current.last_version}: if it was replaced by mistake, do not start the node, and bring it back with: "
-            f"backup-cli restore --kept --replace {url} DEST",
+            + shell_line("backup-cli", "restore", "--kept", "--replace", url, "DEST"),
             fg="yellow",
         )

@@ -13,6 +13,7 @@ from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.session import known_sessions
 from backends.node.witness import Fingerprint, look, read_witness
+from backends.words import unexpected
 
 if TYPE_CHECKING:
     from plugin.early_copy import EarlyCopy
@@ -27,6 +28,9 @@ class WhyLeft(Enum):
     KNOWN_DAMAGE = "the backup is known to be damaged"
     OTHER_BACKUP = "the destination holds another backup"
     OTHER_WRITER = "the backup was last written from another node directory"
+    OLDER_BACKUP = "the backup ends before a change that this node has had acknowledged there"
+    REWRITTEN = "the backup is not the one that this node has written: something else has changed it"
+    NOT_OURS = "the backup goes on after the last change that this node has written there"
     COPIED_DIRECTORY = "this node directory is a copy, and not the one that the backup was written from"
     OTHER_NODE = "it belongs to another node"
     NO_DATABASE = "it is damaged, or no database"
@@ -96,7 +100,7 @@ def before_manifest(directory: Path) -> Start:
 
         return catch_up(directory, settings)
     except Exception as error:
-        line = f"the database could not be compared with its backup: {type(error).__name__}: {error}"
+        line = f"the database could not be compared with its backup: {unexpected(error)}"
         return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
 
 

@@ -20,7 +20,7 @@ from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.scratch import remove_left_over
 from backends.status import COMPACTION_FAILED
-from backends.words import counted
+from backends.words import counted, printable
 from plugin.damage_watch import DamageWatch
 
 LEAST = 16 << 20
@@ -120,7 +120,7 @@ class Compaction:
         try:
             if process.returncode != 0:
                 said = err.decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(said or f"its process ended with {process.returncode}")
+                raise BackupError(printable(said, 2000) or f"its process ended with {process.returncode}")
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")
@@ -148,7 +148,7 @@ class Compaction:
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(backend)
         self._succeeded(backend)  # at finding out; what it found is told as what it is
@@ -216,4 +216,5 @@ UNRESTORABLE = 3
 
 def least() -> int:
     """LEAST, or what an experiment or a test sets instead."""
-    return int(os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", LEAST))
+    told = os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LEAST

@@ -16,6 +16,7 @@ from backends import backend_for
 from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
 from backends.log.opening import read_manifest
+from backends.words import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
 
 
@@ -31,11 +32,14 @@ def main() -> int:
         generation = read_manifest(backend.storage).generation
         folded = backend.fold(Path.cwd(), sparing=True)
     except (BackupError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(one_line(str(error)), file=sys.stderr)
         if not isinstance(error, Unrestorable) or generation < 0:
             return 1
         print(json.dumps({"what": error.finding, "generation": generation}))
         return UNRESTORABLE
+    except Exception as error:
+        print(unexpected(error), file=sys.stderr)
+        return 1
     print(folded.encode() if folded is not None else NOTHING)
     return 0
 

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from backends.base import Standing
 from backends.change import Change, ahead, bumped_from, foreign_keys_setting
 from backends.database.guard import never_replayed
+from backends.statement import outline
 from backends.words import counted
 
 RESTORE = "backup-cli restore"
@@ -71,7 +72,7 @@ def _why_unreplayable(change: Change) -> str | None:
     if unknown is None:
         return None
     return (
-        f"lightningd sent a statement that this release does not know ({unknown[:120]}), so a restore would fail. "
+        f"lightningd sent a statement that this release does not know ({outline(unknown)}), so a restore would fail. "
         "Nothing was saved and nothing committed; update lightningd-backup"
     )
 

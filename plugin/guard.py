@@ -13,6 +13,7 @@ from typing import Any
 
 from backends.base import Backend, Report, SnapshotSource, Standing
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
+from backends.database.connection import refuse_old_sqlite
 from backends.database.taking import taken
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -20,7 +21,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
-from backends.words import counted
+from backends.words import counted, one_line, unexpected
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
@@ -28,6 +29,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import RESTORE, Decision, Do, decide
 from plugin.misread import why_unsavable
 from plugin.start import (
+    ask_memory,
     check_beginning_anew,
     check_database_is_here,
     check_last_writer,
@@ -97,7 +99,7 @@ class Guard:
                     "committed; fix that (space, permission), then start the node again"
                 )
             except Exception as error:
-                self._refuse(f"something unexpected went wrong in the backup plugin ({type(error).__name__}: {error})")
+                self._refuse(f"in the backup plugin {unexpected(error)}")
         return self._refusal()
 
     def _save(self, backend: Backend, change: Change) -> None:
@@ -127,6 +129,7 @@ class Guard:
     def _start(self, change: Change) -> Backend:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         check_database_is_here(self.directory)
+        refuse_old_sqlite()  # else found out at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
@@ -134,6 +137,7 @@ class Guard:
         self._backup_id = identified(self.directory, settings, backend)
         last = check_last_writer(self.directory, backend, self._backup_id)
         standing = backend.peek()
+        ask_memory(self.directory, backend, self._backup_id, standing, change.database_stood_at, self.report)
         decision = self._judge(backend, standing, change)
         if decision.do is Do.SNAPSHOT:
             check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)
@@ -244,7 +248,7 @@ class Guard:
             self.patience = patience
 
     def _refuse(self, reason: str) -> None:
-        self.refusal = reason
+        self.refusal = reason = one_line(reason)
         self.report("broken", reason)
         backend = self.backend
         if backend is not None:

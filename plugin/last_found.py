@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backends.change import database_fingerprint
+from backends.change import VERSIONS, database_fingerprint
 from backends.database.as_found import AsFound, Unclear
 from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
@@ -86,6 +86,8 @@ def _read(directory: Path) -> LastFound | None:
     try:
         document = json.loads(read_small_file(directory / FOUND_FILE))
         found = LastFound(**{**document, "leads_to": tuple(document["leads_to"])})
-        return found if found.written <= float("inf") else None
+        numbers = (found.version, found.database, *found.leads_to)
+        believable = all(type(number) is int and 0 <= number < VERSIONS for number in numbers)
+        return found if believable and 0 <= found.written <= float("inf") else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -20,6 +20,7 @@ from pyln.client import Plugin
 from pyln.client.plugin import Request
 
 from backends.node.witness import look
+from backends.words import unexpected
 from plugin.answers import answer, refuse
 from plugin.before_manifest import Start, before_manifest
 from plugin.input import Input
@@ -89,7 +90,7 @@ class Desk:
 def _not_whole(error: Exception) -> dict[str, str]:
     return {
         "result": "fail",
-        "message": f"backup: lightningd-backup is not installed whole ({type(error).__name__}: {error}). "
+        "message": f"backup: lightningd-backup is not installed whole ({error!a}). "
         "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
     }
 
@@ -189,7 +190,7 @@ def main() -> None:
         pass
     except Exception as error:
         with suppress(OSError, ValueError):
-            plugin.log(f"lightningd-backup ends: {type(error).__name__}: {error}".replace("\n", " "), "broken")
+            plugin.log(f"lightningd-backup ends: {unexpected(error)}", "broken")
     finally:
         with suppress(Exception):
             desk.close()

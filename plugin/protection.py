@@ -7,6 +7,7 @@ from typing import Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
+from backends.words import one_line
 from plugin.before_manifest import Start
 from plugin.guard import Guard
 from plugin.keeper import Keeper
@@ -25,11 +26,11 @@ class Protection:
     def __init__(self, plugin: Plugin, start: Start) -> None:
         def log(level: str, line: str) -> None:
             with contextlib.suppress(OSError, ValueError):  # lightningd may be gone already
-                plugin.log(line.encode(errors="replace").decode(), level)
+                plugin.log(one_line(line), level)
 
         def report(level: str, line: str) -> None:
             log(level, line)
-            self._notifier.tell(level, line)
+            self._notifier.tell(level, one_line(line))
 
         self._report = report
         self._notifier = Notifier(Path.cwd(), log)

@@ -29,6 +29,7 @@ from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
+from backends.node.memory import Memory, judge, last_of
 from backends.node.session import known_sessions, were_here
 from backends.node.wallet import wallet_elsewhere
 from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
@@ -79,6 +80,8 @@ class Facts:
     """Whether something has proved that the backup cannot be restored."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
+    note: Witness | None = None
+    """What this directory remembers of this backup."""
 
 
 def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
@@ -123,7 +126,26 @@ def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:
         return WhyLeft.COPIED_DIRECTORY
     if None not in (facts.node_id, found.state.node_id) and facts.node_id != found.state.node_id:
         return WhyLeft.OTHER_NODE
-    return None
+    return None if facts.note is None else _why_disowned(facts.note, facts.end, facts.sessions)
+
+
+_DISOWNED = {
+    Memory.OLDER: WhyLeft.OLDER_BACKUP,
+    Memory.REWRITTEN: WhyLeft.REWRITTEN,
+    Memory.FOREIGN: WhyLeft.NOT_OURS,
+}
+
+
+def _why_disowned(note: Witness, end: LogEnd, sessions: Sequence[str]) -> WhyLeft | None:
+    """Whether the log's end may be somebody else's work: what he appended must not get into the node's database."""
+    standing = Standing(end.data_version, end.sequence, end.checksum)
+    verdict = judge(note, standing, sessions[-1] if sessions else None).verdict
+    last = last_of(note)
+    if any(
+        change.header.sequence == last.sequence and change.header.checksum != last.checksum for change in end.changes
+    ):
+        return WhyLeft.REWRITTEN
+    return _DISOWNED.get(verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +217,7 @@ def read_backup(
     directory: Path, backend: Backend, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
 ) -> Read:
     """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
+    note = read_witness(directory)  # before the backup, which may be growing
     last, damage = backend.last_writer(), backend.known_damage()
     node_id = backend.node_id()
     with backend.read() as generation:
@@ -209,6 +232,7 @@ def read_backup(
             same_directory=were_here(directory, backup_id),
             node_id=node_id,
             known_damage=damage is not None,
+            note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(generation.snapshot), None) is None,
         )

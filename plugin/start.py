@@ -4,11 +4,14 @@ import secrets
 from pathlib import Path
 
 from backends import backend_for
-from backends.base import Backend, SnapshotSource, Standing, Writer
+from backends.base import Backend, Report, SnapshotSource, Standing, Writer
+from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
+from backends.node.memory import Memory, remembered
+from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.session import known_sessions, remember_sessions
 from backends.node.wallet import put_it_here, wallet_elsewhere
 from backends.node.witness import Fingerprint
@@ -95,6 +98,30 @@ def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writ
     return last
 
 
+def ask_memory(
+    directory: Path, backend: Backend, backup_id: str, standing: Standing, database: int, report: Report
+) -> None:
+    """Hold the end of the backup against what this node remembers of it; `database` is where its database stands.
+
+    What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
+    when the backup is ahead of the database with changes that are not this node's.
+    """
+    memory = remembered(directory, backup_id, standing, backend.last_writer())
+    if memory.verdict is Memory.AGREES:
+        return
+    wrong = what_is_wrong(memory, backend.describe(), standing.data_version)
+    here = f"the database is at version {database}"
+    if memory.verdict is Memory.OLDER and ahead(memory.version, database) > 0:
+        raise BackupError(f"{wrong}; and {here}. Nothing was changed. {BOTH_OLDER}")
+    if memory.verdict is not Memory.OLDER and ahead(standing.data_version, database) > 0:
+        raise BackupError(
+            f"{wrong}; {here}. Nothing was changed. {NOT_ITS_OWN}. Only if this database is surely the state that the "
+            "node last ran from, make the backup hold it (what lies there is kept for a week): backup-cli resync "
+            f"--discard-newer {standing.data_version}"
+        )
+    report("broken", f"{wrong}. The database is not older than what the node remembers, and is put into the backup")
+
+
 def check_beginning_anew(
     directory: Path, backend: Backend, backup_id: str, last: Writer | None, standing: Standing, seen: Fingerprint | None
 ) -> None:
@@ -106,7 +133,7 @@ def check_beginning_anew(
     if last is not None and may_have_gone_its_own_way(directory, backup_id, last, standing, seen):
         went_on = "went on after this directory was copied" if last.closed else "has not ended its session"
         raise BackupError(
-            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, process {last.pid}) "
+            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, {last.process}) "
             f"{went_on}, and it did not work in {directory}, which looks like a copy; and this database is not "
             "the one that the backup ends with. Nothing was changed. If that node is in use, never start this one: two "
             "nodes with the same keys lose money. Only if it is off for good and this database is surely the newest, "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backends.base import Standing
-from backends.node.witness import Fingerprint, Witness, read_witness, write_witness
+from backends.node.witness import Fingerprint, LogEnd, Witness, read_witness, write_witness
 
 
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, standing: Standing) -> str | None:
@@ -35,11 +35,20 @@ def witness_of(backup_id: str, standing: Standing, seen: Fingerprint | None, fai
 
 
 def note_end(directory: Path, backup_id: str, standing: Standing, session: str) -> None:
-    """The session has ended, and no call will come any more: if the database held the last change, it still does."""
+    """The session has ended, and no call will come any more: if the database held the last change, it still does.
+
+    Otherwise lightningd has died before its last commit was seen. Then at least it is noted where the log ended: a
+    change that comes after that is nobody's of this node, and must not be rolled forward into its database.
+    """
     witness = read_witness(directory)
-    if witness is not None and witness.failure is None and _fits(witness, backup_id, standing):
-        with contextlib.suppress(OSError):
-            write_witness(directory, replace(witness, ended=session))
+    if witness is None or witness.failure is not None or witness.backup_id != backup_id:
+        return
+    if _fits(witness, backup_id, standing):
+        over = replace(witness, ended=session)
+    else:
+        over = replace(witness, written=LogEnd(session, standing.sequence, standing.data_version, standing.checksum))
+    with contextlib.suppress(OSError):
+        write_witness(directory, over)
 
 
 def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import apsw
 
 from backends.change import DATABASE_HEADER
-from backends.database.connection import READ_WRITE, connect, run
+from backends.database.connection import READ_WRITE, connect, names_super_journal, run
 from backends.database.source import DatabaseState, state_of
 
 MAX_JOURNAL = 64 << 20
@@ -74,7 +74,7 @@ def _look(disk: "_ReadOnlyDisk") -> AsFound | Unclear:
             run(connection, "SELECT count(*) FROM sqlite_schema")
             state = state_of(connection)
             return AsFound(state, disk.main.read(DATABASE_HEADER, 0))
-    except (apsw.CorruptError, apsw.NotADBError):
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError):
         return Unclear.NO_DATABASE
     except (apsw.Error, OSError):
         return Unclear.UNREADABLE
@@ -104,6 +104,8 @@ class _ReadOnlyDisk(apsw.VFS):
         """What speaks against looking at them at all."""
         if self.main.locked_by_another():
             return Unclear.LOCKED
+        if names_super_journal(self.database):
+            return Unclear.NO_DATABASE
         wal = self.database.with_name(f"{self.database.name}-wal")
         if self.main.read(DATABASE_HEADER, 0)[_WAL_VERSIONS] == b"\2\2" or (wal.exists() and wal.stat().st_size):
             return Unclear.WAL

@@ -4,13 +4,24 @@ Only APSW: two SQLite libraries that open one file in one process take each othe
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 
+from backends.database.functions import FunctionRefused, allow_only_known
+from backends.database.sqlite_words import sqlite_words
 from backends.errors import BackupError
+from backends.words import printable
+
+OLDEST_SQLITE = (3, 54, 0)
+"""The oldest without a hole known that a database file or a statement reaches; setup.cfg says the same of APSW.
+
+Before 3.54.0 a `count(*)` of a long list of rows runs off the stack (CVE-2026-119591), before 3.53.2 and 3.50.2 memory
+is overwritten (CVE-2026-11822 and -11824, CVE-2025-6965), and up to 3.46.0 a hot journal deletes any file.
+"""
 
 Value = int | float | str | bytes | None
 """What SQLite keeps in a column."""
@@ -43,8 +54,6 @@ _LARGEST_VALUE = 1_000_000_000
 
 _COMPANIONS = ("-journal", "-wal", "-shm")
 
-_UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
-
 
 def _set_up() -> None:
     """What SQLite takes for a whole process, and only before its first connection."""
@@ -67,6 +76,18 @@ def expect(size: int) -> None:
         apsw.hard_heap_limit(wanted)
 
 
+def refuse_old_sqlite() -> None:
+    """BackupError when the SQLite that APSW came with, or that the system gave it, is one with known holes."""
+    found = apsw.sqlite_lib_version()
+    if tuple(map(int, found.split(".")[:3])) < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise BackupError(
+            f"the SQLite library here is {found}, and a backup from a hostile place could use holes that were closed "
+            f"up to {needed}; nothing was opened and nothing changed. Install APSW with its own SQLite, in this "
+            "Python environment: pip install --upgrade --only-binary apsw apsw"
+        )
+
+
 class Busy(BackupError):
     """Another process, most likely lightningd, is writing to the database file."""
 
@@ -78,11 +99,17 @@ class Corrupt(BackupError):
 def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     """Open an existing file, for one thread, so that nothing in it can do more than hold data.
 
-    Raises apsw.Error; SQLite looks into the file only when it is first read.
+    Raises apsw.Error, or BackupError for a name that SQLite cannot open, and for an old SQLite. SQLite looks into the
+    file only when it is first read.
     """
+    refuse_old_sqlite()
+    if flags & READ_WRITE and vfs is None and names_super_journal(path):
+        raise apsw.CorruptError(FOREIGN_JOURNAL)
     with suppress(OSError):  # SQLite says better what is wrong with it
         expect(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
+    if os.fsencode(path).decode(errors="replace") != str(path):
+        raise BackupError(f"{path} has a name that is not in UTF-8, which SQLite cannot open; choose another name")
     connection = apsw.Connection(str(path.absolute()), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT)
@@ -91,6 +118,7 @@ def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
         # A schema may name virtual tables; without their modules they are only names.
         connection.drop_modules(None)
+        allow_only_known(connection)
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
         # Python sees a Ctrl-C only in Python code, and a check of a large file is one long call.
         connection.set_progress_handler(_go_on, STEPS_BETWEEN_CALLS)
@@ -118,6 +146,8 @@ def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.C
             connection.close(True)
     except apsw.Error as error:
         raise explained(error, shown or path) from error
+    except UnicodeDecodeError as error:
+        raise corrupt(shown or path, NOT_UTF8) from error
 
 
 def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
@@ -127,8 +157,41 @@ def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
 
 def faults(connection: apsw.Connection) -> str | None:
     """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
-    found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-    return None if found == ["ok"] else "; ".join(" ".join(fault.split())[:200] for fault in found)
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+    except UnicodeDecodeError:  # it names what has a fault
+        return NOT_UTF8
+    return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
+
+
+NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
+
+FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+"""Also the last bytes of a journal that ends with the name of a super-journal, its length and its checksum."""
+
+_SUPER_JOURNAL_TAIL = struct.Struct(">II8s")
+
+
+def names_super_journal(path: Path) -> bool:
+    """Whether a rollback journal lies beside the database that names a super-journal.
+
+    SQLite writes one when a transaction changes several attached databases; lightningd attaches none, and opens a
+    replica by itself. Even SQLite 3.54.1 deletes the file that is named when it looks like a super-journal.
+    """
+    try:
+        descriptor = os.open(f"{path.resolve()}-journal", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, RuntimeError):  # none; or SQLite cannot read it either, and says what is wrong
+        return False
+    try:
+        start = os.fstat(descriptor).st_size - _SUPER_JOURNAL_TAIL.size
+        tail = os.pread(descriptor, _SUPER_JOURNAL_TAIL.size, max(start, 0))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return tail.endswith(_JOURNAL_MAGIC) and start > 0
 
 
 def create_private(path: Path) -> None:
@@ -171,10 +234,8 @@ def remove(path: Path) -> None:
 
 
 def words(error: Exception) -> str:
-    """SQLite's own words; older APSW puts the name of the exception before them."""
-    said = str(error).removeprefix(f"{type(error).__name__}: ")
-    # A copy that fails does not tell its connection.
-    return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
+    """SQLite's own words, as far as they may be shown to anybody."""
+    return sqlite_words(error)
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:
@@ -186,6 +247,12 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
         )
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return corrupt(path, words(error))
+    if isinstance(error, FunctionRefused):
+        return BackupError(
+            f"{path} holds something (an index, a view, a trigger, a table's CHECK, DEFAULT or generated column) that "
+            f"calls the function {error.name}, as no lightningd's does; nothing was written. If you made it, drop it "
+            "with the node stopped, then repeat this; if not, the database was altered: start no node from it"
+        )
     if isinstance(error, apsw.FullError):
         return BackupError(f"the disk is full beside {path}; nothing was replaced. Free some space and try again")
     if isinstance(error, apsw.ReadOnlyError):

@@ -1,8 +1,8 @@
 """What a change may do to the database that is being rebuilt: a backup may come from a stranger's disk.
 
-Three things keep a change inside its file and its time. The connection has no extensions, no virtual tables and
-nothing attached (`connect`), so that a statement on tables can do no more than write to them; SQLite asks `Guard` about
-every action of all others; and `Guard` ends a change that runs on and on.
+Three things keep a change inside its file and its time. The connection has no extensions, no virtual tables, nothing
+attached, and only the functions that a node calls (`connect`), so that a statement on tables can do no more than write
+to them; SQLite asks `Guard` about every action of all others; and `Guard` ends a change that runs on and on.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import apsw
 
 from backends.database.connection import STEPS_BETWEEN_CALLS
+from backends.statement import plain_name
 
 MOST_STEPS = 6_000_000_000
 """Virtual-machine steps of one change's long statements: 40 s here."""
@@ -34,10 +35,12 @@ _NODES_DO = frozenset(
         apsw.SQLITE_DROP_VIEW,
         apsw.SQLITE_REINDEX,
         apsw.SQLITE_ANALYZE,
+        apsw.SQLITE_FUNCTION,  # the connection has only those that a node calls
     }
 )
 
-_NO_NODE_CALLS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
+_RUNS_INSIDE_LIGHTNINGD = frozenset({apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_CREATE_VIEW})
+"""What a restore tells by name afterwards. Into a node's own database it is not written."""
 
 PLAIN = (
     "UPDATE ",
@@ -74,8 +77,10 @@ def never_replayed(statements: Iterable[str]) -> str | None:
 class Guard:
     """Answers SQLite's questions, and remembers in words what it refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_place: bool = False) -> None:
+        """`in_place`: what is written to is a node's own database."""
         self.refused: str | None = None
+        self._may = _NODES_DO - _RUNS_INSIDE_LIGHTNINGD if in_place else _NODES_DO
         self._calls = 0
         self._alone = False
 
@@ -94,15 +99,12 @@ class Guard:
 
     def may(self, action: int, first: str | None, second: str | None, database: str | None, cause: str | None) -> int:
         """SQLite's authorizer: what the action is done to is in `first` and `second`."""
-        if action in _NODES_DO:
-            return apsw.SQLITE_OK
-        if action == apsw.SQLITE_FUNCTION and second not in _NO_NODE_CALLS:
+        if action in self._may:
             return apsw.SQLITE_OK
         if action == apsw.SQLITE_PRAGMA and first == "foreign_keys" and not self._alone:
             return apsw.SQLITE_OK  # in a transaction it has no effect, as it had none at the node
         if action == apsw.SQLITE_PRAGMA and first == "quick_check":
             return apsw.SQLITE_OK  # asked by SQLite itself, for an ALTER TABLE of a STRICT table
         name = str(apsw.mapping_authorizer_function.get(action, action)).removeprefix("SQLITE_")
-        what = second if action == apsw.SQLITE_FUNCTION else first
-        self.refused = name if what is None else f"{name} {what[:60]}"
+        self.refused = name if first is None else f"{name} {plain_name(first)}"
         return apsw.SQLITE_DENY

@@ -5,7 +5,6 @@ A node's own database that is brought forward in place is another matter: there 
 """
 
 import math
-import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
+    NOT_UTF8,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
@@ -29,9 +29,14 @@ from backends.database.connection import (
     sync,
     words,
 )
+from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
+from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
+from backends.database.sqlite_words import whole_words
 from backends.errors import BackupError, Unrestorable
+from backends.statement import outline
+from backends.words import printable
 
 CHANGES_PER_TRANSACTION = 500
 """As many as make the COMMIT cost nothing; one each would take a tenth longer."""
@@ -48,7 +53,8 @@ _LONG = 1000
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
 
-_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
+MOST_WITHHELD = 1 << 16
+"""Characters of a statement that are kept for whoever asks to see it."""
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
 
@@ -59,7 +65,14 @@ _DO_NEXT = (
 
 
 class ReplayFailed(Unrestorable):
-    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes."""
+    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
+
+    `withheld` is the statement, and whatever else may hold the node's secrets.
+    """
+
+    def __init__(self, message: str, finding: str, withheld: str = "") -> None:
+        super().__init__(message, finding)
+        self.withheld = withheld
 
 
 class MemoryFailed(BackupError):
@@ -88,7 +101,8 @@ class Replay:
         self.path = path
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
-        self._guard = Guard()
+        self._guard = Guard(in_place=in_place)
+        self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
         self._data_version: int | None = None
         if not path.exists():
@@ -173,6 +187,8 @@ class Replay:
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
+        except UnicodeDecodeError as error:
+            raise self._unusable(apsw.CorruptError(NOT_UTF8)) from error
 
     def close(self) -> None:
         """Let go of the file, finished or not; a second time does nothing."""
@@ -202,6 +218,8 @@ class Replay:
     def _begin(self) -> None:
         try:
             self._cursor.execute("BEGIN IMMEDIATE" if self._in_place else "BEGIN")
+            if self._in_place and self._unknown is None:
+                self._unknown = unknown_objects(self._connection)
         except apsw.Error as error:
             raise self._failed("BEGIN", error) from error
 
@@ -247,7 +265,11 @@ class Replay:
 
     def _check_version(self) -> None:
         """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
-        reached = state_of(self._connection).data_version or 0
+        state = state_of(self._connection)
+        if self._unknown is not None and state.unknown_objects != self._unknown:
+            makes = f"the change with data version {self._data_version} makes what no lightningd makes"
+            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}. {_DO_NEXT}", makes)
+        reached = state.data_version or 0
         if reached != self._data_version:
             leads = f"the change with data version {self._data_version} leads to version {reached}"
             raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
@@ -257,36 +279,45 @@ class Replay:
             return explained(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
             return OutOfTime(f"there was no time for the change with data version {self._data_version}")
-        begins = _shown(statement, 80)
+        if isinstance(error, FunctionRefused):
+            self._guard.refused = f"FUNCTION {error.name}"
+        begins, whole = outline(statement), statement[:MOST_WITHHELD]
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
+            refused = printable(self._guard.refused)
             return ReplayFailed(
-                f"{change} contains what no node writes ({self._guard.refused}), in: {begins}; this backup was altered "
-                "or made by something else. Start no node from it; look for another copy of the backup",
+                f"{change} contains what no node writes ({refused}), in: {begins}; this backup was "
+                "altered or made by something else. Start no node from it; look for another copy of the backup",
                 f"{change} contains what no node writes",
+                whole,
             )
         if isinstance(error, apsw.NoMemError):
-            return MemoryFailed(
+            failed = MemoryFailed(
                 f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
                 f"writes, in: {begins}; this backup was altered or made by something else. Start no node from it; look "
                 "for another copy of the backup"
             )
-        why = _shown(words(error), 120)
+            failed.withheld = whole
+            return failed
         return ReplayFailed(
-            f"{change} cannot be executed: {why}, in: {begins}; the backup does not hold what the node did. {_DO_NEXT}",
+            f"{change} cannot be executed: {words(error)}, in: {begins}; the backup does not hold what the node did. "
+            + _DO_NEXT,
             f"{change} cannot be executed ({type(error).__name__})",
+            f"{whole_words(error)}, in: {whole}",
         )
 
     def _unusable(self, error: apsw.Error) -> BackupError:
+        if isinstance(error, FunctionRefused) and not self._in_place:
+            holds = "the database in this backup holds what no node's does"
+            raise ReplayFailed(
+                f"{holds} (something that calls the function {error.name}); this backup was altered or made by "
+                "something else. Start no node from it; look for another copy of the backup",
+                holds,
+            )
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not a whole database"
             return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)
         return explained(error, self.path)
-
-
-def _shown(sql: str, length: int) -> str:
-    """The beginning of what may be shown to strangers: the values are a node's secrets."""
-    return _HEX.sub("...", " ".join(sql[:2000].split()))[:length]
 
 
 _BUILDING = (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backends.database.connection import READ_WRITE, opened, run
+from backends.database.connection import FOREIGN_JOURNAL, READ_WRITE, corrupt, names_super_journal, opened, run
 from backends.errors import BackupError
 from backends.scratch import scratch_directory, scratch_place
 
@@ -27,6 +27,8 @@ def settled(path: Path) -> Iterator[Path]:
     if not others and not _in_wal_mode(path):
         yield path
         return
+    if names_super_journal(path):
+        raise corrupt(path, FOREIGN_JOURNAL)
     with scratch_directory(scratch_place()) as directory:
         copy = directory / path.name
         try:

@@ -25,6 +25,7 @@ from backends.database.connection import (
     run,
     words,
 )
+from backends.database.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
 from backends.errors import BackupError
 
 __all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
@@ -51,6 +52,9 @@ class DatabaseState:
 
     empty: bool
     """Whether it has no tables at all: a node that never started."""
+
+    unknown_objects: UnknownObjects = NONE_UNKNOWN
+    """What its schema holds that no lightningd makes."""
 
 
 def inspect(path: Path, *, writable: bool) -> DatabaseState:
@@ -105,14 +109,19 @@ def copy_database(
 def state_of(connection: apsw.Connection) -> DatabaseState:
     """What an open database says of itself. Raises apsw.Error."""
     # Only what has pages of its own: a view or virtual table of that name is none of lightningd's.
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE rootpage > 0")}
+    tables = {
+        str(name)
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
+        )
+    }
     (objects,) = run(connection, "SELECT count(*) FROM sqlite_schema")[0]
     columns = _columns(connection, "vars") if "vars" in tables else set()
     version = node_id = None
     if {"name", "intval"} <= columns:
-        version = _var(connection, "intval", "data_version")
+        version = _var(connection, "intval", "integer", "data_version")
     if {"name", "blobval"} <= columns:
-        node_id = _var(connection, "blobval", "node_id")
+        node_id = _var(connection, "blobval", "blob", "node_id")
     return DatabaseState(
         data_version=version % VERSIONS if isinstance(version, int) else None,
         node_id=node_id.hex() if isinstance(node_id, bytes) else None,
@@ -120,15 +129,19 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
         and "version" in tables
         and "version" in _columns(connection, "version"),
         empty=objects == 0,
+        unknown_objects=unknown_objects(connection),
     )
 
 
 def _columns(connection: apsw.Connection, table: str) -> set[str]:
-    return {str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")}
+    known = "('name', 'val', 'intval', 'blobval', 'version')"  # another name may be no UTF-8
+    found = connection.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
+    return {str(name) for (name,) in found}
 
 
-def _var(connection: apsw.Connection, column: str, name: str) -> Value:
-    rows: list[tuple[Value]] = list(connection.execute(f"SELECT {column} FROM vars WHERE name = ?", (name,)))
+def _var(connection: apsw.Connection, column: str, kind: str, name: str) -> Value:
+    query = f"SELECT {column} FROM vars WHERE name = ? AND typeof({column}) = '{kind}'"
+    rows: list[tuple[Value]] = list(connection.execute(query, (name,)))
     return rows[0][0] if rows else None
 
 

@@ -15,25 +15,22 @@ from backends.interrupts import deferred
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
-from backends.log.generation import Generation
+from backends.log.generation import MISSING_SESSION, Generation
 from backends.log.keeping import read_kept
 from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
 from backends.log.reaching import making, reaching
-from backends.log.recover import find_end, recover, room_to_recover, seal_segments
+from backends.log.recover import check_sequence, find_end, recover, room_to_recover, seal_segments
 from backends.log.room import SMALL_FILES, most_compressed
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum, room_ahead
-from backends.log.session import SessionMarker
+from backends.log.session import SessionMarker, unwritten_session
 from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.sole_writer import SoleWriter
 from backends.log.writer import LogWriter
 from backends.status import Status
 from backends.storage.base import Space, Storage
-
-_NO_INDEX = 1 << 62
-"""No segment ever has it; a file with such a name is nobody's, and must not lead to more of them."""
 
 _TIDY_EVERY = 3600.0
 """Seconds between two looks at what need not be kept any longer."""
@@ -130,6 +127,8 @@ class LogBackend(Backend):
         create_segment(self.storage, backup_id, 1).handle.close()
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
+        # Before the manifest: a backup without it has lost it, and says so, however empty its log is.
+        self.storage.publish(SESSION, unwritten_session(base).encode())
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
         return Standing(base.data_version, base.sequence, base.checksum)
 
@@ -140,7 +139,9 @@ class LogBackend(Backend):
     def last_writer(self) -> Writer | None:
         with self._reaching():
             last = _if_readable(self.storage)
-        return Writer(last.session_id, last.host, last.pid, last.started, last.closed) if last else None
+        if last is None or not last.session_id:  # no node has written to it yet
+            return None
+        return Writer(last.session_id, last.host, last.pid, last.started, last.closed)
 
     def peek(self) -> Standing:
         with self._reaching():
@@ -164,8 +165,8 @@ class LogBackend(Backend):
             segment, standing, torn = recover(self.storage, manifest, before, self._checked)
             self._go_on(manifest, segment, standing)
             self._measure()
-        if before is None and standing.sequence > 0:
-            report("unusual", f"the file `{SESSION}` was missing at {self.describe()}; it is there again")
+        if before is None:
+            report("unusual", f"at {self.describe()} {MISSING_SESSION}. It is there again from now on")
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return standing
@@ -175,12 +176,13 @@ class LogBackend(Backend):
             manifest, before = read_manifest(self.storage), _if_readable(self.storage)
             # Far beyond any record of the old log, and a chain that none of them continues.
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
+            check_sequence(sequence)
             standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
             noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
             self._take_over(session_id, before, manifest.generation, noted, 0)
             indexes = [index for name in self.storage.names() if (index := segment_index(name)) is not None]
-            last = max((index for index in indexes if index < _NO_INDEX), default=0)
+            last = max(indexes, default=0)
             segment = create_next_segment(self.storage, manifest.backup_id, last + 1, self._checked)
             self._go_on(manifest, segment, standing)
 

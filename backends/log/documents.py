@@ -2,6 +2,9 @@
 
 Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read them
 and no changed byte is believed.
+
+Whoever can write there can make the checksum fit. So each field has a range. What the backup depends on and is out of
+its range is damage; what only tells a person something (a time, a host, a process) is unknown then.
 """
 
 import json
@@ -11,7 +14,9 @@ from zlib import crc32
 
 from backends.change import VERSIONS
 from backends.errors import Damaged, NotABackup
-from backends.log.format import FORMAT, from_the_future
+from backends.log.format import FORMAT, MAX_NUMBER, MAX_SEQUENCE, from_the_future
+from backends.times import believed
+from backends.words import printable
 
 MANIFEST = "manifest"
 SESSION = "session"
@@ -39,7 +44,7 @@ class Manifest:
     generation: int
     base: Base
     first_segment: int
-    created: int  # seconds since 1970 when this generation was begun
+    created: int  # seconds since 1970 when this generation was begun; UNKNOWN_TIME, too
     reason: str  # why: "init", "compaction", …
     node_id: str | None  # the node's public key in hex, when its database said it
 
@@ -72,7 +77,7 @@ class Manifest:
     def from_fields(cls, fields: dict[str, Any]) -> "Manifest":
         """The inverse. Raises Damaged."""
         base = Base(
-            _number(fields, "sequence"),
+            _number(fields, "sequence", MAX_SEQUENCE),
             _number(fields, "data_version", VERSIONS),
             _number(fields, "checksum", 1 << 32),
             _boolean(fields, "foreign_keys"),
@@ -82,8 +87,8 @@ class Manifest:
             _number(fields, "generation"),
             base,
             _number(fields, "first_segment"),
-            _number(fields, "created"),
-            _text(fields, "reason"),
+            believed(fields.get("created")),
+            _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
         )
 
@@ -116,7 +121,7 @@ class Kept:
             Manifest.from_fields(fields),
             _number(fields, "last_segment"),
             _number(fields, "end_version", VERSIONS),
-            _number(fields, "since"),
+            _since(fields),
         )
 
 
@@ -132,8 +137,8 @@ class Session:
     writer: str  # random: the mark of one writer, whether it is a node or a command
     session_id: str  # random: the node's session that wrote last; a command goes on under it
     host: str
-    pid: int
-    started: int  # seconds since 1970
+    pid: int  # 0: unknown
+    started: int  # seconds since 1970; UNKNOWN_TIME, too
     generation: int
     sequence: int
     data_version: int
@@ -152,15 +157,15 @@ class Session:
         return cls(
             _text(fields, "writer"),
             _text(fields, "session_id"),
-            _text(fields, "host"),
-            _number(fields, "pid"),
-            _number(fields, "started"),
+            _informative(fields, "host"),
+            _pid(fields),
+            believed(fields.get("started")),
             _number(fields, "generation"),
-            _number(fields, "sequence"),
+            _number(fields, "sequence", MAX_SEQUENCE),
             _number(fields, "data_version", VERSIONS),
             _boolean(fields, "closed"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
-            _text(fields, "trouble") if fields.get("trouble") is not None else None,
+            _informative(fields, "trouble", _UNREADABLE) if fields.get("trouble") is not None else None,
         )
 
 
@@ -191,10 +196,17 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
     name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
-    return Damaged(f"{key} is {str(fields.get(key))[:40]!r}, which no writer leaves", name, 0)
+    return Damaged(f"{key} is {_shown(fields.get(key))}, which no writer leaves", name, 0)
 
 
-def _number(fields: dict[str, Any], key: str, below: int = 1 << 63) -> int:
+def _shown(value: Any) -> str:
+    try:
+        return printable(repr(value), 42)
+    except RecursionError:
+        return "something deeply nested"
+
+
+def _number(fields: dict[str, Any], key: str, below: int = MAX_NUMBER) -> int:
     value = fields.get(key)
     if type(value) is not int or not 0 <= value < below:
         raise _wrong(fields, key)
@@ -214,6 +226,34 @@ def _text(fields: dict[str, Any], key: str) -> str:
         raise _wrong(fields, key)
     # It will be shown on a terminal, and may come from a stranger's disk.
     return "".join(character if character.isprintable() else "?" for character in value)
+
+
+_UNREADABLE = "what the writer has noted here for readers cannot be read"
+
+
+def _informative(fields: dict[str, Any], key: str, otherwise: str = "unknown") -> str:
+    """A text that only a person reads, and that must not be in the way of anything."""
+    try:
+        return _text(fields, key)
+    except Damaged:
+        return otherwise
+
+
+def _pid(fields: dict[str, Any]) -> int:
+    """0 for what is no process's number: asking the system for it would fail."""
+    value = fields.get("pid")
+    return value if type(value) is int and 0 < value < _MAX_PID else 0
+
+
+_MAX_PID = 1 << 31
+
+
+def _since(fields: dict[str, Any]) -> int:
+    """When a generation was replaced. It decides when its files are removed, so a guess would not do."""
+    value = believed(fields.get("since"))
+    if not value:
+        raise _wrong(fields, "since")
+    return value
 
 
 def _hex(fields: dict[str, Any], key: str) -> bytes:

@@ -27,6 +27,14 @@ RECORD_HEADER_SIZE = _RECORD.size
 MAX_FILE = 1 << 30
 """Bytes; FAT32 stops at 4 GiB, and a file of 1 GiB can still be copied by anything."""
 
+MAX_SEQUENCE = 1 << 55
+"""No record, and no text file, has this sequence or a higher one: so many changes no node makes."""
+
+MAX_NUMBER = 1 << 62
+"""No segment's index and no generation's number is so high."""
+
+_MAX_DIGITS = len(str(MAX_NUMBER))
+
 SECTOR = 512
 """Bytes that a disk writes whole or not at all; larger sectors are multiples of it."""
 
@@ -167,10 +175,8 @@ def segment_name(index: int) -> str:
 
 def segment_index(name: str) -> int | None:
     """The index of a segment with this name; None for any other name."""
-    digits = name.removeprefix("segment-")
-    if len(digits) < 8 or not digits.isascii() or not digits.isdigit() or segment_name(int(digits)) != name:
-        return None
-    return int(digits)
+    number = _number_in(name.removeprefix("segment-"))
+    return number if number is not None and segment_name(number) == name else None
 
 
 def snapshot_name(generation: int) -> str:
@@ -180,10 +186,17 @@ def snapshot_name(generation: int) -> str:
 
 def snapshot_generation(name: str) -> int | None:
     """The generation whose whole snapshot, or a further part of it, has this name; None for any other name."""
-    digits = name.partition(".")[0].removeprefix("snapshot-")
-    if name.endswith(TEMPORARY) or len(digits) < 8 or not digits.isascii() or not digits.isdigit():
+    whole = name.partition(".")[0]
+    number = None if name.endswith(TEMPORARY) else _number_in(whole.removeprefix("snapshot-"))
+    return number if number is not None and snapshot_name(number) == whole else None
+
+
+def _number_in(digits: str) -> int | None:
+    """The number of eight digits or more that a file's name ends with; a server may give names of any length."""
+    if not 8 <= len(digits) <= _MAX_DIGITS or not digits.isascii() or not digits.isdigit():
         return None
-    return int(digits) if snapshot_name(int(digits)) == name.partition(".")[0] else None
+    number = int(digits)
+    return number if number < MAX_NUMBER else None
 
 
 def part_name(name: str, part: int) -> str:

@@ -192,11 +192,8 @@ class Generation:
                 0,
                 self.data_version,
             )
-        if session is None and self.last.sequence > 0:  # the first record is written after it
-            self.unwitnessed = (
-                f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare "
-                "the time of the last change with what you know"
-            )
+        if session is None:  # whoever removes it can empty the log as well, so an empty log tells nothing either
+            self.unwitnessed = MISSING_SESSION
         if session is not None and self.manifest.generation < session.generation:
             raise old_manifest(self.manifest, session, self.data_version)
         if session is not None and self.last.sequence < session.sequence:
@@ -219,6 +216,13 @@ class Generation:
                 handle.size(),
                 self.data_version,
             )
+
+
+MISSING_SESSION = (
+    f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare the time of "
+    "the last change with what you know (only a backup of an earlier release has no such file before its node first "
+    "starts)"
+)
 
 
 def old_manifest(manifest: Manifest, session: Session, last_good: int) -> Damaged:

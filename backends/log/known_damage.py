@@ -5,15 +5,15 @@
 the node's database ends it: a compaction takes the last records over as they are, and they may be the bad ones.
 """
 
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from backends.errors import BackupError, Damaged
 from backends.log.documents import decode_document, encode_document
-from backends.log.format import time_now
+from backends.log.format import MAX_NUMBER, time_now
 from backends.storage.base import Storage
+from backends.times import believed, moment
 
 DAMAGE = "damage"
 
@@ -38,11 +38,13 @@ class KnownDamage:
     def decode(cls, data: bytes) -> "KnownDamage":
         """Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(DAMAGE, data)
-        return cls(_number(fields, "found"), _text(fields, "by"), _text(fields, "what"), _number(fields, "generation"))
+        return cls(
+            believed(fields.get("found")), _text(fields, "by"), _text(fields, "what"), _number(fields, "generation")
+        )
 
     def sentence(self) -> str:
         """What a person must know. What to type depends on who is asked."""
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.found))
+        when = moment(self.found, "%Y-%m-%d %H:%M")
         return f"this backup is known to be damaged, a restore from it may fail: {self.what} ({self.by}, {when})"
 
 
@@ -93,7 +95,7 @@ def _shown(text: str) -> str:
 
 def _number(fields: dict[str, Any], key: str) -> int:
     value = fields.get(key)
-    if type(value) is not int or not 0 <= value < 1 << 63:
+    if type(value) is not int or not 0 <= value < MAX_NUMBER:
         raise Damaged(f"its {key} is none that a writer leaves", DAMAGE, 0)
     return value
 

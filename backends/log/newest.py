@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from backends.errors import BackupError, Damaged
 from backends.log.format import (
     FILE_HEADER_SIZE,
+    MAX_FILE,
     RECORD_HEADER_SIZE,
     RecordHeader,
     RecordKind,
@@ -45,7 +46,7 @@ def newest_saved(storage: Storage, reached: int) -> int:
 def _last_record(handle: ReadHandle) -> RecordHeader | None:
     """The header of the change in this file that was saved last."""
     newest: RecordHeader | None = None
-    offset, size = FILE_HEADER_SIZE, handle.size()
+    offset, size = FILE_HEADER_SIZE, min(handle.size(), 2 * MAX_FILE)  # a sparse file, or a server, may claim 2^63
     while offset < size:
         header = decode_record_header(handle.read(offset, RECORD_HEADER_SIZE))
         if header is None:

@@ -51,7 +51,9 @@ def open_kept(storage: Storage, kept: Kept) -> Generation:
     with ExitStack() as files:
         generation = Generation(kept.manifest, None, files, kept)
         try:
-            _open_files(storage, generation, files, range(kept.manifest.first_segment, kept.last_segment + 1))
+            own = range(kept.manifest.first_segment, kept.last_segment + 1)
+            if not own or not _open_files(storage, generation, files, own):
+                raise FileNotFoundError(segment_name(own.start + len(generation.segments)))
         except FileNotFoundError as error:
             raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
         generation.files = files.pop_all()

@@ -1,11 +1,15 @@
 """What it means for a person when the place that a backup lies in, or should, does not do as it is told."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from backends.errors import BackupError, Unreachable
 from backends.log.absent import taken
+from backends.owners import only_roots, user_name
 from backends.storage.base import Storage
+from backends.words import shell_line
 
 
 @contextmanager
@@ -39,15 +43,25 @@ def making(storage: Storage) -> Iterator[None]:
             f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
             "mounted? Otherwise create the directory first"
         ) from None
-    except PermissionError:
+    except PermissionError as error:
         raise BackupError(
-            f"{place} cannot be made: no permission to write there. Nothing was made; give this user the right to, "
-            "or choose another place"
+            f"{place} cannot be made: the user {user_name(os.geteuid())} may not write there. Nothing was made; "
+            f"{_own_directory(error)}, or choose another place"
         ) from None
     except OSError as error:
         raise BackupError(
             f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
         ) from error
+
+
+def _own_directory(error: PermissionError) -> str:
+    """What root types so that this user has a directory there: only where nobody but root decides what lies there."""
+    parent = Path(error.filename).parent if error.filename else None
+    if parent is None or not only_roots(parent):
+        return "have a directory there that belongs to this user"
+    own = parent / user_name(os.geteuid())
+    line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
+    return f"as root, make this user a directory there, and make the backup in that one ({own}): {line}"
 
 
 def _there(storage: Storage) -> bool:
@@ -61,4 +75,7 @@ def _file_in(error: OSError) -> str:
     """Which file it is that another user's modes keep from us; a backup's files are all the same user's."""
     if not isinstance(error, PermissionError) or not error.filename:
         return ""
-    return f" ({error.filename}: all files of a backup must belong to the user that lightningd runs as, see chown)"
+    return (
+        f" ({error.filename} is closed to the user {user_name(os.geteuid())}: all files of a backup belong to the user "
+        "that lightningd runs as)"
+    )

@@ -16,6 +16,7 @@ from backends.log.compression import StreamError
 from backends.log.documents import MANIFEST, Manifest, Session
 from backends.log.format import (
     FILE_HEADER_SIZE,
+    MAX_SEQUENCE,
     RECORD_HEADER_SIZE,
     FileHeader,
     FileKind,
@@ -181,7 +182,14 @@ def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
     return manifest.base.data_version
 
 
+def check_sequence(sequence: int) -> None:
+    """Raises Damaged where no writer of this project has ever come: what follows could not be counted any more."""
+    if sequence >= MAX_SEQUENCE // 2:
+        raise Damaged(f"it counts {sequence} changes, and no node makes so many:", "the log", 0)
+
+
 def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
+    check_sequence(standing.sequence)
     if standing.sequence < manifest.base.sequence:
         raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
     if session is not None and manifest.generation < session.generation:

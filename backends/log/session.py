@@ -14,10 +14,11 @@ from dataclasses import replace
 
 from backends.base import Standing
 from backends.errors import BackupError, Replaced
-from backends.log.documents import SESSION, Session
+from backends.log.documents import SESSION, Base, Session
 from backends.log.format import time_now
 from backends.log.opening import read_session
 from backends.storage.base import Storage
+from backends.words import process_in_words
 
 LOOK_EVERY = 5.0
 """Seconds between two looks at the marker; a replaced writer must refuse within 15."""
@@ -34,7 +35,7 @@ class SessionMarker:
     ) -> None:
         self._storage = storage
         self._before = before.writer if before else None
-        mark = session_id or (before.session_id if before else secrets.token_hex(8))
+        mark = session_id or (before.session_id if before else "") or secrets.token_hex(8)
         node_id = before.node_id if before else None
         self.session = Session(
             secrets.token_hex(8), mark, socket.gethostname()[:200], os.getpid(), time_now(),
@@ -117,6 +118,14 @@ class SessionMarker:
             raise _replaced_by(there, self._storage)
 
 
+def unwritten_session(base: Base) -> Session:
+    """The marker of a backup that no node has written to yet."""
+    return Session(
+        secrets.token_hex(8), "", socket.gethostname()[:200], os.getpid(), time_now(),
+        1, base.sequence, base.data_version, True, None, None,
+    )  # fmt: skip
+
+
 def replaced_by(storage: Storage) -> Replaced:
     """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
     try:
@@ -135,7 +144,7 @@ def replaced_by(storage: Storage) -> Replaced:
 
 
 def _replaced_by(other: Session | None, storage: Storage) -> Replaced:
-    who = "another process" if other is None else f"another node ({other.host}, process {other.pid})"
+    who = "another process" if other is None else f"another node ({other.host}, {process_in_words(other.pid)})"
     return Replaced(
         f"{who} has taken over the backup in {storage.describe()}, and this node's last change was not committed: two "
         "nodes with the same keys lose money. Stop one of them for good; only the other may go on"

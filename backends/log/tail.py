@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backends.log.format import (
+    MAX_SEQUENCE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
     SECTOR,
@@ -23,7 +24,7 @@ from backends.storage.base import ReadHandle
 _BLOCK = 1 << 20
 _BEGIN = re.compile(re.escape(RECORD_MAGIC) + b"[\x01-\x04][\x00-\x0f]")
 
-_NO_TEXT = 1 << 56
+_NO_TEXT = 2 * MAX_SEQUENCE
 """A record's sequence is smaller. What a peer may have put into a statement has no zero byte, and so is no record."""
 
 

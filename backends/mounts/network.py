@@ -1,6 +1,7 @@
 """Which mounted filesystems are network shares, and which of their options break the promise of a durable write."""
 
 from backends.mounts.table import Mount
+from backends.words import printable
 
 _KINDS = frozenset(
     {
@@ -38,7 +39,8 @@ def promise_breakers(mount: Mount) -> list[str]:
     for kinds, option, what in _BREAKERS:
         if option in mount.options and (not kinds or mount.kind in kinds):
             found.append(
-                f"{mount.point} is mounted with the option `{option}`: {what}. Take it out of /etc/fstab (or of the "
+                f"{printable(mount.point)} is mounted with the option `{option}`: {what}. Take it out of "
+                "/etc/fstab (or of the "
                 "mount unit) and mount the share anew"
             )
     return found

@@ -5,6 +5,12 @@ import os
 from backends.errors import Unreachable
 from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume, dead_mounts, volumes
+from backends.urls import quote
+from backends.words import printable, shell_line
+
+
+def _shown(name: str) -> str:
+    return f"'{printable(name)}'"
 
 
 def find_stick(name: str) -> Mount:
@@ -16,11 +22,12 @@ def find_stick(name: str) -> Mount:
         uuids = "; or ".join(volume.describe() for volume in called)
         copies = len({volume.names.uuid for volume in called}) < len(called)
         raise Unreachable(
-            f"{len(called)} sticks are called {name!r}: {uuids}. Nothing was written to either; pull one out"
+            f"{len(called)} sticks are called {_shown(name)}: {uuids}. Nothing was written to either; pull one out"
             + (
                 " (one is a copy of the other, UUID and all)"
                 if copies
-                else f", or write the UUID of the right one into the URL, like usb://{called[0].names.uuid}/lightning.bkp"
+                else ", or write the UUID of the right one into the URL, like "
+                f"usb://{quote(called[0].names.uuid or 'UUID')}/lightning.bkp"
             )
         )
     return _usable(name, called[0])
@@ -29,13 +36,16 @@ def find_stick(name: str) -> Mount:
 def _missing(name: str) -> Unreachable:
     dead = dead_mounts()
     if dead:
-        places = ", ".join(f"{mount.point} (it was {mount.source})" for mount in dead)
+        places = ", ".join(f"{printable(mount.point)} (it was {printable(mount.source)})" for mount in dead)
         return Unreachable(
-            f"the stick {name!r} is not there, and something was pulled out while it was mounted at {places}. What was "
-            f"saved on it is safe; run: umount {dead[0].point}, plug it in again, mount it, then start the node again"
+            f"the stick {_shown(name)} is not there, and something was pulled out while it was mounted at "
+            f"{places}. What was "
+            f"saved on it is safe; run: {shell_line('umount', dead[0].point)}, plug it in again, mount it, then "
+            "start the node again"
         )
     return Unreachable(
-        f"the stick {name!r} is not plugged in: no disk has that label or UUID. What was saved on it is safe; plug it "
+        f"the stick {_shown(name)} is not plugged in: no disk has that label or UUID. What was saved on it is "
+        "safe; plug it "
         "in, mount it, then try again (backup-cli destinations lists what is there)"
     )
 
@@ -44,16 +54,19 @@ def _usable(name: str, volume: Volume) -> Mount:
     """Its best mount: the whole of it, and writable if there is such a one (a backup can be read from any)."""
     if not volume.mounts:
         raise Unreachable(
-            f"the stick {name!r} is plugged in ({volume.device}), but not mounted. What was saved on it is safe; mount "
-            f"it, for instance with: udisksctl mount -b {volume.device}"
+            f"the stick {_shown(name)} is plugged in ({printable(volume.device)}), but not mounted. What was saved "
+            "on it is safe; mount "
+            f"it, for instance with: {shell_line('udisksctl', 'mount', '-b', volume.device)}"
         )
     mount = min(volume.mounts, key=lambda each: (each.root != "/", each.read_only))
     try:
         os.statvfs(mount.point)  # asks the filesystem itself; attributes may be remembered by the kernel
     except OSError as error:
         raise Unreachable(
-            f"the stick {name!r} was pulled out while it was mounted at {mount.point} ({error.strerror}). What was "
-            f"saved on it is safe; run: umount {mount.point}, plug it in again, mount it, then start the node again"
+            f"the stick {_shown(name)} was pulled out while it was mounted at {printable(mount.point)} "
+            f"({error.strerror}). What was "
+            f"saved on it is safe; run: {shell_line('umount', mount.point)}, plug it in again, mount it, then "
+            "start the node again"
         ) from error
     return mount
 
@@ -61,6 +74,7 @@ def _usable(name: str, volume: Volume) -> Mount:
 def read_only(name: str) -> Unreachable:
     """The error of a stick that is mounted so that nothing can be written."""
     return Unreachable(
-        f"the stick {name!r} is mounted read-only: its switch is on, or Linux found an error on it. What was saved on "
+        f"the stick {_shown(name)} is mounted read-only: its switch is on, or Linux found an error on it. What was "
+        "saved on "
         "it is safe; unmount it, check it with fsck, mount it writable, then start the node again"
     )

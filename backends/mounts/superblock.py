@@ -25,7 +25,7 @@ def read_names(device: Path) -> Names | None:
                 found = look(file)
                 if found is not None:
                     return found
-    except (OSError, ValueError, struct.error):
+    except (OSError, ValueError, OverflowError, struct.error):
         pass
     return None
 
@@ -72,6 +72,8 @@ def _exfat(file: BinaryIO) -> Names | None:
     if boot[3:11] != b"EXFAT   ":
         return None
     heap, root, serial = struct.unpack_from("<I4xI", boot, 88) + struct.unpack_from("<I", boot, 100)
+    if not 9 <= boot[108] <= 12 or boot[108] + boot[109] > 25 or root < 2:  # no such file system can be made
+        return None
     sector, cluster = 1 << boot[108], 1 << (boot[108] + boot[109])
     entries = _at(file, heap * sector + (root - 2) * cluster, min(cluster, 1 << 16))
     label = None

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.words import printable
+
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
@@ -34,7 +36,7 @@ class Mount:
 
     def describe(self) -> str:
         """As a person would say it."""
-        return f"{self.source} ({self.kind}) at {self.point}"
+        return f"{printable(self.source)} ({printable(self.kind)}) at {printable(self.point)}"
 
 
 def mounts() -> list[Mount]:

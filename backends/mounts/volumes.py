@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backends.mounts.superblock import Names, read_names
 from backends.mounts.table import Mount, mount_of, mounts
+from backends.words import printable
 
 LINKS = Path("/dev/disk")
 UDEV = Path("/run/udev/data")
@@ -35,8 +36,8 @@ class Volume:
 
     def describe(self) -> str:
         """As a person would say it."""
-        label = f"{self.names.label!r} " if self.names.label else ""
-        return f"{label}on {self.device} ({self.names.kind}, UUID {self.names.uuid})"
+        label = f"'{printable(self.names.label)}' " if self.names.label else ""
+        return f"{label}on {printable(self.device)} ({printable(self.names.kind)}, UUID {printable(self.names.uuid)})"
 
 
 def volumes() -> list[Volume]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from backends.errors import BackupError
+from backends.words import shell_word
 
 DEFAULT_DIRECTORY = Path("~/.lightning")
 """Where lightningd keeps everything when it is told nothing else."""
@@ -100,7 +101,7 @@ def _existing(path: Path) -> Path:
 def _only(directory: Path, choices: list[Path]) -> Path:
     if len(choices) == 1:
         return choices[0]
-    listed = ", ".join(str(choice) for choice in choices)
+    listed = ", ".join(shell_word(choice) for choice in choices)
     raise BackupError(
         f"{directory} holds several nodes, and each needs a backup of its own; nothing was changed: "
         f"repeat this with --lightning-dir and one of {listed}"

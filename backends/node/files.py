@@ -2,8 +2,10 @@
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _LIMIT = 1 << 16  # what is kept on the node's side has a few hundred bytes
 
@@ -27,36 +29,65 @@ def replace_file(path: Path, data: bytes, *, durably: bool) -> None:
     With `durably`, the new one is safe from a power cut when this returns. After an OSError the file is
     the old one or, when only the last sync failed, the new one.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.name + ".tmp"
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _write_new(temporary, data, durably)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    if durably:
-        sync_directory(path.parent)
-
-
-def _write_new(path: Path, data: bytes, durably: bool) -> None:
-    """A new file: one left over from a crash is not reused, it may be a link or have another mode."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
+        with suppress(FileNotFoundError):  # one left over from a crash is not reused: it may be a link
+            os.unlink(temporary, dir_fd=directory)
+        with _created(path, temporary, directory) as file:
+            file.write(data)
+            file.flush()
+            if durably:
+                os.fsync(file.fileno())
+            _refuse_another(file.fileno(), temporary, directory)
+            os.replace(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         if durably:
-            os.fsync(file.fileno())
+            _sync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _created(path: Path, name: str, directory: int) -> Iterator[IO[bytes]]:
+    """A new file beside `path`; gone again after an OSError, which names `path`."""
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+        except OSError:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+            raise
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _refuse_another(descriptor: int, name: str, directory: int) -> None:
+    """What gets the file's name must be what was written, and not what somebody has put in its place meanwhile."""
+    if not os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=directory, follow_symlinks=False)):
+        raise OSError(errno.ESTALE, "another file was put in the place of the one being written")
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """A new file (mode 0600 from its first moment). FileExistsError when that name is taken, even by a link."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(data)
 
 
 def sync_directory(path: Path) -> None:
     """What was created, renamed or removed in the directory is durable when this returns."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(directory: int) -> None:
+    try:
+        os.fsync(directory)
     except OSError as error:
         if error.errno not in _NO_DIRECTORY_SYNC:
             raise
-    finally:
-        os.close(descriptor)

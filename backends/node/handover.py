@@ -1,6 +1,5 @@
 """Telling the node's side about its backup."""
 
-import shlex
 from pathlib import Path
 
 from backends.base import Standing
@@ -8,11 +7,12 @@ from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
 from backends.node.session import forget_sessions
 from backends.node.witness import Witness, fingerprint, remove_witness, write_witness
+from backends.words import shell_line
 
 
 def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
     """What brings the node in `directory` back, to be typed as it stands; `replace` where a database lies already."""
-    return shlex.join(["backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, str(directory)])
+    return shell_line("backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, directory)
 
 
 def hand_over(directory: Path, url: str, backup_id: str, standing: Standing | None) -> None:

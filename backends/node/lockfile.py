@@ -47,8 +47,9 @@ def read_settings(directory: Path) -> Settings:
         ) from None
     except PermissionError as error:
         raise BackupError(
-            f"{path} cannot be read ({error.strerror}); nothing was changed: make it belong to the user that "
-            f"lightningd runs as, with: chown USER {path}"
+            f"{path} cannot be read ({error.strerror}); nothing was changed: it belongs to another user than the one "
+            "that lightningd runs as, and whoever has put it there must give it to that one (root looks first whether "
+            "it is no link, and what is in it)"
         ) from None
     except OSError as error:
         _senseless(path, error.strerror or str(error))

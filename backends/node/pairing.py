@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from backends.base import MAX_ROLL_FORWARD, Standing, Writer
 from backends.change import ahead
+from backends.node.memory import NOTHING, Memory, Remembered
 
 
 class Found(Enum):
@@ -37,6 +38,8 @@ class NodeDatabase:
     node_id: str | None = None
     why: str = ""
     """A sentence about what is wrong when it is CORRUPT or UNREADABLE."""
+    unknown_objects: str = ""
+    """What its schema holds that no lightningd makes, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +119,13 @@ class Pairing:
     copied: bool = False
     """Whether this directory may be a copy that has gone its own way: then the higher version is not surely the newer
     state. It is only told of a node's own directory, and backup.lock's backup."""
+    memory: Remembered = NOTHING
+    """What the node itself remembers of how far the backup had come."""
 
     def next_start(self, provable: Callable[[], bool]) -> NextStart:
         """What the plugin does next. `provable` tells, and is only asked for a database that is a few changes behind,
         whether it is an earlier state of the very history that the backup holds."""
-        if self.identity is not Identity.OURS:
+        if self.identity is not Identity.OURS or self.both_older:
             return NextStart.REFUSE
         if self.position is Position.BEHIND:
             return NextStart.ROLL_FORWARD if self.may_roll_forward and provable() else NextStart.REFUSE
@@ -138,12 +143,20 @@ class Pairing:
             and not self.copied
             and self.identity is Identity.OURS
             and self.database.found is Found.VERSION
+            and self.memory.verdict is Memory.AGREES
         )
+
+    @property
+    def both_older(self) -> bool:
+        """Whether neither the database nor the backup is as new as what this node has had acknowledged."""
+        if self.memory.verdict is not Memory.OLDER or self.database.found is Found.IN_USE:
+            return False
+        return ahead(self.memory.version, self.database.version or 0) > 0
 
     @property
     def database_surely_newest(self) -> bool:
         """Whether nothing newer is given up when the database replaces what the backup holds."""
-        if self.identity is not Identity.OURS or (self.copied and self.position in DISPUTED):
+        if self.identity is not Identity.OURS or self.both_older or (self.copied and self.position in DISPUTED):
             return False  # of two lines of one node's history the higher number is not the newer state
         return self.position in (Position.EQUAL, Position.AHEAD, Position.BOTH_EMPTY)
 
@@ -175,11 +188,12 @@ def pair(
     sessions: list[str] | None,
     *,
     copied: bool = False,
+    memory: Remembered = NOTHING,
 ) -> Pairing:
     """How the two stand to each other.
 
     `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
-    has had with the backup (None when it knows of none), `copied` is as in `Pairing`.
+    has had with the backup (None when it knows of none), `copied` and `memory` are as in `Pairing`.
     """
     position, distance = _position(database, backup)
     writer = backup.writer
@@ -192,6 +206,7 @@ def pair(
         distance,
         wrote_last,
         copied,
+        memory,
     )
 
 

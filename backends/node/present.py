@@ -11,6 +11,7 @@ from backends.log.newest import newest_saved
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
+from backends.node.memory import NOTHING, remembered
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
 from backends.node.session import known_sessions
@@ -43,8 +44,10 @@ def look_at_database(path: Path) -> NodeDatabase:
     if not state.is_lightningd:
         return NodeDatabase(Found.UNREADABLE, why=f"{path} is not a database of lightningd (its tables are missing)")
     if state.data_version is None:
-        return NodeDatabase(Found.NO_VERSION, None, state.node_id)
-    return NodeDatabase(Found.VERSION, state.data_version, state.node_id)
+        return NodeDatabase(Found.NO_VERSION, None, state.node_id, unknown_objects=state.unknown_objects.sentence())
+    return NodeDatabase(
+        Found.VERSION, state.data_version, state.node_id, unknown_objects=state.unknown_objects.sentence()
+    )
 
 
 def look_at_node(directory: Path) -> NodeDatabase:
@@ -87,7 +90,10 @@ def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, datab
     """How the database in this directory and that backup stand to each other."""
     expected = None if settings is None else settings.backup_id
     known = known_sessions(directory, backup.backup_id)
-    return pair(database, backup, expected, known, copied=_copied(directory, backup, database))
+    memory = NOTHING
+    if database.found is not Found.IN_USE:  # a running node's note is newer than what was read of its backup
+        memory = remembered(directory, backup.backup_id, backup.end, backup.writer)
+    return pair(database, backup, expected, known, copied=_copied(directory, backup, database), memory=memory)
 
 
 def _copied(directory: Path, backup: BackupEnd, database: NodeDatabase) -> bool:

@@ -20,7 +20,7 @@ def known_sessions(directory: Path, backup_id: str) -> list[str] | None:
         sessions = document["sessions"]
         if document["backup_id"] != backup_id or not all(isinstance(session, str) for session in sessions):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return list(sessions)
 
@@ -36,7 +36,7 @@ def were_here(directory: Path, backup_id: str) -> bool:
     try:
         document = json.loads(read_small_file(directory / SESSION_FILE))
         return bool(document["backup_id"] == backup_id and document["directory"] == directory.stat().st_ino)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -11,8 +11,10 @@ cache, which a kill cannot split, and no rename or sync that would wear out a me
 mixture of old and new bytes, and the checksum shows that.
 """
 
+import errno
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +50,16 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class LogEnd:
+    """The last change that a session saved, whether or not lightningd has committed it."""
+
+    session: str
+    sequence: int
+    data_version: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
 class Witness:
     """The last change of a backup, and the database file as it then was (None: there was none).
 
@@ -56,6 +68,8 @@ class Witness:
 
     `ended` tells how it is known that nothing came after that change: it is the id of the session that had ended in
     order then; empty when this directory was set up or restored just then, and None while a session went on.
+
+    `written` is where the log ended when a session was over whose last change nobody has seen committed.
     """
 
     backup_id: str
@@ -65,6 +79,7 @@ class Witness:
     fingerprint: Fingerprint | None
     failure: str | None
     ended: str | None = None
+    written: LogEnd | None = None
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -161,7 +176,7 @@ class OpenWitness:
         """OSError when it cannot be opened or made."""
         try:
             self._descriptor = _opened(directory / WITNESS_FILE)
-        except OSError:  # another user's, a link, a FIFO: it says nothing that could be read
+        except OSError:  # another user's, a link, a FIFO, a second name: it says nothing that could be read
             remove_witness(directory)
             self._descriptor = _opened(directory / WITNESS_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
@@ -181,12 +196,19 @@ class OpenWitness:
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(path))
 
 
 def encode(witness: Witness) -> bytes:
     """The bytes of the file."""
     fields = asdict(witness)
+    if witness.written is None:
+        del fields["written"]  # as earlier releases know it
     if witness.failure is not None:
         fields["failure"] = witness.failure[:_MAX_FAILURE]
     line = json.dumps(fields).encode()
@@ -207,7 +229,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (dict, type(None)),
     "failure": (str, type(None)),
     "ended": (str, type(None)),
+    "written": (dict, type(None)),
 }
+_LOG_END_KINDS: dict[str, tuple[type, ...]] = {
+    "session": (str,), "sequence": (int,), "data_version": (int,), "checksum": (int,),
+}  # fmt: skip
 _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
     ("inode", "size", "mtime_ns", "change_counter", "header"), (int,)
 )
@@ -215,9 +241,13 @@ _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
 
 def _witness(document: Any) -> Witness:
     """TypeError for anything but exactly what `encode` writes."""
+    if isinstance(document, dict):
+        document = {"written": None, **document}
     fields = _checked(document, _KINDS)
     if fields["fingerprint"] is not None:
         fields["fingerprint"] = Fingerprint(**_checked(fields["fingerprint"], _FINGERPRINT_KINDS))
+    if fields["written"] is not None:
+        fields["written"] = LogEnd(**_checked(fields["written"], _LOG_END_KINDS))
     return Witness(**fields)
 
 
@@ -227,4 +257,9 @@ def _checked(document: Any, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any
     # isinstance would take True for a number.
     if any(type(document[name]) not in allowed for name, allowed in kinds.items()):
         raise TypeError("a field of another type")
+    if any(type(value) is int and not 0 <= value < _MAX_NUMBER for value in document.values()):
+        raise TypeError("a number that nothing has")
     return document
+
+
+_MAX_NUMBER = 1 << 64

@@ -51,7 +51,10 @@ class WriterLock:
     def _fail(self, error: OSError) -> NoReturn:
         remedy = "make room or repair that disk, then repeat this"
         if error.errno in (errno.EACCES, errno.EPERM):
-            remedy = "run this as the user that lightningd runs as, or give the file to that user with chown"
+            remedy = (
+                "run this as the user that lightningd runs as; if that is who you are, the file is another user's, and "
+                "whoever has put it there must give it to you"
+            )
         raise BackupError(
             f"{self.path} cannot be locked ({error.strerror}), so a second writer could not be kept out; nothing was "
             f"changed: {remedy}"

@@ -16,6 +16,7 @@ from backends.mounts.table import Mount
 from backends.storage.base import Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
 from backends.storage.one_descriptor import OneDescriptor
+from backends.words import printable
 
 _LEFT_BY_OPEN_FILES = (".fuse_hidden", ".nfs")
 """How names begin that FUSE and NFS give to removed files while somebody has them open."""
@@ -70,7 +71,7 @@ class FoundStorage(Storage):
     def about(self) -> list[str]:
         mount = self.look().mount
         options = ", ".join(sorted(mount.options - {"rw", "relatime"}))
-        return [mount.describe(), f"mounted with: {options or 'no options'}"]
+        return [mount.describe(), f"mounted with: {printable(options) or 'no options'}"]
 
     def exists(self) -> bool:
         return self._storage.exists()
@@ -101,11 +102,10 @@ class FoundStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         handle = self._writing(lambda: self._storage.create(name))
-        found = self.look()
         if not self._through_fuse:
             return handle
         handle.close()
-        alone = self._written[name] = OneDescriptor(found.path / name)
+        alone = self._written[name] = OneDescriptor(self._storage.reopen, name)
         return alone
 
     def rename(self, old: str, new: str) -> None:
@@ -121,8 +121,7 @@ class FoundStorage(Storage):
         if handle is None:
             how(old, new)
             return
-        directory = self.look().path
-        handle.renamed(lambda: how(old, new), directory / old, directory / new)
+        handle.renamed(lambda: how(old, new), old, new)
         self._written[new] = handle
         self._written.pop(old, None)
 

@@ -23,6 +23,9 @@ _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _SEALED_MODE = 0o400
 
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """How filesystems say that they know no fsync of a directory (some FUSE ones: exFAT, NTFS, SMB shares).
 
@@ -59,27 +62,29 @@ class LocalStorage(Storage):
         return True
 
     def make(self) -> None:
-        self._path.mkdir(_DIRECTORY_MODE)
-        try:
-            with _tolerated(_NO_MODES):
-                self._path.chmod(_DIRECTORY_MODE)  # mkdir leaves out what the umask says
-            _sync_directory(self._path)
-            _sync_directory(self._path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                self._path.rmdir()
-            raise
+        with self._at(above=True) as parent:
+            os.mkdir(self._path.name, _DIRECTORY_MODE, dir_fd=parent)
+            try:
+                with _tolerated(_NO_MODES):
+                    _set_mode(self._path.name, _DIRECTORY_MODE, parent)  # mkdir leaves out what the umask says
+                self.sync_names()
+                _sync_directory(parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.rmdir(self._path.name, dir_fd=parent)
+                raise
 
     def unmake(self) -> None:
         """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
         for name in self.names():
             self.remove(name)
-        self._path.rmdir()
-        _sync_directory(self._path.parent)
+        with self._at(above=True) as parent:
+            os.rmdir(self._path.name, dir_fd=parent)
+            _sync_directory(parent)
 
     def names(self) -> list[str]:
         """Hidden names (`.nfs…`, `._…` of other systems), links, directories and the like are left out."""
-        with os.scandir(self._path) as entries:
+        with self._listed() as entries:
             return sorted(
                 entry.name
                 for entry in entries
@@ -87,26 +92,26 @@ class LocalStorage(Storage):
             )
 
     def open(self, name: str) -> ReadHandle:
-        path = self._file(name)
-        # Without O_NONBLOCK a FIFO of that name would hang this call until somebody writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        with self._at(name) as directory:
+            # Without O_NONBLOCK a FIFO of that name would hang this call until somebody writes to it.
+            descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=directory)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(path))
+                raise OSError(errno.EINVAL, "not a regular file", str(self._path / name))
         except BaseException:
             os.close(descriptor)
             raise
         return Reader(descriptor)
 
     def create(self, name: str) -> WriteHandle:
-        path = self._file(name)
-        path.unlink(missing_ok=True)
-        with contextlib.ExitStack() as undo:
-            writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
+        with self._at(name) as directory, contextlib.ExitStack() as undo:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE, dir_fd=directory)
             undo.callback(os.close, writing)
             with _tolerated(_NO_MODES):
                 os.fchmod(writing, _FILE_MODE)  # open leaves out what the umask says
-            extending = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)  # now: the name will change
+            extending = os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)  # now: the name will change
             undo.callback(os.close, extending)
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
                 raise Fenced(name)  # somebody has put another file in its place
@@ -114,40 +119,50 @@ class LocalStorage(Storage):
         writer = self._written[name] = Writer(writing, extending, name)
         return writer
 
+    def reopen(self, name: str) -> int:
+        """A descriptor to write to an existing file by, which the caller closes."""
+        with self._at(name) as directory:
+            return os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)
+
     def rename(self, old: str, new: str) -> None:
-        self._file(old).replace(self._file(new))
+        with self._at(old, new) as directory:
+            os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def rename_new(self, old: str, new: str) -> None:
-        here, there = self._file(old), self._file(new)
-        try:
-            os.link(here, there, follow_symlinks=False)
-        except FileExistsError:
-            if not _is_same_file(here, there):  # a share whose answer was lost had made the link already
-                raise
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            self.rename_unless_there(old, new)
-            return
-        writer = self._written.pop(old, None)
-        if writer is not None:
-            writer.follow(there)
-        here.unlink(missing_ok=True)  # a writer that has taken over may have tidied it up
+        with self._at(old, new) as directory:
+            try:
+                os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+            except FileExistsError:
+                # A share whose answer was lost had made the link already.
+                if not _is_same_file(old, new, directory):
+                    raise
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                self.rename_unless_there(old, new)
+                return
+            writer = self._written.pop(old, None)
+            if writer is not None:
+                writer.follow(new, directory)
+            with contextlib.suppress(FileNotFoundError):  # a writer that has taken over may have tidied it up
+                os.unlink(old, dir_fd=directory)
 
     def rename_unless_there(self, old: str, new: str) -> None:
         """The same where there are no hard links: in two steps."""
-        here, there = self._file(old), self._file(new)
-        here.lstat()  # FileNotFoundError for that one goes first
-        with contextlib.suppress(FileNotFoundError):
-            there.lstat()
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
-        here.replace(there)
+        with self._at(old, new) as directory:
+            os.stat(old, dir_fd=directory, follow_symlinks=False)  # FileNotFoundError for that one goes first
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(new, dir_fd=directory, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+            os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def remove(self, name: str) -> None:
-        self._file(name).unlink()
+        with self._at(name) as directory:
+            os.unlink(name, dir_fd=directory)
 
     def seal(self, name: str) -> bool:
-        descriptor = os.open(self._file(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        with self._at(name) as directory:
+            descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=directory)
         try:
             with _tolerated(_NO_MODES):
                 os.fchmod(descriptor, _SEALED_MODE)
@@ -156,16 +171,18 @@ class LocalStorage(Storage):
             os.close(descriptor)
 
     def lock(self, what: str) -> Lock | None:
-        lock = FileLock(self._file(LOCK), what)
-        try:
-            lock.acquire()
-        except NoLocks:
-            return None
+        with self._at(LOCK) as directory:
+            lock = FileLock(self._path / LOCK, what, directory)
+            try:
+                lock.acquire()
+            except NoLocks:
+                return None
         return lock
 
     def sync_names(self) -> None:
         """Does nothing on a filesystem that knows no fsync of a directory."""
-        _sync_directory(self._path)
+        with self._at() as directory:
+            _sync_directory(directory)
 
     def space(self) -> Space:
         status = os.statvfs(self._path)
@@ -183,17 +200,45 @@ class LocalStorage(Storage):
                 "found errors on it (dmesg shows them), and another disk is due"
             )
         if not os.access(self._path, os.W_OK | os.X_OK):
-            return f"{self._path} may not be written by this user. Give it to the one that lightningd runs as (chown)"
+            return f"{self._path} may not be written by this user. It must belong to the one that lightningd runs as"
         return None
 
     def directories_with(self, name: str) -> list[str]:
         """Links, hidden directories and those that may not be looked into are left out."""
         plain_name(name)
-        with os.scandir(self._path) as entries:
-            return sorted(entry.name for entry in entries if _holds(entry, name))
+        with self._at() as directory, self._listed() as entries:
+            return sorted(entry.name for entry in entries if _holds(entry, name, directory))
 
-    def _file(self, name: str) -> Path:
-        return self._path / plain_name(name)
+    @contextlib.contextmanager
+    def _at(self, *names: str, above: bool = False) -> Iterator[int]:
+        """The directory (or the one above it), held open while something is done with `names` in it.
+
+        Its path was resolved before, so no link is on the way; if one is now, somebody has put it there, and it is not
+        followed. Every OSError names a file by its whole path.
+        """
+        for name in names:
+            plain_name(name)
+        path = self._path.parent if above else self._path
+        directory = _opened(path)
+        try:
+            yield directory
+        except OSError as error:
+            for field in ("filename", "filename2"):
+                if isinstance(getattr(error, field), str):
+                    setattr(error, field, str(path / getattr(error, field)))
+            raise
+        finally:
+            os.close(directory)
+
+    @contextlib.contextmanager
+    def _listed(self) -> Iterator["Iterator[os.DirEntry[str]]"]:
+        with self._at() as directory:
+            reading = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+            try:
+                with os.scandir(reading) as entries:
+                    yield entries
+            finally:
+                os.close(reading)
 
 
 def plain_name(name: str) -> str:
@@ -203,24 +248,50 @@ def plain_name(name: str) -> str:
     return name
 
 
-def _holds(entry: os.DirEntry[str], name: str) -> bool:
+def _opened(path: Path) -> int:
+    """A directory by its path without links: where one has been put, OSError, and it leads nowhere."""
+    descriptor = os.open("/", _DIRECTORY)
+    for name in path.parts[1:]:
+        above = descriptor
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        finally:
+            os.close(above)
+    return descriptor
+
+
+def _holds(entry: os.DirEntry[str], name: str, directory: int) -> bool:
     if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
         return False
     try:
-        return stat.S_ISREG(Path(entry.path, name).lstat().st_mode)
+        return stat.S_ISREG(os.stat(f"{entry.name}/{name}", dir_fd=directory, follow_symlinks=False).st_mode)
     except (FileNotFoundError, PermissionError):  # the latter: `lost+found` of a stick
         return False
 
 
-def _is_same_file(here: Path, there: Path) -> bool:
+def _is_same_file(one: str, other: str, directory: int) -> bool:
     try:
-        return os.path.samestat(here.lstat(), there.lstat())
+        return os.path.samestat(
+            os.stat(one, dir_fd=directory, follow_symlinks=False),
+            os.stat(other, dir_fd=directory, follow_symlinks=False),
+        )
     except FileNotFoundError:
         return False
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _set_mode(name: str, mode: int, above: int) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(directory: int) -> None:
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
     try:
         with _tolerated(_NO_DIRECTORY_SYNC):
             os.fsync(descriptor)

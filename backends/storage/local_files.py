@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-from pathlib import Path
 
 from backends.storage.base import WRITE_BIT, Fenced, ReadHandle, WriteHandle
 
@@ -54,7 +53,7 @@ class Writer(_Descriptor, WriteHandle):
         self._shows_fence = _is_ours(writing)
         """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
 
-    def follow(self, path: Path) -> None:
+    def follow(self, name: str, directory: int) -> None:
         """Go on under the file's second name, before its first one goes. Raises Fenced when that is another file.
 
         The kernel's NFS client keeps a hidden name for a removed one as long as anything is open by it.
@@ -65,13 +64,13 @@ class Writer(_Descriptor, WriteHandle):
             opened = []
             for _ in range(2):
                 try:
-                    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+                    descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
                 except (FileNotFoundError, PermissionError):  # removed, or sealed
-                    raise Fenced(path.name) from None
+                    raise Fenced(name) from None
                 undo.callback(os.close, descriptor)
                 opened.append(descriptor)
                 if not os.path.samestat(os.fstat(descriptor), os.fstat(self._number)):
-                    raise Fenced(path.name)
+                    raise Fenced(name)
             undo.pop_all()
         self.close()
         self._number, self._extending = opened[0], _Descriptor(opened[1])

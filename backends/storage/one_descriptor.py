@@ -8,7 +8,6 @@ descriptor: so if it was the one that made room who was told, the next commit mu
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from backends.storage.base import WriteHandle
 
@@ -16,13 +15,14 @@ _ZEROS = 1 << 20
 
 
 class OneDescriptor(WriteHandle):
-    """The existing file `path`, open for writing."""
+    """The existing file `name`, open for writing; `reopen` gives a descriptor of the file that has a name."""
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = _open(path)
+    def __init__(self, reopen: Callable[[str], int], name: str) -> None:
+        self._reopen = reopen
+        self._descriptor = reopen(name)
         self._failed: OSError | None = None
 
-    def renamed(self, rename: Callable[[], None], old: Path, new: Path) -> None:
+    def renamed(self, rename: Callable[[], None], old: str, new: str) -> None:
         """Rename the file by `rename`, and go on under its new name; or, when that fails, its old one."""
         if self._descriptor < 0:
             rename()
@@ -32,9 +32,9 @@ class OneDescriptor(WriteHandle):
         try:
             rename()
         except BaseException:
-            self._descriptor = _open(old)
+            self._descriptor = self._reopen(old)
             raise
-        self._descriptor = _open(new)
+        self._descriptor = self._reopen(new)
 
     def write(self, offset: int, data: bytes) -> None:
         rest = memoryview(data)
@@ -78,7 +78,3 @@ class OneDescriptor(WriteHandle):
         if self._descriptor < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._descriptor
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_NOFOLLOW)

@@ -86,5 +86,5 @@ chown "$owner:" "$mountpoint"
 chmod 700 "$mountpoint"
 
 echo "Mirrored on ${devices[0]} and ${devices[1]}, mounted at $mountpoint, a line added to $fstab."
-echo "Next, as $owner with the node stopped: backup-cli init file://$mountpoint/lightning.bkp"
-echo "And once: systemctl enable --now backup-disk@\"\$(systemd-escape --path $mountpoint)\".timer"
+echo "Next, as $owner with the node stopped: backup-cli init $(printf %q "file://$mountpoint/lightning.bkp")"
+echo "And once: systemctl enable --now backup-disk@\"\$(systemd-escape --path $(printf %q "$mountpoint"))\".timer"

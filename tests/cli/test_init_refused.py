@@ -162,7 +162,7 @@ def test_places_that_this_user_may_not_write(old_node: World, where: str) -> Non
         assert tree(old_node.root) == before
     finally:
         place.chmod(0o700)
-    assert_refused(said, "no permission to write there|Permission denied")
+    assert_refused(said, "may not write there|Permission denied")
 
 
 def test_a_database_that_this_user_may_not_read(old_node: World) -> None:

@@ -1,5 +1,6 @@
 """`backup-cli restore`: the database comes back, and nothing that lies in its place is ever touched."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -37,26 +38,6 @@ def test_to_a_network_directory_that_is_made_for_it(lived: World, place: Path) -
     assert restore(lived, place / "bitcoin").code == 0
     assert (place / "bitcoin").stat().st_mode & 0o777 == 0o700
     assert differences(place / "bitcoin" / "lightningd.sqlite3", lived.database) == []
-
-
-@pytest.mark.parametrize("made", [False, True])
-def test_by_root_for_another_user(lived: World, place: Path, made: bool) -> None:
-    """As with sudo: lightningd could not open what root has restored."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    node = place / "bitcoin"
-    if not made:
-        node.mkdir()
-        os.chown(node, 12345, 12345)
-        (node / "config").touch()
-    os.chown(place, 12345, 12345)
-    said = restore(lived, node, "--resume")
-    names = ["backup.lock", "backup.pid", "backup.session", "backup.witness", "lightningd.sqlite3"]
-    files = [str(node / name) for name in names if (node / name).exists()]
-    assert f"cannot open what root has restored: chown -R 12345: {node if made else ' '.join(files)}\n" in said.err
-    os.chown(place, 0, 0)
-    os.chown(node, 0, 0)
-    assert "chown" not in restore(lived, node, "--replace").err, "root's own node"
 
 
 def test_to_a_path_in_the_home_directory(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,12 +297,13 @@ def test_stopped_it_leaves_nothing(
 
 def test_a_kill_leaves_nothing_for_long(lived: World, place: Path) -> None:
     """What a killed restore has left holds channel secrets; the next one tidies it up."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    left = place / f".lightningd.sqlite3.restoring-{process.pid}"
-    another = place / f".lightningd.sqlite3.restoring-{os.getppid()}"
+    left, another = place / ".lightningd-backup-left", place / ".lightningd-backup-another"
     for path in (left, another):
-        path.write_bytes(b"half a database")
-    assert restore(lived, place).code == 0
+        path.mkdir(mode=0o700)
+        (path / "lock").touch()
+        (path / "restoring.sqlite3").write_bytes(b"half a database")
+    with (another / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert restore(lived, place).code == 0
     assert not left.exists()
     assert another.exists(), "that one is still at work"

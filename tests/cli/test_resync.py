@@ -1,7 +1,5 @@
 """`backup-cli resync`: the backup is made to hold the present database, and nothing less is ever put in its place."""
 
-import os
-import re
 import shutil
 
 import pytest
@@ -38,16 +36,6 @@ def test_of_a_backup_that_is_behind(lived: World, history: History) -> None:
     assert lived.status()["generation_reason"] == "resync"
     lived.assert_restored_equals_the_nodes()
     assert_gone_on_with(lived)
-
-
-def test_by_root_for_another_user(lived: World) -> None:
-    """As with sudo: lightningd could open neither its own files nor the new snapshot."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    os.chown(lived.directory, 12345, 12345)
-    for said in (resync(lived), backup_cli("init", "--lightning-dir", lived.directory, f"{lived.url}.new")):
-        assert said.code == 0
-        assert re.search(rf"as root.*: chown -R 12345: .*{lived.directory}/backup.lock .*{lived.backup}\S*\n", said.err)
 
 
 def test_of_a_backup_that_is_up_to_date(lived: World) -> None:

@@ -116,15 +116,6 @@ def bytes_of(world: World) -> int:
     return sum(path.stat().st_size for path in world.backup.iterdir())
 
 
-def test_by_root_for_another_user(grown: World) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    os.chown(grown.backup, 12345, 12345)
-    said = backup_cli("compact", grown.url)
-    assert said.code == 0
-    assert f"Before you start lightningd: chown -R 12345: {grown.backup}\n" in said.err
-
-
 def test_it_becomes_small_and_stays_whole(grown: World) -> None:
     before = bytes_of(grown)
     said = backup_cli("compact", grown.url)

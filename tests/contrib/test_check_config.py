@@ -1,6 +1,5 @@
 """`backup-cli check-config`: each thing that can be wrong in lightningd's configuration, found, and nothing else."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -170,22 +169,6 @@ def test_the_secret(node: Path) -> None:
     assert "is missing" in the_problem(node)
     secret.mkdir()
     assert "it is not a file" in the_problem(node)
-
-
-@pytest.mark.usefixtures("quick")
-def test_files_of_another_user(node: Path) -> None:
-    """As root leaves them after `sudo backup-cli restore`, or `sudo cp`: the node would not start."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to give files away")
-    for path in (node, *node.iterdir()):
-        os.chown(path, 12345, 12345)
-    code, (user,) = check(node)
-    assert code == 0 and "run this as that one: sudo -u '#12345' backup-cli" in user
-    for name in ("hsm_secret", "lightningd.sqlite3"):
-        os.chown(node / name, 0, 0)
-    code, (first, second) = check(node)
-    assert code == 1 and first == user
-    assert f"chown 12345: {node}/lightningd.sqlite3 {node}/hsm_secret" in second
 
 
 @pytest.mark.usefixtures("quick")

@@ -34,8 +34,8 @@ ATTACKS = {
     "behind a row": ("INSERT INTO version VALUES (1); ATTACH 'other.sqlite3' AS other", "ATTACH"),
     "behind a definition": ("CREATE TABLE x (y); PRAGMA writable_schema = ON", "PRAGMA writable_schema"),
     "behind a comment": ("/* */ ATTACH 'other.sqlite3' AS other", "ATTACH"),
-    "in a row": ("INSERT INTO version SELECT load_extension('/lib/evil.so')", "not authorized"),
-    "in a definition": ("CREATE TABLE x AS SELECT load_extension('/lib/evil.so')", "not authorized"),
+    "in a row": ("INSERT INTO version SELECT load_extension('/lib/evil.so')", "FUNCTION load_extension"),
+    "in a definition": ("CREATE TABLE x AS SELECT load_extension('/lib/evil.so')", "FUNCTION load_extension"),
 }
 
 
@@ -60,7 +60,7 @@ def test_the_sentence_for_an_attack(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
         replay.execute(["ATTACH '/other/lightningd.sqlite3' AS x"], 5)
     assert str(caught.value).startswith(
-        "the change with data version 5 contains what no node writes (ATTACH /other/lightningd.sqlite3), in: ATTACH"
+        "the change with data version 5 contains what no node writes (ATTACH ...), in: ATTACH"
     )
     assert caught.value.exit_code == 3
 

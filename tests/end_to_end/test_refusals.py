@@ -73,7 +73,7 @@ def test_a_fresh_node_without_a_backup_does_not_start(world: World, history: His
 
 def test_backup_lock_that_may_not_be_read(taken_over: World, history: History) -> None:
     (taken_over.directory / "backup.lock").chmod(0)
-    assert_matches(refusal(taken_over, history.note(), command=[*as_mortal(), *PLUGIN]), "cannot be read.*chown")
+    assert_matches(refusal(taken_over, history.note(), command=[*as_mortal(), *PLUGIN]), "cannot be read.*must give it")
 
 
 def test_a_lock_file_of_the_older_plugin(taken_over: World, history: History) -> None:

@@ -429,7 +429,7 @@ def test_file_of_another_user_in_the_backup_is_named(lived: World, history: Hist
     (lived.backup / name).chmod(0)
     node = lived.node(command=[*as_mortal(), *PLUGIN])
     node.start()
-    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name}: all files .* chown"):
+    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name}: is closed to the user"):
         node.db_write(history.note())
     (lived.backup / name).chmod(0o600)
     lived.run(History(lived.version).notes(1))

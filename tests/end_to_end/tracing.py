@@ -1,17 +1,23 @@
 """What a process really asks of the kernel, by strace: one list of system calls a thread."""
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 _LINE = re.compile(r"(\w+)\((.*)\)\s+= (\S+)")
 _PATH = re.compile(r"^-?\d+<([^>]*)>")
-_NAMES = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_IN_A_DIRECTORY = ("unlinkat", "mkdirat")
+_WRITERS = ("read", "write", "pread64", "pwrite64", "writev", "pwritev")
+"""Calls in whose arguments quoted text is no name."""
+
+_NAMES = re.compile(r'(?:-?\w+<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
+"""A name, and the directory that it is relative to."""
 
 NOISE = frozenset(
     ("futex", "brk", "mmap", "munmap", "mremap", "madvise", "sched_yield", "gettid", "rt_sigaction", "rt_sigprocmask")
@@ -36,7 +42,7 @@ class Syscall:
     @property
     def names(self) -> list[str]:
         """The paths that it names, resolved against the directory that they are relative to."""
-        return _NAMES.findall(self.arguments)
+        return [os.path.normpath(Path(directory, name)) for directory, name in _NAMES.findall(self.arguments)]
 
     @property
     def failed(self) -> bool:
@@ -64,9 +70,10 @@ def _parsed(text: str) -> list[Syscall]:
     for line in text.splitlines():
         if found := _LINE.match(line):
             name, arguments, result = found.groups()
-            descriptor, named = _PATH.match(arguments), _NAMES.search(arguments)
-            path = descriptor[1] if descriptor else named[1] if named else ""
-            calls.append(Syscall(name, path, arguments, result))
+            call = Syscall(name.removesuffix("at") if name in _IN_A_DIRECTORY else name, "", arguments, result)
+            descriptor, named = _PATH.match(arguments), name in _WRITERS or not call.names
+            path = descriptor[1] if descriptor and named else next(iter(call.names), "")
+            calls.append(replace(call, path=path))
     return calls
 
 

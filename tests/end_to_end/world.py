@@ -44,9 +44,10 @@ class Said:
 
 def backup_cli(*arguments: object) -> Said:
     """Run `backup-cli` in this process; an exception that it lets through comes through here, too."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, user = io.StringIO(), io.StringIO(), os.geteuid()
     with redirect_stdout(out), redirect_stderr(err):
         code = run([str(argument) for argument in arguments])
+    assert os.geteuid() == user, "for good: what root does in another user's directory needs a process of its own"
     return Said(code, out.getvalue(), err.getvalue())
 
 

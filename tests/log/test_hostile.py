@@ -5,7 +5,7 @@ import random
 import pytest
 
 from backends.errors import BackupError, Damaged
-from backends.log.format import RecordKind
+from backends.log.format import MAX_SEQUENCE, RecordKind
 from backends.log.snapshot import PIECE
 from tests.log.damage import backup_of
 from tests.log.forge import (
@@ -21,7 +21,7 @@ from tests.log.forge import (
     zeros,
     zstd_block,
 )
-from tests.log.histories import changes, silent
+from tests.log.histories import silent
 from tests.log.model import contents
 from tests.log.victim import MEMORY, read, refused, within
 
@@ -72,14 +72,19 @@ def test_a_chain_that_begins_nowhere() -> None:
 
 
 def test_a_log_at_the_end_of_all_sequences() -> None:
-    last = (1 << 63) - 1
-    assert read(backup(manifest=manifest(sequence=last), segment=segment(packed(), packed(), sequence=last))) == [0, 1]
+    """Nothing is appended where the next number could not be written, or read again."""
+    for last in (MAX_SEQUENCE, (1 << 63) - 1):
+        log = segment(packed(), packed(), sequence=last)
+        assert isinstance(refused(backup(manifest=manifest(sequence=last), segment=log)), Damaged)
+    for last in (MAX_SEQUENCE // 2, MAX_SEQUENCE - 2):
+        files = backup(manifest=manifest(sequence=last), segment=segment(packed(), packed(), sequence=last))
+        with pytest.raises(Damaged, match="no node makes so many"):
+            backup_of(files).open(silent, "victim")
     backend = backup_of(backup(segment=segment(packed(), sequence=(1 << 64) - 2)))
     with pytest.raises(BackupError):
         contents(backend)
-    backend.open(silent, "victim")
-    with pytest.raises(BackupError):
-        backend.append(changes(1)[0])
+    with pytest.raises(Damaged):
+        backend.open(silent, "victim")
 
 
 # Kinds

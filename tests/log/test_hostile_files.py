@@ -7,7 +7,7 @@ import pytest
 from backends.errors import Damaged
 from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION
-from backends.log.format import segment_name
+from backends.log.format import MAX_NUMBER, MAX_SEQUENCE, segment_name
 from tests.log.damage import backup_of
 from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
 from tests.log.histories import silent
@@ -25,13 +25,18 @@ ODD: list[object] = [
 
 @pytest.mark.parametrize("key", FIELDS)
 def test_odd_values_in_the_manifest(key: str) -> None:
-    accepted: dict[str, list[object]] = {"foreign_keys": [True], "reason": ODD[8:12], "node_id": [None, *ODD[8:12]]}
+    """What the backup depends on is damage. When and why it was made only tells a person something."""
+    accepted: dict[str, list[object]] = {"foreign_keys": [True], "node_id": [None, *ODD[8:12]]}
+    informative = key in ("created", "reason")
     fine = accepted.get(key, [])
     for value in ODD:
-        if not any(value is one for one in fine):
-            refused(backup(manifest=manifest(**{key: value})))
+        files = backup(manifest=manifest(**{key: value}))
+        if not (informative or any(value is one for one in fine)):
+            refused(files)
+        elif informative:
+            assert read(files) == [1, 2]
     without = {name: value for name, value in FIELDS.items() if name != key}
-    if key != "node_id":
+    if key != "node_id" and not informative:
         refused(backup(manifest=document(json.dumps(without))))
 
 
@@ -75,7 +80,7 @@ def test_documents_that_are_too_long(name: str) -> None:
 def test_a_session_that_claims_everything_was_saved() -> None:
     session = json.dumps({
         "lightningd-backup": 1, "writer": "x", "session_id": "x", "host": "x", "pid": 1, "started": 1, "generation": 1,
-        "sequence": (1 << 63) - 1, "data_version": 1, "closed": True, "node_id": None, "trouble": None,
+        "sequence": MAX_SEQUENCE - 1, "data_version": 1, "closed": True, "node_id": None, "trouble": None,
     })  # fmt: skip
     assert "once saved" in str(refused(backup(session=document(session))))
 
@@ -92,9 +97,11 @@ def test_text_that_would_write_elsewhere_on_a_terminal() -> None:
 
 
 def test_segments_of_huge_index() -> None:
-    for index in (2, 100, 10**12, 10**18, 10**40, 10**200):
-        files = {**backup(), segment_name(index): segment(packed(), index=index % (1 << 64))}
+    for index in (2, 100, 10**12, 10**18, MAX_NUMBER - 1):
+        files = {**backup(), segment_name(index): segment(packed(), index=index)}
         assert isinstance(refused(files), Damaged)
+    for index in (MAX_NUMBER, 10**40, 10**4000):  # the name of no segment
+        assert read({**backup(), f"segment-{index}": b"x"}) == [1, 2]
 
 
 def test_names_that_are_nearly_names_of_segments() -> None:

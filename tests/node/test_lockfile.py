@@ -40,18 +40,18 @@ def test_a_rewrite_replaces_the_file_and_what_a_crash_left(tmp_path: Path) -> No
 
 def test_the_file_is_synced_before_its_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    sync, replace = os.fsync, Path.replace
+    sync, replace = os.fsync, os.replace
 
     def watched_sync(descriptor: int) -> None:
         steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
         sync(descriptor)
 
-    def watched_replace(path: Path, target: Path) -> Path:
+    def watched_replace(old: str, new: str, **directories: int) -> None:
         steps.append("rename")
-        return replace(path, target)
+        replace(old, new, **directories)
 
     monkeypatch.setattr(os, "fsync", watched_sync)
-    monkeypatch.setattr(Path, "replace", watched_replace)
+    monkeypatch.setattr(os, "replace", watched_replace)
     write_settings(tmp_path, SETTINGS)
     assert steps == ["sync backup.lock.tmp", "rename", f"sync {tmp_path.name}"]
 
@@ -122,7 +122,7 @@ def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("backends.node.files.os.open", denied)  # a test that runs as root may read everything
-    with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*chown"):
+    with pytest.raises(BackupError, match=r"cannot be read \(Permission denied\).*must give it to that one"):
         read_settings(tmp_path)
 
 

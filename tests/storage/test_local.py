@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,11 +298,11 @@ def test_new_name_that_another_writer_takes_in_the_same_moment(
 ) -> None:
     link, before = os.link, descriptors()
 
-    def linked(here: Path, there: Path, *, follow_symlinks: bool) -> None:
-        link(here, there, follow_symlinks=follow_symlinks)
-        there.unlink()
+    def linked(here: str, there: str, **how: Any) -> None:
+        link(here, there, **how)
+        (directory / there).unlink()
         if taken == "replaced":
-            there.write_bytes(b"theirs")
+            (directory / there).write_bytes(b"theirs")
 
     monkeypatch.setattr(os, "link", linked)
     with closing(storage.create("segment.tmp")), pytest.raises(Fenced):

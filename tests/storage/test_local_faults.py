@@ -111,7 +111,6 @@ def test_a_filesystem_without_modes(directory: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "fchmod", refuse)
-    monkeypatch.setattr(Path, "chmod", refuse)
     storage = LocalStorage(directory)
     storage.make()
     storage.publish("manifest", b"data")

@@ -3,6 +3,7 @@
 NFS knows no open files here (see `session41.py`), only handles that end when the last name of a file does.
 """
 
+import math
 import os
 import time
 
@@ -53,6 +54,7 @@ def _is_hidden(name: str) -> bool:
 def _gone_since(name: str) -> float:
     """When the file of this hidden name was removed; 0 when that is not to be read from it."""
     try:
-        return float(name.removeprefix(HIDDEN).partition("-")[0])
+        since = float(name.removeprefix(HIDDEN).partition("-")[0])
     except ValueError:
         return 0.0
+    return since if math.isfinite(since) else 0.0

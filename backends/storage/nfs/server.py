@@ -79,7 +79,7 @@ def _number(destination: Destination, name: str, most: int) -> int | None:
     value = destination.option(name, "")
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and int(value) <= most):
+    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= most):
         raise BadURL(f"{destination}: {name}={value} is not a number up to {most}")
     return int(value)
 
@@ -96,7 +96,7 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
     if (
         not _may_be_a_host(inside)
         or not bracket
-        or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536))
+        or (port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536))
     ):
         raise BadURL(
             f"{destination}: {host!r} is no server's name; write it like nfs://nas.local/export/lightning.bkp, and an "

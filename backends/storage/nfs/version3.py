@@ -104,7 +104,7 @@ class Version3(Protocol):
     def _mount(self, mounter: Connection, path: str) -> Handle:
         answer = mounter.call(_MOUNT, 3, 1, text(path), self.until)
         check(answer.number(), path)
-        return answer.opaque()
+        return answer.handle()
 
     def learn_limits(self, handle: Handle) -> None:
         answer = self._call(_FSINFO, opaque(handle), "")
@@ -118,7 +118,7 @@ class Version3(Protocol):
 
     def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]:
         answer = self._call(_LOOKUP, opaque(directory) + text(name), name)
-        handle = answer.opaque()
+        handle = answer.handle()
         return handle, _attributes(answer) or self.attributes(handle)
 
     def attributes(self, handle: Handle) -> Attributes:
@@ -151,7 +151,7 @@ class Version3(Protocol):
 
     def _made(self, procedure: int, directory: Handle, name: str, how: bytes) -> Handle:
         answer = self._call(procedure, opaque(directory) + text(name) + how, name)
-        return answer.opaque() if answer.boolean() else self.lookup(directory, name)[0]
+        return answer.handle() if answer.boolean() else self.lookup(directory, name)[0]
 
     def remove(self, directory: Handle, name: str) -> None:
         self._call(_REMOVE, opaque(directory) + text(name), name)
@@ -241,7 +241,7 @@ def _attributes(answer: Unpacker) -> Attributes | None:
 def _plain_attributes(answer: Unpacker) -> Attributes:
     kind, mode, links = _KINDS.get(answer.number(), Kind.OTHER), answer.number(), answer.number()
     answer.fixed(8)
-    size = answer.long()
+    size = answer.size()
     answer.fixed(56)
     return Attributes(kind, size, mode, links)
 

@@ -205,7 +205,7 @@ def _at(handle: Handle) -> Operation:
 
 def _handle(answer: Unpacker) -> Handle:
     expect(answer, _GETFH, "")
-    return answer.opaque()
+    return answer.handle()
 
 
 def _bitmap(*attributes: int) -> list[int]:
@@ -235,8 +235,12 @@ def _attribute_values(answer: Unpacker) -> dict[int, int]:
     for attribute in present:
         if attribute not in _KNOWN_ATTRIBUTES:
             raise Malformed("the server tells what was not asked for")
-        found[attribute] = values.long() if attribute in _LONG_ATTRIBUTES else values.number()
+        found[attribute] = _long(values, attribute) if attribute in _LONG_ATTRIBUTES else values.number()
     return found
+
+
+def _long(values: Unpacker, attribute: int) -> int:
+    return values.size() if attribute == _SIZE else values.long()
 
 
 def _plain_attributes(answer: Unpacker) -> Attributes:

@@ -6,6 +6,15 @@ _NUMBER = struct.Struct(">I")
 _LONG = struct.Struct(">Q")
 
 
+MAX_NAME = 1024
+"""Bytes of a name in a directory that is believed; filesystems stop at 255 characters."""
+
+MAX_HANDLE = 128
+"""Bytes, by RFC 8881; RFC 1813 allows 64."""
+
+MAX_SIZE = 1 << 63
+
+
 class Malformed(ValueError):
     """The server's answer is not what the protocol says."""
 
@@ -68,7 +77,24 @@ class Unpacker:
 
     def text(self) -> str:
         """A name."""
-        return self.opaque().decode(errors="surrogateescape")
+        data = self.opaque()
+        if len(data) > MAX_NAME:
+            raise Malformed(f"the server tells a name of {len(data)} bytes")
+        return data.decode(errors="surrogateescape")
+
+    def handle(self) -> bytes:
+        """A server's name for a file."""
+        data = self.opaque()
+        if len(data) > MAX_HANDLE:
+            raise Malformed(f"the server names a file with {len(data)} bytes, and the protocol allows {MAX_HANDLE}")
+        return data
+
+    def size(self) -> int:
+        """A count of bytes. No file or disk has 2^63: a kernel's own numbers end there."""
+        value = self.long()
+        if value >= MAX_SIZE:
+            raise Malformed(f"the server tells a size of {value} bytes")
+        return value
 
     def numbers(self) -> list[int]:
         """An array of 32-bit numbers."""

@@ -1,0 +1,160 @@
+"""Whose directory is it, and who could put something else in its place?
+
+The owner of a directory decides what lies in it, and so does the owner of every directory above it: he can rename what
+is there, and put another directory or a link under its name. The way from `/` is walked one name at a time, each opened
+in the directory before it, so that what was looked at is what was passed.
+"""
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+_MAX_LINKS = 40
+"""As many as the kernel follows in one path."""
+
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A directory on the way, or a link whose owner could replace it."""
+
+    path: Path
+    uid: int
+    gid: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Every directory from `/` to the one that a path names, which is the last; of a missing one, to the nearest."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def end(self) -> Step:
+        """The directory itself."""
+        return self.steps[-1]
+
+    def foreign(self, uid: int) -> Step | None:
+        """The first on the way that belongs neither to root nor to this user: its owner can exchange what follows."""
+        return next((step for step in self.steps if step.uid not in (0, uid)), None)
+
+    def exposed(self, uid: int) -> Step | None:
+        """The first directory in which further users can exchange what follows: they may write there, and it is not
+        sticky (as /tmp is)."""
+        return next((step for step in self.steps if stat.S_ISDIR(step.mode) and _open_to_others(step, uid)), None)
+
+
+def way_to(path: Path) -> Way:
+    """The way to a directory, links followed; where it ends at a file or at nothing, to the directory before that.
+
+    It also ends before what this user may not look into. Raises OSError.
+    """
+    walk = _Walk(path.absolute())
+    try:
+        while walk.names and walk.go_on():
+            pass
+    finally:
+        os.close(walk.directory)
+    if not stat.S_ISDIR(walk.steps[-1].mode):  # it ends behind a link
+        walk.steps.append(next(step for step in reversed(walk.steps) if stat.S_ISDIR(step.mode)))
+    return Way(tuple(walk.steps))
+
+
+def only_roots(directory: Path) -> bool:
+    """Whether nobody but root decides what lies in this directory, and which one it is. Raises nothing."""
+    try:
+        way = way_to(directory)
+    except OSError:
+        return False
+    return way.foreign(0) is None and way.exposed(0) is None
+
+
+class _Walk:
+    def __init__(self, path: Path) -> None:
+        self.names = list(reversed(path.parts[1:]))
+        """What is still to come, the next one last."""
+        self.directory, self._shown = _root(), Path("/")
+        self.steps = [_step(self._shown, self.directory)]
+        self._links = 0
+
+    def go_on(self) -> bool:
+        """Pass one name; False where the way ends before it."""
+        name = self.names.pop()
+        try:
+            child = os.open(name, _LOOK, dir_fd=self.directory)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return False
+        try:
+            kind = stat.S_IFMT(os.fstat(child).st_mode)
+            if kind == stat.S_IFDIR:
+                self._shown = self._shown.parent if name == ".." else self._shown / name
+                self.directory, child = child, self.directory
+                self.steps.append(_step(self._shown, self.directory))
+            elif kind == stat.S_IFLNK:
+                self._follow(self._shown / name, child)
+        finally:
+            os.close(child)
+        return kind in (stat.S_IFDIR, stat.S_IFLNK)
+
+    def _follow(self, shown: Path, link: int) -> None:
+        self._links += 1
+        if self._links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(shown))
+        if self.steps[-1].mode & stat.S_ISVTX:  # elsewhere only the directory's owner can replace it
+            self.steps.append(_step(shown, link))
+        target = Path(os.readlink("", dir_fd=link))
+        self.names.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+        if target.is_absolute():
+            os.close(self.directory)
+            self.directory, self._shown = _root(), Path("/")
+
+
+def _root() -> int:
+    return os.open("/", _LOOK | os.O_DIRECTORY)
+
+
+def _step(path: Path, descriptor: int) -> Step:
+    status = os.fstat(descriptor)
+    return Step(path, status.st_uid, status.st_gid, status.st_mode)
+
+
+def _open_to_others(step: Step, uid: int) -> bool:
+    if step.mode & stat.S_ISVTX or not step.mode & _BY_OTHERS:
+        return False
+    return bool(step.mode & stat.S_IWOTH) or not _alone_in(step.gid, uid)
+
+
+def _alone_in(gid: int, uid: int) -> bool:
+    """Whether nobody but root and this user is in the group: many systems give each user one of his own."""
+    if gid == 0:
+        return True
+    try:
+        members = set(grp.getgrgid(gid).gr_mem)
+    except KeyError:
+        return True  # a number that nobody is a member of
+    members |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
+    return members <= {user_name(0), user_name(uid)}
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def run_as(uid: int, gid: int) -> list[str]:
+    """What root types before a command that this user is to run. sudo knows no users without a name."""
+    try:
+        return ["sudo", "-u", pwd.getpwuid(uid).pw_name]
+    except KeyError:
+        return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]

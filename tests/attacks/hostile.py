@@ -1,0 +1,25 @@
+"""Backups as somebody makes them who owns the destination: every checksum fits."""
+
+from pathlib import Path
+
+from backends import backend_for
+from backends.change import Change
+from tests.database.databases import node
+from tests.log.histories import silent, source
+from tests.standin.calls import bump
+
+VERSION = 7
+"""Of the snapshot."""
+
+
+def hostile_backup(directory: Path, schema: list[str], *changes: list[str]) -> str:
+    """The URL of a backup whose snapshot holds a node's tables and this, and whose log holds these changes."""
+    snapshot = node(directory / "snapshot.sqlite3", *schema)
+    url = f"file://{directory / 'hostile.bkp'}"
+    backend = backend_for(url)
+    backend.create(source(snapshot.read_bytes(), VERSION, "02ab"))
+    backend.open(silent, "hostile")
+    for number, statements in enumerate(changes):
+        backend.append(Change(VERSION + number + 1, [*statements, bump(VERSION + number + 1)]))
+    backend.close()
+    return url

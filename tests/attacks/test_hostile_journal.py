@@ -1,0 +1,176 @@
+"""A hot journal that names a file elsewhere, which SQLite looks for and deletes; and an old SQLite."""
+
+import struct
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import apsw
+import pytest
+
+from backends.database.as_found import Unclear, as_found
+from backends.database.compare import compare
+from backends.database.connection import OLDEST_SQLITE, names_super_journal, refuse_old_sqlite
+from backends.database.replay import Replay
+from backends.database.source import copy_database, inspect
+from backends.errors import BackupError
+from backends.node.pairing import Found
+from backends.node.present import look_at_database
+from tests.attacks.hostile import hostile_backup
+from tests.cli.outcome import assert_refused
+from tests.database.databases import beside, node, rows, with_hot_journal
+from tests.end_to_end.world import World, backup_cli
+from tests.standin import History
+
+MAGIC = bytes.fromhex("d9d505f920a163d7")
+PAGE, SECTOR = 4096, 512
+LOCK_PAGE = 0x40000000 // PAGE + 1
+
+VICTIMS = {
+    "any file": ("precious.txt", b"precious"),
+    "one that looks like SQLite's": ("precious-mj0123459ab", None),  # even 3.54.1 deletes it
+    "one on the other pattern": ("precious-mj012345910", None),
+}
+
+
+@pytest.fixture(params=VICTIMS)
+def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file elsewhere; it names the journal when that is what SQLite looks for in it."""
+    name, content = VICTIMS[request.param]
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    file = place / name
+    journal = f"{attacked_path(tmp_path)}-journal".encode() + b"\0"
+    file.write_bytes(journal if content is None else content)
+    return file
+
+
+def attacked_path(tmp_path: Path) -> Path:
+    return tmp_path / "node" / "lightningd.sqlite3"
+
+
+def attacked(tmp_path: Path, victim: Path) -> Path:
+    """A node's database with a journal that rolls nothing back, and names the victim."""
+    (tmp_path / "node").mkdir()
+    database = node(attacked_path(tmp_path))
+    name = str(victim).encode()
+    pages = database.stat().st_size // PAGE
+    head = (MAGIC + struct.pack(">IIIII", 0, 1, pages, SECTOR, PAGE)).ljust(SECTOR, b"\0")
+    checksum = sum(struct.unpack(f"{len(name)}b", name)) & 0xFFFFFFFF
+    tail = struct.pack(">I", LOCK_PAGE) + name + struct.pack(">II", len(name), checksum) + MAGIC
+    Path(f"{database}-journal").write_bytes(head + tail)
+    return database
+
+
+def brought_forward(database: Path, directory: Path) -> None:
+    with Replay(database, in_place=True) as replay:
+        replay.execute(["INSERT INTO version VALUES (1)"], 8)
+
+
+OPENERS: dict[str, Callable[[Path, Path], object]] = {
+    "init": lambda database, directory: inspect(database, writable=True),
+    "snapshot": lambda database, directory: copy_database(database, directory / "copy", writable=True),
+    "reading": lambda database, directory: inspect(database, writable=False),
+    "comparison": lambda database, directory: compare(database, database),
+    "roll forward": brought_forward,
+}
+
+
+@pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS.keys())
+def test_no_file_elsewhere_is_touched(tmp_path: Path, victim: Path, opener: Callable[[Path, Path], object]) -> None:
+    database = attacked(tmp_path, victim)
+    before, content = beside(database), victim.read_bytes()
+    with pytest.raises(BackupError) as caught:
+        opener(database, tmp_path)
+    assert victim.read_bytes() == content
+    assert beside(database) == before
+    assert not isinstance(caught.value, apsw.Error)
+
+
+def test_nor_by_looking_at_it(tmp_path: Path, victim: Path) -> None:
+    database = attacked(tmp_path, victim)
+    before = beside(database)
+    assert as_found(database) is Unclear.NO_DATABASE
+    assert look_at_database(database).found is Found.CORRUPT
+    assert beside(database) == before and victim.exists()
+
+
+def test_the_attack_is_one(tmp_path: Path) -> None:
+    """SQLite by itself does delete the file: should it ever cease to, this says that the defence has no purpose."""
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "precious-mj0123459ab"
+    file.write_bytes(f"{attacked_path(tmp_path)}-journal".encode() + b"\0")
+    database = attacked(tmp_path, file)
+    with closing(apsw.Connection(str(database))) as connection:
+        list(connection.execute("SELECT count(*) FROM sqlite_schema"))
+    assert not file.exists()
+
+
+def test_init_says_what_is_wrong(tmp_path: Path, world: World) -> None:
+    world.run_without_plugin([History().first()])
+    victim = tmp_path / "precious-mj0123459ab"
+    victim.write_bytes(f"{world.database}-journal".encode() + b"\0")
+    name = str(victim).encode()
+    tail = struct.pack(">I", LOCK_PAGE) + name + struct.pack(">II", len(name), sum(name)) + MAGIC
+    head = (MAGIC + struct.pack(">IIIII", 0, 1, 1, SECTOR, PAGE)).ljust(SECTOR, b"\0")
+    Path(f"{world.database}-journal").write_bytes(head + tail)
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert_refused(said, "corrupt: the journal beside it names another file.*nothing was written")
+    assert victim.exists()
+
+
+def test_a_journal_of_a_crash_names_none(tmp_path: Path) -> None:
+    database = with_hot_journal(tmp_path)
+    assert Path(f"{database}-journal").stat().st_size > 0
+    assert not names_super_journal(database)
+    inspect(database, writable=True)
+    assert rows(database, "SELECT count(*) FROM blobs WHERE blob = zeroblob(1000)") == [(100,)]
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 16, 17])
+def test_a_journal_that_is_too_short_to_name_one(tmp_path: Path, size: int) -> None:
+    database = node(tmp_path / "db")
+    Path(f"{database}-journal").write_bytes((b"\0" * 16 + MAGIC)[-size:] if size else b"")
+    assert names_super_journal(database) is (size > 16)
+    with suppress(BackupError):
+        inspect(database, writable=True)
+
+
+# An old SQLite
+
+OLD = ["3.46.0", "3.53.4", "3.9.2"]
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_command_refuses_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    url = hostile_backup(tmp_path, [], ["INSERT INTO version VALUES (1)"])
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
+    said = backup_cli("verify", url, "--scratch", tmp_path)
+    assert_refused(said, rf"the SQLite library here is {version}, .*nothing changed.*pip install --upgrade")
+
+
+def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History, tmp_path: Path) -> None:
+    """Though nothing is opened on its way: it would be found out on the day of a restore."""
+    place = tmp_path / "old"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text("import apsw\napsw.sqlite_lib_version = lambda: '3.46.0'\n")
+    before = lived.everything_on_disk()
+    with (
+        lived.node(environment={"PYTHONPATH": str(place)}) as running,
+        pytest.raises(Exception, match=r"3\.46\.0, and"),
+    ):
+        running.play(history.notes(1))
+    assert {k: v for k, v in lived.everything_on_disk().items() if "lightning.bkp" in k} == {
+        k: v for k, v in before.items() if "lightning.bkp" in k
+    }
+
+
+def test_the_floor_is_the_same_for_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = (Path(__file__).parents[2] / "setup.cfg").read_text()
+    floor = ".".join(map(str, OLDEST_SQLITE))
+    assert f"\n    apsw >= {floor}.0\n" in setup
+    refuse_old_sqlite()
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.54.0")
+    refuse_old_sqlite()
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.100.0.1")
+    refuse_old_sqlite()

@@ -1,0 +1,221 @@
+"""A command that a message prints is pasted into a shell: it runs, with the words that are meant, and nothing else.
+
+Whoever labels a stick, names a directory or writes a backup.lock chooses words of such commands.
+"""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backends.errors import BackupError
+from backends.file import FileBackend
+from backends.mounts import sticks
+from backends.mounts.sticks import find_stick
+from backends.mounts.superblock import Names
+from backends.mounts.table import Mount
+from backends.mounts.volumes import Volume
+from backends.node.handover import restore_command
+from backends.node.lockfile import read_settings
+from backends.urls import parse_url
+from backup_cli.versions import Versions, _table
+from tests.attacks.hostile_text import assert_calm, some
+from tests.end_to_end.world import World, backup_cli
+from tests.older.written import written
+from tests.standin import History, Refused, read_recording
+
+WORDS = {
+    "a substitution": "x$(touch pwned)",
+    "an old substitution": "x`touch pwned`",
+    "another command": "x;touch pwned;",
+    "in the background": "x&touch pwned&",
+    "out of quotes": "x';touch pwned;'",
+    "out of double quotes": 'x";touch pwned;"',
+    "a line of its own": "x\ntouch pwned\n",
+    "a redirection": "x>pwned",
+    "a pattern": "x*",
+    "an escape sequence": "x\x1b[2Jy\\'$(touch pwned)",
+    "written backwards": "x\u202e(touch pwned)",
+    "a blank": "x touch pwned",
+}
+each_word = some(WORDS, "a substitution", "out of quotes", "an escape sequence")
+
+TOOLS = ("backup-cli", "umount", "udisksctl", "chmod", "chown", "mount", "sudo")
+
+
+def pasted(command: str, shell: str = "bash") -> list[str]:
+    """What the shell ran, where each tool only notes its words; nothing else has run there."""
+    with tempfile.TemporaryDirectory() as place:
+        tools, work, noted = Path(place, "tools"), Path(place, "work"), Path(place, "noted")
+        tools.mkdir()
+        work.mkdir()
+        for tool in TOOLS:
+            (tools / tool).write_text(f'#!/bin/sh\nprintf "%s\\0" {tool} "$@" >> {noted}\n')
+            (tools / tool).chmod(0o755)
+        path = f"{tools}:{os.environ['PATH']}"
+        subprocess.run([shell, "-c", command], cwd=work, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL)
+        assert list(work.iterdir()) == [], command
+        return noted.read_text(errors="surrogateescape").split("\0")[:-1] if noted.exists() else []
+
+
+def told_in(text: str, begins: str, ends: str) -> str:
+    """The command in a message, between the words before and after it."""
+    assert_calm(text)
+    found = re.search(f"{re.escape(begins)}(.*?){re.escape(ends)}", text)
+    assert found is not None, text
+    return found[1]
+
+
+def volume(word: str, *, mounted: bool) -> Volume:
+    mount = Mount(1, (8, 1), "/", Path("/nowhere") / word, "ext4", f"/dev/{word}", frozenset())
+    return Volume(f"/dev/{word}", Names("ext4", word, word), (mount,) if mounted else ())
+
+
+@each_word
+def test_stick_that_was_pulled_out(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = case
+    monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=True)])
+    with pytest.raises(BackupError) as caught:
+        find_stick(word)
+    command = told_in(str(caught.value), "is safe; run: ", ", plug it in again")
+    assert pasted(command) == ["umount", f"/nowhere/{word}"]
+    monkeypatch.setattr(sticks, "volumes", list)
+    monkeypatch.setattr(sticks, "dead_mounts", lambda: [volume(word, mounted=True).mounts[0]])
+    with pytest.raises(BackupError) as caught:
+        find_stick("LOST")
+    command = told_in(str(caught.value), "is safe; run: ", ", plug it in again")
+    assert pasted(command) == ["umount", f"/nowhere/{word}"]
+
+
+@each_word
+def test_stick_that_is_not_mounted(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = case
+    monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=False)])
+    with pytest.raises(BackupError) as caught:
+        find_stick(word)
+    command = str(caught.value).partition("for instance with: ")[2]
+    assert_calm(command, 1)
+    assert pasted(command) == ["udisksctl", "mount", "-b", f"/dev/{word}"]
+
+
+@each_word
+def test_disk_named_instead_of_a_directory_on_it(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    word = case
+    device = tmp_path / word
+    device.touch()
+    monkeypatch.setattr("backends.file.stat.S_ISBLK", lambda mode: True)
+    with pytest.raises(BackupError) as caught:
+        FileBackend(parse_url(device.as_uri())).check_new()
+    command = told_in(str(caught.value), "for instance with: ", ", and use: file")
+    assert pasted(command) == ["mount", str(device), "/mnt/backup"]
+
+
+@each_word
+def test_restore_of_a_backup_that_backup_lock_names(case: str, lived: World) -> None:
+    """Whoever wrote backup.lock has chosen the URL, and the directory has its name from somebody, too."""
+    word = case
+    url, directory = f"file:///{word}", lived.root / word
+    for replace in (False, True):
+        asked = ["--resume", "--replace"] if replace else ["--resume"]
+        expected = ["backup-cli", "restore", *asked, url, str(directory)]
+        assert pasted(restore_command(url, directory, replace=replace)) == expected
+        assert_calm(restore_command(url, directory, replace=replace), 1)
+
+
+@each_word
+def test_node_that_is_told_to_restore(case: str, world: World, history: History) -> None:
+    """All of it: the plugin's refusal, in the node's log, for a backup and a node in directories of such names."""
+    word = case
+    there = world.root / word.replace("/", "")
+    there.mkdir()
+    own = World(there)
+    own.init().run([history.first(), *history.notes(2)])
+    old = own.database.read_bytes()
+    own.run(history.notes(3))
+    own.database.write_bytes(old)
+    with closing(sqlite3.connect(own.database)) as other:  # so that it cannot be brought forward
+        other.execute("CREATE TABLE more (x)")
+    lock = own.directory / "backup.lock"
+    with pytest.raises(Refused) as caught, own.node() as node:
+        node.play([History(own.version).note()])
+    command = "backup-cli restore" + str(caught.value).partition("backup-cli restore")[2]
+    assert_calm(command, 1)
+    for _, line in node.logs:
+        assert_calm(line, 1)
+    url = json.loads(lock.read_bytes())["backend_url"]
+    assert pasted(command) == ["backup-cli", "restore", "--resume", "--replace", url, str(own.directory)]
+    said = backup_cli("check-config", "--lightning-dir", own.directory)
+    command = "backup-cli restore" + said.out.partition("backup-cli restore")[2].partition("\n")[0]
+    assert pasted(command)[:6] == ["backup-cli", "restore", "--resume", "--replace", url, str(own.directory)]
+
+
+@each_word
+def test_generation_that_was_replaced_by_mistake(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The URL is the one that was given, and may have been copied from anywhere."""
+    word = case
+    one = Versions(1, "init", 1, 9, 1, 1, 1, 1, None, None)
+    two = Versions(2, "resync", 1, 5, 1, 1, 1, None, None, None)
+    _table(f"file:///{word}", [one, two])
+    command = capsys.readouterr().out.partition("bring it back with: ")[2].rstrip("\n")
+    assert_calm(command, 1)
+    assert pasted(command) == ["backup-cli", "restore", "--kept", "--replace", f"file:///{word}", "DEST"]
+
+
+@each_word
+def test_modes_and_owners_that_check_config_tells_to_mend(case: str, tmp_path: Path) -> None:
+    word = case
+    there = tmp_path / word
+    there.mkdir()
+    own = World(there)
+    own.init()
+    secret, notify = own.directory / "hsm_secret", own.directory / "backup.notify"
+    secret.write_bytes(bytes(32))
+    secret.chmod(0o644)
+    notify.write_text("#!/bin/sh\n")
+    notify.chmod(0o777)
+    said = backup_cli("check-config", "--lightning-dir", own.directory)
+    assert_calm(said.out)
+    commands = [line[line.index("chmod ") :] for line in said.out.splitlines() if "chmod " in line]
+    assert [pasted(command) for command in commands] == [["chmod", "400", str(secret)], ["chmod", "700", str(notify)]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@each_word
+def test_nameless_owner_gets_a_number_that_works(case: str, tmp_path: Path) -> None:
+    word = case
+    there = tmp_path / word
+    there.mkdir()
+    own = World(there)
+    own.init()
+    os.chown(own.directory, 54321, 54321)
+    secret = own.directory / "hsm_secret"
+    secret.write_bytes(bytes(32))
+    said = backup_cli("check-config", "--lightning-dir", own.directory)
+    assert_calm(said.out)
+    commands = [line[line.index("sudo ") :] for line in said.out.splitlines() if "sudo " in line]
+    ran = [pasted(command) for command in commands]
+    assert any(words[:3] == ["sudo", "-u", "#54321"] for words in ran) or not ran
+    assert all(words[:3] == ["sudo", "chown", "54321:"] for words in ran if words[1] == "chown")
+
+
+@each_word
+def test_older_backup_that_holds_a_newer_state(case: str, world: World) -> None:
+    """`init` refuses, and says how to bring the state of the older plugin's file back."""
+    word = case
+    calls = list(read_recording(limit=30))
+    place = world.root / word
+    place.mkdir()
+    file = written(calls).save(place / "file.bkp")
+    world.run_without_plugin(calls[:20])
+    (world.directory / "backup.lock").write_text(json.dumps({"backend_url": file.as_uri()}))
+    said = backup_cli("init", "--lightning-dir", world.directory, world.url)
+    assert said.code == 1, said
+    assert_calm(said.err)
+    command = told_in(said.err, "Bring it back first: ", " (docs")
+    assert pasted(command) == ["backup-cli", "restore", read_settings(world.directory).url, "DEST"]

@@ -1,0 +1,87 @@
+"""Directories of another user, and commands run by root (or as that user) with a Python that he may read."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import Said, spawned
+
+NAMELESS = 12345
+"""A user without a name, here as on most machines."""
+
+_HERE = Path(__file__).resolve().parent.parent
+
+
+def need_root() -> None:
+    """Skip for everybody who cannot give files away."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: files are given to another user")
+
+
+def place_for_others() -> Iterator[Path]:
+    """A directory that every user may pass, unlike pytest's own; a fixture's body."""
+    need_root()
+    with tempfile.TemporaryDirectory(prefix="lightningd-backup-test-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        yield place
+
+
+def given_to(uid: int, *paths: Path) -> None:
+    """Everything at and below these paths is that user's from now on; links themselves, not where they lead."""
+    for path in paths:
+        for each in (path, *path.rglob("*")):
+            os.chown(each, uid, uid, follow_symlinks=False)
+
+
+def run(*words: object, environment: dict[str, str] | None = None, directory: Path | None = None) -> Said:
+    """A command of root's in a process of its own; every user could go on with its Python."""
+    return spawned(*everybodys_python(), *words, environment=environment, directory=directory)
+
+
+def as_user(uid: int) -> list[str]:
+    """What to put before a command that this user is to run."""
+    return [*everybodys_python(), "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+
+
+@cache
+def everybodys_python() -> tuple[str, ...]:
+    """What to put before a command: nothing, unless this Python lies in a directory of root's that is closed to others.
+
+    Then the command sees a private copy of the mounts, in which it is not.
+    """
+    probe = ["setpriv", f"--reuid={NAMELESS}", f"--regid={NAMELESS}", "--clear-groups"]
+    probe += [sys.executable, "-c", "import sys, backup_cli.main; open(sys.executable)"]
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    if subprocess.run(probe, capture_output=True, cwd="/").returncode == 0:
+        return ()
+    prefix = ("unshare", "--mount", "--propagation=private", "sh", "-ec", _script(), "sh")
+    if shutil.which("unshare") is None or subprocess.run([*prefix, *probe], capture_output=True, cwd="/").returncode:
+        pytest.skip("this Python is closed to other users, and no namespace could open it")
+    return prefix
+
+
+def _script() -> str:
+    needed = {Path(sys.base_prefix), Path(sys.prefix), _HERE}
+    lines = []
+    for closed in dict.fromkeys(filter(None, map(_closed_above, sorted(needed)))):
+        below = [path for path in sorted(needed) if path.is_relative_to(closed)]
+        for number, path in enumerate(below):
+            lines.append(f"k{number}=$(mktemp -d /tmp/XXXXXX); mount --bind '{path}' \"$k{number}\"")
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{closed}'")
+        for number, path in enumerate(below):
+            lines.append(f"mkdir -p '{path}'; mount --bind \"$k{number}\" '{path}'")
+            lines.append(f'umount "$k{number}"; rmdir "$k{number}"')
+    return "\n".join([*lines, 'exec "$@"'])
+
+
+def _closed_above(path: Path) -> Path | None:
+    return next((each for each in reversed(path.parents) if not each.stat().st_mode & 0o001), None)
