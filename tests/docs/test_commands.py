@@ -41,8 +41,11 @@ def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
         return
     sandbox = Sandbox(tmp_path)
     wrong: Wrong = []
+    exported = _exported(page)
     try:
         for step in page.steps:
+            while exported and exported[0][0] < _line(step):
+                sandbox.run(exported.pop(0)[1])
             if isinstance(step, Event):
                 sandbox.happen(step.text)
                 continue
@@ -81,6 +84,16 @@ def test_the_urls_are_some(page: Page) -> None:
             backend_for(url)
 
 
+def _line(step: Command | Event) -> int:
+    return step.first if isinstance(step, Command) else step.line
+
+
+def _exported(page: Page) -> list[tuple[int, str]]:
+    """Line and text of what a script for a machine has put into the environment of the commands after it."""
+    scripts = [command for block in page.blocks for command in block.commands]
+    return [(one.first, line) for one in scripts for line in one.text.splitlines() if line.startswith("export PATH=")]
+
+
 def _scripts(page: Page) -> list[str]:
     return [command.text for block in page.blocks for command in block.commands]
 
@@ -100,6 +113,19 @@ def _anchors(path: Path) -> set[str]:
 
 
 # The means
+
+
+def test_backup_cli_is_not_found_before_the_page_says_where_it_is(tmp_path: Path) -> None:
+    """From a real report: README went on with `backup-cli` after an installation that puts it on no PATH."""
+    sandbox = Sandbox(tmp_path)
+    try:
+        code, said = sandbox.run("backup-cli --version")
+        assert code == 127 and "command not found" in said[0]
+        assert sandbox.run("~/lightningd-backup/bin/backup-cli --version")[0] == 0
+        sandbox.run('export PATH="$HOME/lightningd-backup/bin:$PATH"')
+        assert sandbox.run("backup-cli --version")[0] == 0
+    finally:
+        sandbox.close()
 
 
 def test_the_comparison() -> None:
