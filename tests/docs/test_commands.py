@@ -14,7 +14,7 @@ import pytest
 from backends import backend_for
 from tests.docs.click_check import calls_of_backup_cli, complaint
 from tests.docs.markdown import Block, Command, Event, Page, read_page
-from tests.docs.normal import same
+from tests.docs.normal import normal, same
 from tests.docs.sandbox import Sandbox
 from tests.docs.verdict import Wrong, settle, update
 
@@ -82,6 +82,13 @@ def test_the_urls_are_some(page: Page) -> None:
     for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
         if "…" not in url:
             backend_for(url)
+
+
+def test_no_page_shows_the_same_twice(page: Page) -> None:
+    """recovery.md had `status` five times, with nothing but the URL between them."""
+    outputs = [step.expected for step in page.steps if isinstance(step, Command) and len(step.expected) > 4]
+    shown = [re.sub(r"\w+://\S+", "URL", "\n".join(normal(output))) for output in outputs]
+    assert sorted(shown) == sorted(set(shown))
 
 
 def _line(step: Command | Event) -> int:
