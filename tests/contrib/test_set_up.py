@@ -92,7 +92,7 @@ def test_without_a_network(tmp_path: Path) -> None:
     index = "http://127.0.0.1:9/simple"  # nobody listens on port 9
     done = pip("--require-hashes", "-r", ROOT / "requirements.lock", "--target", tmp_path, PIP_INDEX_URL=index)
     assert done.returncode == 1
-    assert "No matching distribution found" in done.stdout, "pip's own words"
+    assert "No matching distribution found" in done.stderr, "pip's own words"
     assert "pip could not reach the package index" in done.stderr and "HTTPS_PROXY" in done.stderr
 
 
@@ -117,7 +117,7 @@ def test_a_package_that_cannot_be_compiled(tmp_path: Path) -> None:
 
 def test_what_succeeds_says_what_it_said(tmp_path: Path) -> None:
     done = subprocess.run([SET_UP, "pip", "echo", "a warning"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "a warning\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "a warning\n")
 
 
 def test_the_shell_is_right() -> None:
