@@ -8,7 +8,7 @@ What a pip-made script imports first is this module: its name is not one that an
 packages could have a say, Python is started once more without them, which takes some 15 ms, and changes no pid.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # in no file, unlike signal
 import sys
 from posix import environ, execv
 
