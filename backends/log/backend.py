@@ -111,14 +111,18 @@ class LogBackend(Backend):
                 with deferred():
                     self.storage.make()
                     made = True
+                self._sole.acquire()  # so that nobody takes what is there so far for left over
                 standing = self._create(source)
                 self.created = True
                 return standing
             except BaseException:
+                self._sole.release()  # a file that is open may keep its directory
                 if made:
                     with deferred(), suppress(OSError):
                         self.storage.unmake()
                 raise
+            finally:
+                self._sole.release()
 
     def _create(self, source: SnapshotSource) -> Standing:
         backup_id = secrets.token_bytes(16)

@@ -24,6 +24,12 @@ def reaching(storage: Storage) -> Iterator[None]:
                 f"there is no backup at {place}: is the disk or share that holds it mounted, and the "
                 "name right? Nothing was changed; mount it, or correct the URL, then try again"
             ) from error
+        if isinstance(error, FileNotFoundError):
+            raise Unreachable(
+                f"a file of the backup in {place} was removed while it was in use{_name_of(error)}: another command, "
+                "or a node, has put a new snapshot in its place meanwhile, or somebody else deletes files there. "
+                "Nothing that was saved is lost by this one; wait until the other one has ended, then repeat this"
+            ) from error
         raise Unreachable(
             f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
             "is lost; fix that and try again"
@@ -62,6 +68,10 @@ def _own_directory(error: PermissionError) -> str:
     own = parent / user_name(os.geteuid())
     line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
     return f"as root, make this user a directory there, and make the backup in that one ({own}): {line}"
+
+
+def _name_of(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
 
 
 def _there(storage: Storage) -> bool:

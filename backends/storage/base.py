@@ -178,6 +178,13 @@ class Storage(ABC):
         """
         return None
 
+    def locked_by(self) -> str | None:
+        """Who has that lock now, for a person; asked without taking it or changing anything. None: nobody is known to.
+
+        Raises OSError.
+        """
+        return None
+
     @abstractmethod
     def sync_names(self) -> None:
         """What was created, renamed or removed so far is durable when it returns."""

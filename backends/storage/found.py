@@ -136,6 +136,9 @@ class FoundStorage(Storage):
     def lock(self, what: str) -> Lock | None:
         return self._writing(lambda: self._storage.lock(what))
 
+    def locked_by(self) -> str | None:
+        return self._storage.locked_by()
+
     def sync_names(self) -> None:
         self._storage.sync_names()
 

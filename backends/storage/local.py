@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from backends.locks import FileLock, NoLocks
+from backends.locks import FileLock, NoLocks, held_by
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
 from backends.storage.base import LOCK, NO_LINKS, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
@@ -178,6 +178,10 @@ class LocalStorage(Storage):
             except NoLocks:
                 return None
         return lock
+
+    def locked_by(self) -> str | None:
+        with self._at(LOCK) as directory:
+            return held_by(LOCK, directory)
 
     def sync_names(self) -> None:
         """Does nothing on a filesystem that knows no fsync of a directory."""
