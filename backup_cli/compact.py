@@ -1,12 +1,13 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
-from backends.errors import Unrestorable
-from backends.interrupts import ignored
+from backends.errors import BackupError, Unrestorable
+from backends.interrupts import deferred, ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
@@ -40,19 +41,31 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         if not freed:
             say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
             return
-        backend.open(lambda level, line: warn(line))
-        noted = damage_noted(backend, "compaction", backend.manifest.generation)
-        with noted, progress("Compacting") as show:
+        # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
+        with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
             folded = backend.fold(scratch or scratch_place(), show)
-        if folded is None or not _gains(backend, folded, before):
-            backend.forget_folding()
-            say(f"{url}: {_NO_GAIN}")
-            return
-        with ignored():
-            backend.switch_generation(folded)
+        with _forgotten_on_failure(backend):
+            if folded is None or not _gains(backend, folded, before):
+                backend.forget_folding()
+                say(f"{url}: {_NO_GAIN}")
+                return
+            backend.open(lambda level, line: warn(line))
+            with ignored():
+                backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+@contextmanager
+def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
+    """The new snapshot, as large as a database, does not stay when it gets no name."""
+    try:
+        yield
+    except BaseException:
+        with deferred(), suppress(BackupError, OSError):
+            backend.forget_folding()
+        raise
 
 
 _NOTHING_YET = "there is nothing to compact yet"

@@ -13,7 +13,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from backends.mounts.table import Mount
-from backends.storage.base import Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import Closed, Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
 from backends.storage.one_descriptor import OneDescriptor
 from backends.words import printable
@@ -150,6 +150,9 @@ class FoundStorage(Storage):
 
     def unwritable(self) -> str | None:
         return self._storage.unwritable()
+
+    def closed(self) -> list[Closed]:
+        return self._storage.closed()
 
     def directories_with(self, name: str) -> list[str]:
         return self._storage.directories_with(name)
