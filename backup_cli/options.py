@@ -34,6 +34,15 @@ lightning_dir = click.option(
     help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",
 )
 
+copy_place = click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where a copy of the whole database lies meanwhile.  [default: the node's directory]",
+)
+
+ELSEWHERE = "name a directory of yours on another disk, with --scratch DIR"
+"""What to do where that copy finds no room."""
+
 REHEARSAL = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
 
