@@ -283,6 +283,8 @@ def instead(error: BackupError) -> list[str]:
     """What to type instead of the command that ended so: the same as the user who may read what it needs."""
     if not isinstance(error, ClosedToUser) or error.uid is None or error.uid == os.geteuid():
         return []
+    if any("://" in word and "uid=" in word for word in _typed):
+        return []  # the URL names a user to the server, whoever types it
     return [_line(error.uid, error.gid if error.gid is not None else _NOBODYS_GROUP)]
 
 

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import click
 
+from backends.confined.work import fold
 from backends.errors import BackupError, Unrestorable
 from backends.interrupts import deferred, ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
-from backends.scratch import scratch_place
+from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
 from backup_cli import as_owner
-from backup_cli.console import progress, say, size, warn
+from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -29,6 +30,7 @@ from backup_cli.ownership import alone, take_over
 )
 @take_over
 @show_statements
+@no_limits
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
@@ -43,12 +45,13 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
             return
         # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
         with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
-            folded = backend.fold(scratch or scratch_place(), show)
+            folded = _fold(url, backend, scratch or scratch_place(), show)
         with _forgotten_on_failure(backend):
             if folded is None or not _gains(backend, folded, before):
                 backend.forget_folding()
                 say(f"{url}: {_NO_GAIN}")
                 return
+            backend.spare(folded)
             backend.open(lambda level, line: warn(line))
             with ignored():
                 backend.switch_generation(folded)
@@ -66,6 +69,12 @@ def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
         with deferred(), suppress(BackupError, OSError):
             backend.forget_folding()
         raise
+
+
+def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
+    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    with scratch_directory(scratch) as place, _forgotten_on_failure(backend):
+        return fold(url, place, show)
 
 
 _NOTHING_YET = "there is nothing to compact yet"

@@ -290,9 +290,11 @@ class LogBackend(Backend):
         leave_out: int = MAX_ROLL_FORWARD,
     ) -> Folded | None:
         with self._reaching():
-            folded = fold(self.storage, scratch, progress, sparing=sparing, leave_out=leave_out)
-        self._folded = folded.written if folded is not None else None
-        return folded
+            return fold(self.storage, scratch, progress, sparing=sparing, leave_out=leave_out)
+
+    def spare(self, folded: Folded) -> None:
+        """Let `open` not take this one, which waits to be published, for what a killed compaction has left."""
+        self._folded = folded.written
 
     def forget_folding(self) -> None:
         """Remove what a compaction that was killed, or gained nothing, has left at the destination.
