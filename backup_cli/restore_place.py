@@ -12,7 +12,6 @@ from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
-from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.scratch import scratch_directory
 from backends.words import shell_word
 from backup_cli.console import say
@@ -72,7 +71,6 @@ def made(directory: Path) -> Iterator[None]:
     except BaseException:
         if ours:
             with deferred(), suppress(OSError):
-                (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
                 directory.rmdir()
         raise
 
