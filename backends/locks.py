@@ -109,9 +109,7 @@ class FileLock:
         _held.add(self)
 
     def _open(self, flags: int) -> int:
-        return os.open(
-            self._name(), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600, dir_fd=self._directory
-        )
+        return os.open(self._name(), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600, dir_fd=self._directory)
 
     def _name(self) -> Path | str:
         return self.path if self._directory is None else self.path.name

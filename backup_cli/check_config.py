@@ -16,7 +16,7 @@ from backup_cli.config_findings import (
     look_at_owners,
     look_at_wallet,
 )
-from backup_cli.console import show_line
+from backup_cli.console import show_line, show_row
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir
@@ -42,7 +42,8 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
     directory, problems = as_owner.node_directory(lightning_dir), 0
     as_owner.refuse_anothers(None if conf is None else conf.parent)
     for finding in _findings(directory, conf):
-        show_line(f"{finding.about:<14} {finding.text}", level=(f"{finding.level.value:<8} ", _COLOURS[finding.level]))
+        level = (f"{finding.level.value:<8} ", _COLOURS[finding.level])
+        show_row(finding.about, finding.text, max(15, len(finding.about) + 1), level=level)
         problems += finding.level is Level.PROBLEM
     if problems:
         show_line(f"NOT protected: {counted(problems, 'problem')}", bold=True)

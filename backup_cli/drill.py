@@ -26,7 +26,7 @@ from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
 from backends.words import counted
 from backup_cli import as_owner
-from backup_cli.console import age, moment, progress, say, show_line, size, warn
+from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
 from backup_cli.options import REHEARSAL, existing_backup, show_statements
@@ -78,7 +78,7 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         hand_over(node, place, backend.identify(), standing)
         latencies = _stream(node, calls)
         began = time.perf_counter()
-        with progress("Restoring") as show, backend.read() as generation:
+        with progress("Restoring", _CHECKING) as show, backend.read() as generation:
             stored = generation.stored_bytes()
             rebuilt = rebuild(generation, restored, show)
         took = time.perf_counter() - began
@@ -140,6 +140,9 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
     return latencies
 
 
+_CHECKING = "Checking the restored database"
+
+
 def _plugin() -> list[str]:
     installed = plugin_path()
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
@@ -153,7 +156,7 @@ def _own_backup(given: str | None, directory: Path) -> None:
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
-        with progress("Restoring") as show, backend.read() as generation:
+        with progress("Restoring", _CHECKING) as show, backend.read() as generation:
             stored = generation.stored_bytes()
             rebuilt = rebuild(generation, scratch / "rehearsed.sqlite3", show)
         if rebuilt.state.empty:
@@ -163,15 +166,15 @@ def _own_backup(given: str | None, directory: Path) -> None:
             )
         database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
-    show_line(f"{'backup':<16}{url}, {size(stored)}")
-    show_line(
-        f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
-        f"({age(time.time() - rebuilt.last_time)} ago)"
-    )
-    show_line(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok")
-    show_line(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
-    if rebuilt.torn is not None:
-        show_line(f"{'torn end':<16}{rebuilt.torn}")
+    rows = [
+        ("backup", f"{url}, {size(stored)}"),
+        ("restored", f"version {rebuilt.data_version}, last changed {moment_ago(rebuilt.last_time)}"),
+        ("checked", f"{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok"),
+        ("took", f"{took:.1f} s; nothing was touched, and the restored copy is removed again"),
+        *([("torn end", rebuilt.torn)] if rebuilt.torn is not None else []),
+    ]
+    for name, value in rows:
+        show_row(name, value, 16)
     pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
     if found.level is not Level.OK:

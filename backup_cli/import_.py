@@ -10,7 +10,7 @@ from backends.database.compare import compare
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
 from backends.database.source import inspect
-from backends.database.taking import file_pieces, nothing
+from backends.database.taking import file_pieces, nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.node.directory import database_path
@@ -21,7 +21,7 @@ from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
-from backup_cli.console import moment, progress, say, show_line, size, warn
+from backup_cli.console import moment, progress, say, show_whole, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
@@ -120,18 +120,29 @@ def _take_over(
         demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
-        if not rebuilt.state.empty:
-            say(f"Writing the snapshot of version {rebuilt.data_version} …")
-        standing = backend.create(_source(place / "older.sqlite3", rebuilt))
+        standing = _create(backend, _source(place / "older.sqlite3", rebuilt))
     holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    show_whole(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
     return standing
+
+
+def _create(backend: Backend, source: SnapshotSource) -> Standing:
+    if not source.size:
+        return backend.create(source)
+    with progress(f"Writing the snapshot of version {source.data_version}") as show:
+        return backend.create(watched(source, show))
 
 
 def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:
     if rebuilt.state.empty:
         return nothing()
-    return SnapshotSource(file_pieces(database), rebuilt.data_version, rebuilt.state.node_id, rebuilt.foreign_keys)
+    return SnapshotSource(
+        file_pieces(database),
+        rebuilt.data_version,
+        rebuilt.state.node_id,
+        rebuilt.foreign_keys,
+        size=database.stat().st_size,
+    )
 
 
 def _refuse_other_version(older: OlderBackup, database: Path) -> None:
@@ -177,4 +188,4 @@ def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) 
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
     say("The node's database holds exactly the same, and goes on with the new backup.")
     say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
-    show_line(f"important-plugin={plugin_path()}")
+    show_whole(f"important-plugin={plugin_path()}")

@@ -11,7 +11,7 @@ import click
 from backends import backend_for
 from backends.base import Backend, SnapshotSource
 from backends.database.source import inspect
-from backends.database.taking import nothing, taken
+from backends.database.taking import nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.node.directory import (
@@ -26,7 +26,8 @@ from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli import as_owner
-from backup_cli.console import progress, say, show_line, warn
+from backup_cli.console import progress, say, show_whole, warn
+from backup_cli.copying import copied
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
 from backup_cli.pairing_words import in_words
@@ -74,7 +75,7 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
     say("Now add this line to lightningd's config file, then start the node:", "")
-    show_line(f"important-plugin={plugin_path()}")
+    show_whole(f"important-plugin={plugin_path()}")
 
 
 def _directory(given: Path) -> Path:
@@ -131,12 +132,8 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
             f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
         )
     tell_unknown_schema(state.unknown_objects)
-    with (
-        progress("Copying the database") as show,
-        taken(path, directory, writable=True, progress=show) as source,
-    ):
-        say(f"Writing the snapshot of version {source.data_version} …")
-        yield source
+    with copied(path, directory) as source, progress(f"Writing the snapshot of version {source.data_version}") as show:
+        yield watched(source, show)
 
 
 def plugin_path() -> str:

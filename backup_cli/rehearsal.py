@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 
 from backends.words import counted
-from backup_cli.console import show_line, size
+from backup_cli.console import show_line, show_row, size
 
 CALLS_PER_PAYMENT = 13.4
 """Changes that one payment through a channel makes: 20,084 in 1,500 recorded payments."""
@@ -46,7 +46,7 @@ def tell(seen: Rehearsal) -> None:
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
-        show_line(f"{name:<16}{value}")
+        show_row(name, value, 16)
     for difference in seen.differences:
         show_line(f"DIFFERENT: {difference}")
     show_line("identical" if not seen.differences else "not identical", bold=True)

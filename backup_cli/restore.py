@@ -264,7 +264,7 @@ def _rebuild(
     generation = backend.read_kept() if kept else backend.read()
     if generation is None:
         raise BackupError("the generation that was kept is gone; nothing was restored")
-    with progress("Restoring") as show, generation:
+    with progress("Restoring", "Checking the restored database") as show, generation:
         if to_version is None:
             rebuilt = rebuild(generation, temporary, show)
         else:

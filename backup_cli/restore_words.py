@@ -9,7 +9,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import hand_out_path, moment, moment_ago, say, size, warn
+from backup_cli.console import hand_out_path, moment, moment_ago, say, say_row, size, warn
 from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
@@ -32,12 +32,12 @@ def tell_plan_of_kept(url: str, kept: Kept, target: Path, to_version: int | None
 
 def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path, to_version: int | None) -> None:
     """The same for any backup that `holds` a version, and what is known of `when` that was made."""
-    say(f"from     {origin}")
+    say_row("from", origin, 9)
     if to_version is None:
-        say(f"version  {holds}, {since} {moment_ago(when)}")
+        say_row("version", f"{holds}, {since} {moment_ago(when)}", 9)
     else:
-        say(f"version  {to_version}, of {holds} that it holds")
-    say(f"to       {target}")
+        say_row("version", f"{to_version}, of {holds} that it holds", 9)
+    say_row("to", str(target), 9)
 
 
 def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool) -> None:

@@ -9,7 +9,7 @@ from backends import backend_for
 from backends.base import Backend
 from backends.change import ahead
 from backends.database.source import inspect
-from backends.database.taking import taken
+from backends.database.taking import watched
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
 from backends.node.directory import database_path
@@ -24,6 +24,7 @@ from backends.node.writer_lock import WriterLock
 from backends.words import shell_line
 from backup_cli import as_owner
 from backup_cli.console import progress, say, warn
+from backup_cli.copying import copied
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir
@@ -124,10 +125,7 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
 def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
-    with (
-        progress("Copying the database") as show,
-        taken(database_path(directory), directory, writable=True, progress=show) as source,
-    ):
+    with copied(database_path(directory), directory) as source:
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
         _open(backend, session)
         before = backend.standing.data_version
@@ -136,8 +134,8 @@ def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: st
                 f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
                 "Stop that node, then repeat this"
             )
-        say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
-        backend.take_snapshot(source, "resync")
+        with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
+            backend.take_snapshot(watched(source, show), "resync")
         with ignored():
             standing = backend.standing
             backend.close()

@@ -68,7 +68,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
 def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
     with backend.read() as generation:
         stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(backend, "verify", number), progress("Verifying") as show:
+        with damage_noted(backend, "verify", number), progress("Verifying", "Checking the database") as show:
             rebuilt = rebuild(generation, target, show, durable=False)
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:

@@ -67,12 +67,12 @@ def rebuild(
             if enough is None or version != enough:
                 raise
         foreign_keys = replay.foreign_keys
+        if progress is not None:  # the check of the whole result follows, and cannot say how far it is
+            progress(total, total)
         state = replay.finish(durable=durable)
     finally:
         replay.close()
     _check_version(version, state)
-    if progress is not None:
-        progress(total, total)
     return Rebuilt(state, version, done, last_time, foreign_keys, generation.torn, generation.unwitnessed)
 
 

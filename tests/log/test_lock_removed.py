@@ -100,9 +100,7 @@ def test_file_that_has_taken_the_name_is_not_removed(tmp_path: Path) -> None:
         first.acquire()
 
 
-def test_where_a_name_may_be_remembered_wrongly_the_file_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_name_may_be_remembered_wrongly_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a share: the next holder of this lock, on another machine, may not see for seconds that it was removed."""
     monkeypatch.setattr("backends.locks._REMOVABLE", frozenset())
     lock = FileLock(tmp_path / "lock", "test")
@@ -134,12 +132,12 @@ def test_look_makes_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_descriptors_do_not_add_up(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         lock = FileLock(tmp_path / "lock", "test", directory)
         lock.acquire()
         with pytest.raises(Locked):
             FileLock(tmp_path / "lock", "test", directory).acquire()
         lock.release()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     os.close(directory)
