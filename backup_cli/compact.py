@@ -12,8 +12,10 @@ from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.scratch import scratch_place
 from backends.status import Status
+from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
@@ -27,18 +29,24 @@ from backup_cli.ownership import alone, take_over
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@dry_run_option
 @show_statements
-def compact(url: str, scratch: Path | None, take_over: bool) -> None:
+def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
-    with alone(url, backend, "compact", take_over):
+    with alone(url, backend, "compact", take_over, dry_run):
         _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
             say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
+            return
+        if dry_run:
+            tell_steps(
+                [f"fold {counted(freed, 'segment')} of {url} into a new snapshot, unless that is larger than they are"]
+            )
             return
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(backend, "compaction", backend.manifest.generation)

@@ -100,7 +100,21 @@ def say(*lines: str) -> None:
 
 def warn(line: str) -> None:
     """A line that must not be overlooked."""
+    _warnings.append(one_line(line))
     _echo(f"warning: {line}", err=True, fg="yellow")
+
+
+_warnings: list[str] = []
+
+
+def warnings_so_far() -> tuple[str, ...]:
+    """What this command has warned of."""
+    return tuple(_warnings)
+
+
+def forget_warnings() -> None:
+    """A command begins."""
+    _warnings.clear()
 
 
 def fail(line: str) -> None:

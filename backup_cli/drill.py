@@ -28,6 +28,7 @@ from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
 from backup_cli.findings import Level
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.options import REHEARSAL, existing_backup, show_statements
 from backup_cli.pairing_words import finding
@@ -44,20 +45,24 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path),
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
+@json_option
 @show_statements
-def drill(url: str | None, lightning_dir: Path | None) -> None:
+def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, as_owner.node_directory(lightning_dir))
+        _own_backup(url, as_owner.node_directory(lightning_dir), as_json)
         return
     if url is not None:
         as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
         seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
-    tell(seen)
+    if as_json:
+        hand_out_result(seen.as_json())
+    else:
+        tell(seen)
     if seen.differences:
         raise click.exceptions.Exit(1)
 
@@ -148,7 +153,7 @@ def _plugin() -> list[str]:
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(given: str | None, directory: Path) -> None:
+def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
     settings = read_settings(directory)
     url, backend = existing_backup(given or settings.url)
@@ -166,6 +171,24 @@ def _own_backup(given: str | None, directory: Path) -> None:
             )
         database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
+    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+    found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+    if as_json:
+        hand_out_result(
+            {
+                "url": url,
+                "backup_id": backend.identify(),
+                "data_version": rebuilt.data_version,
+                "last_change": rebuilt.last_time,
+                "stored_bytes": stored,
+                "changes": rebuilt.changes,
+                "database_bytes": database,
+                "restore_seconds": took,
+                "torn": rebuilt.torn,
+                "database": {"level": found.level.value, "text": found.text},
+            }
+        )
+        return
     rows = [
         ("backup", f"{url}, {size(stored)}"),
         ("restored", f"version {rebuilt.data_version}, last changed {moment_ago(rebuilt.last_time)}"),
@@ -175,8 +198,6 @@ def _own_backup(given: str | None, directory: Path) -> None:
     ]
     for name, value in rows:
         show_row(name, value, 16)
-    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
-    found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
     if found.level is not Level.OK:
         warn(found.text)
     show_line("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

@@ -1,5 +1,7 @@
 """`backup-cli import`: take over a backup file of the older plugin."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -21,10 +23,12 @@ from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path, rebuild_older
 from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
-from backup_cli.console import moment, progress, say, show_whole, size, warn
+from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
+from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
+    lock_steps,
     removed_on_failure,
     set_old_lock_aside,
     show_statements,
@@ -54,6 +58,7 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@dry_run_option
 @show_statements
 def import_(
     old: str,
@@ -62,6 +67,7 @@ def import_(
     accepted: str | None,
     consent: tuple[str, ...],
     scratch: Path | None,
+    dry_run: bool,
 ) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
@@ -75,6 +81,10 @@ def import_(
     with OlderBackup(older_path(old)) as older:
         if directory is None:
             backend.check_new()
+            if dry_run:
+                with _read(older, scratch, None, accepted) as source:
+                    tell_steps([_would_make(url, source)])
+                return
             with removed_on_failure(backend) as making:
                 _take_over(older, backend, url, scratch, None, accepted)
                 with ignored():
@@ -82,13 +92,17 @@ def import_(
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
-            with WriterLock(directory, "backup-cli import"):
+            with held(WriterLock(directory, "backup-cli import"), dry_run):
                 backend.check_new()
                 database = database_path(directory)
                 refuse_other_main(directory, database)
                 _refuse_other_version(older, database)
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
+                if dry_run:
+                    with _read(older, scratch, database, accepted) as source:
+                        tell_steps([_would_make(url, source), *lock_steps(directory, backend.lasting_url(url))])
+                    return
                 with removed_on_failure(backend) as making:
                     standing = _take_over(older, backend, url, scratch, database, accepted)
                     backup_id, lasting = backend.identify(), backend.lasting_url(url)
@@ -107,6 +121,18 @@ def _take_over(
     database: Path | None,
     accepted: str | None,
 ) -> Standing:
+    with _read(older, scratch, database, accepted) as source:
+        standing = _create(backend, source)
+    holds = f"the database at version {source.data_version}" if source.size else "no database yet"
+    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
+    return standing
+
+
+@contextmanager
+def _read(
+    older: OlderBackup, scratch: Path | None, database: Path | None, accepted: str | None
+) -> Iterator[SnapshotSource]:
+    """What the older file holds, rebuilt and checked."""
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -120,10 +146,12 @@ def _take_over(
         demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
-        standing = _create(backend, _source(place / "older.sqlite3", rebuilt))
-    holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    show_whole(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
-    return standing
+        yield _source(place / "older.sqlite3", rebuilt)
+
+
+def _would_make(url: str, source: SnapshotSource) -> str:
+    holds = f"version {source.data_version}, {size(source.size)}" if source.size else "no database yet"
+    return f"make a new backup at {url} of what the older file holds ({holds})"
 
 
 def _create(backend: Backend, source: SnapshotSource) -> Standing:

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from backends.words import counted
 from backup_cli.console import show_line, show_row, size
@@ -31,6 +32,26 @@ class Rehearsal:
     tables: int
     rows: int
     differences: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        ordered = sorted(self.latencies)
+        return {
+            "commit_seconds": {
+                "median": statistics.median(ordered),
+                "p99": ordered[int(len(ordered) * 0.99)],
+                "max": ordered[-1],
+            },
+            "raw_bytes": self.raw,
+            "stored_bytes": self.stored,
+            "data_version": self.version,
+            "database_bytes": self.database,
+            "restore_seconds": self.restore,
+            "tables": self.tables,
+            "rows": self.rows,
+            "identical": not self.differences,
+            "differences": self.differences,
+        }
 
 
 def tell(seen: Rehearsal) -> None:

@@ -55,6 +55,13 @@ def refuse_inside(directory: Path) -> None:
     raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
 
 
+def refuse_unwritable(directory: Path) -> None:
+    """As making a file there would; one that is missing is to be made. Raises OSError."""
+    there = directory if directory.exists() else directory.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 @contextmanager
 def made(directory: Path) -> Iterator[None]:
     """The directory, made if it is missing, and then gone again when nothing could be restored to it."""

@@ -1,6 +1,7 @@
 """What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
 
 from pathlib import Path
+from typing import Any
 
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
@@ -9,7 +10,7 @@ from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import hand_out_path, moment, moment_ago, say, say_row, size, warn
+from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.secret_words import about_secret, warn_of_secret
 
 WHY_OLD_IS_DEADLY = (
@@ -41,7 +42,7 @@ def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path,
 
 
 def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool) -> None:
-    """What was restored, and what is to know of it; the path alone goes to stdout."""
+    """What was restored, and what is to know of it; the path alone goes to stdout afterwards."""
     if rebuilt.torn is not None:
         warn(f"the end of the backup was torn: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
@@ -53,7 +54,26 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
-    hand_out_path(target)
+
+
+def restored_document(
+    url: str, target: Path, rebuilt: Rebuilt, aside: list[Path], *, resume: bool, old: bool
+) -> dict[str, Any]:
+    """For programs: fields are called as in `status --json`."""
+    return {
+        "path": str(target),
+        "url": url,
+        "node_id": rebuilt.state.node_id,
+        "data_version": rebuilt.data_version,
+        "last_change": rebuilt.last_time,
+        "changes": rebuilt.changes,
+        "database_bytes": target.stat().st_size,
+        "torn": rebuilt.torn,
+        "end_unverified": rebuilt.unwitnessed,
+        "aside": [str(path) for path in aside],
+        "resumed": resume,
+        "for_a_node": not old,
+    }
 
 
 def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:

@@ -136,6 +136,9 @@ class FoundStorage(Storage):
     def lock(self, what: str) -> Lock | None:
         return self._writing(lambda: self._storage.lock(what))
 
+    def look_at_lock(self) -> None:
+        self._storage.look_at_lock()
+
     def sync_names(self) -> None:
         self._storage.sync_names()
 
