@@ -16,6 +16,7 @@ from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
@@ -30,8 +31,9 @@ from backup_cli.ownership import alone, take_over
 )
 @take_over
 @dry_run_option
+@json_option
 @show_statements
-def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool) -> None:
+def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
@@ -41,12 +43,11 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool) -> N
         _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
-            say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
+            _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
             return
         if dry_run:
-            tell_steps(
-                [f"fold {counted(freed, 'segment')} of {url} into a new snapshot, unless that is larger than they are"]
-            )
+            what = f"fold {counted(freed, 'segment')} of {url} into a new snapshot"
+            tell_steps([f"{what}, unless that is larger than they are"], as_json)
             return
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(backend, "compaction", backend.manifest.generation)
@@ -54,13 +55,23 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool) -> N
             folded = backend.fold(scratch or scratch_place(), show)
         if folded is None or not _gains(backend, folded, before):
             backend.forget_folding()
-            say(f"{url}: {_NO_GAIN}")
+            _tell_needless(url, _NO_GAIN, dry_run, as_json)
             return
         with ignored():
             backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
+    if as_json:
+        hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
+    if as_json and dry_run:
+        tell_steps([], as_json)
+    elif as_json:
+        hand_out_result({"url": url, "compacted": False, "reason": why})
+    say(f"{url}: {why}")
 
 
 _NOTHING_YET = "there is nothing to compact yet"

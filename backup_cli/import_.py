@@ -25,6 +25,7 @@ from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
@@ -59,6 +60,7 @@ BETTER_SOURCE = (
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @dry_run_option
+@json_option
 @show_statements
 def import_(
     old: str,
@@ -68,6 +70,7 @@ def import_(
     consent: tuple[str, ...],
     scratch: Path | None,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
@@ -83,12 +86,16 @@ def import_(
             backend.check_new()
             if dry_run:
                 with _read(older, scratch, None, accepted) as source:
-                    tell_steps([_would_make(url, source)])
+                    tell_steps([_would_make(url, source)], as_json)
                 return
             with removed_on_failure(backend) as making:
-                _take_over(older, backend, url, scratch, None, accepted)
+                standing, made = _take_over(older, backend, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
+            if as_json:
+                _hand_out(older, backend, url, standing)
+                return
+            show_line(made)
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
@@ -101,16 +108,28 @@ def import_(
                 demand_newest(directory, there, in_words(there, database), consent)
                 if dry_run:
                     with _read(older, scratch, database, accepted) as source:
-                        tell_steps([_would_make(url, source), *lock_steps(directory, backend.lasting_url(url))])
+                        steps = [_would_make(url, source), *lock_steps(directory, backend.lasting_url(url))]
+                        tell_steps(steps, as_json)
                     return
                 with removed_on_failure(backend) as making:
-                    standing = _take_over(older, backend, url, scratch, database, accepted)
+                    standing, made = _take_over(older, backend, url, scratch, database, accepted)
                     backup_id, lasting = backend.identify(), backend.lasting_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
                         hand_over(directory, lasting, backup_id, standing)
                         making.keep()
-            _tell_node(backend, url, directory, aside)
+            for line in backend.warnings(directory):
+                warn(line)
+            if as_json:
+                _hand_out(older, backend, lasting, standing)
+                return
+            show_line(made)
+            _tell_node(aside)
+
+
+def _hand_out(older: OlderBackup, backend: Backend, url: str, standing: Standing) -> None:
+    document = {"url": url, "backup_id": backend.identify(), "data_version": standing.data_version}
+    hand_out_result({**document, "older_path": str(older.path), "important_plugin": plugin_path()})
 
 
 def _take_over(
@@ -120,12 +139,12 @@ def _take_over(
     scratch: Path | None,
     database: Path | None,
     accepted: str | None,
-) -> Standing:
+) -> tuple[Standing, str]:
+    """Make the backup; where it ends, and what that is in words."""
     with _read(older, scratch, database, accepted) as source:
         standing = _create(backend, source)
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
-    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
-    return standing
+    return standing, f"The backup at {url} is ready and holds {holds}, taken over from {older.path}"
 
 
 @contextmanager
@@ -209,9 +228,7 @@ _WHICH = (
 )
 
 
-def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) -> None:
-    for line in backend.warnings(directory):
-        warn(line)
+def _tell_node(aside: Path | None) -> None:
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
     say("The node's database holds exactly the same, and goes on with the new backup.")

@@ -27,6 +27,7 @@ from backup_cli import as_owner
 from backup_cli.console import progress, say, size, warn
 from backup_cli.copying import copied
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
 from backup_cli.options import lightning_dir
@@ -42,7 +43,8 @@ from backup_cli.waiting import answered
 @discard_newer
 @take_over
 @dry_run_option
-def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool, dry_run: bool) -> None:
+@json_option
+def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
@@ -61,9 +63,12 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool, dry_r
             pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
             if dry_run:
-                tell_steps(_steps(directory, settings, pairing))
+                tell_steps(_steps(directory, settings, pairing), as_json)
                 return
             _resync(directory, settings, backend, backup_id, pairing)
+    if as_json:
+        version = pairing.database.version or 0
+        hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
 

@@ -29,7 +29,7 @@ _LEAST = 20
 
 def is_plain(stream: TextIO) -> bool:
     """Whether it is no terminal, or one that only prints what it gets (TERM=dumb): no bars, no colours."""
-    return not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    return not stream.isatty() or (os.environ.get("TERM") or "dumb") == "dumb"
 
 
 def has_colours(stream: TextIO) -> bool:
