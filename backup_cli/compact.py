@@ -1,24 +1,25 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
 
-from backends.errors import Unrestorable
+from backends.confined.work import fold
+from backends.errors import BackupError, Unrestorable
 from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
-from backends.scratch import scratch_place
+from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
 from backends.words import counted
 from backup_cli import as_owner
-from backup_cli.console import progress, say, size, warn
+from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -33,6 +34,7 @@ from backup_cli.ownership import alone, take_over
 @dry_run_option
 @json_option
 @show_statements
+@no_limits
 def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
@@ -52,7 +54,7 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
-            folded = backend.fold(scratch or scratch_place(), show)
+            folded = _fold(url, backend, scratch or scratch_place(), show)
         if folded is None or not _gains(backend, folded, before):
             backend.forget_folding()
             _tell_needless(url, _NO_GAIN, dry_run, as_json)
@@ -72,6 +74,17 @@ def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
     elif as_json:
         hand_out_result({"url": url, "compacted": False, "reason": why})
     say(f"{url}: {why}")
+
+
+def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
+    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    with scratch_directory(scratch) as place:
+        try:
+            return fold(url, place, show)
+        except BaseException:
+            with suppress(OSError, BackupError):
+                backend.forget_folding()
+            raise
 
 
 _NOTHING_YET = "there is nothing to compact yet"

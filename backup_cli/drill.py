@@ -13,9 +13,8 @@ import click
 
 from backends import backend_for
 from backends.base import Backend
-from backends.database.compare import compare
+from backends.confined.work import compare_databases, rebuild_backup
 from backends.database.connection import words
-from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
@@ -30,7 +29,7 @@ from backup_cli.console import moment_ago, progress, say, show_line, show_row, s
 from backup_cli.findings import Level
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
-from backup_cli.options import REHEARSAL, existing_backup, show_statements
+from backup_cli.options import REHEARSAL, existing_backup, no_limits, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
@@ -47,6 +46,7 @@ from plugin.foresight import brings_forward
 )
 @json_option
 @show_statements
+@no_limits
 def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
@@ -82,18 +82,20 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         standing = backend.create(nothing())
         hand_over(node, place, backend.identify(), standing)
         latencies = _stream(node, calls)
+        with backend.read() as generation:
+            snapshot, of_snapshot = generation.snapshot.size(), generation.data_version
         began = time.perf_counter()
-        with progress("Restoring", _CHECKING) as show, backend.read() as generation:
-            stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, restored, show)
+        with progress("Restoring", _CHECKING) as show:
+            outcome = rebuild_backup(place, restored, show)
         took = time.perf_counter() - began
-    comparison = compare(restored, node / "lightningd.sqlite3")
+    comparison = compare_databases(restored, node / "lightningd.sqlite3")
     return Rehearsal(
         latencies=latencies,
-        raw=sum(len(statement.encode()) for call in calls for statement in call["writes"]),
-        stored=stored,
+        snapshot=snapshot,
+        log=outcome.stored - snapshot,
+        raw=sum(len(sql.encode()) for call in calls if call["data_version"] > of_snapshot for sql in call["writes"]),
         restore=took,
-        version=rebuilt.data_version,
+        version=outcome.rebuilt.data_version,
         database=restored.stat().st_size,
         tables=comparison.tables,
         rows=comparison.rows,
@@ -161,15 +163,14 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
-        with progress("Restoring", _CHECKING) as show, backend.read() as generation:
-            stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, scratch / "rehearsed.sqlite3", show)
+        with progress("Restoring", _CHECKING) as show:
+            outcome = rebuild_backup(url, scratch / "rehearsed.sqlite3", show)
+        rebuilt = outcome.rebuilt
         if rebuilt.state.empty:
             raise BackupError(
                 f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
-        database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
     pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
@@ -180,9 +181,9 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
                 "backup_id": backend.identify(),
                 "data_version": rebuilt.data_version,
                 "last_change": rebuilt.last_time,
-                "stored_bytes": stored,
+                "stored_bytes": outcome.stored,
                 "changes": rebuilt.changes,
-                "database_bytes": database,
+                "database_bytes": outcome.size,
                 "restore_seconds": took,
                 "torn": rebuilt.torn,
                 "database": {"level": found.level.value, "text": found.text},
@@ -190,9 +191,9 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
         )
         return
     rows = [
-        ("backup", f"{url}, {size(stored)}"),
+        ("backup", f"{url}, {size(outcome.stored)}"),
         ("restored", f"version {rebuilt.data_version}, last changed {moment_ago(rebuilt.last_time)}"),
-        ("checked", f"{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok"),
+        ("checked", f"{counted(rebuilt.changes, 'change')} replayed, {size(outcome.size)}, integrity ok"),
         ("took", f"{took:.1f} s; nothing was touched, and the restored copy is removed again"),
         *([("torn end", rebuilt.torn)] if rebuilt.torn is not None else []),
     ]

@@ -1,15 +1,15 @@
 """`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from backends.base import Backend
-from backends.database.compare import Comparison, compare, foreign_key_violations
-from backends.database.rebuild import Rebuilt, rebuild
+from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
+from backends.database.compare import Comparison
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
@@ -24,7 +24,7 @@ from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -45,7 +45,8 @@ from plugin.foresight import brings_forward
 @accept_schema
 @json_option
 @show_statements
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: str | None, as_json: bool) -> None:
+@no_limits
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
@@ -60,8 +61,9 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
-        verified = _rebuild(url, backend, directory / "verified.sqlite3", accepted)
-        comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
+        made = directory / "verified.sqlite3"
+        verified = _rebuild(url, backend, made, accepted)
+        comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
         _tell_whole(url, verified)
     _warn_of_earlier(backend, verified.generation)
@@ -74,15 +76,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
         hand_out_result(_document(url, backend, verified, comparison))
 
 
-@dataclass(frozen=True, slots=True)
-class _Verified:
-    rebuilt: Rebuilt
-    generation: int
-    stored: int
-    """Bytes read."""
-
-
-def _document(url: str, backend: Backend, verified: _Verified, comparison: Comparison | None) -> dict[str, Any]:
+def _document(url: str, backend: Backend, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
     """For programs: fields are called as in `status --json`."""
     rebuilt, known = verified.rebuilt, backend.known_damage()
     return {
@@ -101,27 +95,42 @@ def _document(url: str, backend: Backend, verified: _Verified, comparison: Compa
     }
 
 
-def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> _Verified:
-    with backend.read() as generation:
-        stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(backend, "verify", number), progress("Verifying", "Checking the database") as show:
-            rebuilt = rebuild(generation, target, show, durable=False)
+def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> Outcome:
+    outcome = _outcome(url, backend, target)
+    rebuilt = outcome.rebuilt
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
         warn(rebuilt.unwitnessed)
-    for violation in foreign_key_violations(target):
+    for violation in outcome.violations:
         say(f"note: the node's own database holds this, too: {violation}")
-    return _Verified(rebuilt, number, stored)
+    return outcome
 
 
-def _tell_whole(url: str, verified: _Verified) -> None:
+def _tell_whole(url: str, verified: Outcome) -> None:
     rebuilt = verified.rebuilt
     show_line(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
         f"{size(verified.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
+
+
+def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
+    """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
+    for _ in range(_ATTEMPTS):
+        with backend.read() as generation:
+            number = generation.manifest.generation
+        with (
+            suppress(Overtaken),
+            damage_noted(backend, "verify", number),
+            progress("Verifying", "Checking the database") as show,
+        ):
+            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
+    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
+
+
+_ATTEMPTS = 5
 
 
 def _warn_of_earlier(backend: Backend, generation: int) -> None:
