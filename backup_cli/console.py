@@ -29,7 +29,9 @@ def progress(label: str, then: str = "") -> Iterator[Progress]:
     `then` is what goes on once all is done, and cannot say how far it is: a line of its own.
     """
     if is_plain(sys.stderr):
-        yield _Lines(label, then)
+        lines = _Lines(label, then)
+        yield lines
+        lines.end()
         return
     with _Shown(label, then) as shown:
         yield shown
@@ -57,6 +59,7 @@ class _Shown:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
+            self._then = ""  # it is over as well
             self(1, 1)
         self._leave()
 
@@ -90,6 +93,12 @@ class _Lines:
             self._next = (percent // 25 + 1) * 25
             if percent >= 100 and self._then:
                 say(f"{self._then} …")
+
+    def end(self) -> None:
+        """All is done, also what follows; whoever works in another process may not have come to say so."""
+        self._then = ""
+        if self._next <= 100:
+            self(1, 1)
 
 
 def say(*lines: str) -> None:

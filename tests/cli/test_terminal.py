@@ -1,5 +1,6 @@
 """What stands on a terminal of 80 columns: no word is cut, no bar is glued to a sentence, no command is broken."""
 
+import os
 import re
 import subprocess
 import sys
@@ -33,8 +34,28 @@ def test_long_steps_of_an_init_and_a_restore_are_seen(old_node: World, place: Pa
     assert re.search(r"^Writing the snapshot of version \d+.* 100 %$", "\n".join(screen(written)), re.MULTILINE)
     code, written = on_a_terminal("restore", old_node.url, place)
     assert code == 0, written
-    text = "\n".join(screen(written))
-    assert re.search(r"^Restoring .* 100 %\nChecking the restored database \.\.\.$", text, re.MULTILINE), text
+    assert re.search(r"^Restoring .* 100 %$", "\n".join(screen(written)), re.MULTILINE)
+
+
+_WORK = """
+from backup_cli.console import progress
+with progress("Restoring", "Checking the database") as show:
+    for part in range(101):
+        show(part, 100)
+    print("checked", flush=True)
+"""
+
+
+def test_check_that_follows_has_a_line_of_its_own() -> None:
+    """A restore stood at 99 % for as long as the check of its result took."""
+    program = f"import pty; pty.spawn([{sys.executable!r}, '-c', {_WORK!r}])"
+    said = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "TERM": "xterm"}, capture_output=True, text=True
+    )
+    text = "\n".join(screen(said.stdout.replace("\r\n", "\n")))
+    assert re.search(r"^Restoring .* 100 %\nChecking the database \.\.\.\nchecked$", text, re.MULTILINE), text
+    said = subprocess.run([sys.executable, "-c", _WORK], capture_output=True, text=True)
+    assert said.stderr.splitlines()[-1] == "Checking the database …"
 
 
 def test_sentences_break_between_words_and_tables_hang(old_node: World) -> None:
