@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := contrib/set-up pip $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 
@@ -13,6 +13,7 @@ help: ## this list
 
 # Nothing is run that a lock file does not name by its hash. (setuptools, which installs this project, is in the lock.)
 $(READY): requirements.lock setup.cfg pyproject.toml
+	@contrib/set-up python $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --require-hashes --requirement requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
@@ -38,7 +39,8 @@ oldest: $(READY_TO_TEST) ## the tests nearest to the dependencies, with the olde
 	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
-	$(VENV)/oldest/bin/pytest -n auto tests/database tests/plugin tests/cli tests/end_to_end/test_recordings.py
+	$(VENV)/oldest/bin/pytest -n auto tests/database tests/plugin tests/log/test_backend.py tests/cli/test_usage.py \
+		tests/cli/test_init.py tests/cli/test_restore.py tests/end_to_end/test_isolated.py tests/end_to_end/test_recordings.py
 
 LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
 	--exclude-newer "$(or $(AGE),7 days)" --custom-compile-command "make lock"

@@ -1,20 +1,24 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from backends.confined.work import fold
 from backends.errors import BackupError, Unrestorable
-from backends.interrupts import ignored
+from backends.interrupts import deferred, ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
+from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
@@ -28,44 +32,68 @@ from backup_cli.ownership import alone, take_over
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@dry_run_option
+@json_option
 @show_statements
 @no_limits
-def compact(url: str, scratch: Path | None, take_over: bool) -> None:
+def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
-    with alone(url, backend, "compact", take_over):
+    with alone(url, backend, "compact", take_over, dry_run):
         _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
-            say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
+            _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
             return
-        backend.open(lambda level, line: warn(line))
-        noted = damage_noted(backend, "compaction", backend.manifest.generation)
-        with noted, progress("Compacting") as show:
+        if dry_run:
+            what = f"fold {counted(freed, 'segment')} of {url} into a new snapshot"
+            tell_steps([f"{what}, unless that is larger than they are"], as_json)
+            return
+        # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
+        with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
             folded = _fold(url, backend, scratch or scratch_place(), show)
-        if folded is None or not _gains(backend, folded, before):
-            backend.forget_folding()
-            say(f"{url}: {_NO_GAIN}")
-            return
-        with ignored():
-            backend.switch_generation(folded)
+        with _forgotten_on_failure(backend):
+            if folded is None or not _gains(backend, folded, before):
+                backend.forget_folding()
+                _tell_needless(url, _NO_GAIN, dry_run, as_json)
+                return
+            backend.spare(folded)
+            backend.open(lambda level, line: warn(line))
+            with ignored():
+                backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
+    if as_json:
+        hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+@contextmanager
+def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
+    """The new snapshot, as large as a database, does not stay when it gets no name."""
+    try:
+        yield
+    except BaseException:
+        with deferred(), suppress(BackupError, OSError):
+            backend.forget_folding()
+        raise
+
+
+def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
+    if as_json and dry_run:
+        tell_steps([], as_json)
+    elif as_json:
+        hand_out_result({"url": url, "compacted": False, "reason": why})
+    say(f"{url}: {why}")
 
 
 def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
     """What is to be published; nothing is left of it otherwise, here or at the destination."""
-    with scratch_directory(scratch) as place:
-        try:
-            return fold(url, place, show)
-        except BaseException:
-            with suppress(OSError, BackupError):
-                backend.forget_folding()
-            raise
+    with scratch_directory(scratch) as place, _forgotten_on_failure(backend):
+        return fold(url, place, show)
 
 
 _NOTHING_YET = "there is nothing to compact yet"

@@ -8,8 +8,8 @@ What a pip-made script imports first is this module: its name is not one that an
 packages could have a say, Python is started once more without them, which takes some 15 ms, and changes no pid.
 """
 
+import _signal  # type: ignore[import-not-found]  # in no file, unlike signal
 import sys
-from _signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found]  # in no file, unlike `signal`
 from posix import environ, execv
 
 _HARMLESS = frozenset({
@@ -23,8 +23,8 @@ _ROOT = __file__.rpartition("/")[0].rpartition("/")[0] or "/"
 
 
 def backup_cli() -> None:
-    """The executable `backup-cli`. A Ctrl-C before there is anything to undo ends it without a word, or a traceback."""
-    _end_by_interrupt()
+    """The executable `backup-cli`."""
+    _end_quietly()
     _isolate("backup-cli")
     _run("backup-cli")
 
@@ -35,12 +35,6 @@ def lightningd_backup() -> None:
     _run("lightningd-backup")
 
 
-def _end_by_interrupt() -> None:
-    """Until `interrupts.listen`. Unless whoever started this process has it ignored."""
-    if getsignal(SIGINT) is default_int_handler:
-        signal(SIGINT, SIG_DFL)
-
-
 def _run(name: str) -> None:
     """With nothing from the directory that the script lies in, nor from the working directory, which is the node's."""
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
@@ -49,7 +43,6 @@ def _run(name: str) -> None:
     if _ROOT not in sys.path:
         sys.path.insert(0, _ROOT)
     if name == "backup-cli":
-        _end_by_interrupt()  # once more: what comes here by `execv` has begun anew
         from backup_cli import main as cli
 
         cli.main()
@@ -57,6 +50,12 @@ def _run(name: str) -> None:
         from plugin import main as plugin
 
         plugin.main()
+
+
+def _end_quietly() -> None:
+    """At a Ctrl-C before the program proper listens: nothing is begun yet, and Python would print a traceback."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _isolate(name: str) -> None:

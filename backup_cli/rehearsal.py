@@ -2,9 +2,10 @@
 
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from backends.words import counted
-from backup_cli.console import show_line, size
+from backup_cli.console import show_line, show_row, size
 
 CALLS_PER_PAYMENT = 13.4
 """Changes that one payment through a channel makes: 20,084 in 1,500 recorded payments."""
@@ -23,14 +24,37 @@ class Rehearsal:
     """Times in seconds, sizes in bytes."""
 
     latencies: list[float]
+    snapshot: int
+    log: int
     raw: int
-    stored: int
+    """Of the SQL that is in the log. A start after a kill may have put a snapshot in the place of what came before."""
     restore: float
     version: int
     database: int
     tables: int
     rows: int
     differences: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        ordered = sorted(self.latencies)
+        return {
+            "commit_seconds": {
+                "median": statistics.median(ordered),
+                "p99": ordered[int(len(ordered) * 0.99)],
+                "max": ordered[-1],
+            },
+            "raw_bytes": self.raw,
+            "snapshot_bytes": self.snapshot,
+            "segment_bytes": self.log,
+            "data_version": self.version,
+            "database_bytes": self.database,
+            "restore_seconds": self.restore,
+            "tables": self.tables,
+            "rows": self.rows,
+            "identical": not self.differences,
+            "differences": self.differences,
+        }
 
 
 def tell(seen: Rehearsal) -> None:
@@ -41,12 +65,16 @@ def tell(seen: Rehearsal) -> None:
     rows = [
         ("commit latency", f"{_ms(median)} median, {_ms(p99)} at 99 %, {_ms(ordered[-1])} at most"),
         ("payments", f"about {1 / (median * CALLS_PER_PAYMENT):.0f} a second, by this latency alone"),
-        ("backup", f"{size(seen.stored)} for {size(seen.raw)} of SQL ({100 * seen.stored / seen.raw:.1f} %)"),
+        (
+            "backup",
+            f"a snapshot of {size(seen.snapshot)}; after it {size(seen.log)} for {size(seen.raw)} of SQL "
+            f"({100 * seen.log / seen.raw:.1f} %)",
+        ),
         ("restored", f"version {seen.version}, {size(seen.database)} in {seen.restore:.2f} s"),
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
-        show_line(f"{name:<16}{value}")
+        show_row(name, value, 16)
     for difference in seen.differences:
         show_line(f"DIFFERENT: {difference}")
     show_line("identical" if not seen.differences else "not identical", bold=True)

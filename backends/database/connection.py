@@ -14,7 +14,7 @@ import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
 from backends.database.pulse import pulse
-from backends.database.sqlite_words import sqlite_words
+from backends.database.sqlite_words import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
 
@@ -179,7 +179,7 @@ def run(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] = ())
     """Execute to the end; all rows, so only where they are few. Raises TooManyRows where they are not."""
     rows = list(islice(connection.execute(sql, bindings), FEW + 1))
     if len(rows) > FEW:
-        raise TooManyRows(TOO_MANY)
+        raise TooManyRows(MANY_ROWS)
     return rows
 
 
@@ -190,11 +190,8 @@ def one_row(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] =
     """
     rows = list(islice(connection.execute(sql, bindings), 2))
     if len(rows) > 1:
-        raise TooManyRows(SEVERAL)
+        raise TooManyRows(SEVERAL_ROWS)
     return rows[0] if rows else None
-
-
-TOO_MANY, SEVERAL = f"over {FEW} rows where a node's database has a few", "several rows where a node's database has one"
 
 
 class TooManyRows(apsw.CorruptError):
@@ -209,12 +206,6 @@ def faults(connection: apsw.Connection) -> str | None:
         return NOT_UTF8
     return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
 
-
-NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
-
-FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
-
-_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, TOO_MANY, SEVERAL})
 
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 """Also the last bytes of a journal that ends with the name of a super-journal, its length and its checksum."""
@@ -282,8 +273,8 @@ def remove(path: Path) -> None:
 
 
 def words(error: Exception) -> str:
-    """SQLite's own words, as far as they may be shown to anybody; and ours, where we refuse what SQLite would take."""
-    return str(error) if str(error) in _OURS else sqlite_words(error)
+    """SQLite's own words, as far as they may be shown to anybody."""
+    return sqlite_words(error)
 
 
 def explained(error: apsw.Error, path: Path) -> BackupError:

@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.database.connection import FOREIGN_JOURNAL, NOT_UTF8, SEVERAL, TOO_MANY
-from backends.database.connection import words as words_of
 from backends.database.replay import Replay
+from backends.database.sqlite_words import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.interpreter import python
 from backends.log.documents import SESSION
@@ -277,7 +276,7 @@ def _failure(statement: str) -> BackupError | None:
     return None
 
 
-@pytest.mark.parametrize("ours", [NOT_UTF8, FOREIGN_JOURNAL, SEVERAL, TOO_MANY])
+@pytest.mark.parametrize("ours", [NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, MANY_ROWS])
 def test_reason_of_our_own_is_still_told(ours: str) -> None:
     """It is raised as SQLite's would be, and once became "SQLITE_OK"."""
-    assert words_of(apsw.CorruptError(ours)) == ours
+    assert sqlite_words(apsw.CorruptError(ours)) == ours
