@@ -76,7 +76,6 @@ _BEFORE_FOREIGN_TEXT = (
     "unrecognized token",
     "no such column",
     "no such function",
-    "too many arguments on function",
     "wrong number of arguments to function",
     "no such module",
     "ambiguous column name",
