@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
-from backends.database.sqlite_words import sqlite_words
+from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
 
@@ -163,10 +163,6 @@ def faults(connection: apsw.Connection) -> str | None:
         return NOT_UTF8
     return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
 
-
-NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
-
-FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
 
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 """Also the last bytes of a journal that ends with the name of a super-journal, its length and its checksum."""

@@ -12,6 +12,13 @@ from backends.statement import plain_name
 
 _UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
+NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
+
+FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+
+_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL})
+"""What is raised as SQLite's errors are, though SQLite has not said it."""
+
 _WITHOUT_NAMES = frozenset(
     {
         "attempt to write a readonly database",
@@ -37,6 +44,7 @@ _WITHOUT_NAMES = frozenset(
         "out of memory",
         "parser stack overflow",
         "string or blob too big",
+        "there are still remaining sql statements to execute",
         "too many attached databases",
         "unable to open database file",
         "unsupported file format",
@@ -69,6 +77,9 @@ _BEFORE_FOREIGN_TEXT = (
     "ambiguous column name",
     "malformed database schema",
     "CHECK constraint failed",
+    "too many arguments",
+    "wrong number of arguments",
+    "too many columns",
 )
 """What is kept of a sentence that goes on with a piece of the statement, or of a row taken for the schema's."""
 
@@ -86,7 +97,7 @@ def sqlite_words(error: Exception) -> str:
             words = found.groups()
             return "".join(word if not at % 2 else _names(word) for at, word in enumerate(words))
     kept = next((words for words in _BEFORE_FOREIGN_TEXT if said.startswith(words)), None)
-    if kept is not None or said in _WITHOUT_NAMES or said in _UNSAID.values():
+    if kept is not None or said in _OURS | _WITHOUT_NAMES or said in _UNSAID.values():
         return kept or said
     return _UNSAID.get(type(error)) or _code(error)
 
