@@ -25,6 +25,16 @@ class BackupError(Exception):
         return one_line(super().__str__())
 
 
+def withheld_by(error: BaseException) -> str:
+    """What this error, or one that it was made of, keeps from strangers."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BackupError) and seen.withheld:
+            return seen.withheld
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
 class Unreachable(BackupError):
     """The destination cannot be used now: missing, not mounted, not writable, not answering."""
 
@@ -83,4 +93,4 @@ class Damaged(Unrestorable):
             f"keep every disk, and if the node's own database is alive, run: backup-cli resync{hint and '.' + hint}",
             f"{what} in {file} at byte {offset}",
         )
-        self.what, self.file, self.offset, self.last_good = what, file, offset, last_good
+        self.what, self.file, self.offset, self.last_good, self.hint = what, file, offset, last_good, hint

@@ -1,21 +1,22 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import click
 
-from backends.errors import Unrestorable
+from backends.confined.work import fold
+from backends.errors import BackupError, Unrestorable
 from backends.interrupts import ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
-from backends.scratch import scratch_place
+from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
 from backup_cli import as_owner
-from backup_cli.console import progress, say, size, warn
+from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -28,6 +29,7 @@ from backup_cli.ownership import alone, take_over
 )
 @take_over
 @show_statements
+@no_limits
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
@@ -43,7 +45,7 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         backend.open(lambda level, line: warn(line))
         noted = damage_noted(backend, "compaction", backend.manifest.generation)
         with noted, progress("Compacting") as show:
-            folded = backend.fold(scratch or scratch_place(), show)
+            folded = _fold(url, backend, scratch or scratch_place(), show)
         if folded is None or not _gains(backend, folded, before):
             backend.forget_folding()
             say(f"{url}: {_NO_GAIN}")
@@ -53,6 +55,17 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
+    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    with scratch_directory(scratch) as place:
+        try:
+            return fold(url, place, show)
+        except BaseException:
+            with suppress(OSError, BackupError):
+                backend.forget_folding()
+            raise
 
 
 _NOTHING_YET = "there is nothing to compact yet"

@@ -13,9 +13,8 @@ import click
 
 from backends import backend_for
 from backends.base import Backend
-from backends.database.compare import compare
+from backends.confined.work import compare_databases, rebuild_backup
 from backends.database.connection import words
-from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
 from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
@@ -29,7 +28,7 @@ from backup_cli import as_owner
 from backup_cli.console import age, moment, progress, say, show_line, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
-from backup_cli.options import REHEARSAL, existing_backup, show_statements
+from backup_cli.options import REHEARSAL, existing_backup, no_limits, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
@@ -45,6 +44,7 @@ from plugin.foresight import brings_forward
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
 @show_statements
+@no_limits
 def drill(url: str | None, lightning_dir: Path | None) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
@@ -78,17 +78,16 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         hand_over(node, place, backend.identify(), standing)
         latencies = _stream(node, calls)
         began = time.perf_counter()
-        with progress("Restoring") as show, backend.read() as generation:
-            stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, restored, show)
+        with progress("Restoring") as show:
+            outcome = rebuild_backup(place, restored, show)
         took = time.perf_counter() - began
-    comparison = compare(restored, node / "lightningd.sqlite3")
+    comparison = compare_databases(restored, node / "lightningd.sqlite3")
     return Rehearsal(
         latencies=latencies,
         raw=sum(len(statement.encode()) for call in calls for statement in call["writes"]),
-        stored=stored,
+        stored=outcome.stored,
         restore=took,
-        version=rebuilt.data_version,
+        version=outcome.rebuilt.data_version,
         database=restored.stat().st_size,
         tables=comparison.tables,
         rows=comparison.rows,
@@ -153,22 +152,21 @@ def _own_backup(given: str | None, directory: Path) -> None:
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
-        with progress("Restoring") as show, backend.read() as generation:
-            stored = generation.stored_bytes()
-            rebuilt = rebuild(generation, scratch / "rehearsed.sqlite3", show)
+        with progress("Restoring") as show:
+            outcome = rebuild_backup(url, scratch / "rehearsed.sqlite3", show)
+        rebuilt = outcome.rebuilt
         if rebuilt.state.empty:
             raise BackupError(
                 f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
-        database = (scratch / "rehearsed.sqlite3").stat().st_size
     took = time.monotonic() - began
-    show_line(f"{'backup':<16}{url}, {size(stored)}")
+    show_line(f"{'backup':<16}{url}, {size(outcome.stored)}")
     show_line(
         f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
         f"({age(time.time() - rebuilt.last_time)} ago)"
     )
-    show_line(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(database)}, integrity ok")
+    show_line(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(outcome.size)}, integrity ok")
     show_line(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
     if rebuilt.torn is not None:
         show_line(f"{'torn end':<16}{rebuilt.torn}")

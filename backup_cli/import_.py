@@ -6,7 +6,7 @@ import click
 
 from backends import backend_for
 from backends.base import Backend, SnapshotSource, Standing
-from backends.database.compare import compare
+from backends.confined.work import compare_databases, rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
 from backends.database.source import inspect
@@ -18,13 +18,14 @@ from backends.node.handover import hand_over
 from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
-from backends.older import OlderBackup, older_path, rebuild_older
+from backends.older import OlderBackup, older_path
 from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
+    no_limits,
     removed_on_failure,
     set_old_lock_aside,
     show_statements,
@@ -55,11 +56,12 @@ BETTER_SOURCE = (
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @show_statements
+@no_limits
 def import_(
     old: str,
     url: str,
     lightning_dir: Path | None,
-    accepted: str | None,
+    accepted: bool,
     consent: tuple[str, ...],
     scratch: Path | None,
 ) -> None:
@@ -105,13 +107,13 @@ def _take_over(
     url: str,
     scratch: Path | None,
     database: Path | None,
-    accepted: str | None,
+    accepted: bool,
 ) -> Standing:
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
-            rebuilt = rebuild_older(older, place / "older.sqlite3", show)
-        for remark in older.remarks():
+            rebuilt, remarks = rebuild_older_file(older.path, place / "older.sqlite3", show)
+        for remark in remarks:
             warn(remark)
         if not rebuilt.state.empty and not rebuilt.state.is_lightningd:
             raise BackupError(
@@ -156,7 +158,7 @@ def _refuse_other_version(older: OlderBackup, database: Path) -> None:
 def _refuse_other_content(restored: Path, database: Path, rebuilt: Rebuilt) -> None:
     if rebuilt.state.empty and not (database.exists() and database.stat().st_size > 0):
         return
-    found = compare(restored, database, "the older backup", "the node's database").differences
+    found = compare_databases(restored, database, "the older backup", "the node's database").differences
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise BackupError(

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from backends.confined.work import rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.node.lockfile import LOCK_FILE, Settings
-from backends.older import OlderBackup, older_backup_at, rebuild_older
+from backends.older import OlderBackup, older_backup_at
 from backup_cli.console import progress, size, warn
 from backup_cli.restore_words import tell_plan_of
 
@@ -36,13 +37,13 @@ def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | No
     with OlderBackup(file) as older:
         _tell_plan(older, target, to_version)
         with progress("Restoring") as show:
-            rebuilt = rebuild_older(older, temporary, show, to_version=to_version)
+            rebuilt, remarks = rebuild_older_file(file, temporary, show, to_version=to_version)
         if to_version is None and rebuilt.data_version != older.named_version:
             warn(
                 f"the file's header, which is written last, names version {older.named_version}; the whole changes "
                 f"after it reach version {rebuilt.data_version}, and all of them count"
             )
-        for remark in older.remarks():
+        for remark in remarks:
             warn(remark)
     if rebuilt.state.empty:
         raise BackupError(f"{file} holds no database yet: the node has never started with it. Nothing was restored")

@@ -12,14 +12,15 @@ import click
 
 from backends import backend_for
 from backends.base import Backend
-from backends.errors import BackupError, NotABackup, Unreachable
+from backends.confined.limits import lift
+from backends.errors import BackupError, NotABackup, Unreachable, withheld_by
 from backends.interrupts import deferred
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import Destination, parse_url
-from backends.words import one_line, printable
+from backends.words import one_line
 from backup_cli.waiting import answered
 
 lightning_dir = click.option(
@@ -51,7 +52,7 @@ def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
         try:
             return command(*arguments, **named)
         except BackupError as error:
-            text = _withheld(error)
+            text = withheld_by(error)
             if text and in_full:
                 error.listed = (*error.listed, f"in full, may be secret: {one_line(text)}")
             elif text:
@@ -64,17 +65,20 @@ def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
 _ASK = "the same with --show-statements prints that statement in full; it may hold secrets, so share it with nobody"
 
 
-def _withheld(error: BaseException) -> str:
-    """What this error, or one that it was made of, keeps from strangers."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, BackupError) and seen.withheld:
-            return seen.withheld
-        seen = seen.__cause__ or seen.__context__
-    return ""
-
-
 url_argument = click.argument("url", metavar="URL")
+
+
+def _lift(context: click.Context, option: click.Parameter, given: bool) -> None:
+    lift(given)
+
+
+no_limits = click.option(
+    "--no-limits",
+    is_flag=True,
+    expose_value=False,
+    callback=_lift,
+    help="You know this backup: it may take what memory, time and disk it wants.",
+)
 
 
 def existing_backup(url: str) -> tuple[str, Backend]:
@@ -100,12 +104,12 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
     try:
         backend.identify()
     except Unreachable as error:
-        raise Unreachable(f"{error}{neighbours(url)}") from error
+        raise _with_neighbours(error, url) from None
     except NotABackup as error:
         # Not what a drill made that is under way, or that was cut off by a power cut.
         inside = [name for name in backend.inside() if not name.startswith(REHEARSAL)]
         if not inside:
-            raise NotABackup(f"{error}{neighbours(url)}") from error
+            raise _with_neighbours(error, url) from None
         urls = [str(parse_url(url).below(name)) for name in inside]
         if len(urls) > 1:
             several = BackupError(f"{url} holds {len(urls)} backups; say which one:")
@@ -115,22 +119,20 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
     return url, backend
 
 
-def neighbours(url: str) -> str:
-    """The backups that lie beside the place that a URL names, nearest names first: for a URL with a typing error.
-
-    A sentence with a space before it; empty when there are none, or nobody can tell.
-    """
+def _with_neighbours(error: BackupError, url: str) -> BackupError:
+    """The error, with the backups beside the place that the URL names, nearest names first: it may be mistyped."""
     place = parse_url(url)
     above = Destination(place.scheme, place.host, place.path.parent, place.options)
     names: list[str] = []
     with suppress(BackupError, OSError):
         names = [name for name in backend_for(str(above)).inside() if name != place.path.name]
     if not names:
-        return ""
+        return error
     alike = difflib.get_close_matches(place.path.name, names, n=_NEIGHBOURS, cutoff=0.0)
-    listed = "".join(f"\n  {printable(above.below(name), 1000)}" for name in alike)
-    more = f"\n  ... and {len(names) - len(alike)} more" if len(names) > len(alike) else ""
-    return f". Beside it, {'is this backup' if len(names) == 1 else 'are these backups'}:{listed}{more}"
+    told = type(error)(f"{error}. Beside it, {'is this backup' if len(names) == 1 else 'are these backups'}:")
+    more = [f"and {len(names) - len(alike)} more"] if len(names) > len(alike) else []
+    told.listed = (*(str(above.below(name)) for name in alike), *more)
+    return told
 
 
 _NEIGHBOURS = 5

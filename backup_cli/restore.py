@@ -12,7 +12,8 @@ import click
 
 from backends.base import Backend, Standing
 from backends.change import ahead
-from backends.database.rebuild import Rebuilt, rebuild
+from backends.confined.work import rebuild_backup
+from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.log.backend import LogBackend
@@ -27,7 +28,13 @@ from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
 from backup_cli.older import CANNOT_RESUME, rebuild_from
-from backup_cli.options import existing_backup, set_old_lock_aside, show_statements, url_argument
+from backup_cli.options import (
+    existing_backup,
+    no_limits,
+    set_old_lock_aside,
+    show_statements,
+    url_argument,
+)
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
 from backup_cli.restore_consent import demand_no_newer, which_is_newer
@@ -57,6 +64,7 @@ from backup_cli.schema_consent import accept_schema, demand_known_schema
 @discard_newer
 @take_over
 @show_statements
+@no_limits
 def restore(
     url: str,
     dest: str,
@@ -65,7 +73,7 @@ def restore(
     to_version: int | None,
     kept: bool,
     not_for_a_node: bool,
-    accepted: str | None,
+    accepted: bool,
     consent: tuple[str, ...],
     take_over: bool,
 ) -> None:
@@ -134,7 +142,7 @@ class _Order:
     old: bool
     """It is for looking at only, and its name says so."""
     resume: bool
-    accepted: str | None
+    accepted: bool
     """What may be in the schema."""
     consent: tuple[str, ...]
     take_over: bool
@@ -177,7 +185,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
         tell_plan(seen, order.target, order.to_version)
     else:
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
-    rebuilt, standing = _rebuild(backend, temporary, order.to_version, kept=order.kept)
+    rebuilt, standing = _rebuild(order, temporary)
     if order.resume:
         refuse_living_writer(order.url, backend, before, order.take_over)
     elif not order.old:
@@ -258,29 +266,12 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
     )
 
 
-def _rebuild(
-    backend: Backend, temporary: Path, to_version: int | None, *, kept: bool = False
-) -> tuple[Rebuilt, Standing]:
-    generation = backend.read_kept() if kept else backend.read()
-    if generation is None:
-        raise BackupError("the generation that was kept is gone; nothing was restored")
-    with progress("Restoring") as show, generation:
-        if to_version is None:
-            rebuilt = rebuild(generation, temporary, show)
-        else:
-            oldest = generation.manifest.base.data_version
-            if to_version < oldest:
-                raise BackupError(
-                    f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored"
-                )
-            rebuilt = rebuild(
-                generation, temporary, show, take=lambda change: change.data_version <= to_version, enough=to_version
-            )
-            if rebuilt.data_version != to_version:
-                raise BackupError(
-                    f"the backup ends at version {rebuilt.data_version}, before {to_version}; nothing was restored"
-                )
-        last = generation.last
+def _rebuild(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing]:
+    with progress("Restoring") as show:
+        outcome = rebuild_backup(order.url, temporary, show, kept=order.kept, to_version=order.to_version)
+    rebuilt, wanted = outcome.rebuilt, order.to_version
+    if wanted is not None and rebuilt.data_version != wanted:
+        raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
     if rebuilt.state.empty:
         raise BackupError("the backup holds no database yet: the node has never started with it. Nothing was restored")
-    return rebuilt, Standing(rebuilt.data_version, last.sequence, last.checksum)
+    return rebuilt, outcome.standing

@@ -10,8 +10,8 @@ from backup_cli.console import warn
 accept_schema = click.option(
     "--accept-schema",
     "accepted",
-    metavar="CHECKSUM",
-    help="Let pass the triggers, views and the like that you added to the database; only when the command names them.",
+    is_flag=True,
+    help="Let pass triggers, views and the like that no lightningd makes: only when you have made all that are named.",
 )
 
 
@@ -19,28 +19,23 @@ class UnknownSchema(BackupError):
     """A database holds what no lightningd makes, and nobody has said that it is known."""
 
 
-def demand_known_schema(unknown: UnknownObjects, accepted: str | None, where: str, untouched: str) -> None:
+def demand_known_schema(unknown: UnknownObjects, accepted: bool, where: str, untouched: str) -> None:
     """Raise UnknownSchema unless there is nothing unknown, or exactly this was accepted.
 
     `where` names the backup, `untouched` says that nothing was done. Nothing is recorded: who accepts it says so each
-    time, and is told of every object that was added or changed since.
+    time, and is told each time what it is.
     """
     if not unknown:
         return
-    if accepted == unknown.checksum:
+    if accepted:
         warn(f"the database in {where} holds what no lightningd makes, and you accepted that: {unknown.sentence()}")
         return
-    other = "" if accepted is None else f" This is not what --accept-schema {_shown(accepted)} stands for."
     raise UnknownSchema(
         f"the database in {where} holds what no lightningd makes, and it would run inside the node: "
-        f"{unknown.sentence()}.{other} Somebody added it to the node's database, or altered the backup; {untouched}. "
-        "Only if you know all of it and have made it yourself, repeat this with: "
-        f"--accept-schema {unknown.checksum} ; else start no node from it, and look for another copy of the backup"
+        f"{unknown.sentence()}. Somebody added it to the node's database, or altered the backup; {untouched}. "
+        "Only if you know all of it and have made it yourself, repeat this with --accept-schema; else start no node "
+        "from it, and look for another copy of the backup"
     )
-
-
-def _shown(accepted: str) -> str:
-    return accepted if accepted.isalnum() and len(accepted) <= 16 else "(something else)"
 
 
 def tell_unknown_schema(unknown: UnknownObjects) -> None:
@@ -50,7 +45,7 @@ def tell_unknown_schema(unknown: UnknownObjects) -> None:
     warn(
         f"the node's database holds what no lightningd makes: {unknown.sentence()}. If you did not add that, somebody "
         "else has changed the database. If you did: restore and verify refuse it until they are given "
-        f"--accept-schema {unknown.checksum} , so keep that beside the URL, or drop it with the node stopped and "
-        "repeat this. What runs at each change (a trigger, a CHECK) may call no other function than "
+        "--accept-schema; or drop it with the node stopped and repeat this. What runs at each change (a trigger, a "
+        "CHECK) may call no other function than "
         f"{', '.join(sorted(ALLOWED))}: with another one, the backup cannot be restored"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from backends.base import Backend
-from backends.database.compare import Comparison, compare, foreign_key_violations
-from backends.database.rebuild import Rebuilt, rebuild
+from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
+from backends.database.compare import Comparison
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
@@ -21,7 +21,7 @@ from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, show_statements, url_argument
+from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -41,7 +41,8 @@ from plugin.foresight import brings_forward
 )
 @accept_schema
 @show_statements
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: str | None) -> None:
+@no_limits
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
@@ -56,8 +57,9 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
-        _rebuild(url, backend, directory / "verified.sqlite3", accepted)
-        comparison = compare(directory / "verified.sqlite3", database) if database is not None else None
+        made = directory / "verified.sqlite3"
+        _rebuild(url, backend, made, accepted)
+        comparison = compare_databases(made, database) if database is not None else None
     if comparison is not None and database is not None:
         pairing = _pairing(url, backend, database.parent)
         _tell_comparison(comparison, _stand(url, backend, database.parent, pairing))
@@ -65,24 +67,34 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
 
 
-def _rebuild(url: str, backend: Backend, target: Path, accepted: str | None) -> Rebuilt:
-    with backend.read() as generation:
-        stored, number = generation.stored_bytes(), generation.manifest.generation
-        with damage_noted(backend, "verify", number), progress("Verifying") as show:
-            rebuilt = rebuild(generation, target, show, durable=False)
+def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> None:
+    outcome = _outcome(url, backend, target)
+    rebuilt = outcome.rebuilt
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
         warn(rebuilt.unwitnessed)
-    for violation in foreign_key_violations(target):
+    for violation in outcome.violations:
         say(f"note: the node's own database holds this, too: {violation}")
     show_line(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
-        f"{size(stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
+        f"{size(outcome.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
-    _warn_of_earlier(backend, number)
-    return rebuilt
+    _warn_of_earlier(backend, outcome.generation)
+
+
+def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
+    """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
+    for _ in range(_ATTEMPTS):
+        with backend.read() as generation:
+            number = generation.manifest.generation
+        with suppress(Overtaken), damage_noted(backend, "verify", number), progress("Verifying") as show:
+            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
+    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
+
+
+_ATTEMPTS = 5
 
 
 def _warn_of_earlier(backend: Backend, generation: int) -> None:

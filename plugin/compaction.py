@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from backends.base import MAX_ROLL_FORWARD, Backend, Report
+from backends.confined.limits import ONE_ARENA
 from backends.errors import BackupError
 from backends.interpreter import python
 from backends.log.backend import LogBackend
@@ -102,6 +103,7 @@ class Compaction:
             self._process = subprocess.Popen(
                 [*python(_COMPACTOR), self._url],
                 cwd=self._directory,
+                env=os.environ | ONE_ARENA,
                 stdin=subprocess.PIPE,  # closed when we die: the process then ends, too
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

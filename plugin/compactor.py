@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 
 from backends import backend_for
+from backends.confined import limits
+from backends.database.pulse import pulse
 from backends.errors import BackupError, Unrestorable
 from backends.log.backend import LogBackend
 from backends.log.opening import read_manifest
@@ -23,6 +25,8 @@ from plugin.compaction import NOTHING, UNRESTORABLE
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
     _be_humble()
+    limits.confine()
+    limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
     backend = backend_for(sys.argv[1])
     assert isinstance(backend, LogBackend)
@@ -30,7 +34,13 @@ def main() -> int:
     try:
         # Should the node begin another one this very moment, then what is found is not held against that.
         generation = read_manifest(backend.storage).generation
-        folded = backend.fold(Path.cwd(), sparing=True)
+        folded = backend.fold(Path.cwd(), pulse.read, sparing=True)
+    except MemoryError:
+        print(_advice(limits.out_of_memory()), file=sys.stderr)
+        return 1
+    except limits.BeyondLimits as error:
+        print(_advice(error), file=sys.stderr)
+        return 1
     except (BackupError, OSError) as error:
         print(one_line(str(error)), file=sys.stderr)
         if not isinstance(error, Unrestorable) or generation < 0:
@@ -42,6 +52,10 @@ def main() -> int:
         return 1
     print(folded.encode() if folded is not None else NOTHING)
     return 0
+
+
+def _advice(error: limits.BeyondLimits) -> str:
+    return f"{error.what}. If that is right so, do it with the node stopped: backup-cli compact --no-limits URL"
 
 
 def _be_humble() -> None:

@@ -21,6 +21,7 @@ import apsw
 
 from backends.base import Backend, Standing
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
+from backends.confined.limits import FOR_A_STORED_BYTE
 from backends.database.as_found import AsFound, Unclear, as_found
 from backends.database.connection import Busy, sync
 from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
@@ -49,6 +50,9 @@ DONE_WITHIN = 50.0
 
 MAX_SQL = 256 << 20
 """Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
+
+MAX_SWOLLEN = 16 << 20
+"""Bytes of SQL that a change may have whatever it takes when it is stored."""
 
 SOON = 30.0
 """Seconds after its being saved within which lightningd surely has written a change to its own disk.
@@ -112,7 +116,13 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
     if facts.written > end.time + SOON:
         return WhyLeft.TOUCHED
     missing = end.changes[proven[-1] :]
-    return missing if sum(change.header.size for change in missing) <= MAX_SQL else WhyLeft.TOO_LARGE
+    fits = sum(change.header.size for change in missing) <= MAX_SQL
+    return missing if fits and not any(map(_is_swollen, missing)) else WhyLeft.TOO_LARGE
+
+
+def _is_swollen(change: LoggedChange) -> bool:
+    """Whether a few stored bytes would fill the node's memory: no change that lightningd sends shrinks so far."""
+    return change.header.size > MAX_SWOLLEN + FOR_A_STORED_BYTE * change.header.length
 
 
 def _why_foreign(facts: Facts, found: AsFound) -> WhyLeft | None:

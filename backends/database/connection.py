@@ -5,13 +5,15 @@ Only APSW: two SQLite libraries that open one file in one process take each othe
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
+from backends.database.pulse import pulse
 from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
@@ -69,10 +71,29 @@ _set_up()
 apsw.hard_heap_limit(MEMORY)
 
 
+MoreMemory = Callable[[int, int], None]
+"""Called with the bytes that SQLite may have from now on, and those of the value that they are for."""
+
+
+class _Values:
+    """How large a value may be in this process, and who wants to know when SQLite gets more memory for one."""
+
+    largest = _LARGEST_VALUE
+    tell: MoreMemory | None = None
+
+
+def limit_values(largest: int, tell: MoreMemory) -> None:
+    """From now on, SQLite gets memory for values of `largest` bytes at most; `tell` is called before it gets more."""
+    _Values.largest, _Values.tell = min(largest, _LARGEST_VALUE), tell
+
+
 def expect(size: int) -> None:
     """A database or a statement of this many bytes: SQLite may have the memory that one value of its size takes."""
-    wanted = MEMORY + _MEMORY_FOR_A_BYTE * min(size, _LARGEST_VALUE)
+    value = min(size, _Values.largest)
+    wanted = MEMORY + _MEMORY_FOR_A_BYTE * value
     if wanted > apsw.hard_heap_limit(-1):
+        if _Values.tell is not None:
+            _Values.tell(wanted, value)
         apsw.hard_heap_limit(wanted)
 
 
@@ -150,15 +171,37 @@ def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.C
         raise corrupt(shown or path, NOT_UTF8) from error
 
 
-def run(connection: apsw.Connection, sql: str) -> list[tuple[Value, ...]]:
-    """Execute to the end; all rows, so only where they are few."""
-    return list(connection.execute(sql))
+FEW = 1 << 16
+"""Rows above which a list of them is none that a node's database gives: its tables and their columns are hundreds."""
+
+
+def run(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] = ()) -> list[tuple[Value, ...]]:
+    """Execute to the end; all rows, so only where they are few. Raises TooManyRows where they are not."""
+    rows = list(islice(connection.execute(sql, bindings), FEW + 1))
+    if len(rows) > FEW:
+        raise TooManyRows(f"over {FEW} rows where a node's database has a few")
+    return rows
+
+
+def one_row(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] = ()) -> tuple[Value, ...] | None:
+    """The only row of the result, or None. Raises TooManyRows for a second, before it asks for a third.
+
+    A table that should have one row may have millions, and their values be made up by the schema.
+    """
+    rows = list(islice(connection.execute(sql, bindings), 2))
+    if len(rows) > 1:
+        raise TooManyRows("several rows where a node's database has one")
+    return rows[0] if rows else None
+
+
+class TooManyRows(apsw.CorruptError):
+    """A database that is whole to SQLite, and has more rows in some place than any lightningd's has."""
 
 
 def faults(connection: apsw.Connection) -> str | None:
     """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
     try:
-        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+        found = [str(row[0]) for row in islice(connection.execute("PRAGMA integrity_check(3)"), 3)]
     except UnicodeDecodeError:  # it names what has a fault
         return NOT_UTF8
     return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
@@ -277,4 +320,5 @@ def corrupt(path: Path | str, what: str) -> Corrupt:
 
 
 def _go_on() -> bool:
+    pulse.signs += 1
     return False

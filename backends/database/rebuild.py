@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from backends.database.replay import Replay
+from backends.confined import limits
+from backends.database.pulse import pulse
+from backends.database.replay import Replay, TooLarge
 from backends.database.source import DatabaseState
 from backends.errors import BackupError, Damaged
 from backends.log.generation import Generation, StoredChange
@@ -41,39 +43,94 @@ def rebuild(
     """Write the generation's database to the new file `target`, checked and (unless it is not to stay) durable.
 
     Stops before the first change that `take` does not want. Damage is no matter once version `enough` is reached.
-    Raises Damaged or ReplayFailed; the file is then worthless and the caller removes it.
+    Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
-    total, base = generation.stored_bytes(), generation.manifest.base
+    total = generation.stored_bytes()
+    limits.scale(total)
+    show: BytesDone = progress or (lambda done, total: None)
+    _write_snapshot(generation, target, lambda: show(generation.bytes_read(), total))
+    with Replay(target) as replay:
+        room = Room(replay, target.stat().st_size)
+        try:
+            rebuilt = _replay(generation, replay, room, lambda: show(generation.bytes_read(), total), take, enough)
+            rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
+        except TooLarge:
+            raise room.exceeded() from None
+    _check_version(rebuilt.data_version, rebuilt.state)
+    show(total, total)
+    return replace(rebuilt, torn=generation.torn, unwitnessed=generation.unwitnessed)
+
+
+def _write_snapshot(generation: Generation, target: Path, tell: Callable[[], None]) -> None:
+    written, most = 0, limits.allow_snapshot(generation.snapshot.size())
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         for piece in generation.snapshot:
+            written += len(piece)
+            if most is not None and written > most:
+                raise limits.too_large(most)
             _write(file, piece, target)
-            if progress is not None:
-                progress(generation.bytes_read(), total)
+            tell()
+
+
+def _replay(
+    generation: Generation,
+    replay: Replay,
+    room: "Room",
+    tell: Callable[[], None],
+    take: Callable[[StoredChange], bool] | None,
+    enough: int | None,
+) -> Rebuilt:
+    """The changes, as far as they are wanted."""
+    base = generation.manifest.base
     done, version, last_time = 0, base.data_version, generation.manifest.created
-    replay = Replay(target)
+    replay.foreign_keys = base.foreign_keys
     try:
-        replay.foreign_keys = base.foreign_keys
-        try:
-            for change in generation.changes():
-                if take is not None and not take(change):
-                    break
-                if change.begins_session:
-                    replay.foreign_keys = True
-                replay.execute(change.statements, change.data_version)
-                done, version, last_time = done + 1, change.data_version, change.time
-                if progress is not None and done % 200 == 0:
-                    progress(generation.bytes_read(), total)
-        except Damaged:
-            if enough is None or version != enough:
-                raise
-        foreign_keys = replay.foreign_keys
-        state = replay.finish(durable=durable)
-    finally:
-        replay.close()
-    _check_version(version, state)
-    if progress is not None:
-        progress(total, total)
-    return Rebuilt(state, version, done, last_time, foreign_keys, generation.torn, generation.unwitnessed)
+        for change in generation.changes():
+            if take is not None and not take(change):
+                break
+            if change.begins_session:
+                replay.foreign_keys = True
+            pulse.change, pulse.segment = change.data_version, generation.segment
+            room.grow(generation.log_bytes_read)
+            replay.execute(change.statements, change.data_version)
+            done, version, last_time = done + 1, change.data_version, change.time
+            if done % 200 == 0:
+                tell()
+    except Damaged:
+        if enough is None or version != enough:
+            raise
+    pulse.change = None
+    return Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)
+
+
+_NOT_YET = DatabaseState(None, None, False, True)
+
+
+class Room:
+    """What a database under construction may grow to, as its changes are read."""
+
+    def __init__(self, replay: Replay, snapshot: int) -> None:
+        self._replay, self._snapshot = replay, snapshot
+        self._most = limits.allow_file(snapshot, 0)
+        self._granted = 0
+        if self._most is not None:
+            replay.grow_to(self._most)
+
+    def grow(self, read: int) -> None:
+        """So many stored bytes of changes were read."""
+        if read - self._granted >= _GRANTED_AT_ONCE:
+            self._granted = read
+            self._most = limits.allow_file(self._snapshot, read)
+            if self._most is not None:
+                self._replay.grow_to(self._most)
+
+    def exceeded(self) -> BackupError:
+        """The error for a database that grew beyond it."""
+        return limits.too_large(self._most or 0)
+
+
+_GRANTED_AT_ONCE = 1 << 17
+"""Stored bytes; what comes of them before they count fits into what a database may always have."""
 
 
 def _write(file: IO[bytes], piece: bytes, target: Path) -> None:

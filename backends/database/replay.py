@@ -5,6 +5,8 @@ A node's own database that is brought forward in place is another matter: there 
 """
 
 import math
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -24,12 +26,14 @@ from backends.database.connection import (
     expect,
     explained,
     faults,
+    one_row,
     run,
     sync,
     words,
 )
 from backends.database.functions import FunctionRefused
 from backends.database.guard import PLAIN, Guard
+from backends.database.pulse import pulse
 from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
 from backends.database.sqlite_words import NOT_UTF8, whole_words
@@ -54,6 +58,10 @@ _HUGE = 1 << 20
 
 MOST_WITHHELD = 1 << 16
 """Characters of a statement that are kept for whoever asks to see it."""
+_ROOM_LEFT = 16 << 20
+"""Bytes free on a disk that is not full."""
+
+_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
 
@@ -80,6 +88,10 @@ class MemoryFailed(BackupError):
     exit_code = 3
 
 
+class TooLarge(BackupError):
+    """The database grew beyond what it was given (`Replay.grow_to`)."""
+
+
 class OutOfTime(BackupError):
     """The changes could not be made in the time that there was."""
 
@@ -103,6 +115,7 @@ class Replay:
         self._guard = Guard(in_place=in_place)
         self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
+        self._most: int | None = None
         self._data_version: int | None = None
         if not path.exists():
             create_private(path)
@@ -129,6 +142,15 @@ class Replay:
         # At the node it had its effect outside of any transaction.
         self._commit()
         self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, int(on))
+
+    def grow_to(self, most: int) -> None:
+        """Let the file have so many bytes at most; what would make it larger raises TooLarge."""
+        self._most = most
+        try:
+            (size,) = one_row(self._connection, "PRAGMA page_size") or (0,)
+            run(self._connection, f"PRAGMA max_page_count = {max(most // (int(str(size)) or 4096), 1)}")
+        except apsw.Error as error:
+            raise self._unusable(error) from error
 
     def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
         """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
@@ -212,6 +234,7 @@ class Replay:
             yield statement
 
     def _too_long(self) -> bool:
+        pulse.signs += 1
         return self._guard.too_long() or time.monotonic() > self._until
 
     def _begin(self) -> None:
@@ -274,6 +297,8 @@ class Replay:
             raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
 
     def _failed(self, statement: str, error: Exception) -> BackupError:
+        if isinstance(error, apsw.FullError) and self._is_at_its_limit():
+            return TooLarge(f"the database would grow beyond {self._most} bytes")
         if isinstance(error, _OF_THIS_MACHINE):
             return explained(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
@@ -304,6 +329,13 @@ class Replay:
             f"{change} cannot be executed ({type(error).__name__})",
             f"{whole_words(error)}, in: {whole}",
         )
+
+    def _is_at_its_limit(self) -> bool:
+        """Whether it is full because of `grow_to`, and not because its disk is."""
+        if self._most is None:
+            return False
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize > _ROOM_LEFT
 
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, FunctionRefused) and not self._in_place:

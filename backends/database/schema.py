@@ -8,7 +8,6 @@ A definition that is not plain ASCII, or has a character in it that none of ligh
 then this reading of it may be another than SQLite's.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,9 +37,6 @@ class UnknownObjects:
 
     count: int = 0
 
-    checksum: str = ""
-    """Of all their definitions. Who accepts them names it, so that none that is added or changed later is let pass."""
-
     def __bool__(self) -> bool:
         return self.count > 0
 
@@ -56,7 +52,7 @@ NONE_UNKNOWN = UnknownObjects()
 def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
     """What an open database's schema holds that no lightningd makes. Raises apsw.Error."""
     shown: list[str] = []
-    count, checksum = 0, hashlib.sha256()
+    count = 0
     query = (
         "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), rootpage, length(sql), "
         "CAST(substr(sql, 1, ?) AS BLOB) FROM sqlite_schema ORDER BY type, name, tbl_name, rowid"
@@ -67,11 +63,9 @@ def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
         if what is None:
             continue
         count += 1
-        # The page may be another after each restore, and is not what would run.
-        checksum.update(repr((kind, name, table, length, sql)).encode("utf-8", "surrogatepass"))
         if len(shown) < SHOWN:
             shown.append(_in_words(kind, name, table, what))
-    return UnknownObjects(tuple(shown), count, checksum.hexdigest()[:16]) if count else NONE_UNKNOWN
+    return UnknownObjects(tuple(shown), count) if count else NONE_UNKNOWN
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -20,6 +20,7 @@ from backends.database.connection import (
     corrupt,
     create_private,
     faults,
+    one_row,
     opened,
     remove,
     run,
@@ -106,16 +107,17 @@ def copy_database(
             raise
 
 
+_KEY = 64
+"""Bytes of a node's public key, with room to spare."""
+
+_TABLES = "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
+"""Only what has pages of its own: a view or virtual table of that name is none of lightningd's."""
+
+
 def state_of(connection: apsw.Connection) -> DatabaseState:
     """What an open database says of itself. Raises apsw.Error."""
-    # Only what has pages of its own: a view or virtual table of that name is none of lightningd's.
-    tables = {
-        str(name)
-        for (name,) in connection.execute(
-            "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
-        )
-    }
-    (objects,) = run(connection, "SELECT count(*) FROM sqlite_schema")[0]
+    tables = {str(name) for (name,) in run(connection, _TABLES)}
+    empty = one_row(connection, "SELECT 1 FROM sqlite_schema LIMIT 1") is None
     columns = _columns(connection, "vars") if "vars" in tables else set()
     version = node_id = None
     if {"name", "intval"} <= columns:
@@ -124,25 +126,25 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
         node_id = _var(connection, "blobval", "blob", "node_id")
     return DatabaseState(
         data_version=version % VERSIONS if isinstance(version, int) else None,
-        node_id=node_id.hex() if isinstance(node_id, bytes) else None,
+        node_id=node_id.hex() if isinstance(node_id, bytes) and len(node_id) <= _KEY else None,
         is_lightningd={"name", "val"} <= columns
         and "version" in tables
         and "version" in _columns(connection, "version"),
-        empty=objects == 0,
+        empty=empty,
         unknown_objects=unknown_objects(connection),
     )
 
 
 def _columns(connection: apsw.Connection, table: str) -> set[str]:
     known = "('name', 'val', 'intval', 'blobval', 'version')"  # another name may be no UTF-8
-    found = connection.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
+    found = run(connection, f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
     return {str(name) for (name,) in found}
 
 
 def _var(connection: apsw.Connection, column: str, kind: str, name: str) -> Value:
     query = f"SELECT {column} FROM vars WHERE name = ? AND typeof({column}) = '{kind}'"
-    rows: list[tuple[Value]] = list(connection.execute(query, (name,)))
-    return rows[0][0] if rows else None
+    row = one_row(connection, query, (name,))
+    return row[0] if row is not None else None
 
 
 def _flags(writable: bool) -> int:

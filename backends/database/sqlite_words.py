@@ -109,6 +109,7 @@ def whole_words(error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     said = str(error).removeprefix(f"{type(error).__name__}: ")  # older APSW puts the name of the exception before them
+    said = said.removeprefix("Error: ")  # and newer one before a few of its own
     # A copy that fails does not tell its connection.
     return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
 

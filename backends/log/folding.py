@@ -6,6 +6,7 @@ rename.
 """
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces
 from backends.errors import BackupError
 from backends.log.documents import Base, Manifest
-from backends.log.format import RECORD_HEADER_SIZE, Flag
+from backends.log.format import RECORD_HEADER_SIZE, Flag, snapshot_name
 from backends.log.generation import Generation, StoredChange
 from backends.log.opening import open_generation
 from backends.log.room import Room
@@ -49,9 +50,19 @@ class Folded:
 
     @classmethod
     def decode(cls, text: str) -> "Folded":
-        """The inverse. Raises ValueError, KeyError or TypeError for anything else."""
+        """The inverse. Raises ValueError, KeyError or TypeError for anything else: who folded has read the log."""
         fields = json.loads(text)
-        return cls(**{**fields, "base": Base(**fields["base"])})
+        folded = cls(**{**fields, "base": Base(**fields["base"])})
+        base = folded.base
+        numbers = (folded.replaces, folded.generation, folded.first_segment, base.sequence, base.data_version)
+        if any(type(number) is not int or not 0 <= number < 1 << 62 for number in (*numbers, base.checksum)):
+            raise ValueError("a number that no compaction has")
+        begins = f"{snapshot_name(folded.generation)}{_BY}-"
+        if type(base.foreign_keys) is not bool or not re.fullmatch(
+            f"{begins}[0-9a-f]{{8}}{re.escape(TEMPORARY)}", str(folded.written)
+        ):
+            raise ValueError("a name that no compaction gives")
+        return folded
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,10 @@ class Generation:
         self.data_version = manifest.base.data_version
         """The version reached so far."""
         self.last_time = manifest.created
-        self._log_bytes = 0
+        self.log_bytes_read = 0
+        """Bytes of records read so far."""
+        self.segment = 0
+        """The index of the segment that is being read."""
 
     def __enter__(self) -> "Generation":
         return self
@@ -81,11 +84,11 @@ class Generation:
 
     def bytes_read(self) -> int:
         """Stored bytes read so far, for a progress bar."""
-        return self.snapshot.bytes_read + self._log_bytes
+        return self.snapshot.bytes_read + self.log_bytes_read
 
     def log_bytes(self) -> int:
         """Bytes of the segments up to their last records, as a writer counts them; once all records were read."""
-        return self._log_bytes + FILE_HEADER_SIZE * self.begun
+        return self.log_bytes_read + FILE_HEADER_SIZE * self.begun
 
     def stored_bytes(self) -> int:
         """Bytes of the snapshot and the segments, as they lie in their files."""
@@ -140,7 +143,7 @@ class Generation:
         chain: Chain | None = None
         good = base.data_version
         for number, (index, handle) in enumerate(self.segments, 1):
-            self._where = segment_name(index)
+            self._where, self.segment = segment_name(index), index
             reader = RecordReader(
                 handle, self._where, FileHeader(FileKind.SEGMENT, self.manifest.backup_id, index), chain, good
             )
@@ -152,7 +155,7 @@ class Generation:
                     self.last = Chain(last.header.sequence, last.header.checksum)
                 else:
                     reader.last_good = good
-                self._log_bytes += last.offset + len(last.payload) + RECORD_HEADER_SIZE - run[0].offset
+                self.log_bytes_read += last.offset + len(last.payload) + RECORD_HEADER_SIZE - run[0].offset
                 yield reader, run
             if reader.tail.end is End.TORN:
                 if number < self.begun:

@@ -6,6 +6,8 @@ from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, overload
 
+from backends.database.pulse import pulse
+
 _BLOCK = 1 << 16
 _IN_MEMORY = 8 << 20
 
@@ -27,6 +29,7 @@ class SpooledStatements(Sequence[str]):
             if not block:
                 break
             position += len(block)
+            pulse.signs += 1  # it may be a change of a million short statements
             first, *others = block.split(b"\0")
             begun.append(first)
             for other in others:

@@ -94,6 +94,11 @@ class OlderBackup:
                 piece = piece[: _JOURNAL_KINDS.start] + b"\1\1" + piece[_JOURNAL_KINDS.stop :]
             yield piece
 
+    @property
+    def begin(self) -> int:
+        """Offset of the first record that counts."""
+        return self.survey().begin
+
     def changes(self) -> Iterator[OlderChange]:
         """Every change after the snapshot that was, or may have been, committed. Raises OlderDamaged or Unreachable."""
         survey = self.survey()

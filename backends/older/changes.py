@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from backends.change import VERSIONS, foreign_keys_setting, previous
+from backends.database.pulse import pulse
 from backends.older.errors import OlderDamaged, Unfit
 from backends.older.file import CHANGE, Frame, OlderFile
 
@@ -122,6 +123,7 @@ def _streamed(file: OlderFile, frame: Frame) -> Iterator[str]:
 
     begun: list[bytes] = []
     for offset in range(frame.payload, frame.end, _BLOCK):
+        pulse.signs += 1
         first, *others = file.read(offset, min(_BLOCK, frame.end - offset)).split(b"\0")
         begun.append(first)
         for other in others:

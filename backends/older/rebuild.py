@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backends.change import ahead
-from backends.database.rebuild import BytesDone, Rebuilt
-from backends.database.replay import MemoryFailed, Replay, ReplayFailed
+from backends.database.pulse import pulse
+from backends.database.rebuild import BytesDone, Rebuilt, Room
+from backends.database.replay import MemoryFailed, Replay, ReplayFailed, TooLarge
 from backends.database.source import Corrupt, DatabaseState, inspect
 from backends.errors import BackupError
 from backends.older.backup import OlderBackup
@@ -43,13 +44,20 @@ def rebuild_older(
     _write_snapshot(backup, snapshot, target, tell)
     done, version = 0, backup.data_version
     with Replay(target) as replay:
-        for change in _up_to(backup, to_version):
-            _execute(replay, backup, change)
-            done, version = done + 1, change.data_version
-            if done % _BETWEEN_CALLS == 0:
-                tell()
-        foreign_keys = replay.foreign_keys
-        state = _finished(replay, backup)
+        room = Room(replay, target.stat().st_size)
+        try:
+            for change in _up_to(backup, to_version):
+                pulse.change = change.data_version
+                room.grow(change.end - backup.begin)
+                _execute(replay, backup, change)
+                done, version = done + 1, change.data_version
+                if done % _BETWEEN_CALLS == 0:
+                    tell()
+            foreign_keys = replay.foreign_keys
+            pulse.change = None
+            state = _finished(replay, backup)
+        except TooLarge:
+            raise room.exceeded() from None
     _check_version(backup, version, to_version, state)
     backup.refuse_if_written()
     if progress is not None:

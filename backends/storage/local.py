@@ -36,6 +36,13 @@ _NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUP
 """How filesystems without permissions (FAT, exFAT) refuse chmod; there the mount decides who may read."""
 
 
+MAX_NAMES = 1 << 16
+"""Entries of a backup's directory: a log of gigabytes has hundreds."""
+
+MAX_NAMES_BESIDE = 1 << 20
+"""Entries of the directory that it lies in, where anything else may be."""
+
+
 class LocalStorage(Storage):
     """The directory `path`, which need not exist yet; no file in it is ever reached through a link."""
 
@@ -87,9 +94,16 @@ class LocalStorage(Storage):
         with self._listed() as entries:
             return sorted(
                 entry.name
-                for entry in entries
+                for entry in self._not_endless(entries, MAX_NAMES)
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
             )
+
+    def _not_endless(self, entries: Iterator["os.DirEntry[str]"], most: int) -> Iterator["os.DirEntry[str]"]:
+        """The entries. OSError for more than so many: a filesystem may be a stranger's program."""
+        for count, entry in enumerate(entries):
+            if count == most:
+                raise OSError(errno.EFBIG, f"over {most} names in one directory, more than any backup has", self._given)
+            yield entry
 
     def open(self, name: str) -> ReadHandle:
         with self._at(name) as directory:
@@ -207,7 +221,8 @@ class LocalStorage(Storage):
         """Links, hidden directories and those that may not be looked into are left out."""
         plain_name(name)
         with self._at() as directory, self._listed() as entries:
-            return sorted(entry.name for entry in entries if _holds(entry, name, directory))
+            few = self._not_endless(entries, MAX_NAMES_BESIDE)
+            return sorted(entry.name for entry in few if _holds(entry, name, directory))
 
     @contextlib.contextmanager
     def _at(self, *names: str, above: bool = False) -> Iterator[int]:

@@ -162,6 +162,18 @@ def limit(told: int, most: int) -> int:
     return min(told or most, most)
 
 
+MAX_NAME = 1024
+"""Bytes of a name in a listing: no filesystem has longer ones, and a backup's have thirty."""
+
+
+def check_name(name: str, came: int) -> None:
+    """Raise Malformed for the name of an entry, of which `came` so far, that would only fill the memory."""
+    if came > MAX_ENTRIES or len(name) > MAX_NAME:
+        raise Malformed(
+            f"the server lists a directory without end ({came} names so far, the last of {len(name)} bytes)"
+        )
+
+
 def check_listing(found: int, came: int, end: bool) -> None:
     """Raise Malformed for a listing that would never end: `came` of the `found` names came in the last answer."""
     if found > MAX_ENTRIES or (not came and not end):

@@ -21,6 +21,9 @@ _LAST_FRAGMENT = 1 << 31
 _MOST = 4 << 20
 """Bytes of the largest answer that is believed: what is asked for here takes little more than 1 MiB."""
 
+_MOST_PARTS = 4096
+"""Fragments of an answer; a server may send empty ones for ever."""
+
 _NO_SUCH_PROCEDURE = 3
 _AUTH_SYS = 1
 _MOST_GROUPS = 16
@@ -109,13 +112,14 @@ class Connection:
 
     def _receive(self, until: float) -> bytes:
         """One message, from all its fragments."""
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while True:
             mark = struct.unpack(">I", self._receive_exactly(4, until))[0]
             length = mark & ~_LAST_FRAGMENT
             size += length
-            if size > _MOST:
-                raise Malformed(f"the server announces an answer of {size} bytes")
+            if size > _MOST or len(parts) > _MOST_PARTS:
+                raise Malformed(f"the server announces an answer of {size} bytes in {len(parts) + 1} parts")
             parts.append(self._receive_exactly(length, until))
             if mark & _LAST_FRAGMENT:
                 return b"".join(parts)

@@ -6,7 +6,17 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from backends.storage.base import Space
-from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check, check_listing, limit
+from backends.storage.nfs.protocol import (
+    Attributes,
+    Handle,
+    Kind,
+    Protocol,
+    Written,
+    check,
+    check_listing,
+    check_name,
+    limit,
+)
 from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
 
@@ -187,7 +197,7 @@ class Version3(Protocol):
 
     def _listed(self, directory: Handle, procedure: int) -> list[tuple[str, Attributes]]:
         found: list[tuple[str, Attributes]] = []
-        cookie, verifier, end = 0, bytes(8), False
+        cookie, verifier, end, total = 0, bytes(8), False, 0
         limits = number(_LIST_BYTES) if procedure == _READDIR else number(_LIST_BYTES // 4) + number(_LIST_BYTES)
         while not end:
             answer = self._call(procedure, opaque(directory) + long(cookie) + verifier + limits, "")
@@ -196,13 +206,15 @@ class Version3(Protocol):
             while answer.boolean():
                 answer.long()  # the file's number
                 name, cookie, came = answer.text(), answer.long(), came + 1
+                check_name(name, total + came)
                 attributes = _attributes(answer) if procedure == _READDIRPLUS else None
                 if procedure == _READDIRPLUS and answer.boolean():
                     answer.opaque()
                 if name not in (".", ".."):
                     found += self._known(directory, name, attributes)
             end = answer.boolean()
-            check_listing(len(found), came, end)
+            total += came  # also those that are left out
+            check_listing(total, came, end)
         return found
 
     def _known(self, directory: Handle, name: str, attributes: Attributes | None) -> list[tuple[str, Attributes]]:

@@ -5,7 +5,7 @@ import os
 
 from backends.storage.base import Space
 from backends.storage.nfs import xdr
-from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check_listing, limit
+from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol, Written, check_listing, check_name, limit
 from backends.storage.nfs.rpc import Connection, Disconnected, Identity
 from backends.storage.nfs.session41 import HEADS, Operation, Session, expect
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, text
@@ -176,6 +176,7 @@ class Version41(Protocol):
             verifier, before = answer.fixed(8), len(found)
             while answer.boolean():
                 cookie, name = answer.long(), answer.text()
+                check_name(name, len(found) + 1)
                 found.append((name, _plain_attributes(answer)))
             end = answer.boolean()
             check_listing(len(found), len(found) - before, end)

@@ -1,0 +1,75 @@
+"""The process that unpacks and executes a backup's bytes. It gets its job as one line on stdin, and tells on stdout.
+
+Started by `parent`; it ends when that one dies.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from backends.confined import limits
+from backends.confined.jobs import JOBS
+from backends.confined.messages import MAX_LINE, decode, encode, failure
+from backends.database.pulse import pulse
+
+TELL_EVERY = 0.1
+"""Seconds between two messages of how far the work is. They come from a thread of its own: SQLite may be in one long
+step, and then they say where."""
+
+_MAX_JOB = 1 << 20
+
+
+class _Voice:
+    """The pipe to the parent. Two threads speak, one message at a time."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.dup(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever else prints must not be taken for a message
+        self._lock = threading.Lock()
+
+    def say(self, message: dict[str, Any], *, last: bool = False) -> None:
+        line = encode(message)
+        if len(line) > MAX_LINE:
+            line = encode({"failed": "bug", "says": f"a message of {len(line)} bytes"})
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError:  # the parent is gone
+                os._exit(1)
+            if last:
+                os._exit(0)  # before the other thread says anything more
+
+
+def main() -> None:
+    """Do one job. Never returns."""
+    job = decode(sys.stdin.buffer.readline(_MAX_JOB))
+    limits.end_with_the_parent(int(job["parent"]))
+    limits.confine(limited=bool(job["limited"]))
+    voice, over = _Voice(), threading.Event()
+    threading.Thread(target=_tell, args=(voice, over), name="telling", daemon=True).start()
+    voice.say(_done(job), last=True)
+
+
+def _done(job: dict[str, Any]) -> dict[str, Any]:
+    """What came of it, as a message."""
+    try:
+        return {"done": JOBS[job["job"]](**job["arguments"])}
+    except MemoryError:
+        return failure(limits.out_of_memory())
+    except BaseException as error:  # the parent says it: a traceback is for nobody
+        return failure(error)
+
+
+def _tell(voice: _Voice, over: threading.Event) -> None:
+    while not over.wait(TELL_EVERY):
+        voice.say(
+            {
+                "read": pulse.done,
+                "of": pulse.total,
+                "signs": pulse.signs,
+                "change": pulse.change,
+                "segment": pulse.segment,
+            }
+        )

@@ -1,0 +1,114 @@
+"""What the child can be asked for. Each takes and returns what JSON can hold; `work` is the other side of each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backends import backend_for
+from backends.confined.limits import scale
+from backends.confined.messages import MAX_TOLD, Overtaken
+from backends.database.compare import compare, foreign_key_violations
+from backends.database.pulse import pulse
+from backends.database.rebuild import Rebuilt, rebuild
+from backends.errors import BackupError
+from backends.log.backend import LogBackend
+from backends.older import OlderBackup, rebuild_older
+
+_MAX_SENTENCE = 500
+
+
+def rebuild_backup(
+    url: str,
+    target: str,
+    *,
+    generation: int | None,
+    kept: bool,
+    to_version: int | None,
+    durable: bool,
+    violations: bool,
+) -> dict[str, Any]:
+    """See `work.rebuild_backup`."""
+    backend = backend_for(url)
+    opened = backend.read_kept() if kept else backend.read()
+    if opened is None:
+        raise BackupError("the generation that was kept is gone; nothing was restored")
+    with opened as found:
+        if generation not in (None, found.manifest.generation):
+            raise Overtaken("the node has begun a new generation this very moment; nothing was changed. Try again")
+        stored, oldest, place = found.stored_bytes(), found.manifest.base.data_version, Path(target)
+        if to_version is None:
+            rebuilt = rebuild(found, place, pulse.read, durable=durable)
+        elif to_version < oldest:
+            raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
+        else:
+            rebuilt = rebuild(
+                found,
+                place,
+                pulse.read,
+                take=lambda change: change.data_version <= to_version,
+                enough=to_version,
+                durable=durable,
+            )
+        last = found.last
+    return {
+        **_rebuilt(rebuilt, place),
+        "generation": found.manifest.generation,
+        "stored": stored,
+        "sequence": last.sequence,
+        "checksum": last.checksum,
+        "violations": _told(foreign_key_violations(place), "more of them") if violations else [],
+    }
+
+
+def rebuild_older_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
+    """See `work.rebuild_older_file`."""
+    with OlderBackup(Path(file)) as older:
+        scale(older.stored_bytes())
+        rebuilt = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
+        return {**_rebuilt(rebuilt, Path(target)), "remarks": _told(older.remarks(), "more remarks")}
+
+
+def fold(url: str, scratch: str) -> dict[str, Any]:
+    """See `work.fold`."""
+    backend = backend_for(url)
+    assert isinstance(backend, LogBackend)
+    folded = backend.fold(Path(scratch), pulse.read)
+    return {"folded": None if folded is None else folded.encode()}
+
+
+def compare_databases(a: str, b: str, a_name: str, b_name: str) -> dict[str, Any]:
+    """See `work.compare_databases`."""
+    found = compare(Path(a), Path(b), a_name, b_name)
+    differences = _told(found.differences, "more differences")
+    return {"tables": found.tables, "rows": found.rows, "differences": differences}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    job.__name__: job for job in (rebuild_backup, rebuild_older_file, fold, compare_databases)
+}
+
+
+def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
+    state = rebuilt.state
+    return {
+        "state_version": state.data_version,
+        "node_id": state.node_id,
+        "is_lightningd": state.is_lightningd,
+        "empty": state.empty,
+        "data_version": rebuilt.data_version,
+        "changes": rebuilt.changes,
+        "last_time": rebuilt.last_time,
+        "foreign_keys": rebuilt.foreign_keys,
+        "torn": rebuilt.torn,
+        "unwitnessed": rebuilt.unwitnessed,
+        "unknown": {
+            "objects": list(state.unknown_objects.objects),
+            "count": state.unknown_objects.count,
+        },
+        "bytes": target.stat().st_size,
+    }
+
+
+def _told(sentences: list[str], more: str) -> list[str]:
+    told = [sentence[:_MAX_SENTENCE] for sentence in sentences[:MAX_TOLD]]
+    return told if len(sentences) <= MAX_TOLD else [*told, f"and {len(sentences) - MAX_TOLD} {more}"]

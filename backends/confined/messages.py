@@ -1,0 +1,210 @@
+"""What the two processes say to each other: lines of JSON, bounded, and every field looked at when it is read.
+
+The child may have been taken over by what it reads, so that its words are a stranger's.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from backends.confined.limits import BeyondLimits
+from backends.database.connection import Busy, Corrupt
+from backends.database.replay import MOST_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
+from backends.errors import (
+    BackupError,
+    Damaged,
+    FromTheFuture,
+    NotABackup,
+    Unreachable,
+    Unrestorable,
+    withheld_by,
+)
+from backends.older.errors import OlderDamaged
+from backends.urls import BadURL
+from backends.words import printable
+
+MAX_LINE = 1 << 20
+"""Bytes of one message."""
+
+MAX_TEXT = 4000
+"""Characters of one text in it."""
+
+MAX_TOLD = 100
+"""Sentences of one kind; a person reads the first few."""
+
+_FAR = 1 << 62
+
+
+class Nonsense(Exception):
+    """A message that no child of ours sends."""
+
+
+class Overtaken(BackupError):
+    """The node has begun another generation than the one that was asked for."""
+
+
+_PLAIN: dict[str, type[BackupError]] = {
+    kind.__name__: kind
+    for kind in (
+        BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, OutOfTime,
+        BadURL, Overtaken,
+    )
+}  # fmt: skip
+"""Errors that are a sentence and no more."""
+
+_PROOFS: dict[str, type[Unrestorable]] = {kind.__name__: kind for kind in (Unrestorable, ReplayFailed)}
+"""Errors that have a finding beside it."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The inverse. Raises Nonsense."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Nonsense("no JSON") from None
+    if not isinstance(message, dict):
+        raise Nonsense("no message")
+    return message
+
+
+def number(message: dict[str, Any], key: str, below: int = _FAR) -> int:
+    """A number from 0 on. Raises Nonsense."""
+    value = message.get(key)
+    if type(value) is not int or not 0 <= value < below:
+        raise Nonsense(key)
+    return value
+
+
+def perhaps_number(message: dict[str, Any], key: str, below: int = _FAR) -> int | None:
+    """The same, or None."""
+    return None if message.get(key) is None else number(message, key, below)
+
+
+def text(message: dict[str, Any], key: str) -> str:
+    """A text that may be shown. Raises Nonsense."""
+    value = message.get(key)
+    if not isinstance(value, str):
+        raise Nonsense(key)
+    return printable(value, MAX_TEXT)
+
+
+def perhaps_text(message: dict[str, Any], key: str) -> str | None:
+    """The same, or None."""
+    return None if message.get(key) is None else text(message, key)
+
+
+def truth(message: dict[str, Any], key: str) -> bool:
+    """True or False. Raises Nonsense."""
+    value = message.get(key)
+    if not isinstance(value, bool):
+        raise Nonsense(key)
+    return value
+
+
+def texts(message: dict[str, Any], key: str, most: int) -> list[str]:
+    """At most so many texts. Raises Nonsense."""
+    value = message.get(key)
+    if not isinstance(value, list) or len(value) > most:
+        raise Nonsense(key)
+    return [text({key: each}, key) for each in value]
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An error as a message, with what it keeps from strangers: only the parent knows whether somebody asked for it."""
+    return {**_failure(error), "withheld": withheld_by(error)[:MOST_WITHHELD]}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    said = str(error)[: 2 * MAX_TEXT]
+    if isinstance(error, Damaged):
+        return {
+            "failed": OlderDamaged.__name__ if isinstance(error, OlderDamaged) else Damaged.__name__,
+            "what": error.what[:MAX_TEXT],
+            "file": error.file,
+            "offset": error.offset,
+            "last_good": error.last_good,
+            "hint": error.hint[:MAX_TEXT],
+        }
+    if isinstance(error, BeyondLimits):
+        return {"failed": BeyondLimits.__name__, "what": error.what[:MAX_TEXT]}
+    if isinstance(error, Unrestorable):
+        return {"failed": _known(error, _PROOFS), "says": said, "finding": error.finding[:MAX_TEXT]}
+    if isinstance(error, BackupError):
+        return {"failed": _known(error, _PLAIN), "says": said}
+    if isinstance(error, OSError):
+        name = error.filename if isinstance(error.filename, str) else None
+        return {"failed": OSError.__name__, "number": error.errno or errno.EIO, "says": error.strerror or said,
+                "file": name}  # fmt: skip
+    return {"failed": "bug", "says": f"{type(error).__name__}: {said}"}
+
+
+def raise_failure(message: dict[str, Any]) -> NoReturn:
+    """Raise the error that the message tells of, as itself. Raises Nonsense when there is none such."""
+    error = _error_of(text(message, "failed"), message)
+    if isinstance(error, BackupError) and isinstance(message.get("withheld"), str):
+        error.withheld = printable(message["withheld"], MOST_WITHHELD)
+    raise error
+
+
+def _error_of(kind: str, message: dict[str, Any]) -> Exception:
+    make = _MADE_ANEW.get(kind)
+    if make is not None:
+        return make(message)
+    if kind in _PROOFS:
+        return _PROOFS[kind](text(message, "says"), text(message, "finding"))
+    if kind in _PLAIN:
+        return _PLAIN[kind](text(message, "says"))
+    raise Nonsense(kind)
+
+
+def _known(error: BackupError, kinds: dict[str, Any]) -> str:
+    """The nearest of its classes that can be told; the words are its own in any case."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in kinds), BackupError.__name__)
+
+
+def _damaged(message: dict[str, Any]) -> Damaged:
+    return Damaged(
+        text(message, "what"),
+        text(message, "file"),
+        number(message, "offset"),
+        perhaps_number(message, "last_good"),
+        text(message, "hint"),
+    )
+
+
+def _older_damaged(message: dict[str, Any]) -> Damaged:
+    return OlderDamaged(
+        text(message, "what"),
+        Path(text(message, "file")),
+        number(message, "offset"),
+        perhaps_number(message, "last_good"),
+    )
+
+
+def _os_error(message: dict[str, Any]) -> OSError:
+    code, name = number(message, "number", 1 << 16), perhaps_text(message, "file")
+    return OSError(code, text(message, "says") or os.strerror(code), name)
+
+
+def _bug(message: dict[str, Any]) -> BackupError:
+    return BackupError(
+        f"reading the backup failed in a way that was not foreseen ({text(message, 'says')}); nothing was made of it, "
+        "and nothing was changed. Please report this line"
+    )
+
+
+_MADE_ANEW: dict[str, Callable[[dict[str, Any]], Exception]] = {
+    BeyondLimits.__name__: lambda message: BeyondLimits(text(message, "what")),
+    Damaged.__name__: _damaged,
+    OlderDamaged.__name__: _older_damaged,
+    OSError.__name__: _os_error,
+    "bug": _bug,
+}

@@ -1,0 +1,191 @@
+"""The process that a person started: it lets another one read the backup, watches it, and can end it at any moment.
+
+Ctrl-C and `kill` are for this process alone: the other one is in a session of its own, may be deaf, and is killed.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from backends.confined import limits
+from backends.confined.messages import MAX_LINE, Nonsense, decode, number, perhaps_number, raise_failure
+from backends.database.connection import refuse_old_sqlite
+from backends.database.rebuild import BytesDone
+from backends.errors import BackupError
+from backends.interrupts import deferred
+
+_CHILD = "import sys; sys.path += sys.argv[1:]; from backends.confined.child import main; main()"
+"""Isolated (-I), Python looks for modules in its own places only, and not in the directory that it was started in;
+what this process has beside them comes as arguments."""
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at the child's processor time."""
+
+_GONE_WITHIN = 2.0
+"""Seconds in which a killed process is gone; one that waits for a dead disk goes when that answers."""
+
+
+def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) -> dict[str, Any]:
+    """What this job's function (see `jobs`) returns in a process of its own.
+
+    Raises what that one raises, as far as it is a BackupError or OSError, and BackupError when it dies or stands still.
+    When this returns or raises, that process is dead.
+    """
+    refuse_old_sqlite()  # before anything is begun
+    started = None
+    try:
+        with deferred():
+            started = _start()
+        _give(started, {"job": job, "arguments": arguments, "parent": os.getpid(), "limited": not limits.lifted()})
+        return _Listening(started, progress).result()
+    finally:
+        with deferred():
+            if started is not None:
+                _end(started)
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    places = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 (keeps links as they are)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-c", _CHILD, *places],
+            env=os.environ | limits.ONE_ARENA,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BackupError(
+            f"no process could be started to read the backup: {error.strerror or error}; nothing was changed. See "
+            "whether memory and processes are left (free, ulimit -u), then try again"
+        ) from error
+
+
+def _give(process: "subprocess.Popen[bytes]", job: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has died: its end says more
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.close()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GONE_WITHIN)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+
+
+class _Listening:
+    """What comes from the child, until the last message or its end."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", progress: BytesDone | None) -> None:
+        assert process.stdout is not None
+        self._process, self._progress = process, progress
+        self._pipe = process.stdout.fileno()
+        self._rest = b""
+        self._clock = _Clock(process.pid)
+        self._change: int | None = None
+        self._segment = 0
+
+    def result(self) -> dict[str, Any]:
+        while True:
+            ready, _, _ = select.select([self._pipe], [], [], _LOOK_EVERY)
+            data = os.read(self._pipe, MAX_LINE) if ready else b""
+            if ready and not data:
+                raise self._died()
+            try:
+                for line in self._lines(data):
+                    done = self._understand(decode(line))
+                    if done is not None:
+                        return done
+            except Nonsense as error:
+                raise BackupError(
+                    f"the process that read the backup said what makes no sense ({error}); it was stopped, and nothing "
+                    "was made of the backup. It may have been altered: start no node from it"
+                ) from None
+            if not limits.lifted() and self._clock.stands_still():
+                raise limits.stuck(self._change, self._segment)
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if any(len(line) > MAX_LINE for line in (*lines, self._rest)):
+            raise Nonsense("a message without end")
+        return lines
+
+    def _understand(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """The result, if it is that. Raises what the child has raised."""
+        if "failed" in message:
+            raise_failure(message)
+        if "done" in message:
+            done = message["done"]
+            if not isinstance(done, dict):
+                raise Nonsense("done")
+            return done
+        read, of = number(message, "read"), number(message, "of")
+        self._change, self._segment = perhaps_number(message, "change"), number(message, "segment")
+        self._clock.saw((read, number(message, "signs"), self._change), of)
+        if self._progress is not None and of:
+            self._progress(min(read, of), of)
+        return None
+
+    def _died(self) -> BackupError:
+        code = self._process.wait()
+        place = f" at the change with data version {self._change}" if self._change is not None else ""
+        if -code == signal.SIGXCPU:
+            return limits.stuck(self._change, self._segment)
+        if -code == signal.SIGKILL:
+            return BackupError(
+                f"the process that read the backup was killed{place}, most likely because the machine ran out of "
+                "memory; nothing was made of the backup, and nothing was changed. Free some memory, then try again"
+            )
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"code {code}"
+        return Died(
+            f"the process that read the backup died{place} ({name}); nothing was made of the backup. What is in it "
+            "made SQLite or Python fail: start no node from it, and look for another copy of the backup"
+        )
+
+
+class Died(BackupError):
+    """The child crashed: bytes of the backup are the likely reason, and no proof of anything."""
+
+    exit_code = 3
+
+
+class _Clock:
+    """How much processor time the child has taken since it last showed that its work goes on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._beat: tuple[int, int, int | None] | None = None
+        self._since, self._stored, self._next_look = 0.0, 0, 0.0
+
+    def saw(self, beat: tuple[int, int, int | None], stored: int) -> None:
+        """The child told of its work on a backup of so many bytes."""
+        if beat != self._beat:
+            self._beat, self._since, self._stored = beat, self._used(), stored
+
+    def stands_still(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_EVERY
+        return self._used() - self._since > limits.STUCK_AFTER + self._stored / limits.STUCK_BYTES_A_SECOND
+
+    def _used(self) -> float:
+        try:
+            times = psutil.Process(self._pid).cpu_times()
+        except psutil.Error:  # it has just ended
+            return self._since
+        return float(times.user + times.system)

@@ -1,0 +1,180 @@
+"""What the commands have done with a backup's bytes by a process that can be ended, and what comes back from it.
+
+Each raises what the same work would raise here, and besides that `limits.BeyondLimits`, and BackupError when that
+process dies. What was to be made is then worthless, and the caller removes it.
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.base import Standing
+from backends.change import VERSIONS
+from backends.confined.messages import (
+    MAX_TOLD,
+    Nonsense,
+    Overtaken,
+    number,
+    perhaps_number,
+    perhaps_text,
+    texts,
+    truth,
+)
+from backends.confined.parent import run
+from backends.database.compare import Comparison
+from backends.database.rebuild import BytesDone, Rebuilt
+from backends.database.schema import UnknownObjects
+from backends.database.source import DatabaseState
+from backends.errors import BackupError
+from backends.log.folding import Folded
+from backends.words import printable
+
+__all__ = ["Outcome", "Overtaken", "compare_databases", "fold", "rebuild_backup", "rebuild_older_file"]
+
+_SQLITE = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A database that was rebuilt from a backup."""
+
+    rebuilt: Rebuilt
+    standing: Standing
+    """The place in the log that it holds."""
+    generation: int
+    stored: int
+    """Bytes of the generation, as they lie in its files."""
+    size: int
+    """Bytes of the database."""
+    violations: list[str]
+    """See `foreign_key_violations`, if that was asked for."""
+
+
+def rebuild_backup(
+    url: str,
+    target: Path,
+    progress: BytesDone | None = None,
+    *,
+    generation: int | None = None,
+    kept: bool = False,
+    to_version: int | None = None,
+    durable: bool = True,
+    violations: bool = False,
+) -> Outcome:
+    """Write the database in the backup at `url` to the new file `target`, checked and (if so) durable.
+
+    Of the generation that is in use, or that is `kept`; with `to_version`, as it was then. Raises Overtaken when
+    another `generation` is in use.
+    """
+    arguments = {
+        "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
+        "to_version": to_version, "durable": durable, "violations": violations,
+    }  # fmt: skip
+    said = run("rebuild_backup", arguments, progress)
+    try:
+        rebuilt, size = _rebuilt(said), number(said, "bytes")
+        standing = Standing(rebuilt.data_version, number(said, "sequence", 1 << 64), number(said, "checksum", 1 << 32))
+        outcome = Outcome(
+            rebuilt,
+            standing,
+            number(said, "generation"),
+            number(said, "stored"),
+            size,
+            texts(said, "violations", MAX_TOLD + 1),
+        )
+    except Nonsense as error:
+        raise _nonsense(error) from None
+    check_made(target, size)
+    return outcome
+
+
+def rebuild_older_file(
+    file: Path, target: Path, progress: BytesDone | None = None, *, to_version: int | None = None
+) -> tuple[Rebuilt, list[str]]:
+    """The same for a file of the older plugin, always durable; and what a person should know of it, a sentence each."""
+    arguments = {"file": str(file.absolute()), "target": str(target.absolute()), "to_version": to_version}
+    said = run("rebuild_older_file", arguments, progress)
+    try:
+        rebuilt, size, remarks = _rebuilt(said), number(said, "bytes"), texts(said, "remarks", MAX_TOLD + 1)
+    except Nonsense as error:
+        raise _nonsense(error) from None
+    check_made(target, size)
+    return rebuilt, remarks
+
+
+def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> Folded | None:
+    """`backends.log.folding.fold` of the backup at `url`, whose writer this process is.
+
+    After an error its writer must remove what is left at the destination.
+    """
+    said = run("fold", {"url": url, "scratch": str(scratch.absolute())}, progress)
+    try:
+        folded = perhaps_text(said, "folded")
+        return None if folded is None else Folded.decode(folded)
+    except (Nonsense, ValueError, KeyError, TypeError) as error:
+        raise _nonsense(error) from None
+
+
+def compare_databases(a: Path, b: Path, a_name: str = "the first", b_name: str = "the second") -> Comparison:
+    """`backends.database.compare.compare`, where one of the two came out of a backup."""
+    said = run(
+        "compare_databases",
+        {"a": str(a.absolute()), "b": str(b.absolute()), "a_name": a_name, "b_name": b_name},
+    )
+    try:
+        return Comparison(number(said, "tables"), number(said, "rows"), texts(said, "differences", MAX_TOLD + 1))
+    except Nonsense as error:
+        raise _nonsense(error) from None
+
+
+def check_made(target: Path, size: int) -> None:
+    """Raise BackupError unless `target` is what the child was to make: a plain file of this user's, of that size."""
+    try:
+        descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            made, begin = os.fstat(descriptor), os.pread(descriptor, len(_SQLITE), 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BackupError(f"{target} is not what was made there ({error.strerror}); nothing was replaced") from None
+    plain = stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and not made.st_mode & 0o177
+    if not plain or made.st_uid != os.geteuid() or made.st_size != size or (size and begin != _SQLITE):
+        raise BackupError(f"{target} is not the file that was made there; nothing was replaced. Start no node from it")
+
+
+def _rebuilt(said: dict[str, Any]) -> Rebuilt:
+    node_id = perhaps_text(said, "node_id")
+    if node_id is not None and not re.fullmatch("[0-9a-f]{0,128}", node_id):
+        raise Nonsense("node_id")
+    state = DatabaseState(
+        perhaps_number(said, "state_version", VERSIONS),
+        node_id,
+        truth(said, "is_lightningd"),
+        truth(said, "empty"),
+        unknown_objects=_unknown(said.get("unknown")),
+    )
+    return Rebuilt(
+        state,
+        number(said, "data_version", VERSIONS),
+        number(said, "changes"),
+        number(said, "last_time", 1 << 34),
+        truth(said, "foreign_keys"),
+        perhaps_text(said, "torn"),
+        perhaps_text(said, "unwitnessed"),
+    )
+
+
+def _unknown(said: object) -> UnknownObjects:
+    if not isinstance(said, dict):
+        raise Nonsense("unknown")
+    return UnknownObjects(tuple(texts(said, "objects", MAX_TOLD)), number(said, "count"))
+
+
+def _nonsense(error: Exception) -> BackupError:
+    return BackupError(
+        f"the process that read the backup said what makes no sense ({printable(error)}); nothing was made of the "
+        "backup. It may have been altered: start no node from it"
+    )

@@ -1,0 +1,338 @@
+"""A stranger's backup that would use up the machine: memory, time and disk have bounds, and Ctrl-C is obeyed."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from backends.confined import limits, parent
+from tests.attacks.bombs import (
+    BUSY,
+    DOUBLING,
+    TABLES,
+    log,
+    long_statement,
+    many_rows,
+    older_file,
+    snapshot_of,
+    written,
+)
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.world import Said, backup_cli, command
+from tests.log.damage import Files
+from tests.log.forge import FRAME, Forged, backup, segment
+
+MIB = 1 << 20
+
+SPINNING = (
+    "import sys; sys.path += sys.argv[1:]\n"
+    "import hashlib, os\n"
+    "from backends.confined import child\n"
+    "from backends.database.pulse import pulse\n"
+    "def spin(**arguments):\n"
+    "    open(arguments['target'], 'wb').close()\n"
+    "    pulse.total, pulse.change, pulse.segment = 1, 7, 3\n"
+    "    hashlib.pbkdf2_hmac('sha256', b'', b'', (1 << 31) - 1)\n"
+    "child.JOBS['rebuild_backup'] = spin\n"
+    "child.main()\n"
+)
+"""A child that is lost in one call: whatever SQLite is allowed to do, such a call may be found in it again."""
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """Where rebuilt databases lie meanwhile."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    return path
+
+
+def hostile(tmp_path: Path, **changed: bytes) -> str:
+    """The URL of a whole backup with these files otherwise."""
+    return written(tmp_path / "hostile.bkp", backup(**changed)).as_uri()
+
+
+def measured(scratch: Path, *words: object) -> tuple[Said, int, int]:
+    """A command in a process of its own: what it said; MiB of memory that the largest process took; MiB it wrote."""
+    script = (
+        "import resource, sys\n"
+        "from backup_cli.main import run\n"
+        "code = run(sys.argv[1:])\n"
+        "peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
+        "print(f'peak {max(peaks) // 1024}', file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 30, 4 << 30)),
+    )  # fmt: skip
+    largest = 0
+    try:
+        while process.poll() is None:
+            largest = max(largest, taken(scratch))
+            time.sleep(0.02)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    *lines, peak = err.splitlines()
+    return Said(process.returncode, out, "\n".join(lines)), int(peak.removeprefix("peak ")), largest // MIB
+
+
+def taken(directory: Path) -> int:
+    """Bytes of all files below."""
+    total = 0
+    for root, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_size  # noqa: PTH118 (they come and go)
+            except FileNotFoundError:
+                continue
+    return total
+
+
+# Time
+
+
+def stopped(words: list[str], number: int, begun: Callable[[], bool]) -> tuple[int, float, str]:
+    """Send a running command this signal once its work has begun: its code, seconds until its end, its words."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not begun() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        assert process.poll() is None, process.communicate()
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        return process.returncode, time.monotonic() - sent, err
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("act", ["verify", "restore"])
+def test_a_call_that_never_ends_is_ended_by_a_signal(tmp_path: Path, scratch: Path, act: str, number: int) -> None:
+    url = hostile(tmp_path, segment=log(TABLES))
+    spinning = (
+        "import sys\nfrom backends.confined import parent\n"
+        f"parent._CHILD = {SPINNING!r}\n"
+        "from backup_cli.main import main\nmain(sys.argv[1:])\n"
+    )
+    words = ["verify", url, "--scratch", str(scratch)] if act == "verify" else ["restore", url, str(scratch / "db")]
+    code, took, err = stopped([sys.executable, "-c", spinning, *words], number, lambda: any(scratch.rglob("*")))
+    assert "stopped; what was begun was undone" in err and "Traceback" not in err
+    assert code == (130 if number == signal.SIGINT else -number)
+    assert took < 2
+    assert list(scratch.iterdir()) == []
+    assert children_at(scratch) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_statement_that_never_ends_is_refused_or_ended_by_a_signal(
+    tmp_path: Path, scratch: Path, number: int
+) -> None:
+    """The real thing, as far as SQLite still gets to execute it."""
+    url = hostile(tmp_path, segment=log(TABLES, (BUSY,)))
+    process = subprocess.Popen(
+        command("verify", url, "--scratch", scratch), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        time.sleep(2)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert process.returncode != 0 and "Traceback" not in err
+    assert list(scratch.iterdir()) == []
+
+
+def children_at(place: Path) -> list[int]:
+    """Processes that have something open there."""
+    found = []
+    for process in psutil.process_iter(["pid"]):
+        try:
+            if any(str(place) in argument for argument in process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_call_that_never_ends_is_ended_without_anybody(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has taken so much processor time without any sign; the place where it stands still is named."""
+    monkeypatch.setattr(parent, "_CHILD", SPINNING)
+    monkeypatch.setattr(limits, "STUCK_AFTER", 1.0)
+    said = backup_cli("verify", hostile(tmp_path, segment=log(TABLES)), "--scratch", scratch)
+    assert_refused(
+        said, "does not come to an end, at the change with data version 7 in segment-00000003.*--no-limits", 3
+    )
+    assert list(scratch.iterdir()) == []
+    assert not list(Path(tmp_path / "hostile.bkp").glob("damage"))  # it is no proof
+
+
+def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path, scratch: Path) -> None:
+    spinning = (
+        "import sys\nfrom backends.confined import parent\n"
+        f"parent._CHILD = {SPINNING!r}\n"
+        "from backup_cli.main import main\nmain(sys.argv[1:])\n"
+    )
+    url = hostile(tmp_path, segment=log(TABLES))
+    process = subprocess.Popen(
+        [sys.executable, "-c", spinning, "verify", url, "--scratch", str(scratch)], stderr=subprocess.DEVNULL
+    )
+    try:
+        child = None
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not any(scratch.rglob("verified*")):
+            time.sleep(0.02)
+        (child,) = psutil.Process(process.pid).children()
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs([child], timeout=5)
+    assert alive == []
+
+
+# Memory and disk
+
+
+def test_a_table_of_many_rows_where_one_is_expected(tmp_path: Path, scratch: Path) -> None:
+    url = hostile(tmp_path, snapshot=snapshot_of(many_rows(tmp_path / "rows")), segment=segment())
+    said, memory, disk = measured(scratch, "verify", url)
+    assert said.code == 3 and "several rows" in said.err, said
+    assert memory < 75 and disk < 100
+
+
+def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
+    old = tmp_path / "older.bkp"
+    old.write_bytes(older_file(many_rows(tmp_path / "rows"), ("SELECT 1",)))
+    said, memory, disk = measured(scratch, "restore", f"file://{old}", scratch / "restored")
+    assert said.code == 3, said
+    assert memory < 75 and disk < 100
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_table_that_doubles(tmp_path: Path, scratch: Path, older: bool) -> None:
+    if older:
+        place = tmp_path / "older.bkp"
+        place.write_bytes(older_file(b"", TABLES, DOUBLING))
+        said, memory, disk = measured(scratch, "restore", f"file://{place}", scratch / "restored")
+    else:
+        url = hostile(tmp_path, segment=log(TABLES, DOUBLING))
+        said, memory, disk = measured(scratch, "verify", url)
+    assert_refused(said, "grows beyond .* MiB.*--no-limits", 3)
+    assert memory < 200 and disk < 200
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_snapshot_that_unpacks_to_gigabytes(tmp_path: Path, scratch: Path) -> None:
+    piece = bytes(1 << 18)
+    url = hostile(tmp_path, snapshot=snapshot_of(piece * 600), segment=segment())
+    said, memory, disk = measured(scratch, "verify", url)
+    assert_refused(said, "grows beyond .* MiB", 3)
+    assert memory < 150 and disk < 200
+
+
+def test_a_statement_of_a_gigabyte_out_of_a_few_kilobytes(tmp_path: Path, scratch: Path) -> None:
+    size = (300 << 20) + 100
+    bomb = Forged(long_statement(size), size=size, flags=FRAME | 4)
+    url = hostile(tmp_path, segment=segment(bomb))
+    said, memory, _ = measured(scratch, "verify", url)
+    assert said.code == 3 and "Traceback" not in said.err, said
+    assert memory < 1100
+
+
+def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) -> None:
+    """Nobody is ever locked out of his own money."""
+    fewer = DOUBLING[:12]
+    url = hostile(tmp_path, segment=log(TABLES, fewer))
+    assert backup_cli("verify", url, "--scratch", scratch).code == 3
+    said = backup_cli("verify", url, "--scratch", scratch, "--no-limits")
+    assert said.code == 0 and "version 2" in said.out, said
+    assert backup_cli("verify", url, "--scratch", scratch).code == 3
+
+
+# What the child says
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"x\n",
+        b"[]\n",
+        b'{"done":1}\n',
+        b'{"done":{}}\n',
+        b'{"failed":"SystemExit","says":"x"}\n',
+        b'{"failed":1}\n',
+        b'{"read":-1,"of":1,"signs":0,"change":null,"segment":0}\n',
+        b'{"read":1e400,"of":1,"signs":0,"change":null,"segment":0}\n',
+        b"[" * 100_000 + b"\n",
+        b"[" * 100_000,
+        b"",
+    ],
+)
+def test_a_child_that_was_taken_over_is_not_believed(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    times = 1 if says.endswith(b"\n") else 30
+    child = f"import sys; sys.stdin.read(); sys.stdout.buffer.write({says!r} * {times}); sys.stdout.flush()"
+    monkeypatch.setattr(parent, "_CHILD", child)
+    said = backup_cli("restore", hostile(tmp_path, segment=log(TABLES)), scratch / "restored")
+    assert said.code != 0 and said.out == "" and "Traceback" not in said.err
+    assert "makes no sense" in said.err or "died" in said.err
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("made", ["link", "fifo", "shorter", "nothing", "other"])
+def test_what_a_child_has_not_made_is_not_published(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"SQLite format 3\0".ljust(4096, b"\0"))
+    acts = {
+        "link": f"os.symlink({str(victim)!r}, target)",
+        "fifo": "os.mkfifo(target)",
+        "shorter": "open(target, 'wb').write(b'SQLite format 3\\0')",
+        "nothing": "pass",
+        "other": "os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600)); os.truncate(target, 4096)",
+    }
+    done: dict[str, Any] = {
+        "state_version": 1, "node_id": None, "is_lightningd": True, "empty": False, "data_version": 1, "changes": 1,
+        "last_time": 0, "foreign_keys": True, "torn": None, "unwitnessed": None, "bytes": 4096,
+        "unknown": {"objects": [], "count": 0, "checksum": ""}, "generation": 1,
+        "stored": 1, "sequence": 1, "checksum": 0, "violations": [],
+    }  # fmt: skip
+    child = (
+        "import json, os, sys\n"
+        "target = json.loads(sys.stdin.readline())['arguments']['target']\n"
+        f"{acts[made]}\n"
+        f"print(json.dumps({{'done': {done!r}}}), flush=True)\n"
+    )
+    monkeypatch.setattr(parent, "_CHILD", child)
+    said = backup_cli("restore", hostile(tmp_path, segment=log(TABLES)), scratch / "restored")
+    assert said.code == 1 and "nothing was replaced" in said.err, said
+    assert not (scratch / "restored").exists()
+    assert victim.stat().st_size == 4096
+
+
+def test_errors_come_back_as_themselves(tmp_path: Path, scratch: Path) -> None:
+    """With the words, the exit code, and what the backup remembers of them."""
+    files: Files = backup(segment=log(TABLES, ("INSERT INTO nowhere VALUES (1)",)))
+    place = written(tmp_path / "hostile.bkp", files)
+    said = backup_cli("verify", place.as_uri(), "--scratch", scratch)
+    assert_refused(said, "data version 2 cannot be executed.*no such table", 3)
+    assert b"cannot be executed" in (place / "damage").read_bytes()
