@@ -111,7 +111,9 @@ def test_hot_journal_that_a_power_cut_has_brought_back(lived: World, history: Hi
     node = lived.node(partial(SeparateDatabase, cache_pages=cache_pages))
     node.start()
     node.play([*history.notes(2), history.big()])
-    call = history.transaction("UPDATE vars SET val = 'new', blobval = x'00' WHERE name LIKE 'big%'", *MIGRATION)
+    call = history.transaction(
+        "UPDATE vars SET val = 'new', blobval = x'00' WHERE substr(name, 1, 3) = 'big'", *MIGRATION
+    )
     node.execute(call)
     journal, kept = lived.directory / "lightningd.sqlite3-journal", lived.root / "journal"
     kept.hardlink_to(journal)  # what COMMIT removes is only its name, and that is not synced
