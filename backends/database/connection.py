@@ -14,7 +14,7 @@ import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
 from backends.database.pulse import pulse
-from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, sqlite_words
+from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
 
@@ -190,7 +190,7 @@ def one_row(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] =
     """
     rows = list(islice(connection.execute(sql, bindings), 2))
     if len(rows) > 1:
-        raise TooManyRows("several rows where a node's database has one")
+        raise TooManyRows(SEVERAL_ROWS)
     return rows[0] if rows else None
 
 

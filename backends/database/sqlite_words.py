@@ -13,11 +13,12 @@ from backends.statement import plain_name
 _UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
 NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
-
 FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+SEVERAL_ROWS = "several rows where a node's database has one"
+NOT_TO_BE_READ = "only the database and its journal are to be read"
 
-_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL})
-"""What is raised as SQLite's errors are, though SQLite has not said it."""
+_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, NOT_TO_BE_READ})
+"""What we say ourselves where SQLite would have gone on."""
 
 _WITHOUT_NAMES = frozenset(
     {
@@ -44,7 +45,6 @@ _WITHOUT_NAMES = frozenset(
         "out of memory",
         "parser stack overflow",
         "string or blob too big",
-        "there are still remaining sql statements to execute",
         "too many attached databases",
         "unable to open database file",
         "unsupported file format",
@@ -59,6 +59,8 @@ _NAMES_FROM_THE_SCHEMA = tuple(
         r"(duplicate column name: )(.*)",
         r"((?:table|index|view|trigger|object name) )(.*)( already exists)",
         r"(table )(.*)( has \d+ columns but \d+ values were supplied)",
+        r"(the function )(\w+)( is not allowed)",
+        r"(too many arguments on function )(.*)",
         r"(foreign key mismatch - )(.*)( referencing )(.*)",
         r"(\d+ values for \d+ columns)",
         r"(Cannot add a (?:PRIMARY KEY|UNIQUE) column)",
@@ -77,9 +79,6 @@ _BEFORE_FOREIGN_TEXT = (
     "ambiguous column name",
     "malformed database schema",
     "CHECK constraint failed",
-    "too many arguments",
-    "wrong number of arguments",
-    "too many columns",
 )
 """What is kept of a sentence that goes on with a piece of the statement, or of a row taken for the schema's."""
 
@@ -97,7 +96,7 @@ def sqlite_words(error: Exception) -> str:
             words = found.groups()
             return "".join(word if not at % 2 else _names(word) for at, word in enumerate(words))
     kept = next((words for words in _BEFORE_FOREIGN_TEXT if said.startswith(words)), None)
-    if kept is not None or said in _OURS | _WITHOUT_NAMES or said in _UNSAID.values():
+    if kept is not None or said in _WITHOUT_NAMES or said in _OURS or said in _UNSAID.values():
         return kept or said
     return _UNSAID.get(type(error)) or _code(error)
 
@@ -109,7 +108,6 @@ def whole_words(error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     said = str(error).removeprefix(f"{type(error).__name__}: ")  # older APSW puts the name of the exception before them
-    said = said.removeprefix("Error: ")  # and newer one before a few of its own
     # A copy that fails does not tell its connection.
     return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
 

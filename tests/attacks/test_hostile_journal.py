@@ -152,10 +152,10 @@ def test_a_command_refuses_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History) -> None:
     """Though nothing is opened on its way: it would be found out on the day of a restore."""
-    old = "import apsw; apsw.sqlite_lib_version = lambda: '3.46.0'; from plugin.main import main; main()"
+    program = "import apsw; apsw.sqlite_lib_version = lambda: '3.46.0'; from plugin.main import main; main()"
     before = lived.everything_on_disk()
     with (
-        lived.node(command=[sys.executable, "-c", old]) as running,
+        lived.node(command=[sys.executable, "-c", program]) as running,
         pytest.raises(Exception, match=r"3\.46\.0, and"),
     ):
         running.play(history.notes(1))
