@@ -301,7 +301,7 @@ def _set_mode(name: str, mode: int, above: int) -> None:
     """Of a directory just made. O_PATH also opens one that a umask lets nobody read, its owner included."""
     descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        os.chmod(f"/proc/self/fd/{descriptor}", mode)
+        Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)
 
