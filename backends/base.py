@@ -35,6 +35,8 @@ class SnapshotSource:
     data_version: int
     node_id: str | None
     foreign_keys: bool = True
+    size: int = 0
+    """Bytes of all pieces; 0: nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ class BackupError(Exception):
 
     exit_code = 1
 
+    kind = "refused"
+    """What programs tell errors apart by (`--json`): it stays, whatever the sentence becomes."""
+
     listed: tuple[str, ...] = ()
     """What is to be shown below the message, each on a line of its own."""
 
@@ -38,6 +41,8 @@ def withheld_by(error: BaseException) -> str:
 class Unreachable(BackupError):
     """The destination cannot be used now: missing, not mounted, not writable, not answering."""
 
+    kind = "unreachable"
+
 
 class ClosedToUser(Unreachable):
     """What was asked for belongs to another user, and only he may read it. `uid` and `gid` are his; None: unknown."""
@@ -50,17 +55,25 @@ class ClosedToUser(Unreachable):
 class NotABackup(BackupError):
     """What lies at the destination is not a backup, or only part of one."""
 
+    kind = "not_a_backup"
+
 
 class FromTheFuture(BackupError):
     """Written by a later release in a format that this one does not know."""
+
+    kind = "from_the_future"
 
 
 class WriteFailed(BackupError):
     """A write or sync failed: what it carried must count as not saved, and the handle is finished."""
 
+    kind = "write_failed"
+
 
 class Replaced(BackupError):
     """Another writer took this backup over; nothing more may be appended from here."""
+
+    kind = "replaced"
 
 
 class Unrestorable(BackupError):
@@ -70,6 +83,7 @@ class Unrestorable(BackupError):
     """
 
     exit_code = 3
+    kind = "unrestorable"
 
     def __init__(self, message: str, finding: str) -> None:
         super().__init__(message)
@@ -82,6 +96,8 @@ _UNTOUCHED = "the snapshot and the log may still be good, which backup-cli verif
 class InUse(BackupError):
     """Another process writes to this backup, or nobody can tell that none does. `holder` says who holds its lock."""
 
+    kind = "in_use"
+
     holder = ""
 
 
@@ -91,6 +107,8 @@ class Damaged(Unrestorable):
     `file` and `offset` (bytes from its start) name the place, `last_good` the last data version
     before it (None when not even the snapshot is whole). `hint` is a further sentence, with a space before it.
     """
+
+    kind = "damaged"
 
     def __init__(self, what: str, file: str, offset: int, last_good: "int | None" = None, hint: str = "") -> None:
         good = f"the last good version is {last_good}"

@@ -1,8 +1,14 @@
-"""A lock on a file that dies with its process: flock. The file stays, and means nothing without the lock.
+"""A lock on a file that dies with its process: flock. The file means nothing without the lock.
 
 The kernel holds the lock, not the file: one left over from a crash is never in the way. Unlike a process number, it
 also tells processes of different containers and PID namespaces apart. The file's text only tells a person who the
 holder is.
+
+The holder removes the file when it gives the lock up, so that no empty file puzzles anybody. Two rules make that safe:
+only whoever holds the lock on a file removes its name, and whoever has got a lock looks whether its file still has the
+name, and tries anew if not. (It may have opened the file just before the holder removed it: its lock would then be on
+a file that nobody finds, and the next process would get one of its own on a new file, beside it.) Both rest on a name
+that leads to the same file for everybody at once, which shares and FUSE do not promise: there the file stays.
 """
 
 import errno
@@ -14,10 +20,18 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from backends.interrupts import deferred
+from backends.mounts.table import mount_of
 from backends.words import printable
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
 """How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
+
+_REMOVABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jfs", "tmpfs", "overlay"})
+"""Filesystems of this machine alone, where a name and a file's number are never remembered wrongly."""
+
+_TRIES = 1000
+"""How many holders may come and go before one that wants the lock without waiting gives up."""
 
 
 class Locked(OSError):
@@ -39,7 +53,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path, what: str, directory: int | None = None) -> None:
-        """`directory` is that of `path`, held open while `acquire` is called."""
+        """`directory` is that of `path`, held open while `acquire` or `look` is called."""
         self.path, self._what, self._directory = path, what, directory
         self._descriptor: int | None = None
 
@@ -50,33 +64,86 @@ class FileLock:
         """
         if self._descriptor is not None:
             return
-        name = self.path if self._directory is None else self.path.name
-        descriptor = os.open(
-            name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=self._directory
-        )
         try:
-            self._refuse_borrowed(descriptor)
-            if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
-                with suppress(OSError):
-                    os.fchmod(descriptor, 0o600)
-            self._lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)
+            with deferred():  # a stop in between would leave the file behind
+                self._acquire()
         except BaseException:
-            os.close(descriptor)
+            self.release()
             raise
+
+    def look(self) -> None:
+        """Raise what `acquire` would, but make, write and hold nothing. A missing file is locked by nobody.
+
+        (For the moment of the look others see the lock taken.)
+        """
+        with suppress(FileNotFoundError):
+            descriptor = self._open(0)
+            try:
+                self._refuse_borrowed(descriptor)
+                self._lock(descriptor, fcntl.LOCK_SH)
+            finally:
+                os.close(descriptor)
+
+    def _acquire(self) -> None:
+        for _ in range(_TRIES):
+            descriptor = self._open(os.O_CREAT)
+            try:
+                self._refuse_borrowed(descriptor)
+                if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
+                    with suppress(OSError):
+                        os.fchmod(descriptor, 0o600)
+                self._lock(descriptor, fcntl.LOCK_EX)
+                ours = self._has_the_name(descriptor)
+                if ours:
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()} {self._what}\n".encode(), 0)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if ours:
+                self._hold(descriptor)
+                return
+            os.close(descriptor)
+        raise Locked(self.path, "one after the other")
+
+    def _hold(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        if self._directory is not None:  # its owner closes it
+            self._directory = os.dup(self._directory)
         _held.add(self)
+
+    def _open(self, flags: int) -> int:
+        return os.open(self._name(), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600, dir_fd=self._directory)
+
+    def _name(self) -> Path | str:
+        return self.path if self._directory is None else self.path.name
+
+    def _has_the_name(self, descriptor: int) -> bool:
+        """Whether this open file is the one that the next process will find.
+
+        Where no holder removes it, numbers may be made up at each look (FUSE): there a name that is there will do.
+        """
+        try:
+            named = os.stat(self._name(), dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(descriptor)) or not self._removable()
+
+    def _removable(self) -> bool:
+        try:
+            return mount_of(self.path.parent).kind in _REMOVABLE
+        except OSError:
+            return False
 
     def _refuse_borrowed(self, descriptor: int) -> None:
         """Its text is written over: a second name of some other file, put here, would empty that one."""
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # with none, it was removed this moment
             raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(self.path))
 
-    def _lock(self, descriptor: int) -> None:
+    def _lock(self, descriptor: int, how: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Locked(self.path, _holder(descriptor)) from None
         except OSError as error:
@@ -85,18 +152,29 @@ class FileLock:
             raise
 
     def release(self) -> None:
-        """Give the lock up; nothing happens when it is not held. The file stays."""
-        if self._descriptor is not None:
-            # The text goes first: a successor writes its own as soon as it has the lock.
+        """Give the lock up, and remove the file where that is safe; nothing happens when it is not held."""
+        with deferred():
+            if self._descriptor is not None:
+                with suppress(OSError):
+                    self._leave_nothing(self._descriptor)
+                self.forget()
+
+    def _leave_nothing(self, descriptor: int) -> None:
+        """While the lock is held: a successor writes its own text, or makes its own file, as soon as it has it."""
+        if self._removable() and self._has_the_name(descriptor):
             with suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-            self.forget()
+                os.unlink(self._name(), dir_fd=self._directory)
+                return
+        os.ftruncate(descriptor, 0)
 
     def forget(self) -> None:
         """Close this process's hold on the file; a lock that another process shares stays."""
         descriptor, self._descriptor = self._descriptor, None
         _held.discard(self)
         if descriptor is not None:
+            directory, self._directory = self._directory, None
+            if directory is not None:
+                os.close(directory)
             os.close(descriptor)
 
 

@@ -16,8 +16,9 @@ from backup_cli.config_findings import (
     look_at_owners,
     look_at_wallet,
 )
-from backup_cli.console import show_line
+from backup_cli.console import show_line, show_row
 from backup_cli.findings import Finding, Level, problem
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir
 from backup_cli.plugin_findings import look_at_plugin
@@ -33,7 +34,8 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
     type=click.Path(path_type=Path, dir_okay=False),
     help="lightningd's config file, if it is started with --conf.  [default: the usual ones]",
 )
-def check_config(lightning_dir: Path, conf: Path | None) -> None:
+@json_option
+def check_config(lightning_dir: Path, conf: Path | None, as_json: bool) -> None:
     """Say whether the node is really protected, and what to type where it is not.
 
     Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
@@ -41,13 +43,25 @@ def check_config(lightning_dir: Path, conf: Path | None) -> None:
     """
     directory, problems = as_owner.node_directory(lightning_dir), 0
     as_owner.refuse_anothers(None if conf is None else conf.parent)
+    if as_json:
+        _hand_out(list(_findings(directory, conf)))
+        return
     for finding in _findings(directory, conf):
-        show_line(f"{finding.about:<14} {finding.text}", level=(f"{finding.level.value:<8} ", _COLOURS[finding.level]))
+        level = (f"{finding.level.value:<8} ", _COLOURS[finding.level])
+        show_row(finding.about, finding.text, max(15, len(finding.about) + 1), level=level)
         problems += finding.level is Level.PROBLEM
     if problems:
         show_line(f"NOT protected: {counted(problems, 'problem')}", bold=True)
         raise click.exceptions.Exit(1)
     show_line("protected", bold=True)
+
+
+def _hand_out(findings: list[Finding]) -> None:
+    problems = sum(finding.level is Level.PROBLEM for finding in findings)
+    listed = [{"level": each.level.value, "about": each.about, "text": each.text} for each in findings]
+    hand_out_result({"protected": not problems, "problems": problems, "findings": listed})
+    if problems:
+        raise click.exceptions.Exit(1)
 
 
 def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:

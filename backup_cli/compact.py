@@ -14,8 +14,11 @@ from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
+from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
@@ -29,19 +32,25 @@ from backup_cli.ownership import alone, take_over
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
+@dry_run_option
+@json_option
 @show_statements
 @no_limits
-def compact(url: str, scratch: Path | None, take_over: bool) -> None:
+def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
     as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
     url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
-    with alone(url, backend, "compact", take_over):
+    with alone(url, backend, "compact", take_over, dry_run):
         _refuse_if_damaged(backend)
         freed, before = segments_freed(backend.storage), backend.status(url)
         if not freed:
-            say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
+            _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
+            return
+        if dry_run:
+            what = f"fold {counted(freed, 'segment')} of {url} into a new snapshot"
+            tell_steps([f"{what}, unless that is larger than they are"], as_json)
             return
         # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
         with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
@@ -49,7 +58,7 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         with _forgotten_on_failure(backend):
             if folded is None or not _gains(backend, folded, before):
                 backend.forget_folding()
-                say(f"{url}: {_NO_GAIN}")
+                _tell_needless(url, _NO_GAIN, dry_run, as_json)
                 return
             backend.spare(folded)
             backend.open(lambda level, line: warn(line))
@@ -57,6 +66,8 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
                 backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
+    if as_json:
+        hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
     say(f"{url}: {size(old)} before, {size(new)} after")
 
 
@@ -69,6 +80,14 @@ def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
         with deferred(), suppress(BackupError, OSError):
             backend.forget_folding()
         raise
+
+
+def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
+    if as_json and dry_run:
+        tell_steps([], as_json)
+    elif as_json:
+        hand_out_result({"url": url, "compacted": False, "reason": why})
+    say(f"{url}: {why}")
 
 
 def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:

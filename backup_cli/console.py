@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import click
@@ -12,6 +13,7 @@ import click
 from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME
 from backends.times import moment as moment
 from backends.words import counted, one_line
+from backup_cli.terminal import Bar, columns, has_colours, is_plain, laid_out
 
 
 class Progress(Protocol):
@@ -21,30 +23,67 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """A bar with the remaining time on a terminal; elsewhere a plain line at the start, each quarter and the end."""
-    if sys.stderr.isatty():
-        with click.progressbar(length=1000, label=f"{label:<24}", file=sys.stderr) as bar:
-            shown = 0
+def progress(label: str, then: str = "") -> Iterator[Progress]:
+    """A bar with the remaining time on a terminal; elsewhere a plain line at the start, each quarter and the end.
 
-            def show(done: int, total: int) -> None:
-                nonlocal shown
-                now = min(1000, 1000 * done // max(total, 1))
-                if now > shown:
-                    bar.update(now - shown)
-                    shown = now
+    `then` is what goes on once all is done, and cannot say how far it is: a line of its own.
+    """
+    if is_plain(sys.stderr):
+        lines = _Lines(label, then)
+        yield lines
+        lines.end()
+        return
+    with _Shown(label, then) as shown:
+        yield shown
 
-            yield show
-            show(1, 1)
-    else:
-        yield _Lines(label)
+
+class _Shown:
+    """Progress on a terminal: what is said meanwhile goes above the bar."""
+
+    def __init__(self, label: str, then: str) -> None:
+        self._then, self._bar = then, Bar(label, columns(sys.stderr) or 80)
+
+    def __enter__(self) -> "_Shown":
+        _bars.append(self._bar)
+        self(0, 1)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar.moved(done, total):
+            _draw(self._bar)
+            if self._then and done >= total:
+                self._leave()
+                say(f"{self._then} ...")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._then = ""  # it is over as well
+            self(1, 1)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._bar in _bars:
+            _bars.remove(self._bar)
+            click.echo("", err=True)
+
+
+_bars: list[Bar] = []
+"""Those that stand on the terminal's last line now: one at most."""
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def _draw(bar: Bar) -> None:
+    click.echo(_CLEAR_LINE + one_line(bar.text), err=True, nl=False, color=True)
 
 
 class _Lines:
     """Progress where there is no terminal: a few lines that a log can hold."""
 
-    def __init__(self, label: str) -> None:
-        self._label, self._next, self._began = label, 25, time.monotonic()
+    def __init__(self, label: str, then: str) -> None:
+        self._label, self._then, self._next, self._began = label, then, 25, time.monotonic()
         say(f"{label} …")
 
     def __call__(self, done: int, total: int) -> None:
@@ -52,6 +91,14 @@ class _Lines:
         if percent >= self._next:
             say(f"{self._label}: {percent} % after {time.monotonic() - self._began:.1f} s")
             self._next = (percent // 25 + 1) * 25
+            if percent >= 100 and self._then:
+                say(f"{self._then} …")
+
+    def end(self) -> None:
+        """All is done, also what follows; whoever works in another process may not have come to say so."""
+        self._then = ""
+        if self._next <= 100:
+            self(1, 1)
 
 
 def say(*lines: str) -> None:
@@ -62,7 +109,21 @@ def say(*lines: str) -> None:
 
 def warn(line: str) -> None:
     """A line that must not be overlooked."""
+    _warnings.append(one_line(line))
     _echo(f"warning: {line}", err=True, fg="yellow")
+
+
+_warnings: list[str] = []
+
+
+def warnings_so_far() -> tuple[str, ...]:
+    """What this command has warned of."""
+    return tuple(_warnings)
+
+
+def forget_warnings() -> None:
+    """A command begins."""
+    _warnings.clear()
 
 
 def fail(line: str) -> None:
@@ -70,10 +131,25 @@ def fail(line: str) -> None:
     _echo(f"error: {line}", err=True, fg="red")
 
 
-def show_line(line: str, *, fg: str | None = None, bold: bool | None = None, level: tuple[str, str] = ("", "")) -> None:
-    """A line of the result, for a person; `level` are words and their colour at its beginning."""
+def show_line(line: str, *, fg: str | None = None, bold: bool | None = None) -> None:
+    """A line of the result, for a person."""
+    _echo(line, fg=fg, bold=bold)
+
+
+def show_row(name: str, text: str, width: int, *, level: tuple[str, str] = ("", "")) -> None:
+    """A row of a table, `name` in a column of `width`; `level` are words and their colour at its beginning."""
     word, colour = level
-    _echo(line, fg=fg, bold=bold, before=click.style(word, fg=colour) if word else "")
+    _echo(f"{word}{name:<{width}}{text}", hang=len(word) + width, coloured=(len(word), colour))
+
+
+def say_row(name: str, text: str, width: int) -> None:
+    """The same about what is going on."""
+    _echo(f"{name:<{width}}{text}", err=True, hang=width)
+
+
+def show_whole(line: str) -> None:
+    """A line that is copied to somewhere else, so that no terminal's width may break it."""
+    _echo(line, whole=True)
 
 
 def hand_out(text: str) -> None:
@@ -89,13 +165,36 @@ def hand_out_path(path: Path) -> None:
         click.echo(str(path), color=True)  # or it would take escape sequences out of it
 
 
-def _echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool | None = None, before: str = "") -> None:
-    """Whatever a person sees comes by here: one line, of which the terminal obeys nothing but its colour."""
-    encoding = (sys.stderr if err else sys.stdout).encoding or "ascii"
+def _echo(
+    line: str,
+    *,
+    err: bool = False,
+    fg: str | None = None,
+    bold: bool | None = None,
+    hang: int = 0,
+    coloured: tuple[int, str] = (0, ""),
+    whole: bool = False,
+) -> None:
+    """Whatever a person sees comes by here: one line, of which the terminal obeys nothing but its colour.
+
+    `coloured` is how many characters at its beginning have a colour of their own.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = stream.encoding or "ascii"
     shown = (
         one_line(line).encode(encoding, "backslashreplace").decode(encoding)
     )  # an old terminal: no traceback for "…"
-    click.echo(before + (click.style(shown, fg=fg, bold=bold) if fg or bold else shown), err=err)
+    colours = has_colours(stream)
+    if _bars:
+        click.echo(_CLEAR_LINE, err=True, nl=False, color=True)
+    for part in laid_out(shown, None if whole else columns(stream), hang):
+        first, colour = coloured
+        before = click.style(part[:first], fg=colour) if colours and first else part[:first]
+        rest = click.style(part[first:], fg=fg, bold=bold) if colours and (fg or bold) else part[first:]
+        click.echo(before + rest, err=err, color=True if colours else None)
+        coloured = (0, "")
+    for bar in _bars:
+        _draw(bar)
 
 
 def size(count: int) -> str:

@@ -26,8 +26,9 @@ from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
 from backends.words import counted
 from backup_cli import as_owner
-from backup_cli.console import age, moment, progress, say, show_line, size, warn
+from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
 from backup_cli.findings import Level
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.old_age import doubt_of
 from backup_cli.options import REHEARSAL, existing_backup, no_limits, show_statements
@@ -45,21 +46,25 @@ from plugin.foresight import brings_forward
     type=click.Path(path_type=Path),
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
+@json_option
 @show_statements
 @no_limits
-def drill(url: str | None, lightning_dir: Path | None) -> None:
+def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
     Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
     """
     if lightning_dir is not None:
-        _own_backup(url, as_owner.node_directory(lightning_dir))
+        _own_backup(url, as_owner.node_directory(lightning_dir), as_json)
         return
     if url is not None:
         as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
         seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
-    tell(seen)
+    if as_json:
+        hand_out_result(seen.as_json())
+    else:
+        tell(seen)
     if seen.differences:
         raise click.exceptions.Exit(1)
 
@@ -82,7 +87,7 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         with backend.read() as generation:
             snapshot, of_snapshot = generation.snapshot.size(), generation.data_version
         began = time.perf_counter()
-        with progress("Restoring") as show:
+        with progress("Restoring", _CHECKING) as show:
             outcome = rebuild_backup(place, restored, show)
         took = time.perf_counter() - began
     comparison = compare_databases(restored, node / "lightningd.sqlite3")
@@ -144,12 +149,15 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
     return latencies
 
 
+_CHECKING = "Checking the restored database"
+
+
 def _plugin() -> list[str]:
     installed = plugin_path()
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(given: str | None, directory: Path) -> None:
+def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
     settings = read_settings(directory)
     url, backend = existing_backup(given or settings.url)
@@ -157,7 +165,7 @@ def _own_backup(given: str | None, directory: Path) -> None:
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
-        with progress("Restoring") as show:
+        with progress("Restoring", _CHECKING) as show:
             outcome = rebuild_backup(url, scratch / "rehearsed.sqlite3", show)
         rebuilt = outcome.rebuilt
         if rebuilt.state.empty:
@@ -166,17 +174,33 @@ def _own_backup(given: str | None, directory: Path) -> None:
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
     took = time.monotonic() - began
-    show_line(f"{'backup':<16}{url}, {size(outcome.stored)}")
-    show_line(
-        f"{'restored':<16}version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)} "
-        f"({age(time.time() - rebuilt.last_time)} ago)"
-    )
-    show_line(f"{'checked':<16}{counted(rebuilt.changes, 'change')} replayed, {size(outcome.size)}, integrity ok")
-    show_line(f"{'took':<16}{took:.1f} s; nothing was touched, and the restored copy is removed again")
-    if rebuilt.torn is not None:
-        show_line(f"{'torn end':<16}{rebuilt.torn}")
     pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+    if as_json:
+        hand_out_result(
+            {
+                "url": url,
+                "backup_id": backend.identify(),
+                "data_version": rebuilt.data_version,
+                "last_change": rebuilt.last_time,
+                "stored_bytes": outcome.stored,
+                "changes": rebuilt.changes,
+                "database_bytes": outcome.size,
+                "restore_seconds": took,
+                "torn": rebuilt.torn,
+                "database": {"level": found.level.value, "text": found.text},
+            }
+        )
+        return
+    rows = [
+        ("backup", f"{url}, {size(outcome.stored)}"),
+        ("restored", f"version {rebuilt.data_version}, last changed {moment_ago(rebuilt.last_time)}"),
+        ("checked", f"{counted(rebuilt.changes, 'change')} replayed, {size(outcome.size)}, integrity ok"),
+        ("took", f"{took:.1f} s; nothing was touched, and the restored copy is removed again"),
+        *([("torn end", rebuilt.torn)] if rebuilt.torn is not None else []),
+    ]
+    for name, value in rows:
+        show_row(name, value, 16)
     if found.level is not Level.OK:
         warn(found.text)
     old = None if pairing.position is Position.RUNNING else doubt_of(backend, rebuilt.last_time, before_restore=True)

@@ -1,5 +1,7 @@
 """`backup-cli import`: take over a backup file of the older plugin."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,7 +12,7 @@ from backends.confined.work import compare_databases, rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
 from backends.database.source import inspect
-from backends.database.taking import file_pieces, nothing
+from backends.database.taking import file_pieces, nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.node.directory import database_path
@@ -21,10 +23,13 @@ from backends.node.writer_lock import WriterLock
 from backends.older import OlderBackup, older_path
 from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
-from backup_cli.console import moment, progress, say, show_line, size, warn
+from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
+from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
+    lock_steps,
     no_limits,
     removed_on_failure,
     set_old_lock_aside,
@@ -55,6 +60,8 @@ BETTER_SOURCE = (
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
+@dry_run_option
+@json_option
 @show_statements
 @no_limits
 def import_(
@@ -64,6 +71,8 @@ def import_(
     accepted: bool,
     consent: tuple[str, ...],
     scratch: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
 
@@ -77,28 +86,52 @@ def import_(
     with OlderBackup(older_path(old)) as older:
         if directory is None:
             backend.check_new()
+            if dry_run:
+                with _read(older, scratch, None, accepted) as source:
+                    tell_steps([_would_make(url, source)], as_json)
+                return
             with removed_on_failure(backend) as making:
-                _take_over(older, backend, url, scratch, None, accepted)
+                standing, made = _take_over(older, backend, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
+            if as_json:
+                _hand_out(older, backend, url, standing)
+                return
+            show_line(made)
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
-            with WriterLock(directory, "backup-cli import"):
+            with held(WriterLock(directory, "backup-cli import"), dry_run):
                 backend.check_new()
                 database = database_path(directory)
                 refuse_other_main(directory, database)
                 _refuse_other_version(older, database)
                 there = look_at_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
+                if dry_run:
+                    with _read(older, scratch, database, accepted) as source:
+                        steps = [_would_make(url, source), *lock_steps(directory, backend.lasting_url(url))]
+                        tell_steps(steps, as_json)
+                    return
                 with removed_on_failure(backend) as making:
-                    standing = _take_over(older, backend, url, scratch, database, accepted)
+                    standing, made = _take_over(older, backend, url, scratch, database, accepted)
                     backup_id, lasting = backend.identify(), backend.lasting_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
                         hand_over(directory, lasting, backup_id, standing)
                         making.keep()
-            _tell_node(backend, url, directory, aside)
+            for line in backend.warnings(directory):
+                warn(line)
+            if as_json:
+                _hand_out(older, backend, lasting, standing)
+                return
+            show_line(made)
+            _tell_node(aside)
+
+
+def _hand_out(older: OlderBackup, backend: Backend, url: str, standing: Standing) -> None:
+    document = {"url": url, "backup_id": backend.identify(), "data_version": standing.data_version}
+    hand_out_result({**document, "older_path": str(older.path), "important_plugin": plugin_path()})
 
 
 def _take_over(
@@ -108,7 +141,17 @@ def _take_over(
     scratch: Path | None,
     database: Path | None,
     accepted: bool,
-) -> Standing:
+) -> tuple[Standing, str]:
+    """Make the backup; where it ends, and what that is in words."""
+    with _read(older, scratch, database, accepted) as source:
+        standing = _create(backend, source)
+    holds = f"the database at version {source.data_version}" if source.size else "no database yet"
+    return standing, f"The backup at {url} is ready and holds {holds}, taken over from {older.path}"
+
+
+@contextmanager
+def _read(older: OlderBackup, scratch: Path | None, database: Path | None, accepted: bool) -> Iterator[SnapshotSource]:
+    """What the older file holds, rebuilt and checked."""
     say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -122,18 +165,31 @@ def _take_over(
         demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
         if database is not None:
             _refuse_other_content(place / "older.sqlite3", database, rebuilt)
-        if not rebuilt.state.empty:
-            say(f"Writing the snapshot of version {rebuilt.data_version} …")
-        standing = backend.create(_source(place / "older.sqlite3", rebuilt))
-    holds = "no database yet" if rebuilt.state.empty else f"the database at version {rebuilt.data_version}"
-    show_line(f"The backup at {url} is ready and holds {holds}, taken over from {older.path}")
-    return standing
+        yield _source(place / "older.sqlite3", rebuilt)
+
+
+def _would_make(url: str, source: SnapshotSource) -> str:
+    holds = f"version {source.data_version}, {size(source.size)}" if source.size else "no database yet"
+    return f"make a new backup at {url} of what the older file holds ({holds})"
+
+
+def _create(backend: Backend, source: SnapshotSource) -> Standing:
+    if not source.size:
+        return backend.create(source)
+    with progress(f"Writing the snapshot of version {source.data_version}") as show:
+        return backend.create(watched(source, show))
 
 
 def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:
     if rebuilt.state.empty:
         return nothing()
-    return SnapshotSource(file_pieces(database), rebuilt.data_version, rebuilt.state.node_id, rebuilt.foreign_keys)
+    return SnapshotSource(
+        file_pieces(database),
+        rebuilt.data_version,
+        rebuilt.state.node_id,
+        rebuilt.foreign_keys,
+        size=database.stat().st_size,
+    )
 
 
 def _refuse_other_version(older: OlderBackup, database: Path) -> None:
@@ -172,11 +228,9 @@ _WHICH = (
 )
 
 
-def _tell_node(backend: Backend, url: str, directory: Path, aside: Path | None) -> None:
-    for line in backend.warnings(directory):
-        warn(line)
+def _tell_node(aside: Path | None) -> None:
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
     say("The node's database holds exactly the same, and goes on with the new backup.")
     say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
-    show_line(f"important-plugin={plugin_path()}")
+    show_whole(f"important-plugin={plugin_path()}")

@@ -10,8 +10,8 @@ import click
 
 from backends import backend_for
 from backends.base import Backend, SnapshotSource
-from backends.database.source import inspect
-from backends.database.taking import nothing, taken
+from backends.database.source import DatabaseState, inspect
+from backends.database.taking import nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
 from backends.node.directory import (
@@ -26,12 +26,15 @@ from backends.node.present import look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backup_cli import as_owner
-from backup_cli.console import progress, say, show_line, warn
+from backup_cli.console import progress, say, show_whole, size, warn
+from backup_cli.copying import copied
+from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
-    ELSEWHERE,
     copy_place,
     lightning_dir,
+    lock_steps,
     removed_on_failure,
     set_old_lock_aside,
     url_argument,
@@ -49,7 +52,11 @@ from backup_cli.waiting import answered
 @url_argument
 @copy_place
 @discard_newer
-def init(lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str, ...]) -> None:
+@dry_run_option
+@json_option
+def init(
+    lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str, ...], dry_run: bool, as_json: bool
+) -> None:
     """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
 
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
@@ -59,19 +66,22 @@ def init(lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str
     as_owner.refuse_anothers(scratch)
     backend = backend_for(url)
     refuse_if_running(directory)
-    with WriterLock(directory, "backup-cli init"):
+    with held(WriterLock(directory, "backup-cli init"), dry_run):
         refuse_other_database(directory, database_path(directory))
         answered(url, backend.check_new)
         database = database_path(directory)
         there = look_at_database(database)
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
             demand_newest(directory, there, in_words(there, database), consent)
+        if dry_run:
+            tell_steps([_would_make(directory, url), *lock_steps(directory, backend.lasting_url(url))], as_json)
+            return
         with removed_on_failure(backend) as making:
             with _database(directory, scratch or directory) as source:
                 standing = backend.create(source)
             for line in backend.warnings(directory):
                 warn(line)
-            _tell_place(backend)
+            latency = _tell_place(backend)
             backup_id, lasting = backend.identify(), backend.lasting_url(url)
             with ignored():
                 old = set_old_lock_aside(directory)
@@ -82,8 +92,22 @@ def init(lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str
     holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
+    if as_json:
+        hand_out_result(
+            {
+                "url": lasting,
+                "backup_id": backup_id,
+                "node_id": source.node_id,
+                "data_version": standing.data_version,
+                "lightning_dir": str(directory),
+                "earlier_lock": None if old is None else str(old),
+                "commit_seconds": latency,
+                "important_plugin": plugin_path(),
+            }
+        )
+        return
     say("Now add this line to lightningd's config file, then start the node:", "")
-    show_line(f"important-plugin={plugin_path()}")
+    show_whole(f"important-plugin={plugin_path()}")
 
 
 def _directory(given: Path) -> Path:
@@ -102,8 +126,8 @@ SLOW_COMMIT = 0.020
 """Seconds above which a person should know what it means for payments."""
 
 
-def _tell_place(backend: Backend) -> None:
-    """What was found at the destination, and what a commit costs there."""
+def _tell_place(backend: Backend) -> float:
+    """What was found at the destination, and the seconds that a commit takes there."""
     for line in backend.found():
         say(f"Found: {line}")
     latency = backend.commit_latency()
@@ -114,11 +138,31 @@ def _tell_place(backend: Backend) -> None:
             f"{latency * CALLS_PER_PAYMENT:.1f} s for this destination. Better a faster one; `backup-cli drill URL` "
             "shows more"
         )
+    return latency
+
+
+def _would_make(directory: Path, url: str) -> str:
+    path = database_path(directory)
+    state = _state(directory, writable=False)
+    if state is None:
+        return f"make an empty backup at {url}"
+    holds = f"version {state.data_version or 0}, {size(path.stat().st_size)}"
+    return f"make a backup at {url}, with a snapshot of {path} ({holds})"
 
 
 @contextmanager
 def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
     """What the new backup begins with."""
+    if _state(directory, writable=True) is None:
+        yield nothing()
+        return
+    path = database_path(directory)
+    with copied(path, scratch) as source, progress(f"Writing the snapshot of version {source.data_version}") as show:
+        yield watched(source, show)
+
+
+def _state(directory: Path, *, writable: bool) -> DatabaseState | None:
+    """The node's database, which must be one of lightningd's; None when there is none yet."""
     path = database_path(directory)
     if path.is_symlink() and not path.exists():
         raise BackupError(
@@ -132,20 +176,14 @@ def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
                 "hsm_secret is there, so this node may have lived before. If a backup of it exists, do not start it "
                 "empty, or it loses its channels: bring its database back first, with backup-cli restore"
             )
-        yield nothing()
-        return
-    state = inspect(path, writable=True)
+        return None
+    state = inspect(path, writable=writable)
     if not state.is_lightningd:
         raise BackupError(
             f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
         )
     tell_unknown_schema(state.unknown_objects)
-    with (
-        progress("Copying the database") as show,
-        taken(path, scratch, writable=True, progress=show, instead=ELSEWHERE) as source,
-    ):
-        say(f"Writing the snapshot of version {source.data_version} …")
-        yield source
+    return state
 
 
 def plugin_path() -> str:

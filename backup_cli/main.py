@@ -17,9 +17,10 @@ from backends.words import unexpected
 from backup_cli import as_owner
 from backup_cli.check_config import check_config
 from backup_cli.compact import compact
-from backup_cli.console import fail, say
+from backup_cli.console import fail, forget_warnings, say
 from backup_cli.destinations import destinations
 from backup_cli.drill import drill
+from backup_cli.for_programs import hand_out_error, wanted
 from backup_cli.import_ import import_
 from backup_cli.init import init
 from backup_cli.restore import restore
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # a bug; its traceback might show a node's values, or what a terminal obeys
         fail(f"{unexpected(error)}; that is a mistake in backup-cli, please report it. Nothing was replaced")
         code = 1
+        if wanted(sys.argv[1:] if arguments is None else arguments):
+            hand_out_error(error, code)
     last = interrupts.came()
     if last in (signal.SIGTERM, signal.SIGHUP):  # and be seen to have ended by it: to systemd, a unit that it stopped
         signal.signal(last, signal.SIG_DFL)  # has not failed
@@ -66,12 +69,17 @@ def run(arguments: list[str] | None = None) -> int:
     if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
         fail("an argument contains a NUL byte")
         return 2
-    as_owner.remember(sys.argv[1:] if arguments is None else arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    as_owner.remember(typed)
+    forget_warnings()
     try:
         with interrupts.audible():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        return _tell(error)
+        code = _tell(error)
+        if wanted(typed) and not isinstance(error, click.exceptions.Exit):  # which has shown what it had to
+            hand_out_error(KeyboardInterrupt() if code == _STOPPED else error, code)
+        return code
     return result if isinstance(result, int) else 0
 
 

@@ -224,6 +224,13 @@ def set_old_lock_aside(directory: Path) -> Path | None:
     return aside
 
 
+def lock_steps(directory: Path, url: str) -> list[str]:
+    """What a dry run says of backup.lock, which `hand_over` would write."""
+    lock = directory / LOCK_FILE
+    aside = [f"keep the present {LOCK_FILE} as {LOCK_FILE}.TIME"] if lock.exists() else []
+    return [*aside, f"write {lock}, which names {url}"]
+
+
 class Making:
     """A new backup that a command makes for a node."""
 

@@ -30,15 +30,16 @@ JUST_NOW = 60.0
 
 
 @contextmanager
-def alone(url: str, backend: Backend, what: str, take_over: bool) -> Iterator[None]:
+def alone(url: str, backend: Backend, what: str, take_over: bool, dry_run: bool = False) -> Iterator[None]:
     """Refuse while another process of this machine writes to the backup, or a node whose session has not ended may.
 
     That is known to be dead when the lock in the backup can be had and only this machine can write there. The lock is
-    held as long as this lasts; then the backend is closed. `what` is the command's name.
+    held as long as this lasts (in a dry run it is only looked at); then the backend is closed. `what` is the command's
+    name.
     """
     assert isinstance(backend, LogBackend)
     try:
-        locked = _held(backend, what)
+        locked = _held(backend, what, dry_run)
         writer = backend.last_writer()
         if writer is not None and not writer.closed and not (locked and is_local(url)):
             _refuse_or_warn(url, writer, what, take_over)
@@ -54,8 +55,11 @@ _COMMAND = "backup-cli"
 """What the holder of a lock is called when it is a command, in `hold` and in `WriterLock`."""
 
 
-def _held(backend: LogBackend, what: str) -> bool:
+def _held(backend: LogBackend, what: str, dry_run: bool) -> bool:
     try:
+        if dry_run:
+            backend.look_at_lock()
+            return True
         return backend.hold(f"backup-cli {what}")
     except InUse as error:
         if what != "compact":
@@ -179,7 +183,7 @@ def warn_of_writer(living: Living | None) -> None:
         )
 
 
-def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bool) -> None:
+def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bool, dry_run: bool = False) -> None:
     """For a restore that is to go on with the backup: refuse while a node is provably writing there.
 
     A session that has merely not ended is what a machine leaves that has died. Raises InUse.
@@ -187,7 +191,10 @@ def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bo
     assert isinstance(backend, LogBackend)
     living = writing(before, look(backend))
     try:
-        backend.hold("backup-cli restore")
+        if dry_run:
+            backend.look_at_lock()
+        else:
+            backend.hold("backup-cli restore")
     except InUse as error:
         if _COMMAND in error.holder:  # no node, and it will have ended soon
             raise

@@ -2,9 +2,10 @@
 
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from backends.words import counted
-from backup_cli.console import show_line, size
+from backup_cli.console import show_line, show_row, size
 
 CALLS_PER_PAYMENT = 13.4
 """Changes that one payment through a channel makes: 20,084 in 1,500 recorded payments."""
@@ -34,6 +35,27 @@ class Rehearsal:
     rows: int
     differences: list[str]
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        ordered = sorted(self.latencies)
+        return {
+            "commit_seconds": {
+                "median": statistics.median(ordered),
+                "p99": ordered[int(len(ordered) * 0.99)],
+                "max": ordered[-1],
+            },
+            "raw_bytes": self.raw,
+            "snapshot_bytes": self.snapshot,
+            "segment_bytes": self.log,
+            "data_version": self.version,
+            "database_bytes": self.database,
+            "restore_seconds": self.restore,
+            "tables": self.tables,
+            "rows": self.rows,
+            "identical": not self.differences,
+            "differences": self.differences,
+        }
+
 
 def tell(seen: Rehearsal) -> None:
     """Print it, ending in a verdict."""
@@ -52,7 +74,7 @@ def tell(seen: Rehearsal) -> None:
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
-        show_line(f"{name:<16}{value}")
+        show_row(name, value, 16)
     for difference in seen.differences:
         show_line(f"DIFFERENT: {difference}")
     show_line("identical" if not seen.differences else "not identical", bold=True)

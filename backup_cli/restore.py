@@ -24,13 +24,17 @@ from backends.node.present import end_of_backup, look_at_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.older import older_backup_at
+from backends.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
-from backup_cli.console import progress, warn
+from backup_cli.console import hand_out_path, progress, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.newest import discard_newer
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.older import CANNOT_RESUME, rebuild_from
 from backup_cli.options import (
     existing_backup,
+    lock_steps,
     no_limits,
     set_old_lock_aside,
     show_statements,
@@ -46,10 +50,18 @@ from backup_cli.restore_place import (
     made,
     move_aside,
     refuse_inside,
+    refuse_unwritable,
     target_of,
     unfinished,
 )
-from backup_cli.restore_words import WHY_OLD_IS_DEADLY, tell_plan, tell_plan_of_kept, tell_rules, tell_summary
+from backup_cli.restore_words import (
+    WHY_OLD_IS_DEADLY,
+    restored_document,
+    tell_plan,
+    tell_plan_of_kept,
+    tell_rules,
+    tell_summary,
+)
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 
@@ -64,6 +76,8 @@ from backup_cli.schema_consent import accept_schema, demand_known_schema
 @accept_schema
 @discard_newer
 @take_over
+@dry_run_option
+@json_option
 @show_statements
 @no_limits
 def restore(
@@ -77,6 +91,8 @@ def restore(
     accepted: bool,
     consent: tuple[str, ...],
     take_over: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Bring the database back from the backup at URL to DEST, a file or a directory.
 
@@ -111,17 +127,43 @@ def restore(
             f"will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
     order = _Order(
-        url, backend, older, target, file, existing, to_version, kept, bool(old), resume, accepted, consent, take_over
+        url,
+        backend,
+        older,
+        target,
+        file,
+        existing,
+        to_version,
+        kept,
+        bool(old),
+        resume,
+        accepted,
+        consent,
+        take_over,
+        dry_run,
     )
+    if dry_run:
+        tell_steps(_steps(order), as_json)
+        return
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)
-    if old:
+    if not as_json:
+        hand_out_path(target)
+    _tell_after(order, rebuilt)
+    if as_json:
+        hand_out_result(restored_document(url, target, rebuilt, aside, resume=resume, old=bool(old)))
+
+
+def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
+    """What is to know before anything is started from it."""
+    url, backend, target, resume = order.url, order.backend, order.target, order.resume
+    if order.old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backend), resume, older is not None)
+    tell_rules(url, target, _node_of(rebuilt, backend), resume, order.older is not None)
     if resume and backend is not None:
         _warn_if_closed(backend)
 
@@ -147,22 +189,13 @@ class _Order:
     """What may be in the schema."""
     consent: tuple[str, ...]
     take_over: bool
+    dry_run: bool
 
 
 def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
     target, backend = order.target, order.backend
-    standing: Standing | None = None
-    if backend is None:
-        assert order.older is not None
-        rebuilt = rebuild_from(order.older, temporary.path, target, order.to_version)
-        end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
-    else:
-        rebuilt, standing, end = _from_backup(order, backend, temporary.path)
-    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
-    refuse_if_running(target.parent)  # a large restore takes minutes
-    if not order.old:
-        demand_no_newer(target, order.url, end, backend is None, order.consent)
+    rebuilt, standing = _rebuilt(order, temporary.path)
     with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
         temporary.publish(order.file)
@@ -170,6 +203,40 @@ def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]
             set_old_lock_aside(target.parent)
             hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)
     return rebuilt, aside
+
+
+def _steps(order: _Order) -> list[str]:
+    """What a restore would do, after it has been tried in a scratch directory elsewhere."""
+    file, directory = order.file, order.target.parent
+    refuse_unwritable(file.parent)
+    if order.target.name == DATABASE and directory.exists():
+        WriterLock(directory, "backup-cli restore").look()
+    with scratch_directory(scratch_place()) as scratch:
+        rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
+        holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
+    steps = [] if directory.exists() else [f"make the directory {directory}"]
+    steps += [f"move {path} aside, to {file.name}.before-restore-TIME beside it" for path in order.existing]
+    steps.append(f"write the database ({holds}) to {file}")
+    if order.resume and order.backend is not None:
+        steps += lock_steps(directory, order.backend.lasting_url(order.url))
+    return steps
+
+
+def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing | None]:
+    """The database in the file `temporary`, once nothing speaks against it, and where in the log it stands."""
+    target, backend = order.target, order.backend
+    standing: Standing | None = None
+    if backend is None:
+        assert order.older is not None
+        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
+    else:
+        rebuilt, standing, end = _from_backup(order, backend, temporary)
+    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
+    refuse_if_running(target.parent)  # a large restore takes minutes
+    if not order.old:
+        demand_no_newer(target, order.url, end, backend is None, order.consent)
+    return rebuilt, standing
 
 
 def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebuilt, Standing | None, BackupEnd]:
@@ -181,7 +248,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
     if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:
-        refuse_living_writer(order.url, backend, before, order.take_over)
+        refuse_living_writer(order.url, backend, before, order.take_over, order.dry_run)
     if note is None:
         tell_plan(seen, order.target, order.to_version)
         old = None if order.old else doubt_of(backend, seen.last_change, before_restore=True)
@@ -191,7 +258,7 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
     rebuilt, standing = _rebuild(order, temporary)
     if order.resume:
-        refuse_living_writer(order.url, backend, before, order.take_over)
+        refuse_living_writer(order.url, backend, before, order.take_over, order.dry_run)
     elif not order.old:
         warn_of_writer(writing(before, look(backend)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
@@ -271,7 +338,7 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: 
 
 
 def _rebuild(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing]:
-    with progress("Restoring") as show:
+    with progress("Restoring", "Checking the restored database") as show:
         outcome = rebuild_backup(order.url, temporary, show, kept=order.kept, to_version=order.to_version)
     rebuilt, wanted = outcome.rebuilt, order.to_version
     if wanted is not None and rebuilt.data_version != wanted:

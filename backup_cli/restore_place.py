@@ -12,7 +12,6 @@ from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
-from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.scratch import scratch_directory
 from backends.words import shell_word
 from backup_cli.console import say
@@ -56,6 +55,13 @@ def refuse_inside(directory: Path) -> None:
     raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
 
 
+def refuse_unwritable(directory: Path) -> None:
+    """As making a file there would; one that is missing is to be made. Raises OSError."""
+    there = directory if directory.exists() else directory.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 @contextmanager
 def made(directory: Path) -> Iterator[None]:
     """The directory, made if it is missing, and then gone again when nothing could be restored to it."""
@@ -72,7 +78,6 @@ def made(directory: Path) -> Iterator[None]:
     except BaseException:
         if ours:
             with deferred(), suppress(OSError):
-                (directory / WRITER_LOCK_FILE).unlink(missing_ok=True)
                 directory.rmdir()
         raise
 

@@ -1,6 +1,7 @@
 """What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
 
 from pathlib import Path
+from typing import Any
 
 from backends import backend_for
 from backends.database.rebuild import Rebuilt
@@ -12,7 +13,7 @@ from backends.node.pairing import BackupEnd
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.status import Status
 from backends.words import counted
-from backup_cli.console import hand_out_path, moment, moment_ago, say, size, warn
+from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
 from backup_cli.pairing_words import finding
 from backup_cli.secret_words import about_secret, warn_of_secret
@@ -39,16 +40,16 @@ def tell_plan_of_kept(url: str, kept: Kept, target: Path, to_version: int | None
 
 def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path, to_version: int | None) -> None:
     """The same for any backup that `holds` a version, and what is known of `when` that was made."""
-    say(f"from     {origin}")
+    say_row("from", origin, 9)
     if to_version is None:
-        say(f"version  {holds}, {since} {moment_ago(when)}")
+        say_row("version", f"{holds}, {since} {moment_ago(when)}", 9)
     else:
-        say(f"version  {to_version}, of {holds} that it holds")
-    say(f"to       {target}")
+        say_row("version", f"{to_version}, of {holds} that it holds", 9)
+    say_row("to", str(target), 9)
 
 
 def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool) -> None:
-    """What was restored, and what is to know of it; the path alone goes to stdout."""
+    """What was restored, and what is to know of it; the path alone goes to stdout afterwards."""
     if rebuilt.torn is not None:
         warn(f"the end of the backup was torn: {rebuilt.torn}")
     if rebuilt.unwitnessed is not None:
@@ -60,7 +61,26 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
     )
-    hand_out_path(target)
+
+
+def restored_document(
+    url: str, target: Path, rebuilt: Rebuilt, aside: list[Path], *, resume: bool, old: bool
+) -> dict[str, Any]:
+    """For programs: fields are called as in `status --json`."""
+    return {
+        "path": str(target),
+        "url": url,
+        "node_id": rebuilt.state.node_id,
+        "data_version": rebuilt.data_version,
+        "last_change": rebuilt.last_time,
+        "changes": rebuilt.changes,
+        "database_bytes": target.stat().st_size,
+        "torn": rebuilt.torn,
+        "end_unverified": rebuilt.unwitnessed,
+        "aside": [str(path) for path in aside],
+        "resumed": resume,
+        "for_a_node": not old,
+    }
 
 
 def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:

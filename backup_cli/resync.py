@@ -9,9 +9,10 @@ from backends import backend_for
 from backends.base import Backend
 from backends.change import ahead
 from backends.database.source import inspect
-from backends.database.taking import taken
+from backends.database.taking import watched
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
+from backends.log.keeping import KEEP_FOR
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
@@ -21,12 +22,15 @@ from backends.node.present import end_of_backup, look_at_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
-from backends.words import shell_line
+from backends.words import counted, shell_line
 from backup_cli import as_owner
-from backup_cli.console import progress, say, warn
+from backup_cli.console import progress, say, size, warn
+from backup_cli.copying import copied
+from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
-from backup_cli.options import ELSEWHERE, copy_place, lightning_dir
+from backup_cli.options import copy_place, lightning_dir
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
@@ -39,7 +43,16 @@ from backup_cli.waiting import answered
 @copy_place
 @discard_newer
 @take_over
-def resync(lightning_dir: Path, scratch: Path | None, consent: tuple[str, ...], take_over: bool) -> None:
+@dry_run_option
+@json_option
+def resync(
+    lightning_dir: Path,
+    scratch: Path | None,
+    consent: tuple[str, ...],
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
@@ -51,14 +64,20 @@ def resync(lightning_dir: Path, scratch: Path | None, consent: tuple[str, ...], 
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
     backend = backend_for(settings.url)
-    with WriterLock(directory, "backup-cli resync"):
+    with held(WriterLock(directory, "backup-cli resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
         backup_id = _identify(backend, settings)
-        with alone(settings.url, backend, "resync", take_over):
+        with alone(settings.url, backend, "resync", take_over, dry_run):
             pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
+            if dry_run:
+                tell_steps(_steps(directory, settings, pairing), as_json)
+                return
             _resync(directory, settings, backend, backup_id, pairing, scratch or directory)
+    if as_json:
+        version = pairing.database.version or 0
+        hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
 
@@ -128,10 +147,7 @@ def _resync(
 ) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
-    with (
-        progress("Copying the database") as show,
-        taken(database_path(directory), scratch, writable=True, progress=show, instead=ELSEWHERE) as source,
-    ):
+    with copied(database_path(directory), scratch) as source:
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
         _open(backend, session)
         before = backend.standing.data_version
@@ -140,13 +156,24 @@ def _resync(
                 f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
                 "Stop that node, then repeat this"
             )
-        say(f"Writing the snapshot of version {source.data_version} (the backup was at {before}) …")
-        backend.take_snapshot(source, "resync")
+        with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
+            backend.take_snapshot(watched(source, show), "resync")
         with ignored():
             standing = backend.standing
             backend.close()
     with ignored():
         bear_witness(directory, backup_id, standing)
+
+
+def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
+    database = database_path(directory)
+    tell_unknown_schema(inspect(database, writable=False).unknown_objects)
+    kept = "what it holds now" if pairing.backup.damaged else f"what it holds now (version {pairing.backup.version})"
+    return [
+        f"write a new snapshot of {database} (version {pairing.database.version or 0}, "
+        f"{size(database.stat().st_size)}) into the backup at {settings.url}",
+        f"keep {kept} beside it for {counted(KEEP_FOR // 86400, 'day')}",
+    ]
 
 
 def _open(backend: Backend, session: str) -> None:

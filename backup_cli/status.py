@@ -18,7 +18,7 @@ from backends.status import Status
 from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
-from backup_cli.console import hand_out, moment, moment_ago, show_line, size
+from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.findings import Finding, Level
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, lightning_dir
@@ -115,7 +115,7 @@ def _table(seen: Status, found: Finding | None, old: str | None) -> None:
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
     for name, value in rows:
-        show_line(f"{name:<13}{value}")
+        show_row(name, value, 13)
     if found is not None and found.level is not Level.OK:
         show_line(f"! {found.text}", fg="yellow")
     if old is not None:

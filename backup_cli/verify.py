@@ -1,7 +1,9 @@
 """`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +22,7 @@ from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
+from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
 from backup_cli.pairing_words import finding, remembered_otherwise
@@ -40,9 +43,10 @@ from plugin.foresight import brings_forward
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @accept_schema
+@json_option
 @show_statements
 @no_limits
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool) -> None:
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
@@ -58,16 +62,40 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
-        _rebuild(url, backend, made, accepted)
+        verified = _rebuild(url, backend, made, accepted)
         comparison = compare_databases(made, database) if database is not None else None
+    if not as_json:
+        _tell_whole(url, verified)
+    _warn_of_earlier(backend, verified.generation)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backend, database.parent)
-        _tell_comparison(comparison, _stand(url, backend, database.parent, pairing))
+        _tell_comparison(comparison, _stand(url, backend, database.parent, pairing), as_json)
         if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
+    if as_json:
+        hand_out_result(_document(url, backend, verified, comparison))
 
 
-def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> None:
+def _document(url: str, backend: Backend, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
+    """For programs: fields are called as in `status --json`."""
+    rebuilt, known = verified.rebuilt, backend.known_damage()
+    return {
+        "url": url,
+        "backup_id": backend.identify(),
+        "node_id": rebuilt.state.node_id,
+        "data_version": rebuilt.data_version,
+        "last_change": rebuilt.last_time,
+        "generation": verified.generation,
+        "stored_bytes": verified.stored,
+        "changes": rebuilt.changes,
+        "torn": rebuilt.torn,
+        "end_unverified": rebuilt.unwitnessed,
+        "known_damage": None if known is None or known.generation != verified.generation else asdict(known),
+        "compared": None if comparison is None else {"tables": comparison.tables, "rows": comparison.rows},
+    }
+
+
+def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> Outcome:
     outcome = _outcome(url, backend, target)
     rebuilt = outcome.rebuilt
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
@@ -77,11 +105,15 @@ def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> None:
         warn(rebuilt.unwitnessed)
     for violation in outcome.violations:
         say(f"note: the node's own database holds this, too: {violation}")
+    return outcome
+
+
+def _tell_whole(url: str, verified: Outcome) -> None:
+    rebuilt = verified.rebuilt
     show_line(
         f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
-        f"{size(outcome.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
+        f"{size(verified.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
     )
-    _warn_of_earlier(backend, outcome.generation)
 
 
 def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
@@ -89,7 +121,11 @@ def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
     for _ in range(_ATTEMPTS):
         with backend.read() as generation:
             number = generation.manifest.generation
-        with suppress(Overtaken), damage_noted(backend, "verify", number), progress("Verifying") as show:
+        with (
+            suppress(Overtaken),
+            damage_noted(backend, "verify", number),
+            progress("Verifying", "Checking the database") as show,
+        ):
             return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
     raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
 
@@ -108,11 +144,16 @@ def _warn_of_earlier(backend: Backend, generation: int) -> None:
         )
 
 
-def _tell_comparison(comparison: Comparison, found: Finding) -> None:
+def _tell_comparison(comparison: Comparison, found: Finding, as_json: bool) -> None:
     if not comparison.differences:
         holds = f"{counted(comparison.tables, 'table')}, {counted(comparison.rows, 'row')}"
-        show_line(f"identical with the node's database: {holds}")
+        if not as_json:
+            show_line(f"identical with the node's database: {holds}")
         return
+    if as_json:
+        differ = BackupError(f"the backup and the node's database differ. {found.text}")
+        differ.listed = tuple(comparison.differences)
+        raise differ
     for difference in comparison.differences:
         show_line(f"DIFFERENT: {difference}")
     raise BackupError(f"the backup and the node's database differ (above). {found.text}")

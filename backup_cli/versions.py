@@ -12,7 +12,7 @@ from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
 from backends.words import shell_line
 from backup_cli import as_owner
-from backup_cli.console import hand_out, moment, show_line, size
+from backup_cli.console import hand_out, moment, show_line, show_row, size
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, url_argument
 
@@ -101,8 +101,8 @@ def _table(url: str, found: list[Versions]) -> None:
     for each in found:
         state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
         show_line(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
-        show_line(f"  versions       {each.first_version} to {each.last_version}, {size(each.bytes)}")
-        show_line(f"  times          {moment(each.first_time)} to {moment(each.last_time)}")
+        show_row("  versions", f"{each.first_version} to {each.last_version}, {size(each.bytes)}", 17)
+        show_row("  times", f"{moment(each.first_time)} to {moment(each.last_time)}", 17)
         if each.damage is not None:
             show_line(f"! {each.damage}", fg="yellow")
         if each.end_unverified is not None:

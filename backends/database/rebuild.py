@@ -53,11 +53,11 @@ def rebuild(
         room = Room(replay, target.stat().st_size)
         try:
             rebuilt = _replay(generation, replay, room, lambda: show(generation.bytes_read(), total), take, enough)
+            show(total, total)  # the check of the whole result follows, and cannot say how far it is
             rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
         except TooLarge:
             raise room.exceeded() from None
     _check_version(rebuilt.data_version, rebuilt.state)
-    show(total, total)
     return replace(rebuilt, torn=generation.torn, unwitnessed=generation.unwitnessed)
 
 

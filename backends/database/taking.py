@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from backends.base import SnapshotSource
@@ -15,6 +16,9 @@ from backends.words import printable, shell_line
 
 PagesDone = Callable[[int, int], None]
 """Called with pages copied so far, and all of them."""
+
+BytesDone = Callable[[int, int], None]
+"""Called with bytes taken so far, and all of them."""
 
 SPARE = 1 << 20
 """Bytes that stay free beside a copy of the database."""
@@ -42,7 +46,7 @@ def taken(
     with scratch_directory(scratch) as directory:
         copy = directory / "copy.sqlite3"
         state = copy_database(database, copy, writable=writable, progress=progress)
-        yield SnapshotSource(file_pieces(copy), state.data_version or 0, state.node_id)
+        yield SnapshotSource(file_pieces(copy), state.data_version or 0, state.node_id, size=copy.stat().st_size)
 
 
 def _demand_room(database: Path, scratch: Path, instead: str | None) -> None:
@@ -72,6 +76,19 @@ def _mib(count: int) -> int:
 def nothing() -> SnapshotSource:
     """The database of a node that has never started."""
     return SnapshotSource((), 0, None)
+
+
+def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
+    """The same, telling how much of it has been taken."""
+
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        for piece in source.pieces:
+            yield piece
+            done += len(piece)
+            progress(done, source.size)
+
+    return replace(source, pieces=pieces())
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:

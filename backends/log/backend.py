@@ -232,6 +232,11 @@ class LogBackend(Backend):
             self._sole.acquire(what)
             return self._sole.held
 
+    def look_at_lock(self) -> None:
+        """Raise what `hold` would while another process has the lock, and change nothing: for a dry run."""
+        with self._reaching():
+            self._sole.look()
+
     def let_go(self) -> None:
         """Give the lock up, where nothing was opened."""
         if self._writer is None:

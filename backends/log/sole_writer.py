@@ -1,7 +1,8 @@
 """The lock in the backup, which keeps the processes of one machine apart."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backends.errors import InUse
@@ -23,8 +24,18 @@ class SoleWriter:
 
     def acquire(self, what: str | None = None) -> None:
         """Take the lock; `what` names this process to others. Raises InUse, naming the one that has it, or OSError."""
-        try:
+        with self._told():
             self._lock = self._lock or self._storage.lock(what or Path(sys.argv[0]).name or "python")
+
+    def look(self) -> None:
+        """Raise what `acquire` would while another process has it, and change nothing."""
+        with self._told():
+            self._storage.look_at_lock()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except Locked as error:
             busy = InUse(
                 f"another process ({error.holder}) is writing to the backup at {self._storage.describe()}. Nothing was "

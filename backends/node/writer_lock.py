@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -25,8 +26,15 @@ class WriterLock:
     def acquire(self) -> None:
         """Take the lock, without waiting. InUse, naming the holder, when another one has it; BackupError when it cannot
         be locked at all."""
+        self._demand(self._lock.acquire)
+
+    def look(self) -> None:
+        """Raise what `acquire` would, and change nothing: for a dry run."""
+        self._demand(self._lock.look)
+
+    def _demand(self, how: Callable[[], None]) -> None:
         try:
-            self._lock.acquire()
+            how()
         except Locked as error:
             raise InUse(
                 f"another process ({error.holder}) is writing this node's backup: it holds {self.path}; nothing was "
@@ -37,12 +45,16 @@ class WriterLock:
             self._fail(error)
 
     def release(self) -> None:
-        """Give the lock up; nothing happens when it is not held. The file stays, and means nothing."""
+        """Give the lock up; nothing happens when it is not held. Where the file stays, it means nothing."""
         self._lock.release()
 
     def __enter__(self) -> "WriterLock":
-        self.acquire()
-        return self
+        try:
+            self.acquire()
+            return self
+        except BaseException:  # Ctrl-C on the way back from it
+            self.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

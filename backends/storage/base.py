@@ -194,6 +194,9 @@ class Storage(ABC):
         """
         return None
 
+    def look_at_lock(self) -> None:  # noqa: B027 (without locks there is nothing to look at)
+        """Raise what `lock` would while another process has it; nothing is made, changed or held."""
+
     @abstractmethod
     def sync_names(self) -> None:
         """What was created, renamed or removed so far is durable when it returns."""

@@ -139,6 +139,9 @@ class FoundStorage(Storage):
     def locked_by(self) -> str | None:
         return self._storage.locked_by()
 
+    def look_at_lock(self) -> None:
+        self._storage.look_at_lock()
+
     def sync_names(self) -> None:
         self._storage.sync_names()
 

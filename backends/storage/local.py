@@ -209,6 +209,10 @@ class LocalStorage(Storage):
         with self._at(LOCK) as directory:
             return held_by(LOCK, directory)
 
+    def look_at_lock(self) -> None:
+        with self._at(LOCK) as directory, contextlib.suppress(NoLocks):
+            FileLock(self._path / LOCK, "", directory).look()
+
     def sync_names(self) -> None:
         """Does nothing on a filesystem that knows no fsync of a directory."""
         with self._at() as directory:

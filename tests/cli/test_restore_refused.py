@@ -161,7 +161,7 @@ def test_a_lightningd_that_was_started_meanwhile(lived: World, place: Path, monk
     monkeypatch.setattr(module, "_rebuild", slow)
     with node:
         assert_refused(restore(lived, directory, "--replace"), "is in use: process .*stop the node first")
-    assert [path.name for path in directory.iterdir() if path.name != "backup.pid"] == ["lightningd.sqlite3"]
+    assert [path.name for path in directory.iterdir()] == ["lightningd.sqlite3"]
     assert everything(directory / "lightningd.sqlite3") == everything(lived.database)
 
 

@@ -20,7 +20,7 @@ _PATTERNS = [
     (re.compile(r"\blast good version is \d+\b"), "last good version is N"),
 ]
 
-_LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ +(to|over) SECONDS #* +\d+$")
+_LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ +(to|over) SECONDS #* +\d+$|^Checking the (restored )?database …$")
 """Progress, and the bars of a histogram."""
 
 

@@ -24,7 +24,7 @@ PAGES = sorted(
 )
 
 # A refusal that the page shows is what it wants to show.
-_REFUSED = re.compile(r"^(error: |NOT protected|DIFFERENT: )", re.MULTILINE)
+_REFUSED = re.compile(r'^(error: |NOT protected|DIFFERENT: |\{"error": )', re.MULTILINE)
 
 
 def name(path: Path) -> str:

@@ -81,15 +81,11 @@ def as_mortal() -> list[str]:
 
 
 def tree(*roots: Path) -> dict[str, str]:
-    """Everything under these directories: each name with its mode and a digest of what it holds.
-
-    The files that locks are held on are left out: they stay, and mean nothing.
-    """
+    """Everything under these directories: each name with its mode and a digest of what it holds."""
     found = {}
     for root in roots:
         for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
-            if path.name not in ("backup.pid", "lock"):
-                found[str(path)] = f"{path.lstat().st_mode:o} {_digest(path)}"
+            found[str(path)] = f"{path.lstat().st_mode:o} {_digest(path)}"
     return found
 
 

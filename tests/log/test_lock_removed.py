@@ -1,0 +1,143 @@
+"""The file of a lock goes with its holder, and never lets two in: processes by the dozen that take turns."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from backends.locks import FileLock, Locked
+
+CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
+PROCESSES, SECONDS = (12, 60.0) if CAMPAIGN else (6, 1.5)
+
+TAKE_TURNS = """
+import os, sys, time
+from pathlib import Path
+from backends.locks import FileLock, Locked
+path, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+turns = busy = 0
+while time.monotonic() < until:
+    lock = FileLock(path, "taking turns")
+    try:
+        lock.acquire()
+    except Locked:
+        busy += 1
+        continue
+    try:
+        os.close(os.open(path.with_name("inside"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        print("TWO AT ONCE", flush=True)
+        sys.exit(1)
+    if turns % 3 == 0:
+        time.sleep(0.0005)
+    os.unlink(path.with_name("inside"))
+    lock.release()
+    turns += 1
+print(turns, busy)
+"""
+
+
+def test_processes_that_take_turns_are_never_inside_together(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    began = [
+        subprocess.Popen([sys.executable, "-c", TAKE_TURNS, path, str(SECONDS)], stdout=subprocess.PIPE, text=True)
+        for _ in range(PROCESSES)
+    ]
+    told = [process.communicate()[0] for process in began]
+    assert [process.returncode for process in began] == [0] * PROCESSES, told
+    turns = Counter({number: int(line.split()[0]) for number, line in enumerate(told)})
+    assert min(turns.values()) > 0
+    assert turns.total() > 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_stays_after_the_lock_was_given_up(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock", "test")
+    lock.acquire()
+    assert (tmp_path / "lock").exists()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+    lock.acquire()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_on_a_file_that_was_removed_this_moment_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened before its holder removed it, and locked afterwards: nobody else would find it."""
+    first, second, third = (FileLock(tmp_path / "lock", name) for name in ("first", "second", "third"))
+    first.acquire()
+    real = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        first.release()
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second.acquire()
+    with pytest.raises(Locked, match=f"pid {os.getpid()}, second"):
+        third.acquire()
+    second.release()
+    third.acquire()
+    third.release()
+
+
+def test_file_that_has_taken_the_name_is_not_removed(tmp_path: Path) -> None:
+    """Somebody has deleted the lock's file by hand, and another process has made one of its own since."""
+    first, second = FileLock(tmp_path / "lock", "first"), FileLock(tmp_path / "lock", "second")
+    first.acquire()
+    (tmp_path / "lock").unlink()
+    second.acquire()
+    first.release()
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()} second\n"
+    with pytest.raises(Locked):
+        first.acquire()
+
+
+def test_where_a_name_may_be_remembered_wrongly_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a share: the next holder of this lock, on another machine, may not see for seconds that it was removed."""
+    monkeypatch.setattr("backends.locks._REMOVABLE", frozenset())
+    lock = FileLock(tmp_path / "lock", "test")
+    lock.acquire()
+    lock.release()
+    assert (tmp_path / "lock").read_text() == ""
+    lock.acquire()
+    with pytest.raises(Locked):
+        FileLock(tmp_path / "lock", "test").acquire()
+
+
+def test_look_makes_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    FileLock(path, "test").look()
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("1 from a former life\n")
+    before = path.stat()
+    FileLock(path, "test").look()
+    assert path.read_text() == "1 from a former life\n"
+    assert path.stat() == before
+    lock = FileLock(path, "the holder")
+    lock.acquire()
+    with pytest.raises(Locked, match="the holder"):
+        FileLock(path, "test").look()
+    with pytest.raises(Locked):
+        FileLock(path, "test").look()
+    lock.release()
+
+
+def test_descriptors_do_not_add_up(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        lock = FileLock(tmp_path / "lock", "test", directory)
+        lock.acquire()
+        with pytest.raises(Locked):
+            FileLock(tmp_path / "lock", "test", directory).acquire()
+        lock.release()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    os.close(directory)
