@@ -16,7 +16,7 @@ from backends.status import Status
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
+from backup_cli.options import existing_backup_as_owner, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -32,9 +32,8 @@ from backup_cli.ownership import alone, take_over
 @no_limits
 def compact(url: str, scratch: Path | None, take_over: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
-    as_owner.backup(url)
+    url, backend = existing_backup_as_owner(url)
     as_owner.refuse_anothers(scratch)
-    url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over):
         _refuse_if_damaged(backend)

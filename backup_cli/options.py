@@ -21,6 +21,7 @@ from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.urls import Destination, parse_url
 from backends.words import one_line
+from backup_cli import as_owner
 from backup_cli.waiting import answered
 
 lightning_dir = click.option(
@@ -84,6 +85,19 @@ no_limits = click.option(
 def existing_backup(url: str) -> tuple[str, Backend]:
     """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
     return answered(url, lambda: _existing_backup(url))
+
+
+def existing_backup_as_owner(url: str) -> tuple[str, Backend]:
+    """The same for a command that is about nothing else: as the owner of that backup, if root has run it.
+
+    In a directory of root's, the only backup may be another user's: root's `compact` left files there that the node
+    could not read.
+    """
+    as_owner.backup(url)
+    named, backend = existing_backup(url)
+    if named == url or not as_owner.backup(named):
+        return named, backend
+    return existing_backup(named)  # opened once more: as this user now, and it was his to exchange until then
 
 
 def _existing_backup(url: str) -> tuple[str, Backend]:

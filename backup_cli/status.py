@@ -20,7 +20,7 @@ from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import hand_out, moment, moment_ago, show_line, size
 from backup_cli.findings import Finding, Level
-from backup_cli.options import existing_backup, lightning_dir
+from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
@@ -47,7 +47,6 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
             seen, found = _look(url, directory, prometheus)
             seen = _with_last_run(seen, directory)
         else:
-            as_owner.backup(url or "")
             seen, found = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
@@ -66,7 +65,7 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
 
 def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None]:
     """The backup, and, with a node's directory, how its database stands to it."""
-    url, backend = existing_backup(url)
+    url, backend = existing_backup_as_owner(url) if directory is None else existing_backup(url)
     seen = backend.status(url)
     if directory is None or prometheus:
         return seen, None

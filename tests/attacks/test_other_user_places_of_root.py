@@ -1,0 +1,142 @@
+"""Root names a directory that is root's own, and another user has a say in what is found there."""
+
+import os
+import pwd
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.world import Said, World, command, spawned
+from tests.other_user import NAMELESS, as_user, given_to, place_for_others, run
+from tests.standin import History
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    yield from place_for_others()
+
+
+@pytest.fixture
+def node(place: Path, history: History) -> World:
+    """A node that has lived, and its backup; all of it root's."""
+    world = World(place / "home")
+    world.init().run([history.first(), *history.notes(5)])
+    return world
+
+
+def cli(*arguments: object) -> Said:
+    """`backup-cli`, by root."""
+    return run(*command(*arguments))
+
+
+def may_write_too(directory: Path, *others: tuple[str, int]) -> None:
+    """As `setfacl -m u:NUMBER:rwx` does, or `g:`. Skips where the filesystem has no access control lists."""
+    entries = [(0x01, 7, -1), *((0x02, 7, n) for kind, n in others if kind == "u"), (0x04, 5, -1)]
+    entries += [*((0x08, 7, n) for kind, n in others if kind == "g"), (0x10, 7, -1), (0x20, 5, -1)]
+    data = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(directory, "system.posix_acl_access", data)
+    except OSError:
+        pytest.skip("no access control lists here")
+
+
+@pytest.mark.parametrize("act", ["compact", "verify", "status", "versions"])
+def test_only_backup_in_a_directory_of_roots_is_another_users(node: World, act: str) -> None:
+    """The directory above was named: root worked in the backup itself, and left files that its node could not read."""
+    segment = next(iter(sorted(node.backup.glob("segment-*"))))
+    data = bytearray(segment.read_bytes())
+    data[len(data.rstrip(b"\0")) // 2] ^= 1
+    segment.write_bytes(data)
+    given_to(NAMELESS, node.backup)
+    said = cli(act, node.backup.parent.as_uri())
+    assert f"goes on as {NAMELESS}" in said.err, said
+    assert [path for path in node.backup.iterdir() if path.stat().st_uid == 0] == []
+
+
+@pytest.mark.parametrize("other", [("u", NAMELESS), ("g", NAMELESS)], ids=["user", "group"])
+def test_directory_that_a_list_opens_to_another_user(node: World, other: tuple[str, int], place: Path) -> None:
+    """Its owner and group are root, and an access control list lets somebody else write: root read the link that he
+    had put in the place of backup.lock."""
+    if other[0] == "g":
+        other = ("g", _group_of_somebody())
+    may_write_too(node.directory, other)
+    secret = place / "secret"
+    secret.write_text("only root may read this")
+    lock = node.directory / "backup.lock"
+    lock.unlink()
+    lock.symlink_to(secret)
+    os.chown(lock, NAMELESS, NAMELESS, follow_symlinks=False)
+    said = cli("init", "--lightning-dir", node.directory, f"{node.url}.new")
+    assert said.code == 1 and "further users may write" in said.err, said
+    assert [path for path in node.directory.glob("backup.lock.*") if "only root" in path.read_text()] == []
+
+
+def _group_of_somebody() -> int:
+    """The group of a user who is not root: one without a name has nobody in it."""
+    return next(entry.pw_gid for entry in pwd.getpwall() if entry.pw_uid and entry.pw_gid)
+
+
+def test_list_that_lets_the_owner_and_root_write_is_no_matter(node: World) -> None:
+    given_to(NAMELESS, node.root)
+    may_write_too(node.directory, ("u", NAMELESS), ("u", 0))
+    assert cli("status", "--lightning-dir", node.directory).code == 0
+
+
+def test_link_of_another_user_in_a_shared_directory_moves_nothing_of_roots(node: World, place: Path) -> None:
+    """Where the kernel does not refuse to follow it (fs.protected_symlinks), root's own database was moved aside."""
+    shared = place / "shared"
+    shared.mkdir()
+    os.chown(shared, 0, NAMELESS)
+    shared.chmod(0o1775)
+    link = shared / "restored.sqlite3"
+    link.symlink_to(node.database)
+    os.chown(link, NAMELESS, NAMELESS, follow_symlinks=False)
+    before = sorted(path.name for path in node.directory.iterdir())
+    said = cli("restore", "--replace", node.url, link)
+    assert said.code == 1 and f"a link that belongs to the user {NAMELESS}" in said.err, said
+    assert sorted(path.name for path in node.directory.iterdir()) == before
+    os.chown(link, 0, 0, follow_symlinks=False)
+    assert cli("restore", "--replace", node.url, link).code == 0
+
+
+# Honest people
+
+
+@pytest.mark.parametrize("named", ["directory above", "network directory"])
+def test_container_where_root_runs_the_node_in_a_volume_of_a_user(node: World, place: Path, named: str) -> None:
+    """It was told to run this as the user that lightningd runs as, which it was."""
+    home = node.directory.parent
+    os.chown(home, NAMELESS, NAMELESS)
+    node.directory.chmod(0o700)
+    said = cli("status", "--lightning-dir", home if named == "directory above" else node.directory)
+    assert said.code == 1 and str(NAMELESS) in said.err and "Nothing was touched" in said.err, said
+    if named == "directory above":
+        assert f"chown -h root {home}" in said.err
+    os.chown(home, 0, 0)
+    assert cli("status", "--lightning-dir", home).code == 0
+
+
+def test_user_without_a_name_and_without_home(node: World) -> None:
+    """Started by a supervisor that sets nothing: every command ended with an error of its own."""
+    given_to(NAMELESS, node.root)
+    nameless = [*as_user(NAMELESS), "env", "-u", "HOME", *command()]
+    for code, *words in (
+        (1, "check-config", "--lightning-dir", node.directory),
+        (0, "status", "--lightning-dir", node.directory),
+        (0, "init", "--lightning-dir", node.directory, f"{node.url}.new"),
+        (0, "restore", node.url, node.root / "restored.sqlite3"),
+        (0, "destinations"),
+        (1, "status"),
+    ):
+        said = spawned(*nameless, *words)
+        assert said.code == code and "unexpected" not in said.err, said
+    assert "no home directory" in said.err and "--lightning-dir" in said.err
+
+
+def test_directory_that_a_command_is_typed_in_is_gone(node: World, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    said = run("sh", "-c", 'rmdir "$0" && exec "$@"', gone, *command("status", "--lightning-dir", "x"), directory=gone)
+    assert said.code == 1 and "does not exist any more" in said.err, said
