@@ -77,8 +77,16 @@ def restore_place(dest: Path) -> Path:
     """DEST, as the owner of the directory that it is, or that it lies in."""
     dest = _absolute(dest)
     if os.geteuid() == 0:
-        _become_owner_of(dest if dest.is_dir() else dest.parent)
+        _become_owner_of(dest if _is_directory(dest) else dest.parent)
     return dest
+
+
+def _is_directory(path: Path) -> bool:
+    """As far as root may know: not of what is closed to it, on a share, or in a FUSE filesystem of its user's own."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
 
 
 def backup(url: str) -> bool:

@@ -25,6 +25,7 @@ from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
+    A_PATH,
     no_limits,
     removed_on_failure,
     set_old_lock_aside,
@@ -45,14 +46,14 @@ BETTER_SOURCE = (
 @url_argument
 @click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
 @accept_schema
 @discard_newer
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @show_statements

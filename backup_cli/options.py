@@ -24,9 +24,12 @@ from backends.words import one_line
 from backup_cli import as_owner
 from backup_cli.waiting import answered
 
+A_PATH = click.Path(path_type=Path, readable=False)
+"""Whether it can be read is found out as the user who is to read it: on a share, root itself often may not."""
+
 lightning_dir = click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     default=DEFAULT_DIRECTORY,
     show_default="~/.lightning",
     help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",

@@ -21,7 +21,14 @@ from backup_cli import as_owner
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, existing_backup_as_owner, no_limits, show_statements, url_argument
+from backup_cli.options import (
+    A_PATH,
+    existing_backup,
+    existing_backup_as_owner,
+    no_limits,
+    show_statements,
+    url_argument,
+)
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -31,12 +38,12 @@ from plugin.foresight import brings_forward
 @url_argument
 @click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     help="Also compare with the database of this node, table by table; lightningd must be stopped.",
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @accept_schema

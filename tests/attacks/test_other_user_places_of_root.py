@@ -135,6 +135,28 @@ def test_user_without_a_name_and_without_home(node: World) -> None:
     assert "no home directory" in said.err and "--lightning-dir" in said.err
 
 
+SQUASHED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+"""As a server does it that takes root for nobody: what is closed to all but its owner is closed to root."""
+
+
+@pytest.mark.parametrize("act", ["status", "verify", "restore", "restore to a file", "check-config"])
+def test_root_whom_the_share_takes_for_nobody(node: World, act: str) -> None:
+    """It was refused as not readable before root became the one who may read it."""
+    home = node.directory.parent
+    words: dict[str, list[object]] = {
+        "status": ["status", "--lightning-dir", home],
+        "verify": ["verify", "--lightning-dir", home, node.url],
+        "restore": ["restore", "--replace", node.url, node.directory],
+        "restore to a file": ["restore", node.url, home / "restored.sqlite3"],
+        "check-config": ["check-config", "--lightning-dir", home],
+    }
+    given_to(NAMELESS, node.root)
+    home.chmod(0o700)
+    said = run(*SQUASHED, *command(*words[act]))
+    assert f"goes on as {NAMELESS}" in said.err, said
+    assert said.code == (1 if act == "check-config" else 0), said
+
+
 def test_directory_that_a_command_is_typed_in_is_gone(node: World, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
