@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := contrib/set-up pip $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 
@@ -13,6 +13,7 @@ help: ## this list
 
 # Nothing is run that a lock file does not name by its hash. (setuptools, which installs this project, is in the lock.)
 $(READY): requirements.lock setup.cfg pyproject.toml
+	@contrib/set-up python $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --require-hashes --requirement requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .

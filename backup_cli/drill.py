@@ -77,6 +77,8 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         standing = backend.create(nothing())
         hand_over(node, place, backend.identify(), standing)
         latencies = _stream(node, calls)
+        with backend.read() as generation:
+            snapshot, of_snapshot = generation.snapshot.size(), generation.data_version
         began = time.perf_counter()
         with progress("Restoring") as show:
             outcome = rebuild_backup(place, restored, show)
@@ -84,8 +86,9 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
     comparison = compare_databases(restored, node / "lightningd.sqlite3")
     return Rehearsal(
         latencies=latencies,
-        raw=sum(len(statement.encode()) for call in calls for statement in call["writes"]),
-        stored=outcome.stored,
+        snapshot=snapshot,
+        log=outcome.stored - snapshot,
+        raw=sum(len(sql.encode()) for call in calls if call["data_version"] > of_snapshot for sql in call["writes"]),
         restore=took,
         version=outcome.rebuilt.data_version,
         database=restored.stat().st_size,

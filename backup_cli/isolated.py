@@ -8,6 +8,7 @@ What a pip-made script imports first is this module: its name is not one that an
 packages could have a say, Python is started once more without them, which takes some 15 ms, and changes no pid.
 """
 
+import _signal  # type: ignore[import-not-found]  # in no file, unlike signal
 import sys
 from posix import environ, execv
 
@@ -23,6 +24,7 @@ _ROOT = __file__.rpartition("/")[0].rpartition("/")[0] or "/"
 
 def backup_cli() -> None:
     """The executable `backup-cli`."""
+    _end_quietly()
     _isolate("backup-cli")
     _run("backup-cli")
 
@@ -48,6 +50,12 @@ def _run(name: str) -> None:
         from plugin import main as plugin
 
         plugin.main()
+
+
+def _end_quietly() -> None:
+    """At a Ctrl-C before the program proper listens: nothing is begun yet, and Python would print a traceback."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _isolate(name: str) -> None:

@@ -23,8 +23,10 @@ class Rehearsal:
     """Times in seconds, sizes in bytes."""
 
     latencies: list[float]
+    snapshot: int
+    log: int
     raw: int
-    stored: int
+    """Of the SQL that is in the log. A start after a kill may have put a snapshot in the place of what came before."""
     restore: float
     version: int
     database: int
@@ -41,7 +43,11 @@ def tell(seen: Rehearsal) -> None:
     rows = [
         ("commit latency", f"{_ms(median)} median, {_ms(p99)} at 99 %, {_ms(ordered[-1])} at most"),
         ("payments", f"about {1 / (median * CALLS_PER_PAYMENT):.0f} a second, by this latency alone"),
-        ("backup", f"{size(seen.stored)} for {size(seen.raw)} of SQL ({100 * seen.stored / seen.raw:.1f} %)"),
+        (
+            "backup",
+            f"a snapshot of {size(seen.snapshot)}; after it {size(seen.log)} for {size(seen.raw)} of SQL "
+            f"({100 * seen.log / seen.raw:.1f} %)",
+        ),
         ("restored", f"version {seen.version}, {size(seen.database)} in {seen.restore:.2f} s"),
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from backends.file import LAYERS
 from backends.mounts.ephemeral import Lifetime, lifetime_of
+from backup_cli import as_owner
 from tests.end_to_end.world import World
 from tests.standin import History
 
@@ -67,3 +68,13 @@ def taken_over(world: World, history: History) -> World:
     world.init()
     world.run(history.notes(8))
     return world
+
+
+@pytest.fixture(autouse=True)
+def stays_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that root runs in another user's directory becomes that user for good: here, for all later tests."""
+
+    def refuse(user: object) -> None:
+        raise AssertionError("what root does in another user's directory needs a process of its own: tests.other_user")
+
+    monkeypatch.setattr(as_owner, "_become", refuse)

@@ -19,6 +19,7 @@ import apsw
 from backends.change import DATABASE_HEADER
 from backends.database.connection import READ_WRITE, connect, names_super_journal, run
 from backends.database.source import DatabaseState, state_of
+from backends.database.sqlite_words import NOT_TO_BE_READ
 
 MAX_JOURNAL = 64 << 20
 """Bytes of a journal above which the database is not looked at: what is rolled back is kept in memory."""
@@ -127,7 +128,7 @@ class _ReadOnlyDisk(apsw.VFS):
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         file = self._files.get(path or "")
         if file is None:
-            raise apsw.CantOpenError("only the database and its journal are to be read")
+            raise apsw.CantOpenError(NOT_TO_BE_READ)
         flags[1] = flags[0]
         return file
 

@@ -14,7 +14,7 @@ import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
 from backends.database.pulse import pulse
-from backends.database.sqlite_words import sqlite_words
+from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
 
@@ -190,7 +190,7 @@ def one_row(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] =
     """
     rows = list(islice(connection.execute(sql, bindings), 2))
     if len(rows) > 1:
-        raise TooManyRows("several rows where a node's database has one")
+        raise TooManyRows(SEVERAL_ROWS)
     return rows[0] if rows else None
 
 
@@ -206,10 +206,6 @@ def faults(connection: apsw.Connection) -> str | None:
         return NOT_UTF8
     return None if found == ["ok"] else "; ".join(printable(" ".join(fault.split())) for fault in found)
 
-
-NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
-
-FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
 
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 """Also the last bytes of a journal that ends with the name of a super-journal, its length and its checksum."""

@@ -18,7 +18,6 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.database.connection import (
-    NOT_UTF8,
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
@@ -37,7 +36,7 @@ from backends.database.guard import PLAIN, Guard
 from backends.database.pulse import pulse
 from backends.database.schema import UnknownObjects, unknown_objects
 from backends.database.source import DatabaseState, state_of
-from backends.database.sqlite_words import whole_words
+from backends.database.sqlite_words import NOT_UTF8, whole_words
 from backends.errors import BackupError, Unrestorable
 from backends.statement import outline
 from backends.words import printable

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backends.database.connection import FOREIGN_JOURNAL, READ_WRITE, corrupt, names_super_journal, opened, run
+from backends.database.connection import READ_WRITE, corrupt, names_super_journal, opened, run
+from backends.database.sqlite_words import FOREIGN_JOURNAL
 from backends.errors import BackupError
 from backends.scratch import scratch_directory, scratch_place
 

@@ -12,6 +12,14 @@ from backends.statement import plain_name
 
 _UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
+NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
+FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+SEVERAL_ROWS = "several rows where a node's database has one"
+NOT_TO_BE_READ = "only the database and its journal are to be read"
+
+_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, NOT_TO_BE_READ})
+"""What we say ourselves where SQLite would have gone on."""
+
 _WITHOUT_NAMES = frozenset(
     {
         "attempt to write a readonly database",
@@ -51,6 +59,8 @@ _NAMES_FROM_THE_SCHEMA = tuple(
         r"(duplicate column name: )(.*)",
         r"((?:table|index|view|trigger|object name) )(.*)( already exists)",
         r"(table )(.*)( has \d+ columns but \d+ values were supplied)",
+        r"(the function )(\w+)( is not allowed)",
+        r"(too many arguments on function )(.*)",
         r"(foreign key mismatch - )(.*)( referencing )(.*)",
         r"(\d+ values for \d+ columns)",
         r"(Cannot add a (?:PRIMARY KEY|UNIQUE) column)",
@@ -86,7 +96,7 @@ def sqlite_words(error: Exception) -> str:
             words = found.groups()
             return "".join(word if not at % 2 else _names(word) for at, word in enumerate(words))
     kept = next((words for words in _BEFORE_FOREIGN_TEXT if said.startswith(words)), None)
-    if kept is not None or said in _WITHOUT_NAMES or said in _UNSAID.values():
+    if kept is not None or said in _WITHOUT_NAMES or said in _OURS or said in _UNSAID.values():
         return kept or said
     return _UNSAID.get(type(error)) or _code(error)
 

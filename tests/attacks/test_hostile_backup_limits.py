@@ -147,10 +147,12 @@ def test_a_statement_that_never_ends_is_refused_or_ended_by_a_signal(
     process = subprocess.Popen(
         command("verify", url, "--scratch", scratch), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert process.stderr is not None
     try:
-        time.sleep(2)
+        err = process.stderr.readline()  # it has begun
+        time.sleep(1)
         process.send_signal(number)
-        _, err = process.communicate(timeout=5)
+        err += process.communicate(timeout=5)[1]
     finally:
         process.kill()
     assert process.returncode != 0 and "Traceback" not in err

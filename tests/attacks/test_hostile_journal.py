@@ -1,6 +1,7 @@
 """A hot journal that names a file elsewhere, which SQLite looks for and deletes; and an old SQLite."""
 
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -149,14 +150,12 @@ def test_a_command_refuses_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.Mon
     assert_refused(said, rf"the SQLite library here is {version}, .*nothing changed.*pip install --upgrade")
 
 
-def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History, tmp_path: Path) -> None:
+def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History) -> None:
     """Though nothing is opened on its way: it would be found out on the day of a restore."""
-    place = tmp_path / "old"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text("import apsw\napsw.sqlite_lib_version = lambda: '3.46.0'\n")
+    program = "import apsw; apsw.sqlite_lib_version = lambda: '3.46.0'; from plugin.main import main; main()"
     before = lived.everything_on_disk()
     with (
-        lived.node(environment={"PYTHONPATH": str(place)}) as running,
+        lived.node(command=[sys.executable, "-c", program]) as running,
         pytest.raises(Exception, match=r"3\.46\.0, and"),
     ):
         running.play(history.notes(1))

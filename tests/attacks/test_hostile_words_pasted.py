@@ -185,25 +185,6 @@ def test_modes_and_owners_that_check_config_tells_to_mend(case: str, tmp_path: P
     assert [pasted(command) for command in commands] == [["chmod", "400", str(secret)], ["chmod", "700", str(notify)]]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-@each_word
-def test_nameless_owner_gets_a_number_that_works(case: str, tmp_path: Path) -> None:
-    word = case
-    there = tmp_path / word
-    there.mkdir()
-    own = World(there)
-    own.init()
-    os.chown(own.directory, 54321, 54321)
-    secret = own.directory / "hsm_secret"
-    secret.write_bytes(bytes(32))
-    said = backup_cli("check-config", "--lightning-dir", own.directory)
-    assert_calm(said.out)
-    commands = [line[line.index("sudo ") :] for line in said.out.splitlines() if "sudo " in line]
-    ran = [pasted(command) for command in commands]
-    assert any(words[:3] == ["sudo", "-u", "#54321"] for words in ran) or not ran
-    assert all(words[:3] == ["sudo", "chown", "54321:"] for words in ran if words[1] == "chown")
-
-
 @each_word
 def test_older_backup_that_holds_a_newer_state(case: str, world: World) -> None:
     """`init` refuses, and says how to bring the state of the older plugin's file back."""

@@ -8,7 +8,7 @@ from backup_cli.rehearsal import Rehearsal, histogram, tell, verdict
 
 
 def seen(latencies: list[float], differences: list[str]) -> Rehearsal:
-    return Rehearsal(latencies, 1000, 50, 0.25, 1008, 4096, 36, 410, differences)
+    return Rehearsal(latencies, 2048, 93, 1000, 0.25, 1008, 4096, 36, 410, differences)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ def test_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "1.0 ms median, 200.0 ms at 99 %, 200.0 ms at most" in said
     assert "about 75 a second" in said, "a payment makes 13.4 changes: 1 s / (1 ms × 13.4)"
+    assert "a snapshot of 2.0 KiB; after it 93 bytes for 1000 bytes of SQL (9.3 %)" in said
     assert "version 1008, 4.0 KiB in 0.25 s" in said
     assert said.splitlines()[-2] == "identical" and said.splitlines()[-1].startswith("Verdict: good")
 

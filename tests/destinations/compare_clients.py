@@ -1,4 +1,4 @@
-"""What a commit costs over NFS: this project's client beside the PyPI package nfs-rs (the table in docs/nfs.md).
+"""What a commit costs over NFS: this project's client beside nfs-rs of PyPI (the table in docs/development.md).
 
     pip install nfs-rs; python -m tests.destinations.compare_clients        (as root; needs NFS-Ganesha)
 

@@ -110,18 +110,18 @@ class Sshfs:
         """What the mount table shows."""
         return f"root@127.0.0.1:{self.served}"
 
-    def start(self) -> None:
-        """Mounted when this returns."""
+    def start(self, *options: str) -> None:
+        """Mounted when this returns, with these options of sshfs besides."""
         sshd = "/usr/sbin/sshd"  # it insists on its whole path
         if self._server is None:
             self._server = start(sshd, "-D", "-f", self._directory / "sshd.conf")
-        options = f"port={self._port},IdentityFile={self._directory}/user,StrictHostKeyChecking=no"
-        options += ",UserKnownHostsFile=/dev/null"
+        own = f"port={self._port},IdentityFile={self._directory}/user,StrictHostKeyChecking=no"
+        mount_options = ",".join([own, "UserKnownHostsFile=/dev/null", *options])
 
         def mounted() -> bool:
             if self._mount is None or self._mount.poll() is not None:  # sshd may not listen yet
                 time.sleep(0.1)
-                self._mount = start("sshfs", "-f", "-o", options, self.source, self.point)
+                self._mount = start("sshfs", "-f", "-o", mount_options, self.source, self.point)
             return os.path.ismount(self.point)
 
         wait_until(mounted, "sshfs mount")
@@ -135,6 +135,12 @@ class Sshfs:
         """The end of `hang`."""
         assert self._mount is not None
         self._mount.send_signal(signal.SIGCONT)
+
+    def drop_connection(self) -> None:
+        """The line breaks; the server goes on, and takes a new connection."""
+        assert self._server is not None
+        for session in psutil.Process(self._server.pid).children(recursive=True):
+            session.kill()
 
     def unmount(self) -> None:
         """The mount point is an empty directory again."""

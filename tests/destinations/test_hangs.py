@@ -122,6 +122,21 @@ def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: H
     world.assert_restored_equals_the_nodes()
 
 
+def test_a_connection_that_sshfs_makes_anew(places: Places, world_at: WorldAt, history: History) -> None:
+    """As docs/nfs.md says of `-o reconnect`: what was open before is dead all the same. The next start goes on."""
+    url = places.url("sshfs")
+    places.sshfs.unmount()
+    places.sshfs.start("reconnect")
+    world = world_at(url).init()
+    with pytest.raises(Refused, match="Input/output error"), world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        places.sshfs.drop_connection()
+        play_until_refused(node, history)
+    history.version -= 1  # the refused one was not committed
+    world.run(history.notes(2))
+    world.assert_restored_equals_the_nodes()
+
+
 @pytest.mark.parametrize("words", [("status",), ("verify",), ("init",), ("check-config",), ("resync",), ("drill",)])
 def test_a_command_does_not_hang_with_its_destination(
     words: tuple[str, ...], places: Places, world_at: WorldAt, history: History

@@ -3,8 +3,7 @@
 Its files are this machine's, but what is written to them lies in memory and is forgotten, in /etc and /dev as well.
 What is mounted or started there ends with it, also when the test run is killed. What a page finds:
 
-- `~`: /home/me, empty but for a node's directory. `/path/to/this/project`: the checkout; its `.venv` is what the tests
-  run in.
+- `~`: /home/me, empty but for a node's directory. The checkout; its `.venv` is what the tests run in.
 - `/mnt/backup` and `/mnt/nas`: empty. Disks (`disk`) are loop devices under the names that the page gives them.
 - `sudo`, `systemctl --now`, `udisksctl` and `mount -t nfs` are those of stand_ins; each says why. All else is real.
 """
@@ -20,13 +19,13 @@ import psutil
 import pytest
 
 from tests.destinations.tools import need, run, wait_until
+from tests.docs.sandbox import without_backup_cli
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 _PREPARE = f"""
-mkdir -p /path/to/this ~/.lightning/bitcoin
-ln -s {ROOT} /path/to/this/project
+mkdir -p ~/.lightning/bitcoin
 printf 'network=bitcoin\\n' > ~/.lightning/config
 if [ ! .venv -ef {sys.prefix} ]; then rm -rf .venv; ln -s {sys.prefix} .venv; fi
 touch .venv/.ready .venv/.ready-to-test    # make has nothing to install: the tests run, so everything is there
@@ -125,7 +124,7 @@ class Machine:
             "HOME": f"/home/{user or 'me'}",
             "USER": user or "me",
             "LANG": "C.UTF-8",
-            "PATH": ":".join([stand_ins, *self.programs, os.environ["PATH"], "/usr/sbin:/sbin"]),
+            "PATH": ":".join([stand_ins, *self.programs, *without_backup_cli(os.environ["PATH"]), "/usr/sbin:/sbin"]),
         }
 
 

@@ -1,5 +1,6 @@
 """Somebody who works through a page on a machine, block by block (markdown.py says which blocks those are)."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ class Reader:
         self.machine = machine
         self.left = list(self.page.blocks)
         self.wrong: Wrong = []
-        self._last = 0
 
     def run(
         self,
@@ -44,15 +44,16 @@ class Reader:
             assert code == wanted, f"$ {text}\n" + "\n".join(said)
             if not block.script and not same(command.expected, said):
                 self.wrong.append((command, said))
-        self._last = block.commands[-1].first
         return said
 
-    def run_what_follows(self) -> None:
-        """The one console command after that block: another test runs it in the sandbox, here it is for real."""
+    def looks_as_shown(self, url: str) -> None:
+        """`status URL` says what the page shows of one URL, which is run in the sandbox; here it is for real."""
         steps = [step for step in self.page.steps if isinstance(step, Command)]
-        command = next(step for step in steps if step.first > self._last)
-        said = self.machine.must(command.text)
-        assert same(command.expected, said), "\n".join(said)
+        shown = next(step for step in steps if step.text.startswith("backup-cli status "))
+        backup = url if url.endswith("/lightning.bkp") else f"{url}/lightning.bkp"
+        expected = [re.sub(r"\S+/lightning\.bkp", backup, line) for line in shown.expected]
+        said = self.machine.must(f"backup-cli status {url}")
+        assert same(expected, said), "\n".join(said)
 
 
 @contextmanager

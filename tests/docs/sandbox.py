@@ -2,8 +2,9 @@
 
 A page may use these, and nothing else that is not in every machine:
 
-- `~` and `/home/me`: the home, with a node in `~/.lightning/bitcoin` (from the shipped recording) and the project
-  installed in `~/lightningd-backup`, which is on the PATH.
+- `~` and `/home/me`: the home, with a node in `~/.lightning/bitcoin` (from the shipped recording), the project
+  installed in `~/lightningd-backup`, which is not on the PATH before the page puts it there, and copies of the node's
+  secret files in `~/safe-place`.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli` and `bitcoin-cli`: see machine.py.
 - `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
@@ -39,6 +40,9 @@ for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
 """
 """Where SQLite's own command is not installed."""
 
+_EXPORTED = re.compile(r'export PATH="(.*)"$')
+"""What a shell keeps for the commands that follow."""
+
 OTHER_DISKS = Path("/dev/shm")
 
 
@@ -47,6 +51,8 @@ class Sandbox:
 
     def __init__(self, directory: Path) -> None:
         self.home = directory / "home" / "me"
+        self._stand_ins = directory / "stand-ins"
+        self._path_variable = ":".join([str(self._stand_ins), *without_backup_cli(os.environ["PATH"])])
         self.disks = Path(tempfile.mkdtemp(prefix="lightningd-backup-docs-", dir=OTHER_DISKS))
         servers = (".server/nas/export", ".server/nas.local/volume1/backup")
         for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", *servers, ".sticks/STICK"):
@@ -75,13 +81,16 @@ class Sandbox:
 
     def run(self, command: str) -> tuple[int, list[str]]:
         """The exit code, and what a reader would see."""
+        if (exported := _EXPORTED.match(command)) is not None:
+            self._path_variable = exported[1].replace("$HOME", str(self.home)).replace("$PATH", self._path_variable)
+            return 0, []
         command = self._replaced(command, dict(self._places))
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.home,
             env={
                 "HOME": str(self.home),
-                "PATH": f"{self.home}/lightningd-backup/bin:{os.environ['PATH']}",
+                "PATH": self._path_variable,
                 "LANG": "C.UTF-8",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
             },
@@ -98,17 +107,13 @@ class Sandbox:
         return done.returncode, text.rstrip("\n").split("\n") if text else []
 
     def _install(self) -> None:
-        programs = self.home / "lightningd-backup" / "bin"
-        programs.mkdir(parents=True)
         for name in ("lightningd", "lightning-cli", "bitcoin-cli"):
-            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.docs.machine {name} "$@"\n')
-            (programs / name).chmod(0o755)
+            _program(self._stand_ins / name, f'#!/bin/sh\nexec {sys.executable} -m tests.docs.machine {name} "$@"\n')
         if shutil.which("sqlite3") is None:
-            (programs / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
-            (programs / "sqlite3").chmod(0o755)
+            _program(self._stand_ins / "sqlite3", SQLITE3.format(python=sys.executable))
         for name, module in (("backup-cli", "backup_cli.main"), ("lightningd-backup", "plugin.main")):
-            (programs / name).write_text(PROGRAM.format(python=sys.executable, module=module))
-            (programs / name).chmod(0o755)
+            program = self.home / "lightningd-backup" / "bin" / name
+            _program(program, PROGRAM.format(python=sys.executable, module=module))
 
     # What happens without the reader: the events
 
@@ -129,8 +134,7 @@ class Sandbox:
         (self.node / "hsm_secret").chmod(0o400)
         (self.node / "emergency.recover").write_bytes(bytes(200))
         (self.node.parent / "config").write_text("network=bitcoin\n")
-        for directory in (self.home / "safe-place", self.home / "new-node"):
-            directory.mkdir(exist_ok=True)
+        (self.home / "safe-place").mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
             shutil.copy(self.node / name, self.home / "safe-place")
 
@@ -159,7 +163,7 @@ class Sandbox:
     def a_backed_up_node_runs(self, url: str) -> None:
         """A node that had this backup from its first start, through a whole recording to an orderly stop."""
         self.a_fresh_node()
-        code, said = self.run(f"backup-cli init {url}")
+        code, said = self.run(f"~/lightningd-backup/bin/backup-cli init {url}")
         assert code == 0, said
         self._url = url
         self.set_config()
@@ -212,3 +216,14 @@ class Sandbox:
             size = file.seek(0, os.SEEK_END)
             file.seek(size // 3)
             file.write(b"\xa5" * 16)
+
+
+def _program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def without_backup_cli(variable: str) -> list[str]:
+    """The directories of a PATH without those of an environment with this project."""
+    return [place for place in variable.split(":") if not (Path(place) / "backup-cli").exists()]

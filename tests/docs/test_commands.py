@@ -14,7 +14,7 @@ import pytest
 from backends import backend_for
 from tests.docs.click_check import calls_of_backup_cli, complaint
 from tests.docs.markdown import Block, Command, Event, Page, read_page
-from tests.docs.normal import same
+from tests.docs.normal import normal, same
 from tests.docs.sandbox import Sandbox
 from tests.docs.verdict import Wrong, settle, update
 
@@ -41,8 +41,11 @@ def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
         return
     sandbox = Sandbox(tmp_path)
     wrong: Wrong = []
+    exported = _exported(page)
     try:
         for step in page.steps:
+            while exported and exported[0][0] < _line(step):
+                sandbox.run(exported.pop(0)[1])
             if isinstance(step, Event):
                 sandbox.happen(step.text)
                 continue
@@ -81,6 +84,23 @@ def test_the_urls_are_some(page: Page) -> None:
             backend_for(url)
 
 
+def test_no_page_shows_the_same_twice(page: Page) -> None:
+    """recovery.md had `status` five times, with nothing but the URL between them."""
+    outputs = [step.expected for step in page.steps if isinstance(step, Command) and len(step.expected) > 4]
+    shown = [re.sub(r"\w+://\S+", "URL", "\n".join(normal(output))) for output in outputs]
+    assert sorted(shown) == sorted(set(shown))
+
+
+def _line(step: Command | Event) -> int:
+    return step.first if isinstance(step, Command) else step.line
+
+
+def _exported(page: Page) -> list[tuple[int, str]]:
+    """Line and text of what a script for a machine has put into the environment of the commands after it."""
+    scripts = [command for block in page.blocks for command in block.commands]
+    return [(one.first, line) for one in scripts for line in one.text.splitlines() if line.startswith("export PATH=")]
+
+
 def _scripts(page: Page) -> list[str]:
     return [command.text for block in page.blocks for command in block.commands]
 
@@ -100,6 +120,19 @@ def _anchors(path: Path) -> set[str]:
 
 
 # The means
+
+
+def test_backup_cli_is_not_found_before_the_page_says_where_it_is(tmp_path: Path) -> None:
+    """From a real report: README went on with `backup-cli` after an installation that puts it on no PATH."""
+    sandbox = Sandbox(tmp_path)
+    try:
+        code, said = sandbox.run("backup-cli --version")
+        assert code == 127 and "command not found" in said[0]
+        assert sandbox.run("~/lightningd-backup/bin/backup-cli --version")[0] == 0
+        sandbox.run('export PATH="$HOME/lightningd-backup/bin:$PATH"')
+        assert sandbox.run("backup-cli --version")[0] == 0
+    finally:
+        sandbox.close()
 
 
 def test_the_comparison() -> None:

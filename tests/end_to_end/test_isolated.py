@@ -1,8 +1,10 @@
 """The installed executables, in an environment in which other modules stand in the way of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,3 +148,18 @@ def test_python_is_started_once_more_only_where_it_must_be(tmp_path: Path) -> No
 
 def _bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.03, 0.06, 0.1])
+def test_ctrl_c_while_modules_are_loaded_prints_no_traceback(delay: float) -> None:
+    """Python's own handler would, until the program proper listens."""
+    program = "from backup_cli.isolated import backup_cli; print('begins', flush=True); backup_cli()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode in (0, 130, -signal.SIGINT)
+    assert said == ""

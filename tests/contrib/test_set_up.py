@@ -1,0 +1,125 @@
+"""`make drill` on a machine that lacks something for it: what it is, and what to type.
+
+From real reports: a Debian without python3-venv answered with a page about ensurepip and left half an environment,
+which the next `make` took for a whole one.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.destinations.tools import need
+
+ROOT = Path(__file__).parents[2]
+SET_UP = ROOT / "contrib" / "set-up"
+
+_OLD = "#!/bin/sh\necho 3.9\n"
+_BROKEN = "#!/bin/sh\necho 'python3: error while loading shared libraries: libpython3.11.so.1.0' >&2\nexit 127\n"
+_WITHOUT_ENSUREPIP = (
+    f'#!/bin/sh\n[ "$1" = -c ] || exit 1\nexec {sys.executable} -c \'import sys\nsys.modules["ensurepip"] = None\n'
+    'exec(sys.argv[1])\' "$2"\n'
+)
+"""As Debian's python3 is: `python3 -m venv` is there, and fails."""
+
+
+def make_drill(directory: Path, python3: str | None) -> str:
+    """What `make drill` says where python3 is this script, or nothing; it must fail, and make no environment."""
+    need("make")
+    programs = directory / "programs"
+    programs.mkdir()
+    for name in ("make", "sh"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    if python3 is not None:
+        (programs / "python3").write_text(python3)
+        (programs / "python3").chmod(0o755)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "drill", f"VENV={directory / 'environment'}"],
+        cwd=ROOT,
+        env={"PATH": str(programs), "LANG": "C"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0 and not (directory / "environment").exists(), done.stdout
+    assert "Traceback" not in done.stderr and "Then repeat the command." in done.stderr
+    return done.stderr
+
+
+def test_without_python(tmp_path: Path) -> None:
+    said = make_drill(tmp_path, None)
+    assert "There is no 'python3' here" in said
+    assert "sudo apt install python3 python3-venv" in said
+
+
+def test_with_a_python_that_is_too_old(tmp_path: Path) -> None:
+    said = make_drill(tmp_path, _OLD)
+    assert "'python3' is Python 3.9, and this needs 3.10 or newer" in said
+    assert "make drill PYTHON=" in said
+
+
+def test_with_a_python_that_does_not_start(tmp_path: Path) -> None:
+    said = make_drill(tmp_path, _BROKEN)
+    assert "libpython3.11.so.1.0" in said and "'python3' does not start" in said
+
+
+def test_without_the_package_that_makes_environments(tmp_path: Path) -> None:
+    said = make_drill(tmp_path, _WITHOUT_ENSUREPIP)
+    assert "cannot make an environment" in said
+    assert "    sudo apt install python3-venv\n" in said
+    assert f"sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv\n" in said
+
+
+def test_this_python_will_do() -> None:
+    done = subprocess.run([SET_UP, "python", sys.executable], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def pip(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real one, as the Makefile calls it, with no index but the one that is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "HTTP"))}
+    return subprocess.run(
+        [SET_UP, "pip", sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments],
+        env=kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1", "PIP_NO_CACHE_DIR": "1"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_without_a_network(tmp_path: Path) -> None:
+    index = "http://127.0.0.1:9/simple"  # nobody listens on port 9
+    done = pip("--require-hashes", "-r", ROOT / "requirements.lock", "--target", tmp_path, PIP_INDEX_URL=index)
+    assert done.returncode == 1
+    assert "No matching distribution found" in done.stderr, "pip's own words"
+    assert "pip could not reach the package index" in done.stderr and "HTTPS_PROXY" in done.stderr
+
+
+def test_a_package_that_is_another_one(tmp_path: Path) -> None:
+    """Nobody is led to install it without its hash."""
+    (tmp_path / "some-1-py3-none-any.whl").write_bytes(b"not the one")
+    (tmp_path / "lock").write_text(f"some==1 --hash=sha256:{'0' * 64}\n")
+    done = pip("--no-index", "--find-links", tmp_path, "--require-hashes", "-r", tmp_path / "lock")
+    assert done.returncode == 1
+    assert "A package is not the one that the lock file names" in done.stderr
+    assert "do not install it in another way" in done.stderr
+
+
+def test_a_package_that_cannot_be_compiled(tmp_path: Path) -> None:
+    program = tmp_path / "pip"
+    program.write_text("#!/bin/sh\necho \"error: command 'gcc' failed: No such file or directory\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    done = subprocess.run([SET_UP, "pip", program, "install"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "sudo apt install build-essential python3-dev libffi-dev" in done.stderr
+
+
+def test_what_succeeds_says_what_it_said(tmp_path: Path) -> None:
+    done = subprocess.run([SET_UP, "pip", "echo", "a warning"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "a warning\n")
+
+
+def test_the_shell_is_right() -> None:
+    need("shellcheck")
+    subprocess.run(["shellcheck", SET_UP], check=True, timeout=60)
