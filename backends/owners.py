@@ -11,7 +11,7 @@ import os
 import pwd
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
 
@@ -80,13 +80,30 @@ def way_to(path: Path) -> Way:
     return Way(tuple(walk.steps))
 
 
-def only_roots(directory: Path) -> bool:
-    """Whether nobody but root decides what lies in this directory, and which one it is. Raises nothing."""
+def only_roots(path: Path) -> bool:
+    """Whether nobody but root decides what is there, a directory, a file or nothing, and that it is this one.
+
+    Every directory on the way counts, also between two links. Raises nothing.
+    """
     try:
-        way = way_to(directory)
+        way = way_to(path)
+        return way.foreign(0) is None and way.exposed(0) is None and _roots_own(path)
     except OSError:
         return False
-    return way.foreign(0) is None and way.exposed(0) is None
+
+
+def _roots_own(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        end = _step(path, descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISDIR(end.mode):
+        end = replace(end, mode=end.mode & ~stat.S_ISVTX)  # which keeps nobody from writing to a file
+    return end.uid == 0 and not _open_to_others(end, 0)
 
 
 class _Walk:

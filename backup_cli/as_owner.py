@@ -24,7 +24,7 @@ from backends.errors import BackupError
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
-from backends.owners import Way, only_roots, run_as, user_name, way_to
+from backends.owners import Way, run_as, user_name, way_to
 from backends.urls import BadURL, parse_url
 from backends.words import printable, shell_line
 from backup_cli.console import say
@@ -120,17 +120,6 @@ def refuse_anothers(place: Path | None) -> None:
             f"{printable(place)} is no place for root to work in: {_why(other.path, other.uid)}. Nothing was touched; "
             "name a directory that only root may write to, or one that is sticky, such as /var/tmp"
         )
-
-
-def trusted_by_root(file: Path) -> bool:
-    """Whether nobody but root decides what is in this file, or that there is none."""
-    places = (file.parent, Path(os.path.realpath(file)).parent)
-    try:
-        return all(map(only_roots, places)) and file.stat().st_uid == 0
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
 
 
 def _absolute(path: Path) -> Path:

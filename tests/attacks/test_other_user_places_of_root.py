@@ -101,6 +101,30 @@ def test_link_of_another_user_in_a_shared_directory_moves_nothing_of_roots(node:
     assert cli("restore", "--replace", node.url, link).code == 0
 
 
+@pytest.mark.parametrize("whose", ["a file that everybody may write", "a link behind another user's link"])
+def test_plugin_that_another_user_can_exchange_is_not_started_by_root(node: World, place: Path, whose: str) -> None:
+    """Its directory was root's own, and so was the one where it really was."""
+    ran, programs = place / "ran", place / "programs"
+    programs.mkdir()
+    program = programs / "lightningd-backup"
+    program.write_text(f"#!/bin/sh\nid > {ran}\n")
+    program.chmod(0o755)
+    named = program
+    if whose.startswith("a file"):
+        program.chmod(0o777)
+    else:
+        theirs, named = place / "theirs", place / "links" / "lightningd-backup"
+        theirs.mkdir()
+        (theirs / "link").symlink_to(program)
+        given_to(NAMELESS, theirs)
+        named.parent.mkdir()
+        named.symlink_to(theirs / "link")
+    (node.directory / "config").write_text(f"important-plugin={named}\n")
+    said = cli("check-config", "--lightning-dir", node.directory)
+    assert not ran.exists(), said
+    assert "is not root's alone" in said.out
+
+
 # Honest people
 
 
