@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,35 @@ def test_plugin_that_another_user_can_exchange_is_not_started_by_root(node: Worl
     said = cli("check-config", "--lightning-dir", node.directory)
     assert not ran.exists(), said
     assert "is not root's alone" in said.out
+
+
+LOOKS = """#!/bin/sh
+exec 2>/dev/null
+for what in mem environ maps; do head -c 1 < /proc/$PPID/$what > /dev/null && echo "$what" >> SEEN; done
+ls /proc/$PPID/fd/ > /dev/null && echo fd >> SEEN
+ls -l /proc/self/fd >> FILES
+echo done >> FILES
+"""
+
+
+def test_program_of_the_directorys_owner_sees_nothing_of_the_command_that_was_root(node: World, place: Path) -> None:
+    """It runs as the same user as the command does from then on; root's environment and files are in that one."""
+    seen, files = place / "seen", place / "files"
+    for each in (seen, files):
+        each.touch()
+        each.chmod(0o666)
+    plugin = node.root / "lightningd-backup"
+    plugin.write_text(LOOKS.replace("SEEN", str(seen)).replace("FILES", str(files)))
+    plugin.chmod(0o755)
+    (node.directory / "config").write_text(f"important-plugin={plugin}\n")
+    given_to(NAMELESS, node.root)
+    secret = place / "secret"
+    secret.touch(mode=0o600)
+    line = shlex.join(command("check-config", "--lightning-dir", node.directory))
+    said = run("sh", "-c", f'exec 7< "$0"; {line}', secret)
+    assert f"goes on as {NAMELESS}" in said.err, said
+    assert seen.read_text() == ""
+    assert "done" in files.read_text() and str(secret) not in files.read_text()
 
 
 # Honest people
