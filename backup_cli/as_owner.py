@@ -59,11 +59,12 @@ def node_directory(given: Path, *, new: bool = False) -> Path:
     given = _absolute(given)  # before HOME, and what may be entered, are another user's
     if os.geteuid() != 0:
         return network_directory(given, new=new)
-    _become_owner_of(given)
+    way = way_to(given)
+    _become_owner_at_the_end_of(way)
     try:
         directory = network_directory(given, new=new)
     except PermissionError as error:
-        _refuse_closed_to_its_owner(given, Path(error.filename or given))
+        _refuse_closed_to_its_owner(way, Path(error.filename or given))
     if os.geteuid() == 0:
         _become_owner_of(directory)  # root's may have the node's own one in it
     else:
@@ -169,7 +170,7 @@ def _become_owner_at_the_end_of(way: Way) -> None:
     again = way_to(way.end.path)
     _refuse_exchangeable(again, user)
     if again.end.path != way.end.path:
-        _refuse_closed_to_its_owner(way.end.path, again.end.path)
+        _refuse_closed_to_its_owner(way, again.end.path)
     _demand_readable_program(user)
 
 
@@ -300,13 +301,15 @@ def _refuse(user: _User, directory: Path | None, why: str, *, in_container: bool
     )
 
 
-def _refuse_closed_to_its_owner(directory: Path, closed: Path) -> NoReturn:
+def _refuse_closed_to_its_owner(way: Way, closed: Path) -> NoReturn:
     """In a container, lightningd often runs as root in a volume that is a user's on the host."""
+    directory, above = way.end.path, Way(way.steps[:-1])
+    only_root_names_it = above.foreign(0) is None and above.exposed(0) is None and not above.end.mode & 0o022
+    give = f": {shell_line('chown', '-h', 'root', directory)}" if only_root_names_it else ""
     raise SomebodyElses(
         f"{printable(directory)} belongs to the user {user_name(os.geteuid())}, to whom {printable(closed)} is closed, "
-        "so lightningd runs as somebody else. Nothing was touched. If it runs as root, as in many containers, give "
-        f"the directory to root, and repeat this: {shell_line('chown', '-h', 'root', directory)}. Otherwise run this "
-        "as the user that lightningd runs as"
+        "so lightningd runs as somebody else. Nothing was touched. Run this as the user that lightningd runs as. If "
+        f"that is root, as in many containers, give the directory to root first{give}"
     )
 
 

@@ -3,7 +3,10 @@
 import os
 import pwd
 import shlex
+import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,8 @@ import pytest
 from tests.end_to_end.world import Said, World, command, spawned
 from tests.other_user import NAMELESS, as_user, given_to, place_for_others, run
 from tests.standin import History
+
+RACES = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN") else 1
 
 
 @pytest.fixture
@@ -155,6 +160,42 @@ def test_program_of_the_directorys_owner_sees_nothing_of_the_command_that_was_ro
     assert "done" in files.read_text() and str(secret) not in files.read_text()
 
 
+EXCHANGES = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+one, other = (name.encode() for name in sys.argv[1:])
+if not hasattr(libc, "renameat2") or libc.renameat2(-100, one, -100, other, 2):
+    sys.exit("no exchange here")
+print("ready", flush=True)
+while True:
+    libc.renameat2(-100, one, -100, other, 2)
+"""
+
+
+def test_node_and_a_link_to_roots_node_exchanged_all_the_time(node: World, place: Path) -> None:
+    """Whichever of the two each step meets: root leaves nothing with him, and he nothing with root."""
+    theirs = World(place / "theirs")
+    shutil.copytree(node.root, theirs.root, dirs_exist_ok=True)
+    link = theirs.root / "link"
+    link.symlink_to(node.directory)
+    given_to(NAMELESS, theirs.root)
+    before = {path: path.read_bytes() for path in node.root.rglob("*") if path.is_file()}
+    words = [*as_user(NAMELESS), sys.executable, "-c", EXCHANGES, str(theirs.directory), str(link)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as attacker:
+        try:
+            assert attacker.stdout is not None
+            if attacker.stdout.readline() != "ready\n":
+                pytest.skip("names cannot be exchanged here")
+            for count in range(RACES):
+                cli("init", "--lightning-dir", theirs.directory, f"{theirs.url}.{count}")
+                cli("restore", "--replace", "--resume", "--take-over", theirs.url, theirs.directory)
+                cli("resync", "--lightning-dir", theirs.directory)
+        finally:
+            attacker.kill()
+    assert [path for path in (theirs.root, *theirs.root.rglob("*")) if path.lstat().st_uid == 0] == []
+    assert {path: path.read_bytes() for path in node.root.rglob("*") if path.is_file()} == before
+
+
 # Honest people
 
 
@@ -168,6 +209,9 @@ def test_container_where_root_runs_the_node_in_a_volume_of_a_user(node: World, p
     assert said.code == 1 and str(NAMELESS) in said.err and "Nothing was touched" in said.err, said
     if named == "directory above":
         assert f"chown -h root {home}" in said.err
+    home.parent.chmod(0o1777)  # now he can put anything else there, to be given to root
+    assert "chown" not in cli("status", "--lightning-dir", home).text
+    home.parent.chmod(0o755)
     os.chown(home, 0, 0)
     assert cli("status", "--lightning-dir", home).code == 0
 
