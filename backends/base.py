@@ -13,7 +13,7 @@ from backends.log.documents import Kept
 from backends.log.generation import Generation
 from backends.log.known_damage import KnownDamage
 from backends.status import Status
-from backends.storage.base import Space
+from backends.storage.base import Closed, Space
 from backends.words import process_in_words
 
 MAX_ROLL_FORWARD = 16
@@ -92,6 +92,10 @@ class Backend(ABC):
     @abstractmethod
     def inside(self) -> list[str]:
         """The names of the backups in the place that the URL names, when it is not one itself."""
+
+    def closed(self) -> list[Closed]:
+        """What keeps this user from a backup in the place that the URL names, because it is other users'."""
+        return []
 
     @abstractmethod
     def check_new(self) -> None:

@@ -39,6 +39,14 @@ class Unreachable(BackupError):
     """The destination cannot be used now: missing, not mounted, not writable, not answering."""
 
 
+class ClosedToUser(Unreachable):
+    """What was asked for belongs to another user, and only he may read it. `uid` and `gid` are his; None: unknown."""
+
+    def __init__(self, message: str, uid: int | None, gid: int | None) -> None:
+        super().__init__(message)
+        self.uid, self.gid = uid, gid
+
+
 class NotABackup(BackupError):
     """What lies at the destination is not a backup, or only part of one."""
 

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,10 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, without waiting. Raises Locked, NoLocks, or OSError when the file cannot be opened."""
+        """Take the lock; one that another process has is not waited for.
+
+        Raises Locked, NoLocks, or OSError when the file cannot be opened.
+        """
         if self._descriptor is not None:
             return
         name = self.path if self._directory is None else self.path.name
@@ -96,12 +100,42 @@ class FileLock:
             os.close(descriptor)
 
 
+def held_by(name: str, directory: int) -> str | None:
+    """Who holds the lock on that file of an open directory, for a person; None when nobody does. It is only read.
+
+    Raises OSError.
+    """
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+_NAMELESS = "one that is just starting or ending"
+
+_UNTIL_NAMED = 0.2
+"""Seconds; a holder writes its name as soon as it has the lock."""
+
+
 def _holder(descriptor: int) -> str:
     """Who has written into the file; it may be about to."""
+    until = time.monotonic() + _UNTIL_NAMED
+    while (holder := _named_in(descriptor)) is None:
+        if time.monotonic() > until:
+            return _NAMELESS
+        time.sleep(0.01)
+    return holder
+
+
+def _named_in(descriptor: int) -> str | None:
     text = os.pread(descriptor, 200, 0).decode(errors="replace")
     number, _, what = text.partition("\n")[0].partition(" ")
     if not (number.isascii() and number.isdigit()):
-        return "one that has only just started"
+        return None
     return f"pid {number}, {printable(what)}" if what else f"pid {number}"
 
 

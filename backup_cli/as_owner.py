@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from backends.errors import BackupError
+from backends.errors import BackupError, ClosedToUser
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
@@ -297,7 +297,7 @@ def _refuse(user: _User, directory: Path | None, why: str, *, in_container: bool
     container = f" (in a container: start it there with --user {user.uid}:{user.gid})" if in_container else ""
     raise SomebodyElses(
         f"this is run by root, and {where} belongs to the user {user.name}; root would do there what other users "
-        f"want: {why}. Nothing was touched. Run it as that user: {_line(user)}{container}"
+        f"want: {why}. Nothing was touched. Run it as that user: {_line(user.uid, user.gid)}{container}"
     )
 
 
@@ -313,7 +313,16 @@ def _refuse_closed_to_its_owner(way: Way, closed: Path) -> NoReturn:
     )
 
 
-def _line(user: _User) -> str:
+def instead(error: BackupError) -> list[str]:
+    """What to type instead of the command that ended so: the same as the user who may read what it needs."""
+    if not isinstance(error, ClosedToUser) or error.uid is None or error.uid == os.geteuid():
+        return []
+    if any("://" in word and "uid=" in word for word in _typed):
+        return []  # the URL names a user to the server, whoever types it
+    return [_line(error.uid, error.gid if error.gid is not None else _NOBODYS_GROUP)]
+
+
+def _line(uid: int, gid: int) -> str:
     program = Path(sys.argv[0])
     if program.name == "backup-cli" and program.exists():
         words = [str(program.absolute())]
@@ -321,4 +330,4 @@ def _line(user: _User) -> str:
         words = [sys.executable, "-m", "backup_cli.main"]
     else:
         words = ["backup-cli"]
-    return shell_line(*run_as(user.uid, user.gid), *words, *_typed)
+    return shell_line(*run_as(uid, gid), *words, *_typed)

@@ -12,8 +12,10 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
+from backends.status import Status
 from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
+from backup_cli.old_age import doubt_of
 from backup_cli.older import refuse_older_lock
 from backup_cli.pairing_words import finding
 from backup_cli.room_findings import look_at_room
@@ -70,6 +72,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     if not seen.damaged:
         last = ago(seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
+    yield from _look_at_age(backend, seen, pairing)
     yield from _compare(directory, settings.url, backend, pairing)
     yield from look_at_room(directory, backend, seen, pairing)
     yield from _look_at_schema(database)
@@ -79,6 +82,14 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield warning("disk", line)
     if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _look_at_age(backend: Backend, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+    """Of a running node, its own database tells more than a clock does."""
+    if pairing.position is not Position.RUNNING and not seen.damaged:
+        old = doubt_of(backend, seen.last_change)
+        if old is not None:
+            yield warning("destination", old)
 
 
 def _look_at_schema(database: NodeDatabase) -> Iterator[Finding]:

@@ -1,13 +1,14 @@
 """`backup-cli compact`: a compaction now, with the node stopped."""
 
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from backends.confined.work import fold
 from backends.errors import BackupError, Unrestorable
-from backends.interrupts import ignored
+from backends.interrupts import deferred, ignored
 from backends.log.backend import LogBackend
 from backends.log.folding import Folded, segments_freed
 from backends.log.format import is_part_of, segment_index
@@ -41,30 +42,38 @@ def compact(url: str, scratch: Path | None, take_over: bool) -> None:
         if not freed:
             say(f"{url}: {_NOTHING_YET if freed is None else _LAST_SEGMENT}")
             return
-        backend.open(lambda level, line: warn(line))
-        noted = damage_noted(backend, "compaction", backend.manifest.generation)
-        with noted, progress("Compacting") as show:
+        # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
+        with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
             folded = _fold(url, backend, scratch or scratch_place(), show)
-        if folded is None or not _gains(backend, folded, before):
-            backend.forget_folding()
-            say(f"{url}: {_NO_GAIN}")
-            return
-        with ignored():
-            backend.switch_generation(folded)
+        with _forgotten_on_failure(backend):
+            if folded is None or not _gains(backend, folded, before):
+                backend.forget_folding()
+                say(f"{url}: {_NO_GAIN}")
+                return
+            backend.spare(folded)
+            backend.open(lambda level, line: warn(line))
+            with ignored():
+                backend.switch_generation(folded)
         after = backend.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     say(f"{url}: {size(old)} before, {size(new)} after")
 
 
+@contextmanager
+def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
+    """The new snapshot, as large as a database, does not stay when it gets no name."""
+    try:
+        yield
+    except BaseException:
+        with deferred(), suppress(BackupError, OSError):
+            backend.forget_folding()
+        raise
+
+
 def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
     """What is to be published; nothing is left of it otherwise, here or at the destination."""
-    with scratch_directory(scratch) as place:
-        try:
-            return fold(url, place, show)
-        except BaseException:
-            with suppress(OSError, BackupError):
-                backend.forget_folding()
-            raise
+    with scratch_directory(scratch) as place, _forgotten_on_failure(backend):
+        return fold(url, place, show)
 
 
 _NOTHING_YET = "there is nothing to compact yet"

@@ -20,6 +20,7 @@ from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
+from backends.node.pairing import Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.scratch import scratch_directory, scratch_place
 from backends.urls import parse_url
@@ -28,6 +29,7 @@ from backup_cli import as_owner
 from backup_cli.console import age, moment, progress, say, show_line, size, warn
 from backup_cli.findings import Level
 from backup_cli.init import plugin_path
+from backup_cli.old_age import doubt_of
 from backup_cli.options import A_PATH, REHEARSAL, existing_backup, no_limits, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
@@ -177,4 +179,7 @@ def _own_backup(given: str | None, directory: Path) -> None:
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
     if found.level is not Level.OK:
         warn(found.text)
+    old = None if pairing.position is Position.RUNNING else doubt_of(backend, rebuilt.last_time, before_restore=True)
+    if old is not None:
+        warn(old)
     show_line("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

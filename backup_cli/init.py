@@ -28,7 +28,14 @@ from backends.node.writer_lock import WriterLock
 from backup_cli import as_owner
 from backup_cli.console import progress, say, show_line, warn
 from backup_cli.newest import demand_newest, discard_newer
-from backup_cli.options import lightning_dir, removed_on_failure, set_old_lock_aside, url_argument
+from backup_cli.options import (
+    ELSEWHERE,
+    copy_place,
+    lightning_dir,
+    removed_on_failure,
+    set_old_lock_aside,
+    url_argument,
+)
 from backup_cli.pairing_words import in_words
 from backup_cli.rehearsal import CALLS_PER_PAYMENT
 from backup_cli.replica import refuse_other_database
@@ -40,14 +47,16 @@ from backup_cli.waiting import answered
 @click.command(short_help="Create a backup of this node.")
 @lightning_dir
 @url_argument
+@copy_place
 @discard_newer
-def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
+def init(lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str, ...]) -> None:
     """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
 
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
     when the backup that the node has had so far holds a newer state than its database.
     """
     directory = _directory(lightning_dir)
+    as_owner.refuse_anothers(scratch)
     backend = backend_for(url)
     refuse_if_running(directory)
     with WriterLock(directory, "backup-cli init"):
@@ -58,7 +67,7 @@ def init(lightning_dir: Path, url: str, consent: tuple[str, ...]) -> None:
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
             demand_newest(directory, there, in_words(there, database), consent)
         with removed_on_failure(backend) as making:
-            with _database(directory) as source:
+            with _database(directory, scratch or directory) as source:
                 standing = backend.create(source)
             for line in backend.warnings(directory):
                 warn(line)
@@ -108,7 +117,7 @@ def _tell_place(backend: Backend) -> None:
 
 
 @contextmanager
-def _database(directory: Path) -> Iterator[SnapshotSource]:
+def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
     """What the new backup begins with."""
     path = database_path(directory)
     if path.is_symlink() and not path.exists():
@@ -133,7 +142,7 @@ def _database(directory: Path) -> Iterator[SnapshotSource]:
     tell_unknown_schema(state.unknown_objects)
     with (
         progress("Copying the database") as show,
-        taken(path, directory, writable=True, progress=show) as source,
+        taken(path, scratch, writable=True, progress=show, instead=ELSEWHERE) as source,
     ):
         say(f"Writing the snapshot of version {source.data_version} …")
         yield source

@@ -96,7 +96,7 @@ def _tell(error: Exception | KeyboardInterrupt) -> int:
         return error.exit_code
     if isinstance(error, BackupError):
         fail(str(error))
-        for line in error.listed:
+        for line in (*error.listed, *as_owner.instead(error)):
             say(f"  {line}")
         return error.exit_code
     if isinstance(error, OSError):

@@ -104,7 +104,11 @@ def demand_newest(
         return
     own = restored is None
     pairing = pair_at(directory, settings, end, kept) if own else pair(kept, end, settings.backup_id, None)
-    if pairing.identity is Identity.OTHER_NODE or pairing.database_surely_newest:
+    if pairing.identity is Identity.OTHER_NODE:
+        if not own:
+            _demand_other_node(directory, settings, end, what, consent)
+        return
+    if pairing.database_surely_newest:
         return
     lost = State(f"the state in the backup at {settings.url}", end.version)
     if pairing.identity is Identity.TAKEN_OVER and end.writer is not None:
@@ -137,6 +141,17 @@ def demand_newest(
             "Keep the database aside, and bring the newest state back first: backup-cli check-config says how",
             consent,
         )
+
+
+def _demand_other_node(directory: Path, settings: Settings, end: BackupEnd, what: str, consent: Sequence[str]) -> None:
+    """The node that lives here may have lost its database: another one's would start in its place."""
+    demand_consent(
+        f"{what} of another node: {directory} is the place of the node {end.node_id}, whose backup {LOCK_FILE} names "
+        f"there ({settings.url})",
+        State("this directory as that node's", None),
+        "Restore to another directory; each node needs one of its own",
+        consent,
+    )
 
 
 def _end_of(settings: Settings) -> tuple[BackupEnd | None, str]:

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import difflib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +14,17 @@ import click
 from backends import backend_for
 from backends.base import Backend
 from backends.confined.limits import lift
-from backends.errors import BackupError, NotABackup, Unreachable, withheld_by
+from backends.errors import BackupError, ClosedToUser, NotABackup, Unreachable, withheld_by
 from backends.interrupts import deferred
+from backends.log.reaching import closed_error
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
+from backends.owners import user_name
+from backends.storage.base import Closed
 from backends.urls import Destination, parse_url
-from backends.words import one_line
+from backends.words import counted, one_line, printable
 from backup_cli import as_owner
 from backup_cli.waiting import answered
 
@@ -34,6 +38,15 @@ lightning_dir = click.option(
     show_default="~/.lightning",
     help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",
 )
+
+copy_place = click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
+    help="Where a copy of the whole database lies meanwhile.  [default: the node's directory]",
+)
+
+ELSEWHERE = "name a directory of yours on another disk, with --scratch DIR"
+"""What to do where that copy finds no room."""
 
 REHEARSAL = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
@@ -120,20 +133,43 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
         )
     try:
         backend.identify()
+    except ClosedToUser:
+        raise  # it is there, so no other one is meant
     except Unreachable as error:
         raise _with_neighbours(error, url) from None
     except NotABackup as error:
         # Not what a drill made that is under way, or that was cut off by a power cut.
         inside = [name for name in backend.inside() if not name.startswith(REHEARSAL)]
+        closed = backend.closed()
+        if not inside and closed:
+            who = user_name(os.geteuid())
+            raise closed_error(f"in {backend.describe()} is no backup that the user {who} may read", closed) from None
         if not inside:
             raise _with_neighbours(error, url) from None
         urls = [str(parse_url(url).below(name)) for name in inside]
-        if len(urls) > 1:
-            several = BackupError(f"{url} holds {len(urls)} backups; say which one:")
-            several.listed = tuple(urls)
-            raise several from None
+        if len(urls) > 1 or closed:
+            raise _several(url, urls, closed) from None
         return urls[0], backend_for(urls[0])
     return url, backend
+
+
+def _several(url: str, urls: list[str], closed: list[Closed]) -> BackupError:
+    """Which one is meant is for a person to say; of what is closed to this user, nobody knows whether it is one."""
+    count = counted(len(urls), "backup")
+    if not closed:
+        several = BackupError(f"{url} holds {count}; say which one:")
+    else:
+        several = BackupError(
+            f"{url} holds {count} that the user {user_name(os.geteuid())} may read, and {len(closed)} more of other "
+            "users, which may be newer; say which one is meant, and for one of theirs, run this as that user:"
+        )
+    theirs = [f"{printable(each.name)} (of the user {_name(each)})" for each in closed]
+    several.listed = (*urls, *theirs)
+    return several
+
+
+def _name(closed: Closed) -> str:
+    return "?" if closed.uid is None else user_name(closed.uid)
 
 
 def _with_neighbours(error: BackupError, url: str) -> BackupError:
@@ -168,6 +204,12 @@ def _refuse_unreadable(path: Path) -> None:
     try:
         with path.open("rb") as file:
             file.read(1)
+    except PermissionError:
+        status = path.stat()
+        raise closed_error(
+            f"{path} is a file that the user {user_name(os.geteuid())} may not read",
+            [Closed(path.name, status.st_uid, status.st_gid)],
+        ) from None
     except OSError as error:
         raise Unreachable(
             f"{path} is a file that cannot be read: {error.strerror}; nothing was changed. If it is one of the older "

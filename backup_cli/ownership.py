@@ -11,7 +11,7 @@ import click
 import psutil
 
 from backends.base import Backend, Standing, Writer
-from backends.errors import Damaged, InUse, Unreachable
+from backends.errors import BackupError, Damaged, InUse, Replaced, Unreachable
 from backends.log.backend import LogBackend
 from backends.mounts.network import only_this_machine
 from backends.mounts.table import mount_of
@@ -43,9 +43,15 @@ def alone(url: str, backend: Backend, what: str, take_over: bool) -> Iterator[No
         if writer is not None and not writer.closed and not (locked and is_local(url)):
             _refuse_or_warn(url, writer, what, take_over)
         yield
+    except Replaced as error:
+        raise _overtaken(url, backend, error) from error
     finally:
         backend.close()
         backend.let_go()
+
+
+_COMMAND = "backup-cli"
+"""What the holder of a lock is called when it is a command, in `hold` and in `WriterLock`."""
 
 
 def _held(backend: LogBackend, what: str) -> bool:
@@ -57,6 +63,20 @@ def _held(backend: LogBackend, what: str) -> bool:
         raise InUse(
             f"{error}. A running node compacts by itself when that is due; to have it now: lightning-cli backup-compact"
         ) from None
+
+
+def _overtaken(url: str, backend: Backend, error: Replaced) -> InUse:
+    """Where there are no locks, two that look at the same moment may both begin; the first of them ends here."""
+    writer, who = None, "another process"
+    with suppress(BackupError, OSError):
+        writer = backend.last_writer()
+    if writer is not None:
+        who += f" ({writer.host}, {writer.process}{', which has ended by now' if writer.closed else ''})"
+    return InUse(
+        f"{who} has begun to write to {url} in the same moment, another command or a node: this one has stopped, and "
+        "nothing that was saved is lost. Wait until that one has ended, or stop it if it is a node (lightning-cli "
+        f"stop), then repeat this. If you know of no such process: {error}"
+    )
 
 
 def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> None:
@@ -169,6 +189,8 @@ def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bo
     try:
         backend.hold("backup-cli restore")
     except InUse as error:
+        if _COMMAND in error.holder:  # no node, and it will have ended soon
+            raise
         living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
     except Unreachable:  # it may only be read from here; that is told afterwards
         pass

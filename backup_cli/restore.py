@@ -27,6 +27,7 @@ from backends.older import older_backup_at
 from backup_cli import as_owner
 from backup_cli.console import progress, warn
 from backup_cli.newest import discard_newer
+from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.older import CANNOT_RESUME, rebuild_from
 from backup_cli.options import (
     existing_backup,
@@ -183,6 +184,9 @@ def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebu
         refuse_living_writer(order.url, backend, before, order.take_over)
     if note is None:
         tell_plan(seen, order.target, order.to_version)
+        old = None if order.old else doubt_of(backend, seen.last_change, before_restore=True)
+        if old is not None:
+            warn(f"{old}. {LOOK_FOR_A_NEWER}")
     else:
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
     rebuilt, standing = _rebuild(order, temporary)

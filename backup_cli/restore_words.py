@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+from backends import backend_for
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.log.documents import Kept
 from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
+from backends.node.pairing import BackupEnd
+from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.status import Status
 from backends.words import counted
 from backup_cli.console import hand_out_path, moment, moment_ago, say, size, warn
+from backup_cli.findings import Finding, Level
+from backup_cli.pairing_words import finding
 from backup_cli.secret_words import about_secret, warn_of_secret
+from backup_cli.waiting import answered
+from plugin.foresight import brings_forward
 
 WHY_OLD_IS_DEADLY = (
     "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
@@ -87,9 +94,32 @@ def _lock_before(url: str, directory: Path) -> str:
         named = read_settings(directory).url
     except BackupError as error:
         return f"backup.lock was there before, and no node starts with it: {error}"
-    if named.partition("?")[0] == url.partition("?")[0]:
-        return "backup.lock was there before and is kept: the node goes on with the backup that it names."
-    return (
-        f"backup.lock was there before and names another backup than this: {named}. Before the first start, "
-        "backup-cli check-config says whether the node can go on with that one."
-    )
+    which = "" if named.partition("?")[0] == url.partition("?")[0] else f" and names another backup than this: {named}"
+    try:
+        found = as_check_config_says(directory)
+    except (BackupError, OSError) as error:
+        return (
+            f"backup.lock was there before, and is kept{which}. Whether the node can go on with the backup that it "
+            f"names cannot be told now ({error}): ask backup-cli check-config before the first start."
+        )
+    if found.level is Level.PROBLEM:
+        return (
+            f"backup.lock was there before, and is kept{which}. THE NODE DOES NOT START WITH IT: {found.text}. For the "
+            "node to go on with the backup that this was restored from, restore with --resume."
+        )
+    told = "the node goes on with the backup that it names." if not which else f"with that one: {found.text}."
+    return f"backup.lock was there before, and is kept{which}; {told}"
+
+
+def as_check_config_says(directory: Path) -> Finding:
+    """How the database stands to the backup that backup.lock names. Raises BackupError or OSError."""
+    settings = read_settings(directory)
+    if settings.backup_id is None:
+        raise BackupError("backup.lock is the older plugin's")
+    backend = backend_for(settings.url)
+    database, found = look_at_node(directory), answered(settings.url, backend.identify)
+    end = BackupEnd(found, None, 0, False, False, 0, None)
+    if found == settings.backup_id:
+        end = end_of_backup(backend, settings.url)
+    pairing = pair_at(directory, settings, end, database)
+    return finding(pairing, settings.url, directory, lambda: brings_forward(directory, backend))

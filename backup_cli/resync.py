@@ -26,7 +26,7 @@ from backup_cli import as_owner
 from backup_cli.console import progress, say, warn
 from backup_cli.newest import State, demand_consent, discard_newer
 from backup_cli.older import refuse_older_lock
-from backup_cli.options import lightning_dir
+from backup_cli.options import ELSEWHERE, copy_place, lightning_dir
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
@@ -36,15 +36,17 @@ from backup_cli.waiting import answered
 
 @click.command(short_help="Put the present database into the backup anew.")
 @lightning_dir
+@copy_place
 @discard_newer
 @take_over
-def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> None:
+def resync(lightning_dir: Path, scratch: Path | None, consent: tuple[str, ...], take_over: bool) -> None:
     """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
     be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
     """
     directory = as_owner.node_directory(lightning_dir)
+    as_owner.refuse_anothers(scratch)
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
@@ -56,7 +58,7 @@ def resync(lightning_dir: Path, consent: tuple[str, ...], take_over: bool) -> No
         with alone(settings.url, backend, "resync", take_over):
             pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
-            _resync(directory, settings, backend, backup_id, pairing)
+            _resync(directory, settings, backend, backup_id, pairing, scratch or directory)
     say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
 
 
@@ -121,12 +123,14 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
     demand_consent(why, lost, advice, consent)
 
 
-def _resync(directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing) -> None:
+def _resync(
+    directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing, scratch: Path
+) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with (
         progress("Copying the database") as show,
-        taken(database_path(directory), directory, writable=True, progress=show) as source,
+        taken(database_path(directory), scratch, writable=True, progress=show, instead=ELSEWHERE) as source,
     ):
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
         _open(backend, session)

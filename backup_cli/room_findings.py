@@ -5,16 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backends.base import Backend
+from backends.database.taking import SPARE
 from backends.errors import BackupError, Damaged
 from backends.node.directory import database_path
 from backends.node.pairing import Identity, NextStart, Pairing, Position
 from backends.status import Status
+from backends.words import shell_line
 from backup_cli.console import size
 from backup_cli.findings import Finding, problem, warning
 from plugin.foresight import takes_snapshot
-
-SPARE = 1 << 20
-"""Bytes that stay free on the node's disk beside a copy of its database."""
 
 
 def look_at_room(directory: Path, backend: Backend, seen: Status, pairing: Pairing) -> Iterator[Finding]:
@@ -44,7 +43,10 @@ def look_at_room(directory: Path, backend: Backend, seen: Status, pairing: Pairi
         yield problem(
             "disk",
             f"only {size(here)} are free in {directory}, and the node's next start copies its database there "
-            f"({size(snapshot)}) for a new snapshot: it would be refused. Make room there first",
+            f"({size(snapshot)}) for a new snapshot: it would be refused. Make room there first, or have the "
+            "snapshot taken with the copy on another disk: "
+            + shell_line("backup-cli", "resync", "--lightning-dir", directory, "--scratch")
+            + " DIR",
         )
 
 

@@ -20,6 +20,7 @@ from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import hand_out, moment, moment_ago, show_line, size
 from backup_cli.findings import Finding, Level
+from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
@@ -44,32 +45,33 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
         directory = as_owner.node_directory(lightning_dir) if with_node else None
         if url is None and directory is not None:
             url = read_settings(directory).url
-            seen, found = _look(url, directory, prometheus)
+            seen, found, old = _look(url, directory, prometheus)
             seen = _with_last_run(seen, directory)
         else:
-            seen, found = _look(url or "", directory, prometheus)
+            seen, found, old = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
             hand_out(unreadable(url or "", error, time.time()))
         raise
     if as_json:
         database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
-        hand_out(json.dumps({**seen.as_json(), **database}))
+        hand_out(json.dumps({**seen.as_json(), "old": old, **database}))
     elif prometheus:
         hand_out(metrics(seen, time.time()))
     else:
-        _table(seen, found)
+        _table(seen, found, old)
     if seen.damaged:
         raise click.exceptions.Exit(3)
 
 
-def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None]:
-    """The backup, and, with a node's directory, how its database stands to it."""
+def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
+    """The backup; with a node's directory, how its database stands to it; and what to say of an old last change."""
     url, backend = existing_backup_as_owner(url) if directory is None else existing_backup(url)
     seen = backend.status(url)
+    old = doubt_of(backend, seen.last_change)
     if directory is None or prometheus:
-        return seen, None
-    return _with_closed(seen, backend), _database(url, backend, seen, directory)
+        return seen, None, old
+    return _with_closed(seen, backend), _database(url, backend, seen, directory), old
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
@@ -96,7 +98,7 @@ def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Find
     return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
 
 
-def _table(seen: Status, found: Finding | None) -> None:
+def _table(seen: Status, found: Finding | None, old: str | None) -> None:
     begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
@@ -115,6 +117,8 @@ def _table(seen: Status, found: Finding | None) -> None:
         show_line(f"{name:<13}{value}")
     if found is not None and found.level is not Level.OK:
         show_line(f"! {found.text}", fg="yellow")
+    if old is not None:
+        show_line(f"! {old}", fg="yellow")
     for trouble in seen.troubles:
         show_line(f"! {trouble}", fg="yellow")
 

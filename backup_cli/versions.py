@@ -12,6 +12,7 @@ from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
 from backends.words import shell_line
 from backup_cli.console import hand_out, moment, show_line, size
+from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup_as_owner, url_argument
 
 
@@ -50,6 +51,9 @@ def versions(url: str, as_json: bool) -> None:
         hand_out(json.dumps([asdict(each) for each in found]))
     else:
         _table(url, found)
+        old = doubt_of(backend, found[-1].last_time)
+        if old is not None:
+            show_line(f"! {old}", fg="yellow")
     if any(each.damage is not None and each.kept_until is None for each in found):
         raise click.exceptions.Exit(3)
 

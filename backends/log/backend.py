@@ -13,7 +13,7 @@ from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced
 from backends.interrupts import deferred
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
-from backends.log.folding import Folded, fold
+from backends.log.folding import Folded, fold, remove_unfinished
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
 from backends.log.generation import MISSING_SESSION, Generation
 from backends.log.keeping import read_kept
@@ -21,7 +21,7 @@ from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
 from backends.log.look import look_at_files, look_from_inside
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session, segment_indexes
-from backends.log.reaching import making, reaching
+from backends.log.reaching import closed_to_us, making, reaching
 from backends.log.recover import check_sequence, find_end, recover, room_to_recover, seal_segments
 from backends.log.room import SMALL_FILES, most_compressed
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum, room_ahead
@@ -30,7 +30,7 @@ from backends.log.snapshot import publish_snapshot, write_snapshot
 from backends.log.sole_writer import SoleWriter
 from backends.log.writer import LogWriter
 from backends.status import Status
-from backends.storage.base import Space, Storage
+from backends.storage.base import Closed, Space, Storage
 
 _TIDY_EVERY = 3600.0
 """Seconds between two looks at what need not be kept any longer."""
@@ -48,6 +48,7 @@ class LogBackend(Backend):
         self._trouble: str | None = None
         self._damage: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
         self._next_tidying = 0.0
+        self._folded: str | None = None  # a compaction's snapshot, under its temporary name
         self._snapshot_bytes = 0
         self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
 
@@ -63,6 +64,9 @@ class LogBackend(Backend):
     def inside(self) -> list[str]:
         with self._reaching():
             return self.storage.directories_with(MANIFEST)
+
+    def closed(self) -> list[Closed]:
+        return closed_to_us(self.storage)
 
     def read(self) -> Generation:
         with self._reaching():
@@ -111,14 +115,18 @@ class LogBackend(Backend):
                 with deferred():
                     self.storage.make()
                     made = True
+                self._sole.acquire()  # so that nobody takes what is there so far for left over
                 standing = self._create(source)
                 self.created = True
                 return standing
             except BaseException:
+                self._sole.release()  # a file that is open may keep its directory
                 if made:
                     with deferred(), suppress(OSError):
                         self.storage.unmake()
                 raise
+            finally:
+                self._sole.release()
 
     def _create(self, source: SnapshotSource) -> Standing:
         backup_id = secrets.token_bytes(16)
@@ -162,7 +170,7 @@ class LogBackend(Backend):
             self._take_over(session_id, before, manifest.generation, standing, last.index)
             # Whoever wrote until now may have gone on, and may have begun another generation.
             manifest = read_manifest(self.storage)
-            segment, standing, torn = recover(self.storage, manifest, before, self._checked)
+            segment, standing, torn = recover(self.storage, manifest, before, self._checked, self._folded)
             self._go_on(manifest, segment, standing)
             self._measure()
         if before is None:
@@ -284,9 +292,21 @@ class LogBackend(Backend):
         with self._reaching():
             return fold(self.storage, scratch, progress, sparing=sparing, leave_out=leave_out)
 
+    def spare(self, folded: Folded) -> None:
+        """Let `open` not take this one, which waits to be published, for what a killed compaction has left."""
+        self._folded = folded.written
+
     def forget_folding(self) -> None:
-        """Remove what a compaction that was killed has left at the destination. Raises OSError or Replaced."""
-        self._opened.forget_folding()
+        """Remove what a compaction that was killed, or gained nothing, has left at the destination.
+
+        For the writer, or before `open` for whoever has the lock. Raises OSError or BackupError.
+        """
+        self._folded = None
+        if self._writer is not None:
+            self._writer.forget_folding()
+            return
+        with self._reaching():
+            remove_unfinished(self.storage)
 
     def switch_generation(self, folded: Folded) -> None:
         with self._reaching():

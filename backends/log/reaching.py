@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from backends.errors import BackupError, Unreachable
+from backends.errors import BackupError, ClosedToUser, Unreachable
 from backends.log.absent import taken
 from backends.owners import only_roots, user_name
-from backends.storage.base import Storage
-from backends.words import shell_line
+from backends.storage.base import Closed, Storage
+from backends.words import printable, shell_line
 
 
 @contextmanager
@@ -23,6 +23,14 @@ def reaching(storage: Storage) -> Iterator[None]:
             raise Unreachable(
                 f"there is no backup at {place}: is the disk or share that holds it mounted, and the "
                 "name right? Nothing was changed; mount it, or correct the URL, then try again"
+            ) from error
+        if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
+            raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
+        if isinstance(error, FileNotFoundError):
+            raise Unreachable(
+                f"a file of the backup in {place} was removed while it was in use{_name_of(error)}: another command, "
+                "or a node, has put a new snapshot in its place meanwhile, or somebody else deletes files there. "
+                "Nothing that was saved is lost by this one; wait until the other one has ended, then repeat this"
             ) from error
         raise Unreachable(
             f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
@@ -54,6 +62,35 @@ def making(storage: Storage) -> Iterator[None]:
         ) from error
 
 
+def closed_to_us(storage: Storage) -> list[Closed]:
+    """What belongs to other users there, and is closed to this one; nothing when nobody can tell."""
+    with suppress(OSError, BackupError):
+        return storage.closed()
+    return []
+
+
+def closed_error(why: str, closed: list[Closed]) -> ClosedToUser:
+    """The error to raise: who owns what keeps this user out, and who can do what he wants to."""
+    named = ", ".join(f"{printable(each.name)} ({_owner(each)})" for each in closed[:_SHOWN])
+    more = f" and {len(closed) - _SHOWN} more" if len(closed) > _SHOWN else ""
+    first = closed[0]
+    alone = all((each.uid, each.gid) == (first.uid, first.gid) for each in closed) and first.uid is not None
+    who = f"the user {user_name(first.uid)}" if alone and first.uid is not None else "the user whose backup is meant"
+    return ClosedToUser(
+        f"{why}: closed to others are {named}{more}. A backup belongs to the user that lightningd runs as, and nobody "
+        f"else may read it. Nothing was changed; run this as {who}",
+        first.uid if alone else None,
+        first.gid if alone else None,
+    )
+
+
+def _owner(closed: Closed) -> str:
+    return "another user's" if closed.uid is None else f"of the user {user_name(closed.uid)}"
+
+
+_SHOWN = 6
+
+
 def _own_directory(error: PermissionError) -> str:
     """What root types so that this user has a directory there: only where nobody but root decides what lies there."""
     parent = Path(error.filename).parent if error.filename else None
@@ -62,6 +99,10 @@ def _own_directory(error: PermissionError) -> str:
     own = parent / user_name(os.geteuid())
     line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
     return f"as root, make this user a directory there, and make the backup in that one ({own}): {line}"
+
+
+def _name_of(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
 
 
 def _there(storage: Storage) -> bool:

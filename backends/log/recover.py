@@ -100,10 +100,11 @@ def _written_from(name: str, first: int) -> bool:
 
 
 def recover(
-    storage: Storage, manifest: Manifest, session: Session | None, check: Callable[[], None]
+    storage: Storage, manifest: Manifest, session: Session | None, check: Callable[[], None], folded: str | None = None
 ) -> tuple[Segment, Standing, str | None]:
     """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
 
+    `folded` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
     The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
     storage.
     """
@@ -112,7 +113,7 @@ def recover(
     records = _records_of(storage, manifest, last)
     segment = create_segment(storage, manifest.backup_id, last.index, records, replace=True)
     try:
-        remove_debris(storage, manifest, last.index, check)
+        remove_debris(storage, manifest, last.index, check, folded)
     except BaseException:
         segment.handle.close()
         raise
@@ -247,13 +248,17 @@ def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -
         raise reader.damaged(f"a record has changed while it was read ({error})", offset) from None
 
 
-def remove_debris(storage: Storage, manifest: Manifest, last_segment: int, check: Callable[[], None]) -> None:
+def remove_debris(
+    storage: Storage, manifest: Manifest, last_segment: int, check: Callable[[], None], folded: str | None = None
+) -> None:
     """Remove what no generation needs: older ones that are not kept, unfinished files, segments made ahead of use.
 
     For a start or a new snapshot; `check` raises Replaced when another writer has taken over meanwhile: what looks made
     ahead of use would then be its own.
     """
     for name in storage.names():
+        if folded is not None and is_part_of(name, folded):
+            continue
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
             check()
             with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile

@@ -29,8 +29,9 @@ class WriterLock:
             self._lock.acquire()
         except Locked as error:
             raise InUse(
-                f"another process ({error.holder}) is writing this node's backup: it holds {self.path}; nothing "
-                "was changed: stop it first (a node with: lightning-cli stop), then repeat this"
+                f"another process ({error.holder}) is writing this node's backup: it holds {self.path}; nothing was "
+                "changed. If that is this node's lightningd, stop it first (lightning-cli stop); if it is another "
+                "command, wait until it has ended; then repeat this"
             ) from None
         except OSError as error:
             self._fail(error)

@@ -51,6 +51,15 @@ class Space:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A file or directory of another user's, which this one may not read. `uid` and `gid`: None when unknown."""
+
+    name: str
+    uid: int | None
+    gid: int | None
+
+
 class ReadHandle(ABC):
     """An open file, for reading; it stays readable when the name is replaced or removed."""
 
@@ -178,6 +187,13 @@ class Storage(ABC):
         """
         return None
 
+    def locked_by(self) -> str | None:
+        """Who has that lock now, for a person; asked without taking it or changing anything. None: nobody is known to.
+
+        Raises OSError.
+        """
+        return None
+
     @abstractmethod
     def sync_names(self) -> None:
         """What was created, renamed or removed so far is durable when it returns."""
@@ -195,6 +211,13 @@ class Storage(ABC):
 
     def about(self) -> list[str]:
         """What this place is, a short line each, e.g. its filesystem and where it is mounted."""
+        return []
+
+    def closed(self) -> list[Closed]:
+        """What keeps this user from a backup here: this directory or one above it; else what is in it, sorted.
+
+        Raises OSError.
+        """
         return []
 
     def directories_with(self, name: str) -> list[str]:

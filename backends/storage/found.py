@@ -13,7 +13,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from backends.mounts.table import Mount
-from backends.storage.base import Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import Closed, Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
 from backends.storage.one_descriptor import OneDescriptor
 from backends.words import printable
@@ -136,6 +136,9 @@ class FoundStorage(Storage):
     def lock(self, what: str) -> Lock | None:
         return self._writing(lambda: self._storage.lock(what))
 
+    def locked_by(self) -> str | None:
+        return self._storage.locked_by()
+
     def sync_names(self) -> None:
         self._storage.sync_names()
 
@@ -147,6 +150,9 @@ class FoundStorage(Storage):
 
     def unwritable(self) -> str | None:
         return self._storage.unwritable()
+
+    def closed(self) -> list[Closed]:
+        return self._storage.closed()
 
     def directories_with(self, name: str) -> list[str]:
         return self._storage.directories_with(name)

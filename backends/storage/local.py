@@ -13,10 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from backends.locks import FileLock, NoLocks
+from backends.locks import FileLock, NoLocks, held_by
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
-from backends.storage.base import LOCK, NO_LINKS, WRITE_BIT, Fenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import (
+    LOCK,
+    NO_LINKS,
+    WRITE_BIT,
+    Closed,
+    Fenced,
+    Lock,
+    ReadHandle,
+    Space,
+    Storage,
+    WriteHandle,
+)
+from backends.storage.closed import closed_inside, closed_on_the_way
 from backends.storage.local_files import Reader, Writer
 
 _DIRECTORY_MODE = 0o700
@@ -193,6 +205,10 @@ class LocalStorage(Storage):
                 return None
         return lock
 
+    def locked_by(self) -> str | None:
+        with self._at(LOCK) as directory:
+            return held_by(LOCK, directory)
+
     def sync_names(self) -> None:
         """Does nothing on a filesystem that knows no fsync of a directory."""
         with self._at() as directory:
@@ -216,6 +232,10 @@ class LocalStorage(Storage):
         if not os.access(self._path, os.W_OK | os.X_OK):
             return f"{self._path} may not be written by this user. It must belong to the one that lightningd runs as"
         return None
+
+    def closed(self) -> list[Closed]:
+        on_the_way = closed_on_the_way(self._path)
+        return [on_the_way] if on_the_way is not None else closed_inside(self._path)
 
     def directories_with(self, name: str) -> list[str]:
         """Links, hidden directories and those that may not be looked into are left out."""

@@ -211,6 +211,35 @@ def test_restore_of_another_nodes_backup(lived: World, history: History) -> None
     said = backup_cli("restore", "--replace", other.url, lived.directory)
     assert_refused(said, "two nodes' .*Restore to another directory.*--discard-newer unknown")
 
+    lived.database.rename(lived.root / "its dead disk")
+    said = backup_cli("restore", other.url, lived.directory)
+    assert_refused(said, f"of another node: .* is the place of the node {'02' * 33}.*--discard-newer unknown")
+    assert not lived.database.exists()
+    said = backup_cli("restore", other.url, lived.directory, "--discard-newer", "unknown")
+    assert said.code == 0
+    assert f"THE NODE DOES NOT START WITH IT: the backup at {lived.url} belongs to the node {'02' * 33}" in said.text
+    assert "goes on with the backup that it names" not in said.text
+    assert (lived.directory / "backup.lock").read_bytes(), "it is kept"
+    with pytest.raises(Refused):
+        lived.run(History(lived.version).notes(1))
+
+
+def test_restore_beside_a_lock_whose_backup_was_made_anew_tells_that_the_node_does_not_start(
+    lived: World, history: History
+) -> None:
+    """The URL is the same, and the backup another one: the plugin refuses."""
+    kept = (lived.directory / "backup.lock").read_bytes()
+    lived.backup.rename(lived.backup.with_name("moved"))
+    lived.init()
+    (lived.directory / "backup.lock").write_bytes(kept)
+    lived.database.unlink()
+    (lived.directory / "backup.witness").unlink(missing_ok=True)
+    said = backup_cli("restore", lived.url, lived.directory, "--discard-newer", "unknown")
+    assert said.code == 0, said
+    assert "THE NODE DOES NOT START WITH IT" in said.text
+    with pytest.raises(Refused, match="expects the backup"):
+        lived.run(History(lived.version).notes(1))
+
 
 def two_backups(lived: World, history: History) -> World:
     """The node had its backup at `first.bkp`, at version 6, and has another one since, at version 26."""

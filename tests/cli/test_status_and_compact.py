@@ -148,6 +148,22 @@ def test_where_nothing_is_gained_nothing_is_changed(grown: World) -> None:
     grown.assert_restored_equals_the_nodes()
 
 
+def test_where_a_full_segment_would_go_and_nothing_be_gained_nothing_is_changed(taken_over: World) -> None:
+    """Rows that stay take as much in the new snapshot as in the log, and the last segment is left as it is."""
+    node, blobs = History(taken_over.version), random.Random(1)
+    row = "INSERT INTO vars (name, blobval) VALUES ('row-{}', x'{}')"
+    taken_over.run([node.transaction(row.format(n, blobs.randbytes(1 << 20).hex())) for n in range(12)])
+    taken_over.run([*node.notes(20)])
+    assert len(list(taken_over.backup.glob("segment-*"))) > 1
+    before = tree(taken_over.root)
+    for _ in range(2):
+        said = backup_cli("compact", taken_over.url)
+        assert said.code == 0
+        assert "a compaction would gain nothing now (the new snapshot would be larger" in said.err
+    assert tree(taken_over.root) == before
+    taken_over.assert_restored_equals_the_nodes()
+
+
 def test_beside_a_running_node(lived: World, history: History) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(3))

@@ -120,6 +120,7 @@ def test_lock_file_that_is_a_link_is_not_followed(url: str, tmp_path: Path) -> N
     target = tmp_path / "somebody's file"
     target.write_bytes(b"precious")
     lock = Path(url.removeprefix("file://")) / "lock"
+    lock.unlink(missing_ok=True)
     lock.symlink_to(target)
     with pytest.raises(BackupError):
         opened(url)

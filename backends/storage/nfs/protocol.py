@@ -43,6 +43,9 @@ class Attributes:
     size: int
     mode: int = 0o600
     links: int = 1
+    uid: int | None = None
+    gid: int | None = None
+    """Whose it is, by the server's numbers; None where they were not asked for (NFSv4 tells names)."""
 
     @property
     def sealed(self) -> bool:

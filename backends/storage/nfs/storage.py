@@ -10,12 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from backends.storage.base import NO_LINKS, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import NO_LINKS, Closed, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import plain_name
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.files import Reader, Writer
 from backends.storage.nfs.gone import HIDDEN, ROOM, hidden_bytes, hidden_name, room_for, to_forget
-from backends.storage.nfs.protocol import Handle, Kind, Protocol
+from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol
 from backends.storage.nfs.rpc import Disconnected, Refused
 from backends.storage.nfs.server import Server
 
@@ -28,6 +28,8 @@ _NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS
 """How servers without permissions refuse to change one."""
 
 _ATTEMPTS = 5
+
+_ANY_NAME = "manifest"
 
 _Result = TypeVar("_Result")
 
@@ -122,6 +124,19 @@ class NfsStorage(Storage):
                     if attributes.kind is Kind.FILE:
                         found.append(entry)
             return sorted(found)
+
+        return self._in_directory(look)
+
+    def closed(self) -> list[Closed]:
+        def look(protocol: Protocol, directory: Handle) -> list[Closed]:
+            try:
+                entries = protocol.entries(directory)
+            except PermissionError:
+                return [_closed(self._name, protocol.attributes(directory))]
+            return sorted(
+                (_closed(name, what) for name, what in entries if _is_closed(protocol, directory, name, what)),
+                key=lambda each: each.name,
+            )
 
         return self._in_directory(look)
 
@@ -328,3 +343,20 @@ def _unless_refused() -> Iterator[None]:
         raise
     except OSError:
         pass
+
+
+def _closed(name: str, what: Attributes) -> Closed:
+    return Closed(name, what.uid, what.gid)
+
+
+def _is_closed(protocol: Protocol, directory: Handle, name: str, what: Attributes) -> bool:
+    """Whether the server keeps this user out of a directory in that one: only a question for something in it tells."""
+    if what.kind is not Kind.DIRECTORY or name.startswith(".") or name == "lost+found":
+        return False
+    try:
+        protocol.lookup(protocol.lookup(directory, name)[0], _ANY_NAME)
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False

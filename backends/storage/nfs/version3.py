@@ -252,10 +252,10 @@ def _attributes(answer: Unpacker) -> Attributes | None:
 
 def _plain_attributes(answer: Unpacker) -> Attributes:
     kind, mode, links = _KINDS.get(answer.number(), Kind.OTHER), answer.number(), answer.number()
-    answer.fixed(8)
+    uid, gid = answer.number(), answer.number()
     size = answer.size()
     answer.fixed(56)
-    return Attributes(kind, size, mode, links)
+    return Attributes(kind, size, mode, links, uid, gid)
 
 
 def _skip_attributes(answer: Unpacker) -> None:

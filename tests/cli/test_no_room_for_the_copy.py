@@ -1,0 +1,96 @@
+"""A node's disk that is too full for a copy of its database: how much is needed, where, and how to go on without it."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from backends.database import taking
+from tests.cli.outcome import assert_refused
+from tests.end_to_end.test_room_foretold import KIB, leave_free
+from tests.end_to_end.world import World, backup_cli, tree
+from tests.small_disk import needs_small_disks, small_disk
+from tests.standin import History, Refused
+
+NEEDED = r"takes (\d+) MiB in {place} for a while; only 0 MiB are free"
+
+
+@pytest.fixture
+def full(world: World, history: History) -> Iterator[World]:
+    """The node's directory lies on a full disk of 8 MiB, and its database is ahead of its backup."""
+    with small_disk(world.directory, 8 << 20):
+        world.init()
+        world.run([history.first(), *history.notes(5)])
+        world.run_without_plugin([history.note(os.urandom(1_000_000).hex())])
+        leave_free(world.directory, 500 * KIB)
+        yield world
+
+
+def needed(world: World, text: str) -> None:
+    """It says how much the copy takes, and that is right."""
+    told = re.search(NEEDED.format(place=re.escape(str(world.directory))), text)
+    assert told is not None, text
+    size = world.database.stat().st_size
+    assert size <= int(told[1]) << 20 <= size + (2 << 20)
+
+
+@needs_small_disks
+def test_start_of_the_plugin_and_what_it_says_to_type(full: World, tmp_path: Path) -> None:
+    before, history = tree(full.backup), History(full.version)
+    with pytest.raises(Refused) as refused:
+        full.run(history.notes(1))
+    needed(full, str(refused.value))
+    assert tree(full.backup) == before
+    line = re.search(r"backup-cli (resync .* --scratch) DIR", str(refused.value))
+    assert line is not None
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    said = backup_cli(*shlex.split(line[1]), elsewhere)
+    assert said.code == 0, said
+    assert list(elsewhere.iterdir()) == []
+    full.run(History(full.version).notes(1))
+    full.assert_restored_equals_the_nodes()
+
+
+@needs_small_disks
+def test_check_config_says_the_same_before(full: World) -> None:
+    said = backup_cli("check-config", "--lightning-dir", full.directory)
+    assert "Make room there first, or have the snapshot taken with the copy on another disk" in said.text
+    assert f"backup-cli resync --lightning-dir {full.directory} --scratch DIR" in said.text
+
+
+@needs_small_disks
+@pytest.mark.parametrize("command", ["resync", "init"])
+def test_command(full: World, tmp_path: Path, command: str) -> None:
+    words: list[object] = [command, "--lightning-dir", full.directory]
+    if command == "init":
+        words.append((full.backup.parent / "new.bkp").as_uri())
+    before = full.everything_on_disk()
+    said = backup_cli(*words)
+    assert_refused(said, r"name a directory of yours on another disk, with --scratch DIR")
+    needed(full, said.text)
+    assert full.everything_on_disk() == before
+    said = backup_cli(*words, "--scratch", tmp_path)
+    assert said.code == 0, said
+    assert not list(tmp_path.glob(".lightningd-backup-*"))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+def test_where_files_are_compressed_only_trying_tells(
+    old_node: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """For everybody, without a small disk."""
+
+    monkeypatch.setattr(taking, "mount_of", lambda path: SimpleNamespace(kind=kind))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    said = backup_cli("init", "--lightning-dir", old_node.directory, old_node.url)
+    if kind == "btrfs":
+        assert said.code == 0, said
+        return
+    needed(old_node, said.text)
+    assert_refused(said, "--scratch DIR")
+    assert not old_node.backup.exists()
