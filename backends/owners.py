@@ -10,8 +10,10 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from struct import Struct
 
 _MAX_LINKS = 40
 """As many as the kernel follows in one path."""
@@ -29,6 +31,16 @@ class Step:
     uid: int
     gid: int
     mode: int
+    named: tuple["Named", ...] = ()
+    """Whom else an access control list lets write; in `mode`, they show as the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A user, or a group, by number."""
+
+    number: int
+    is_group: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +80,30 @@ def way_to(path: Path) -> Way:
     return Way(tuple(walk.steps))
 
 
-def only_roots(directory: Path) -> bool:
-    """Whether nobody but root decides what lies in this directory, and which one it is. Raises nothing."""
+def only_roots(path: Path) -> bool:
+    """Whether nobody but root decides what is there, a directory, a file or nothing, and that it is this one.
+
+    Every directory on the way counts, also between two links. Raises nothing.
+    """
     try:
-        way = way_to(directory)
+        way = way_to(path)
+        return way.foreign(0) is None and way.exposed(0) is None and _roots_own(path)
     except OSError:
         return False
-    return way.foreign(0) is None and way.exposed(0) is None
+
+
+def _roots_own(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        end = _step(path, descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISDIR(end.mode):
+        end = replace(end, mode=end.mode & ~stat.S_ISVTX)  # which keeps nobody from writing to a file
+    return end.uid == 0 and not _open_to_others(end, 0)
 
 
 class _Walk:
@@ -93,7 +122,7 @@ class _Walk:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return False
         try:
-            kind = stat.S_IFMT(os.fstat(child).st_mode)
+            kind = _kind(child)
             if kind == stat.S_IFDIR:
                 self._shown = self._shown.parent if name == ".." else self._shown / name
                 self.directory, child = child, self.directory
@@ -121,15 +150,47 @@ def _root() -> int:
     return os.open("/", _LOOK | os.O_DIRECTORY)
 
 
+def _kind(descriptor: int) -> int:
+    """None of all for a user's own FUSE filesystem, of which he alone, and not even root, may know what it is."""
+    try:
+        return stat.S_IFMT(os.fstat(descriptor).st_mode)
+    except PermissionError:
+        return 0
+
+
 def _step(path: Path, descriptor: int) -> Step:
     status = os.fstat(descriptor)
-    return Step(path, status.st_uid, status.st_gid, status.st_mode)
+    named = _named_writers(descriptor) if status.st_mode & stat.S_IWGRP else ()
+    return Step(path, status.st_uid, status.st_gid, status.st_mode, named)
+
+
+def _named_writers(descriptor: int) -> tuple[Named, ...]:
+    """Of a directory's POSIX access control list; the group's bits in the mode limit what it gives."""
+    data = b""
+    with suppress(OSError):  # most have none
+        data = os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
+    entries = _ACL_ENTRY.iter_unpack(data[4:]) if len(data) % _ACL_ENTRY.size == 4 else ()
+    return tuple(
+        Named(number, tag == _ACL_GROUP)
+        for tag, rights, number in entries
+        if tag in (_ACL_USER, _ACL_GROUP) and rights & 2
+    )
+
+
+_ACL = "system.posix_acl_access"
+_ACL_ENTRY = Struct("<HHI")
+_ACL_USER, _ACL_GROUP = 0x02, 0x08
+_ACL_WRITE = 2
 
 
 def _open_to_others(step: Step, uid: int) -> bool:
     if step.mode & stat.S_ISVTX or not step.mode & _BY_OTHERS:
         return False
-    return bool(step.mode & stat.S_IWOTH) or not _alone_in(step.gid, uid)
+    if step.mode & stat.S_IWOTH or not _alone_in(step.gid, uid):
+        return True
+    return any(
+        not _alone_in(named.number, uid) if named.is_group else named.number not in (0, uid) for named in step.named
+    )
 
 
 def _alone_in(gid: int, uid: int) -> bool:

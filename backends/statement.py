@@ -34,6 +34,7 @@ _KINDS = (
     *((verb, kind) for verb in ("CREATE", "DROP") for kind in ("TABLE", "INDEX", "VIEW", "TRIGGER")),
     ("CREATE", "UNIQUE", "INDEX"),
     ("CREATE", "VIRTUAL", "TABLE"),
+    *(("CREATE", how, kind) for how in ("TEMP", "TEMPORARY") for kind in ("TABLE", "VIEW", "TRIGGER")),
     ("PRAGMA",),
 )
 """The kinds that name something next."""
@@ -45,7 +46,7 @@ _NAMELESS = frozenset(
     }
 )
 
-_ASIDE = (("IF", "NOT", "EXISTS"), ("IF", "EXISTS"), ("TEMP",), ("TEMPORARY",))
+_ASIDE = (("IF", "NOT", "EXISTS"), ("IF", "EXISTS"))
 
 
 def outline(statement: str) -> str:

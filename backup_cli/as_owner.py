@@ -24,7 +24,7 @@ from backends.errors import BackupError, ClosedToUser
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
-from backends.owners import Way, only_roots, run_as, user_name, way_to
+from backends.owners import Way, run_as, user_name, way_to
 from backends.urls import BadURL, parse_url
 from backends.words import printable, shell_line
 from backup_cli.console import say
@@ -56,11 +56,15 @@ class SomebodyElses(BackupError):
 
 def node_directory(given: Path, *, new: bool = False) -> Path:
     """The network directory that `--lightning-dir` means, as its owner. Raises BackupError as `network_directory`."""
-    given = given.expanduser().absolute()  # before HOME, and what may be entered, are another user's
+    given = _absolute(given)  # before HOME, and what may be entered, are another user's
     if os.geteuid() != 0:
         return network_directory(given, new=new)
-    _become_owner_of(given)
-    directory = network_directory(given, new=new)
+    way = way_to(given)
+    _become_owner_at_the_end_of(way)
+    try:
+        directory = network_directory(given, new=new)
+    except PermissionError as error:
+        _refuse_closed_to_its_owner(way, Path(error.filename or given))
     if os.geteuid() == 0:
         _become_owner_of(directory)  # root's may have the node's own one in it
     else:
@@ -72,25 +76,35 @@ def node_directory(given: Path, *, new: bool = False) -> Path:
 
 def restore_place(dest: Path) -> Path:
     """DEST, as the owner of the directory that it is, or that it lies in."""
-    dest = dest.expanduser().absolute()
+    dest = _absolute(dest)
     if os.geteuid() == 0:
-        _become_owner_of(dest if dest.is_dir() else dest.parent)
+        _become_owner_of(dest if _is_directory(dest) else dest.parent)
     return dest
 
 
-def backup(url: str) -> None:
+def _is_directory(path: Path) -> bool:
+    """As far as root may know: not of what is closed to it, on a share, or in a FUSE filesystem of its user's own."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
+
+
+def backup(url: str) -> bool:
     """For a command that is about nothing but a backup: as its owner, or as that of the directory that it will be in.
 
-    A place on another machine has its own ways of knowing who asks. Raises BackupError where it does not answer.
+    Returns whether this was root, and is another user now. A place on another machine has its own ways of knowing who
+    asks. Raises BackupError where it does not answer.
     """
     if os.geteuid() != 0:
-        return
+        return False
     try:
         way = answered(url, lambda: _way_to_backup(url))
     except BadURL:
-        return  # the command itself says what is wrong with it
+        return False  # the command itself says what is wrong with it
     if way is not None and not _is_roots(way):
         _become_owner_at_the_end_of(way)
+    return os.geteuid() != 0
 
 
 def refuse_anothers(place: Path | None) -> None:
@@ -109,15 +123,20 @@ def refuse_anothers(place: Path | None) -> None:
         )
 
 
-def trusted_by_root(file: Path) -> bool:
-    """Whether nobody but root decides what is in this file, or that there is none."""
-    places = (file.parent, Path(os.path.realpath(file)).parent)
+def _absolute(path: Path) -> Path:
+    """What a path means to whoever has typed it. BackupError where that cannot be told."""
     try:
-        return all(map(only_roots, places)) and file.stat().st_uid == 0
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise BackupError(
+            f"{printable(path)} cannot be found: this user has no home directory (no name, and HOME is not set); "
+            "nothing was changed. Name the whole path, the node's directory with --lightning-dir"
+        ) from None
     except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+        raise BackupError(
+            f"{printable(path)} cannot be found, for the directory that this was typed in does not exist any more; "
+            "nothing was changed. Go to another one (cd), or name the whole path"
+        ) from None
 
 
 # Becoming the owner
@@ -148,7 +167,10 @@ def _become_owner_at_the_end_of(way: Way) -> None:
         return
     say(f"Run by root: goes on as {user.name}, to whom {printable(way.end.path)} belongs")
     _become(user)
-    _refuse_exchangeable(way_to(way.end.path), user)
+    again = way_to(way.end.path)
+    _refuse_exchangeable(again, user)
+    if again.end.path != way.end.path:
+        _refuse_closed_to_its_owner(way, again.end.path)
     _demand_readable_program(user)
 
 
@@ -276,6 +298,18 @@ def _refuse(user: _User, directory: Path | None, why: str, *, in_container: bool
     raise SomebodyElses(
         f"this is run by root, and {where} belongs to the user {user.name}; root would do there what other users "
         f"want: {why}. Nothing was touched. Run it as that user: {_line(user.uid, user.gid)}{container}"
+    )
+
+
+def _refuse_closed_to_its_owner(way: Way, closed: Path) -> NoReturn:
+    """In a container, lightningd often runs as root in a volume that is a user's on the host."""
+    directory, above = way.end.path, Way(way.steps[:-1])
+    only_root_names_it = above.foreign(0) is None and above.exposed(0) is None and not above.end.mode & 0o022
+    give = f": {shell_line('chown', '-h', 'root', directory)}" if only_root_names_it else ""
+    raise SomebodyElses(
+        f"{printable(directory)} belongs to the user {user_name(os.geteuid())}, to whom {printable(closed)} is closed, "
+        "so lightningd runs as somebody else. Nothing was touched. Run this as the user that lightningd runs as. If "
+        f"that is root, as in many containers, give the directory to root first{give}"
     )
 
 

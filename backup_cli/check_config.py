@@ -31,7 +31,7 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 @lightning_dir
 @click.option(
     "--conf",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     help="lightningd's config file, if it is started with --conf.  [default: the usual ones]",
 )
 @json_option

@@ -20,7 +20,7 @@ from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
+from backup_cli.options import existing_backup_as_owner, no_limits, show_statements, url_argument
 from backup_cli.ownership import alone, take_over
 
 
@@ -28,7 +28,7 @@ from backup_cli.ownership import alone, take_over
 @url_argument
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
@@ -38,9 +38,8 @@ from backup_cli.ownership import alone, take_over
 @no_limits
 def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
-    as_owner.backup(url)
+    url, backend = existing_backup_as_owner(url)
     as_owner.refuse_anothers(scratch)
-    url, backend = existing_backup(url)
     assert isinstance(backend, LogBackend)
     with alone(url, backend, "compact", take_over, dry_run):
         _refuse_if_damaged(backend)

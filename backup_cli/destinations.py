@@ -16,6 +16,7 @@ from backends.mounts.ephemeral import Lifetime, lifetime_of_mount
 from backends.mounts.network import is_network, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mounts
 from backends.mounts.volumes import Volume, disks_of, volumes
+from backends.node.directory import expanded
 from backends.urls import quote
 from backends.words import printable
 from backup_cli import as_owner
@@ -196,7 +197,7 @@ def _own_disks(lightning_dir: Path) -> frozenset[str]:
     try:
         directory = as_owner.node_directory(lightning_dir)
     except BackupError:
-        directory = Path.home()
+        directory = expanded(Path("~")).absolute()
     return disks_of(directory)
 
 

@@ -31,7 +31,7 @@ from backup_cli.findings import Level
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.old_age import doubt_of
-from backup_cli.options import REHEARSAL, existing_backup, no_limits, show_statements
+from backup_cli.options import A_PATH, REHEARSAL, existing_backup, no_limits, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.player import Player, recorded_calls
 from backup_cli.rehearsal import Rehearsal, tell
@@ -43,7 +43,7 @@ from plugin.foresight import brings_forward
 @click.argument("url", metavar="[URL]", required=False)
 @click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
 @json_option

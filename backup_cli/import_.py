@@ -29,6 +29,7 @@ from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.init import plugin_path
 from backup_cli.newest import demand_newest, discard_newer
 from backup_cli.options import (
+    A_PATH,
     lock_steps,
     no_limits,
     removed_on_failure,
@@ -50,14 +51,14 @@ BETTER_SOURCE = (
 @url_argument
 @click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
 )
 @accept_schema
 @discard_newer
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @dry_run_option

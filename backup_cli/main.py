@@ -7,6 +7,7 @@ by Ctrl-C.
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +47,7 @@ for command in (init, restore, import_, verify, status, versions, compact, resyn
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every error is one sentence, and a traceback is a bug."""
     interrupts.listen()
+    _open_what_is_closed()
     try:
         code = run(arguments)
     except Exception as error:  # a bug; its traceback might show a node's values, or what a terminal obeys
@@ -58,6 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(last, signal.SIG_DFL)  # has not failed
         os.kill(os.getpid(), last)
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Some supervisors start programs with no standard files at all; then every word would fail, and the next file that
+    is opened, one of a backup, would get the number that the system's libraries complain to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (as long as this process lives)
 
 
 _STOPPED = 130

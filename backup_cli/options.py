@@ -25,11 +25,15 @@ from backends.owners import user_name
 from backends.storage.base import Closed
 from backends.urls import Destination, parse_url
 from backends.words import counted, one_line, printable
+from backup_cli import as_owner
 from backup_cli.waiting import answered
+
+A_PATH = click.Path(path_type=Path, readable=False)
+"""Whether it can be read is found out as the user who is to read it: on a share, root itself often may not."""
 
 lightning_dir = click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     default=DEFAULT_DIRECTORY,
     show_default="~/.lightning",
     help="The node's directory: the network directory (with lightningd.sqlite3 in it), or the one above it.",
@@ -37,7 +41,7 @@ lightning_dir = click.option(
 
 copy_place = click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where a copy of the whole database lies meanwhile.  [default: the node's directory]",
 )
 
@@ -97,6 +101,19 @@ no_limits = click.option(
 def existing_backup(url: str) -> tuple[str, Backend]:
     """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
     return answered(url, lambda: _existing_backup(url))
+
+
+def existing_backup_as_owner(url: str) -> tuple[str, Backend]:
+    """The same for a command that is about nothing else: as the owner of that backup, if root has run it.
+
+    In a directory of root's, the only backup may be another user's: root's `compact` left files there that the node
+    could not read.
+    """
+    as_owner.backup(url)
+    named, backend = existing_backup(url)
+    if named == url or not as_owner.backup(named):
+        return named, backend
+    return existing_backup(named)  # opened once more: as this user now, and it was his to exchange until then
 
 
 def _existing_backup(url: str) -> tuple[str, Backend]:

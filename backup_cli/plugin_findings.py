@@ -9,8 +9,8 @@ import psutil
 
 from backends.errors import BackupError
 from backends.node.writer_lock import WRITER_LOCK_FILE
+from backends.owners import only_roots
 from backends.words import shell_line
-from backup_cli import as_owner
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.init import plugin_path
 from backup_cli.node_config import NodeConfig, PluginLine
@@ -62,7 +62,7 @@ def _decided_by_others(config: NodeConfig, plugin: Path) -> Path | None:
     """Where somebody else than root decides what root would run; None for every other user, who decides himself."""
     if os.geteuid() != 0:
         return None
-    return next((file for file in (*config.files, plugin) if not as_owner.trusted_by_root(file)), None)
+    return next((file for file in (*config.files, plugin) if not only_roots(file)), None)
 
 
 class _Asked:

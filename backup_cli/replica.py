@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backends.errors import BackupError
-from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS
+from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS, expanded
 from backends.node.wallet import Wallet, put_it_here, same_file, wallet_of
 from backends.words import printable, shell_line
 from backup_cli.console import warn
@@ -70,7 +70,7 @@ def warn_of_other_main(directory: Path, database: Path) -> None:
 
 
 def _usual_places() -> list[Path]:
-    homes = [home.expanduser() for home in _USUAL]
+    homes = [expanded(home) for home in _USUAL]
     return [home / network for home in homes for network in NETWORKS if (home / network).is_dir()]
 
 

@@ -67,7 +67,7 @@ from backup_cli.schema_consent import accept_schema, demand_known_schema
 
 @click.command(short_help="Bring the database back from a backup.")
 @url_argument
-@click.argument("dest", type=click.Path())
+@click.argument("dest", type=click.Path(readable=False))
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
 @click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")

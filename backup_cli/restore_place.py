@@ -12,6 +12,7 @@ from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
+from backends.owners import user_name
 from backends.scratch import scratch_directory
 from backends.words import shell_word
 from backup_cli.console import say
@@ -85,10 +86,17 @@ def made(directory: Path) -> Iterator[None]:
 def file_behind(target: Path) -> Path:
     """The file that the database is really in: a link to another disk stays, and leads to what is restored.
 
-    Raises BackupError for a link to nothing.
+    Raises BackupError for a link to nothing, and for one that another user has put there: in a shared directory he
+    could have root's own database moved aside.
     """
     if not target.is_symlink():
         return target
+    owner = target.lstat().st_uid
+    if owner not in (0, os.geteuid(), target.parent.stat().st_uid):
+        raise BackupError(
+            f"{target} is a link that belongs to the user {user_name(owner)}, so nothing was restored to where it "
+            "leads; choose another DEST, or remove that link if it is none that you know"
+        )
     file = target.resolve()
     if not file.exists():
         raise BackupError(

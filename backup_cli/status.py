@@ -21,7 +21,7 @@ from backup_cli.backup_findings import NOTHING_MORE
 from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.findings import Finding, Level
 from backup_cli.old_age import doubt_of
-from backup_cli.options import existing_backup, lightning_dir
+from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_words import finding
 from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
@@ -48,7 +48,6 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
             seen, found, old = _look(url, directory, prometheus)
             seen = _with_last_run(seen, directory)
         else:
-            as_owner.backup(url or "")
             seen, found, old = _look(url or "", directory, prometheus)
     except BackupError as error:
         if prometheus:
@@ -67,7 +66,7 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
 
 def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
     """The backup; with a node's directory, how its database stands to it; and what to say of an old last change."""
-    url, backend = existing_backup(url)
+    url, backend = existing_backup_as_owner(url) if directory is None else existing_backup(url)
     seen = backend.status(url)
     old = doubt_of(backend, seen.last_change)
     if directory is None or prometheus:

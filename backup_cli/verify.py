@@ -24,7 +24,14 @@ from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.findings import Finding, problem
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup, no_limits, show_statements, url_argument
+from backup_cli.options import (
+    A_PATH,
+    existing_backup,
+    existing_backup_as_owner,
+    no_limits,
+    show_statements,
+    url_argument,
+)
 from backup_cli.pairing_words import finding, remembered_otherwise
 from backup_cli.schema_consent import accept_schema, demand_known_schema
 from plugin.foresight import brings_forward
@@ -34,12 +41,12 @@ from plugin.foresight import brings_forward
 @url_argument
 @click.option(
     "--lightning-dir",
-    type=click.Path(path_type=Path),
+    type=A_PATH,
     help="Also compare with the database of this node, table by table; lightningd must be stopped.",
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
 )
 @accept_schema
@@ -52,10 +59,8 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
     database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
-    if database is None:
-        as_owner.backup(url)
+    url, backend = existing_backup_as_owner(url) if database is None else existing_backup(url)
     as_owner.refuse_anothers(scratch)
-    url, backend = existing_backup(url)
     if database is not None:
         refuse_if_running(database.parent)
         if not database.exists():

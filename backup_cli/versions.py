@@ -11,10 +11,9 @@ from backends.errors import Damaged
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
 from backends.words import shell_line
-from backup_cli import as_owner
 from backup_cli.console import hand_out, moment, show_line, show_row, size
 from backup_cli.old_age import doubt_of
-from backup_cli.options import existing_backup, url_argument
+from backup_cli.options import existing_backup_as_owner, url_argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,7 @@ def versions(url: str, as_json: bool) -> None:
     backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
     backup-cli restore --kept.
     """
-    as_owner.backup(url)
-    url, backend = existing_backup(url)
+    url, backend = existing_backup_as_owner(url)
     found = _found(backend)
     if as_json:
         hand_out(json.dumps([asdict(each) for each in found]))

@@ -75,6 +75,14 @@ def database_path(directory: Path) -> Path:
     return directory / DATABASE
 
 
+def expanded(path: Path) -> Path:
+    """With `~` replaced, or as it is for a user without a home: one without a name, where HOME is not set either."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def _existing(path: Path) -> Path:
     """The directory, absolute. BackupError when it is missing, no directory, or closed to this user."""
     try:

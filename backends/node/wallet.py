@@ -12,7 +12,7 @@ import psutil
 
 from backends.errors import BackupError
 from backends.node.config_files import Setting, read_settings
-from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS, database_path
+from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS, database_path, expanded
 from backends.words import shell_line
 
 _SQLITE = "sqlite3://"
@@ -67,7 +67,7 @@ def _as_lightningd_names_it(directory: Path, arguments: list[str]) -> Path:
     """The directory under the name that lightningd knows: a link's own parent holds the config file."""
     bases = [Path(word.partition("=")[2]) for word in arguments if word.startswith("--lightning-dir=")]
     bases += [Path(after) for word, after in pairwise(arguments) if word == "--lightning-dir"]
-    for base in (*bases, DEFAULT_DIRECTORY.expanduser()):
+    for base in (*bases, expanded(DEFAULT_DIRECTORY)):
         for network in NETWORKS:
             if same_file(base / network, directory):
                 return base / network

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from backends.change import MAX_CHANGE
 from backends.errors import BackupError, NotABackup, Unreachable
+from backends.node.directory import expanded
 from backends.older.errors import OlderDamaged
 from backends.urls import parse_url
 
@@ -165,7 +166,7 @@ def older_path(text: str) -> Path:
             "machine: the file:// URL that `backup-cli server` was started with"
         )
     if "://" not in text:
-        return Path(text).expanduser()
+        return expanded(Path(text))
     path = _local_file(text)
     if path is None:
         raise BackupError(

@@ -322,9 +322,10 @@ def _is_same_file(one: str, other: str, directory: int) -> bool:
 
 
 def _set_mode(name: str, mode: int, above: int) -> None:
-    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    """Of a directory just made. O_PATH also opens one that a umask lets nobody read, its owner included."""
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        os.fchmod(descriptor, mode)
+        Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)
 

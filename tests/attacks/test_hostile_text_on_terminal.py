@@ -256,8 +256,11 @@ def test_hostile_backup_lock_is_one_line_everywhere(lived: World, history: Histo
     assert_calm(_mail(lived, "mail"), 1)
 
 
-def test_newline_in_a_statement_begins_no_line_in_the_log_or_a_mail(lived: World, history: History) -> None:
+def test_newline_in_a_statement_begins_no_line_in_the_log_or_a_mail(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """lightningd itself sends what this release does not know, with a peer's text in it."""
+    monkeypatch.chdir(lived.root)  # the node itself attaches the file
     mail = lived.directory / "backup.notify"
     mail.write_text('#!/bin/sh\nprintf "%s\\0" "$@" "$LIGHTNINGD_BACKUP_SENTENCE" > mail.part && mv mail.part mail\n')
     mail.chmod(0o700)

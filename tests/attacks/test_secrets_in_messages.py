@@ -171,7 +171,10 @@ def test_compaction_beside_the_node(lived: World, case: str) -> None:
 
 
 @each_statement
-def test_statement_that_lightningd_sends_and_no_restore_would_take(lived: World, history: History, case: str) -> None:
+def test_statement_that_lightningd_sends_and_no_restore_would_take(
+    lived: World, history: History, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lived.root)  # the node itself attaches the file
     statement = case
     if not statement.startswith(("ATTACH", "PRAGMA")):
         return

@@ -102,7 +102,9 @@ def test_a_hot_journal_is_honoured(world: World, history: History) -> None:
     node = world.node(database=partial(SeparateDatabase, cache_pages=10), command=PLUGIN)
     world.init()
     node.start()
-    node.die_at(Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"))
+    node.die_at(
+        Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")
+    )
     world.backup = world.backup.with_name("second.bkp")
     assert init(world).code == 0
     assert contents(world.restore()) == before

@@ -167,7 +167,9 @@ def test_what_is_moved_aside_is_still_a_database_with_its_journal(lived: World, 
     before = everything(lived.database)
     node = lived.node(database=partial(SeparateDatabase, cache_pages=10))
     node.start()
-    node.die_at(Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"))
+    node.die_at(
+        Moment.BEFORE_HOOK, history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")
+    )
     assert has_hot_journal(lived.directory)
     assert restore(lived, lived.directory, "--replace").code == 0
     [aside] = [path for path in lived.directory.glob("*before-restore*") if not path.name.endswith("-journal")]

@@ -1,10 +1,12 @@
 """`backup-cli resync`: the backup is made to hold the present database, and nothing less is ever put in its place."""
 
 import shutil
+import signal
 
 import pytest
 
 from tests.cli.outcome import assert_refused
+from tests.destinations.tools import freeze
 from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file
 from tests.end_to_end.same import everything
 from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, said_at, spawned, tree
@@ -104,9 +106,13 @@ def test_a_failed_run_is_made_good(lived: World, history: History) -> None:
 def test_while_lightningd_runs(lived: World, history: History) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(1))
-        before = tree(lived.root)
-        assert_refused(resync(lived), "in use: process .*stop the node first")
-        assert tree(lived.root) == before
+        freeze(node.wire.process)  # else it writes its own notes meanwhile
+        try:
+            before = tree(lived.root)
+            assert_refused(resync(lived), "in use: process .*stop the node first")
+            assert tree(lived.root) == before
+        finally:
+            node.wire.process.send_signal(signal.SIGCONT)
         node.play(history.notes(1))
     lived.assert_restored_equals_the_nodes()
 

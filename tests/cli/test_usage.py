@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -224,3 +225,12 @@ def test_odd_arguments(
     if said.code == 1:
         assert "error: " in said.err
     assert backup_cli("verify", fuzzed.url).code == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_command_that_is_started_without_its_standard_files(lived: World, closed: str) -> None:
+    """As some supervisors do it. Every command failed, at its first word."""
+    place = lived.root / "restored.sqlite3"
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command("restore", lived.url, place)], check=False)
+    assert done.returncode == 0
+    assert place.stat().st_size == lived.database.stat().st_size

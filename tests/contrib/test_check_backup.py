@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backends.node.lockfile import read_settings, write_settings
-from backends.node.witness import Witness, write_witness
+from backends.node.witness import read_witness, write_witness
 from backup_cli.node_config import read_config
 from tests.cli.outcome import assert_refused
 from tests.contrib.checking import check, configure, the_problem
@@ -126,7 +127,9 @@ os._exit(0)
 
 @pytest.mark.usefixtures("quick")
 def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
-    write_witness(node, Witness(read_settings(node).backup_id or "", 0, 1008, 0, None, "the disk was full"))
+    noted = read_witness(node)
+    assert noted is not None
+    write_witness(node, replace(noted, failure="the disk was full"))
     code, lines = check(node)
     assert code == 0 and len(lines) == 1 and "the disk was full" in lines[0]
 

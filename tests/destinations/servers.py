@@ -2,14 +2,16 @@
 
 import fcntl
 import os
+import pwd
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.destinations.tools import free_ports, freeze, need, run, start, unmount, wait_until
+from tests.destinations.tools import free_ports, freeze, need, need_fuse, run, start, unmount, wait_until
 
 _GANESHA = """
 NFS_CORE_PARAM {{
@@ -86,18 +88,28 @@ class Ganesha:
         self._process.send_signal(signal.SIGCONT)
 
 
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        pytest.skip("sshd lets nobody in whose user has no name")
+
+
 class Sshfs:
-    """A directory served by sshd and mounted with sshfs: a network share as the kernel sees one."""
+    """A directory served by sshd and mounted with sshfs: a network share as the kernel sees one. Needs no root."""
 
     def __init__(self, directory: Path) -> None:
-        need("sshd", "sshfs", "ssh-keygen")
+        need("sshd", "sshfs", "ssh-keygen", root=False)
+        need_fuse()
+        self._user = _own_name()
         self.point, self.served = directory / "share", directory / "served"
         for made in (self.point, self.served):
             made.mkdir()
         self._directory, (self._port,) = directory, free_ports(1)
         for key in ("user", "host"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key)
-        Path("/run/sshd").mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
         (directory / "sshd.conf").write_text(
             f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nPidFile none\nStrictModes no\n"
             f"AuthorizedKeysFile {directory}/user.pub\nPermitRootLogin yes\nUsePAM no\nSubsystem sftp internal-sftp\n"
@@ -108,7 +120,7 @@ class Sshfs:
     @property
     def source(self) -> str:
         """What the mount table shows."""
-        return f"root@127.0.0.1:{self.served}"
+        return f"{self._user}@127.0.0.1:{self.served}"
 
     def start(self, *options: str) -> None:
         """Mounted when this returns, with these options of sshfs besides."""

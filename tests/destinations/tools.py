@@ -14,16 +14,25 @@ import pytest
 INSTALL = "install what .ci/install installs"
 
 
-def need(*programs: str) -> None:
-    """Skip when a program is missing; in CI that is a failure instead: there nothing is skipped."""
+def need(*programs: str, root: bool = True) -> None:
+    """Skip when a program is missing, or root's rights; in CI that is a failure instead: there nothing is skipped."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
-    if os.geteuid() != 0:
-        missing.append("root")
-    if missing and "CI" in os.environ:
-        pytest.fail(f"{', '.join(missing)} missing: {INSTALL}")
     if missing:
-        pytest.skip(f"{', '.join(missing)} missing: {INSTALL}")
+        _skip(f"{', '.join(missing)} missing: {INSTALL}")
+    if root and os.geteuid() != 0:
+        _skip("needs root, to mount, or to serve files as every user")
+
+
+def need_fuse() -> None:
+    """The same where this user cannot mount what he serves himself."""
+    need("fusermount3", root=False)
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        _skip("needs /dev/fuse, open to this user")
+
+
+def _skip(reason: str) -> None:
+    (pytest.fail if "CI" in os.environ else pytest.skip)(reason)
 
 
 def run(*words: object) -> str:
@@ -75,4 +84,5 @@ def free_ports(count: int) -> list[int]:
 
 def unmount(point: Path) -> None:
     """Whatever state it is in; nothing happens when it is not mounted."""
-    subprocess.run(["umount", "-l", str(point)], capture_output=True, timeout=30, check=False)
+    command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    subprocess.run([*command, str(point)], capture_output=True, timeout=30, check=False)

@@ -136,7 +136,7 @@ class Sandbox:
         (self.node.parent / "config").write_text("network=bitcoin\n")
         (self.home / "safe-place").mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
-            shutil.copy(self.node / name, self.home / "safe-place")
+            _copy(self.node / name, self.home / "safe-place")
 
     def a_fresh_node(self) -> None:
         """One that has never been started."""
@@ -174,7 +174,7 @@ class Sandbox:
             player.stop()
         finally:
             player.kill()
-        shutil.copy(self.home / "safe-place" / "hsm_secret", self.node)
+        _copy(self.home / "safe-place" / "hsm_secret", self.node)
 
     def the_node_starts(self) -> None:
         """The reader starts lightningd, however that is done on that machine."""
@@ -216,6 +216,12 @@ class Sandbox:
             size = file.seek(0, os.SEEK_END)
             file.seek(size // 3)
             file.write(b"\xa5" * 16)
+
+
+def _copy(file: Path, directory: Path) -> None:
+    """Also over a read-only one, as hsm_secret is: root could write it, its owner cannot."""
+    (directory / file.name).unlink(missing_ok=True)
+    shutil.copy(file, directory)
 
 
 def _program(path: Path, text: str) -> None:

@@ -71,7 +71,7 @@ small_cache = partial(SeparateDatabase, cache_pages=10)
 
 @moments
 def test_a_node_killed_with_a_hot_journal(lived: World, history: History, moment: Moment) -> None:
-    big, small = history.big(), history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'")
+    big, small = history.big(), history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")
     node = lived.node(database=small_cache)
     node.start()
     node.play([big])
@@ -87,7 +87,7 @@ def test_hot_journal_and_first_transaction_that_leaves_another(lived: World, his
     for value in range(2):
         node = lived.node(database=small_cache)
         node.start()
-        change = f"UPDATE vars SET blobval = x'0{value}' WHERE name LIKE 'big%'"
+        change = f"UPDATE vars SET blobval = x'0{value}' WHERE substr(name, 1, 3) = 'big'"
         node.die_at(Moment.BEFORE_COMMIT, History(lived.version).transaction(change))
     with lived.node(database=small_cache) as node:
         assert lived.version == history.version + 2
@@ -106,7 +106,7 @@ def test_first_transaction_so_large_that_nobody_can_read_the_database(lived: Wor
     """lightningd has it locked from the moment that its cache overflows: it was copied before."""
     lived.run([history.big()])
     lived.run_without_plugin(history.notes(1))
-    large = history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'")
+    large = history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")
     node = lived.run([large, *history.notes(1)], database=small_cache)
     assert len(snapshots_taken(node)) == 1
     lived.assert_restored_equals_the_nodes()

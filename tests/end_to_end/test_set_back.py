@@ -111,7 +111,9 @@ def test_hot_journal_that_a_power_cut_has_brought_back(lived: World, history: Hi
     node = lived.node(partial(SeparateDatabase, cache_pages=cache_pages))
     node.start()
     node.play([*history.notes(2), history.big()])
-    call = history.transaction("UPDATE vars SET val = 'new', blobval = x'00' WHERE name LIKE 'big%'", *MIGRATION)
+    call = history.transaction(
+        "UPDATE vars SET val = 'new', blobval = x'00' WHERE substr(name, 1, 3) = 'big'", *MIGRATION
+    )
     node.execute(call)
     journal, kept = lived.directory / "lightningd.sqlite3-journal", lived.root / "journal"
     kept.hardlink_to(journal)  # what COMMIT removes is only its name, and that is not synced
@@ -374,7 +376,7 @@ def test_read_only_database_is_named_as_such(lived: World, history: History) -> 
     node = lived.node(command=[*as_mortal(), *PLUGIN])
     node.start()
     with pytest.raises(Refused, match="because its file cannot be written: it is read-only"):
-        node.db_write(History(lived.version).note())
+        node.ask(History(lived.version).note())  # only the hook: lightningd itself may be no root
     assert lived.database.read_bytes() == before
     lived.database.chmod(0o600)
     lived.run([])
@@ -429,7 +431,7 @@ def test_file_of_another_user_in_the_backup_is_named(lived: World, history: Hist
     (lived.backup / name).chmod(0)
     node = lived.node(command=[*as_mortal(), *PLUGIN])
     node.start()
-    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name}: is closed to the user"):
+    with pytest.raises(Refused, match=rf"Permission denied \(.*/lightning.bkp/{name} is closed to the user"):
         node.db_write(history.note())
     (lived.backup / name).chmod(0o600)
     lived.run(History(lived.version).notes(1))

@@ -76,7 +76,7 @@ def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStora
         BAD.encode()[:-3],
         bytes([BAD.encode()[0], BAD.encode()[1] ^ 1]) + BAD.encode()[2:],
         document('{"lightningd-backup": 1}'),
-        document('{"lightningd-backup": 1, "found": -1, "by": "x", "what": "x", "generation": 1}'),
+        document('{"lightningd-backup": 1, "found": 1, "by": "x", "what": "x", "generation": -1}'),
         document('{"lightningd-backup": 9, "found": 1, "by": "x", "what": "x", "generation": 1}'),
         document('{"lightningd-backup": 1, "found": 1, "by": "x", "what": ["x"], "generation": 1}'),
     ],

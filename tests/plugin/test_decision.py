@@ -151,19 +151,28 @@ def test_a_pragma_that_nobody_knows(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "shown"),
     [
-        "PRAGMA journal_mode = WAL", " pragma user_version = 3;", "VACUUM", "vacuum INTO 'x'", "ATTACH 'x' AS y",
-        "SAVEPOINT s", "COMMIT;", "CREATE TEMP TABLE x (y)", "CREATE  VIRTUAL TABLE x USING fts5(y)",
+        ("PRAGMA journal_mode = WAL", "PRAGMA journal_mode"),
+        (" pragma user_version = 3;", "PRAGMA user_version"),
+        ("VACUUM", "VACUUM"),
+        ("vacuum INTO 'x'", "VACUUM"),
+        ("ATTACH 'x' AS y", "ATTACH"),
+        ("SAVEPOINT s", "SAVEPOINT"),
+        ("COMMIT;", "COMMIT"),
+        ("CREATE TEMP TABLE x (y)", "CREATE TEMP TABLE x"),
+        ("CREATE  VIRTUAL TABLE x USING fts5(y)", "CREATE VIRTUAL TABLE x"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("bumps", [True, False])
-def test_nothing_is_acknowledged_that_a_restore_would_refuse(tmp_path: Path, statement: str, bumps: bool) -> None:
+def test_nothing_is_acknowledged_that_a_restore_would_refuse(
+    tmp_path: Path, statement: str, shown: str, bumps: bool
+) -> None:
     """It would be in a backup that looks whole, and nobody would know before the day that it is needed."""
     change = Change(6, ["CREATE TABLE x (y)", statement, *([bump(6)] if bumps else ["DROP TABLE x"])])
     decision = decide(standing(change.database_stood_at), change, None)
     assert decision.do is Do.REFUSE
-    assert f"a statement that this release does not know ({statement})" in decision.why
+    assert f"a statement that this release does not know ({shown})" in decision.why
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed):
         replay.execute([*NODE, statement])
 

@@ -174,7 +174,7 @@ def test_lightningd_dies_before_the_commit_and_leaves_a_hot_journal(lived: World
     node.play(history.notes(1))
     node.die_at(
         Moment.BEFORE_COMMIT,
-        history.transaction("UPDATE vars SET blobval = x'00' WHERE name LIKE 'big%'"),
+        history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'"),
         Victim.NODE,
     )
     assert has_hot_journal(lived.directory)
@@ -199,7 +199,7 @@ def test_lightningd_dies_before_the_commit_and_another_change_takes_its_place(li
     node._database = None
     assert node.wire.process.stdin is not None
     node.wire.process.stdin.close()
-    lived.run_without_plugin([transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    lived.run_without_plugin([transaction(call.data_version, "DELETE FROM vars WHERE substr(name, 1, 4) = 'note'")])
     time.sleep(1.0)
     os.kill(node.pid, signal.SIGCONT)
     node.wire.process.wait(20)

@@ -68,7 +68,7 @@ def test_node_on_postgresql_is_ended(world: World, options: dict[str, Any]) -> N
     assert "a-secret" not in str(node.logs)
     assert node.stderr == ""
     until = time.monotonic() + 10
-    while not out.exists() and time.monotonic() < until:
+    while not (out.exists() and out.stat().st_size) and time.monotonic() < until:
         time.sleep(0.01)
     assert out.read_text() == f"broken: {line}\n"
     assert tree(world.backup) == before

@@ -182,7 +182,9 @@ def test_answered_and_uncommitted_change_is_not_noted(rig: Rig, database: Separa
     database.die()
     rig.points.look()
     assert rig.doubt() is not None
-    run_without_plugin(rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    run_without_plugin(
+        rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE substr(name, 1, 4) = 'note'")]
+    )
     assert rig.doubt() is not None
 
 
@@ -195,7 +197,9 @@ def test_another_change_by_a_run_after_lightningd_has_died(rig: Rig, database: S
     rig.points.look()
     os.close(rig.lightningd)
     database.die()
-    run_without_plugin(rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE name LIKE 'note%'")])
+    run_without_plugin(
+        rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE substr(name, 1, 4) = 'note'")]
+    )
     time.sleep(DEAD_AT_MOST)
     rig.points.look()
     rig.points.stop()
@@ -343,7 +347,7 @@ def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_
     watched = _Watched(step)
     with closing(apsw.Connection(str(rig.directory / NAME), vfs="watched")) as connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}; PRAGMA cache_size = {cache_pages}")
-        rows = "UPDATE vars SET blobval = randomblob(20000) WHERE name LIKE 'big%'"
+        rows = "UPDATE vars SET blobval = randomblob(20000) WHERE substr(name, 1, 3) = 'big'"
         history = rig.history
         calls = [history.first(), history.big(), *history.notes(3), history.transaction(rows), history.note()]
         for call in calls:

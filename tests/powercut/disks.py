@@ -52,7 +52,7 @@ def check_available(filesystems: Sequence[str]) -> None:
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if os.geteuid() != 0:
-        missing.append("root")
+        raise Unavailable("needs root, for filesystems on disks whose power is cut")
     missing += [device for device in ("/dev/fuse", "/dev/loop-control") if not Path(device).exists()]
     known = Path("/proc/filesystems").read_text().split()
     missing += [f"{name} in this kernel" for name in filesystems if name not in known]

@@ -1,6 +1,7 @@
 """lightningd's own RPC, of which the stand-in has one method: `lightning-rpc` in the node's directory."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -9,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 _UNKNOWN = {"code": -32601, "message": "Unknown command"}
+
+
+def bind(listening: socket.socket, path: Path) -> None:
+    """Also where the path is longer than the 107 bytes that the system takes, as it is below some users' homes."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listening.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
 
 
 class RpcSocket:
@@ -35,7 +45,7 @@ class RpcSocket:
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> "RpcSocket":
-        self._socket.bind(str(self.path))
+        bind(self._socket, self.path)
         self._socket.listen()
         self._thread.start()
         return self
