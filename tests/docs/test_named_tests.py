@@ -1,0 +1,16 @@
+"""The pages say which test shows a claim: it exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_test_that_a_page_names_exists(page: Path) -> None:
+    for named in re.findall(r"`((?:tests/[\w./-]*)?test_[\w*]+\.py|tests/[\w./*-]+)(?:::\w+)?`", page.read_text()):
+        places = [named] if named.startswith("tests/") else [f"tests/**/{named}"]
+        assert any(list(ROOT.glob(place)) for place in places), f"{page.name} names {named}"
