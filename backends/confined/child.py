@@ -64,6 +64,8 @@ def _done(job: dict[str, Any]) -> dict[str, Any]:
 
 def _tell(voice: _Voice, over: threading.Event) -> None:
     while not over.wait(TELL_EVERY):
+        if (error := limits.overflowing()) is not None:
+            voice.say(failure(error), last=True)
         voice.say(
             {
                 "read": pulse.done,

@@ -78,6 +78,7 @@ def fold(url: str, scratch: str) -> dict[str, Any]:
 
 def compare_databases(a: str, b: str, a_name: str, b_name: str) -> dict[str, Any]:
     """See `work.compare_databases`."""
+    scale(sum(Path(database).stat().st_size for database in (a, b)))
     found = compare(Path(a), Path(b), a_name, b_name)
     differences = _told(found.differences, "more differences")
     return {"tables": found.tables, "rows": found.rows, "differences": differences}

@@ -7,6 +7,7 @@ doubled a table until it had 2.8 GiB. `--no-limits` lifts them, for whoever know
 import os
 import resource
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -160,6 +161,32 @@ def out_of_memory() -> BeyondLimits:
     )
 
 
+def overflowing() -> BeyondLimits | None:
+    """The error for temporary files that are larger together than a file may be; None while they are not.
+
+    The system limits each file, and one statement can have SQLite sort hundreds of lists at a time: 2 kB took 7.6 GB.
+    """
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if not _Here.confined or most == _NEVER or _temporary_bytes() <= most:
+        return None
+    return BeyondLimits(
+        f"temporary files for this backup grow beyond {most // MIB} MiB, far more than a node makes of so few bytes"
+    )
+
+
+def _temporary_bytes() -> int:
+    """Disk that this process's files take which have no name any more. 0 where /proc does not tell."""
+    taken, seen = 0, set[int]()
+    with suppress(OSError):
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found = os.fstat(int(link.name))
+                if stat.S_ISREG(found.st_mode) and not found.st_nlink and found.st_ino not in seen:
+                    seen.add(found.st_ino)
+                    taken += found.st_blocks * 512
+    return taken
+
+
 def stuck(change: int | None, segment: int) -> BeyondLimits:
     """The error for work that does not go on, with the place where it stands still, as far as that is known."""
     where = "" if change is None else f", at the change with data version {change}"
@@ -168,7 +195,8 @@ def stuck(change: int | None, segment: int) -> BeyondLimits:
 
 
 def end_when_stuck(tell: Callable[[BeyondLimits], None]) -> None:
-    """Watch this process from another thread: once its work stands still, `tell` why, and end it at once."""
+    """Watch this process from another thread: once its work stands still or fills the disk with temporary files, `tell`
+    why, and end it at once."""
     threading.Thread(target=_watch, args=(tell,), name="watch", daemon=True).start()
 
 
@@ -176,6 +204,9 @@ def _watch(tell: Callable[[BeyondLimits], None]) -> None:
     beat, since = pulse.beat(), time.process_time()
     while True:
         time.sleep(1)
+        if (error := overflowing()) is not None:
+            tell(error)
+            os._exit(1)
         if pulse.beat() != beat:
             beat, since = pulse.beat(), time.process_time()
         elif time.process_time() - since > STUCK_AFTER + pulse.total / STUCK_BYTES_A_SECOND:

@@ -14,7 +14,7 @@ import apsw
 
 from backends.database.functions import FunctionRefused, allow_only_known
 from backends.database.pulse import pulse
-from backends.database.sqlite_words import FOREIGN_JOURNAL, NOT_UTF8, SEVERAL_ROWS, sqlite_words
+from backends.database.sqlite_words import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.words import printable
 
@@ -179,7 +179,7 @@ def run(connection: apsw.Connection, sql: str, bindings: tuple[Value, ...] = ())
     """Execute to the end; all rows, so only where they are few. Raises TooManyRows where they are not."""
     rows = list(islice(connection.execute(sql, bindings), FEW + 1))
     if len(rows) > FEW:
-        raise TooManyRows(f"over {FEW} rows where a node's database has a few")
+        raise TooManyRows(MANY_ROWS)
     return rows
 
 

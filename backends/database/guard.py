@@ -59,6 +59,9 @@ Nearly all are so. Asking `Guard` about each column of each of them would take a
 """
 
 
+_MADE_WHEN_NAMED = re.compile(r"(pragma_(?!quick_check\Z)|jsonb?_(each|tree)\Z|carray\Z)", re.ASCII | re.IGNORECASE)
+"""Tables that SQLite makes for whoever names them. Of these, it asks itself for one, for an ALTER TABLE."""
+
 _NEVER_REPLAYED = re.compile(
     r"\s*(PRAGMA(?!\s+foreign_keys\b)|ATTACH|DETACH|VACUUM|BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE"
     r"|CREATE\s+(VIRTUAL|TEMP|TEMPORARY))\b",
@@ -99,7 +102,7 @@ class Guard:
 
     def may(self, action: int, first: str | None, second: str | None, database: str | None, cause: str | None) -> int:
         """SQLite's authorizer: what the action is done to is in `first` and `second`."""
-        if action in self._may:
+        if action in self._may and not (action == apsw.SQLITE_READ and _MADE_WHEN_NAMED.match(first or "")):
             return apsw.SQLITE_OK
         if action == apsw.SQLITE_PRAGMA and first == "foreign_keys" and not self._alone:
             return apsw.SQLITE_OK  # in a transaction it has no effect, as it had none at the node

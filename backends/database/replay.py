@@ -53,6 +53,14 @@ _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND int
 _LONG = 1000
 """Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
 
+_NO_VIRTUAL = apsw.SQLITE_PREPARE_NO_VTAB
+"""Without it, SQLite makes the virtual tables `pragma_...`, `json_each` and their like for whoever names one, though a
+connection has dropped all modules; `pragma_optimize` runs statements of its own."""
+
+_ASKS_ITSELF = "ALTER TABLE "
+"""To add a column to a STRICT table, SQLite reads from `pragma_quick_check`. Nothing can be named in one such statement
+that is a table to read from; if there may be several, `Guard` is asked."""
+
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
 
@@ -255,7 +263,9 @@ class Replay:
                     expect(len(statement.encode()))
                 # A plain one, and one only: whatever comes after a semicolon would be another.
                 if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
-                    execute(statement, can_cache=len(statement) < _LONG)  # rows come after all is done: nobody waits
+                    flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
+                    # Rows come after all is done: nobody waits for them.
+                    execute(statement, can_cache=len(statement) < _LONG, prepare_flags=flags)
                 else:
                     self._execute_guarded(statement)
             except (apsw.Error, ValueError, OverflowError) as error:
@@ -263,14 +273,15 @@ class Replay:
 
     def _execute_bump(self, version: int) -> None:
         try:
-            self._cursor.execute(_BUMP, (version,))
+            self._cursor.execute(_BUMP, (version,), prepare_flags=_NO_VIRTUAL)
         except (apsw.Error, OverflowError) as error:
             raise self._failed(_BUMP, error) from error
 
     def _execute_guarded(self, statement: str) -> None:
         # Rows are asked for by nobody: Python would make of each value what no limit of SQLite's counts.
         self._connection.set_authorizer(self._guard.may)
-        self._cursor.execute(statement, can_cache=False)
+        flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
+        self._cursor.execute(statement, can_cache=False, prepare_flags=flags)
         self._cursor.execute("")  # fails when the rows are not those of the last statement of several
         self._connection.set_authorizer(None)
 

@@ -15,9 +15,10 @@ _UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.
 NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
 FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
 SEVERAL_ROWS = "several rows where a node's database has one"
+MANY_ROWS = "thousands of rows where a node's database has a few"
 NOT_TO_BE_READ = "only the database and its journal are to be read"
 
-_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, NOT_TO_BE_READ})
+_OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, MANY_ROWS, NOT_TO_BE_READ})
 """What we say ourselves where SQLite would have gone on."""
 
 _WITHOUT_NAMES = frozenset(
@@ -75,6 +76,7 @@ _BEFORE_FOREIGN_TEXT = (
     "unrecognized token",
     "no such column",
     "no such function",
+    "wrong number of arguments to function",
     "no such module",
     "ambiguous column name",
     "malformed database schema",

@@ -16,6 +16,10 @@ from backends.log.reading import RecordReader
 from backends.log.tail import End
 from backends.log.unpacking import Unpacker, Unreadable
 
+MOST_CHANGES = 1 << 14
+"""Changes that are kept of a log's end: those that do not advance the version are few in a node's, and may be millions
+in a log that somebody made to use up the node's memory. Whoever needs an earlier one finds it too far away."""
+
 
 class LoggedChange(NamedTuple):
     """A change as its record's header tells of it."""
@@ -47,7 +51,8 @@ class LogEnd:
     time: int
     """When the last change was saved, seconds since 1970."""
     changes: Sequence[LoggedChange]
-    """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them."""
+    """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them, as far
+    as they are not more than MOST_CHANGES."""
     whole: bool
     """Whether these are all changes since the snapshot."""
 
@@ -70,7 +75,9 @@ def read_end(generation: Generation) -> LogEnd:
             raise Damaged("the log does not go on from the segment before", segment_name(found.index + 1), 0)
         following = found.first
         changes.extendleft(reversed(found.changes))
-        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD
+        while len(changes) > MOST_CHANGES:
+            changes.popleft()
+        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD or len(changes) == MOST_CHANGES
         if enough or found.first.sequence <= base.sequence:
             break
     else:
@@ -138,7 +145,7 @@ class _Segment:
                 continue
             self.changes.append(LoggedChange(header, number, stream))
             advancing += bool(header.flags & Flag.ADVANCES)
-            while advancing > MAX_ROLL_FORWARD:
+            while advancing > MAX_ROLL_FORWARD or len(self.changes) > MOST_CHANGES:
                 advancing -= self.changes.popleft().advances
         if reader.tail.end is End.TORN and not is_last:
             raise reader.damaged(f"{reader.tail.why}, and the log goes on after it", reader.tail.offset)

@@ -236,3 +236,44 @@ def test_what_is_allowed_besides_takes_neither_time_nor_memory() -> None:
     costly = {"hex", "instr", "like", "glob", "printf", "format", "randomblob", "zeroblob", "group_concat", "concat",
               "quote", "unistr", "json", "trim"}  # fmt: skip
     assert not ALLOWED & costly
+
+
+# Tables that SQLite makes when they are named
+
+MADE_WHEN_NAMED = (
+    "json_each('[1]')", "json_tree('[1]')", "jsonb_each('[1]')", "jsonb_tree('[1]')", "carray(1, 1)", "pragma_optimize",
+    "pragma_database_list", "pragma_function_list", "pragma_integrity_check", "pragma_compile_options", "sqlite_dbpage",
+    "dbstat", "generate_series(1, 3)", "bytecode('SELECT 1')", "sqlite_stmt", "fts3tokenize('simple')",
+)  # fmt: skip
+
+ROADS = {
+    "plain": ["INSERT INTO version SELECT 1 FROM {}"],
+    "guarded": [" INSERT INTO version SELECT 1 FROM {}"],
+    "the second of two": ["INSERT INTO version VALUES (1); INSERT INTO version SELECT 1 FROM {}"],
+    "after an ALTER": ["ALTER TABLE version ADD COLUMN y INTEGER; INSERT INTO version (version) SELECT 1 FROM {}"],
+    "a new table": ["CREATE TABLE t AS SELECT 1 AS x FROM {}"],
+    "a view": ["CREATE VIEW v AS SELECT 1 AS x FROM {}", "INSERT INTO version SELECT x FROM v"],
+    "a trigger": [
+        "CREATE TRIGGER r AFTER INSERT ON version BEGIN UPDATE vars SET val = (SELECT 1 FROM {}); END",
+        "INSERT INTO version VALUES (1)",
+    ],
+    "a trigger on the bump": [
+        "CREATE TRIGGER r AFTER UPDATE ON vars BEGIN INSERT INTO version SELECT 1 FROM {}; END",
+        "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 7",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", ROADS.values(), ids=ROADS.keys())
+def test_virtual_tables_are_no_tables(tmp_path: Path, statements: list[str]) -> None:
+    """SQLite registers them when they are named, also after `drop_modules`."""
+    for number, table in enumerate(MADE_WHEN_NAMED):
+        with Replay(node(tmp_path / f"{number}.sqlite3")) as replay, pytest.raises(ReplayFailed) as refused:
+            replay.execute([statement.format(table) for statement in statements], 8)
+        said = str(refused.value)
+        assert "no such table" in said or "contains what no node writes (READ " in said
+
+
+def test_alter_table_of_a_strict_table_still_asks_sqlite(tmp_path: Path) -> None:
+    with Replay(node(tmp_path / "db")) as replay:
+        replay.execute(["CREATE TABLE s (x INTEGER) STRICT", "ALTER TABLE s ADD COLUMN y INTEGER NOT NULL DEFAULT 0"])

@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from backends import backend_for
 from backends.confined import limits, parent
+from backends.log.last_changes import MOST_CHANGES, read_end
 from tests.attacks.bombs import (
     BUSY,
     DOUBLING,
@@ -28,7 +30,7 @@ from tests.attacks.bombs import (
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.world import Said, backup_cli, command
 from tests.log.damage import Files
-from tests.log.forge import FRAME, Forged, backup, segment
+from tests.log.forge import FRAME, Forged, backup, packed, segment
 
 MIB = 1 << 20
 
@@ -258,6 +260,36 @@ def test_a_statement_of_a_gigabyte_out_of_a_few_kilobytes(tmp_path: Path, scratc
     assert memory < 1100
 
 
+SORTS = "INSERT INTO vars (name) WITH n (i) AS (VALUES {rows}) SELECT q0.i FROM {lists} LIMIT 1".format(
+    rows=", ".join(f"({row})" for row in range(50)),
+    lists=", ".join(f"(SELECT x, i FROM t, n ORDER BY x, i DESC LIMIT 49 OFFSET 1) AS q{n}" for n in range(12)),
+)
+"""Twelve lists of 50 MB that lie on the disk at the same time, sorted; with more of them, any disk is full."""
+
+
+def test_temporary_files_of_one_statement_fill_no_disk(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is smaller than a file may be."""
+    tighter = "from backends.confined import child, limits; limits.SPOOL = 0; child.main()"
+    monkeypatch.setattr(parent, "_CHILD", f"import sys; sys.path += sys.argv[1:]; {tighter}")
+    value = f"INSERT INTO t VALUES (x'{'41' * 1_000_000}')"
+    url = hostile(tmp_path, segment=log(TABLES, ("CREATE TABLE t (x BLOB)", value), (SORTS,)))
+    said = backup_cli("verify", url, "--scratch", scratch)
+    assert_refused(said, "temporary files for this backup grow beyond .* MiB.*--no-limits", 3)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path: Path) -> None:
+    """Its end is looked at when the node starts: 77 MB of such records took 460 MiB."""
+    nothing = packed(b"PRAGMA foreign_keys = ON", flags=FRAME, data_version=0)
+    advancing = packed(data_version=1)
+    url = hostile(tmp_path, segment=segment(advancing, *[nothing] * 20_000))
+    with backend_for(url).read() as generation:
+        end = read_end(generation)
+    assert len(end.changes) == MOST_CHANGES and end.sequence == 20_001 and not end.whole
+
+
 def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) -> None:
     """Nobody is ever locked out of his own money."""
     fewer = DOUBLING[:12]
@@ -338,3 +370,23 @@ def test_errors_come_back_as_themselves(tmp_path: Path, scratch: Path) -> None:
     said = backup_cli("verify", place.as_uri(), "--scratch", scratch)
     assert_refused(said, "data version 2 cannot be executed.*no such table", 3)
     assert b"cannot be executed" in (place / "damage").read_bytes()
+
+
+def test_interrupt_while_modules_are_loaded_ends_without_a_traceback() -> None:
+    interrupted = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'backup_cli.verify':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['/bin/backup-cli', 'verify', 'file:///nowhere']\n"
+        "from backup_cli.isolated import backup_cli\n"
+        "backup_cli()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    process = subprocess.run(
+        [sys.executable, "-c", interrupted], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert process.returncode == -signal.SIGINT
+    assert process.stdout == process.stderr == ""

@@ -31,6 +31,12 @@ from tests.standin import History, Refused
 each_sequence = some(EVERY_SEQUENCE, "all")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that is really executed (`ATTACH`) makes its file there, and not in this project."""
+    monkeypatch.chdir(tmp_path)
+
+
 def calm(said: Said, *codes: int) -> Said:
     assert said.code in codes, said
     assert_calm(said.out)

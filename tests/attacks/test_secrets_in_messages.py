@@ -12,11 +12,13 @@ from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
 
+import apsw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.database.replay import Replay
+from backends.database.sqlite_words import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
 from backends.interpreter import python
 from backends.log.documents import SESSION
@@ -57,6 +59,12 @@ STATEMENTS = {
     "too much memory": f"INSERT INTO vars (name, val) VALUES ('{RUNE} {TOLD}', zeroblob(999999999) || 'x')",
 }
 each_statement = some(STATEMENTS, "two values in a row", "a file to attach")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that is really executed (`ATTACH`) makes its file there, and not in this project."""
+    monkeypatch.chdir(tmp_path)
 
 
 def assert_kept(text: str) -> None:
@@ -269,3 +277,9 @@ def _failure(statement: str) -> BackupError | None:
         except BackupError as error:
             return error
     return None
+
+
+@pytest.mark.parametrize("ours", [NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, MANY_ROWS])
+def test_reason_of_our_own_is_still_told(ours: str) -> None:
+    """It is raised as SQLite's would be, and once became "SQLITE_OK"."""
+    assert sqlite_words(apsw.CorruptError(ours)) == ours
