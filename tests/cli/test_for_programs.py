@@ -103,19 +103,19 @@ def test_without_the_flag_stdout_is_empty_on_errors(tmp_path: Path) -> None:
 
 
 def test_dry_init_says_what_init_does_and_changes_nothing(old_node: World) -> None:
-    before = tree(old_node.root)
+    before = tree(old_node.root, locks=True)
     said = backup_cli("init", "--dry-run", "--lightning-dir", old_node.directory, old_node.url)
     assert said.code == 0, said
-    assert tree(old_node.root) == before
+    assert tree(old_node.root, locks=True) == before
     assert f"would make a backup at {old_node.url}" in said.out
     assert f"would write {old_node.directory / 'backup.lock'}" in said.out
     assert backup_cli("init", "--lightning-dir", old_node.directory, old_node.url).code == 0
-    before = tree(old_node.root)
+    before = tree(old_node.root, locks=True)
     again = backup_cli("init", "--dry-run", "--lightning-dir", old_node.directory, old_node.url)
     real = backup_cli("init", "--lightning-dir", old_node.directory, old_node.url)
     assert (again.code, again.err) == (real.code, real.err)
     assert again.code == 1
-    assert tree(old_node.root) == before
+    assert tree(old_node.root, locks=True) == before
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
@@ -123,30 +123,30 @@ def test_dry_restore(old_node: World, tmp_path: Path, options: list[str]) -> Non
     old_node.init()
     new = tmp_path / "new" / "regtest"
     new.parent.mkdir()
-    before = tree(old_node.root, new.parent)
+    before = tree(old_node.root, new.parent, locks=True)
     said = backup_cli("restore", "--dry-run", *options, old_node.url, new)
     assert said.code == 0, said
-    assert tree(old_node.root, new.parent) == before
+    assert tree(old_node.root, new.parent, locks=True) == before
     assert f"would make the directory {new}" in said.out
     assert (f"would write {new / 'backup.lock'}" in said.out) == bool(options)
     assert backup_cli("restore", *options, old_node.url, new).code == 0
-    before = tree(old_node.root, new.parent)
+    before = tree(old_node.root, new.parent, locks=True)
     refused = backup_cli("restore", "--dry-run", *options, old_node.url, new)
     assert (refused.code, "is there already" in refused.err) == (1, True)
     said = backup_cli("restore", "--dry-run", "--replace", *options, old_node.url, new)
     assert said.code == 0, said
     assert f"would move {new / 'lightningd.sqlite3'} aside" in said.out
-    assert tree(old_node.root, new.parent) == before
+    assert tree(old_node.root, new.parent, locks=True) == before
 
 
 def test_dry_resync_and_compact(old_node: World) -> None:
     old_node.init()
-    before = tree(old_node.root)
+    before = tree(old_node.root, locks=True)
     said = backup_cli("resync", "--dry-run", "--lightning-dir", old_node.directory)
     assert said.code == 0, said
     assert f"would write a new snapshot of {old_node.database}" in said.out
     assert backup_cli("compact", "--dry-run", old_node.url).code == 0
-    assert tree(old_node.root) == before
+    assert tree(old_node.root, locks=True) == before
 
 
 def test_dry_run_meets_the_lock_of_a_running_writer(old_node: World) -> None:

@@ -169,7 +169,7 @@ def test_what_was_begun_is_undone(
     old_node: World, monkeypatch: pytest.MonkeyPatch, at: str, broken: BaseException
 ) -> None:
     """The backup is whole by then, but the node does not know of it: a second try must not find it in its way."""
-    before = tree(old_node.root)
+    before = tree(old_node.root, locks=True)
 
     def fails(*_: object) -> None:
         raise broken
@@ -180,7 +180,7 @@ def test_what_was_begun_is_undone(
             init(old_node)
     else:
         assert init(old_node).code == (130 if isinstance(broken, KeyboardInterrupt) else 1)
-    assert tree(old_node.root) == before
+    assert tree(old_node.root, locks=True) == before
     monkeypatch.undo()
     assert init(old_node).code == 0
 
@@ -189,7 +189,7 @@ def test_what_was_begun_is_undone(
 def test_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> None:
     """A database of 60 MiB, so that there is something to break off."""
     world.run_without_plugin([history.first(), *(incompressible(history, number) for number in range(20))])
-    before = tree(world.root)
+    before = tree(world.root, locks=True)
     process = subprocess.Popen(
         command("init", "--lightning-dir", world.directory, world.url), stderr=subprocess.PIPE, text=True
     )
@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> 
         return
     assert process.returncode == 130
     assert "nothing that was there before has changed" in said
-    assert tree(world.root) == before
+    assert tree(world.root, locks=True) == before
 
 
 def incompressible(history: History, number: int) -> Call:

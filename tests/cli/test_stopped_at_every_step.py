@@ -82,7 +82,7 @@ def check(world: World, words: Words, done: Callable[[], bool]) -> int:
     """Stop the command at steps all over its work; how often that was in time to undo it."""
     kept = world.root.with_name(world.root.name + "-kept")
     shutil.copytree(world.root, kept, symlinks=True)
-    before = tree(world.root)
+    before = tree(world.root, locks=True)
     _, _, steps = stopped_at(0, words)
     assert done()
     undone = 0
@@ -91,7 +91,7 @@ def check(world: World, words: Words, done: Callable[[], bool]) -> int:
         shutil.copytree(kept, world.root, symlinks=True)
         code, said, _ = stopped_at(step, words)
         assert "Traceback" not in said, (step, said)
-        if tree(world.root) == before:
+        if tree(world.root, locks=True) == before:
             undone += 1
             assert code == 130, (step, said)
             assert "nothing that was there before has changed" in said, (step, said)
@@ -133,10 +133,10 @@ def test_a_restore(alone: World, history: History) -> None:
 
 def test_a_verify(alone: World, scratch: Path) -> None:
     alone.init()
-    before = tree(alone.root)
+    before = tree(alone.root, locks=True)
     _, _, steps = stopped_at(0, ["verify", alone.url])
     for step in chosen(steps):
         code, said, _ = stopped_at(step, ["verify", alone.url])
         assert code in (0, 130), (step, said)
-        assert tree(alone.root) == before, (step, said)
+        assert tree(alone.root, locks=True) == before, (step, said)
         assert list(scratch.iterdir()) == [], (step, said)

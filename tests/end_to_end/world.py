@@ -80,12 +80,17 @@ def as_mortal() -> list[str]:
     return prefix
 
 
-def tree(*roots: Path) -> dict[str, str]:
-    """Everything under these directories: each name with its mode and a digest of what it holds."""
+def tree(*roots: Path, locks: bool = False) -> dict[str, str]:
+    """Everything under these directories: each name with its mode and a digest of what it holds.
+
+    Without `locks`, the files that locks are held on are left out: one that a killed process has left means nothing,
+    and whoever takes that lock next removes it.
+    """
     found = {}
     for root in roots:
         for path in [root, *sorted(root.rglob("*"))] if root.exists() else []:
-            found[str(path)] = f"{path.lstat().st_mode:o} {_digest(path)}"
+            if locks or path.name not in ("backup.pid", "lock"):
+                found[str(path)] = f"{path.lstat().st_mode:o} {_digest(path)}"
     return found
 
 
