@@ -29,7 +29,7 @@ def test_by_itself(scratch: Path) -> None:
     assert said.code == 0, said
     for words in ("commit latency", "at 99 %", "identical", "Verdict"):
         assert words in said.out
-    share = re.search(r"a snapshot of [\d.]+ KiB; after it [\d.]+ KiB for [\d.]+ MiB of SQL \((.+) %\)", said.out)
+    share = re.search(r"a snapshot of [\d.]+ \w+; after it [\d.]+ KiB for [\d.]+ MiB of SQL \((.+) %\)", said.out)
     assert share is not None and 7 < float(share[1]) < 11, "what README says of a busy channel"
     assert "Killed plugin and node (-9)" in said.err
     assert list(scratch.iterdir()) == []

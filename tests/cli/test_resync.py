@@ -121,6 +121,7 @@ def test_beside_another_writer(lived: World) -> None:
     hold = (
         "f = open(a[0], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); f.write(f'{os.getpid()} lightningd-backup\\n'); f.flush()"
     )
+    (lived.directory / "backup.pid").touch()
     with running(hold, lived.directory / "backup.pid") as holder:
         before = tree(lived.root)
         assert_refused(resync(lived), rf"another process \(pid {holder.pid}, lightningd-backup\) is writing")
