@@ -39,8 +39,9 @@ oldest: $(READY_TO_TEST) ## the tests nearest to the dependencies, with the olde
 	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
-	$(VENV)/oldest/bin/pytest -n auto tests/database tests/plugin tests/log/test_backend.py tests/cli/test_usage.py \
-		tests/cli/test_init.py tests/cli/test_restore.py tests/end_to_end/test_isolated.py tests/end_to_end/test_recordings.py
+	$(VENV)/oldest/bin/pytest -n auto tests/database tests/log/test_backend.py tests/plugin/test_main.py tests/plugin/test_process.py \
+		tests/cli/test_usage.py tests/cli/test_init.py tests/cli/test_restore.py tests/end_to_end/test_isolated.py \
+		tests/end_to_end/test_recordings.py
 
 LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade \
 	--exclude-newer "$(or $(AGE),7 days)" --custom-compile-command "make lock"

@@ -23,7 +23,7 @@ from tests.end_to_end.world import World, tree
 from tests.standin import History
 
 CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
-STOPS = 4000 if CAMPAIGN else 25
+STOPS = 4000 if CAMPAIGN else 15
 OURS = (*(str(Path(module.__file__ or "").parent) for module in (backends, backup_cli)), "/contextlib.py")
 
 Words = list[str]

@@ -107,7 +107,7 @@ def test_after_a_guarded_change_plain_ones_go_on(tmp_path: Path) -> None:
 
 def test_a_virtual_table_in_the_snapshot_is_only_a_name(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE VIRTUAL TABLE f USING fts5(x)")
-    with Replay(path) as replay, pytest.raises(ReplayFailed, match="no such (module|table)"):
+    with Replay(path) as replay, pytest.raises(ReplayFailed, match=r"no such (module|table)"):
         replay.execute(["INSERT INTO f VALUES ('x')"])
 
 
