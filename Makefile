@@ -69,6 +69,7 @@ powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=
 
 fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
 	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
+		tests/cli/test_usage.py tests/cli/test_stopped_at_every_step.py \
 		tests/end_to_end/test_histories.py
 
 completion: $(READY) ## the completion files for zsh and fish, anew

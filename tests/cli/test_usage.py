@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from backup_cli.main import cli
 from tests.end_to_end.world import World, backup_cli, command, spawned
+from tests.log.histories import CAMPAIGN
 from tests.standin import History
 
 COMMANDS = sorted(cli.commands)
@@ -190,7 +191,7 @@ OPTIONS = ["--", "-", "--json", "--replace", "--resume", "--lightning-dir", "--s
 relative = st.text(max_size=12).map(lambda text: text.replace("/", ""))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50 * CAMPAIGN, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from([name for name in COMMANDS if name != "drill"]),
     words=st.lists(

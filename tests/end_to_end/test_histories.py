@@ -108,7 +108,7 @@ class NodeHistory(RuleBasedStateMachine):
         """A killed process's files are closed for it; those that died here would leave this one a thousand."""
         for link in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
-                if str(link.readlink()).startswith(f"{self.root}/"):
+                if str(link.readlink()).startswith(str(self.database)):
                     os.close(int(link.name))
 
     # The node

@@ -428,6 +428,7 @@ def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, histo
 
 @pytest.mark.parametrize("name", ["lock", "session"])
 def test_file_of_another_user_in_the_backup_is_named(lived: World, history: History, name: str) -> None:
+    (lived.backup / name).touch()  # the lock of a killed process, say
     (lived.backup / name).chmod(0)
     node = lived.node(command=[*as_mortal(), *PLUGIN])
     node.start()
