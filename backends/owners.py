@@ -20,7 +20,8 @@ _MAX_LINKS = 40
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+"""The bits of a mode that let others write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +70,13 @@ def way_to(path: Path) -> Way:
 
     It also ends before what this user may not look into. Raises OSError.
     """
-    walk = _Walk(path.absolute())
+    walk = Walk(path)
     try:
-        while walk.names and walk.go_on():
-            pass
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            while walk.names:
+                walk.go_on()
     finally:
-        os.close(walk.directory)
+        walk.close()
     if not stat.S_ISDIR(walk.steps[-1].mode):  # it ends behind a link
         walk.steps.append(next(step for step in reversed(walk.steps) if stat.S_ISDIR(step.mode)))
     return Way(tuple(walk.steps))
@@ -106,39 +108,43 @@ def _roots_own(path: Path) -> bool:
     return end.uid == 0 and not _open_to_others(end, 0)
 
 
-class _Walk:
+class Walk:
+    """The way to what a path names, gone one name at a time; what was passed last is held open."""
+
     def __init__(self, path: Path) -> None:
-        self.names = list(reversed(path.parts[1:]))
+        self.names = list(reversed(path.absolute().parts[1:]))
         """What is still to come, the next one last."""
         self.directory, self._shown = _root(), Path("/")
-        self.steps = [_step(self._shown, self.directory)]
+        self.last = _step(self._shown, self.directory)
+        """What was passed last, under its real path: a directory, a link, or what the way ends with."""
+        self.steps = [self.last]
         self._links = 0
 
-    def go_on(self) -> bool:
-        """Pass one name; False where the way ends before it."""
+    def close(self) -> None:
+        """Nothing is held open any more."""
+        os.close(self.directory)
+
+    def go_on(self) -> None:
+        """Pass one name. Raises OSError where it cannot be passed, or not be looked at."""
         name = self.names.pop()
+        child = os.open(name, _LOOK, dir_fd=self.directory)
         try:
-            child = os.open(name, _LOOK, dir_fd=self.directory)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return False
-        try:
-            kind = _kind(child)
-            if kind == stat.S_IFDIR:
-                self._shown = self._shown.parent if name == ".." else self._shown / name
-                self.directory, child = child, self.directory
-                self.steps.append(_step(self._shown, self.directory))
-            elif kind == stat.S_IFLNK:
-                self._follow(self._shown / name, child)
+            shown = self._shown.parent if name == ".." else self._shown / name
+            self.last = _step(shown, child)
+            if stat.S_ISDIR(self.last.mode):
+                self.directory, child, self._shown = child, self.directory, shown
+                self.steps.append(self.last)
+            elif stat.S_ISLNK(self.last.mode):
+                self._follow(child)
         finally:
             os.close(child)
-        return kind in (stat.S_IFDIR, stat.S_IFLNK)
 
-    def _follow(self, shown: Path, link: int) -> None:
+    def _follow(self, link: int) -> None:
         self._links += 1
         if self._links > _MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(shown))
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self.last.path))
         if self.steps[-1].mode & stat.S_ISVTX:  # elsewhere only the directory's owner can replace it
-            self.steps.append(_step(shown, link))
+            self.steps.append(self.last)
         target = Path(os.readlink("", dir_fd=link))
         self.names.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
         if target.is_absolute():
@@ -150,15 +156,8 @@ def _root() -> int:
     return os.open("/", _LOOK | os.O_DIRECTORY)
 
 
-def _kind(descriptor: int) -> int:
-    """None of all for a user's own FUSE filesystem, of which he alone, and not even root, may know what it is."""
-    try:
-        return stat.S_IFMT(os.fstat(descriptor).st_mode)
-    except PermissionError:
-        return 0
-
-
 def _step(path: Path, descriptor: int) -> Step:
+    """PermissionError for a user's own FUSE filesystem, of which he alone, and not even root, may know what it is."""
     status = os.fstat(descriptor)
     named = _named_writers(descriptor) if status.st_mode & stat.S_IWGRP else ()
     return Step(path, status.st_uid, status.st_gid, status.st_mode, named)
@@ -173,7 +172,7 @@ def _named_writers(descriptor: int) -> tuple[Named, ...]:
     return tuple(
         Named(number, tag == _ACL_GROUP)
         for tag, rights, number in entries
-        if tag in (_ACL_USER, _ACL_GROUP) and rights & 2
+        if tag in (_ACL_USER, _ACL_GROUP) and rights & _ACL_WRITE
     )
 
 
@@ -184,7 +183,7 @@ _ACL_WRITE = 2
 
 
 def _open_to_others(step: Step, uid: int) -> bool:
-    if step.mode & stat.S_ISVTX or not step.mode & _BY_OTHERS:
+    if step.mode & stat.S_ISVTX or not step.mode & BY_OTHERS:
         return False
     if step.mode & stat.S_IWOTH or not _alone_in(step.gid, uid):
         return True
