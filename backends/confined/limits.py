@@ -200,17 +200,33 @@ def end_when_stuck(tell: Callable[[BeyondLimits], None]) -> None:
     threading.Thread(target=_watch, args=(tell,), name="watch", daemon=True).start()
 
 
+class StuckClock:
+    """How much processor time work has taken since it last showed that it goes on; `used` tells how much in all."""
+
+    def __init__(self, used: Callable[[], float]) -> None:
+        self._used = used
+        self._beat: object = None
+        self._since = used()
+        self._stored = 0
+
+    def saw(self, beat: object, stored: int) -> None:
+        """Where the work is, on a backup of so many bytes."""
+        if beat != self._beat:
+            self._beat, self._since, self._stored = beat, self._used(), stored
+
+    def stands_still(self) -> bool:
+        """Whether it has taken more than any honest step does."""
+        return self._used() - self._since > STUCK_AFTER + self._stored / STUCK_BYTES_A_SECOND
+
+
 def _watch(tell: Callable[[BeyondLimits], None]) -> None:
-    beat, since = pulse.beat(), time.process_time()
+    clock = StuckClock(time.process_time)
     while True:
         time.sleep(1)
-        if (error := overflowing()) is not None:
+        clock.saw(pulse.beat(), pulse.total)
+        error = overflowing() or (stuck(pulse.change, pulse.segment) if clock.stands_still() else None)
+        if error is not None:
             tell(error)
-            os._exit(1)
-        if pulse.beat() != beat:
-            beat, since = pulse.beat(), time.process_time()
-        elif time.process_time() - since > STUCK_AFTER + pulse.total / STUCK_BYTES_A_SECOND:
-            tell(stuck(pulse.change, pulse.segment))
             os._exit(1)
 
 

@@ -95,7 +95,7 @@ class _Listening:
         self._process, self._progress = process, progress
         self._pipe = process.stdout.fileno()
         self._rest = b""
-        self._clock = _Clock(process.pid)
+        self._clock, self._next_look = limits.StuckClock(_ChildsTime(process.pid)), 0.0
         self._change: int | None = None
         self._segment = 0
 
@@ -115,8 +115,15 @@ class _Listening:
                     f"the process that read the backup said what makes no sense ({error}); it was stopped, and nothing "
                     "was made of the backup. It may have been altered: start no node from it"
                 ) from None
-            if not limits.lifted() and self._clock.stands_still():
+            if not limits.lifted() and self._stands_still():
                 raise limits.stuck(self._change, self._segment)
+
+    def _stands_still(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_EVERY
+        return self._clock.stands_still()
 
     def _lines(self, data: bytes) -> list[bytes]:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -163,29 +170,14 @@ class Died(BackupError):
     exit_code = 3
 
 
-class _Clock:
-    """How much processor time the child has taken since it last showed that its work goes on."""
+class _ChildsTime:
+    """The processor time that the child has taken, looked at now and then."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._beat: tuple[int, int, int | None] | None = None
-        self._since, self._stored, self._next_look = 0.0, 0, 0.0
+        self._pid, self._last = pid, 0.0
 
-    def saw(self, beat: tuple[int, int, int | None], stored: int) -> None:
-        """The child told of its work on a backup of so many bytes."""
-        if beat != self._beat:
-            self._beat, self._since, self._stored = beat, self._used(), stored
-
-    def stands_still(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + _LOOK_EVERY
-        return self._used() - self._since > limits.STUCK_AFTER + self._stored / limits.STUCK_BYTES_A_SECOND
-
-    def _used(self) -> float:
-        try:
+    def __call__(self) -> float:
+        with suppress(psutil.Error):  # it has just ended
             times = psutil.Process(self._pid).cpu_times()
-        except psutil.Error:  # it has just ended
-            return self._since
-        return float(times.user + times.system)
+            self._last = float(times.user + times.system)
+        return self._last
