@@ -4,7 +4,7 @@ Needs no lock. What is read was opened at one moment, so a writer beside it that
 takes nothing away: the reader sees a whole backup at some version.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
@@ -60,8 +60,8 @@ class Generation:
         """
         self.torn: str | None = None
         """After `changes`: in words, what was cut off the end, if anything."""
-        self.beside = ""
-        """A sentence for files that may be ones that are missing."""
+        self.beside: Callable[[], str] = str
+        """A sentence for files that may be ones that are missing; asked for only once something is."""
         self.unwitnessed: str | None = None
         """After `changes`: in words, why nothing tells whether the end of the log is missing."""
         self.session_damage: Damaged | None = None
@@ -206,7 +206,7 @@ class Generation:
                 segment_name(self.segments[-1][0]),
                 self.segments[-1][1].size(),
                 self.data_version,
-                self.beside,
+                self.beside(),
             )
 
     def _check_end(self, version: int) -> None:

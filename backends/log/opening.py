@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from backends.errors import Damaged, NotABackup
 from backends.log.absent import no_manifest
@@ -28,7 +29,7 @@ def open_generation(storage: Storage) -> Generation:
         manifest, missing = read_manifest(storage), None
         with ExitStack() as files:
             generation = Generation(manifest, None, files)
-            generation.beside = misnamed(storage)
+            generation.beside = partial(_misnamed_if_known, storage)
             try:
                 generation.session = read_session(storage)
             except Damaged as error:
@@ -44,6 +45,14 @@ def open_generation(storage: Storage) -> Generation:
         missed = missing
         time.sleep(_PAUSE)
     raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+
+
+def _misnamed_if_known(storage: Storage) -> str:
+    """What is missing is told all the same where the names cannot be listed any more."""
+    try:
+        return misnamed(storage)
+    except OSError:
+        return ""
 
 
 def open_kept(storage: Storage, kept: Kept) -> Generation:
