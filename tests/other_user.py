@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from tests.end_to_end.world import Said, spawned
 
 NAMELESS = 12345
 """A user without a name, here as on most machines."""
+
+OTHER = 64999
+"""Another one, who is neither root nor the node's."""
+
+only_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None or shutil.which("unshare") is None,
+    reason="only root, with util-linux, can start processes of other users",
+)
 
 _HERE = Path(__file__).resolve().parent.parent
 
@@ -48,7 +58,27 @@ def run(*words: object, environment: dict[str, str] | None = None, directory: Pa
 
 def as_user(uid: int) -> list[str]:
     """What to put before a command that this user is to run."""
-    return [*everybodys_python(), "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    return [*everybodys_python(), *_becoming(uid)]
+
+
+@contextmanager
+def looping(user: int, script: str) -> Iterator[None]:
+    """This piece of shell, again and again, as that user. Only root can start it."""
+    running = subprocess.Popen(
+        [*_becoming(user), "sh", "-c", f"while :; do {script}; done"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+
+
+def _becoming(uid: int) -> list[str]:
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
 
 
 @cache
@@ -57,8 +87,7 @@ def everybodys_python() -> tuple[str, ...]:
 
     Then the command sees a private copy of the mounts, in which it is not.
     """
-    probe = ["setpriv", f"--reuid={NAMELESS}", f"--regid={NAMELESS}", "--clear-groups"]
-    probe += [sys.executable, "-c", "import sys, backup_cli.main; open(sys.executable)"]
+    probe = [*_becoming(NAMELESS), sys.executable, "-c", "import sys, backup_cli.main; open(sys.executable)"]
     if shutil.which("setpriv") is None:
         pytest.skip("needs setpriv")
     if subprocess.run(probe, capture_output=True, cwd="/").returncode == 0:

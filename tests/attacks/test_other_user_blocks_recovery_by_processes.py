@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.other_users import ATTACKER, NODE, as_user, only_root, run_as
-from tests.end_to_end.world import Said, World, command
+from tests.end_to_end.world import Said, World, command, spawned
 from tests.node.processes import running
+from tests.other_user import as_user, only_root
 from tests.standin import History
 
 pytestmark = only_root
+
+NODE, ATTACKER = 65533, 65534
 
 ASK = "import sys; from pathlib import Path; from backends.node.running import running_lightningd as f\n"
 ASK += "print(f(Path(sys.argv[1])))"
@@ -50,7 +52,7 @@ def started(words: list[object], name: str, directory: Path | None = None, says:
         Path(own).chmod(0o755)
         Path(own, "lightningd").symlink_to(name)
         process = subprocess.Popen(
-            as_user(ATTACKER, f"{own}/lightningd", *words),
+            [*as_user(ATTACKER), f"{own}/lightningd", *map(str, words)],
             cwd=directory or own,
             env=os.environ | {"PYTHONHOME": sys.base_prefix},
             stdin=subprocess.PIPE,
@@ -139,7 +141,7 @@ def test_what_another_user_can_do_does_not_pass_for_the_nodes_lightningd(
     victim: World, attack: Attack, user: int
 ) -> None:
     with attack(victim):
-        said = run_as(user, [sys.executable, "-c", ASK, victim.directory])
+        said = spawned(*as_user(user), sys.executable, "-c", ASK, victim.directory)
     assert said == Said(0, "None\n", "")
 
 
@@ -155,5 +157,5 @@ def test_node_is_recovered_under_all_attacks_at_once(victim: World, user: int) -
         ):
             if words[0] == "init":
                 (victim.directory / "backup.lock").unlink()
-            said = run_as(user, command(*words))
+            said = spawned(*as_user(user), *command(*words))
             assert said.code == 0, (words, said)

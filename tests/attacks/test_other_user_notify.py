@@ -13,8 +13,8 @@ import pytest
 
 from backends.node.trusted import Untrusted, trusted_program
 from plugin.notify import NOTIFY_FILE, Notifier
-from tests.attacks.another_user import OTHER, looping
 from tests.contrib.test_units import CONTRIB
+from tests.other_user import OTHER, looping
 
 NODE = 65534
 """The node's user, who needs no name. For an ordinary user everybody is himself."""

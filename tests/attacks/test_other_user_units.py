@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.another_user import OTHER, looping
 from tests.contrib.test_units import CONTRIB, read
+from tests.other_user import OTHER, looping
 
 NODE, EXPORTER = 65534, OTHER
 """Two users that are not root; they need no names."""
