@@ -36,7 +36,9 @@ from backup_cli.versions import versions
 def cli() -> None:
     """A backup of a Core Lightning node that holds every committed transaction.
 
-    Before the node first starts: backup-cli init URL. After a disaster: backup-cli restore URL DEST.
+    Before the node first starts: backup-cli init URL.
+
+    After a disaster: backup-cli restore URL DEST.
     """
 
 

@@ -182,7 +182,7 @@ def _with_neighbours(error: BackupError, url: str) -> BackupError:
     if not names:
         return error
     alike = difflib.get_close_matches(place.path.name, names, n=_NEIGHBOURS, cutoff=0.0)
-    told = type(error)(f"{error}. Beside it, {'is this backup' if len(names) == 1 else 'are these backups'}:")
+    told = type(error)(f"{error}. Beside it {'is this backup' if len(names) == 1 else 'are these backups'}:")
     more = [f"and {len(names) - len(alike)} more"] if len(names) > len(alike) else []
     told.listed = (*(str(above.below(name)) for name in alike), *more)
     return told
