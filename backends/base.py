@@ -50,6 +50,10 @@ class Standing:
     """When the last record was written, seconds since 1970."""
 
 
+Announce = Callable[[Standing], object]
+"""Called with the place where a new generation begins, when all that is left to do is to publish it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
     """A writer, as its session marker in the backup tells."""
@@ -175,8 +179,8 @@ class Backend(ABC):
         """Durable when it returns."""
 
     @abstractmethod
-    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
-        """A new generation that begins with this database.
+    def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
+        """A new generation that begins with this database. `announce` is called right before it is published.
 
         The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way.
         """

@@ -1,6 +1,7 @@
 """`backup-cli resync`: a new snapshot of the present database into the existing backup."""
 
 import secrets
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from backends.log.keeping import KEEP_FOR
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
+from backends.node.memory import note_beginning
 from backends.node.memory_words import BOTH_OLDER, what_is_wrong
 from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_database, pair_at
@@ -157,7 +159,8 @@ def _resync(
                 "Stop that node, then repeat this"
             )
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
-            backend.take_snapshot(watched(source, show), "resync")
+            note = partial(note_beginning, directory, backup_id, backend.standing)
+            backend.take_snapshot(watched(source, show), "resync", note)
         with ignored():
             standing = backend.standing
             backend.close()

@@ -19,6 +19,8 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
+from backends.node.memory import note_beginning
+from backends.node.witness import LogEnd
 from backends.node.writer_lock import WriterLock
 from backends.patience import DEFAULT_PATIENCE
 from backends.words import counted, one_line, unexpected
@@ -66,6 +68,10 @@ class Guard:
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
         self.reading_database = threading.Lock()
         """Held while this process has the database open through SQLite; not on the commit path."""
+        self.noting = threading.Lock()
+        """Held while the sync point is written."""
+        self.begins: LogEnd | None = None
+        """Where the last new generation of this session begins, which no note may leave out until it is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
@@ -184,7 +190,14 @@ class Guard:
 
     def _begin_anew(self, backend: Backend, source: SnapshotSource, why: str) -> None:
         self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
-        backend.take_snapshot(source, why)
+        before = backend.standing
+
+        def announce(begins: Standing) -> None:
+            with self.noting:
+                self.begins = note_beginning(self.directory, self._backup_id, before, begins)
+
+        backend.take_snapshot(source, why, announce)
+        self.begins = None
         self.damage.taken()
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
 

@@ -45,7 +45,7 @@ from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.running import lightningd_has_started
-from backends.node.witness import Fingerprint, OpenWitness, change_counter
+from backends.node.witness import Fingerprint, LogEnd, OpenWitness, change_counter
 from plugin.witness import witness_of
 
 FAST, SLOW = 0.01, 0.2
@@ -77,6 +77,10 @@ class Committing(Protocol):
     """The database file's first bytes during the last call; None when they could not be read."""
     reading_database: threading.Lock
     """Held by whoever opens the database through SQLite."""
+    noting: threading.Lock
+    """Held by whoever writes the sync point."""
+    begins: LogEnd | None
+    """Where a new generation begins that is being published, or was."""
 
     @property
     def backup_id(self) -> str:
@@ -185,7 +189,8 @@ class SyncPointThread:
             self._witness = OpenWitness(self._hook.directory)
         # A failure is noted after the refusal has been set, and in a new file: it is never overwritten by this.
         if self._hook.refusal is None and self._lightningd.lived_lately():
-            self._witness.write(witness_of(self._hook.backup_id, standing, seen))
+            with self._hook.noting:
+                self._witness.write(witness_of(self._hook.backup_id, standing, seen, begins=self._hook.begins))
             self._noted, self._durable, self._directory_synced = standing, False, False
 
     def _database_file(self) -> DatabaseFile:

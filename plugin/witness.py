@@ -29,9 +29,16 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, stand
     return None
 
 
-def witness_of(backup_id: str, standing: Standing, seen: Fingerprint | None, failure: str | None = None) -> Witness:
+def witness_of(
+    backup_id: str,
+    standing: Standing,
+    seen: Fingerprint | None,
+    failure: str | None = None,
+    begins: LogEnd | None = None,
+) -> Witness:
     """That the database held the backup's last change when its file looked so."""
-    return Witness(backup_id, standing.sequence, standing.data_version, standing.checksum, seen, failure)
+    point = (standing.sequence, standing.data_version, standing.checksum)
+    return Witness(backup_id, *point, seen, failure, begins=begins)
 
 
 def note_end(directory: Path, backup_id: str, standing: Standing, session: str) -> None:
@@ -59,7 +66,9 @@ def confess(directory: Path, backup_id: str, standing: Standing, failure: str) -
     witness = read_witness(directory)
     seen = witness.fingerprint if witness is not None and _fits(witness, backup_id, standing) else None
     with contextlib.suppress(OSError):
-        write_witness(directory, witness_of(backup_id, standing, seen, failure))
+        # What failed may have been the publication of a new generation, which counts all the same.
+        begins = witness.begins if witness is not None and witness.backup_id == backup_id else None
+        write_witness(directory, witness_of(backup_id, standing, seen, failure, begins))
 
 
 def _fits(witness: Witness, backup_id: str, standing: Standing) -> bool:

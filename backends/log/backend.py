@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backends.base import MAX_ROLL_FORWARD, Backend, Report, Sizes, SnapshotSource, Standing, Writer
+from backends.base import MAX_ROLL_FORWARD, Announce, Backend, Report, Sizes, SnapshotSource, Standing, Writer
 from backends.change import Change
 from backends.database.rebuild import BytesDone
 from backends.errors import BackupError, Replaced
@@ -277,9 +277,9 @@ class LogBackend(Backend):
     def append(self, change: Change) -> None:
         self._opened.append(change)
 
-    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+    def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
         writer = self._opened
-        writer.take_snapshot(source, reason)
+        writer.take_snapshot(source, reason, announce)
         with self._reaching():
             self._measure()
             if self._marker is not None:

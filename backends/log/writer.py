@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from backends.base import SnapshotSource, Standing
+from backends.base import Announce, SnapshotSource, Standing
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.documents import MANIFEST, Base, Kept, Manifest
@@ -157,7 +157,7 @@ class LogWriter:
                     "other: backup-cli resync"
                 )
 
-    def take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+    def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
         """A new generation from `source`; the old one is kept for a while.
 
         After a failure the writer is finished, and the old generation is whole and still the current one.
@@ -166,14 +166,14 @@ class LogWriter:
             raise self.finished
         try:
             with self._slow:
-                self._take_snapshot(source, reason)
+                self._take_snapshot(source, reason, announce)
         except BaseException as error:
             self._finish(error)
             if isinstance(error, Exception):
                 raise self.finished or error from error
             raise
 
-    def _take_snapshot(self, source: SnapshotSource, reason: str) -> None:
+    def _take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None) -> None:
         generation, standing = next_generation(self.storage, self.manifest.generation), self.standing
         pieces, backup_id = source.pieces, self.manifest.backup_id
         written = write_snapshot(self.storage, backup_id, generation, source.data_version, pieces)
@@ -187,6 +187,8 @@ class LogWriter:
         if source.data_version != standing.data_version or still_kept(self.storage, self.manifest) is None:
             # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
             keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
+        if announce is not None:
+            announce(Standing(source.data_version, standing.sequence, checksum))
         self._publish(generation, base, self._prepared.index, reason, source.node_id)
         self._leave(self._segment)
         self._segment, self._prepared = self._prepared, None

@@ -6,13 +6,14 @@ change was the last one that the node had acknowledged; after a session that has
 of all, so that whatever follows it was written by somebody else.
 """
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
 from backends.base import Standing, Writer
 from backends.node.session import known_sessions
-from backends.node.witness import LogEnd, Witness, read_witness
+from backends.node.witness import LogEnd, OpenWitness, Witness, read_witness
 
 
 class Memory(Enum):
@@ -57,11 +58,12 @@ def remembered(directory: Path, backup_id: str, end: Standing | None, writer: Wr
 def judge(note: Witness, end: Standing, newest_session: str | None) -> Remembered:
     """The same as a pure function. `newest_session` is the id of the last session that this directory has begun."""
     last = last_of(note)
+    if note.begins is not None and note.begins.sequence >= last.sequence and _is_at(note.begins, end):
+        return Remembered(Memory.AGREES, end.data_version)
     if end.sequence < last.sequence:
         return Remembered(Memory.OLDER, last.data_version)
     if end.sequence == last.sequence:
-        same = (end.data_version, end.checksum) == (last.data_version, last.checksum)
-        return Remembered(Memory.AGREES if same else Memory.REWRITTEN, last.data_version)
+        return Remembered(Memory.AGREES if _is_at(last, end) else Memory.REWRITTEN, last.data_version)
     over = bool(last.session) and last.session == newest_session
     return Remembered(Memory.FOREIGN if over else Memory.AGREES, last.data_version)
 
@@ -71,3 +73,29 @@ def last_of(note: Witness) -> LogEnd:
     if note.written is not None:
         return note.written
     return LogEnd(note.ended or "", note.sequence, note.data_version, note.checksum)
+
+
+def note_beginning(directory: Path, backup_id: str, before: Standing, begins: Standing) -> LogEnd:
+    """Note durably that a generation which begins at `begins` is about to be published, after a log that ends `before`.
+
+    A new generation gives its beginning another checksum than the change before it has. A node that was killed right
+    after the publication called that the work of somebody else, and told its operator not to restore from it.
+    Where it cannot be noted, that false alarm is all that it costs: it must not keep a snapshot from being taken.
+    Returns what any later note has to say of it, too.
+    """
+    note, new = read_witness(directory), LogEnd("", begins.sequence, begins.data_version, begins.checksum)
+    if note is None or note.backup_id != backup_id:
+        return new  # nothing is remembered that it could contradict
+    written = note.begins if note.begins is not None and _is_at(note.begins, before) else note.written
+    with suppress(OSError):
+        file = OpenWitness(directory)
+        try:
+            file.write(replace(note, written=written, begins=new))
+            file.sync()
+        finally:
+            file.close()
+    return new
+
+
+def _is_at(point: LogEnd, end: Standing) -> bool:
+    return (point.sequence, point.data_version, point.checksum) == (end.sequence, end.data_version, end.checksum)

@@ -70,6 +70,8 @@ class Witness:
     order then; empty when this directory was set up or restored just then, and None while a session went on.
 
     `written` is where the log ended when a session was over whose last change nobody has seen committed.
+
+    `begins` is where a new generation begins that was about to be published then, and may have been.
     """
 
     backup_id: str
@@ -80,6 +82,7 @@ class Witness:
     failure: str | None
     ended: str | None = None
     written: LogEnd | None = None
+    begins: LogEnd | None = None
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -207,8 +210,9 @@ def _opened(path: Path) -> int:
 def encode(witness: Witness) -> bytes:
     """The bytes of the file."""
     fields = asdict(witness)
-    if witness.written is None:
-        del fields["written"]  # as earlier releases know it
+    for name in _ADDED:
+        if fields[name] is None:
+            del fields[name]  # as earlier releases know it
     if witness.failure is not None:
         fields["failure"] = witness.failure[:_MAX_FAILURE]
     line = json.dumps(fields).encode()
@@ -230,7 +234,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "failure": (str, type(None)),
     "ended": (str, type(None)),
     "written": (dict, type(None)),
+    "begins": (dict, type(None)),
 }
+_ADDED = ("written", "begins")
+"""Fields that the first release did not have."""
+
 _LOG_END_KINDS: dict[str, tuple[type, ...]] = {
     "session": (str,), "sequence": (int,), "data_version": (int,), "checksum": (int,),
 }  # fmt: skip
@@ -242,12 +250,13 @@ _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
 def _witness(document: Any) -> Witness:
     """TypeError for anything but exactly what `encode` writes."""
     if isinstance(document, dict):
-        document = {"written": None, **document}
+        document = {**dict.fromkeys(_ADDED), **document}
     fields = _checked(document, _KINDS)
     if fields["fingerprint"] is not None:
         fields["fingerprint"] = Fingerprint(**_checked(fields["fingerprint"], _FINGERPRINT_KINDS))
-    if fields["written"] is not None:
-        fields["written"] = LogEnd(**_checked(fields["written"], _LOG_END_KINDS))
+    for name in _ADDED:
+        if fields[name] is not None:
+            fields[name] = LogEnd(**_checked(fields[name], _LOG_END_KINDS))
     return Witness(**fields)
 
 

@@ -12,8 +12,16 @@ from tests.end_to_end.same import everything
 from tests.end_to_end.world import World, backup_cli, command, said_at
 from tests.standin import History
 
-DELAYS = [0.22, 0.28, 0.34, 0.4, 0.5]
-"""Seconds from the start of the process: after its imports, before its end (as a rule; any moment is a good one)."""
+PARTS = [0.55, 0.65, 0.75, 0.85, 0.95]
+"""Of the time that a whole run takes on this machine: after its imports, before its end (any moment is a good one)."""
+
+
+def seconds_for(*words: object) -> float:
+    """How long the command takes when nobody kills it."""
+    began = time.monotonic()
+    said = backup_cli(*words)
+    assert said.code == 0, said.err
+    return time.monotonic() - began
 
 
 def killed(*words: object, delay: float) -> bool:
@@ -40,9 +48,11 @@ def test_the_backup_is_whole_and_the_node_goes_on(large: World, act: str) -> Non
         "compact": [large.url],
         "restore": ["--replace", "--resume", large.url, large.directory],
     }
-    for delay in DELAYS:
+    whole = seconds_for(act, *words[act])
+    for part in PARTS:
+        large.run(History(large.version).notes(2))
         before = everything(large.database)
-        killed(act, *words[act], delay=delay)
+        killed(act, *words[act], delay=part * whole)
         assert everything(large.restore()) == before
         if not large.database.exists():  # killed between the old file's move and the new one's
             assert backup_cli("restore", "--resume", large.url, large.directory).code == 0
@@ -57,9 +67,12 @@ def test_the_backup_is_whole_and_the_node_goes_on(large: World, act: str) -> Non
 def test_an_init_that_was_killed_is_no_backup(world: World, history: History, tmp_path: Path) -> None:
     """Or a whole one: then only backup.lock may be missing, which comes last."""
     world.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
-    for number, delay in enumerate(DELAYS):
+    world.backup = tmp_path / "disk" / "first.bkp"
+    whole = seconds_for("init", "--lightning-dir", world.directory, world.url)
+    for number, part in enumerate(PARTS):
+        (world.directory / "backup.lock").unlink(missing_ok=True)
         world.backup = tmp_path / "disk" / f"{number}.bkp"
-        killed("init", "--lightning-dir", world.directory, world.url, delay=delay)
+        killed("init", "--lightning-dir", world.directory, world.url, delay=part * whole)
         if (world.directory / "backup.lock").exists():
             named = json.loads((world.directory / "backup.lock").read_text())["backend_url"]
             assert backup_cli("verify", named, "--lightning-dir", world.directory).code == 0

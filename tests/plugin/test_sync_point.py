@@ -18,7 +18,7 @@ from backends.base import Backend, Report
 from backends.change import DATABASE_HEADER, Change
 from backends.database.source import inspect
 from backends.database.taking import nothing
-from backends.node.witness import OpenWitness, look, read_witness, write_witness
+from backends.node.witness import LogEnd, OpenWitness, look, read_witness, write_witness
 from plugin import sync_point as module
 from plugin.sync_point import DEAD_AT_MOST, SyncPointThread
 from plugin.witness import confess, why_doubted, witness_of
@@ -46,6 +46,8 @@ class Hook:
         self.refusal: str | None = None
         self.database_header: bytes | None = None
         self.reading_database = threading.Lock()
+        self.noting = threading.Lock()
+        self.begins: LogEnd | None = None
         self.said: list[tuple[str, str]] = []
         self.report: Report = lambda level, line: self.said.append((level, line))
         self.begun = -1e9  # this lightningd is seen alive by its pipe alone
