@@ -1,7 +1,7 @@
 """Compaction beside the running node: when it is due, the process that does it, and publishing what it made.
 
 The hook never waits for it: a separate process of the lowest priority reads, replays and checks; only the switch (one
-rename) happens here, in the keeper's thread.
+rename) happens here, in the maintenance thread.
 """
 
 import json
@@ -46,7 +46,7 @@ _COMPACTOR = "from plugin.compactor import main; sys.exit(main())"
 
 
 class Compaction:
-    """Starts a compaction when one is due, and sees it through. Only the keeper's thread calls it."""
+    """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls it."""
 
     def __init__(self, url: str, directory: str, report: Report, damage: DamageWatch) -> None:
         self._url, self._directory, self._report, self._damage = url, directory, report, damage

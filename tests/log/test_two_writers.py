@@ -12,7 +12,7 @@ from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION, Session
 from backends.log.format import snapshot_name
 from backends.log.session import SessionMarker
-from plugin.keeper import TICK
+from plugin.maintenance import TICK
 from tests.log.histories import Node, changes, noise, silent, source
 from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage

@@ -48,7 +48,7 @@ SNAPSHOT_PATIENCE = 10
 """How many times as long a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
-class Guard:
+class CommitGate:
     """Answers `db_write` for the node whose network directory is `directory`.
 
     `start` is what was found before lightningd opened its database: before the manifest was answered.
@@ -278,7 +278,7 @@ class Guard:
         }
 
     def compact(self) -> dict[str, Any]:
-        """For the RPC method: the keeper's thread begins it."""
+        """For the RPC method: the maintenance thread begins it."""
         if self.compaction is None:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:

@@ -6,7 +6,7 @@ from backends import backend_for
 from backends.change import Change
 from backends.database.taking import nothing
 from plugin.before_manifest import Start
-from plugin.guard import Guard
+from plugin.commit_gate import CommitGate
 from tests.standin.calls import transaction
 
 
@@ -15,17 +15,17 @@ def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(tmp_path: Pat
     backend = backend_for((tmp_path / "lightning.bkp").as_uri())
     backend.create(nothing())
     backend.open(lambda level, line: None)
-    guard = Guard(tmp_path, lambda level, line: None, Start(None))
-    guard.backend = backend
+    gate = CommitGate(tmp_path, lambda level, line: None, Start(None))
+    gate.backend = backend
     call = transaction(1, "CREATE TABLE a (x)")
     append = backend.append
 
     def slowly(change: Change) -> None:
-        guard.give_up("the destination has not answered")
+        gate.give_up("the destination has not answered")
         append(change)
 
     backend.append = slowly  # type: ignore[method-assign]
     refused = {"result": "fail", "message": "backup: the destination has not answered"}
-    assert guard.db_write(call.data_version, list(call.writes)) == refused
-    assert guard.db_write(call.data_version, list(call.writes)) == refused
-    guard.close()
+    assert gate.db_write(call.data_version, list(call.writes)) == refused
+    assert gate.db_write(call.data_version, list(call.writes)) == refused
+    gate.close()
