@@ -12,6 +12,7 @@ import psutil
 
 from backends.base import Backend, Standing, Writer
 from backends.errors import BackupError, Damaged, InUse, Replaced, Unreachable
+from backends.holder import COMMAND
 from backends.log.backend import LogBackend
 from backends.mounts.network import only_this_machine
 from backends.mounts.table import mount_of
@@ -51,16 +52,12 @@ def alone(url: str, backend: Backend, what: str, take_over: bool, dry_run: bool 
         backend.let_go()
 
 
-_COMMAND = "backup-cli"
-"""What the holder of a lock is called when it is a command, in `hold` and in `WriterLock`."""
-
-
 def _held(backend: LogBackend, what: str, dry_run: bool) -> bool:
     try:
         if dry_run:
             backend.look_at_lock()
             return True
-        return backend.hold(f"backup-cli {what}")
+        return backend.hold(f"{COMMAND} {what}")
     except InUse as error:
         if what != "compact":
             raise
@@ -194,9 +191,9 @@ def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bo
         if dry_run:
             backend.look_at_lock()
         else:
-            backend.hold("backup-cli restore")
+            backend.hold(f"{COMMAND} restore")
     except InUse as error:
-        if _COMMAND in error.holder:  # no node, and it will have ended soon
+        if error.holder is not None and error.holder.is_command:
             raise
         living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
     except Unreachable:  # it may only be read from here; that is told afterwards

@@ -28,7 +28,7 @@ from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
-from plugin.decision import RESTORE, Decision, Do, decide
+from plugin.decision import Decision, Do, decide
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -172,16 +172,23 @@ class CommitGate:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
         unfit = self.damage.at_start(backend)
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
-        left = self._found_at_start.left
-        decision = decide(standing, change, self._doubt, None if left is None else left.words)
+        decision = decide(standing, change, self._doubt, self._found_at_start.left)
         if decision.do is Do.REFUSE:
-            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+            raise self._refused(decision)
         return decision
+
+    def _refused(self, decision: Decision) -> BackupError:
+        if not decision.restore:
+            return BackupError(decision.why)
+        return BackupError(
+            f"{decision.why} Stop lightningd, keep this database aside, and bring back the newest state with: "
+            + self._restore_command()
+        )
 
     def _settle(self, backend: Backend, change: Change, decision: Decision) -> None:
         """Bring the backup to where the database stands, or refuse."""
         if decision.do is Do.REFUSE:
-            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+            raise self._refused(decision)
         source = self._copied or self._copy_database(backend, change)
         with self._more_patience():
             self._begin_anew(backend, source, decision.why)

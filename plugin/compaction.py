@@ -20,7 +20,6 @@ from backends.interpreter import python
 from backends.log.backend import LogBackend
 from backends.log.folding import LEAVE_OUT_MIN, Folded
 from backends.scratch import remove_left_over
-from backends.status import COMPACTION_FAILED
 from backends.words import counted, printable
 from plugin.damage_watch import DamageWatch
 
@@ -163,7 +162,7 @@ class Compaction:
 
     def _fail(self, backend: Backend, reason: str) -> None:
         self.failure = reason
-        backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
+        backend.tell_trouble(f"the last compaction failed: {reason}")
         wait, self._wait = self._wait, min(2 * self._wait, RETRY_AT_LEAST_EVERY)
         self._not_before = time.monotonic() + wait
         self._report(

@@ -6,7 +6,7 @@ from backends.log.documents import Manifest, Session
 from backends.log.generation import Generation
 from backends.log.known_damage import KnownDamage
 from backends.log.writer import LogWriter
-from backends.status import COMPACTION, Status, low_space
+from backends.status import Status, Trouble, TroubleKind, low_space
 from backends.storage.base import Space
 
 
@@ -15,7 +15,7 @@ def look_at_files(url: str, generation: Generation, space: Space, known: KnownDa
 
     Of the snapshot it looks at the ends only: the rest is for `verify`.
     """
-    troubles: list[str] = []
+    troubles: list[Trouble] = []
     damaged, records = False, 0
     try:
         for _ in generation.headers():
@@ -23,11 +23,12 @@ def look_at_files(url: str, generation: Generation, space: Space, known: KnownDa
         generation.snapshot.check_ends()
     except Damaged as error:
         damaged = True
-        troubles.append(str(error))
+        troubles.append(Trouble(TroubleKind.DAMAGE, str(error)))
     if generation.torn is not None and not damaged:  # what was lost there may have been acknowledged
-        troubles.append(f"the end of the log is torn; the next start of the node repairs it: {generation.torn}")
+        told = f"the end of the log is torn; the next start of the node repairs it: {generation.torn}"
+        troubles.append(Trouble(TroubleKind.TORN_END, told))
     if generation.unwitnessed is not None:
-        troubles.append(generation.unwitnessed)
+        troubles.append(Trouble(TroubleKind.END_UNVERIFIED, generation.unwitnessed))
     snapshot = generation.snapshot.size()
     segments = generation.stored_bytes() - snapshot if damaged else generation.log_bytes()
     end = Standing(generation.data_version, generation.last.sequence, 0, generation.last_time)
@@ -40,7 +41,7 @@ def look_from_inside(
     url: str, writer: LogWriter, session: Session | None, snapshot: int, space: Space, known: KnownDamage | None
 ) -> Status:
     """What the writer knows; reads nothing."""
-    troubles = [] if writer.finished is None else [str(writer.finished)]
+    troubles = [] if writer.finished is None else [Trouble(TroubleKind.WRITE_FAILED, str(writer.finished))]
     records = writer.standing.sequence - writer.manifest.base.sequence
     return _status(
         url,
@@ -66,13 +67,16 @@ def _status(
     snapshot: int,
     segments: int,
     space: Space,
-    troubles: list[str],
+    troubles: list[Trouble],
     damaged: bool,
     known: KnownDamage | None,
 ) -> Status:
     low = low_space(space, snapshot + segments)
-    told = session.trouble if session is not None else None
-    earlier = [known.sentence()] if known is not None else []
+    earlier = [] if known is None else [Trouble(TroubleKind.KNOWN_DAMAGE, known.sentence())]
+    if session is not None and session.trouble:
+        troubles = [*troubles, Trouble(TroubleKind.COMPACTION_FAILED, session.trouble)]
+    if low is not None:
+        troubles = [*troubles, Trouble(TroubleKind.SPACE_LOW, low)]
     return Status(
         url=url,
         backup_id=manifest.backup_id.hex(),
@@ -83,12 +87,12 @@ def _status(
         generation=manifest.generation,
         generation_begun=manifest.created,
         generation_reason=manifest.reason,
-        last_compaction=manifest.created if manifest.reason == COMPACTION else None,
+        last_compaction=manifest.created if manifest.made_by_compaction else None,
         snapshot_bytes=snapshot,
         segment_bytes=segments,
         free_bytes=space.free,
         total_bytes=space.total,
         damaged=damaged or known is not None,
-        troubles=tuple([*earlier, *troubles, *([told] if told else []), *([low] if low else [])]),
+        troubles=(*earlier, *troubles),
         known_damage=known,
     )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from backends.base import Announce, SnapshotSource, Standing
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Replaced, WriteFailed
-from backends.log.documents import MANIFEST, Base, Kept, Manifest
+from backends.log.documents import COMPACTION, MANIFEST, Base, Kept, Manifest
 from backends.log.folding import Folded, remove_unfinished
 from backends.log.format import Flag, segment_name, time_now
 from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept, still_kept
@@ -23,7 +23,6 @@ from backends.log.recover import remove_debris, remove_older
 from backends.log.segment import FULL, Segment, create_next_segment
 from backends.log.session import replaced_by
 from backends.log.snapshot import next_generation, publish_snapshot, write_snapshot
-from backends.status import COMPACTION
 from backends.storage.base import Fenced, Storage
 
 

@@ -45,7 +45,7 @@ class Watched:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        return self.backend.status("").troubles
+        return tuple(trouble.sentence for trouble in self.backend.status("").troubles)
 
     def begin(self) -> None:
         self.compaction.wanted = True
