@@ -188,6 +188,23 @@ def _(node: Node) -> None:
     shutil.copy2(old, node.database)
 
 
+@state("it is a copy of the directory, made while the node ran, and both went on")
+def _(node: Node) -> None:
+    copy = node.directory.with_name("copy")
+    gate = node.start()
+    for call in (NEXT, AFTER):
+        assert ask(gate, call) == CONTINUE, gate.refusal
+        node.commit(call)
+        if call is NEXT:
+            shutil.copytree(node.directory, copy)
+    assert gate.backend is not None
+    bear_witness(node.directory, gate.backup_id, gate.backend.standing)
+    gate.close()
+    node.directory, node.database = copy, copy / node.database.name
+    node.commit(AFTER)
+    node.commit(transaction(6))
+
+
 @state("its database was exchanged for another node's")
 def _(node: Node) -> None:
     with closing(sqlite3.connect(node.database)) as connection:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from backends.base import SnapshotSource
 from backends.change import Change
+from backends.node.handover import hand_over
 from backends.node.session import SESSION_FILE
 from backends.node.witness import read_witness
 from plugin.commit_gate import CONTINUE, CommitGate
+from tests.database.databases import made
 from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, ask, segments
 from tests.standin import Call, foreign_keys, transaction
 
@@ -73,6 +76,12 @@ FIRST_CALLS = [
     Row("the log is damaged", NEXT, Answer.REFUSED, "the backup is damaged"),
     # Somebody else writes, or did
     Row("another node has written to the backup since", NEXT, Answer.REFUSED, "has taken over the backup"),
+    Row(
+        "it is a copy of the directory, made while the node ran, and both went on",
+        transaction(7),
+        Answer.REFUSED,
+        "looks like a copy",
+    ),
     Row("a command works on the node", NEXT, Answer.REFUSED, "backup-cli resync"),
     Row("another process of this machine writes the backup", NEXT, Answer.REFUSED_LATE, "backup-cli compact"),
 ]
@@ -214,6 +223,23 @@ def test_new_node_is_saved_from_its_first_call_on(tmp_path: Path) -> None:
     assert ask(gate, LIFE[0]) == CONTINUE, gate.refusal
     assert_saved(node, Row("", LIFE[0], Answer.APPENDED))
     gate.close()
+
+
+def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(tmp_path: Path) -> None:
+    """Old nodes keep no version, and at 2^32 it wraps."""
+    node = Node(tmp_path)
+    node.log().remove()
+    old = made(node.database, "CREATE TABLE version (version INTEGER)", "INSERT INTO version VALUES (1)")
+    standing = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
+    hand_over(node.directory, node.backup.as_uri(), node.log().identify(), standing)
+    node.database.unlink()
+    gate = node.start()
+    node.database.touch()
+    started_with = node.everything()
+    assert ask(gate, LIFE[0])["result"] == "fail"
+    assert "the database is empty, and its backup is not" in node.said[-1]
+    gate.close()
+    assert node.everything() == started_with
 
 
 def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(node: Node) -> None:
