@@ -42,7 +42,8 @@ class Process:
 
 def process(pid: int) -> Process | None:
     """The process of that number; None when there is none, or it cannot be read."""
-    facts = dict(line.partition(":")[::2] for line in _text(pid, "status").split("\n"))
+    text = _text(pid, "status").partition("\nGroups:")[0]  # what follows is most of it, and of no use here
+    facts = dict(line.partition(":")[::2] for line in text.split("\n"))
     try:
         return Process(
             pid,
