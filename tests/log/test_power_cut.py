@@ -134,6 +134,7 @@ def a_long_life(node: Node) -> None:
     node.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
 def test_a_cut_at_every_point(
     tmp_path: Path,
