@@ -1,6 +1,7 @@
 """Opening the current generation's files as they are at one moment, beside a writer that may switch it meanwhile."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -80,9 +81,10 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
 def _open_files(storage: Storage, generation: Generation, files: ExitStack, indexes: range | None = None) -> bool:
     """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
     manifest = generation.manifest
-    parts = open_parts(storage, snapshot_name(manifest.generation), files)
+    names = storage.names()
+    parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
     generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
-    for index in indexes or segment_indexes(storage, manifest):
+    for index in indexes or segment_indexes(names, manifest):
         try:
             handle = storage.open(segment_name(index))
         except FileNotFoundError:
@@ -95,9 +97,9 @@ def _open_files(storage: Storage, generation: Generation, files: ExitStack, inde
     return True
 
 
-def segment_indexes(storage: Storage, manifest: Manifest) -> range:
+def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:
     """The segments of the current generation. FileNotFoundError when one in between is missing."""
-    indexes = {index for name in storage.names() if (index := segment_index(name)) is not None}
+    indexes = {index for name in names if (index := segment_index(name)) is not None}
     wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
     for index in wanted:
         if index not in indexes:

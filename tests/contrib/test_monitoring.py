@@ -13,13 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from backends.errors import Damaged, Unreachable
-from backends.log.backend import LogBackend
 from backends.status import Status, Trouble, TroubleKind
 from backends.storage.local import LocalStorage
 from backup_cli.main import cli
 from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable
 from plugin.compaction import Compaction
-from tests.log.histories import silent, source
+from tests.log.histories import backup_in, silent, source
 
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
 
@@ -74,13 +73,13 @@ def test_each_trouble_shows() -> None:
 
 
 def test_a_failed_compaction_is_known_to_the_writer_and_to_whoever_reads_the_files(tmp_path: Path) -> None:
-    writer = LogBackend(LocalStorage(tmp_path / "b"))
-    writer.create(source())
-    writer.open(silent, "one")
+    backup = backup_in(LocalStorage(tmp_path / "b"))
+    backup.create(source())
+    writer = backup.open(silent, "one")
     Compaction("file:///x", str(tmp_path), silent, Mock())._fail(writer, "no room")
     running = writer.status("")
     writer.close()
-    for status in (running, LogBackend(LocalStorage(tmp_path / "b")).status("")):
+    for status in (running, backup.status("")):
         (trouble,) = status.troubles
         assert trouble == Trouble(TroubleKind.COMPACTION_FAILED, "the last compaction failed: no room")
         assert (status.as_json()["troubles"], status.as_json()["trouble_kinds"]) == (

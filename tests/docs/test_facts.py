@@ -55,7 +55,7 @@ ALLOWED = {
     ("backends/log/documents.py", "self.reason == COMPACTION"): (
         "a marker of the stored format (docs/format.md), written and read by this constant"
     ),
-    ("backends/log/backend.py", "trouble != self._trouble"): "the same line is not logged again and again",
+    ("backends/log/writer.py", "trouble != self._trouble"): "the same line is not logged again and again",
     ("plugin/notify.py", "sentence.replace('\\x00', ' ')"): "made fit to be an argument of a command",
     ("plugin/notify.py", "sentence in told"): "the same sentence is not told again and again",
 }

@@ -7,12 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from backends import backup_at
 from backends.database.taking import nothing
 from backends.locks import FileLock
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
 from backends.log.documents import MANIFEST
 from backends.log.format import segment_index
-from backends.log.known_damage import found_now
+from backends.log.known_damage import found_now, write_damage
 from backends.node.handover import bear_witness, hand_over
 from backends.node.lockfile import LOCK_FILE, Settings, write_settings
 from backends.node.witness import WITNESS_FILE
@@ -38,11 +39,11 @@ class Node:
         self.said: list[str] = []
         self.held: list[WriterLock | FileLock] = []
         standing = self.log().create(nothing())
-        hand_over(self.directory, self.backup.as_uri(), self.log().identify(), standing)
+        hand_over(self.directory, self.backup.as_uri(), self.log().id(), standing)
 
-    def log(self) -> LogBackend:
+    def log(self) -> Backup:
         """The backup, not opened."""
-        return LogBackend(LocalStorage(self.backup))
+        return backup_at(self.backup.as_uri())
 
     def commit(self, call: Call) -> None:
         """What lightningd does once it may; the time that a commit takes can be seen in the file's."""
@@ -66,9 +67,9 @@ class Node:
         for call in calls:
             assert ask(gate, call) == CONTINUE, gate.refusal
             self.commit(call)
-        assert gate.backend is not None
-        gate.backend.learn_node_id(NODE_ID)
-        bear_witness(self.directory, gate.backup_id, gate.backend.standing)
+        assert gate.writer is not None
+        gate.writer.note_node_id(NODE_ID)
+        bear_witness(self.directory, gate.backup_id, gate.writer.standing)
         gate.close()
 
     def everything(self) -> dict[str, str]:
@@ -103,14 +104,16 @@ def state(name: str) -> Callable[[Callable[[Node], Any]], None]:
 state("stopped cleanly")(lambda node: None)
 state("its sync point is gone")(lambda node: (node.directory / WITNESS_FILE).unlink())
 state("it was started without the plugin, and wrote a change")(lambda node: node.commit(NEXT))
-state("the backup is known to be damaged")(lambda node: node.log().note_damage(found_now("verify", "a lie", 1)))
+state("the backup is known to be damaged")(
+    lambda node: write_damage(LocalStorage(node.backup), found_now("verify", "a lie", 1))
+)
 state("lightningd's wallet is elsewhere")(
     lambda node: (node.directory / "config").write_text("wallet=sqlite3:///elsewhere/lightningd.sqlite3\n")
 )
 state("there is no backup.lock")(lambda node: (node.directory / LOCK_FILE).unlink())
 state("backup.lock makes no sense")(lambda node: (node.directory / LOCK_FILE).write_text("{"))
 state("backup.lock names no destination")(
-    lambda node: write_settings(node.directory, Settings("ftp://host/lightning.bkp", node.log().identify()))
+    lambda node: write_settings(node.directory, Settings("ftp://host/lightning.bkp", node.log().id()))
 )
 state("the destination is away")(lambda node: node.backup.rename(node.backup.with_name("elsewhere")))
 state("the manifest is damaged")(lambda node: spoil(node.backup / MANIFEST))
@@ -166,9 +169,7 @@ def _(node: Node) -> None:
 
 @state("another node has written to the backup since")
 def _(node: Node) -> None:
-    other = node.log()
-    other.open(lambda level, line: None, "another node's")
-    other.close()
+    node.log().open(lambda level, line: None, "another node's").close()
 
 
 @state("an older copy of the backup was put back")
@@ -197,8 +198,8 @@ def _(node: Node) -> None:
         node.commit(call)
         if call is NEXT:
             shutil.copytree(node.directory, copy)
-    assert gate.backend is not None
-    bear_witness(node.directory, gate.backup_id, gate.backend.standing)
+    assert gate.writer is not None
+    bear_witness(node.directory, gate.backup_id, gate.writer.standing)
     gate.close()
     node.directory, node.database = copy, copy / node.database.name
     node.commit(AFTER)

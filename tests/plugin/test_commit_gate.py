@@ -156,13 +156,13 @@ def test_later_call(node: Node, row: Row) -> None:
     assert ask(gate, NEXT) == CONTINUE, gate.refusal
     node.commit(NEXT)
     happen_meanwhile(node, gate, row.state)
-    assert gate.backend is not None
-    before = gate.backend.standing
+    assert gate.writer is not None
+    before = gate.writer.standing
     answer = ask(gate, row.call)
     assert row.why in " ".join(node.said)
     if row.answer in (Answer.REFUSED, Answer.NOT_ACKNOWLEDGED):
         assert answer == {"result": "fail", "message": f"backup: {gate.refusal}"}
-        assert node.log().peek().sequence == before.sequence + (row.answer is Answer.NOT_ACKNOWLEDGED)
+        assert node.log().end().sequence == before.sequence + (row.answer is Answer.NOT_ACKNOWLEDGED)
         assert_refused_from_now_on(gate, answer)
         witness = read_witness(node.directory)
         assert witness is not None
@@ -174,10 +174,10 @@ def test_later_call(node: Node, row: Row) -> None:
 
 
 def happen_meanwhile(node: Node, gate: CommitGate, what: str) -> None:
-    assert gate.backend is not None
+    assert gate.writer is not None
     match what:
         case "the backup is known to be damaged":
-            gate.damage.found(gate.backend, "verify", "a lie", 1)
+            gate.damage.found(gate.writer, "verify", "a lie", 1)
         case "it was started without the plugin, and wrote a change":
             node.commit(AFTER)
         case "another writer has made the segments its own":
@@ -231,7 +231,7 @@ def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(t
     node.log().remove()
     old = made(node.database, "CREATE TABLE version (version INTEGER)", "INSERT INTO version VALUES (1)")
     standing = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
-    hand_over(node.directory, node.backup.as_uri(), node.log().identify(), standing)
+    hand_over(node.directory, node.backup.as_uri(), node.log().id(), standing)
     node.database.unlink()
     gate = node.start()
     node.database.touch()
@@ -246,14 +246,14 @@ def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(node: Node) -
     """lightningd has been told that the call failed; a second answer must not say anything else."""
     gate = node.start()
     assert ask(gate, NEXT) == CONTINUE
-    assert gate.backend is not None
-    append = gate.backend.append
+    assert gate.writer is not None
+    append = gate.writer.append
 
     def slowly(change: Change) -> None:
         gate.give_up("the destination has not answered")
         append(change)
 
-    gate.backend.append = slowly  # type: ignore[method-assign]
+    gate.writer.append = slowly  # type: ignore[method-assign]
     refused = {"result": "fail", "message": "backup: the destination has not answered"}
     assert ask(gate, AFTER) == refused
     assert ask(gate, AFTER) == refused
