@@ -1,6 +1,11 @@
 """The errors that people read: each says what happened, what is safe, and what to type next."""
 
+from typing import TYPE_CHECKING
+
 from backends.words import one_line
+
+if TYPE_CHECKING:
+    from backends.holder import Holder
 
 
 class BackupError(Exception):
@@ -94,11 +99,11 @@ _UNTOUCHED = "the snapshot and the log may still be good, which backup-cli verif
 
 
 class InUse(BackupError):
-    """Another process writes to this backup, or nobody can tell that none does. `holder` says who holds its lock."""
+    """Another process writes to this backup, or nobody can tell that none does. `holder` holds its lock."""
 
     kind = "in_use"
 
-    holder = ""
+    holder: "Holder | None" = None
 
 
 class Damaged(Unrestorable):

@@ -20,9 +20,9 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from backends.holder import IN_TURNS, UNNAMED, Holder
 from backends.interrupts import deferred
 from backends.mounts.table import mount_of
-from backends.words import printable
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
 """How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
@@ -35,9 +35,9 @@ _TRIES = 1000
 
 
 class Locked(OSError):
-    """Another process holds the lock; `holder` says which one, for a person."""
+    """Another process holds the lock; `holder` says which one."""
 
-    def __init__(self, path: Path, holder: str) -> None:
+    def __init__(self, path: Path, holder: Holder) -> None:
         super().__init__(errno.EWOULDBLOCK, f"locked by {holder}", str(path))
         self.holder = holder
 
@@ -104,7 +104,7 @@ class FileLock:
                 self._hold(descriptor)
                 return
             os.close(descriptor)
-        raise Locked(self.path, "one after the other")
+        raise Locked(self.path, IN_TURNS)
 
     def _hold(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -178,8 +178,8 @@ class FileLock:
             os.close(descriptor)
 
 
-def held_by(name: str, directory: int) -> str | None:
-    """Who holds the lock on that file of an open directory, for a person; None when nobody does. It is only read.
+def held_by(name: str, directory: int) -> Holder | None:
+    """Who holds the lock on that file of an open directory; None when nobody does. It is only read.
 
     Raises OSError.
     """
@@ -193,28 +193,18 @@ def held_by(name: str, directory: int) -> str | None:
     return None
 
 
-_NAMELESS = "one that is just starting or ending"
-
 _UNTIL_NAMED = 0.2
 """Seconds; a holder writes its name as soon as it has the lock."""
 
 
-def _holder(descriptor: int) -> str:
+def _holder(descriptor: int) -> Holder:
     """Who has written into the file; it may be about to."""
     until = time.monotonic() + _UNTIL_NAMED
-    while (holder := _named_in(descriptor)) is None:
+    while (holder := Holder.decode(os.pread(descriptor, 200, 0))) is None:
         if time.monotonic() > until:
-            return _NAMELESS
+            return UNNAMED
         time.sleep(0.01)
     return holder
-
-
-def _named_in(descriptor: int) -> str | None:
-    text = os.pread(descriptor, 200, 0).decode(errors="replace")
-    number, _, what = text.partition("\n")[0].partition(" ")
-    if not (number.isascii() and number.isdigit()):
-        return None
-    return f"pid {number}, {printable(what)}" if what else f"pid {number}"
 
 
 _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()

@@ -1,6 +1,7 @@
 """What there is to know about a backup: the same from the running plugin and from `backup-cli status`."""
 
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 from backends.log.known_damage import KnownDamage
@@ -10,11 +11,29 @@ SPACE_WANTED = 256 << 20
 """Bytes that should be free at least: a compaction needs room for another snapshot while the log grows on."""
 
 
-COMPACTION_FAILED = "the last compaction failed"
-"""How the trouble begins that a failed compaction leaves."""
+class TroubleKind(Enum):
+    """What a trouble is about; the value is what programs know it by, whatever its sentence becomes."""
 
-COMPACTION = "compaction"
-"""The reason for a generation that a compaction made."""
+    KNOWN_DAMAGE = "known_damage"
+    """Once found by a compaction or `verify`, and noted in the backup."""
+    DAMAGE = "damage"
+    """Found just now, in the files."""
+    TORN_END = "torn_end"
+    END_UNVERIFIED = "end_unverified"
+    WRITE_FAILED = "write_failed"
+    """The running writer has given up."""
+    COMPACTION_FAILED = "compaction_failed"
+    SPACE_LOW = "space_low"
+    LAST_RUN_FAILED = "last_run_failed"
+    NOT_WRITABLE = "not_writable"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that is not well, as a fact for programs and a sentence for people."""
+
+    kind: TroubleKind
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +55,8 @@ class Status:
     free_bytes: int
     total_bytes: int
     damaged: bool
-    troubles: tuple[str, ...]
-    """A sentence each; none when all is well."""
+    troubles: tuple[Trouble, ...]
+    """None when all is well."""
     known_damage: KnownDamage | None = None
     """What an earlier reader has proved; then it is damaged, whatever its checksums say."""
 
@@ -47,8 +66,12 @@ class Status:
         return "damaged" if self.damaged else "degraded" if self.troubles else "ok"
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {"health": self.health, **asdict(self)}
+        """For programs. `troubles` are sentences for people, `trouble_kinds` what each of them is about."""
+        told = {
+            "troubles": [trouble.sentence for trouble in self.troubles],
+            "trouble_kinds": [trouble.kind.value for trouble in self.troubles],
+        }
+        return {"health": self.health, **asdict(self), **told}
 
 
 def low_space(space: Space, stored: int) -> str | None:

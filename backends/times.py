@@ -19,9 +19,14 @@ def believed(value: Any) -> int:
 
 def moment(seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     """A point in time as a person reads it, local. Never raises: `time.localtime` does so for a large number."""
+    return known_moment(seconds, form) or UNKNOWN
+
+
+def known_moment(seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str | None:
+    """The same; None when the time is unknown."""
     if not UNKNOWN_TIME < seconds < END_OF_TIME:
-        return UNKNOWN
+        return None
     try:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):  # a system whose clock ends in 2038
-        return UNKNOWN
+        return None

@@ -12,7 +12,7 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
-from backends.status import Status
+from backends.status import Status, TroubleKind
 from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.old_age import doubt_of
@@ -70,9 +70,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         refused = pairing.next_start(lambda: brings_forward(directory, backup)) is NextStart.REFUSE
         remedy = _NO_START if refused else _END_KNOWN_DAMAGE
         yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
-    earlier = 0 if seen.known_damage is None else 1  # told first of all
-    for trouble in seen.troubles[earlier:]:
-        yield problem("destination", trouble) if seen.damaged else warning("destination", trouble)
+    yield from _look_at_troubles(seen)
     if not seen.damaged:
         last = ago(seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
@@ -86,6 +84,14 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield warning("disk", line)
     if not advice and closed is None:
         yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _look_at_troubles(seen: Status) -> Iterator[Finding]:
+    """All but the known damage, which is told with what to do about it."""
+    for trouble in seen.troubles:
+        if trouble.kind is not TroubleKind.KNOWN_DAMAGE:
+            found = problem if seen.damaged else warning
+            yield found("destination", trouble.sentence)
 
 
 def _look_at_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import click
 
-from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME
+from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME, known_moment
 from backends.times import moment as moment
 from backends.words import counted, one_line
 from backup_cli.terminal import Bar, columns, has_colours, is_plain, laid_out
@@ -229,5 +229,5 @@ def ago(seconds: float) -> str:
 
 def moment_ago(seconds: float) -> str:
     """The point in time, and how long ago it was."""
-    told = moment(seconds)
-    return told if told == UNKNOWN else f"{told} ({ago(seconds)})"
+    told = known_moment(seconds)
+    return UNKNOWN if told is None else f"{told} ({ago(seconds)})"

@@ -72,6 +72,6 @@ def _fields(error: BaseException) -> dict[str, Any]:
         fields["finding"] = one_line(error.finding)
     if isinstance(error, Damaged):
         fields.update(file=error.file, offset=error.offset, last_good=error.last_good)
-    if isinstance(error, InUse) and error.holder:
-        fields["holder"] = error.holder
+    if isinstance(error, InUse) and error.holder is not None:
+        fields["holder"] = str(error.holder)
     return fields

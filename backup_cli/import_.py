@@ -14,6 +14,7 @@ from backends.database.settled import settled
 from backends.database.source import inspect
 from backends.database.taking import file_pieces, nothing, watched
 from backends.errors import BackupError
+from backends.holder import COMMAND
 from backends.interrupts import ignored
 from backends.log.backup import Backup
 from backends.node.directory import database_path
@@ -103,7 +104,7 @@ def import_(
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
-            with held(WriterLock(directory, "backup-cli import"), dry_run):
+            with held(WriterLock(directory, f"{COMMAND} import"), dry_run):
                 backup.check_new()
                 database = database_path(directory)
                 refuse_other_main(directory, database)

@@ -13,6 +13,7 @@ from backends.base import SnapshotSource
 from backends.database.source import DatabaseState, inspect
 from backends.database.taking import nothing, watched
 from backends.errors import BackupError
+from backends.holder import COMMAND
 from backends.interrupts import ignored
 from backends.log.backup import Backup
 from backends.node.directory import (
@@ -67,7 +68,7 @@ def init(
     as_owner.refuse_anothers(scratch)
     backup = backup_at(url)
     refuse_if_running(directory)
-    with held(WriterLock(directory, "backup-cli init"), dry_run):
+    with held(WriterLock(directory, f"{COMMAND} init"), dry_run):
         refuse_other_database(directory, database_path(directory))
         answered(url, backup.check_new)
         database = database_path(directory)

@@ -11,6 +11,7 @@ import psutil
 
 from backends.base import LastWriter, Standing
 from backends.errors import BackupError, Damaged, InUse, Replaced, Unreachable
+from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backup_cli.console import age, warn
 from backup_cli.pairing_words import TWO_NODES
@@ -45,16 +46,12 @@ def alone(url: str, backup: Backup, what: str, take_over: bool, dry_run: bool = 
         backup.let_go()
 
 
-_COMMAND = "backup-cli"
-"""What the holder of a lock is called when it is a command, in `hold` and in `WriterLock`."""
-
-
 def _held(backup: Backup, what: str, dry_run: bool) -> bool:
     try:
         if dry_run:
             backup.check_lock()
             return True
-        return backup.hold(f"backup-cli {what}")
+        return backup.hold(f"{COMMAND} {what}")
     except InUse as error:
         if what != "compact":
             raise
@@ -174,9 +171,9 @@ def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool
         if dry_run:
             backup.check_lock()
         else:
-            backup.hold("backup-cli restore")
+            backup.hold(f"{COMMAND} restore")
     except InUse as error:
-        if _COMMAND in error.holder:  # no node, and it will have ended soon
+        if error.holder is not None and error.holder.is_command:
             raise
         living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
     except Unreachable:  # it may only be read from here; that is told afterwards

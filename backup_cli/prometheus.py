@@ -4,7 +4,7 @@ docs/monitoring.md says what each figure means; contrib/monitoring/ has the aler
 """
 
 from backends.errors import BackupError, Damaged
-from backends.status import COMPACTION_FAILED, Status, low_space
+from backends.status import Status, TroubleKind, low_space
 from backends.storage.base import Space
 from backends.words import one_line
 
@@ -41,7 +41,7 @@ def metrics(seen: Status, now: float) -> str:
         "damaged": int(seen.damaged),
         "known_damage": int(seen.known_damage is not None),
         "troubles": len(seen.troubles),
-        "compaction_failed": int(any(trouble.startswith(COMPACTION_FAILED) for trouble in seen.troubles)),
+        "compaction_failed": int(any(trouble.kind is TroubleKind.COMPACTION_FAILED for trouble in seen.troubles)),
         "space_low": int(low_space(Space(seen.free_bytes, seen.total_bytes), stored) is not None),
         "data_version": seen.data_version,
         "last_change_timestamp_seconds": seen.last_change,

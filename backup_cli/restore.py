@@ -15,6 +15,7 @@ from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
+from backends.holder import COMMAND
 from backends.interrupts import ignored
 from backends.log.backup import Backup
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
@@ -210,7 +211,7 @@ def _steps(order: _Order) -> list[str]:
     file, directory = order.file, order.target.parent
     refuse_unwritable(file.parent)
     if order.target.name == DATABASE and directory.exists():
-        WriterLock(directory, "backup-cli restore").look()
+        WriterLock(directory, f"{COMMAND} restore").look()
     with scratch_directory(scratch_place()) as scratch:
         rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
@@ -322,7 +323,7 @@ def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
     """Where a node lives, against its plugin; elsewhere there is nobody to be kept out."""
-    return WriterLock(target.parent, "backup-cli restore") if target.name == DATABASE else nullcontext()
+    return WriterLock(target.parent, f"{COMMAND} restore") if target.name == DATABASE else nullcontext()
 
 
 def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: Backup | None) -> NoReturn:

@@ -12,6 +12,7 @@ from backends.change import ahead
 from backends.database.source import inspect
 from backends.database.taking import watched
 from backends.errors import BackupError, Damaged
+from backends.holder import COMMAND
 from backends.interrupts import ignored
 from backends.log.backup import Backup
 from backends.log.keeping import KEEP_FOR
@@ -68,7 +69,7 @@ def resync(
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
     backup = backup_at(settings.url)
-    with held(WriterLock(directory, "backup-cli resync"), dry_run):
+    with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
         backup_id = _identify(backup, settings)

@@ -11,10 +11,11 @@ from click.core import ParameterSource
 
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.documents import reason_in_short
 from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
-from backends.status import Status
+from backends.status import Status, Trouble, TroubleKind
 from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.backup_findings import NOTHING_MORE
@@ -80,13 +81,16 @@ def _with_last_run(seen: Status, directory: Path) -> Status:
     if last is None or last.failure is None:
         return seen
     told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
-    return replace(seen, troubles=(*seen.troubles, told))
+    return replace(seen, troubles=(*seen.troubles, Trouble(TroubleKind.LAST_RUN_FAILED, told)))
 
 
 def _with_closed(seen: Status, backup: Backup) -> Status:
     """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
     closed = backup.place.why_unwritable()
-    return seen if closed is None else replace(seen, troubles=(*seen.troubles, f"{NOTHING_MORE}: {closed}"))
+    if closed is None:
+        return seen
+    told = Trouble(TroubleKind.NOT_WRITABLE, f"{NOTHING_MORE}: {closed}")
+    return replace(seen, troubles=(*seen.troubles, told))
 
 
 def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Finding:
@@ -99,7 +103,7 @@ def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Findin
 
 
 def _table(seen: Status, found: Finding | None, old: str | None) -> None:
-    begun = seen.generation_reason.partition(" (")[0]  # not an old failure's whole sentence, which is over
+    begun = reason_in_short(seen.generation_reason)
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
         ("health", seen.health),
@@ -120,7 +124,7 @@ def _table(seen: Status, found: Finding | None, old: str | None) -> None:
     if old is not None:
         show_line(f"! {old}", fg="yellow")
     for trouble in seen.troubles:
-        show_line(f"! {trouble}", fg="yellow")
+        show_line(f"! {trouble.sentence}", fg="yellow")
 
 
 def _compacted(seen: Status) -> str:

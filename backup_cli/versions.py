@@ -8,6 +8,7 @@ import click
 from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.backup import Backup
+from backends.log.documents import reason_in_short
 from backends.log.generation import Generation
 from backends.log.keeping import KEEP_FOR
 from backends.words import shell_line
@@ -98,7 +99,7 @@ def _look(generation: Generation, kept_until: int | None) -> Versions:
 def _table(url: str, found: list[Versions]) -> None:
     for each in found:
         state = "in use" if each.kept_until is None else f"replaced, and kept until {moment(each.kept_until)}"
-        show_line(f"generation {each.generation:<6}{state} (begun by: {each.reason.partition(' (')[0]})")
+        show_line(f"generation {each.generation:<6}{state} (begun by: {reason_in_short(each.reason)})")
         show_row("  versions", f"{each.first_version} to {each.last_version}, {size(each.bytes)}", 17)
         show_row("  times", f"{moment(each.first_time)} to {moment(each.last_time)}", 17)
         if each.damage is not None:

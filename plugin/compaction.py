@@ -1,7 +1,7 @@
 """Compaction beside the running node: when it is due, the process that does it, and publishing what it made.
 
 The hook never waits for it: a separate process of the lowest priority reads, replays and checks; only the switch (one
-rename) happens here, in the keeper's thread.
+rename) happens here, in the maintenance thread.
 """
 
 import json
@@ -21,7 +21,6 @@ from backends.log.compacted import CompactedSnapshot
 from backends.log.folding import LEAVE_OUT_MIN
 from backends.log.writer import Writer
 from backends.scratch import remove_left_over
-from backends.status import COMPACTION_FAILED
 from backends.words import counted, printable
 from plugin.damage_watch import DamageWatch
 
@@ -47,7 +46,7 @@ _COMPACTOR = "from plugin.compactor import main; sys.exit(main())"
 
 
 class Compaction:
-    """Starts a compaction when one is due, and sees it through. Only the keeper's thread calls it."""
+    """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls it."""
 
     def __init__(self, url: str, directory: str, report: Report, damage: DamageWatch) -> None:
         self._url, self._directory, self._report, self._damage = url, directory, report, damage
@@ -163,7 +162,7 @@ class Compaction:
 
     def _fail(self, writer: Writer, reason: str) -> None:
         self.failure = reason
-        writer.note_trouble(f"{COMPACTION_FAILED}: {reason}")
+        writer.note_trouble(f"the last compaction failed: {reason}")
         wait, self._wait = self._wait, min(2 * self._wait, RETRY_AT_LEAST_EVERY)
         self._not_before = time.monotonic() + wait
         self._report(

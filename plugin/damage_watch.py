@@ -30,7 +30,7 @@ TRY_AGAIN = 60.0
 
 
 class DamageWatch:
-    """Only the keeper's thread calls it, but for `taken` and `failed`, which are the commit path's."""
+    """Only the maintenance thread calls it, but for `taken` and `failed`, which are the commit path's."""
 
     def __init__(self, directory: Path, report: Report) -> None:
         self._directory, self._report = directory, report

@@ -16,9 +16,7 @@ from backends.change import Change, ahead, bumped_from, foreign_keys_setting
 from backends.database.guard import never_replayed
 from backends.statement import outline
 from backends.words import counted
-
-RESTORE = "backup-cli restore"
-"""What a refusal of an old database ends with; whoever knows them adds the arguments."""
+from plugin.before_manifest import WhyLeft
 
 
 class Do(Enum):
@@ -35,12 +33,14 @@ class Decision:
 
     do: Do
     why: str = ""
+    restore: bool = False
+    """Of a refusal: the newest state must be brought back from the backup. How that is done is not told in `why`."""
 
 
 _APPEND = Decision(Do.APPEND)
 
 
-def decide(standing: Standing, change: Change, doubt: str | None, left: str | None = None) -> Decision:
+def decide(standing: Standing, change: Change, doubt: str | None, left: WhyLeft | None = None) -> Decision:
     """What `change` means for a backup that ends at `standing`.
 
     `left` says why a database that is behind was not brought forward.
@@ -56,13 +56,13 @@ def decide(standing: Standing, change: Change, doubt: str | None, left: str | No
         return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
     if away > 0:
         return Decision(Do.SNAPSHOT, f"the database is {away} ahead: changes were made without this plugin")
-    why_left = "" if left is None else f" It was not brought forward, because {left}."
+    why_left = "" if left is None else f" It was not brought forward, because {left.words}."
     return Decision(
         Do.REFUSE,
         f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
         f"{counted(-away, 'change')}, or is an old copy.{why_left} A node that runs from it can lose every channel. "
-        "Nothing was changed. Stop lightningd, keep this database aside, and bring back the newest state with: "
-        f"{RESTORE}",
+        "Nothing was changed.",
+        restore=True,
     )
 
 

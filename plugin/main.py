@@ -1,112 +1,41 @@
 """`lightningd-backup`, the executable that lightningd starts from its `important-plugin` line.
 
 At once it loads only what it takes to answer `getmanifest`, for which all of lightningd waits. What saves changes is
-loaded with the first call. If that fails, because a package is gone or broken, the call is refused; a plugin that died
-at its start would, as a plain `plugin`, leave the node running without a backup.
+loaded with the first call (plugin/hook_handler.py). If that fails, because a package is gone or broken, the call is
+refused; a plugin that died at its start would, as a plain `plugin`, leave the node running without a backup.
 """
 
 import inspect
 import os
 import signal
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from backends.node.witness import look
 from backends.words import unexpected
 from plugin.answers import answer, refuse
-from plugin.before_manifest import Start, before_manifest
+from plugin.hook_handler import HookHandler
 from plugin.input import Input
 
-if TYPE_CHECKING:
-    from plugin.protection import Protection
 
-
-class Desk:
-    """Where lightningd's calls arrive, and whoever answers them."""
-
-    def __init__(self, plugin: Plugin) -> None:
-        self._plugin = plugin
-        self._start = before_manifest(Path.cwd())
-        self._protection: Protection | None = None
-        self._making = threading.Lock()
-        self.called = False
-        """Whether the hook was called: lightningd's database is one that it shows to plugins."""
-
-    @property
-    def protection(self) -> "Protection":
-        """All that protects the node, from the first call on. Raises whatever keeps it from being loaded."""
-        return self._protection or self._make_protection()
-
-    def _make_protection(self) -> "Protection":
-        with self._making:
-            if self._protection is None:
-                from plugin.protection import Protection
-
-                self._protection = Protection(self._plugin, self._start)
-            return self._protection
-
-    def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
-        """The answer to one call."""
-        self.called = True
-        try:
-            protection = self.protection
-        except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
-            return _not_whole(error)
-        return protection.db_write(request, data_version, writes)
-
-    def refuse(self, reason: str) -> dict[str, str]:
-        """The answer to a call that could not be read; all that follow are refused, too."""
-        self.called = True
-        try:
-            return self.protection.refuse(reason)
-        except Exception as error:
-            return _not_whole(error)
-
-    def ask_for_wallet(self, rpc_file: Path) -> None:
-        """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
-        if not self.called:
-            from plugin.postgresql import WalletQuestion
-
-            WalletQuestion(rpc_file, lambda: self.called, lambda: self.protection.end_unprotected()).start()
-
-    def close(self) -> None:
-        """The plugin ends. Should another call come, it begins anew."""
-        protection, self._protection = self._protection, None
-        if protection is not None:
-            protection.end()
-            self._start = Start(look(Path.cwd()))
-        elif self._start.copy is not None:
-            self._start.copy.close()
-
-
-def _not_whole(error: Exception) -> dict[str, str]:
-    return {
-        "result": "fail",
-        "message": f"backup: lightningd-backup is not installed whole ({error!a}). "
-        "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
-    }
-
-
-def register(plugin: Plugin, desk: Desk, calls: Input) -> None:
-    """Have lightningd's calls brought to the desk."""
+def register(plugin: Plugin, handler: HookHandler, calls: Input) -> None:
+    """Have lightningd's calls brought to the handler."""
 
     def db_write(request: Request, data_version: Any = None, writes: Any = None, *_: Any, **__: Any) -> None:
         """Answered through `request`, so that the watchdog can answer in our place when the destination hangs."""
-        answer(request, desk.db_write(request, data_version, writes))
+        answer(request, handler.db_write(request, data_version, writes))
 
     db_write.__signature__ = _ByName(list(inspect.signature(db_write).parameters.values()))  # type: ignore[attr-defined]
 
     def init(options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> None:
         """With SQLite all has been decided by now, at the first db_write; without one, it may not be SQLite."""
-        desk.ask_for_wallet(Path(configuration["lightning-dir"], configuration["rpc-file"]))
+        handler.ask_for_wallet(Path(configuration["lightning-dir"], configuration["rpc-file"]))
 
     def shutdown(*_: Any, **__: Any) -> None:
         """lightningd gives us 30 seconds to leave things in order, and may go on committing meanwhile."""
@@ -114,8 +43,8 @@ def register(plugin: Plugin, desk: Desk, calls: Input) -> None:
 
     plugin.add_hook("db_write", db_write, background=True)
     for name, description, work in (
-        ("backup-status", "What the backup holds, and how it is", lambda: desk.protection.status()),
-        ("backup-compact", "Begin a compaction of the backup now", lambda: desk.protection.compact()),
+        ("backup-status", "What the backup holds, and how it is", handler.status),
+        ("backup-compact", "Begin a compaction of the backup now", handler.compact),
     ):
         plugin.add_method(name, _without_parameters(name, description, work), background=True, description=description)
     plugin.child_init = init
@@ -180,12 +109,12 @@ def main() -> None:
     without_tracebacks()
     stay_until_lightningd_ends()
     plugin = Plugin(dynamic=False, autopatch=True)
-    desk, calls = Desk(plugin), Input()
+    handler, calls = HookHandler(plugin), Input()
     plugin.stdin = calls
-    register(plugin, desk, calls)
+    register(plugin, handler, calls)
     code = 1
     try:
-        code = answer_until_the_end(plugin, desk, calls)
+        code = answer_until_the_end(plugin, handler, calls)
     except OSError:  # lightningd is gone, and whatever was to be said to it
         pass
     except Exception as error:
@@ -193,7 +122,7 @@ def main() -> None:
             plugin.log(f"lightningd-backup ends: {unexpected(error)}", "broken")
     finally:
         with suppress(Exception):
-            desk.close()
+            handler.close()
         os._exit(code)  # nothing is left to be done, and whatever hangs in another thread must not keep us
 
 
@@ -216,7 +145,7 @@ def stay_until_lightningd_ends() -> None:
         signal.signal(number, lambda number, frame: None)  # SIG_IGN would be inherited by what we start
 
 
-def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> int:
+def answer_until_the_end(plugin: Plugin, handler: HookHandler, calls: Input) -> int:
     """Until lightningd hangs up, or has said `shutdown` and nothing more comes, not even while we leave: 0.
 
     Then the output is closed at once, by which lightningd sees that we have left: a process takes milliseconds to end,
@@ -231,10 +160,10 @@ def answer_until_the_end(plugin: Plugin, desk: Desk, calls: Input) -> int:
         except Exception as error:
             from plugin.misread import deal_with
 
-            if not deal_with(calls.message, error, plugin, calls, desk.refuse):
+            if not deal_with(calls.message, error, plugin, calls, handler.refuse):
                 return 1
             continue
-        desk.close()
+        handler.close()
         if not calls.unread():
             os.dup2(nowhere, 1)
             return 0

@@ -42,7 +42,7 @@ class Misread:
 def misread(message: bytes, methods: frozenset[str]) -> Misread:
     """What there is to be told of it. `methods` are those that are answered here."""
     try:
-        text, why = message.decode(), "that is no JSON"
+        text, why = message.decode(), ""
     except UnicodeDecodeError:
         text, why = message.decode(errors="replace"), "that is not UTF-8"
     try:
@@ -50,13 +50,16 @@ def misread(message: bytes, methods: frozenset[str]) -> Misread:
     except (ValueError, RecursionError):
         ident, method = _ID.search(message), _METHOD.search(message)
         return Misread(
-            None if ident is None else _loaded(ident[1]), "" if method is None else method[1].decode(), why, -32700
+            None if ident is None else _loaded(ident[1]),
+            "" if method is None else method[1].decode(),
+            why or "that is no JSON",
+            -32700,
         )
     if not isinstance(document, dict):
         return Misread(None, "", "that is no JSON object", -32600)
     ident, method = document.get("id"), document.get("method")
     named = method if isinstance(method, str) else ""
-    if why == "that is no JSON":  # it is
+    if not why:
         unknown = f"for {printable(named, 40)}, which this plugin has not"
         why = unknown if named and named not in methods else "without its parts (method, params)"
         if type(ident) not in (str, int):

@@ -34,7 +34,7 @@ class Request(Protocol):
 
 
 class Watched(Protocol):
-    """What a watchdog asks of the guard."""
+    """What a watchdog asks of the commit gate."""
 
     @property
     def patience(self) -> float:
@@ -51,9 +51,9 @@ class Watchdog:
     """Watches the calls that `watch` is told of."""
 
     def __init__(
-        self, guard: Watched, report: Report, *, end: Callable[[int], Any] = os._exit, tick: float = _TICK
+        self, gate: Watched, report: Report, *, end: Callable[[int], Any] = os._exit, tick: float = _TICK
     ) -> None:
-        self._guard, self._report, self._end, self._tick = guard, report, end, tick
+        self._gate, self._report, self._end, self._tick = gate, report, end, tick
         self._waiting: tuple[Request, float] | None = None
         self.begun = time.monotonic()
         """When the last call came."""
@@ -87,7 +87,7 @@ class Watchdog:
         def wait() -> None:
             if self._stop.wait(seconds):
                 return
-            self._report("unusual", f"{self._guard.where()} did not let go in {seconds:.0f} s; every change is saved")
+            self._report("unusual", f"{self._gate.where()} did not let go in {seconds:.0f} s; every change is saved")
             self._end(0)
 
         threading.Thread(target=wait, name="leaving", daemon=True).start()
@@ -103,7 +103,7 @@ class Watchdog:
                 said, next_word = waiting, FIRST_WORD
             request, since = waiting
             waited = time.monotonic() - since
-            if waited >= self._guard.patience:
+            if waited >= self._gate.patience:
                 self._give_up(request, waited)
                 return
             if waited >= next_word:
@@ -111,16 +111,16 @@ class Watchdog:
                 self._say(waited)
 
     def _say(self, waited: float) -> None:
-        left = self._guard.patience - waited
+        left = self._gate.patience - waited
         self._report(
             "unusual",
-            f"waiting for {self._guard.where()} since {waited:.0f} seconds; lightningd stands still meanwhile, and is "
+            f"waiting for {self._gate.where()} since {waited:.0f} seconds; lightningd stands still meanwhile, and is "
             f"stopped safely in {left:.0f} seconds if nothing changes",
         )
 
     def _give_up(self, request: Request, waited: float) -> None:
-        refusal = self._guard.give_up(
-            f"{self._guard.where()} has not answered for {waited:.0f} seconds. lightningd stops now, before it commits "
+        refusal = self._gate.give_up(
+            f"{self._gate.where()} has not answered for {waited:.0f} seconds. lightningd stops now, before it commits "
             "the change that was not saved; everything before it is safe. See whether the server or disk is up, then "
             "start the node again (the wait can be set with ?timeout= in the URL)"
         )

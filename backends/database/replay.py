@@ -77,23 +77,35 @@ _DO_NEXT = (
     "Start no node from it; keep every disk, and if the node's own database is alive, stop the node and run: "
     "backup-cli resync"
 )
+_NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
+_ALTERED = (
+    "; this backup was altered or made by something else. Start no node from it; look for another copy of the backup"
+)
 
 
 class ReplayFailed(Unrestorable):
     """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
 
-    `withheld` is the statement, and whatever else may hold the node's secrets.
+    `what` is what happened, in one sentence without its end, and `advice` how the message goes on. `withheld` is the
+    statement, and whatever else may hold the node's secrets.
     """
 
-    def __init__(self, message: str, finding: str, withheld: str = "") -> None:
-        super().__init__(message, finding)
-        self.withheld = withheld
+    def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
+        super().__init__(what + advice, finding)
+        self.what, self.withheld = what, withheld
 
 
 class MemoryFailed(BackupError):
-    """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which."""
+    """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which.
+
+    `what` is what happened, in one sentence without its end, and `advice` how the message goes on.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what + advice)
+        self.what = what
 
 
 class TooLarge(BackupError):
@@ -212,7 +224,7 @@ class Replay:
                 what = faults(connection)
                 if what is not None:
                     rebuilt = "the database rebuilt from this backup is not whole"
-                    raise ReplayFailed(f"{rebuilt}: {what}. {_DO_NEXT}", rebuilt)
+                    raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
                 return state_of(connection)
         except apsw.Error as error:
             raise self._unusable(error) from error
@@ -301,11 +313,11 @@ class Replay:
         state = state_of(self._connection)
         if self._unknown is not None and state.unknown_objects != self._unknown:
             makes = f"the change with data version {self._data_version} makes what no lightningd makes"
-            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}. {_DO_NEXT}", makes)
+            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}", makes, f". {_DO_NEXT}")
         reached = state.data_version or 0
         if reached != self._data_version:
             leads = f"the change with data version {self._data_version} leads to version {reached}"
-            raise ReplayFailed(f"{leads}; the backup does not hold what the node did. {_DO_NEXT}", leads)
+            raise ReplayFailed(leads, leads, _NOT_THE_NODES)
 
     def _failed(self, statement: str, error: Exception) -> BackupError:
         if isinstance(error, apsw.FullError) and self._is_at_its_limit():
@@ -321,23 +333,23 @@ class Replay:
         if self._guard.refused is not None:
             refused = printable(self._guard.refused)
             return ReplayFailed(
-                f"{change} contains what no node writes ({refused}), in: {begins}; this backup was "
-                "altered or made by something else. Start no node from it; look for another copy of the backup",
+                f"{change} contains what no node writes ({refused}), in: {begins}",
                 f"{change} contains what no node writes",
+                _ALTERED,
                 whole,
             )
         if isinstance(error, apsw.NoMemError):
             failed = MemoryFailed(
                 f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
-                f"writes, in: {begins}; this backup was altered or made by something else. Start no node from it; look "
-                "for another copy of the backup"
+                f"writes, in: {begins}",
+                _ALTERED,
             )
             failed.withheld = whole
             return failed
         return ReplayFailed(
-            f"{change} cannot be executed: {words(error)}, in: {begins}; the backup does not hold what the node did. "
-            + _DO_NEXT,
+            f"{change} cannot be executed: {words(error)}, in: {begins}",
             f"{change} cannot be executed ({type(error).__name__})",
+            _NOT_THE_NODES,
             f"{whole_words(error)}, in: {whole}",
         )
 
@@ -351,14 +363,10 @@ class Replay:
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, FunctionRefused) and not self._in_place:
             holds = "the database in this backup holds what no node's does"
-            raise ReplayFailed(
-                f"{holds} (something that calls the function {error.name}); this backup was altered or made by "
-                "something else. Start no node from it; look for another copy of the backup",
-                holds,
-            )
+            raise ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not a whole database"
-            return ReplayFailed(f"{snapshot}: {words(error)}. {_DO_NEXT}", snapshot)
+            return ReplayFailed(f"{snapshot}: {words(error)}", snapshot, f". {_DO_NEXT}")
         return explained(error, self.path)
 
 

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from backends.errors import BackupError, NotABackup
+from backends.holder import Holder
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import segment_name, snapshot_name
 from backends.log.misnamed import misnamed
@@ -60,7 +61,7 @@ def taken(storage: Storage) -> BackupError:
     )
 
 
-def _maker(storage: Storage, names: list[str]) -> str | None:
+def _maker(storage: Storage, names: list[str]) -> Holder | None:
     """The process that has only begun to make a backup here: what it has made so far must not be called left over."""
     if not _ours(names) or LOCK not in names:
         return None

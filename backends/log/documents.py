@@ -22,6 +22,12 @@ MANIFEST = "manifest"
 SESSION = "session"
 KEPT = "kept"
 
+COMPACTION = "compaction"
+"""The `reason` of a generation that a compaction made, and of no other (docs/format.md)."""
+
+_DETAILS = " ("
+"""Where the details begin, in brackets, with which a `reason` may go on: a failure's whole sentence, for example."""
+
 _MOST_TEXT = 1000
 """Characters in a field; what no reader would take must not be written either."""
 
@@ -47,6 +53,11 @@ class Manifest:
     created: int  # seconds since 1970 when this generation was begun; UNKNOWN_TIME, too
     reason: str  # why: "init", "compaction", …
     node_id: str | None  # the node's public key in hex, when its database said it
+
+    @property
+    def made_by_compaction(self) -> bool:
+        """Whether this generation is the same history as the one before it, folded."""
+        return self.reason == COMPACTION
 
     def encode(self) -> bytes:
         """The bytes of the file."""
@@ -91,6 +102,11 @@ class Manifest:
             _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
         )
+
+
+def reason_in_short(reason: str) -> str:
+    """A manifest's `reason` without its details, which are over."""
+    return reason.partition(_DETAILS)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +160,7 @@ class Session:
     data_version: int
     closed: bool
     node_id: str | None
-    trouble: str | None  # what the writer wants a reader to know, e.g. that a compaction failed
+    trouble: str | None  # that the last compaction failed, and why, in a sentence; None unless it did
 
     def encode(self) -> bytes:
         """The bytes of the file."""

@@ -5,7 +5,7 @@ from backends.errors import BackupError, Damaged
 from backends.log.documents import Manifest, Session
 from backends.log.generation import Generation
 from backends.log.known_damage import KnownDamage
-from backends.status import COMPACTION, Status, low_space
+from backends.status import Status, Trouble, TroubleKind, low_space
 from backends.storage.base import Space
 
 
@@ -14,7 +14,7 @@ def status_of_files(url: str, generation: Generation, space: Space, known: Known
 
     Of the snapshot it looks at the ends only: the rest is for `verify`.
     """
-    troubles: list[str] = []
+    troubles: list[Trouble] = []
     damaged, records = False, 0
     try:
         for _ in generation.headers():
@@ -22,11 +22,12 @@ def status_of_files(url: str, generation: Generation, space: Space, known: Known
         generation.snapshot.check_ends()
     except Damaged as error:
         damaged = True
-        troubles.append(str(error))
+        troubles.append(Trouble(TroubleKind.DAMAGE, str(error)))
     if generation.torn is not None and not damaged:  # what was lost there may have been acknowledged
-        troubles.append(f"the end of the log is torn; the next start of the node repairs it: {generation.torn}")
+        told = f"the end of the log is torn; the next start of the node repairs it: {generation.torn}"
+        troubles.append(Trouble(TroubleKind.TORN_END, told))
     if generation.unwitnessed is not None:
-        troubles.append(generation.unwitnessed)
+        troubles.append(Trouble(TroubleKind.END_UNVERIFIED, generation.unwitnessed))
     snapshot = generation.snapshot.size()
     segments = generation.stored_bytes() - snapshot if damaged else generation.log_bytes()
     end = Standing(generation.data_version, generation.last.sequence, 0, generation.last_time)
@@ -46,7 +47,7 @@ def status_of_writer(
     failure: BackupError | None,
 ) -> Status:
     """What the writer knows; reads nothing."""
-    troubles = [] if failure is None else [str(failure)]
+    troubles = [] if failure is None else [Trouble(TroubleKind.WRITE_FAILED, str(failure))]
     return _status(
         url, manifest, session, end, sizes.records, sizes.snapshot, sizes.segments, space, troubles, False, known
     )
@@ -61,13 +62,16 @@ def _status(
     snapshot: int,
     segments: int,
     space: Space,
-    troubles: list[str],
+    troubles: list[Trouble],
     damaged: bool,
     known: KnownDamage | None,
 ) -> Status:
     low = low_space(space, snapshot + segments)
-    told = session.trouble if session is not None else None
-    earlier = [known.sentence()] if known is not None else []
+    earlier = [] if known is None else [Trouble(TroubleKind.KNOWN_DAMAGE, known.sentence())]
+    if session is not None and session.trouble:
+        troubles = [*troubles, Trouble(TroubleKind.COMPACTION_FAILED, session.trouble)]
+    if low is not None:
+        troubles = [*troubles, Trouble(TroubleKind.SPACE_LOW, low)]
     return Status(
         url=url,
         backup_id=manifest.backup_id.hex(),
@@ -78,12 +82,12 @@ def _status(
         generation=manifest.generation,
         generation_begun=manifest.created,
         generation_reason=manifest.reason,
-        last_compaction=manifest.created if manifest.reason == COMPACTION else None,
+        last_compaction=manifest.created if manifest.made_by_compaction else None,
         snapshot_bytes=snapshot,
         segment_bytes=segments,
         free_bytes=space.free,
         total_bytes=space.total,
         damaged=damaged or known is not None,
-        troubles=tuple([*earlier, *troubles, *([told] if told else []), *([low] if low else [])]),
+        troubles=(*earlier, *troubles),
         known_damage=known,
     )

@@ -1,7 +1,7 @@
 """The segment that is being written: one write and one sync a record, into zeros that lie there already.
 
-Two threads touch it. The hook's thread appends; the keeper's thread makes room ahead. They share no byte and, but for
-the one case below, no lock: appends stay below `allocated`, new room is only made from there on.
+Two threads touch it. The hook's thread appends; the maintenance thread makes room ahead. They share no byte and, but
+for the one case below, no lock: appends stay below `allocated`, new room is only made from there on.
 """
 
 import errno
@@ -85,7 +85,7 @@ class Segment:
             self.handle.truncate(self.end)
 
     def _append_past_room(self, record: bytes, end: int) -> None:
-        """The keeper did not keep up, or the record is large: grow the file with this very write.
+        """The maintenance thread did not keep up, or the record is large: grow the file with this very write.
 
         Under the lock, or zeros that are being laid would cover the record.
         """

@@ -15,7 +15,7 @@ from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Replaced, WriteFailed
 from backends.log.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.current import CurrentGeneration, UnknownGeneration
-from backends.log.documents import Base, Kept, Manifest
+from backends.log.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format import Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept, still_kept
 from backends.log.known_damage import DamageNotes, remove_damage
@@ -29,7 +29,7 @@ from backends.log.segments import Segments
 from backends.log.session import SessionMarker, replaced_by
 from backends.log.snapshot import next_generation, write_snapshot
 from backends.log.sole_writer import SoleWriter
-from backends.status import COMPACTION, Status
+from backends.status import Status
 from backends.storage.base import Fenced, Space, Storage
 from backends.storage.reaching import reaching
 

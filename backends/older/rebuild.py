@@ -1,7 +1,6 @@
 """From an older backup to a database."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from backends.older.errors import OlderDamaged
 from backends.older.file import Frame
 
 _BETWEEN_CALLS = 200
-
-_ADVICE = re.compile(r"; th(?:e|is) backup |\. Start no node ")
 
 
 def rebuild_older(
@@ -104,7 +101,7 @@ def _execute(replay: Replay, backup: OlderBackup, change: OlderChange) -> None:
         replay.execute(change.statements, change.data_version)
     except (ReplayFailed, MemoryFailed) as error:
         good = backup.good(change.database_stood_at)
-        raise OlderDamaged(_first_words(error), backup.path, change.offset, good) from error
+        raise OlderDamaged(error.what, backup.path, change.offset, good) from error
     # lightningd switches foreign keys off for one transaction. Where it died before it switched them on again, the file
     # does not tell, but they were on at the next start.
     if change.advances and not replay.foreign_keys:
@@ -115,7 +112,7 @@ def _finished(replay: Replay, backup: OlderBackup) -> DatabaseState:
     try:
         return replay.finish()
     except ReplayFailed as error:
-        raise OlderDamaged(_first_words(error), backup.path, backup.stored_bytes(), None) from error
+        raise OlderDamaged(error.what, backup.path, backup.stored_bytes(), None) from error
 
 
 def _check_version(backup: OlderBackup, version: int, to_version: int | None, state: DatabaseState) -> None:
@@ -127,8 +124,3 @@ def _check_version(backup: OlderBackup, version: int, to_version: int | None, st
             f"{backup.path} holds no version {to_version}, it ends with {version}; nothing was restored. Choose one up "
             "to that"
         )
-
-
-def _first_words(error: BackupError) -> str:
-    """What happened, without the advice: here it is another."""
-    return _ADVICE.split(str(error), maxsplit=1)[0]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from backends.holder import Holder
+
 _BLOCK = 1 << 18
 
 NO_LINKS = frozenset(
@@ -187,8 +189,8 @@ class Storage(ABC):
         """
         return None
 
-    def locked_by(self) -> str | None:
-        """Who has that lock now, for a person; asked without taking it or changing anything. None: nobody is known to.
+    def locked_by(self) -> Holder | None:
+        """Who has that lock now, asked without taking it or changing anything. None: nobody is known to.
 
         Raises OSError.
         """

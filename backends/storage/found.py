@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from backends.holder import Holder
 from backends.mounts.table import Mount
 from backends.storage.base import Closed, Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
@@ -136,7 +137,7 @@ class FoundStorage(Storage):
     def lock(self, what: str) -> Lock | None:
         return self._writing(lambda: self._storage.lock(what))
 
-    def locked_by(self) -> str | None:
+    def locked_by(self) -> Holder | None:
         return self._storage.locked_by()
 
     def look_at_lock(self) -> None:

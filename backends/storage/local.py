@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from backends.holder import Holder
 from backends.locks import FileLock, NoLocks, held_by
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
@@ -205,7 +206,7 @@ class LocalStorage(Storage):
                 return None
         return lock
 
-    def locked_by(self) -> str | None:
+    def locked_by(self) -> Holder | None:
         with self._at(LOCK) as directory:
             return held_by(LOCK, directory)
 

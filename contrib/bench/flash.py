@@ -26,7 +26,7 @@ SECTOR = 512
 PREPARED = 8
 COMMITS = 1000
 UPKEEP_EVERY = 50
-"""Commits between two rounds of upkeep; a busy node makes some hundred in the keeper's 0.2 s."""
+"""Commits between two rounds of upkeep; a busy node makes some hundred in the maintenance thread's 0.2 s."""
 
 Commit = Callable[[dict[str, Any]], None]
 

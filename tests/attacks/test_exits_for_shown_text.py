@@ -10,7 +10,7 @@ import plugin
 
 EXITS = {
     "backup_cli/console.py": {"click.echo", "click.style"},
-    "plugin/protection.py": {"plugin.log"},
+    "plugin/hook_handler.py": {"plugin.log"},
     "plugin/compactor.py": {"print"},  # to the plugin, which reads it
     "plugin/main.py": {"print", "plugin.log"},  # how to start it; the kind of an error that ends it
     "plugin/misread.py": {"plugin.log"},  # a method that nobody asked for, printable
@@ -23,7 +23,7 @@ CLICKS = {"echo", "secho", "style", "prompt", "confirm", "progressbar", "pause",
 def written_by(source: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
+            called = ast.unparse(node.func).removeprefix("self.").removeprefix("_")
             if called in WRITING or called in {f"click.{name}" for name in CLICKS}:
                 yield called
 

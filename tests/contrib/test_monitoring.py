@@ -13,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from backends.errors import Damaged, Unreachable
-from backends.status import COMPACTION_FAILED, Status
+from backends.status import Status, Trouble, TroubleKind
+from backends.storage.local import LocalStorage
 from backup_cli.main import cli
 from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable
 from plugin.compaction import Compaction
+from tests.log.histories import backup_in, silent, source
 
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
 
@@ -64,17 +66,33 @@ def test_a_backup_that_is_well() -> None:
 
 
 def test_each_trouble_shows() -> None:
-    found = figures(metrics(replace(FINE, damaged=True, free_bytes=1000, last_compaction=7, troubles=("a", "b")), 0))
+    troubles = (Trouble(TroubleKind.DAMAGE, "a"), Trouble(TroubleKind.SPACE_LOW, "b"))
+    found = figures(metrics(replace(FINE, damaged=True, free_bytes=1000, last_compaction=7, troubles=troubles), 0))
     assert (found["damaged"], found["troubles"], found["space_low"]) == (1, 2, 1)
     assert found["last_compaction_timestamp_seconds"] == 7
 
 
-def test_a_failed_compaction_is_recognised_by_what_the_plugin_leaves() -> None:
-    writer = Mock()
-    Compaction("file:///x", "/", lambda level, line: None, Mock())._fail(writer, "no room")
-    (told,) = writer.note_trouble.call_args.args
-    assert told.startswith(COMPACTION_FAILED)
-    assert figures(metrics(replace(FINE, troubles=(told,)), 0))["compaction_failed"] == 1
+def test_a_failed_compaction_is_known_to_the_writer_and_to_whoever_reads_the_files(tmp_path: Path) -> None:
+    backup = backup_in(LocalStorage(tmp_path / "b"))
+    backup.create(source())
+    writer = backup.open(silent, "one")
+    Compaction("file:///x", str(tmp_path), silent, Mock())._fail(writer, "no room")
+    running = writer.status("")
+    writer.close()
+    for status in (running, backup.status("")):
+        (trouble,) = status.troubles
+        assert trouble == Trouble(TroubleKind.COMPACTION_FAILED, "the last compaction failed: no room")
+        assert (status.as_json()["troubles"], status.as_json()["trouble_kinds"]) == (
+            ["the last compaction failed: no room"],
+            ["compaction_failed"],
+        )
+        assert figures(metrics(status, 0))["compaction_failed"] == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TroubleKind if kind is not TroubleKind.COMPACTION_FAILED])
+def test_another_trouble_is_no_failed_compaction_whatever_its_sentence(kind: TroubleKind) -> None:
+    troubles = (Trouble(kind, "the last compaction failed"),)
+    assert figures(metrics(replace(FINE, troubles=troubles), 0))["compaction_failed"] == 0
 
 
 def test_labels_are_escaped() -> None:

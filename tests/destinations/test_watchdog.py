@@ -18,7 +18,7 @@ TICK = 0.01
 
 
 class Guarded:
-    """A guard whose destination is a place of the test's."""
+    """A commit gate whose destination is a place of the test's."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -46,11 +46,11 @@ class Watching:
     """A watchdog at work, in a time of its own that runs a hundred times as fast."""
 
     def __init__(self, patience: float) -> None:
-        self.guard = Guarded(patience)
+        self.gate = Guarded(patience)
         self.said: list[tuple[str, str]] = []
         self.ended: list[int] = []
         self.over = threading.Event()
-        self.dog = Watchdog(self.guard, lambda level, line: self.said.append((level, line)), end=self._end, tick=TICK)
+        self.dog = Watchdog(self.gate, lambda level, line: self.said.append((level, line)), end=self._end, tick=TICK)
         self.dog.start()
 
     def _end(self, code: int) -> None:
@@ -111,7 +111,7 @@ def test_a_commit_that_waits_too_long_is_refused_and_the_process_ends(watching: 
     assert answer["result"] == "fail"
     assert "has not answered" in answer["message"]
     assert "everything before it is safe" in answer["message"]
-    assert len(watching.guard.given_up) == 1
+    assert len(watching.gate.given_up) == 1
     assert watching.ended == [1]
 
 

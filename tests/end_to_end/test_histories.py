@@ -1,6 +1,6 @@
 """Any history of a node, as a property: what is restored is what was committed, rowids and `sqlite_sequence` included.
 
-The plugin's guard and the record log run in this process, over a real directory and a real database; deaths, runs
+The plugin's commit gate and the record log run in this process, over a real directory and a real database; deaths, runs
 without the plugin, failing disks and compactions come in any order. `LIGHTNINGD_BACKUP_CAMPAIGN=1` tries many more.
 """
 
@@ -28,7 +28,7 @@ from backends.log.writer import Writer
 from backends.mounts import ephemeral
 from backends.node.handover import hand_over
 from plugin.before_manifest import before_manifest
-from plugin.guard import CONTINUE, Guard
+from plugin.commit_gate import CONTINUE, CommitGate
 from plugin.sync_point import SyncPointThread
 from tests.end_to_end.same import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
@@ -80,7 +80,7 @@ class NodeHistory(RuleBasedStateMachine):
         self.directory, self.database = self.root / "regtest", self.root / "regtest" / "lightningd.sqlite3"
         self.directory.mkdir()
         self.url = (self.root / "lightning.bkp").as_uri()
-        self.guard: Guard | None = None
+        self.gate: CommitGate | None = None
         self.points: SyncPointThread | None = None
         self.connection: apsw.Connection | None = None
         self.folded: CompactedSnapshot | None = None
@@ -100,7 +100,7 @@ class NodeHistory(RuleBasedStateMachine):
         self._stop([])
 
     def teardown(self) -> None:
-        if self.guard is not None:
+        if self.gate is not None:
             self._stop([])
         self._close_what_the_dead_had_open()
         shutil.rmtree(self.root)
@@ -115,9 +115,9 @@ class NodeHistory(RuleBasedStateMachine):
     # The node
 
     def _start(self) -> None:
-        self.guard = Guard(self.directory, silent, before_manifest(self.directory))
+        self.gate = CommitGate(self.directory, silent, before_manifest(self.directory))
         self.version = stands_at(self.directory) or 0
-        self.points = SyncPointThread(self.guard, Called())
+        self.points = SyncPointThread(self.gate, Called())
         self._open_database()
         self.told = False
 
@@ -129,9 +129,9 @@ class NodeHistory(RuleBasedStateMachine):
     @property
     def _writer(self) -> Writer:
         """Open since the first call of this run."""
-        assert self.guard is not None
-        assert self.guard.writer is not None
-        return self.guard.writer
+        assert self.gate is not None
+        assert self.gate.writer is not None
+        return self.gate.writer
 
     def _execute(self, call: Call) -> None:
         assert self.connection is not None
@@ -150,12 +150,12 @@ class NodeHistory(RuleBasedStateMachine):
             self.foreign_keys_off = self.foreign_keys_off if setting is None else not setting
 
     def _ask(self, call: Call) -> dict[str, str]:
-        assert self.guard is not None
-        return self.guard.db_write(call.data_version, list(call.writes))
+        assert self.gate is not None
+        return self.gate.db_write(call.data_version, list(call.writes))
 
     def _commit(self, call: Call) -> None:
         self._execute(call)
-        assert self._ask(call) == CONTINUE, self.guard and self.guard.refusal
+        assert self._ask(call) == CONTINUE, self.gate and self.gate.refusal
         self._look()
         self._end_transaction(call, "COMMIT")
         self._look()
@@ -189,17 +189,17 @@ class NodeHistory(RuleBasedStateMachine):
 
     def _kill(self) -> None:
         """As the kernel does it: every descriptor is closed, nothing is tidied up."""
-        assert self.guard is not None
+        assert self.gate is not None
         assert self.connection is not None
-        if self.guard.writer is not None:
-            segments = self.guard.writer._segments
+        if self.gate.writer is not None:
+            segments = self.gate.writer._segments
             for segment in (*segments._retired, segments.current, segments._next):
                 if segment is not None:
                     segment.handle.close()
-            self.guard.writer._lock.release()
-        self.guard._lock._lock.forget()
+            self.gate.writer._lock.release()
+        self.gate._lock._lock.forget()
         self.connection.close(True)
-        self.guard = self.connection = self.folded = None
+        self.gate = self.connection = self.folded = None
 
     # What happens
 
@@ -229,14 +229,14 @@ class NodeHistory(RuleBasedStateMachine):
         self.connection = None
 
     def _act(self, act: str, seed: int) -> None:
-        assert self.guard is not None
+        assert self.gate is not None
         if act == WRITE:
             for call in self._next(seed):
                 self._commit(call)
         elif act == BEGIN_MIGRATION:  # whatever comes next finds foreign keys off, and a new connection finds them on
             self._commit(foreign_keys(self.version, on=False))
-        elif act == IDLE and self.guard.writer is not None:
-            self.guard.writer.maintain()
+        elif act == IDLE and self.gate.writer is not None:
+            self.gate.writer.maintain()
             assert self.points is not None
             self.points.look(ending=True)
         elif act == FOLD and self.told:
@@ -275,17 +275,17 @@ class NodeHistory(RuleBasedStateMachine):
 
     def _stop(self, late: list[Call]) -> None:
         """lightningd stops its plugins before it has written its last."""
-        assert self.guard is not None
+        assert self.gate is not None
         assert self.connection is not None
         self._settle()
         if self.points is not None:
             self.points.stop()
-        self.guard.close()
+        self.gate.close()
         for call in late:
             self._execute(call)
             self._end_transaction(call, "COMMIT")
         self.connection.close()
-        self.guard = self.connection = self.folded = None
+        self.gate = self.connection = self.folded = None
 
     def _fail(self, call: Call, *, reached: bool) -> None:
         """The disk fails in this call; whether it got the change all the same, nobody knows."""

@@ -15,7 +15,7 @@ from backends.log.format import snapshot_name
 from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.session import SessionMarker
 from backends.log.writer import Writer
-from plugin.keeper import TICK
+from plugin.maintenance import TICK
 from tests.log.histories import Node, backup_in, changes, noise, silent, source
 from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage

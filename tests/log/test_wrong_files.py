@@ -10,6 +10,7 @@ from backends.change import Change
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import FORMAT, snapshot_name
+from backends.status import TroubleKind
 from tests.log.conftest import TINY
 from tests.log.damage import (
     LAST,
@@ -109,7 +110,9 @@ def test_missing_session_loses_nothing(closed: Made) -> None:
 def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
     """It is the only witness of a log that was cut between two records."""
     status = backup_of(without(closed.files, SESSION)).status("")
-    assert "the end of the log is" in status.troubles[0]
+    (trouble,) = status.troubles
+    assert trouble.kind is TroubleKind.END_UNVERIFIED
+    assert "the end of the log is" in trouble.sentence
     assert not status.damaged
     storage = SimulatedStorage(SimulatedDisk())
     backup_in(storage).create(source(b"a database", LAST))  # no node has written to it yet

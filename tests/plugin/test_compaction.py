@@ -45,7 +45,7 @@ class Watched:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        return self.writer.status("").troubles
+        return tuple(trouble.sentence for trouble in self.writer.status("").troubles)
 
     def begin(self) -> None:
         self.compaction.wanted = True

@@ -106,10 +106,10 @@ def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
     program = directory / "slow_end.py"
     program.write_text(
         "import time\n"
-        "import plugin.protection\n"
+        "import plugin.hook_handler\n"
         "from backends.log.writer import Writer\n"
         "from plugin.main import main\n"
-        "plugin.protection.LEAVE_WITHIN = 1.0\n"
+        "plugin.hook_handler.LEAVE_WITHIN = 1.0\n"
         "close = Writer.close\n"
         f"Writer.close = lambda writer: (time.sleep({seconds}), close(writer))\n"
         "main()\n"

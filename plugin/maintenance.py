@@ -5,7 +5,7 @@ import time
 
 from backends.log.writer import Writer
 from backends.status import low_space
-from plugin.guard import Guard
+from plugin.commit_gate import CommitGate
 
 TICK = 0.2
 """Seconds; room ahead must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
@@ -14,14 +14,14 @@ SPACE_EVERY = 60.0
 """Seconds between two looks at the free space."""
 
 
-class Keeper:
+class MaintenanceThread:
     """Runs the backup's upkeep."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, gate: CommitGate) -> None:
+        self._gate = gate
         self._stop = threading.Event()
         self._next_look, self._low = 0.0, False
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
         """Begin; the backup may be opened later."""
@@ -34,17 +34,17 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
-            writer = self._guard.writer
+            writer = self._gate.writer
             if writer is None:
                 continue
             try:
                 writer.maintain()
                 self._look_at_space(writer)
-                if self._guard.compaction is not None and self._guard.refusal is None:
-                    self._guard.damage.tick(writer)
-                    self._guard.compaction.tick(writer)
+                if self._gate.compaction is not None and self._gate.refusal is None:
+                    self._gate.damage.tick(writer)
+                    self._gate.compaction.tick(writer)
             except Exception as error:  # whatever it is, this thread must live on
-                self._guard.report("unusual", f"upkeep: {error}")
+                self._gate.report("unusual", f"upkeep: {error}")
 
     def _look_at_space(self, writer: Writer) -> None:
         """Warn in the node's log when the destination fills up: once each time that it comes to that."""
@@ -55,5 +55,5 @@ class Keeper:
         sizes = writer.sizes()
         low = low_space(writer.space(), sizes.snapshot + sizes.segments)
         if low is not None and not self._low:
-            self._guard.report("unusual", low)
+            self._gate.report("unusual", low)
         self._low = low is not None

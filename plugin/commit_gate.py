@@ -31,7 +31,7 @@ from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
-from plugin.decision import RESTORE, Decision, Do, decide
+from plugin.decision import Decision, Do, decide
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -51,7 +51,7 @@ SNAPSHOT_PATIENCE = 10
 """How many times as long a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
-class Guard:
+class CommitGate:
     """Answers `db_write` for the node whose network directory is `directory`.
 
     `start` is what was found before lightningd opened its database: before the manifest was answered.
@@ -176,16 +176,23 @@ class Guard:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
         unfit = self.damage.at_start(damage)
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
-        left = self._found_at_start.left
-        decision = decide(standing, change, self._doubt, None if left is None else left.words)
+        decision = decide(standing, change, self._doubt, self._found_at_start.left)
         if decision.do is Do.REFUSE:
-            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+            raise self._refused(decision)
         return decision
+
+    def _refused(self, decision: Decision) -> BackupError:
+        if not decision.restore:
+            return BackupError(decision.why)
+        return BackupError(
+            f"{decision.why} Stop lightningd, keep this database aside, and bring back the newest state with: "
+            + self._restore_command()
+        )
 
     def _settle(self, writer: Writer, change: Change, decision: Decision) -> None:
         """Bring the backup to where the database stands, or refuse."""
         if decision.do is Do.REFUSE:
-            raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
+            raise self._refused(decision)
         source = self._copied or self._copy_database(change)
         with self._more_patience():
             self._begin_anew(writer, source, decision.why)
@@ -284,7 +291,7 @@ class Guard:
         }
 
     def compact(self) -> dict[str, Any]:
-        """For the RPC method: the keeper's thread begins it."""
+        """For the RPC method: the maintenance thread begins it."""
         if self.compaction is None:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:

@@ -1,0 +1,150 @@
+"""What answers lightningd's calls for the node in the working directory, and the threads that work around it.
+
+At first it holds only what was found before the manifest. What saves changes (the commit gate and all below it) is
+loaded and begun with the first call: for the manifest all of lightningd waits. If that fails, because a package is gone
+or broken, the call is refused, and so is each that follows.
+"""
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyln.client import Plugin
+from pyln.client.plugin import Request
+
+from backends.node.witness import look
+from backends.words import one_line
+from plugin.before_manifest import Start, before_manifest
+
+if TYPE_CHECKING:
+    from plugin.commit_gate import CommitGate
+    from plugin.maintenance import MaintenanceThread
+    from plugin.notify import Notifier
+    from plugin.sync_point import SyncPointThread
+    from plugin.watchdog import Watchdog
+
+LEAVE_WITHIN = 20.0
+"""Seconds; lightningd waits 30 for a plugin that was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What protects the node from the first call on. The threads run as long as this is here."""
+
+    gate: "CommitGate"
+    watchdog: "Watchdog"
+    maintenance: "MaintenanceThread"
+    sync_points: "SyncPointThread"
+    notifier: "Notifier"
+
+
+class HookHandler:
+    """Answers the calls of the hook and of the RPC methods, from whatever thread they come."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self._start = before_manifest(Path.cwd())
+        self._running: _Running | None = None
+        self._beginning = threading.Lock()
+        self.called = False
+        """Whether the hook was called: lightningd's database is one that it shows to plugins."""
+
+    # The commit path
+
+    def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
+        """The answer to one call. The watchdog may give it in our place, through `request`."""
+        self.called = True
+        try:
+            running = self._running or self._begin()
+        except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
+            return _not_whole(error)
+        running.watchdog.begin(request)
+        result = running.gate.db_write(data_version, writes)
+        running.watchdog.done()
+        return result
+
+    # Off the commit path
+
+    def _begin(self) -> _Running:
+        """Load what protects the node, and start its threads. Raises whatever keeps it from being loaded."""
+        with self._beginning:
+            if self._running is None:
+                from plugin.commit_gate import CommitGate
+                from plugin.maintenance import MaintenanceThread
+                from plugin.notify import Notifier
+                from plugin.sync_point import SyncPointThread
+                from plugin.watchdog import Watchdog
+
+                notifier = Notifier(Path.cwd(), self._log)
+
+                def report(level: str, line: str) -> None:
+                    self._log(level, line)
+                    notifier.tell(level, one_line(line))
+
+                gate = CommitGate(Path.cwd(), report, self._start)
+                watchdog = Watchdog(gate, report)
+                running = _Running(gate, watchdog, MaintenanceThread(gate), SyncPointThread(gate, watchdog), notifier)
+                for thread in (notifier, watchdog, running.maintenance, running.sync_points):
+                    thread.start()
+                for level, line in self._start.lines:
+                    report(level, line)
+                self._running = running
+            return self._running
+
+    def _log(self, level: str, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # lightningd may be gone already
+            self._plugin.log(one_line(line), level)
+
+    def refuse(self, reason: str) -> dict[str, str]:
+        """The answer to a call that could not be read. Nothing is acknowledged after it."""
+        self.called = True
+        try:
+            return (self._running or self._begin()).gate.give_up(reason)
+        except Exception as error:
+            return _not_whole(error)
+
+    def status(self) -> dict[str, Any]:
+        """For the RPC method. Raises whatever keeps the plugin from being loaded."""
+        return (self._running or self._begin()).gate.status()
+
+    def compact(self) -> dict[str, Any]:
+        """For the RPC method. Raises whatever keeps the plugin from being loaded."""
+        return (self._running or self._begin()).gate.compact()
+
+    def ask_for_wallet(self, rpc_file: Path) -> None:
+        """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
+        if not self.called:
+            from plugin.postgresql import WalletQuestion
+
+            WalletQuestion(rpc_file, lambda: self.called, self._end_unprotected).start()
+
+    def _end_unprotected(self) -> None:
+        """The node is on PostgreSQL: say so, and end the process."""
+        from plugin.postgresql import end_unprotected
+
+        running = self._running or self._begin()
+        end_unprotected(running.gate.report, running.notifier.stop)
+
+    def close(self) -> None:
+        """The plugin ends: leave the backup in order. Should another call come, it begins anew."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.watchdog.leave_within(LEAVE_WITHIN)
+            running.sync_points.stop()  # first: should lightningd have died, only what is seen at once is certain
+            running.maintenance.stop()
+            running.gate.close()
+            running.notifier.stop()
+            running.watchdog.stop()
+            self._start = Start(look(Path.cwd()))
+        elif self._start.copy is not None:
+            self._start.copy.close()
+
+
+def _not_whole(error: Exception) -> dict[str, str]:
+    return {
+        "result": "fail",
+        "message": f"backup: lightningd-backup is not installed whole ({error!a}). "
+        "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
+    }

@@ -1,0 +1,260 @@
+"""The commit gate's table: what is, what lightningd calls with, how that is answered, and what was changed by it.
+
+All happens in this process, over a real directory and a real database. The node has lived before: three changes, and a
+clean stop; what may have happened to it since is in tests/plugin/gate_states.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from backends.base import SnapshotSource
+from backends.change import Change
+from backends.node.handover import hand_over
+from backends.node.session import SESSION_FILE
+from backends.node.witness import read_witness
+from plugin.commit_gate import CONTINUE, CommitGate
+from tests.database.databases import made
+from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, ask, segments
+from tests.standin import Call, foreign_keys, transaction
+
+
+class Answer(Enum):
+    """What lightningd is told, and what was changed by then."""
+
+    APPENDED = "continue; the change is in the log"
+    BEGUN_ANEW = "continue; the change is in the log of a new snapshot"
+    REFUSED = "fail; nothing was changed"
+    REFUSED_LATE = "fail; nothing was changed but the node's own list of sessions, which must come first"
+    NOT_ACKNOWLEDGED = "fail; the change may be in the log, which is another writer's"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A state of the world, and the call that meets it."""
+
+    state: str
+    call: Call
+    answer: Answer
+    why: str = ""
+    """What the node's log is told of it."""
+
+
+PRAGMA = foreign_keys(3, on=True)
+
+FIRST_CALLS = [
+    Row("stopped cleanly", NEXT, Answer.APPENDED),
+    Row("stopped cleanly", PRAGMA, Answer.APPENDED),
+    Row("an old copy of the database was put back", AFTER, Answer.APPENDED, "was 1 change behind its backup"),
+    # The content is in doubt, or there is more in the database than in the backup
+    Row("its sync point is gone", NEXT, Answer.BEGUN_ANEW, "nothing on this machine says what the database held"),
+    Row("its sync point is gone", PRAGMA, Answer.BEGUN_ANEW, "nothing on this machine says what the database held"),
+    Row("the file was touched since", NEXT, Answer.BEGUN_ANEW, "touched while this plugin did not run"),
+    Row("the last run ended with a failure", NEXT, Answer.BEGUN_ANEW, "with a failure (the disk is full)"),
+    Row("it was started without the plugin, and wrote a change", AFTER, Answer.BEGUN_ANEW, "the database is 1 ahead"),
+    Row("the backup is known to be damaged", NEXT, Answer.BEGUN_ANEW, "known to be damaged"),
+    Row("an older copy of the backup was put back", AFTER, Answer.BEGUN_ANEW, "is not older than what the node"),
+    # The database has lost what the backup holds
+    Row("an old copy of the database was put back, and changed", NEXT, Answer.REFUSED, "backup-cli restore --resume"),
+    Row("the database was lost, and lightningd has made a new one", LIFE[0], Answer.REFUSED, "lost 29 changes"),
+    Row("older copies of both were put back", NEXT, Answer.REFUSED, "Nothing was changed"),
+    Row("stopped cleanly", LIFE[2], Answer.REFUSED, "lost 1 change"),
+    # Not the node's database, or not its backup
+    Row("the database was lost", LIFE[0], Answer.REFUSED, "no database at"),
+    Row("lightningd's wallet is elsewhere", NEXT, Answer.REFUSED, "keeps its database in"),
+    Row("its database was exchanged for another node's", NEXT, Answer.REFUSED, f"belongs to the node {OTHER_NODE_ID}"),
+    Row("stopped cleanly", transaction(9), Answer.REFUSED, "is not the one that lightningd uses"),
+    Row("there is no backup.lock", NEXT, Answer.REFUSED, "this node has no backup yet"),
+    Row("backup.lock makes no sense", NEXT, Answer.REFUSED, "backup.lock"),
+    Row("backup.lock names no destination", NEXT, Answer.REFUSED, "names no destination"),
+    Row("the destination is away", NEXT, Answer.REFUSED, "lightning.bkp"),
+    Row("the destination holds another backup", NEXT, Answer.REFUSED, "backup.lock expects the backup"),
+    Row("the manifest is damaged", NEXT, Answer.REFUSED, "the backup is damaged"),
+    Row("the log is damaged", NEXT, Answer.REFUSED, "the backup is damaged"),
+    # Somebody else writes, or did
+    Row("another node has written to the backup since", NEXT, Answer.REFUSED, "has taken over the backup"),
+    Row(
+        "it is a copy of the directory, made while the node ran, and both went on",
+        transaction(7),
+        Answer.REFUSED,
+        "looks like a copy",
+    ),
+    Row("a command works on the node", NEXT, Answer.REFUSED, "backup-cli resync"),
+    Row("another process of this machine writes the backup", NEXT, Answer.REFUSED_LATE, "backup-cli compact"),
+]
+
+UNSAVABLE = [
+    (Call(-1, NEXT.writes), "cannot save"),
+    (Call(1 << 32, NEXT.writes), "cannot save"),
+    (Call(4, ("INSERT INTO vars (name) VALUES ('\0')",)), "cannot save"),
+    (Call(4, ("INSERT INTO vars (name) VALUES ('\ud800')",)), "cannot save"),
+    (Call(4, ()), "PostgreSQL"),
+    (Call(4, LIFE[0].writes), "a statement that leads to another one"),
+    (Call(3, ("PRAGMA user_version = 3",)), "a PRAGMA that this release does not know"),
+    (transaction(4, "ATTACH 'x' AS y"), "a statement that this release does not know"),
+]
+FIRST_CALLS += [Row("stopped cleanly", call, Answer.REFUSED, why) for call, why in UNSAVABLE]
+
+LATER_CALLS = [
+    Row("stopped cleanly", AFTER, Answer.APPENDED),
+    Row("stopped cleanly", foreign_keys(4, on=True), Answer.APPENDED),
+    Row("the backup is known to be damaged", AFTER, Answer.BEGUN_ANEW, "known to be damaged"),
+    Row("it was started without the plugin, and wrote a change", transaction(6), Answer.BEGUN_ANEW, "1 ahead"),
+    Row("stopped cleanly", NEXT, Answer.REFUSED, "lost 1 change"),
+    Row("stopped cleanly", transaction(9), Answer.REFUSED, "is not the one that lightningd uses"),
+    Row(
+        "another writer has made the segments its own",
+        AFTER,
+        Answer.NOT_ACKNOWLEDGED,
+        "and its last change was not committed",
+    ),
+    Row("the watchdog has given up", AFTER, Answer.REFUSED, "has not answered"),
+    *(Row("stopped cleanly", call, Answer.REFUSED, why) for call, why in UNSAVABLE),
+]
+"""The state is what happens between the first call, `NEXT`, and this one."""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    node.live(*LIFE)
+    yield node
+    for lock in node.held:
+        lock.release()
+
+
+def named(row: Row) -> str:
+    return f"{row.state}: {row.call.data_version} {row.why} {row.answer.name}"
+
+
+@pytest.mark.parametrize("row", FIRST_CALLS, ids=named)
+def test_first_call(node: Node, row: Row) -> None:
+    STATES[row.state](node)
+    node.said.clear()
+    gate = node.start()  # which may bring the database forward, or copy it aside until the end
+    started_with = {name: what for name, what in node.everything().items() if "/.lightningd-backup-" not in name}
+    answer = ask(gate, row.call)
+    assert row.why in " ".join([*(line for _, line in gate._found_at_start.lines), *node.said])
+    if row.answer in (Answer.APPENDED, Answer.BEGUN_ANEW):
+        assert answer == CONTINUE, gate.refusal
+        assert_saved(node, row)
+        gate.close()
+        return
+    assert answer == {"result": "fail", "message": f"backup: {gate.refusal}"}
+    assert_refused_from_now_on(gate, answer)
+    gate.close()
+    changed = {Path(name).name for name, _ in node.everything().items() ^ started_with.items()}
+    assert changed == ({SESSION_FILE} if row.answer is Answer.REFUSED_LATE else set())
+
+
+@pytest.mark.parametrize("row", LATER_CALLS, ids=named)
+def test_later_call(node: Node, row: Row) -> None:
+    gate = node.start()
+    assert ask(gate, NEXT) == CONTINUE, gate.refusal
+    node.commit(NEXT)
+    happen_meanwhile(node, gate, row.state)
+    assert gate.writer is not None
+    before = gate.writer.standing
+    answer = ask(gate, row.call)
+    assert row.why in " ".join(node.said)
+    if row.answer in (Answer.REFUSED, Answer.NOT_ACKNOWLEDGED):
+        assert answer == {"result": "fail", "message": f"backup: {gate.refusal}"}
+        assert node.log().end().sequence == before.sequence + (row.answer is Answer.NOT_ACKNOWLEDGED)
+        assert_refused_from_now_on(gate, answer)
+        witness = read_witness(node.directory)
+        assert witness is not None
+        assert witness.failure == gate.refusal, "the next start must not believe that all is well"
+    else:
+        assert answer == CONTINUE, gate.refusal
+        assert_saved(node, row)
+    gate.close()
+
+
+def happen_meanwhile(node: Node, gate: CommitGate, what: str) -> None:
+    assert gate.writer is not None
+    match what:
+        case "the backup is known to be damaged":
+            gate.damage.found(gate.writer, "verify", "a lie", 1)
+        case "it was started without the plugin, and wrote a change":
+            node.commit(AFTER)
+        case "another writer has made the segments its own":
+            for segment in segments(node):
+                segment.chmod(0o400)
+        case "the watchdog has given up":
+            gate.give_up("it has not answered")
+        case _:
+            assert what == "stopped cleanly"
+
+
+def assert_saved(node: Node, row: Row) -> None:
+    """What was acknowledged is the end of the log, in the generation that it should be in."""
+    with node.log().read() as generation:
+        changes = list(generation.changes())
+        assert (changes[-1].data_version, tuple(changes[-1].statements)) == (row.call.data_version, row.call.writes)
+        assert generation.manifest.generation == (2 if row.answer is Answer.BEGUN_ANEW else 1)
+        if row.answer is Answer.BEGUN_ANEW:
+            assert len(changes) == 1
+
+
+def assert_refused_from_now_on(gate: CommitGate, answer: dict[str, str]) -> None:
+    """However good the call is: lightningd may not have stopped yet."""
+    for call in (NEXT, AFTER):
+        assert ask(gate, call) == answer
+
+
+def test_heal_is_put_off_after_a_lone_pragma(node: Node) -> None:
+    """A snapshot would say that foreign keys are on. Nothing depends on it: the call is saved as any other."""
+    gate = node.start()
+    assert ask(gate, PRAGMA) == CONTINUE
+    happen_meanwhile(node, gate, "the backup is known to be damaged")
+    assert ask(gate, NEXT) == CONTINUE
+    assert_saved(node, Row("", NEXT, Answer.APPENDED))
+    assert "no new snapshot could be taken yet" in node.said[-1]
+    gate.close()
+
+
+def test_new_node_is_saved_from_its_first_call_on(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    gate = node.start()
+    node.database.touch()  # lightningd has opened it
+    assert ask(gate, LIFE[0]) == CONTINUE, gate.refusal
+    assert_saved(node, Row("", LIFE[0], Answer.APPENDED))
+    gate.close()
+
+
+def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(tmp_path: Path) -> None:
+    """Old nodes keep no version, and at 2^32 it wraps."""
+    node = Node(tmp_path)
+    node.log().remove()
+    old = made(node.database, "CREATE TABLE version (version INTEGER)", "INSERT INTO version VALUES (1)")
+    standing = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
+    hand_over(node.directory, node.backup.as_uri(), node.log().id(), standing)
+    node.database.unlink()
+    gate = node.start()
+    node.database.touch()
+    started_with = node.everything()
+    assert ask(gate, LIFE[0])["result"] == "fail"
+    assert "the database is empty, and its backup is not" in node.said[-1]
+    gate.close()
+    assert node.everything() == started_with
+
+
+def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(node: Node) -> None:
+    """lightningd has been told that the call failed; a second answer must not say anything else."""
+    gate = node.start()
+    assert ask(gate, NEXT) == CONTINUE
+    assert gate.writer is not None
+    append = gate.writer.append
+
+    def slowly(change: Change) -> None:
+        gate.give_up("the destination has not answered")
+        append(change)
+
+    gate.writer.append = slowly  # type: ignore[method-assign]
+    refused = {"result": "fail", "message": "backup: the destination has not answered"}
+    assert ask(gate, AFTER) == refused
+    assert ask(gate, AFTER) == refused
+    gate.close()
