@@ -7,14 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.change import Change
 from backends.log.documents import Kept
-from backends.log.generation import Generation
 from backends.log.known_damage import KnownDamage
 from backends.status import Status
 from backends.storage.base import Closed, Space
 from backends.words import process_in_words
+
+if TYPE_CHECKING:
+    from backends.log.generation import Reader
 
 MAX_ROLL_FORWARD = 16
 """Changes by which a node's database may be behind its backup and still be brought forward by the plugin itself.
@@ -186,11 +189,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def read(self) -> Generation:
+    def read(self) -> "Reader":
         """The current generation, to be streamed back. Needs no `open`."""
 
     @abstractmethod
-    def read_kept(self) -> Generation | None:
+    def read_kept(self) -> "Reader | None":
         """The generation that is kept beside the current one, to be streamed back; None when there is none."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ from backends.interrupts import deferred
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.folding import Folded, fold, remove_unfinished
 from backends.log.format import is_part_of, segment_index, segment_name, snapshot_name, time_now
-from backends.log.generation import MISSING_SESSION, Generation
+from backends.log.generation import MISSING_SESSION, Reader
 from backends.log.keeping import read_kept
 from backends.log.known_damage import KnownDamage, read_damage, write_damage
 from backends.log.latency import measured_latency
@@ -68,7 +68,7 @@ class LogBackend(Backend):
     def closed(self) -> list[Closed]:
         return closed_to_us(self.storage)
 
-    def read(self) -> Generation:
+    def read(self) -> Reader:
         with self._reaching():
             return open_generation(self.storage)
 
@@ -76,7 +76,7 @@ class LogBackend(Backend):
         with self._reaching():
             return read_kept(self.storage, read_manifest(self.storage))
 
-    def read_kept(self) -> Generation | None:
+    def read_kept(self) -> Reader | None:
         with self._reaching():
             kept = read_kept(self.storage, read_manifest(self.storage))
             return open_kept(self.storage, kept) if kept is not None else None
@@ -369,9 +369,9 @@ class LogBackend(Backend):
             session = self._marker.session if self._marker else None
             space, known = self._space or self.space(), self._known(self.manifest.generation)
             return look_from_inside(url, self._writer, session, self._snapshot_bytes, space, known)
-        with self.read() as generation, self._reaching():
-            known = read_damage(self.storage, generation.manifest.generation)
-            return look_at_files(url, generation, self.space(), known)
+        with self.read() as reader, self._reaching():
+            known = read_damage(self.storage, reader.manifest.generation)
+            return look_at_files(url, reader, self.space(), known)
 
     def known_damage(self) -> KnownDamage | None:
         with self._reaching():

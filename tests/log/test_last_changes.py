@@ -9,7 +9,7 @@ from backends.change import Change
 from backends.errors import Damaged
 from backends.log import last_changes
 from backends.log.backend import LogBackend
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.last_changes import read_end, statements_of
 from backends.log.reading import RecordReader
 from backends.storage.local import LocalStorage
@@ -93,16 +93,16 @@ def test_only_the_last_segments_are_read(tmp_path: Path, small: None, monkeypatc
         backend.upkeep()
     backend.close()
     opened: list[int] = []
-    reader = last_changes._reader
+    records = last_changes._records
 
-    def noting(generation: Generation, number: int) -> RecordReader:
+    def noting(reader: Reader, number: int) -> RecordReader:
         opened.append(number)
-        return reader(generation, number)
+        return records(reader, number)
 
-    monkeypatch.setattr(last_changes, "_reader", noting)
-    with backend.read() as generation:
-        read_end(generation)
-        assert len(generation.segments) > 10
+    monkeypatch.setattr(last_changes, "_records", noting)
+    with backend.read() as reader:
+        read_end(reader)
+        assert len(reader.log.segments) > 10
     assert len(opened) <= 3
 
 
