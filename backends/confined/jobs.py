@@ -63,8 +63,8 @@ def rebuild_older_file(file: str, target: str, *, to_version: int | None) -> dic
     """See `work.rebuild_older_file`."""
     with OlderBackup(Path(file)) as older:
         scale(older.stored_bytes())
-        rebuilt = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
-        return {**_rebuilt(rebuilt, Path(target)), "remarks": _told(older.remarks(), "more remarks")}
+        made = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
+        return {**_rebuilt(made.rebuilt, Path(target)), "remarks": _told(made.remarks, "more remarks")}
 
 
 def fold(url: str, scratch: str) -> dict[str, Any]:
