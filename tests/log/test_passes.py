@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from backends.database.rebuild import rebuild
 from backends.errors import Damaged
 from backends.log.backend import LogBackend
 from backends.log.format import FILE_HEADER_SIZE
 from backends.log.passes import Changes, Scan
 from backends.storage.local import LocalStorage
 from tests.log.damage import record_bounds
-from tests.log.histories import changes, silent, source
+from tests.log.histories import Node, changes, silent, source
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 BEGINS = 20
 """The snapshot's version."""
@@ -85,3 +87,17 @@ def test_first_record_missing_leaves_no_good_version_but_the_snapshots(backup: L
     with backup.read() as reader, pytest.raises(Damaged) as caught:
         list(reader.changes())
     assert caught.value.last_good == BEGINS
+
+
+def test_rebuild_hands_on_end_of_log_only_when_it_came_so_far(tmp_path: Path) -> None:
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    for _ in range(3):
+        node.note()
+    with node.backend.read() as reader:
+        whole = rebuild(reader, tmp_path / "whole.sqlite3", take=lambda change: True)
+        early = rebuild(reader, tmp_path / "early.sqlite3", take=lambda change: change.data_version <= 2)
+    assert (whole.data_version, whole.end) == (4, node.backend.standing)
+    assert (early.data_version, early.end) == (2, None)
