@@ -11,25 +11,33 @@ from backends import meant
 from backends.urls import BadURL, Destination, parse_url
 
 if TYPE_CHECKING:  # the plugin answers lightningd before it loads all that
-    from backends.base import Backend
+    from backends.log.backup import Backup
+    from backends.places.base import Place
 
 __version__ = "0.1.0"
 
 SCHEMES = {
-    "file": "backends.file:FileBackend",
-    "nfs": "backends.nfs:nfs_backend",
-    "usb": "backends.usb:UsbBackend",
+    "file": "backends.places.file:FilePlace",
+    "nfs": "backends.places.nfs:nfs_place",
+    "usb": "backends.places.usb:UsbPlace",
 }
-"""Scheme → module and what makes the backend in it. Imported when used: what one needs is no burden for another."""
+"""Scheme → module and what makes the place in it. Imported when used: what one needs is no burden for another."""
 
 
-def backend_for(url: str) -> "Backend":
-    """The backend that this URL names, not yet opened. Raises BadURL; touches nothing."""
+def place_at(url: str) -> "Place":
+    """The place that this URL names. Raises BadURL; touches nothing."""
     destination = parse_url(url)
     try:
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
         known = [f"{scheme}://" for scheme in SCHEMES]
         raise BadURL(f"{url!r}: {meant.unknown_scheme(url, destination.scheme, known)}") from None
-    make = cast("Callable[[Destination], Backend]", getattr(import_module(module), name))
+    make = cast("Callable[[Destination], Place]", getattr(import_module(module), name))
     return make(destination)
+
+
+def backup_at(url: str) -> "Backup":
+    """The backup, there or yet to be made, in the place that this URL names. Raises BadURL; touches nothing."""
+    from backends.log.backup import Backup
+
+    return Backup(place_at(url))

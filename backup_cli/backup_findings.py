@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
@@ -47,15 +47,19 @@ def look_at_backup(directory: Path) -> Iterator[Finding]:
 
 def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Finding]:
     try:
-        backend = backend_for(settings.url)
-        found = answered(settings.url, backend.identify)
+        backup = backup_at(settings.url)
+        found = answered(settings.url, backup.id)
         database = look_at_node(directory)
         if settings.backup_id not in (None, found):
             end = BackupEnd(found, None, 0, False, False, 0, None)  # what it holds is none of this node's business
             yield finding(pair_at(directory, settings, end, database), settings.url, directory, _no_proof)
             return
-        seen, advice, closed = backend.status(settings.url), backend.warnings(directory), backend.unwritable()
-        pairing = pair_at(directory, settings, end_of_backup(backend, settings.url, seen), database)
+        seen, advice, closed = (
+            backup.status(settings.url),
+            backup.place.warnings(directory),
+            backup.place.why_unwritable(),
+        )
+        pairing = pair_at(directory, settings, end_of_backup(backup, settings.url, seen), database)
     except BackupError as error:
         yield problem("destination", str(error))
         return
@@ -63,7 +67,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
     if seen.known_damage is not None:
-        refused = pairing.next_start(lambda: brings_forward(directory, backend)) is NextStart.REFUSE
+        refused = pairing.next_start(lambda: brings_forward(directory, backup)) is NextStart.REFUSE
         remedy = _NO_START if refused else _END_KNOWN_DAMAGE
         yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
     earlier = 0 if seen.known_damage is None else 1  # told first of all
@@ -72,9 +76,9 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
     if not seen.damaged:
         last = ago(seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
-    yield from _look_at_age(backend, seen, pairing)
-    yield from _compare(directory, settings.url, backend, pairing)
-    yield from look_at_room(directory, backend, seen, pairing)
+    yield from _look_at_age(backup, seen, pairing)
+    yield from _compare(directory, settings.url, backup, pairing)
+    yield from look_at_room(directory, backup, seen, pairing)
     yield from _look_at_schema(database)
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
@@ -84,10 +88,10 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("disk", "the destination is not on the node's own disk")
 
 
-def _look_at_age(backend: Backend, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+def _look_at_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
     """Of a running node, its own database tells more than a clock does."""
     if pairing.position is not Position.RUNNING and not seen.damaged:
-        old = doubt_of(backend, seen.last_change)
+        old = doubt_of(backup, seen.last_change)
         if old is not None:
             yield warning("destination", old)
 
@@ -114,11 +118,11 @@ def _no_proof() -> bool:
     return False
 
 
-def _compare(directory: Path, url: str, backend: Backend, pairing: Pairing) -> Iterator[Finding]:
+def _compare(directory: Path, url: str, backup: Backup, pairing: Pairing) -> Iterator[Finding]:
     """Is the backup as far as the node, and is it the node's?"""
     path = database_path(directory)
     if pairing.position is not Position.RUNNING:
-        yield finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+        yield finding(pairing, url, directory, lambda: brings_forward(directory, backup))
         return
     if pairing.identity is not Identity.OURS:
         yield finding(pairing, url, directory, _no_proof)

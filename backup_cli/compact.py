@@ -9,11 +9,13 @@ import click
 from backends.confined.work import fold
 from backends.errors import BackupError, Unrestorable
 from backends.interrupts import deferred, ignored
-from backends.log.backend import LogBackend
-from backends.log.folding import Folded, segments_freed
+from backends.log.backup import Backup
+from backends.log.compacted import CompactedSnapshot
+from backends.log.folding import segments_freed
 from backends.log.format import is_part_of, segment_index
 from backends.scratch import scratch_directory, scratch_place
 from backends.status import Status
+from backends.storage.reaching import reaching
 from backends.words import counted
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
@@ -38,12 +40,13 @@ from backup_cli.ownership import alone, take_over
 @no_limits
 def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
     """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
-    url, backend = existing_backup_as_owner(url)
+    url, backup = existing_backup_as_owner(url)
     as_owner.refuse_anothers(scratch)
-    assert isinstance(backend, LogBackend)
-    with alone(url, backend, "compact", take_over, dry_run):
-        _refuse_if_damaged(backend)
-        freed, before = segments_freed(backend.storage), backend.status(url)
+    with alone(url, backup, "compact", take_over, dry_run):
+        _refuse_if_damaged(backup)
+        with reaching(backup.storage):
+            freed = segments_freed(backup.storage)
+        before = backup.status(url)
         if not freed:
             _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
             return
@@ -52,18 +55,18 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
             tell_steps([f"{what}, unless that is larger than they are"], as_json)
             return
         # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
-        with damage_noted(backend, "compaction", before.generation), progress("Compacting") as show:
-            folded = _fold(url, backend, scratch or scratch_place(), show)
-        with _forgotten_on_failure(backend):
-            if folded is None or not _gains(backend, folded, before):
-                backend.forget_folding()
+        with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
+            folded = _fold(url, backup, scratch or scratch_place(), show)
+        with _forgotten_on_failure(backup):
+            if folded is None or not _gains(backup, folded, before):
+                backup.discard_compaction()
                 _tell_needless(url, _NO_GAIN, dry_run, as_json)
                 return
-            backend.spare(folded)
-            backend.open(lambda level, line: warn(line))
-            with ignored():
-                backend.switch_generation(folded)
-        after = backend.sizes()
+            writer = backup.open(lambda level, line: warn(line), compacted=folded)
+            with closing(writer):
+                with ignored():
+                    writer.publish_compaction(folded)
+                after = writer.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     if as_json:
         hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
@@ -71,13 +74,13 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
 
 
 @contextmanager
-def _forgotten_on_failure(backend: LogBackend) -> Iterator[None]:
+def _forgotten_on_failure(backup: Backup) -> Iterator[None]:
     """The new snapshot, as large as a database, does not stay when it gets no name."""
     try:
         yield
     except BaseException:
         with deferred(), suppress(BackupError, OSError):
-            backend.forget_folding()
+            backup.discard_compaction()
         raise
 
 
@@ -89,9 +92,9 @@ def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
     say(f"{url}: {why}")
 
 
-def _fold(url: str, backend: LogBackend, scratch: Path, show: Progress) -> Folded | None:
+def _fold(url: str, backup: Backup, scratch: Path, show: Progress) -> CompactedSnapshot | None:
     """What is to be published; nothing is left of it otherwise, here or at the destination."""
-    with scratch_directory(scratch) as place, _forgotten_on_failure(backend):
+    with scratch_directory(scratch) as place, _forgotten_on_failure(backup):
         return fold(url, place, show)
 
 
@@ -102,25 +105,25 @@ _LAST_SEGMENT = "a compaction would gain nothing now (the last changes are alway
 _NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 
 
-def _gains(backend: LogBackend, folded: Folded, before: Status) -> bool:
+def _gains(backup: Backup, folded: CompactedSnapshot, before: Status) -> bool:
     """Whether the backup becomes smaller: the new snapshot takes the place of the old one and of whole segments."""
-    snapshot = sum(_size(backend, name) for name in backend.storage.names() if is_part_of(name, folded.written))
+    snapshot = sum(_size(backup, name) for name in backup.storage.names() if is_part_of(name, folded.written))
     segments = sum(
-        _size(backend, name)
-        for name in backend.storage.names()
+        _size(backup, name)
+        for name in backup.storage.names()
         if (index := segment_index(name)) is not None and index < folded.first_segment
     )
     return snapshot < before.snapshot_bytes + segments
 
 
-def _size(backend: LogBackend, name: str) -> int:
-    with closing(backend.storage.open(name)) as handle:
+def _size(backup: Backup, name: str) -> int:
+    with closing(backup.storage.open(name)) as handle:
         return handle.size()
 
 
-def _refuse_if_damaged(backend: LogBackend) -> None:
+def _refuse_if_damaged(backup: Backup) -> None:
     """What was found may be in the last records, which a compaction leaves as they are."""
-    known = backend.known_damage()
+    known = backup.damage.read()
     if known is not None:
         raise Unrestorable(
             f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "

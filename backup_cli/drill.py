@@ -11,12 +11,12 @@ from typing import Any
 import apsw
 import click
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.confined.work import compare_databases, rebuild_backup
 from backends.database.connection import words
 from backends.database.taking import nothing
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
@@ -79,12 +79,12 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
     node, restored = scratch / "node", scratch / "restored.sqlite3"
     node.mkdir()
     calls = recorded_calls()
-    with _destination(url) as (place, backend):
+    with _destination(url) as (place, backup):
         say(f"A recorded node backs up to {place}")
-        standing = backend.create(nothing())
-        hand_over(node, place, backend.identify(), standing)
+        standing = backup.create(nothing())
+        hand_over(node, place, backup.id(), standing)
         latencies = _stream(node, calls)
-        with backend.read() as reader:
+        with backup.read() as reader:
             snapshot, of_snapshot = reader.snapshot.size(), reader.manifest.base.data_version
         began = time.perf_counter()
         with progress("Restoring", _CHECKING) as show:
@@ -106,17 +106,17 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
 
 
 @contextmanager
-def _destination(url: str) -> Iterator[tuple[str, Backend]]:
+def _destination(url: str) -> Iterator[tuple[str, Backup]]:
     """A new backup in a place of its own below what the URL names; removed afterwards."""
     base, query, options = url.partition("?")
     # usb://STICK alone will do here.
     place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{REHEARSAL}{secrets.token_hex(4)}"))
-    backend = backend_for(place)
-    answered(place, backend.check_new)
+    backup = backup_at(place)
+    answered(place, backup.check_new)
     try:
-        yield place, backend
+        yield place, backup
     finally:
-        backend.remove()
+        backup.remove()
 
 
 def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
@@ -160,8 +160,8 @@ def _plugin() -> list[str]:
 def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
     """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
     settings = read_settings(directory)
-    url, backend = existing_backup(given or settings.url)
-    if settings.backup_id not in (None, backend.identify()):
+    url, backup = existing_backup(given or settings.url)
+    if settings.backup_id not in (None, backup.id()):
         warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
@@ -174,13 +174,13 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
     took = time.monotonic() - began
-    pairing = pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
-    found = finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+    pairing = pair_at(directory, settings, end_of_backup(backup, url), look_at_node(directory))
+    found = finding(pairing, url, directory, lambda: brings_forward(directory, backup))
     if as_json:
         hand_out_result(
             {
                 "url": url,
-                "backup_id": backend.identify(),
+                "backup_id": backup.id(),
                 "data_version": rebuilt.data_version,
                 "last_change": rebuilt.last_time,
                 "stored_bytes": outcome.stored,
@@ -203,7 +203,7 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
         show_row(name, value, 16)
     if found.level is not Level.OK:
         warn(found.text)
-    old = None if pairing.position is Position.RUNNING else doubt_of(backend, rebuilt.last_time, before_restore=True)
+    old = None if pairing.position is Position.RUNNING else doubt_of(backup, rebuilt.last_time, before_restore=True)
     if old is not None:
         warn(old)
     show_line("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

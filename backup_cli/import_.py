@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from backends import backend_for
-from backends.base import Backend, SnapshotSource, Standing
+from backends import backup_at
+from backends.base import SnapshotSource, Standing
 from backends.confined.work import compare_databases, rebuild_older_file
 from backends.database.rebuild import Rebuilt
 from backends.database.settled import settled
@@ -15,6 +15,7 @@ from backends.database.source import inspect
 from backends.database.taking import file_pieces, nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
+from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.handover import hand_over
 from backends.node.present import look_at_database
@@ -80,30 +81,30 @@ def import_(
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
     """
     directory = None if lightning_dir is None else as_owner.node_directory(lightning_dir)
-    backend = backend_for(url)
+    backup = backup_at(url)
     if directory is None:
         as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
     with OlderBackup(older_path(old)) as older:
         if directory is None:
-            backend.check_new()
+            backup.check_new()
             if dry_run:
                 with _read(older, scratch, None, accepted) as source:
                     tell_steps([_would_make(url, source)], as_json)
                 return
-            with removed_on_failure(backend) as making:
-                standing, made = _take_over(older, backend, url, scratch, None, accepted)
+            with removed_on_failure(backup) as making:
+                standing, made = _take_over(older, backup, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
             if as_json:
-                _hand_out(older, backend, url, standing)
+                _hand_out(older, backup, url, standing)
                 return
             show_line(made)
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
             with held(WriterLock(directory, "backup-cli import"), dry_run):
-                backend.check_new()
+                backup.check_new()
                 database = database_path(directory)
                 refuse_other_main(directory, database)
                 _refuse_other_version(older, database)
@@ -111,33 +112,33 @@ def import_(
                 demand_newest(directory, there, in_words(there, database), consent)
                 if dry_run:
                     with _read(older, scratch, database, accepted) as source:
-                        steps = [_would_make(url, source), *lock_steps(directory, backend.lasting_url(url))]
+                        steps = [_would_make(url, source), *lock_steps(directory, backup.place.durable_url(url))]
                         tell_steps(steps, as_json)
                     return
-                with removed_on_failure(backend) as making:
-                    standing, made = _take_over(older, backend, url, scratch, database, accepted)
-                    backup_id, lasting = backend.identify(), backend.lasting_url(url)
+                with removed_on_failure(backup) as making:
+                    standing, made = _take_over(older, backup, url, scratch, database, accepted)
+                    backup_id, lasting = backup.id(), backup.place.durable_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
                         hand_over(directory, lasting, backup_id, standing)
                         making.keep()
-            for line in backend.warnings(directory):
+            for line in backup.place.warnings(directory):
                 warn(line)
             if as_json:
-                _hand_out(older, backend, lasting, standing)
+                _hand_out(older, backup, lasting, standing)
                 return
             show_line(made)
             _tell_node(aside)
 
 
-def _hand_out(older: OlderBackup, backend: Backend, url: str, standing: Standing) -> None:
-    document = {"url": url, "backup_id": backend.identify(), "data_version": standing.data_version}
+def _hand_out(older: OlderBackup, backup: Backup, url: str, standing: Standing) -> None:
+    document = {"url": url, "backup_id": backup.id(), "data_version": standing.data_version}
     hand_out_result({**document, "older_path": str(older.path), "important_plugin": plugin_path()})
 
 
 def _take_over(
     older: OlderBackup,
-    backend: Backend,
+    backup: Backup,
     url: str,
     scratch: Path | None,
     database: Path | None,
@@ -145,7 +146,7 @@ def _take_over(
 ) -> tuple[Standing, str]:
     """Make the backup; where it ends, and what that is in words."""
     with _read(older, scratch, database, accepted) as source:
-        standing = _create(backend, source)
+        standing = _create(backup, source)
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
     return standing, f"The backup at {url} is ready and holds {holds}, taken over from {older.path}"
 
@@ -174,11 +175,11 @@ def _would_make(url: str, source: SnapshotSource) -> str:
     return f"make a new backup at {url} of what the older file holds ({holds})"
 
 
-def _create(backend: Backend, source: SnapshotSource) -> Standing:
+def _create(backup: Backup, source: SnapshotSource) -> Standing:
     if not source.size:
-        return backend.create(source)
+        return backup.create(source)
     with progress(f"Writing the snapshot of version {source.data_version}") as show:
-        return backend.create(watched(source, show))
+        return backup.create(watched(source, show))
 
 
 def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
-from backends import backend_for
-from backends.base import Backend, SnapshotSource
+from backends import backup_at
+from backends.base import SnapshotSource
 from backends.database.source import DatabaseState, inspect
 from backends.database.taking import nothing, watched
 from backends.errors import BackupError
 from backends.interrupts import ignored
+from backends.log.backup import Backup
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -64,25 +65,25 @@ def init(
     """
     directory = _directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
-    backend = backend_for(url)
+    backup = backup_at(url)
     refuse_if_running(directory)
     with held(WriterLock(directory, "backup-cli init"), dry_run):
         refuse_other_database(directory, database_path(directory))
-        answered(url, backend.check_new)
+        answered(url, backup.check_new)
         database = database_path(directory)
         there = look_at_database(database)
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
-            tell_steps([_would_make(directory, url), *lock_steps(directory, backend.lasting_url(url))], as_json)
+            tell_steps([_would_make(directory, url), *lock_steps(directory, backup.place.durable_url(url))], as_json)
             return
-        with removed_on_failure(backend) as making:
+        with removed_on_failure(backup) as making:
             with _database(directory, scratch or directory) as source:
-                standing = backend.create(source)
-            for line in backend.warnings(directory):
+                standing = backup.create(source)
+            for line in backup.place.warnings(directory):
                 warn(line)
-            latency = _tell_place(backend)
-            backup_id, lasting = backend.identify(), backend.lasting_url(url)
+            latency = _tell_place(backup)
+            backup_id, lasting = backup.id(), backup.place.durable_url(url)
             with ignored():
                 old = set_old_lock_aside(directory)
                 hand_over(directory, lasting, backup_id, standing)
@@ -126,11 +127,11 @@ SLOW_COMMIT = 0.020
 """Seconds above which a person should know what it means for payments."""
 
 
-def _tell_place(backend: Backend) -> float:
+def _tell_place(backup: Backup) -> float:
     """What was found at the destination, and the seconds that a commit takes there."""
-    for line in backend.found():
+    for line in backup.place.about():
         say(f"Found: {line}")
-    latency = backend.commit_latency()
+    latency = backup.commit_latency()
     say(f"A commit takes {latency * 1000:.1f} ms there.")
     if latency > SLOW_COMMIT:
         warn(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import VERSIONS, ahead
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -157,11 +157,11 @@ def _demand_other_node(directory: Path, settings: Settings, end: BackupEnd, what
 def _end_of(settings: Settings) -> tuple[BackupEnd | None, str]:
     """Where the backup that backup.lock names ends; else why nobody can tell."""
     try:
-        backend = backend_for(settings.url)
-        found = answered(settings.url, backend.identify)
+        backup = backup_at(settings.url)
+        found = answered(settings.url, backup.id)
         if found != settings.backup_id:
             return None, f"{settings.url} holds another backup now"
-        return end_of_backup(backend, settings.url), ""
+        return end_of_backup(backup, settings.url), ""
     except BackupError as error:
         return None, str(error)
     except OSError as error:

@@ -3,25 +3,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from backends.base import Backend
 from backends.errors import BackupError, Unrestorable
+from backends.log.backup import Backup
 from backends.log.known_damage import found_now
 from backup_cli.console import warn
 
 
 @contextmanager
-def damage_noted(backend: Backend, by: str, generation: int) -> Iterator[None]:
+def damage_noted(backup: Backup, by: str, generation: int) -> Iterator[None]:
     """While this generation is read whole: what proves that it cannot be restored is noted, and raised all the same."""
     try:
         yield
     except Unrestorable as error:
-        _note(backend, by, error.finding, generation)
+        _note(backup, by, error.finding, generation)
         raise
 
 
-def _note(backend: Backend, by: str, finding: str, generation: int) -> None:
+def _note(backup: Backup, by: str, finding: str, generation: int) -> None:
     try:
-        current = backend.note_damage(found_now(by, finding, generation))
+        current = backup.damage.note(found_now(by, finding, generation))
     except BackupError as error:
         warn(
             "this finding could not be noted in the backup, so that `status` and `check-config` do not know of it "

@@ -7,8 +7,9 @@ disk, an old copy of the directory, a snapshot of a NAS. Nothing in the backup i
 
 import time
 
-from backends.base import Backend, Writer
+from backends.base import LastWriter
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.times import UNKNOWN_TIME
 from backup_cli.console import age
 
@@ -21,7 +22,7 @@ ENDED = 2 * DAY
 """Of one that was: a node may well be off for a while on purpose."""
 
 
-def doubt(last_change: int, writer: Writer | None, *, before_restore: bool = False) -> str | None:
+def doubt(last_change: int, writer: LastWriter | None, *, before_restore: bool = False) -> str | None:
     """A sentence about a backup whose last change is old; None when there is nothing to say.
 
     Before a restore a day is old, however the session ended: it matters most then. An unknown time, and one in the
@@ -51,10 +52,10 @@ LOOK_FOR_A_NEWER = (
 )
 
 
-def doubt_of(backend: Backend, last_change: int, *, before_restore: bool = False) -> str | None:
+def doubt_of(backup: Backup, last_change: int, *, before_restore: bool = False) -> str | None:
     """The same, of a backup that is read now; of its writer, only what can be read counts."""
     try:
-        writer = backend.last_writer()
+        writer = backup.last_writer()
     except BackupError:
         return None  # gone this moment: said elsewhere
     return doubt(last_change, writer, before_restore=before_restore)

@@ -11,18 +11,18 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import click
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.confined.limits import lift
 from backends.errors import BackupError, ClosedToUser, NotABackup, Unreachable, withheld_by
 from backends.interrupts import deferred
-from backends.log.reaching import closed_error
+from backends.log.backup import Backup
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.older import older_backup_at
 from backends.owners import user_name
 from backends.storage.base import Closed
+from backends.storage.reaching import closed_error
 from backends.urls import Destination, parse_url
 from backends.words import counted, one_line, printable
 from backup_cli import as_owner
@@ -98,31 +98,31 @@ no_limits = click.option(
 )
 
 
-def existing_backup(url: str) -> tuple[str, Backend]:
+def existing_backup(url: str) -> tuple[str, Backup]:
     """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
     return answered(url, lambda: _existing_backup(url))
 
 
-def existing_backup_as_owner(url: str) -> tuple[str, Backend]:
+def existing_backup_as_owner(url: str) -> tuple[str, Backup]:
     """The same for a command that is about nothing else: as the owner of that backup, if root has run it.
 
     In a directory of root's, the only backup may be another user's: root's `compact` left files there that the node
     could not read.
     """
     as_owner.backup(url)
-    named, backend = existing_backup(url)
+    named, backup = existing_backup(url)
     if named == url or not as_owner.backup(named):
-        return named, backend
+        return named, backup
     return existing_backup(named)  # opened once more: as this user now, and it was his to exchange until then
 
 
-def _existing_backup(url: str) -> tuple[str, Backend]:
+def _existing_backup(url: str) -> tuple[str, Backup]:
     if older_backup_at(url) is not None:
         raise NotABackup(
             f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "
             "a backup of it; nothing else is done with such a file"
         )
-    backend = backend_for(url)
+    backup = backup_at(url)
     path = local_directory(url)
     if path is not None and _is_file(path):
         _refuse_unreadable(path)
@@ -132,25 +132,25 @@ def _existing_backup(url: str) -> tuple[str, Backend]:
             "it with file://, and if that was done, its first bytes are damaged; try another copy of it"
         )
     try:
-        backend.identify()
+        backup.id()
     except ClosedToUser:
         raise  # it is there, so no other one is meant
     except Unreachable as error:
         raise _with_neighbours(error, url) from None
     except NotABackup as error:
         # Not what a drill made that is under way, or that was cut off by a power cut.
-        inside = [name for name in backend.inside() if not name.startswith(REHEARSAL)]
-        closed = backend.closed()
+        inside = [name for name in backup.list_backups() if not name.startswith(REHEARSAL)]
+        closed = backup.closed()
         if not inside and closed:
             who = user_name(os.geteuid())
-            raise closed_error(f"in {backend.describe()} is no backup that the user {who} may read", closed) from None
+            raise closed_error(f"in {backup.describe()} is no backup that the user {who} may read", closed) from None
         if not inside:
             raise _with_neighbours(error, url) from None
         urls = [str(parse_url(url).below(name)) for name in inside]
         if len(urls) > 1 or closed:
             raise _several(url, urls, closed) from None
-        return urls[0], backend_for(urls[0])
-    return url, backend
+        return urls[0], backup_at(urls[0])
+    return url, backup
 
 
 def _several(url: str, urls: list[str], closed: list[Closed]) -> BackupError:
@@ -178,7 +178,7 @@ def _with_neighbours(error: BackupError, url: str) -> BackupError:
     above = Destination(place.scheme, place.host, place.path.parent, place.options)
     names: list[str] = []
     with suppress(BackupError, OSError):
-        names = [name for name in backend_for(str(above)).inside() if name != place.path.name]
+        names = [name for name in backup_at(str(above)).list_backups() if name != place.path.name]
     if not names:
         return error
     alike = difflib.get_close_matches(place.path.name, names, n=_NEIGHBOURS, cutoff=0.0)
@@ -196,7 +196,7 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
-        return False  # the backend will say what is wrong there
+        return False  # the backup will say what is wrong there
 
 
 def _refuse_unreadable(path: Path) -> None:
@@ -260,15 +260,15 @@ class Making:
 
 
 @contextmanager
-def removed_on_failure(backend: Backend) -> Iterator[Making]:
+def removed_on_failure(backup: Backup) -> Iterator[Making]:
     """While a backup is made and the node told of it: one that stays without its node is in the next try's way."""
     making = Making()
     try:
         yield making
     except BaseException:
-        if backend.created and not making.kept:
+        if backup.created and not making.kept:
             with deferred(), suppress(BackupError):
-                backend.remove()
+                backup.remove()
         raise
 
 

@@ -5,17 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import psutil
 
-from backends.base import Backend, Standing, Writer
+from backends.base import LastWriter, Standing
 from backends.errors import BackupError, Damaged, InUse, Replaced, Unreachable
-from backends.log.backend import LogBackend
-from backends.mounts.network import only_this_machine
-from backends.mounts.table import mount_of
-from backends.urls import parse_url
+from backends.log.backup import Backup
 from backup_cli.console import age, warn
 from backup_cli.pairing_words import TWO_NODES
 
@@ -30,37 +26,35 @@ JUST_NOW = 60.0
 
 
 @contextmanager
-def alone(url: str, backend: Backend, what: str, take_over: bool, dry_run: bool = False) -> Iterator[None]:
+def alone(url: str, backup: Backup, what: str, take_over: bool, dry_run: bool = False) -> Iterator[None]:
     """Refuse while another process of this machine writes to the backup, or a node whose session has not ended may.
 
     That is known to be dead when the lock in the backup can be had and only this machine can write there. The lock is
-    held as long as this lasts (in a dry run it is only looked at); then the backend is closed. `what` is the command's
+    held as long as this lasts (in a dry run it is only looked at); then the backup is closed. `what` is the command's
     name.
     """
-    assert isinstance(backend, LogBackend)
     try:
-        locked = _held(backend, what, dry_run)
-        writer = backend.last_writer()
-        if writer is not None and not writer.closed and not (locked and is_local(url)):
+        locked = _held(backup, what, dry_run)
+        writer = backup.last_writer()
+        if writer is not None and not writer.closed and not (locked and backup.place.only_this_machine_writes()):
             _refuse_or_warn(url, writer, what, take_over)
         yield
     except Replaced as error:
-        raise _overtaken(url, backend, error) from error
+        raise _overtaken(url, backup, error) from error
     finally:
-        backend.close()
-        backend.let_go()
+        backup.let_go()
 
 
 _COMMAND = "backup-cli"
 """What the holder of a lock is called when it is a command, in `hold` and in `WriterLock`."""
 
 
-def _held(backend: LogBackend, what: str, dry_run: bool) -> bool:
+def _held(backup: Backup, what: str, dry_run: bool) -> bool:
     try:
         if dry_run:
-            backend.look_at_lock()
+            backup.check_lock()
             return True
-        return backend.hold(f"backup-cli {what}")
+        return backup.hold(f"backup-cli {what}")
     except InUse as error:
         if what != "compact":
             raise
@@ -69,11 +63,11 @@ def _held(backend: LogBackend, what: str, dry_run: bool) -> bool:
         ) from None
 
 
-def _overtaken(url: str, backend: Backend, error: Replaced) -> InUse:
+def _overtaken(url: str, backup: Backup, error: Replaced) -> InUse:
     """Where there are no locks, two that look at the same moment may both begin; the first of them ends here."""
     writer, who = None, "another process"
     with suppress(BackupError, OSError):
-        writer = backend.last_writer()
+        writer = backup.last_writer()
     if writer is not None:
         who += f" ({writer.host}, {writer.process}{', which has ended by now' if writer.closed else ''})"
     return InUse(
@@ -83,7 +77,7 @@ def _overtaken(url: str, backend: Backend, error: Replaced) -> InUse:
     )
 
 
-def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> None:
+def _refuse_or_warn(url: str, writer: LastWriter, what: str, take_over: bool) -> None:
     who = f"{writer.host}, {writer.process}"
     if take_over:
         warn(
@@ -106,24 +100,11 @@ def _refuse_or_warn(url: str, writer: Writer, what: str, take_over: bool) -> Non
     )
 
 
-def _lives(writer: Writer) -> bool:
+def _lives(writer: LastWriter) -> bool:
     """Whether that process runs on this machine, as far as this container shows."""
     with suppress(psutil.Error):
         return psutil.Process(writer.pid).create_time() <= writer.started + 60
     return False
-
-
-def is_local(url: str) -> bool:
-    """Whether only this machine can write where the backup lies, so that nobody writes when its lock can be had."""
-    place = parse_url(url)
-    if place.scheme == "usb":
-        return True
-    if place.scheme != "file":
-        return False
-    try:
-        return only_this_machine(mount_of(Path(place.path)))
-    except OSError:
-        return False
 
 
 # Reading from a backup that is being written
@@ -133,17 +114,17 @@ def is_local(url: str) -> bool:
 class Seen:
     """A backup's writer and its end at one moment."""
 
-    writer: Writer | None
+    writer: LastWriter | None
     end: Standing | None
     """None when damage hides it."""
 
 
-def look(backend: Backend) -> Seen:
+def look(backup: Backup) -> Seen:
     """As it is now. Raises BackupError when it is out of reach."""
     try:
-        return Seen(backend.last_writer(), backend.peek())
+        return Seen(backup.last_writer(), backup.end())
     except Damaged:
-        return Seen(backend.last_writer(), None)
+        return Seen(backup.last_writer(), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +164,17 @@ def warn_of_writer(living: Living | None) -> None:
         )
 
 
-def refuse_living_writer(url: str, backend: Backend, before: Seen, take_over: bool, dry_run: bool = False) -> None:
+def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False) -> None:
     """For a restore that is to go on with the backup: refuse while a node is provably writing there.
 
     A session that has merely not ended is what a machine leaves that has died. Raises InUse.
     """
-    assert isinstance(backend, LogBackend)
-    living = writing(before, look(backend))
+    living = writing(before, look(backup))
     try:
         if dry_run:
-            backend.look_at_lock()
+            backup.check_lock()
         else:
-            backend.hold("backup-cli restore")
+            backup.hold("backup-cli restore")
     except InUse as error:
         if _COMMAND in error.holder:  # no node, and it will have ended soon
             raise

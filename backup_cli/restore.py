@@ -10,13 +10,13 @@ from typing import NoReturn
 
 import click
 
-from backends.base import Backend, Standing
+from backends.base import Standing
 from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.interrupts import ignored
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.handover import hand_over
 from backends.node.pairing import BackupEnd, pair
@@ -106,10 +106,10 @@ def restore(
         raise BackupError(CANNOT_RESUME)
     if older is not None and kept:
         raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
-    url, backend = (url, None) if older is not None else existing_backup(url)
+    url, backup = (url, None) if older is not None else existing_backup(url)
     target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
-    if kept and backend is not None:
-        old = _name_of_kept(url, backend, resume, not_for_a_node)
+    if kept and backup is not None:
+        old = _name_of_kept(url, backup, resume, not_for_a_node)
     old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
     target = target.with_name(f"{target.name}{old}")
     refuse_inside(target.parent)
@@ -118,7 +118,7 @@ def restore(
     as_owner.refuse_anothers(file.parent)
     existing = existing_at(file)
     if existing and not replace:
-        _refuse_to_overwrite(existing, file, url, backend)
+        _refuse_to_overwrite(existing, file, url, backup)
     if resume and target.name != DATABASE:
         raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
     if resume and not looks_like_a_nodes(target.parent):
@@ -128,7 +128,7 @@ def restore(
         )
     order = _Order(
         url,
-        backend,
+        backup,
         older,
         target,
         file,
@@ -145,7 +145,7 @@ def restore(
     if dry_run:
         tell_steps(_steps(order), as_json)
         return
-    with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backend):
+    with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backup):
         rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, older is not None)
     if not as_json:
@@ -157,15 +157,15 @@ def restore(
 
 def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
     """What is to know before anything is started from it."""
-    url, backend, target, resume = order.url, order.backend, order.target, order.resume
+    url, backup, target, resume = order.url, order.backup, order.target, order.resume
     if order.old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backend), resume, order.older is not None)
-    if resume and backend is not None:
-        _warn_if_closed(backend)
+    tell_rules(url, target, _node_of(rebuilt, backup), resume, order.older is not None)
+    if resume and backup is not None:
+        _warn_if_closed(backup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class _Order:
     """What is to be restored, and whereto."""
 
     url: str
-    backend: Backend | None
+    backup: Backup | None
     older: Path | None
     """The older plugin's file, instead of a backup."""
     target: Path
@@ -194,14 +194,14 @@ class _Order:
 
 def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
-    target, backend = order.target, order.backend
+    target, backup = order.target, order.backup
     rebuilt, standing = _rebuilt(order, temporary.path)
     with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
         temporary.publish(order.file)
-        if order.resume and backend is not None:
+        if order.resume and backup is not None:
             set_old_lock_aside(target.parent)
-            hand_over(target.parent, backend.lasting_url(order.url), backend.identify(), standing)
+            hand_over(target.parent, backup.place.durable_url(order.url), backup.id(), standing)
     return rebuilt, aside
 
 
@@ -217,63 +217,63 @@ def _steps(order: _Order) -> list[str]:
     steps = [] if directory.exists() else [f"make the directory {directory}"]
     steps += [f"move {path} aside, to {file.name}.before-restore-TIME beside it" for path in order.existing]
     steps.append(f"write the database ({holds}) to {file}")
-    if order.resume and order.backend is not None:
-        steps += lock_steps(directory, order.backend.lasting_url(order.url))
+    if order.resume and order.backup is not None:
+        steps += lock_steps(directory, order.backup.place.durable_url(order.url))
     return steps
 
 
 def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing | None]:
     """The database in the file `temporary`, once nothing speaks against it, and where in the log it stands."""
-    target, backend = order.target, order.backend
+    target, backup = order.target, order.backup
     standing: Standing | None = None
-    if backend is None:
+    if backup is None:
         assert order.older is not None
         rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
-        rebuilt, standing, end = _from_backup(order, backend, temporary)
+        rebuilt, standing, end = _from_backup(order, backup, temporary)
     demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
-        demand_no_newer(target, order.url, end, backend is None, order.consent)
+        demand_no_newer(target, order.url, end, backup is None, order.consent)
     return rebuilt, standing
 
 
-def _from_backup(order: _Order, backend: Backend, temporary: Path) -> tuple[Rebuilt, Standing | None, BackupEnd]:
+def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Standing | None, BackupEnd]:
     """What was rebuilt, the place in the log that it holds (None for a kept generation), and the same as an end."""
-    seen, before = backend.status(order.url), look(backend)
-    end, note = end_of_backup(backend, order.url, seen), backend.kept() if order.kept else None
+    seen, before = backup.status(order.url), look(backup)
+    end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.kept else None
     if note is not None:
         end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
     if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:
-        refuse_living_writer(order.url, backend, before, order.take_over, order.dry_run)
+        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
     if note is None:
         tell_plan(seen, order.target, order.to_version)
-        old = None if order.old else doubt_of(backend, seen.last_change, before_restore=True)
+        old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
         if old is not None:
             warn(f"{old}. {LOOK_FOR_A_NEWER}")
     else:
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
     rebuilt = _rebuild(order, temporary)
     if order.resume:
-        refuse_living_writer(order.url, backend, before, order.take_over, order.dry_run)
+        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
     elif not order.old:
-        warn_of_writer(writing(before, look(backend)))
+        warn_of_writer(writing(before, look(backup)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
     return rebuilt, None if order.kept else rebuilt.end, end
 
 
-def _name_of_kept(url: str, backend: Backend, resume: bool, not_for_a_node: bool) -> str:
+def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
     """What the file's name must say of the kept generation: nothing, if that is the node's newest state after all."""
-    note = backend.kept()
+    note = backup.kept()
     if note is None:
         raise BackupError(
             f"no earlier generation is kept in {url}: one is when a snapshot replaces it that disagrees with it, for "
             "7 days. Nothing was restored"
         )
-    end = end_of_backup(backend, url)
+    end = end_of_backup(backup, url)
     if ahead(note.data_version, end.version) > 0:
         return ""
     if resume or not not_for_a_node:
@@ -286,26 +286,26 @@ def _name_of_kept(url: str, backend: Backend, resume: bool, not_for_a_node: bool
 
 
 @contextmanager
-def _let_go(backend: Backend | None) -> Iterator[None]:
+def _let_go(backup: Backup | None) -> Iterator[None]:
     """The backup's lock, if it was taken, is not held for longer than the restore."""
     try:
         yield
     finally:
-        if isinstance(backend, LogBackend):
-            backend.let_go()
+        if isinstance(backup, Backup):
+            backup.let_go()
 
 
-def _node_of(rebuilt: Rebuilt, backend: Backend | None) -> str | None:
+def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
     """The restored node's id; None when neither its database nor its backup says it."""
-    if rebuilt.state.node_id is None and backend is not None:
+    if rebuilt.state.node_id is None and backup is not None:
         with suppress(BackupError):  # gone this moment
-            return backend.node_id()
+            return backup.node_id()
     return rebuilt.state.node_id
 
 
-def _warn_if_closed(backend: Backend) -> None:
+def _warn_if_closed(backup: Backup) -> None:
     with suppress(BackupError):  # gone this moment: all is restored, and check-config says more
-        closed = backend.unwritable()
+        closed = backup.place.why_unwritable()
         if closed is not None:
             warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
 
@@ -325,11 +325,11 @@ def _locked(target: Path) -> AbstractContextManager[object]:
     return WriterLock(target.parent, "backup-cli restore") if target.name == DATABASE else nullcontext()
 
 
-def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backend: Backend | None) -> NoReturn:
+def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: Backup | None) -> NoReturn:
     advice = None
-    if backend is not None:
+    if backup is not None:
         with suppress(BackupError, OSError):  # one of the two cannot be read: then nobody can say
-            advice = which_is_newer(pair(look_at_database(target), end_of_backup(backend, url), None, None))
+            advice = which_is_newer(pair(look_at_database(target), end_of_backup(backup, url), None, None))
     names = ", ".join(str(path) for path in existing)
     raise BackupError(
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from backends import backend_for
+from backends import backup_at
 from backends.errors import BackupError, Damaged, FromTheFuture
 from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
@@ -48,7 +48,7 @@ def _refuse_above(dest: Path) -> None:
 def refuse_inside(directory: Path) -> None:
     """A database among a backup's own files would be taken for one of them."""
     try:
-        backend_for(directory.as_uri()).identify()
+        backup_at(directory.as_uri()).id()
     except (Damaged, FromTheFuture):
         pass  # it is one all the same
     except (BackupError, OSError):

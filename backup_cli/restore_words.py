@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from backends import backend_for
+from backends import backup_at
 from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
 from backends.log.documents import Kept
@@ -136,10 +136,10 @@ def as_check_config_says(directory: Path) -> Finding:
     settings = read_settings(directory)
     if settings.backup_id is None:
         raise BackupError("backup.lock is the older plugin's")
-    backend = backend_for(settings.url)
-    database, found = look_at_node(directory), answered(settings.url, backend.identify)
+    backup = backup_at(settings.url)
+    database, found = look_at_node(directory), answered(settings.url, backup.id)
     end = BackupEnd(found, None, 0, False, False, 0, None)
     if found == settings.backup_id:
-        end = end_of_backup(backend, settings.url)
+        end = end_of_backup(backup, settings.url)
     pairing = pair_at(directory, settings, end, database)
-    return finding(pairing, settings.url, directory, lambda: brings_forward(directory, backend))
+    return finding(pairing, settings.url, directory, lambda: brings_forward(directory, backup))

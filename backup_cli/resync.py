@@ -1,19 +1,21 @@
 """`backup-cli resync`: a new snapshot of the present database into the existing backup."""
 
 import secrets
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import click
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.change import ahead
 from backends.database.source import inspect
 from backends.database.taking import watched
 from backends.errors import BackupError, Damaged
 from backends.interrupts import ignored
+from backends.log.backup import Backup
 from backends.log.keeping import KEEP_FOR
+from backends.log.writer import Writer
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command
 from backends.node.lockfile import Settings, read_settings
@@ -65,18 +67,18 @@ def resync(
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_older_lock(directory, settings)
-    backend = backend_for(settings.url)
+    backup = backup_at(settings.url)
     with held(WriterLock(directory, "backup-cli resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
-        backup_id = _identify(backend, settings)
-        with alone(settings.url, backend, "resync", take_over, dry_run):
-            pairing = pair_at(directory, settings, end_of_backup(backend, settings.url), database)
+        backup_id = _identify(backup, settings)
+        with alone(settings.url, backup, "resync", take_over, dry_run):
+            pairing = pair_at(directory, settings, end_of_backup(backup, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
             if dry_run:
                 tell_steps(_steps(directory, settings, pairing), as_json)
                 return
-            _resync(directory, settings, backend, backup_id, pairing, scratch or directory)
+            _resync(directory, settings, backup, backup_id, pairing, scratch or directory)
     if as_json:
         version = pairing.database.version or 0
         hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
@@ -145,25 +147,25 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
 
 
 def _resync(
-    directory: Path, settings: Settings, backend: Backend, backup_id: str, pairing: Pairing, scratch: Path
+    directory: Path, settings: Settings, backup: Backup, backup_id: str, pairing: Pairing, scratch: Path
 ) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
-    with copied(database_path(directory), scratch) as source:
+    with copied(database_path(directory), scratch) as source, ExitStack() as opened:
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
-        _open(backend, session)
-        before = backend.standing.data_version
+        writer = opened.enter_context(closing(_open(backup, session)))
+        before = writer.standing.data_version
         if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
             raise BackupError(
                 f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
                 "Stop that node, then repeat this"
             )
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
-            note = partial(note_beginning, directory, backup_id, backend.standing)
-            backend.take_snapshot(watched(source, show), "resync", note)
+            note = partial(note_beginning, directory, backup_id, writer.standing)
+            writer.take_snapshot(watched(source, show), "resync", note)
         with ignored():
-            standing = backend.standing
-            backend.close()
+            standing = writer.standing
+            writer.close()
     with ignored():
         bear_witness(directory, backup_id, standing)
 
@@ -179,12 +181,12 @@ def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
     ]
 
 
-def _open(backend: Backend, session: str) -> None:
+def _open(backup: Backup, session: str) -> Writer:
     try:
-        backend.open(lambda level, line: warn(line), session)
+        return backup.open(lambda level, line: warn(line), session)
     except Damaged as error:
         say(f"{error.what} in {error.file}: beginning anew from the database")
-        backend.open_anew(session)
+        return backup.open_anew(lambda level, line: warn(line), session)
 
 
 class Nameless(BackupError):
@@ -193,13 +195,13 @@ class Nameless(BackupError):
     exit_code = 3
 
 
-def _identify(backend: Backend, settings: Settings) -> str:
+def _identify(backup: Backup, settings: Settings) -> str:
     """The backup's id; it must be the one that this node was tied to, or another node's backup would be lost."""
     try:
-        found = answered(settings.url, backend.identify)
+        found = answered(settings.url, backup.id)
     except Damaged as error:
         raise Nameless(
-            f"{error.what} in {error.file}: nothing in {backend.describe()} says any more which backup it is, so it "
+            f"{error.what} in {error.file}: nothing in {backup.describe()} says any more which backup it is, so it "
             "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
             "backup, which is refused should the database have lost changes: "
             f"{shell_line('backup-cli', 'init', settings.url)}"

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from backends.base import Backend
 from backends.database.taking import SPARE
 from backends.errors import BackupError, Damaged
+from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.pairing import Identity, NextStart, Pairing, Position
 from backends.status import Status
@@ -16,7 +16,7 @@ from backup_cli.findings import Finding, problem, warning
 from plugin.foresight import takes_snapshot
 
 
-def look_at_room(directory: Path, backend: Backend, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+def look_at_room(directory: Path, backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
     """Whether the next start would be refused for want of room.
 
     A new snapshot may need less than is reckoned here: as much as the whole database.
@@ -25,7 +25,7 @@ def look_at_room(directory: Path, backend: Backend, seen: Status, pairing: Pairi
         return
     try:
         snapshot = _snapshot(directory, seen, pairing)
-        needed, free = backend.room_to_open(snapshot), backend.space().free
+        needed, free = backup.space_to_open(snapshot), backup.space().free
         here = shutil.disk_usage(directory).free
     except Damaged:
         return  # told already, and the start is refused for that
@@ -36,7 +36,7 @@ def look_at_room(directory: Path, backend: Backend, seen: Status, pairing: Pairi
     if free < needed:
         yield problem(
             "destination",
-            f"only {size(free)} are free in {backend.describe()}, and the node's next start takes up to {size(needed)} "
+            f"only {size(free)} are free in {backup.describe()}, and the node's next start takes up to {size(needed)} "
             f"there{what}: it would be refused. Nothing that was saved is lost by that; make room there first",
         )
     if snapshot is not None and here < snapshot + SPARE:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends import backend_for
+from backends import backup_at
 from backends.errors import BackupError
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
 from backends.node.lockfile import read_settings
@@ -29,10 +29,9 @@ def known_node(directory: Path) -> KnownNode | None:
         return KnownNode(database, "the database")
     with suppress(BackupError, OSError):  # that it cannot be reached is said elsewhere
         url = read_settings(directory).url
-        backend = backend_for(url)
-        backup = answered(url, backend.node_id)
-        if backup is not None:
-            return KnownNode(backup, f"the backup at {printable(url)}")
+        of_backup = answered(url, backup_at(url).node_id)
+        if of_backup is not None:
+            return KnownNode(of_backup, f"the backup at {printable(url)}")
     return None
 
 

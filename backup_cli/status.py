@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from backends.base import Backend
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.node.lockfile import read_settings
 from backends.node.present import end_of_backup, look_at_node, pair_at
 from backends.node.witness import read_witness
@@ -66,12 +66,12 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
 
 def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
     """The backup; with a node's directory, how its database stands to it; and what to say of an old last change."""
-    url, backend = existing_backup_as_owner(url) if directory is None else existing_backup(url)
-    seen = backend.status(url)
-    old = doubt_of(backend, seen.last_change)
+    url, backup = existing_backup_as_owner(url) if directory is None else existing_backup(url)
+    seen = backup.status(url)
+    old = doubt_of(backup, seen.last_change)
     if directory is None or prometheus:
         return seen, None, old
-    return _with_closed(seen, backend), _database(url, backend, seen, directory), old
+    return _with_closed(seen, backup), _database(url, backup, seen, directory), old
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
@@ -83,19 +83,19 @@ def _with_last_run(seen: Status, directory: Path) -> Status:
     return replace(seen, troubles=(*seen.troubles, told))
 
 
-def _with_closed(seen: Status, backend: Backend) -> Status:
+def _with_closed(seen: Status, backup: Backup) -> Status:
     """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
-    closed = backend.unwritable()
+    closed = backup.place.why_unwritable()
     return seen if closed is None else replace(seen, troubles=(*seen.troubles, f"{NOTHING_MORE}: {closed}"))
 
 
-def _database(url: str, backend: Backend, seen: Status, directory: Path) -> Finding:
+def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Finding:
     """How the node's database stands to the backup: what check-config says of it, too."""
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    pairing = pair_at(directory, settings, end_of_backup(backend, url, seen), look_at_node(directory))
-    return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+    pairing = pair_at(directory, settings, end_of_backup(backup, url, seen), look_at_node(directory))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backup))
 
 
 def _table(seen: Status, found: Finding | None, old: str | None) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from backends.base import Backend
 from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
 from backends.database.compare import Comparison
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
@@ -59,7 +59,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
     Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
     """
     database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
-    url, backend = existing_backup_as_owner(url) if database is None else existing_backup(url)
+    url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
     as_owner.refuse_anothers(scratch)
     if database is not None:
         refuse_if_running(database.parent)
@@ -67,26 +67,26 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
-        verified = _rebuild(url, backend, made, accepted)
+        verified = _rebuild(url, backup, made, accepted)
         comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
         _tell_whole(url, verified)
-    _warn_of_earlier(backend, verified.generation)
+    _warn_of_earlier(backup, verified.generation)
     if comparison is not None and database is not None:
-        pairing = _pairing(url, backend, database.parent)
-        _tell_comparison(comparison, _stand(url, backend, database.parent, pairing), as_json)
+        pairing = _pairing(url, backup, database.parent)
+        _tell_comparison(comparison, _stand(url, backup, database.parent, pairing), as_json)
         if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
     if as_json:
-        hand_out_result(_document(url, backend, verified, comparison))
+        hand_out_result(_document(url, backup, verified, comparison))
 
 
-def _document(url: str, backend: Backend, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
+def _document(url: str, backup: Backup, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
     """For programs: fields are called as in `status --json`."""
-    rebuilt, known = verified.rebuilt, backend.known_damage()
+    rebuilt, known = verified.rebuilt, backup.damage.read()
     return {
         "url": url,
-        "backup_id": backend.identify(),
+        "backup_id": backup.id(),
         "node_id": rebuilt.state.node_id,
         "data_version": rebuilt.data_version,
         "last_change": rebuilt.last_time,
@@ -100,8 +100,8 @@ def _document(url: str, backend: Backend, verified: Outcome, comparison: Compari
     }
 
 
-def _rebuild(url: str, backend: Backend, target: Path, accepted: bool) -> Outcome:
-    outcome = _outcome(url, backend, target)
+def _rebuild(url: str, backup: Backup, target: Path, accepted: bool) -> Outcome:
+    outcome = _outcome(url, backup, target)
     rebuilt = outcome.rebuilt
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
@@ -121,14 +121,14 @@ def _tell_whole(url: str, verified: Outcome) -> None:
     )
 
 
-def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
+def _outcome(url: str, backup: Backup, target: Path) -> Outcome:
     """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
     for _ in range(_ATTEMPTS):
-        with backend.read() as reader:
+        with backup.read() as reader:
             number = reader.manifest.generation
         with (
             suppress(Overtaken),
-            damage_noted(backend, "verify", number),
+            damage_noted(backup, "verify", number),
             progress("Verifying", "Checking the database") as show,
         ):
             return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
@@ -138,9 +138,9 @@ def _outcome(url: str, backend: Backend, target: Path) -> Outcome:
 _ATTEMPTS = 5
 
 
-def _warn_of_earlier(backend: Backend, generation: int) -> None:
+def _warn_of_earlier(backup: Backup, generation: int) -> None:
     """It may have been a cable or memory that errs now and then: only a new snapshot ends what was found."""
-    known = backend.known_damage()
+    known = backup.damage.read()
     if known is not None and known.generation == generation:
         warn(
             f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may err "
@@ -164,14 +164,14 @@ def _tell_comparison(comparison: Comparison, found: Finding, as_json: bool) -> N
     raise BackupError(f"the backup and the node's database differ (above). {found.text}")
 
 
-def _pairing(url: str, backend: Backend, directory: Path) -> Pairing:
+def _pairing(url: str, backup: Backup, directory: Path) -> Pairing:
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    return pair_at(directory, settings, end_of_backup(backend, url), look_at_node(directory))
+    return pair_at(directory, settings, end_of_backup(backup, url), look_at_node(directory))
 
 
-def _stand(url: str, backend: Backend, directory: Path, pairing: Pairing) -> Finding:
+def _stand(url: str, backup: Backup, directory: Path, pairing: Pairing) -> Finding:
     """What the next start makes of the two, and what is safe to type: as check-config says it."""
     known = pairing.memory.verdict is Memory.AGREES
     if known and pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
@@ -181,4 +181,4 @@ def _stand(url: str, backend: Backend, directory: Path, pairing: Pairing) -> Fin
             "the database was changed by something else than lightningd. If this is the database that the node last "
             "ran with, make the backup hold it with: backup-cli resync",
         )
-    return finding(pairing, url, directory, lambda: brings_forward(directory, backend))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backup))

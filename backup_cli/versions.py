@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from backends.base import Backend
 from backends.change import ahead
 from backends.errors import Damaged
+from backends.log.backup import Backup
 from backends.log.generation import Reader
 from backends.log.keeping import KEEP_FOR
 from backends.log.passes import EndOfLog
@@ -46,29 +46,29 @@ def versions(url: str, as_json: bool) -> None:
     backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
     backup-cli restore --kept.
     """
-    url, backend = existing_backup_as_owner(url)
-    found = _found(backend)
+    url, backup = existing_backup_as_owner(url)
+    found = _found(backup)
     if as_json:
         hand_out(json.dumps([asdict(each) for each in found]))
     else:
         _table(url, found)
-        old = doubt_of(backend, found[-1].last_time)
+        old = doubt_of(backup, found[-1].last_time)
         if old is not None:
             show_line(f"! {old}", fg="yellow")
     if any(each.damage is not None and each.kept_until is None for each in found):
         raise click.exceptions.Exit(3)
 
 
-def _found(backend: Backend) -> list[Versions]:
+def _found(backup: Backup) -> list[Versions]:
     """The generation that is kept, if there is one, and the one in use."""
     found = []
-    note = backend.kept()
+    note = backup.kept()
     if note is not None:
-        kept = backend.read_kept()
+        kept = backup.read_kept()
         if kept is not None:
             with kept:
                 found.append(_look(kept, note.since + KEEP_FOR))
-    with backend.read() as reader:
+    with backup.read() as reader:
         found.append(_look(reader, None))
     return found
 

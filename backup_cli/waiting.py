@@ -17,7 +17,7 @@ FIRST_WORD = 5.0
 """Seconds after which a person should know what is waited for."""
 
 _MARGIN = 2.0
-"""Seconds that a backend gets beyond its own patience, to say itself what is wrong."""
+"""Seconds that a backup gets beyond its own patience, to say itself what is wrong."""
 
 _Result = TypeVar("_Result")
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from backends.base import MAX_ROLL_FORWARD, Backend, Report
+from backends.base import MAX_ROLL_FORWARD, Report
 from backends.confined.limits import ONE_ARENA
 from backends.errors import BackupError
 from backends.interpreter import python
-from backends.log.backend import LogBackend
-from backends.log.folding import LEAVE_OUT_MIN, Folded
+from backends.log.compacted import CompactedSnapshot
+from backends.log.folding import LEAVE_OUT_MIN
+from backends.log.writer import Writer
 from backends.scratch import remove_left_over
 from backends.status import COMPACTION_FAILED
 from backends.words import counted, printable
@@ -66,32 +67,32 @@ class Compaction:
         """Whether one is under way."""
         return self._process is not None
 
-    def tick(self, backend: Backend) -> None:
+    def tick(self, writer: Writer) -> None:
         """Begin one if it is due; publish one that has ended. Never raises for its failure, but reports it."""
         if not self._tidied:  # of a compaction that died with the plugin before this one
             self._tidied = True
-            self._tidy(backend)
+            self._tidy(writer)
         if self._process is None:
             if self._damage.known is not None:
                 self.wanted = False  # it ends in a new snapshot of the database, not of this log
-            elif self.wanted or (self._due(backend) and time.monotonic() >= self._not_before):
+            elif self.wanted or (self._due(writer) and time.monotonic() >= self._not_before):
                 self.wanted = False
-                self._start(backend)
+                self._start(writer)
         elif self._process.poll() is not None:
-            self._end(backend, self._process)
+            self._end(writer, self._process)
         elif not self._given_up and self._pulse.stopped(self._process.pid):
             self._given_up = True  # no other begins before it has really ended
             self._process.kill()
-            self._fail(backend, f"its process has done nothing for {HANGS_AFTER / 60:.0f} minutes and was ended")
+            self._fail(writer, f"its process has done nothing for {HANGS_AFTER / 60:.0f} minutes and was ended")
 
-    def _due(self, backend: Backend) -> bool:
-        sizes = backend.sizes()
-        if backend.standing.sequence < self._not_below:
+    def _due(self, writer: Writer) -> bool:
+        sizes = writer.sizes()
+        if writer.standing.sequence < self._not_below:
             return False
         return sizes.records > NEVER_FOLDED and sizes.segments > max(least(), sizes.snapshot)
 
-    def _start(self, backend: Backend) -> None:
-        sizes = backend.sizes()
+    def _start(self, writer: Writer) -> None:
+        sizes = writer.sizes()
         self._report(
             "info",
             f"compaction begins: {counted(sizes.records, 'record')} in {sizes.segments} bytes, "
@@ -109,15 +110,15 @@ class Compaction:
                 stderr=subprocess.PIPE,
             )
         except OSError as error:
-            self._fail(backend, f"its process could not be started: {error.strerror or error}")
+            self._fail(writer, f"its process could not be started: {error.strerror or error}")
 
-    def _end(self, backend: Backend, process: "subprocess.Popen[bytes]") -> None:
+    def _end(self, writer: Writer, process: "subprocess.Popen[bytes]") -> None:
         self._process = None
         out, err = process.communicate()
         if self._given_up:
-            self._tidy(backend)
+            self._tidy(writer)
             return
-        if process.returncode == UNRESTORABLE and self._unrestorable(backend, out):
+        if process.returncode == UNRESTORABLE and self._unrestorable(writer, out):
             return
         try:
             if process.returncode != 0:
@@ -126,44 +127,43 @@ class Compaction:
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")
-                self._not_below = backend.standing.sequence + MAX_ROLL_FORWARD
-                self._succeeded(backend)
+                self._not_below = writer.standing.sequence + MAX_ROLL_FORWARD
+                self._succeeded(writer)
                 return
-            assert isinstance(backend, LogBackend)
-            known = backend.known_damage()  # by somebody else, in what this one has left out, perhaps
+            known = writer.damage.read()  # by somebody else, in what this one has left out, perhaps
             if known is not None:
                 raise BackupError(known.sentence())
-            backend.switch_generation(Folded.decode(text))
+            writer.publish_compaction(CompactedSnapshot.decode(text))
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
-            self._fail(backend, str(error))
+            self._fail(writer, str(error))
             return
-        self._succeeded(backend)
-        sizes = backend.sizes()
+        self._succeeded(writer)
+        sizes = writer.sizes()
         self._report(
             "info",
             f"compaction ended after {time.monotonic() - self._began:.1f} s: snapshot {sizes.snapshot} bytes, "
             f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
 
-    def _unrestorable(self, backend: Backend, out: bytes) -> bool:
+    def _unrestorable(self, writer: Writer, out: bytes) -> bool:
         """Pass on what the process has proved. False when it did not say what."""
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
-        self._tidy(backend)
-        self._succeeded(backend)  # at finding out; what it found is told as what it is
-        self._damage.found(backend, "compaction", what, generation)
+        self._tidy(writer)
+        self._succeeded(writer)  # at finding out; what it found is told as what it is
+        self._damage.found(writer, "compaction", what, generation)
         return True
 
-    def _succeeded(self, backend: Backend) -> None:
+    def _succeeded(self, writer: Writer) -> None:
         self.failure, self._wait = None, RETRY_AFTER
-        backend.tell_trouble(None)
+        writer.note_trouble(None)
 
-    def _fail(self, backend: Backend, reason: str) -> None:
+    def _fail(self, writer: Writer, reason: str) -> None:
         self.failure = reason
-        backend.tell_trouble(f"{COMPACTION_FAILED}: {reason}")
+        writer.note_trouble(f"{COMPACTION_FAILED}: {reason}")
         wait, self._wait = self._wait, min(2 * self._wait, RETRY_AT_LEAST_EVERY)
         self._not_before = time.monotonic() + wait
         self._report(
@@ -171,16 +171,15 @@ class Compaction:
             f"compaction failed: {reason}. Every change is still saved, but the backup grows; it is tried again in "
             f"{wait / 60:.0f} minutes, or at once with: lightning-cli backup-compact",
         )
-        self._tidy(backend)
+        self._tidy(writer)
 
-    def _tidy(self, backend: Backend) -> None:
+    def _tidy(self, writer: Writer) -> None:
         """Remove what a killed one has left: a copy of the database in the node's directory, half a snapshot."""
         with suppress(BackupError, OSError):  # the next one tries again
             remove_left_over(Path(self._directory))
-            if isinstance(backend, LogBackend):
-                backend.forget_folding()
+            writer.discard_compaction()
 
-    def stop(self, backend: Backend) -> None:
+    def stop(self, writer: Writer) -> None:
         """The plugin ends: end the process, too. What it has written so far means nothing."""
         if self._process is not None:
             self._process.kill()
@@ -188,7 +187,7 @@ class Compaction:
             self._process = None
         elif self._tidied:
             return
-        self._tidy(backend)
+        self._tidy(writer)
 
 
 class _Pulse:

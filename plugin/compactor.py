@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from backends import backend_for
+from backends import backup_at
 from backends.confined import limits
 from backends.database.pulse import pulse
 from backends.errors import BackupError, Unrestorable
-from backends.log.backend import LogBackend
+from backends.log.folding import fold
 from backends.log.opening import read_manifest
+from backends.storage.reaching import reaching
 from backends.words import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
 
@@ -28,13 +29,13 @@ def main() -> int:
     limits.confine()
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
-    backend = backend_for(sys.argv[1])
-    assert isinstance(backend, LogBackend)
+    backup = backup_at(sys.argv[1])
     generation = -1
     try:
         # Should the node begin another one this very moment, then what is found is not held against that.
-        generation = read_manifest(backend.storage).generation
-        folded = backend.fold(Path.cwd(), pulse.read, sparing=True)
+        generation = read_manifest(backup.storage).generation
+        with reaching(backup.storage):
+            folded = fold(backup.storage, Path.cwd(), pulse.read, sparing=True)
     except MemoryError:
         print(_advice(limits.out_of_memory()), file=sys.stderr)
         return 1

@@ -10,9 +10,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from backends.base import Backend, Report
+from backends.base import Report
 from backends.errors import BackupError
 from backends.log.known_damage import KnownDamage, found_now
+from backends.log.writer import Writer
 from backends.node.directory import database_path
 
 LOOK_EVERY = 5.0
@@ -43,12 +44,12 @@ class DamageWatch:
         self.heal: str | None = None
         """Why the next call should begin with a new snapshot; None: it should not."""
 
-    def at_start(self, backend: Backend) -> str | None:
+    def at_start(self, known: KnownDamage | None) -> str | None:
         """Why the node's first call should begin with a new snapshot, if one before it found something."""
-        self.known = backend.known_damage()
+        self.known = known
         return self.known.sentence() if self.known is not None else None
 
-    def tick(self, backend: Backend) -> None:
+    def tick(self, writer: Writer) -> None:
         """Look, now and then, whether something was found. That a destination does not answer is told by others."""
         now = time.monotonic()
         if now < self._next_look:
@@ -56,35 +57,35 @@ class DamageWatch:
         self._next_look = now + LOOK_EVERY
         with suppress(BackupError):
             if self._unsaved is not None:
-                backend.note_damage(self._unsaved)
+                writer.damage.note(self._unsaved)
                 self._unsaved = None
-            self._notice(backend, backend.known_damage())
+            self._notice(writer, writer.damage.read())
 
-    def found(self, backend: Backend, by: str, what: str, generation: int) -> None:
+    def found(self, writer: Writer, by: str, what: str, generation: int) -> None:
         """Something was found beside the node just now. Raises nothing: what cannot be noted yet is noted later."""
         damage = found_now(by, what, generation)
         try:
-            current = backend.note_damage(damage)
+            current = writer.damage.note(damage)
         except BackupError as error:
             self._report("unusual", f"it could not be noted in the backup that it is damaged, yet: {error}")
             current, self._unsaved = True, damage
         if current:
-            self._notice(backend, damage)
+            self._notice(writer, damage)
 
-    def _notice(self, backend: Backend, known: KnownDamage | None) -> None:
+    def _notice(self, writer: Writer, known: KnownDamage | None) -> None:
         self.known = known
         if known is None:
             self.heal = None
             return
-        if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(backend):
+        if self.heal is None and time.monotonic() >= self._not_before and self._can_heal(writer):
             self.heal = known.sentence()
         if self._told is None or known.generation != self._told.generation:
             self._told = known
             self._report("broken", f"{known.sentence()}. {_NOW if self.heal is not None else _LATER}")
 
-    def _can_heal(self, backend: Backend) -> bool:
+    def _can_heal(self, writer: Writer) -> bool:
         try:
-            size, free = database_path(self._directory).stat().st_size, backend.space().free
+            size, free = database_path(self._directory).stat().st_size, writer.space().free
         except (OSError, BackupError):
             return False
         return size <= min(HEAL_AT_ONCE, SLOWEST * self.patience / 4) and free > 2 * size + HEAL_AT_ONCE

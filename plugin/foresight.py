@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from backends.base import Backend, Standing
+from backends.base import Standing
 from backends.database.as_found import as_found
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.witness import look
 from plugin.before_manifest import WhyLeft
@@ -18,14 +19,14 @@ def takes_snapshot(directory: Path, backup_id: str, end: Standing, *, known_dama
     return known_damage or why_doubted(directory, look(directory), backup_id, end) is not None
 
 
-def brings_forward(directory: Path, backend: Backend) -> bool:
+def brings_forward(directory: Path, backup: Backup) -> bool:
     """Whether it brings the database in this directory forward. Changes nothing; what cannot be read proves nothing.
 
     Nothing in this process may have the database open.
     """
     found = as_found(database_path(directory))
     try:
-        read = read_backup(directory, backend, None, found, last_found(directory, found, note=False))
+        read = read_backup(directory, backup, None, found, last_found(directory, found, note=False))
     except (BackupError, OSError):
         return False
     return not isinstance(read.missing, WhyLeft)

@@ -11,11 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backends.base import Backend, Report, SnapshotSource, Standing
+from backends.base import Report, SnapshotSource, Standing
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
 from backends.database.connection import refuse_old_sqlite
 from backends.database.taking import taken
 from backends.errors import BackupError
+from backends.log.backup import Backup
+from backends.log.known_damage import KnownDamage
+from backends.log.writer import Writer
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
@@ -56,7 +59,7 @@ class Guard:
 
     def __init__(self, directory: Path, report: Report, start: Start) -> None:
         self.directory, self.report = directory, report
-        self.backend: Backend | None = None
+        self.writer: Writer | None = None
         self.refusal: str | None = None
         """Why everything is refused from now on."""
         self.damage = DamageWatch(directory, report)
@@ -81,7 +84,8 @@ class Guard:
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
         self._lone_pragma = False  # in this session; foreign keys may be off since
-        self._backup_id = ""
+        self._backup_id = self._place = ""
+        self._node_id: str | None = None
         self._lock = WriterLock(directory)
 
     # The commit path
@@ -93,8 +97,8 @@ class Guard:
                 unsavable = why_unsavable(data_version, writes)
                 if unsavable is not None:
                     raise BackupError(unsavable)
-                backend = self.backend or self._start(Change(data_version, writes))
-                self._save(backend, Change(data_version, writes, self._fingerprint()))
+                writer = self.writer or self._start(Change(data_version, writes))
+                self._save(writer, Change(data_version, writes, self._fingerprint()))
                 if self.refusal is None:  # the watchdog may have given up meanwhile
                     return CONTINUE
             except BackupError as error:
@@ -108,15 +112,15 @@ class Guard:
                 self._refuse(f"in the backup plugin {unexpected(error)}")
         return self._refusal()
 
-    def _save(self, backend: Backend, change: Change) -> None:
-        decision = decide(backend.standing, change, self._doubt)
+    def _save(self, writer: Writer, change: Change) -> None:
+        decision = decide(writer.standing, change, self._doubt)
         if decision.do is not Do.APPEND:
-            self._settle(backend, change, decision)
+            self._settle(writer, change, decision)
         elif self.damage.heal is not None:
-            self._heal(backend, change, self.damage.heal)
+            self._heal(writer, change, self.damage.heal)
         if not change.advances:
             self._lone_pragma = True
-        backend.append(change)
+        writer.append(change)
         self._doubt = None
 
     def _fingerprint(self) -> int:
@@ -132,33 +136,33 @@ class Guard:
 
     # Off the commit path
 
-    def _start(self, change: Change) -> Backend:
+    def _start(self, change: Change) -> Writer:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         check_database_is_here(self.directory)
         refuse_old_sqlite()  # else found out at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
-        backend, self.patience = destination_of(self.directory, settings)
-        self._backup_id = identified(self.directory, settings, backend)
-        last = check_last_writer(self.directory, backend, self._backup_id)
-        standing = backend.peek()
-        ask_memory(self.directory, backend, self._backup_id, standing, change.database_stood_at, self.report)
-        decision = self._judge(backend, standing, change)
+        backup, self.patience = destination_of(self.directory, settings)
+        seen = identified(self.directory, settings, backup)
+        self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
+        last = check_last_writer(self.directory, backup, seen)
+        ask_memory(self.directory, backup, seen, change.database_stood_at, self.report)
+        decision = self._judge(seen.known_damage, seen.end, change)
         if decision.do is Do.SNAPSHOT:
-            check_beginning_anew(self.directory, backend, self._backup_id, last, standing, self._found_at_start.seen)
-            self._refuse_emptied(backend, standing)
-            self._copy_database(backend, change)
+            check_beginning_anew(self.directory, backup, seen, self._found_at_start.seen)
+            self._refuse_emptied(backup, seen.end)
+            self._copy_database(change)
         else:
             self._copies.close()
             self._found_at_start.copy = None
         self._session = remember_new_session(self.directory, self._backup_id, last)
-        standing = backend.open(self.report, self._session)
-        self.backend = backend
-        self._judge(backend, standing, change)  # another writer may have gone on until now
+        writer = self.writer = backup.open(self.report, self._session, seen=seen)
+        standing = writer.standing
+        self._judge(writer.damage.read(), standing, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
             self._header = DatabaseHeader(database_path(self.directory))
-        sizes = backend.sizes()
+        sizes = writer.sizes()
         self.report(
             "info",
             f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
@@ -166,11 +170,11 @@ class Guard:
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
         self.damage.patience = self.patience
-        return backend
+        return writer
 
-    def _judge(self, backend: Backend, standing: Standing, change: Change) -> Decision:
+    def _judge(self, damage: KnownDamage | None, standing: Standing, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
-        unfit = self.damage.at_start(backend)
+        unfit = self.damage.at_start(damage)
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
         left = self._found_at_start.left
         decision = decide(standing, change, self._doubt, None if left is None else left.words)
@@ -178,30 +182,30 @@ class Guard:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
         return decision
 
-    def _settle(self, backend: Backend, change: Change, decision: Decision) -> None:
+    def _settle(self, writer: Writer, change: Change, decision: Decision) -> None:
         """Bring the backup to where the database stands, or refuse."""
         if decision.do is Do.REFUSE:
             raise BackupError(decision.why.replace(RESTORE, self._restore_command()))
-        source = self._copied or self._copy_database(backend, change)
+        source = self._copied or self._copy_database(change)
         with self._more_patience():
-            self._begin_anew(backend, source, decision.why)
+            self._begin_anew(writer, source, decision.why)
         self._copied = None
         self._copies.close()
 
-    def _begin_anew(self, backend: Backend, source: SnapshotSource, why: str) -> None:
+    def _begin_anew(self, writer: Writer, source: SnapshotSource, why: str) -> None:
         self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
-        before = backend.standing
+        before = writer.standing
 
         def announce(begins: Standing) -> None:
             with self.noting:
                 self.begins = note_beginning(self.directory, self._backup_id, before, begins)
 
-        backend.take_snapshot(source, why, announce)
+        writer.take_snapshot(source, why, announce)
         self.begins = None
         self.damage.taken()
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
 
-    def _heal(self, backend: Backend, change: Change, why: str) -> None:
+    def _heal(self, writer: Writer, change: Change, why: str) -> None:
         """A new snapshot in the middle of a session. Nothing depends on it: where it cannot be taken, go on as before.
 
         If it failed at the destination, the append that follows is refused for that. Peers wait: no more patience.
@@ -214,17 +218,20 @@ class Guard:
                 self.reading_database,
                 taken(database_path(self.directory), self.directory, writable=False) as source,
             ):
-                check_source(self.directory, backend, source, change.database_stood_at)
-                self._begin_anew(backend, source, why)
+                self._check_source(source, change.database_stood_at)
+                self._begin_anew(writer, source, why)
         except (BackupError, OSError) as error:
             self.damage.failed(str(error))
 
-    def _refuse_emptied(self, backend: Backend, standing: Standing) -> None:
+    def _check_source(self, source: SnapshotSource, version: int) -> None:
+        check_source(self.directory, self.where(), self._node_id, source, version)
+
+    def _refuse_emptied(self, backup: Backup, standing: Standing) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
         version, and at 2^32 it wraps."""
         if self._found_at_start.seen is not None:
             return
-        with backend.read() as generation:
+        with backup.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
         if not begins_empty or standing.data_version > 1:
             raise BackupError(
@@ -237,17 +244,17 @@ class Guard:
         """To be typed as it stands; lightningd has made a file already, so that one must be moved aside."""
         return restore_command(self.url, self.directory, replace=True)
 
-    def _copy_database(self, backend: Backend, change: Change) -> SnapshotSource:
+    def _copy_database(self, change: Change) -> SnapshotSource:
         """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
         early = self._found_at_start.copy
         if early is not None and early.source.data_version == change.database_stood_at:
-            check_source(self.directory, backend, early.source, change.database_stood_at)
+            self._check_source(early.source, change.database_stood_at)
             self._copied = early.source
             return early.source
         # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
         with self.reading_database, self._more_patience():
             source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
-        check_source(self.directory, backend, source, change.database_stood_at)
+        self._check_source(source, change.database_stood_at)
         self._copied = source
         return source
 
@@ -263,17 +270,16 @@ class Guard:
     def _refuse(self, reason: str) -> None:
         self.refusal = reason = one_line(reason)
         self.report("broken", reason)
-        backend = self.backend
-        if backend is not None:
-            confess(self.directory, self._backup_id, backend.standing, reason)
+        if self.writer is not None:
+            confess(self.directory, self._backup_id, self.writer.standing, reason)
 
     def status(self) -> dict[str, Any]:
         """For the RPC method: answered from memory, so that no commit waits for it."""
-        if self.backend is None or self.refusal is not None:
+        if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
         return {
-            **self.backend.status(self.url).as_json(),
+            **self.writer.status(self.url).as_json(),
             "compaction_running": compaction is not None and compaction.running,
         }
 
@@ -290,7 +296,7 @@ class Guard:
 
     def where(self) -> str:
         """The destination, as a person would say it."""
-        return self.backend.describe() if self.backend is not None else self.url or "backup.lock"
+        return self._place or self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
         """Let nothing continue any more, from whatever thread. Touches no destination, which may hang."""
@@ -308,11 +314,11 @@ class Guard:
 
     def close(self) -> None:
         """The node stops: leave the backup in order."""
-        if self.backend is not None:
+        if self.writer is not None:
             if self.compaction is not None:
-                self.compaction.stop(self.backend)
+                self.compaction.stop(self.writer)
             if self.refusal is None:
-                note_end(self.directory, self._backup_id, self.backend.standing, self._session)
-            self.backend.close()
+                note_end(self.directory, self._backup_id, self.writer.standing, self._session)
+            self.writer.close()
         self._copies.close()
         self._lock.release()

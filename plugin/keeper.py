@@ -3,7 +3,7 @@
 import threading
 import time
 
-from backends.base import Backend
+from backends.log.writer import Writer
 from backends.status import low_space
 from plugin.guard import Guard
 
@@ -15,7 +15,7 @@ SPACE_EVERY = 60.0
 
 
 class Keeper:
-    """Runs the backend's upkeep."""
+    """Runs the backup's upkeep."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -24,7 +24,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin; the backend may be opened later."""
+        """Begin; the backup may be opened later."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -34,26 +34,26 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
-            backend = self._guard.backend
-            if backend is None:
+            writer = self._guard.writer
+            if writer is None:
                 continue
             try:
-                backend.upkeep()
-                self._look_at_space(backend)
+                writer.maintain()
+                self._look_at_space(writer)
                 if self._guard.compaction is not None and self._guard.refusal is None:
-                    self._guard.damage.tick(backend)
-                    self._guard.compaction.tick(backend)
+                    self._guard.damage.tick(writer)
+                    self._guard.compaction.tick(writer)
             except Exception as error:  # whatever it is, this thread must live on
                 self._guard.report("unusual", f"upkeep: {error}")
 
-    def _look_at_space(self, backend: Backend) -> None:
+    def _look_at_space(self, writer: Writer) -> None:
         """Warn in the node's log when the destination fills up: once each time that it comes to that."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
-        sizes = backend.sizes()
-        low = low_space(backend.space(), sizes.snapshot + sizes.segments)
+        sizes = writer.sizes()
+        low = low_space(writer.space(), sizes.snapshot + sizes.segments)
         if low is not None and not self._low:
             self._guard.report("unusual", low)
         self._low = low is not None

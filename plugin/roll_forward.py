@@ -19,13 +19,14 @@ from typing import TypeVar
 
 import apsw
 
-from backends.base import Backend, Standing
+from backends.base import Standing
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
 from backends.confined.limits import FOR_A_STORED_BYTE
 from backends.database.as_found import AsFound, Unclear, as_found
 from backends.database.connection import Busy, sync
 from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
 from backends.errors import BackupError, Damaged
+from backends.log.backup import Backup
 from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
@@ -182,9 +183,9 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     found = _found_in_time(database_path(directory), began + ALONE_WITHIN)
     noted = last_found(directory, found)
     try:
-        backend, _ = destination_of(directory, settings)
+        backup, _ = destination_of(directory, settings)
         # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
-        read = _within(READ_WITHIN, lambda: read_backup(directory, backend, settings.backup_id, found, noted))
+        read = _within(READ_WITHIN, lambda: read_backup(directory, backup, settings.backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -224,13 +225,13 @@ def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> b
 
 
 def read_backup(
-    directory: Path, backend: Backend, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
+    directory: Path, backup: Backup, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
 ) -> Read:
     """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
     note = read_witness(directory)  # before the backup, which may be growing
-    last, damage = backend.last_writer(), backend.known_damage()
-    node_id = backend.node_id()
-    with backend.read() as reader:
+    last, damage = backup.last_writer(), backup.damage.read()
+    node_id = backup.node_id()
+    with backup.read() as reader:
         backup_id = reader.manifest.backup_id.hex()
         facts = Facts(
             found=found,

@@ -3,10 +3,12 @@
 import secrets
 from pathlib import Path
 
-from backends import backend_for
-from backends.base import Backend, Report, SnapshotSource, Standing, Writer
+from backends import backup_at
+from backends.base import LastWriter, Report, SnapshotSource
 from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
+from backends.log.backup import Backup
+from backends.log.facts import Facts
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
@@ -42,10 +44,10 @@ def check_database_is_here(directory: Path) -> None:
         )
 
 
-def destination_of(directory: Path, settings: Settings) -> tuple[Backend, float]:
+def destination_of(directory: Path, settings: Settings) -> tuple[Backup, float]:
     """What backup.lock names, not looked at yet, and how long a call may wait for it (seconds). Raises BackupError."""
     try:
-        return backend_for(settings.url), patience_of(parse_url(settings.url))
+        return backup_at(settings.url), patience_of(parse_url(settings.url))
     except BadURL as error:
         raise BackupError(
             f"{directory / LOCK_FILE} names no destination: {error}. Nothing was changed; stop the node and "
@@ -53,10 +55,10 @@ def destination_of(directory: Path, settings: Settings) -> tuple[Backend, float]
         ) from None
 
 
-def identified(directory: Path, settings: Settings, backend: Backend) -> str:
-    """The backup's id. Raises BackupError, also when it is another one than this node's."""
+def identified(directory: Path, settings: Settings, backup: Backup) -> Facts:
+    """What the backup says of itself. Raises BackupError, also when it is another one than this node's."""
     try:
-        found = backend.identify()
+        seen = backup.look()
     except (NotABackup, Unreachable) as error:
         if settings.backup_id is not None:
             raise
@@ -64,12 +66,13 @@ def identified(directory: Path, settings: Settings, backend: Backend) -> str:
             f"{directory / LOCK_FILE} is of the older backup plugin, and what it names is no backup of this "
             f"one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
         ) from error
-    if settings.backup_id is not None and settings.backup_id != found:
+    if settings.backup_id is not None and settings.backup_id != seen.backup_id:
         raise BackupError(
-            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            f"another node, or was made anew. Nothing was changed; put the right one back; {_if_lost(directory)}"
+            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {seen.backup_id}: it "
+            f"belongs to another node, or was made anew. Nothing was changed; put the right one back; "
+            f"{_if_lost(directory)}"
         )
-    return found
+    return seen
 
 
 def _if_lost(directory: Path) -> str:
@@ -86,30 +89,29 @@ def _if_lost(directory: Path) -> str:
     )
 
 
-def check_last_writer(directory: Path, backend: Backend, backup_id: str) -> Writer | None:
+def check_last_writer(directory: Path, backup: Backup, seen: Facts) -> LastWriter | None:
     """The last writer, if there was one; refused when that was never this node's."""
-    last, ours = backend.last_writer(), known_sessions(directory, backup_id)
+    last, ours = seen.last_writer, known_sessions(directory, seen.backup_id)
     if last is not None and ours is not None and last.session_id not in ours:
         raise BackupError(
-            f"another node ({last.host}) has taken over the backup at {backend.describe()} since this one last "
+            f"another node ({last.host}) has taken over the backup at {backup.describe()} since this one last "
             "wrote to it. If that one is in use, never start this one again: two nodes with the same keys lose "
             "money. Only if this database is surely the newest, run: backup-cli resync"
         )
     return last
 
 
-def ask_memory(
-    directory: Path, backend: Backend, backup_id: str, standing: Standing, database: int, report: Report
-) -> None:
+def ask_memory(directory: Path, backup: Backup, seen: Facts, database: int, report: Report) -> None:
     """Hold the end of the backup against what this node remembers of it; `database` is where its database stands.
 
     What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
     when the backup is ahead of the database with changes that are not this node's.
     """
-    memory = remembered(directory, backup_id, standing, backend.last_writer())
+    standing = seen.end
+    memory = remembered(directory, seen.backup_id, standing, seen.last_writer)
     if memory.verdict is Memory.AGREES:
         return
-    wrong = what_is_wrong(memory, backend.describe(), standing.data_version)
+    wrong = what_is_wrong(memory, backup.describe(), standing.data_version)
     here = f"the database is at version {database}"
     if memory.verdict is Memory.OLDER and ahead(memory.version, database) > 0:
         raise BackupError(f"{wrong}; and {here}. Nothing was changed. {BOTH_OLDER}")
@@ -122,18 +124,17 @@ def ask_memory(
     report("broken", f"{wrong}. The database is not older than what the node remembers, and is put into the backup")
 
 
-def check_beginning_anew(
-    directory: Path, backend: Backend, backup_id: str, last: Writer | None, standing: Standing, seen: Fingerprint | None
-) -> None:
+def check_beginning_anew(directory: Path, backup: Backup, seen: Facts, database: Fingerprint | None) -> None:
     """Refuse a new snapshot by a directory that did not write last, and that may be a copy.
 
     A copied directory whose database has gone its own way would put it over what the other one has acknowledged, or
-    goes on to acknowledge. `standing` is where the backup ends, `seen` the database file before lightningd opened it.
+    goes on to acknowledge. `database` is the database file before lightningd opened it.
     """
-    if last is not None and may_have_gone_its_own_way(directory, backup_id, last, standing, seen):
+    last = seen.last_writer
+    if last is not None and may_have_gone_its_own_way(directory, seen.backup_id, last, seen.end, database):
         went_on = "went on after this directory was copied" if last.closed else "has not ended its session"
         raise BackupError(
-            f"the node that wrote last to the backup at {backend.describe()} ({last.host}, {last.process}) "
+            f"the node that wrote last to the backup at {backup.describe()} ({last.host}, {last.process}) "
             f"{went_on}, and it did not work in {directory}, which looks like a copy; and this database is not "
             "the one that the backup ends with. Nothing was changed. If that node is in use, never start this one: two "
             "nodes with the same keys lose money. Only if it is off for good and this database is surely the newest, "
@@ -141,24 +142,26 @@ def check_beginning_anew(
         )
 
 
-def remember_new_session(directory: Path, backup_id: str, last: Writer | None) -> str:
+def remember_new_session(directory: Path, backup_id: str, last: LastWriter | None) -> str:
     """A mark for the session that is about to begin; this node knows it, durably, before the backup bears it."""
     new = secrets.token_hex(8)
     remember_sessions(directory, backup_id, [*([] if last is None else [last.session_id]), new])
     return new
 
 
-def check_source(directory: Path, backend: Backend, source: SnapshotSource, version: int) -> None:
-    """Refuse a copy of the database that is not at the version that lightningd says, or is another node's."""
+def check_source(directory: Path, place: str, node_id: str | None, source: SnapshotSource, version: int) -> None:
+    """Refuse a copy of the database that is not at the version that lightningd says, or is another node's.
+
+    `node_id` is whose the backup at `place` is, if that is known.
+    """
     if source.data_version != version:
         raise BackupError(
             f"lightningd says its database is at version {version}, and the file "
             f"{database_path(directory)} at {source.data_version}: it is not the one that lightningd "
             "uses. Nothing was changed; is --wallet set to another file?"
         )
-    known = backend.node_id()
-    if known is not None and source.node_id != known:
+    if node_id is not None and source.node_id != node_id:
         raise BackupError(
-            f"the database belongs to the node {source.node_id}, and the backup at {backend.describe()} to "
-            f"{known}. Nothing was changed; give this node a backup of its own: backup-cli init"
+            f"the database belongs to the node {source.node_id}, and the backup at {place} to "
+            f"{node_id}. Nothing was changed; give this node a backup of its own: backup-cli init"
         )

@@ -37,10 +37,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from backends.base import Backend, Report, Standing
+from backends.base import Report, Standing
 from backends.change import UNKNOWN_DATABASE, database_fingerprint
 from backends.database.source import inspect
 from backends.errors import BackupError
+from backends.log.writer import Writer
 from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
@@ -71,7 +72,7 @@ class Committing(Protocol):
 
     directory: Path
     report: Report
-    backend: Backend | None
+    writer: Writer | None
     refusal: str | None
     database_header: bytes | None
     """The database file's first bytes during the last call; None when they could not be read."""
@@ -84,7 +85,7 @@ class Committing(Protocol):
 
     @property
     def backup_id(self) -> str:
-        """Of the backend, once there is one."""
+        """Of the backup, once there is one."""
 
 
 class LastCall(Protocol):
@@ -115,7 +116,7 @@ class SyncPointThread:
         self._thread = threading.Thread(target=self._run, name="sync point", daemon=True)
 
     def start(self) -> None:
-        """Begin; the backend may be opened later."""
+        """Begin; the backup may be opened later."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -137,20 +138,20 @@ class SyncPointThread:
 
     def look(self, ending: bool = False) -> float:
         """Do what is due; returns the seconds until the next look."""
-        backend, now = self._hook.backend, time.monotonic()
+        writer, now = self._hook.writer, time.monotonic()
         self._lightningd.lives()
-        if backend is None or self._hook.refusal is not None:
+        if writer is None or self._hook.refusal is not None:
             return SLOW
-        standing = backend.standing
+        standing = writer.standing
         if standing != self._last:
             self._last, self._changed = standing, now
             self._directory_synced = False  # the change before it was committed
         idle = ending or now - self._changed >= IDLE
         if standing != self._noted:
-            self._note_if_committed(backend, standing)
+            self._note_if_committed(writer, standing)
         if idle and (ending or self._asked != standing) and (standing != self._noted or not self._node_known):
             self._asked = standing
-            self._ask_database(backend, standing)
+            self._ask_database(writer, standing)
         if not self._directory_synced and (ending or now - self._synced >= SYNC_EVERY):
             self._sync_directory()
         if idle and not self._durable and self._witness is not None:
@@ -158,7 +159,7 @@ class SyncPointThread:
             self._durable = True
         return FAST if now - self._changed < LATELY else SLOW
 
-    def _note_if_committed(self, backend: Backend, standing: Standing) -> None:
+    def _note_if_committed(self, writer: Writer, standing: Standing) -> None:
         """The argument is at the top of this file; the order of the steps is part of it."""
         before = self._hook.database_header
         if before is None or database_fingerprint(before) == UNKNOWN_DATABASE:
@@ -167,21 +168,21 @@ class SyncPointThread:
         seen = file.committed() if file.counter() == expected else None
         if seen is None or seen.change_counter != expected:
             return
-        if backend.standing == standing and self._hook.database_header is before:
+        if writer.standing == standing and self._hook.database_header is before:
             self._note(standing, seen)
 
-    def _ask_database(self, backend: Backend, standing: Standing) -> None:
+    def _ask_database(self, writer: Writer, standing: Standing) -> None:
         """The slow way: open the database, which must not happen twice at once in this process."""
         with self._hook.reading_database, suppress(BackupError):
             file = self._database_file()
             before = file.committed()
             state = inspect(database_path(self._hook.directory), writable=False)
-            if (state.data_version or 0) != standing.data_version or backend.standing != standing:
+            if (state.data_version or 0) != standing.data_version or writer.standing != standing:
                 return
             if before is not None and file.committed() == before and standing != self._noted:
                 self._note(standing, before)
             if state.node_id is not None:
-                backend.learn_node_id(state.node_id)
+                writer.note_node_id(state.node_id)
                 self._node_known = True
 
     def _note(self, standing: Standing, seen: Fingerprint) -> None:

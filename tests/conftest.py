@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.file import LAYERS
 from backends.mounts.ephemeral import Lifetime, lifetime_of
+from backends.mounts.unfit import LAYERS
 from backup_cli import as_owner
 from tests.end_to_end.world import World
 from tests.standin import History

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backends import backend_for
+from backends import backup_at
 from backends.confined.limits import scale
 from backends.confined.messages import MAX_TOLD, Overtaken
 from backends.database.compare import compare, foreign_key_violations
 from backends.database.pulse import pulse
 from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
+from backends.log import folding
 from backends.older import OlderBackup, rebuild_older
+from backends.storage.reaching import reaching
 
 _MAX_SENTENCE = 500
 
@@ -28,8 +29,8 @@ def rebuild_backup(
     violations: bool,
 ) -> dict[str, Any]:
     """See `work.rebuild_backup`."""
-    backend = backend_for(url)
-    opened = backend.read_kept() if kept else backend.read()
+    backup = backup_at(url)
+    opened = backup.read_kept() if kept else backup.read()
     if opened is None:
         raise BackupError("the generation that was kept is gone; nothing was restored")
     with opened as reader:
@@ -69,9 +70,9 @@ def rebuild_older_file(file: str, target: str, *, to_version: int | None) -> dic
 
 def fold(url: str, scratch: str) -> dict[str, Any]:
     """See `work.fold`."""
-    backend = backend_for(url)
-    assert isinstance(backend, LogBackend)
-    folded = backend.fold(Path(scratch), pulse.read)
+    backup = backup_at(url)
+    with reaching(backup.storage):
+        folded = folding.fold(backup.storage, Path(scratch), pulse.read)
     return {"folded": None if folded is None else folded.encode()}
 
 

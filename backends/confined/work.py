@@ -29,7 +29,7 @@ from backends.database.rebuild import BytesDone, Rebuilt
 from backends.database.schema import UnknownObjects
 from backends.database.source import DatabaseState
 from backends.errors import BackupError
-from backends.log.folding import Folded
+from backends.log.compacted import CompactedSnapshot
 from backends.words import printable
 
 __all__ = ["Outcome", "Overtaken", "compare_databases", "fold", "rebuild_backup", "rebuild_older_file"]
@@ -104,7 +104,7 @@ def rebuild_older_file(
     return rebuilt, remarks
 
 
-def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> Folded | None:
+def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> CompactedSnapshot | None:
     """`backends.log.folding.fold` of the backup at `url`, whose writer this process is.
 
     After an error its writer must remove what is left at the destination.
@@ -112,7 +112,7 @@ def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> Folded |
     said = run("fold", {"url": url, "scratch": str(scratch.absolute())}, progress)
     try:
         folded = perhaps_text(said, "folded")
-        return None if folded is None else Folded.decode(folded)
+        return None if folded is None else CompactedSnapshot.decode(folded)
     except (Nonsense, ValueError, KeyError, TypeError) as error:
         raise _nonsense(error) from None
 

@@ -5,65 +5,32 @@ forward. What is folded is read, replayed and checked like a restore; publishing
 rename.
 """
 
-import json
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
 from backends.database.rebuild import BytesDone, rebuild
 from backends.database.taking import file_pieces
 from backends.errors import BackupError
+from backends.log.compacted import BY, CompactedSnapshot, remove_unfinished
 from backends.log.documents import Base, Manifest
-from backends.log.format import RECORD_HEADER_SIZE, Flag, snapshot_name
+from backends.log.format import RECORD_HEADER_SIZE, Flag
 from backends.log.generation import Reader
 from backends.log.opening import open_generation
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.passes import StoredChange
 from backends.log.room import Room
 from backends.log.snapshot import next_generation, write_snapshot
 from backends.scratch import scratch_directory
-from backends.storage.base import TEMPORARY, Storage
-
-_BY = "-compaction"
+from backends.storage.base import Storage
 
 LEAVE_OUT_BYTES = 4 << 20
 """Stored bytes that the changes which stay out may have together."""
 
 LEAVE_OUT_MIN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """A snapshot that waits under its temporary name `written` to be published as `generation`, in place of another."""
-
-    replaces: int
-    generation: int
-    written: str
-    base: Base
-    first_segment: int
-
-    def encode(self) -> str:
-        """As JSON: the process that folded hands it to the writer's."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def decode(cls, text: str) -> "Folded":
-        """The inverse. Raises ValueError, KeyError or TypeError for anything else: who folded has read the log."""
-        fields = json.loads(text)
-        folded = cls(**{**fields, "base": Base(**fields["base"])})
-        base = folded.base
-        numbers = (folded.replaces, folded.generation, folded.first_segment, base.sequence, base.data_version)
-        if any(type(number) is not int or not 0 <= number < 1 << 62 for number in (*numbers, base.checksum)):
-            raise ValueError("a number that no compaction has")
-        begins = f"{snapshot_name(folded.generation)}{_BY}-"
-        if type(base.foreign_keys) is not bool or not re.fullmatch(
-            f"{begins}[0-9a-f]{{8}}{re.escape(TEMPORARY)}", str(folded.written)
-        ):
-            raise ValueError("a name that no compaction gives")
-        return folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +49,8 @@ def fold(
     *,
     sparing: bool = False,
     leave_out: int = MAX_ROLL_FORWARD,
-) -> Folded | None:
+    options: LogOptions = DEFAULT_OPTIONS,
+) -> CompactedSnapshot | None:
     """Write the snapshot of a new generation; None when there is nothing to fold.
 
     The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
@@ -113,9 +81,9 @@ def fold(
         rebuilt = rebuild(reader, database, show, take=take, durable=False)
         pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
         number = next_generation(storage, begun.generation)
-        written = _write(storage, begun, number, rebuilt.data_version, pieces)
+        written = _write(storage, begun, number, rebuilt.data_version, pieces, options)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
-    return Folded(begun.generation, number, written, base, place.next_segment)
+    return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
 def segments_freed(storage: Storage) -> int | None:
@@ -135,21 +103,16 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
             progress(size + done, 2 * size)
 
 
-def _write(storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes]) -> str:
+def _write(
+    storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes], options: LogOptions
+) -> str:
     """The snapshot of the generation with this number, under the temporary name that this returns."""
     try:
-        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, by=_BY)
+        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, options, by=BY)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)
         raise
-
-
-def remove_unfinished(storage: Storage) -> None:
-    """Give back the room of a snapshot that a compaction began and will not finish. Raises OSError."""
-    for name in storage.names():
-        if _BY in name and name.endswith(TEMPORARY):
-            storage.remove(name)
 
 
 def _place(reader: Reader, leave_out: int) -> _Place | None:

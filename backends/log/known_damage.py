@@ -5,6 +5,7 @@
 the node's database ends it: a compaction takes the last records over as they are, and they may be the bad ones.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from backends.errors import BackupError, Damaged
 from backends.log.documents import decode_document, encode_document
 from backends.log.format import MAX_NUMBER, time_now
 from backends.storage.base import Storage
+from backends.storage.reaching import reaching
 from backends.times import believed, moment
 
 DAMAGE = "damage"
@@ -51,6 +53,42 @@ class KnownDamage:
 def found_now(by: str, what: str, generation: int) -> KnownDamage:
     """Something that was found this moment, fit to be stored and shown."""
     return KnownDamage(time_now(), by, _shown(what), generation)
+
+
+class DamageNotes:
+    """What is known against the current generation, whose number `generation` tells.
+
+    What could not be written is remembered, for whoever asks the same process. Methods raise BackupError.
+    """
+
+    def __init__(self, storage: Storage, generation: Callable[[], int]) -> None:
+        self._storage, self._generation = storage, generation
+        self._last: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
+
+    def read(self) -> KnownDamage | None:
+        """What was once found to be wrong, read anew."""
+        with reaching(self._storage):
+            generation = self._generation()
+            known = read_damage(self._storage, generation)
+            self._last = known or self._of(generation)
+            return self._last
+
+    def remembered(self) -> KnownDamage | None:
+        """What was read or noted last, if it concerns the current generation; touches no damage note."""
+        return self._of(self._generation())
+
+    def note(self, damage: KnownDamage) -> bool:
+        """Leave what was found for all who look at the backup. False: that generation is over."""
+        with reaching(self._storage):
+            if damage.generation != self._generation():
+                return False
+            self._last = damage
+            write_damage(self._storage, damage)
+            return damage.generation == self._generation()
+
+    def _of(self, generation: int) -> KnownDamage | None:
+        last = self._last
+        return last if last is not None and last.generation == generation else None
 
 
 def read_damage(storage: Storage, generation: int) -> KnownDamage | None:

@@ -1,17 +1,16 @@
 """A backup's status: for a reader out of its files, for the writer out of what it knows."""
 
-from backends.base import Standing
-from backends.errors import Damaged
+from backends.base import Sizes, Standing
+from backends.errors import BackupError, Damaged
 from backends.log.documents import Manifest, Session
 from backends.log.generation import Reader
 from backends.log.known_damage import KnownDamage
 from backends.log.passes import EndOfLog
-from backends.log.writer import LogWriter
 from backends.status import COMPACTION, Status, low_space
 from backends.storage.base import Space
 
 
-def look_at_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
+def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
     """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
 
     Of the snapshot it looks at the ends only: the rest is for `verify`.
@@ -40,24 +39,20 @@ def look_at_files(url: str, reader: Reader, space: Space, known: KnownDamage | N
     return _status(url, manifest, session, reached, records, snapshot, segments, space, troubles, damaged, known)
 
 
-def look_from_inside(
-    url: str, writer: LogWriter, session: Session | None, snapshot: int, space: Space, known: KnownDamage | None
+def status_of_writer(
+    url: str,
+    manifest: Manifest,
+    session: Session,
+    end: Standing,
+    sizes: Sizes,
+    space: Space,
+    known: KnownDamage | None,
+    failure: BackupError | None,
 ) -> Status:
     """What the writer knows; reads nothing."""
-    troubles = [] if writer.finished is None else [str(writer.finished)]
-    records = writer.standing.sequence - writer.manifest.base.sequence
+    troubles = [] if failure is None else [str(failure)]
     return _status(
-        url,
-        writer.manifest,
-        session,
-        writer.standing,
-        records,
-        snapshot,
-        writer.segment_bytes(),
-        space,
-        troubles,
-        False,
-        known,
+        url, manifest, session, end, sizes.records, sizes.snapshot, sizes.segments, space, troubles, False, known
     )
 
 

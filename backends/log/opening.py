@@ -1,6 +1,7 @@
 """Opening the current generation's files as they are at one moment, beside a writer that may switch it meanwhile."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -31,8 +32,9 @@ def open_generation(storage: Storage) -> Reader:
         session, session_damage = _session_or_damage(storage)
         with ExitStack() as files:
             try:
-                snapshot = _open_snapshot(storage, manifest, files)
-                log = _open_growing_log(storage, manifest, files)
+                names = storage.names()
+                snapshot = _open_snapshot(storage, manifest, files, names)
+                log = _open_growing_log(storage, manifest, files, names)
                 if log is not None and read_manifest(storage) == manifest:
                     beside = partial(_misnamed_if_known, storage)
                     return Reader(log, snapshot, files.pop_all(), session, session_damage, misnamed=beside)
@@ -68,7 +70,7 @@ def open_kept(storage: Storage, kept: Kept) -> Reader:
         try:
             if not own:
                 raise FileNotFoundError(segment_name(own.start))
-            snapshot = _open_snapshot(storage, kept.manifest, files)
+            snapshot = _open_snapshot(storage, kept.manifest, files, storage.names())
             log = _open_log(storage, kept.manifest, own, files)
         except FileNotFoundError as error:
             raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
@@ -83,18 +85,18 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
     )
 
 
-def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack) -> SnapshotReader:
+def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:
     """To be closed with `files`. FileNotFoundError when it is not there."""
-    parts = open_parts(storage, snapshot_name(manifest.generation), files)
+    parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
     return SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
 
 
-def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack) -> Log | None:
+def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> Log | None:
     """The current generation's, to be closed with `files`; None when a segment is gone that was there just now.
 
     A writer that stops removes the segment that it made ahead. FileNotFoundError when one in between is missing.
     """
-    indexes = segment_indexes(storage, manifest)
+    indexes = segment_indexes(names, manifest)
     try:
         return _open_log(storage, manifest, indexes, files)
     except FileNotFoundError:
@@ -114,9 +116,9 @@ def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitS
     return Log(manifest, segments, begun)
 
 
-def segment_indexes(storage: Storage, manifest: Manifest) -> range:
+def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:
     """The segments of the current generation. FileNotFoundError when one in between is missing."""
-    indexes = {index for name in storage.names() if (index := segment_index(name)) is not None}
+    indexes = {index for name in names if (index := segment_index(name)) is not None}
     wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
     for index in wanted:
         if index not in indexes:

@@ -6,7 +6,7 @@ torn end; the bytes that are cut off are put aside in a file of their own.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
@@ -32,8 +32,9 @@ from backends.log.keeping import is_kept, read_kept, still_kept
 from backends.log.known_damage import remove_healed
 from backends.log.misnamed import misnamed
 from backends.log.opening import missing_file, open_generation, segment_indexes
+from backends.log.options import LogOptions
 from backends.log.reading import RecordReader, StoredPayload
-from backends.log.segment import Segment, create_segment, room_ahead
+from backends.log.segment import Segment, create_segment
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import End, Tail
 from backends.storage.base import TEMPORARY, Storage
@@ -51,45 +52,53 @@ class Found:
     standing: Standing | None  # after its last record; None when it holds none
 
 
-def find_end(storage: Storage, manifest: Manifest, session: Session | None) -> tuple[Found, Standing]:
-    """The segment in which the log ends, and where it ends, by reading only.
+def find_end(
+    storage: Storage, manifest: Manifest, session: Session | None, names: Sequence[str]
+) -> tuple[Found, Standing]:
+    """The segment in which the log ends, and where it ends, by reading only. `names` are those of all files.
 
     Raises Damaged; OSError from the storage.
     """
     try:
-        _check_snapshot(storage, manifest)
-        last, standing = _survey(storage, manifest)
+        _check_snapshot(storage, manifest, names)
+        last, standing = _survey(storage, manifest, names)
     except FileNotFoundError as error:
         raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
     _check_end(storage, manifest, session, last, standing)
     kept = read_kept(storage, manifest)
-    if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in storage.names()):
+    if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in names):
         _check_whole_log(storage)
     return last, standing
 
 
-def room_to_recover(storage: Storage, last: Found) -> int:
+def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
     """Bytes that `recover` takes at most before it gives any back: a copy of the last segment, and of a torn end."""
     end = last.tail.offset
     torn = 0
     if last.tail.end is End.TORN:
         with closing(storage.open(segment_name(last.index))) as handle:
             torn = min(max(handle.size() - end, 0), _MOST_ASIDE)
-    return end + room_ahead(end) + torn
+    return end + options.preallocated(end) + torn
 
 
-def seal_segments(storage: Storage, first: int) -> None:
+def seal_segments(storage: Storage, first: int, names: Sequence[str]) -> Sequence[str]:
     """Take the segments from `first` on from whoever writes them, as far as the place can tell him.
+
+    `names` are all files as they were a moment ago; returns them as they are now, when nothing is left to seal.
 
     Once another writer's mark is in place the one before makes no new segment that it would use. One that is being
     made has its temporary name, or has got its name meanwhile: so it looks again until there is nothing new.
     """
     sealed = set[str]()
-    while new := [name for name in storage.names() if _written_from(name, first) and name not in sealed]:
-        for name in new:
-            with suppress(FileNotFoundError):  # it has its own name by now
-                storage.seal(name)
-            sealed.add(name)
+    while True:
+        for name in names:
+            if _written_from(name, first) and name not in sealed:
+                with suppress(FileNotFoundError):  # it has its own name by now
+                    storage.seal(name)
+                sealed.add(name)
+        names = storage.names()
+        if all(name in sealed for name in names if _written_from(name, first)):
+            return names
 
 
 def _written_from(name: str, first: int) -> bool:
@@ -100,30 +109,36 @@ def _written_from(name: str, first: int) -> bool:
 
 
 def recover(
-    storage: Storage, manifest: Manifest, session: Session | None, check: Callable[[], None], folded: str | None = None
+    storage: Storage,
+    manifest: Manifest,
+    session: Session | None,
+    check: Callable[[], None],
+    options: LogOptions,
+    names: Sequence[str],
+    keep: str | None = None,
 ) -> tuple[Segment, Standing, str | None]:
     """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
 
-    `folded` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
+    `keep` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
     The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
     storage.
     """
-    last, standing = find_end(storage, manifest, session)
+    last, standing = find_end(storage, manifest, session, names)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
     records = _records_of(storage, manifest, last)
-    segment = create_segment(storage, manifest.backup_id, last.index, records, replace=True)
+    segment = create_segment(storage, manifest.backup_id, last.index, options, records, replace=True)
     try:
-        remove_debris(storage, manifest, last.index, check, folded)
+        remove_debris(storage, manifest, last.index, check, names, keep)
     except BaseException:
         segment.handle.close()
         raise
     return segment, standing, torn
 
 
-def _check_snapshot(storage: Storage, manifest: Manifest) -> None:
+def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
     """Only its ends: a start must not read a whole database."""
     with ExitStack() as files:
-        parts = open_parts(storage, snapshot_name(manifest.generation), files)
+        parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
         base = manifest.base
         SnapshotReader(parts, manifest.backup_id, manifest.generation, base.data_version).check_ends()
 
@@ -135,10 +150,10 @@ def _check_whole_log(storage: Storage) -> None:
             pass
 
 
-def _survey(storage: Storage, manifest: Manifest) -> tuple[Found, Standing]:
+def _survey(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Standing]:
     """The segment in which the log ends, and where it ends. Segments after it were made ahead and never used."""
     last: Found | None = None
-    for index in reversed(segment_indexes(storage, manifest)):
+    for index in reversed(segment_indexes(names, manifest)):
         found = _look_into(storage, manifest, index)
         unused = found.standing is None and found.tail.end is End.CLEAN
         if last is None:
@@ -249,27 +264,32 @@ def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -
 
 
 def remove_debris(
-    storage: Storage, manifest: Manifest, last_segment: int, check: Callable[[], None], folded: str | None = None
+    storage: Storage,
+    manifest: Manifest,
+    last_segment: int,
+    check: Callable[[], None],
+    names: Sequence[str],
+    keep: str | None = None,
 ) -> None:
     """Remove what no generation needs: older ones that are not kept, unfinished files, segments made ahead of use.
 
-    For a start or a new snapshot; `check` raises Replaced when another writer has taken over meanwhile: what looks made
-    ahead of use would then be its own.
+    For a start or a new snapshot; `names` are all files. `check` raises Replaced when another writer has taken over
+    meanwhile: what looks made ahead of use would then be its own.
     """
-    for name in storage.names():
-        if folded is not None and is_part_of(name, folded):
+    for name in names:
+        if keep is not None and is_part_of(name, keep):
             continue
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
             check()
             with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile
                 storage.remove(name)
-    remove_older(storage, manifest)
+    remove_older(storage, manifest, names)
 
 
-def remove_older(storage: Storage, manifest: Manifest) -> None:
+def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
     """Remove older generations that are not kept. Nothing that is newer, whoever has written it."""
     kept = still_kept(storage, manifest)
-    for name in storage.names():
+    for name in names:
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
             with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
                 storage.remove(name)

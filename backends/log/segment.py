@@ -13,7 +13,6 @@ from zlib import crc32
 
 from backends.log.compression import LEVEL_CHANGES, Compressor
 from backends.log.format import (
-    MAX_FILE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
@@ -24,27 +23,21 @@ from backends.log.format import (
     encode_record,
     segment_name,
 )
+from backends.log.options import LogOptions
 from backends.log.reading import Chain
 from backends.storage.base import Fenced, Storage, WriteHandle
-
-FIRST_ROOM = 1 << 16
-MOST_ROOM = 1 << 20
-FULL = 8 << 20
-"""Bytes after which a segment is left for the next one; a start copies the last one, so this bounds the start."""
 
 _MOST_TAKEN = 100
 """Segments without a record in a row that are passed over; each of them took a failure."""
 
 
-def room_ahead(end: int) -> int:
-    """Bytes of zeros that are laid after what a segment holds, in step with it."""
-    return min(max(end // 4, FIRST_ROOM), MOST_ROOM)
-
-
 class Segment:
     """A segment open for appending, from `end` on."""
 
-    def __init__(self, handle: WriteHandle, index: int, end: int, allocated: int) -> None:
+    def __init__(
+        self, storage: Storage, handle: WriteHandle, index: int, end: int, allocated: int, options: LogOptions
+    ) -> None:
+        self._storage, self._options = storage, options
         self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
         self._stream: Compressor | None = None
         self._making_room = threading.Lock()
@@ -59,7 +52,7 @@ class Segment:
     @property
     def full(self) -> bool:
         """Whether the next record belongs into another segment."""
-        return self.end >= FULL
+        return self.end >= self._options.segment_size
 
     def append(self, chain: Chain, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Chain:
         """One change, durable when this returns. After any exception the segment may not be appended to again."""
@@ -97,9 +90,10 @@ class Segment:
         Under the lock, or zeros that are being laid would cover the record.
         """
         with self._making_room:
-            if end > MAX_FILE:
+            if end > self._options.max_file:
                 raise OSError(
-                    errno.EFBIG, f"a record of {len(record)} bytes does not fit into a file of {MAX_FILE} bytes"
+                    errno.EFBIG,
+                    f"a record of {len(record)} bytes does not fit into a file of {self._options.max_file} bytes",
                 )
             try:
                 self.handle.write_durably(self.end, record)
@@ -109,16 +103,16 @@ class Segment:
             self.allocated = max(self.allocated, end)
 
     def fits(self, length: int) -> bool:
-        """Whether a record with `length` bytes of SQL surely fits below MAX_FILE (zstd adds less than 1 %)."""
-        return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= MAX_FILE
+        """Whether a record with `length` bytes of SQL surely fits into the file (zstd adds less than 1 %)."""
+        return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= self._options.max_file
 
-    def make_room(self) -> None:
-        """Lay zeros ahead of use, in step with it. For the keeper's thread."""
-        ahead = room_ahead(self.end)
+    def preallocate(self) -> None:
+        """Write zeros ahead of use, in step with it. For the maintenance thread."""
+        ahead = self._options.preallocated(self.end)
         if self.allocated - self.end >= ahead // 2:
             return
         with self._making_room:
-            length = min(self.end + ahead, MAX_FILE) - self.allocated
+            length = min(self.end + ahead, self._options.max_file) - self.allocated
             if length > 0 and not self._failed:
                 self.handle.extend(self.allocated, length)
                 self.allocated += length
@@ -131,9 +125,20 @@ class Segment:
         finally:
             self.handle.close()
 
+    def remove(self) -> None:
+        """Take its name away: it was made ahead of use and holds no record. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._storage.remove(self.name)
+
 
 def create_segment(
-    storage: Storage, backup_id: bytes, index: int, records: Iterable[bytes] = (), *, replace: bool = False
+    storage: Storage,
+    backup_id: bytes,
+    index: int,
+    options: LogOptions,
+    records: Iterable[bytes] = (),
+    *,
+    replace: bool = False,
 ) -> Segment:
     """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
 
@@ -148,18 +153,20 @@ def create_segment(
         for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
             handle.write(end, piece)
             end += len(piece)
-        room = room_ahead(end)
-        handle.write(end, bytes(room))
+        zeros = options.preallocated(end)
+        handle.write(end, bytes(zeros))
         handle.sync()
         (storage.rename if replace else storage.rename_new)(temporary, name)
         storage.sync_names()
     except BaseException:
         handle.close()
         raise
-    return Segment(handle, index, end, end + room)
+    return Segment(storage, handle, index, end, end + zeros, options)
 
 
-def create_next_segment(storage: Storage, backup_id: bytes, index: int, check: Callable[[], None]) -> Segment:
+def create_next_segment(
+    storage: Storage, backup_id: bytes, index: int, check: Callable[[], None], options: LogOptions
+) -> Segment:
     """A new segment with this index, or the next one that is free.
 
     A name that is taken is another writer's who has taken over: then `check` raises Replaced. Or it is one without a
@@ -169,7 +176,7 @@ def create_next_segment(storage: Storage, backup_id: bytes, index: int, check: C
     for attempt in range(_MOST_TAKEN + 1):
         check()
         try:
-            return create_segment(storage, backup_id, index + attempt)
+            return create_segment(storage, backup_id, index + attempt, options)
         except (FileExistsError, FileNotFoundError) as error:  # the latter: tidied up by another writer
             check()
             if isinstance(error, FileNotFoundError) or attempt == _MOST_TAKEN:

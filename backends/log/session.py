@@ -17,23 +17,24 @@ from backends.errors import BackupError, Replaced
 from backends.log.documents import SESSION, Base, Session
 from backends.log.format import time_now
 from backends.log.opening import read_session
+from backends.log.options import LogOptions
 from backends.storage.base import Storage
 from backends.words import process_in_words
-
-LOOK_EVERY = 5.0
-"""Seconds between two looks at the marker; a replaced writer must refuse within 15."""
-
-NOTE_EVERY = 60.0
-"""Seconds between two notes of how far was acknowledged: rare, to be kind to flash; it is only a second witness."""
 
 
 class SessionMarker:
     """This writer's mark in the backup."""
 
     def __init__(
-        self, storage: Storage, session_id: str | None, before: Session | None, generation: int, standing: Standing
+        self,
+        storage: Storage,
+        session_id: str | None,
+        before: Session | None,
+        generation: int,
+        standing: Standing,
+        options: LogOptions,
     ) -> None:
-        self._storage = storage
+        self._storage, self._options = storage, options
         self._before = before.writer if before else None
         mark = session_id or (before.session_id if before else "") or secrets.token_hex(8)
         node_id = before.node_id if before else None
@@ -51,12 +52,12 @@ class SessionMarker:
         Does nothing most times.
         """
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY:
+        if now - self._looked < self._options.check_every:
             return
         self._looked = now
         self.check()
         check_generation()
-        old = now - self._noted >= NOTE_EVERY and standing().sequence != self.session.sequence
+        old = now - self._noted >= self._options.note_every and standing().sequence != self.session.sequence
         if old or self._changed:
             self._noted, self._changed = now, False
             self._note(standing())

@@ -13,7 +13,6 @@ from backends.errors import Damaged
 from backends.log.compression import LEVEL_SNAPSHOT, Compressor, Decompressor, StreamError
 from backends.log.format import (
     FILE_HEADER_SIZE,
-    MAX_FILE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
@@ -30,6 +29,7 @@ from backends.log.format import (
     snapshot_name,
     time_now,
 )
+from backends.log.options import LogOptions
 from backends.log.reading import Chain, Record, RecordReader
 from backends.log.tail import End
 from backends.storage.base import ReadHandle, Storage
@@ -37,9 +37,6 @@ from backends.storage.base import ReadHandle, Storage
 PIECE = 1 << 18
 _MOST_STORED = PIECE + (PIECE >> 6) + 1024
 """Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
-
-_SYNC_EVERY = 4 << 20
-"""Bytes: what is not synced yet lies in front of the node's next commit, on a slow disk for seconds."""
 
 _END = struct.Struct("<Q32s")
 
@@ -132,8 +129,9 @@ class SnapshotReader:
 class _Parts:
     """The files of a snapshot that is being written: another one is begun before one grows too large."""
 
-    def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int) -> None:
+    def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int, options: LogOptions) -> None:
         self._storage, self._written, self._backup_id, self._generation = storage, written, backup_id, generation
+        self._options = options
         self.count = 0
         self._begin()
 
@@ -146,14 +144,14 @@ class _Parts:
 
     def write(self, record: bytes) -> None:
         """The next record."""
-        if self._offset + len(record) > MAX_FILE:
+        if self._offset + len(record) > self._options.max_file:
             self.sync()
             self._handle.close()
             self._begin()
         self._handle.write(self._offset, record)
         self._offset += len(record)
         self._unsynced += len(record)
-        if self._unsynced >= _SYNC_EVERY:
+        if self._unsynced >= self._options.sync_every:
             self.sync()
 
     def sync(self) -> None:
@@ -167,7 +165,13 @@ class _Parts:
 
 
 def write_snapshot(
-    storage: Storage, backup_id: bytes, generation: int, data_version: int, pieces: Iterable[bytes], by: str = ""
+    storage: Storage,
+    backup_id: bytes,
+    generation: int,
+    data_version: int,
+    pieces: Iterable[bytes],
+    options: LogOptions,
+    by: str = "",
 ) -> str:
     """A snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
@@ -176,7 +180,7 @@ def write_snapshot(
     """
     written = storage.temporary(f"{snapshot_name(generation)}{by}")
     stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
-    with closing(_Parts(storage, written, backup_id, generation)) as parts:
+    with closing(_Parts(storage, written, backup_id, generation, options)) as parts:
 
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
@@ -195,16 +199,19 @@ def write_snapshot(
         add(RecordKind.END, _END.pack(size, digest.digest()), _END.size)
         parts.sync()
     with ExitStack() as files:
-        opened = open_parts(storage, written, files)
+        opened = open_parts(storage, written, files, storage.names())
         for _ in SnapshotReader(opened, backup_id, generation, data_version):
             pass  # reading checks every byte
     return written
 
 
-def open_parts(storage: Storage, name: str, files: ExitStack) -> list[tuple[str, ReadHandle]]:
-    """The parts of the snapshot with this name, to be closed with `files`. FileNotFoundError without the first."""
+def open_parts(storage: Storage, name: str, files: ExitStack, names: Sequence[str]) -> list[tuple[str, ReadHandle]]:
+    """The parts of the snapshot with this name, to be closed with `files`; `names` are those of all files.
+
+    FileNotFoundError without the first.
+    """
     parts: list[tuple[str, ReadHandle]] = []
-    there = set(storage.names())
+    there = set(names)
     while not parts or part_name(name, len(parts)) in there:
         part = part_name(name, len(parts))
         handle = storage.open(part)

@@ -1,54 +1,79 @@
 """The one writer of a log.
 
 `append` is all that a commit costs: encode, one write, one sync. Everything slow (the next segment, sealing the last
-one, a new generation) takes `_slow`, which `append` never does.
+one, a new generation) takes `_slow`, which `append` never does while a segment was made ahead of use.
 """
 
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 
-from backends.base import Announce, SnapshotSource, Standing
+from backends.base import Announce, Report, Sizes, SnapshotSource, Standing
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Replaced, WriteFailed
-from backends.log.documents import MANIFEST, Base, Kept, Manifest
-from backends.log.folding import Folded, remove_unfinished
-from backends.log.format import Flag, segment_name, time_now
+from backends.log.compacted import CompactedSnapshot, remove_unfinished
+from backends.log.current import CurrentGeneration, UnknownGeneration
+from backends.log.documents import Base, Kept, Manifest
+from backends.log.format import Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept, still_kept
-from backends.log.known_damage import remove_damage
-from backends.log.opening import read_manifest
+from backends.log.known_damage import DamageNotes, remove_damage
+from backends.log.look import status_of_writer
+from backends.log.opening import segment_indexes
+from backends.log.options import LogOptions
 from backends.log.reading import Chain
 from backends.log.recover import remove_debris, remove_older
-from backends.log.segment import FULL, Segment, create_next_segment
-from backends.log.session import replaced_by
-from backends.log.snapshot import next_generation, publish_snapshot, write_snapshot
-from backends.status import COMPACTION
-from backends.storage.base import Fenced, Storage
+from backends.log.segment import Segment
+from backends.log.segments import Segments
+from backends.log.session import SessionMarker, replaced_by
+from backends.log.snapshot import next_generation, write_snapshot
+from backends.log.sole_writer import SoleWriter
+from backends.status import COMPACTION, Status
+from backends.storage.base import Fenced, Space, Storage
+from backends.storage.reaching import reaching
+
+_TIDY_EVERY = 3600.0
+"""Seconds between two looks at what need not be kept any longer."""
 
 
-class LogWriter:
-    """Appends to `segment`, which ends at `standing`.
+class Writer:
+    """An open log, which goes on in `segment` after `standing`. Made by `Backup.open`.
 
-    `check` raises Replaced when another writer has taken over. It is asked before any file gets or loses its name: the
-    names of both writers are the same.
+    After a failed append or snapshot it refuses all further ones: only opening the backup anew tells what is there.
     """
 
     def __init__(
-        self, storage: Storage, manifest: Manifest, segment: Segment, standing: Standing, check: Callable[[], None]
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        segment: Segment,
+        standing: Standing,
+        marker: SessionMarker,
+        lock: SoleWriter,
+        report: Report,
+        options: LogOptions,
+        names: Sequence[str],
     ) -> None:
-        self.storage, self.manifest, self.standing = storage, manifest, standing
-        self._check = check
+        self.storage, self.standing = storage, standing
+        """`standing` is where the log ends now: what the next call is compared with."""
+        self._marker, self._lock, self._report, self._options = marker, lock, report, options
         self.finished: BackupError | None = None
         """Set once nothing may be appended any more; every later append refuses with it."""
-        self._segment = segment
-        self._prepared: Segment | None = None
-        self._left: list[Segment] = []
-        self.left_bytes: dict[int, int] = {}
-        """Bytes in each earlier segment of the generation, by index."""
         self._new_session = True
         self._foreign_keys = True
         self._slow = threading.Lock()
+        self._current = CurrentGeneration(storage, manifest, marker.check)
+        self._segments = Segments(
+            storage, manifest.backup_id, segment, self._slow, options, marker.check, lambda: replaced_by(storage)
+        )
+        self.damage = DamageNotes(storage, lambda: self.manifest.generation)
+        self._snapshot_bytes = 0
+        self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
+        self._trouble: str | None = None
+        self._next_tidying = 0.0
+        self._closed = False
+        self._measure(names)
 
     # The commit path
 
@@ -60,9 +85,7 @@ class LogWriter:
         flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
         raw = self._encoded(change)
         try:
-            segment = self._segment
-            if segment.full or not segment.fits(len(raw)):
-                segment = self._next_segment(len(raw))
+            segment = self._segments.for_record(len(raw))
             before, now = self.standing, time_now()
             chain = Chain(before.sequence, before.checksum)
             chain = segment.append(chain, flags, change.data_version, now, change.database, raw)
@@ -86,27 +109,6 @@ class LogWriter:
             raise self.finished or error from error
         return raw
 
-    def _next_segment(self, length: int) -> Segment:
-        """Go on in the segment that was made ahead; without one, stay as long as the record fits."""
-        if self._prepared is None:
-            if self._segment.fits(length):
-                return self._segment
-            with self._slow:
-                if self._prepared is None:  # else the keeper made it while we waited
-                    self._prepare()
-        left, prepared = self._segment, self._prepared
-        assert prepared is not None
-        # In this order: a keeper that finds nothing prepared must find the new segment here, or it would make that one
-        # again, in the place of the one that is written to.
-        self._segment = prepared
-        self._prepared = None
-        self._leave(left)
-        return prepared
-
-    def _leave(self, segment: Segment) -> None:
-        self.left_bytes[segment.index] = segment.end
-        self._left.append(segment)
-
     def _finish(self, error: BaseException) -> None:
         """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
         if isinstance(error, BackupError):
@@ -123,44 +125,13 @@ class LogWriter:
             f"and everything up to version {self.standing.data_version} is safe. {remedy}, then start the node again"
         )
 
-    # Off the commit path
-
-    def make_room(self) -> None:
-        """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
-        with self._slow:
-            if self.finished is not None:
-                return
-            self._segment.make_room()
-            if self._prepared is None and self._segment.end > FULL // 2:
-                self._prepare()
-            while self._left:
-                self._left.pop().seal()
-
-    def check_generation(self) -> None:
-        """Raise Replaced when the manifest is not the one that this writer knows: its segments then count for nothing.
-
-        A writer that was replaced in the middle of publishing a generation has overwritten it.
-        """
-        with self._slow:
-            try:
-                there = read_manifest(self.storage)
-            except BackupError:
-                raise Replaced(
-                    f"the manifest in {self.storage.describe()} is gone or overwritten: the backup was removed or "
-                    "exchanged while this node wrote to it. Nothing more is saved there; stop the node, and put the "
-                    "backup back; if it is lost for good, make a new one: backup-cli init"
-                ) from None
-            if there != self.manifest:
-                raise Replaced(
-                    f"another process has begun a generation of its own in {self.storage.describe()} while this node "
-                    "wrote to it: two nodes with the same keys lose money. Stop one of them for good, then run on the "
-                    "other: backup-cli resync"
-                )
+    # A new generation
 
     def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
-        """A new generation from `source`; the old one is kept for a while.
+        """A new generation that begins with this database. `announce` is called right before it is published.
 
-        After a failure the writer is finished, and the old generation is whole and still the current one.
+        The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way. After a
+        failure the writer is finished, and the old generation is whole and still the current one.
         """
         if self.finished is not None:
             raise self.finished
@@ -168,134 +139,200 @@ class LogWriter:
             with self._slow:
                 self._take_snapshot(source, reason, announce)
         except BaseException as error:
-            self._finish(error)
+            self._finish(error.error if isinstance(error, UnknownGeneration) else error)
             if isinstance(error, Exception):
                 raise self.finished or error from error
             raise
+        with reaching(self.storage):
+            self._measure(self.storage.names())
+            self._marker.begin_generation(self.manifest.generation)
+            self._marker.note(self.standing)
 
     def _take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None) -> None:
-        generation, standing = next_generation(self.storage, self.manifest.generation), self.standing
-        pieces, backup_id = source.pieces, self.manifest.backup_id
-        written = write_snapshot(self.storage, backup_id, generation, source.data_version, pieces)
-        self._publish_snapshot(written, generation)
-        if self._prepared is None:
-            self._prepare()
-        assert self._prepared is not None
+        old, standing, current = self.manifest, self.standing, self._current
+        generation = next_generation(self.storage, old.generation)
+        written = write_snapshot(
+            self.storage, old.backup_id, generation, source.data_version, source.pieces, self._options
+        )
+        current.publish_snapshot(written, generation)
+        first = self._segments.prepare()
         # A chain that no record of the old log is part of: a copy that mixes both is found out.
         checksum = secrets.randbits(32)
         base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
-        if source.data_version != standing.data_version or still_kept(self.storage, self.manifest) is None:
+        if source.data_version != standing.data_version or still_kept(self.storage, old) is None:
             # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
-            keep_generation(self.storage, Kept(self.manifest, self._segment.index, standing.data_version, time_now()))
+            last = self._segments.current.index
+            keep_generation(self.storage, Kept(old, last, standing.data_version, time_now()))
         if announce is not None:
             announce(Standing(source.data_version, standing.sequence, checksum))
-        self._publish(generation, base, self._prepared.index, reason, source.node_id)
-        self._leave(self._segment)
-        self._segment, self._prepared = self._prepared, None
+        current.publish(generation, base, first.index, reason, source.node_id)
+        self._segments.begin_generation()
         self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
-        while self._left:
-            self._left.pop().handle.close()
         remove_damage(self.storage)
-        remove_debris(self.storage, self.manifest, self._segment.index, self._check)
+        remove_debris(self.storage, self.manifest, first.index, self._marker.check, self.storage.names())
 
-    def switch_generation(self, folded: Folded) -> None:
+    def publish_compaction(self, compacted: CompactedSnapshot) -> None:
         """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
 
-        Raises OSError or BackupError; whichever generation is then the current one is whole, and the log goes on.
+        Raises BackupError; whichever generation is then the current one is whole, and the log goes on.
         """
+        with reaching(self.storage):
+            try:
+                with self._slow, self._unless_unknown():
+                    self._publish_compaction(compacted)
+            except BaseException:
+                with suppress(OSError, BackupError):  # what went wrong is to be told, and not that this failed, too
+                    self._measure(self.storage.names())
+                raise
+            self._marker.begin_generation(self.manifest.generation)
+            self._measure(self.storage.names())
+
+    def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
+        if compacted.replaces != self.manifest.generation or self.finished is not None:
+            raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+        self._current.publish_snapshot(compacted.written, compacted.generation)
+        self._current.publish(compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None)
+        remove_older(self.storage, self.manifest, self.storage.names())
+
+    @contextmanager
+    def _unless_unknown(self) -> Iterator[None]:
+        """Nothing is appended any more once nobody knows which generation that would belong to."""
+        try:
+            yield
+        except UnknownGeneration as error:
+            self._finish(error.error)
+            raise error.error from None
+
+    def discard_compaction(self) -> None:
+        """Remove what a compaction that was killed, or gained nothing, has left. Raises BackupError or OSError."""
         with self._slow:
-            if folded.replaces != self.manifest.generation or self.finished is not None:
-                raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
-            self._publish_snapshot(folded.written, folded.generation)
-            self._publish(folded.generation, folded.base, folded.first_segment, COMPACTION, None)
-            remove_older(self.storage, self.manifest)
+            if self.finished is None:
+                self._marker.check()
+                remove_unfinished(self.storage)
+
+    # Now and then, off the commit path
+
+    def maintain(self) -> None:
+        """What must be done now and then: preallocate, look at the session marker, remove what was kept long enough."""
+        if self.finished is not None:
+            return
+        trouble: str | None = None
+        duties: list[Callable[[], None]] = [self.preallocate]
+        duties.append(lambda: self._marker.look(lambda: self.standing, self.check_generation))
+        if time.monotonic() >= self._next_tidying:
+            self._next_tidying = time.monotonic() + _TIDY_EVERY
+            duties.append(self.remove_outdated)
+        for duty in duties:
+            try:
+                duty()
+            except Replaced as error:
+                self.finished = error
+                self._report("broken", str(error))
+                return
+            except OSError as error:  # and the other duty is done all the same
+                why = error.strerror or error
+                trouble = f"{self.storage.describe()} gives trouble: {why}; so far every change is saved"
+        if trouble is not None and trouble != self._trouble:
+            self._report("unusual", trouble)
+        self._trouble = trouble
+
+    def preallocate(self) -> None:
+        """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
+        with self._slow:
+            if self.finished is None:
+                self._segments.maintain()
+
+    def check_generation(self) -> None:
+        """Raise Replaced when the manifest is not the one that this writer knows."""
+        with self._slow:
+            self._current.check()
 
     def remove_outdated(self) -> None:
         """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
         with self._slow:
             kept = read_kept(self.storage, self.manifest)
             if self.finished is None and kept is not None and is_over(kept):
-                self._check()
+                self._marker.check()
                 remove_kept(self.storage, kept)
 
-    def forget_folding(self) -> None:
-        """Remove what a compaction that was killed has left. Raises OSError, or Replaced: then it is not ours."""
-        with self._slow:
-            if self.finished is None:
-                self._check()
-                remove_unfinished(self.storage)
+    def note_node_id(self, node_id: str) -> None:
+        """Remember whose backup this is; a fresh node's database says so only later."""
+        self._marker.learn_node_id(node_id)
 
-    def _publish_snapshot(self, written: str, generation: int) -> None:
-        self._check()
-        try:
-            publish_snapshot(self.storage, written, generation)
-        except (FileExistsError, FileNotFoundError) as error:
-            self._check()  # the name is another writer's, or it has tidied up; Replaced is what to say then
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise BackupError(
-                f"another process, which no longer writes to the backup in {self.storage.describe()}, has left a "
-                f"snapshot with the number {generation} there at this moment. Nothing that was saved is lost, and that "
-                "snapshot counts for nothing; repeat what was under way, or start the node again if it has stopped"
-            ) from error
+    def note_trouble(self, trouble: str | None) -> None:
+        """Leave a sentence for whoever looks at the backup; None when all is well again."""
+        self._marker.tell_trouble(trouble)
 
-    def _publish(self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
-        old = self.manifest
-        manifest = Manifest(old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id)
-        self._check()  # once more: from here on it is this generation that counts
-        try:
-            self.storage.publish(MANIFEST, manifest.encode())
-        except BaseException as error:
-            # It may have got its name all the same, and a number that was published must never name another snapshot.
-            try:
-                self.manifest = read_manifest(self.storage)
-            except (OSError, BackupError):
-                self._finish(error)
-            raise
-        self.manifest = manifest
+    # What there is to know
 
-    def _prepare(self) -> None:
-        prepared = create_next_segment(self.storage, self.manifest.backup_id, self._segment.index + 1, self._check)
-        try:
-            # Again, now that it has its name: a writer that takes over seals what it sees, and only after its mark.
-            self._check()
-            # A writer that was held up may have put its own mark back: the segment in its hands tells.
-            if self._segment.handle.is_fenced():
-                raise replaced_by(self.storage)
-        except BaseException:
-            prepared.handle.close()
-            raise
-        self._prepared = prepared
+    @property
+    def manifest(self) -> Manifest:
+        """The current generation."""
+        return self._current.manifest
 
-    def segment_bytes(self) -> int:
-        """Bytes of records in all segments of the generation."""
-        first = self.manifest.first_segment
-        return self._segment.end + sum(size for index, size in list(self.left_bytes.items()) if index >= first)
+    @property
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node whose backup this is, once it was known."""
+        return self.manifest.node_id or self._marker.session.node_id
 
     @property
     def segment_index(self) -> int:
         """The index of the segment that is being written."""
-        return self._segment.index
+        return self._segments.current.index
 
-    def abandon(self) -> None:
-        """Let go of the open file, and leave everything as it lies there."""
-        self._segment.handle.close()
+    def describe(self) -> str:
+        """The place, as a person would say it."""
+        return self.storage.describe()
+
+    def sizes(self) -> Sizes:
+        """What the current generation takes; costs no I/O."""
+        records = self.standing.sequence - self.manifest.base.sequence
+        return Sizes(self._snapshot_bytes, self._segments.bytes_since(self.manifest.first_segment), records)
+
+    def space(self) -> Space:
+        """The space at the destination."""
+        with reaching(self.storage):
+            self._space = self.storage.space()
+            return self._space
+
+    def status(self, url: str) -> Status:
+        """What there is to know, from memory."""
+        space = self._space or self.space()
+        known = self.damage.remembered()
+        return status_of_writer(
+            url, self.manifest, self._marker.session, self.standing, self.sizes(), space, known, self.finished
+        )
+
+    def _measure(self, names: Sequence[str]) -> None:
+        """Ask the destination once for what does not change any more; `names` are those of all files."""
+        snapshot = snapshot_name(self.manifest.generation)
+        self._snapshot_bytes = sum(self._size_of(name) for name in names if is_part_of(name, snapshot))
+        self._segments.set_retired_bytes(
+            {
+                index: self._size_of(segment_name(index))
+                for index in segment_indexes(names, self.manifest)
+                if index < self.segment_index
+            }
+        )
+
+    def _size_of(self, name: str) -> int:
+        with closing(self.storage.open(name)) as handle:
+            return handle.size()
+
+    # The end
 
     def close(self) -> None:
-        """Trim what was laid ahead. Raises OSError when that fails; every record is safe already."""
-        with self._slow:
-            segments = [*self._left, self._segment]
-            prepared, self._prepared, self._left = self._prepared, None, []
-            finished = self.finished is not None
-            self.finished = self.finished or BackupError("this backup was closed; start the node again")
-            for segment in segments:
-                if finished:
-                    segment.handle.close()
-                else:
-                    segment.seal()
-            if prepared is not None:
-                prepared.handle.close()
-                if not finished:
-                    self._check()
-                    with suppress(FileNotFoundError):
-                        self.storage.remove(segment_name(prepared.index))
+        """End the session, trim what was preallocated. Never raises for a failed destination."""
+        if self._closed:
+            return
+        self._closed = True
+        failed = self.finished is not None
+        self.finished = self.finished or BackupError("this backup was closed; start the node again")
+        try:
+            with suppress(OSError, BackupError):
+                with self._slow:
+                    self._segments.close(failed=failed)
+                if not failed:
+                    self._marker.end(self.standing)
+        finally:
+            self._lock.release()

@@ -8,13 +8,13 @@ unless the note beside its database shows that it was copied, or restored, when 
 
 from pathlib import Path
 
-from backends.base import Standing, Writer
+from backends.base import LastWriter, Standing
 from backends.node.session import known_sessions, were_here
 from backends.node.witness import Fingerprint, Witness, read_witness
 
 
 def may_have_gone_its_own_way(
-    directory: Path, backup_id: str, last: Writer | None, end: Standing | None, seen: Fingerprint | None
+    directory: Path, backup_id: str, last: LastWriter | None, end: Standing | None, seen: Fingerprint | None
 ) -> bool:
     """Whether nothing shows that this directory's database comes from the end of the backup.
 

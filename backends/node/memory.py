@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from backends.base import Standing, Writer
+from backends.base import LastWriter, Standing
 from backends.node.session import known_sessions
 from backends.node.witness import LogEnd, OpenWitness, Witness, read_witness
 
@@ -40,7 +40,7 @@ class Remembered:
 NOTHING = Remembered(Memory.AGREES)
 
 
-def remembered(directory: Path, backup_id: str, end: Standing | None, writer: Writer | None) -> Remembered:
+def remembered(directory: Path, backup_id: str, end: Standing | None, writer: LastWriter | None) -> Remembered:
     """What the network directory `directory` says of a backup that ends there (None: damage hides it).
 
     `writer` is who wrote it last by its own marker. If that is another machine, the backup goes on because the node has

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.base import MAX_ROLL_FORWARD, Standing, Writer
+from backends.base import MAX_ROLL_FORWARD, LastWriter, Standing
 from backends.change import ahead
 from backends.node.memory import NOTHING, Memory, Remembered
 
@@ -55,7 +55,7 @@ class BackupEnd:
     damaged: bool
     last_change: int
     """Seconds since 1970."""
-    writer: Writer | None
+    writer: LastWriter | None
     """Who wrote it last; None when nobody has yet, or nothing tells."""
     end: Standing | None = None
     """Where the log ends; None when it is damaged, or nobody asked."""
@@ -213,7 +213,7 @@ def pair(
 def identify(
     found: str,
     expected: str | None,
-    writer: Writer | None,
+    writer: LastWriter | None,
     sessions: list[str] | None,
     backup_node: str | None = None,
     database_node: str | None = None,

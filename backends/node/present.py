@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from backends.base import Backend, Standing
+from backends.base import Standing
 from backends.database.settled import settled
 from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
 from backends.log.newest import newest_saved
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
@@ -55,35 +55,35 @@ def look_at_node(directory: Path) -> NodeDatabase:
     return IN_USE if running_lightningd(directory) is not None else look_at_database(database_path(directory))
 
 
-def end_of_backup(backend: Backend, url: str, seen: Status | None = None) -> BackupEnd:
+def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> BackupEnd:
     """Where the backup ends, damaged or not. `seen` is its status, where the caller has it.
 
     Raises BackupError when nothing in it even says which backup it is.
     """
-    backup_id = backend.identify()
+    backup_id = backup.id()
     try:
-        seen = seen or backend.status(url)
+        seen = seen or backup.status(url)
     except Damaged:  # a file is missing altogether
-        version = _newest(backend, 0)
-        return BackupEnd(backup_id, backend.node_id(), version, False, True, 0, backend.last_writer())
-    version = _newest(backend, seen.data_version) if seen.damaged else seen.data_version
+        version = _newest(backup, 0)
+        return BackupEnd(backup_id, backup.node_id(), version, False, True, 0, backup.last_writer())
+    version = _newest(backup, seen.data_version) if seen.damaged else seen.data_version
     empty = False
     if version == 0 and seen.records == 0 and not seen.damaged:
-        with backend.read() as reader:
+        with backup.read() as reader:
             empty = next(iter(reader.snapshot), None) is None
-    writer = backend.last_writer()
-    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backend))
+    writer = backup.last_writer()
+    return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backup))
 
 
-def _end(backend: Backend) -> Standing | None:
+def _end(backup: Backup) -> Standing | None:
     try:
-        return backend.peek()
+        return backup.end()
     except Damaged:
         return None
 
 
-def _newest(backend: Backend, reached: int) -> int:
-    return newest_saved(backend.storage, reached) if isinstance(backend, LogBackend) else reached
+def _newest(backup: Backup, reached: int) -> int:
+    return newest_saved(backup.storage, reached) if isinstance(backup, Backup) else reached
 
 
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:

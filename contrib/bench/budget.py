@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import foreign_keys_setting
 from backends.database.rebuild import rebuild
 from contrib.bench.contestants import Call
@@ -22,7 +22,7 @@ def replay_ratio(directory: Path, calls: list[Call], times: int = 5) -> tuple[fl
     ours, theirs = [], []
     for number in range(times):
         began = time.perf_counter()
-        with backend_for(url).read() as reader:
+        with backup_at(url).read() as reader:
             rebuild(reader, directory / f"ours-{number}.sqlite3")
         ours.append(time.perf_counter() - began)
         theirs.append(_one_by_one(directory / f"theirs-{number}.sqlite3", longer))

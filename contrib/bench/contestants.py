@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import foreign_keys_setting
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
@@ -43,12 +43,12 @@ def answering(directory: Path, calls: list[Call]) -> Run:
 def ours(directory: Path, calls: list[Call]) -> Run:
     """(b)"""
     url = (directory / "backup").as_uri()
-    backend = backend_for(url)
-    standing = backend.create(nothing())
-    hand_over(directory, url, backend.identify(), standing)
+    backup = backup_at(url)
+    standing = backup.create(nothing())
+    hand_over(directory, url, backup.id(), standing)
     run = _play("lightningd-backup", directory, [sys.executable, "-m", "plugin.main"], calls, directory / "backup")
     began = time.perf_counter()
-    with backend.read() as reader:
+    with backup.read() as reader:
         rebuild(reader, directory / "restored.sqlite3")
     return _with_restore(run, time.perf_counter() - began)
 
@@ -56,9 +56,9 @@ def ours(directory: Path, calls: list[Call]) -> Run:
 def compacting(directory: Path, calls: list[Call]) -> Run:
     """(b) again, with a threshold so low that a compaction is nearly always under way."""
     url = (directory / "backup").as_uri()
-    backend = backend_for(url)
-    standing = backend.create(nothing())
-    hand_over(directory, url, backend.identify(), standing)
+    backup = backup_at(url)
+    standing = backup.create(nothing())
+    hand_over(directory, url, backup.id(), standing)
     os.environ["LIGHTNINGD_BACKUP_COMPACT_AT"] = "1"
     try:
         return _play("lightningd-backup, compacting", directory, [sys.executable, "-m", "plugin.main"], calls)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import Change, foreign_keys_setting
 from backends.database.taking import nothing
 from backup_cli.player import recorded_calls
@@ -67,21 +67,21 @@ def measure(filesystem: str, contestant: Callable[[Path], "Iterator[Commit]"]) -
 
 
 def ours(directory: Path) -> Iterator[Commit]:
-    """The plugin's backend, with the upkeep that its other thread does."""
-    backend = backend_for((directory / "lightning.bkp").as_uri())
-    backend.create(nothing())
-    backend.open(lambda level, line: None, "bench")
+    """The plugin's backup, with the upkeep that its other thread does."""
+    backup = backup_at((directory / "lightning.bkp").as_uri())
+    backup.create(nothing())
+    writer = backup.open(lambda level, line: None, "bench")
     done = 0
 
     def commit(call: dict[str, Any]) -> None:
         nonlocal done
-        backend.append(Change(call["data_version"], call["writes"]))
+        writer.append(Change(call["data_version"], call["writes"]))
         done += 1
         if done % UPKEEP_EVERY == 0:
-            backend.upkeep()
+            writer.maintain()
 
     yield commit
-    backend.close()
+    writer.close()
 
 
 def replica(directory: Path) -> Iterator[Commit]:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 from pathlib import Path
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import Change
 from backends.database.taking import nothing
 from contrib.bench.contestants import Call
@@ -62,12 +62,12 @@ def _allows(database: sqlite3.Connection, statements: list[str]) -> bool:
 def stored(directory: Path, calls: list[Call]) -> str:
     """A backup in `directory` with all these changes in its log; its URL."""
     url = (directory / "long-log").as_uri()
-    backend = backend_for(url)
-    backend.create(nothing())
-    backend.open(lambda level, line: None, "0123456789abcdef")
+    backup = backup_at(url)
+    backup.create(nothing())
+    writer = backup.open(lambda level, line: None, "0123456789abcdef")
     for number, call in enumerate(calls):
-        backend.append(Change(call["data_version"], call["writes"]))
+        writer.append(Change(call["data_version"], call["writes"]))
         if number % 100 == 0:
-            backend.upkeep()
-    backend.close()
+            writer.maintain()
+    writer.close()
     return url

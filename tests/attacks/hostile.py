@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import Change
 from tests.database.databases import node
 from tests.log.histories import silent, source
@@ -16,10 +16,10 @@ def hostile_backup(directory: Path, schema: list[str], *changes: list[str]) -> s
     """The URL of a backup whose snapshot holds a node's tables and this, and whose log holds these changes."""
     snapshot = node(directory / "snapshot.sqlite3", *schema)
     url = f"file://{directory / 'hostile.bkp'}"
-    backend = backend_for(url)
-    backend.create(source(snapshot.read_bytes(), VERSION, "02ab"))
-    backend.open(silent, "hostile")
+    backup = backup_at(url)
+    backup.create(source(snapshot.read_bytes(), VERSION, "02ab"))
+    writer = backup.open(silent, "hostile")
     for number, statements in enumerate(changes):
-        backend.append(Change(VERSION + number + 1, [*statements, bump(VERSION + number + 1)]))
-    backend.close()
+        writer.append(Change(VERSION + number + 1, [*statements, bump(VERSION + number + 1)]))
+    writer.close()
     return url

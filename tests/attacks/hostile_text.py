@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import Change
 from tests.end_to_end.world import World
 from tests.log.histories import CAMPAIGN, silent
@@ -42,11 +42,10 @@ def assert_calm(text: str, lines: int | None = None) -> None:
 
 def saved(world: World, *statements: str) -> None:
     """The backup holds one more change, of these statements: whoever can write to the destination can do that."""
-    backend = backend_for(world.url)
-    standing = backend.open(silent)
-    call = transaction(standing.data_version + 1, *statements)
-    backend.append(Change(call.data_version, list(call.writes)))
-    backend.close()
+    writer = backup_at(world.url).open(silent)
+    call = transaction(writer.standing.data_version + 1, *statements)
+    writer.append(Change(call.data_version, list(call.writes)))
+    writer.close()
 
 
 def quoted(name: str) -> str:

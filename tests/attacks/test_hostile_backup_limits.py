@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.confined import limits, parent
 from backends.log.last_changes import MOST_CHANGES, read_end
 from tests.attacks.bombs import (
@@ -285,7 +285,7 @@ def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path
     nothing = packed(b"PRAGMA foreign_keys = ON", flags=FRAME, data_version=0)
     advancing = packed(data_version=1)
     url = hostile(tmp_path, segment=segment(advancing, *[nothing] * 20_000))
-    with backend_for(url).read() as generation:
+    with backup_at(url).read() as generation:
         end = read_end(generation)
     assert len(end.changes) == MOST_CHANGES and end.sequence == 20_001 and not end.whole
 

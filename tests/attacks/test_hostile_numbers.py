@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends import backend_for
+from backends import backup_at
 from backends.confined import work
 from backends.confined.jobs import JOBS
 from backends.errors import BackupError
@@ -155,12 +155,12 @@ def test_anything_in_a_text_file_ends_with_an_exit_code(
 
 def with_writer(world: World) -> None:
     """Whoever opens it for writing is refused by name, or can append."""
-    backend = backend_for(world.url)
+    backup = backup_at(world.url)
     try:
-        backend.open(lambda level, line: None, "session")
+        writer = backup.open(lambda level, line: None, "session")
     except BackupError:
         return
-    backend.close()
+    writer.close()
 
 
 INFORMATIVE = [

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from backends import backup_at
 from backends.errors import BackupError
-from backends.file import FileBackend
 from backends.mounts import sticks
 from backends.mounts.sticks import find_stick
 from backends.mounts.superblock import Names
@@ -23,7 +23,6 @@ from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
-from backends.urls import parse_url
 from backup_cli.versions import Versions, _table
 from tests.attacks.hostile_text import assert_calm, some
 from tests.end_to_end.world import World, backup_cli
@@ -109,9 +108,9 @@ def test_disk_named_instead_of_a_directory_on_it(case: str, monkeypatch: pytest.
     word = case
     device = tmp_path / word
     device.touch()
-    monkeypatch.setattr("backends.file.stat.S_ISBLK", lambda mode: True)
+    monkeypatch.setattr("backends.mounts.unfit.stat.S_ISBLK", lambda mode: True)
     with pytest.raises(BackupError) as caught:
-        FileBackend(parse_url(device.as_uri())).check_new()
+        backup_at(device.as_uri()).check_new()
     command = told_in(str(caught.value), "for instance with: ", ", and use: file")
     assert pasted(command) == ["mount", str(device), "/mnt/backup"]
 

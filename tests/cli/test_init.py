@@ -45,7 +45,7 @@ def test_before_the_first_start(world: World) -> None:
 def test_what_a_commit_takes_and_means(
     world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, warned: bool
 ) -> None:
-    monkeypatch.setattr("backends.log.backend.measured_latency", lambda storage: seconds)
+    monkeypatch.setattr("backends.log.backup.measured_latency", lambda storage: seconds)
     said = init(world)
     assert said.code == 0
     assert f"A commit takes {seconds * 1000:.1f} ms there." in said.err

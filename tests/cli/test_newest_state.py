@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.log.known_damage import found_now
 from tests.cli.outcome import assert_refused, init, restore
 from tests.end_to_end.damage import DAMAGED
@@ -493,7 +493,7 @@ def copy_while_running(behind: int, ahead: int, *, closed: bool) -> Callable[[Wo
 
 
 def note_damage(world: World) -> None:
-    backend_for(world.url).note_damage(found_now("verify", "a change cannot be replayed", 1))
+    backup_at(world.url).damage.note(found_now("verify", "a change cannot be replayed", 1))
 
 
 def one_behind_with_known_damage(world: World, history: History) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Backend
+from backends.log.backup import Backup
+from backends.places.file import FilePlace
 from backup_cli import ownership
 from tests.cli.outcome import assert_refused, restore
 from tests.end_to_end.damage import edit_document
@@ -39,7 +40,7 @@ def crashed(lived: World, history: History) -> World:
 @pytest.fixture
 def on_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backup lies where another machine may write, too."""
-    monkeypatch.setattr(ownership, "is_local", lambda url: False)
+    monkeypatch.setattr(FilePlace, "only_this_machine_writes", lambda place: False)
 
 
 def of_another_machine(world: World, **fields: object) -> None:
@@ -169,9 +170,9 @@ def test_resume_while_another_machine_writes_is_refused(world: World, place: Pat
     moved = iter(range(10**9, 2 * 10**9))
     look = ownership.look
 
-    def seen(backend: Backend) -> ownership.Seen:
+    def seen(backup: Backup) -> ownership.Seen:
         edit_document(world.backup / "session", host="another-machine", started=next(moved))
-        return look(backend)
+        return look(backup)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ownership, "look", seen)

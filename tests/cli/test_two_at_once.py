@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from backends.errors import InUse
-from backends.log.backend import LogBackend
 from backends.storage.local import LocalStorage
 from backup_cli.ownership import alone
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
-from tests.log.histories import silent
+from tests.log.histories import backup_in, silent
 from tests.standin import History, Refused
 
 Command = Callable[[World], list[str]]
@@ -177,13 +176,13 @@ def test_command_that_is_overtaken_where_there_are_no_locks_says_so(
 ) -> None:
     """As over nfs://: it is not another node that has to be switched off, but a command that began in the moment."""
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
-    first, second = (LogBackend(LocalStorage(grown.backup)) for _ in range(2))
+    first, second = (backup_in(LocalStorage(grown.backup)) for _ in range(2))
     with pytest.raises(InUse) as refused, alone("nfs://nas/export/x.bkp", first, "compact", False):
-        first.open(silent)
-        second.open(silent)
+        overtaken = first.open(silent)
+        overtaking = second.open(silent)
         if ended:
-            second.close()
-        first.forget_folding()
+            overtaking.close()
+        overtaken.discard_compaction()
     said = str(refused.value)
     assert re.match(rf"another process \(.*process {os.getpid()}\b.*\) has begun to write", said)
     assert ("has ended by now" in said) is ended

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import Change
 from tests.cli.outcome import assert_refused
 from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file, segment
@@ -167,10 +167,9 @@ def test_no_backup(url: str, code: int) -> None:
 def test_a_hostile_statement(lived: World, history: History) -> None:
     """Only a person with the disk in their hands could have written it there; nothing else may happen by it."""
     target = lived.root / "attached.sqlite3"
-    backend = backend_for(lived.url)
-    backend.open(silent)
-    backend.append(Change(7, [f"ATTACH '{target}' AS x", *history.note().writes]))
-    backend.close()
+    writer = backup_at(lived.url).open(silent)
+    writer.append(Change(7, [f"ATTACH '{target}' AS x", *history.note().writes]))
+    writer.close()
     said = verify(lived)
     assert_refused(said, "contains what no node writes.*ATTACH", code=3)
     assert not target.exists()

@@ -70,9 +70,9 @@ def test_each_trouble_shows() -> None:
 
 
 def test_a_failed_compaction_is_recognised_by_what_the_plugin_leaves() -> None:
-    backend = Mock()
-    Compaction("file:///x", "/", lambda level, line: None, Mock())._fail(backend, "no room")
-    (told,) = backend.tell_trouble.call_args.args
+    writer = Mock()
+    Compaction("file:///x", "/", lambda level, line: None, Mock())._fail(writer, "no room")
+    (told,) = writer.note_trouble.call_args.args
     assert told.startswith(COMPACTION_FAILED)
     assert figures(metrics(replace(FINE, troubles=(told,)), 0))["compaction_failed"] == 1
 

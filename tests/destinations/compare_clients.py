@@ -14,8 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from backends import backend_for
-from backends.log.backend import LogBackend
+from backends import backup_at
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
 from tests.destinations.servers import Ganesha
@@ -57,10 +56,9 @@ def compare(server: Ganesha, client: Callable[[Ganesha, str, int, str], Write], 
 def ours(server: Ganesha, version: str, port: int, name: str) -> Write:
     """A record's way through backends/storage/nfs."""
     url = server.url(version, name).replace(f"nfsport={server.port}", f"nfsport={port}")
-    backend = backend_for(url)
-    assert isinstance(backend, LogBackend)
-    backend.storage.make()
-    handle = backend.storage.create("segment")
+    backup = backup_at(url)
+    backup.storage.make()
+    handle = backup.storage.create("segment")
     handle.extend(0, 1 << 20)
     return lambda data, offset: handle.write_durably(offset, data)
 

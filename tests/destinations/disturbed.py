@@ -2,7 +2,7 @@
 
     python -m tests.destinations.disturbed [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
 
-The two are backends of their own with connections of their own, as two machines would be; the second one comes at a
+The two are backups of their own with connections of their own, as two machines would be; the second one comes at a
 random moment, by every way in which a second writer comes to a backup.
 """
 
@@ -13,24 +13,25 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import apsw
 
-from backends import backend_for
+from backends import place_at
 from backends.errors import BackupError, Damaged
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
+from backends.log.folding import fold
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from tests.destinations.places import Places
 from tests.log.histories import change, database, noise, silent, source
 from tests.log.model import contents
 from tests.standin.calls import History, fresh_schema
 
-Open = Callable[[], LogBackend]
+Open = Callable[[], Backup]
 
-SMALL = 32 << 10
-"""Bytes of a segment: one is left for the next all the time."""
+SMALL_SEGMENTS = replace(DEFAULT_OPTIONS, segment_size=32 << 10)
+"""One is left for the next all the time."""
 
 GOES_ON = 40
 """Changes that the first writer tries after it was replaced, and those of the second."""
@@ -63,12 +64,12 @@ class Stream:
     """A writer's thread: it commits as fast as it can until it is refused; and its maintenance beside it."""
 
     def __init__(self, open_: Open, name: str) -> None:
-        self._backend, self._name = open_(), name
+        self.writer, self._name = open_().open(silent, name), name
         self.acknowledged: list[str] = []
         self.error: BaseException | None = None
         self.most = 1 << 30
         """After so many it stops by itself."""
-        self._history = History(self._backend.open(silent, name).data_version)
+        self._history = History(self.writer.standing.data_version)
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._write, self._maintain)]
 
     def start(self) -> "Stream":
@@ -88,14 +89,14 @@ class Stream:
             while len(self.acknowledged) < self.most:
                 text = f"{self._name} {len(self.acknowledged)} "
                 large = 20_000 if random.random() < 0.05 else 100
-                self._backend.append(change(self._history.note(text + noise(large, len(self.acknowledged)))))
+                self.writer.append(change(self._history.note(text + noise(large, len(self.acknowledged)))))
                 self.acknowledged.append(text)
         except BackupError as error:
             self.error = error
 
     def _maintain(self) -> None:
         while self._threads[0].is_alive():
-            self._backend.upkeep()
+            self.writer.maintain()
             time.sleep(0.01)
 
 
@@ -105,27 +106,25 @@ def by_another_node(open_: Open, name: str, _: Path) -> list[str]:
     second.most = GOES_ON
     second.start().join()
     assert second.error is None, second.error
-    second._backend.close()
+    second.writer.close()
     return second.acknowledged
 
 
 def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
     """A compaction that holds the node to be stopped."""
-    backend = open_()
-    backend.open(silent)
-    folded = backend.fold(scratch)
+    backup = open_()
+    writer = backup.open(silent)
+    folded = fold(backup.storage, scratch)
     if folded is not None:
-        backend.switch_generation(folded)
-    backend.close()
+        writer.publish_compaction(folded)
+    writer.close()
     return []
 
 
 def by_starts(open_: Open, name: str, _: Path) -> list[str]:
     """A node that is started three times, and commits nothing."""
     for number in range(3):
-        backend = open_()
-        backend.open(silent, f"{name} {number}")
-        backend.close()
+        open_().open(silent, f"{name} {number}").close()
     return []
 
 
@@ -163,9 +162,9 @@ def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
     return tally
 
 
-def notes(backend: LogBackend) -> set[str]:
+def notes(backup: Backup) -> set[str]:
     """How every row begins that a restore would bring back; all that is read is checked, and replayed."""
-    found = contents(backend)
+    found = contents(backup)
     with closing(apsw.Connection(":memory:")) as connection:
         if found.snapshot:
             connection.deserialize("main", found.snapshot)
@@ -185,26 +184,17 @@ def created(open_: Open) -> Open:
 def main() -> None:
     """Rounds over NFS-Ganesha, 20 on each backup."""
     version, rounds = (sys.argv[1:2] or ["4.1"])[0], int((sys.argv[2:3] or ["200"])[0])
-    small = [patch(f"backends.log.{each}.FULL", SMALL) for each in ("segment", "writer")]
     with ExitStack() as stack:
-        for each in small:
-            stack.enter_context(each)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         places = Places(directory, stack)
         for done in range(0, rounds, 20):
-            open_ = opener(places.url("nfs3" if version == "3" else "nfs41"))
+            open_ = opener(places.url("nfs3" if version == "3" else "nfs41"), SMALL_SEGMENTS)
             print(done, disturb(created(open_), directory, min(20, rounds - done), done), flush=True)
 
 
-def opener(url: str) -> Open:
-    """Opens the backup of this URL as another process would."""
-
-    def open_() -> LogBackend:
-        backend = backend_for(url)
-        assert isinstance(backend, LogBackend)
-        return backend
-
-    return open_
+def opener(url: str, options: LogOptions = DEFAULT_OPTIONS) -> Open:
+    """The backup of this URL as another process would see it."""
+    return lambda: Backup(place_at(url), options)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.urls import parse_url
 from tests.destinations.places import Places
 from tests.destinations.sticks import STICKS, Ext4
@@ -40,7 +40,7 @@ def test_a_stick_is_listed_with_its_url(kind: str, places: Places, node: Path) -
     assert place["label"] == stick.label
     assert not place["own_disk"]
     assert 0 < place["free_bytes"] <= place["total_bytes"] <= stick.megabytes << 20
-    backend_for(place["url"]).check_new()
+    backup_at(place["url"]).check_new()
 
 
 @pytest.mark.parametrize("mounted", [True, False])
@@ -52,7 +52,7 @@ def test_one_of_two_sticks_of_a_name_is_listed_by_its_uuid(mounted: bool, tmp_pa
         other.plug() if mounted else other.attach()
         place = listed(node)[str(one.point)]
         assert place["url"] == f"usb://{place['uuid']}/lightning.bkp"
-        backend_for(place["url"]).check_new()
+        backup_at(place["url"]).check_new()
     finally:
         one.discard()
         other.discard()
@@ -89,7 +89,7 @@ def test_a_mount_point_that_is_not_in_utf_8(tmp_path: Path, node: Path) -> None:
         stick.plug(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
         assert listed(node)[str(stick.point)]["url"] == stick.url()
         by_path = (stick.point / "lightning.bkp").as_uri()
-        backend_for(by_path).check_new()
+        backup_at(by_path).check_new()
         assert str(parse_url(by_path)) == by_path
         said = spawned(*command("destinations", "--lightning-dir", node))
         assert said.code == 0, said
@@ -103,7 +103,7 @@ def test_a_share_is_listed_with_its_url(places: Places, node: Path) -> None:
     place = listed(node)[str(share.point)]
     assert place["url"] == f"nfs://{share.point}/lightning.bkp"
     assert place["source"] == share.source
-    backend_for(place["url"]).check_new()
+    backup_at(place["url"]).check_new()
 
 
 def test_the_nodes_own_disk_is_told(places: Places) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.file import LAYERS, FileBackend
+from backends import place_at
 from backends.mounts import ephemeral, table
 from backends.mounts.ephemeral import Lifetime, lifetime_of
-from backends.urls import parse_url
+from backends.mounts.unfit import LAYERS
 from backup_cli.destinations import places
 from tests.cli.outcome import assert_refused
 from tests.destinations.tools import need, unmount
@@ -207,8 +207,8 @@ def test_a_test_run_in_a_container_accepts_layers_and_no_memory(
 ) -> None:
     monkeypatch.setenv(LAYERS, "accepted")
     for lifetime, refused in ((Lifetime.LAYER, False), (Lifetime.MEMORY, True)):
-        monkeypatch.setattr("backends.file.lifetime_of", lambda path, lifetime=lifetime: lifetime)
-        why = FileBackend(parse_url(f"{tmp_path.as_uri()}/b")).unwritable
+        monkeypatch.setattr("backends.mounts.unfit.lifetime_of", lambda path, lifetime=lifetime: lifetime)
+        why = place_at(f"{tmp_path.as_uri()}/b").why_unwritable
         if refused:
             assert why() is not None
         else:

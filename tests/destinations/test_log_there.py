@@ -1,16 +1,18 @@
-"""The conformance suite of all backends, over NFS, on a mounted share and on sticks."""
+"""The conformance suite of all places, over NFS, on a mounted share and on sticks."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from backends import backend_for
+from backends import place_at
+from backends.log.backup import Backup
+from backends.log.options import LogOptions
 from tests.destinations.places import KINDS, Places
 from tests.log import test_backend, test_backend_restarts
-from tests.log.conftest import backend, created, impatient, no_lock, small, tiny
+from tests.log.conftest import created, impatient, no_lock, options, small, tiny, writer
 from tests.log.destinations import Maker
 
-__all__ = ["backend", "created", "impatient", "no_lock", "small", "tiny"]
+__all__ = ["created", "impatient", "no_lock", "options", "small", "tiny", "writer"]
 
 globals().update(
     (name, test)
@@ -21,7 +23,7 @@ globals().update(
 
 
 @pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest, places: Places) -> Iterator[Maker]:
-    """Makes the backend of a destination where there is no backup yet."""
+def make(request: pytest.FixtureRequest, places: Places, options: LogOptions) -> Iterator[Maker]:
+    """Makes the backup of a destination where there is no backup yet."""
     url = places.url(request.param)
-    yield lambda: backend_for(url)
+    yield lambda: Backup(place_at(url), options)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at, place_at
 from backends.errors import BackupError, Unreachable
-from backends.log.backend import LogBackend
 from backends.storage.base import Storage
 from backends.storage.nfs import files, gone
 from backends.urls import BadURL
@@ -38,12 +37,7 @@ def there(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path
         f"nfsport={places.ganesha.port}", f"nfsport={proxy.port}"
     )
 
-    def open_() -> Storage:
-        backend = backend_for(url + "&timeout=10")
-        assert isinstance(backend, LogBackend)
-        return backend.storage
-
-    return open_
+    return lambda: place_at(url + "&timeout=10").storage
 
 
 @pytest.fixture
@@ -219,7 +213,7 @@ def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
     (port,) = free_ports(1)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="cannot be reached"):
-        backend_for(f"nfs://127.0.0.1/backup/lightning.bkp?version=4.1&nfsport={port}").identify()
+        backup_at(f"nfs://127.0.0.1/backup/lightning.bkp?version=4.1&nfsport={port}").id()
     assert time.monotonic() - began < 5
 
 
@@ -229,7 +223,7 @@ def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
 def test_a_server_is_called_as_in_its_url(host: str, said: str) -> None:
     (port,) = free_ports(1)
     with pytest.raises(Unreachable, match=said):
-        backend_for(f"nfs://{host}/backup/lightning.bkp?version=4.1&nfsport={port}").identify()
+        backup_at(f"nfs://{host}/backup/lightning.bkp?version=4.1&nfsport={port}").id()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -239,20 +233,20 @@ def test_a_server_that_permits_nothing_is_said_with_what_it_must_be_told(
     """`insecure` is what most people miss: lightningd does not run as root, and has no port below 1024."""
     (places.ganesha.exported / tmp_path.name).mkdir(mode=0o755)
     with pytest.raises(BackupError, match=r"cannot be made: .*ports above 1023 \(`insecure`\), and user 4711 must"):
-        backend_for(places.ganesha.url(version, f"{tmp_path.name}/lightning.bkp") + "&uid=4711&gid=4711").check_new()
+        backup_at(places.ganesha.url(version, f"{tmp_path.name}/lightning.bkp") + "&uid=4711&gid=4711").check_new()
 
 
 def test_a_name_that_no_server_takes_is_said(places: Places) -> None:
     url = f"nfs://127.0.0.1/backup/../lightning.bkp?version=4.1&nfsport={places.ganesha.port}"
     with pytest.raises(BackupError, match="Invalid argument"):
-        backend_for(url).check_new()
+        backup_at(url).check_new()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> None:
     url = f"nfs://127.0.0.1/nowhere/lightning.bkp?version={version}&nfsport={places.ganesha.port}"
     with pytest.raises(BackupError, match=r"does not exist|does not permit it; /nowhere must be exported"):
-        backend_for(f"{url}&mountport={places.ganesha.mount_port}").check_new()
+        backup_at(f"{url}&mountport={places.ganesha.mount_port}").check_new()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +255,7 @@ def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> No
 )
 def test_options_that_make_no_sense(query: str) -> None:
     with pytest.raises(BadURL):
-        backend_for(f"nfs://nas.local/export/lightning.bkp?{query}")
+        backup_at(f"nfs://nas.local/export/lightning.bkp?{query}")
 
 
 @pytest.mark.parametrize(
@@ -269,4 +263,4 @@ def test_options_that_make_no_sense(query: str) -> None:
 )
 def test_hosts_that_make_no_sense(host: str) -> None:
     with pytest.raises(BadURL):
-        backend_for(f"nfs://{host}/export/lightning.bkp")
+        backup_at(f"nfs://{host}/export/lightning.bkp")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,29 +16,30 @@ from backends.storage.base import Fenced, Storage
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
-from tests.destinations.disturbed import SMALL, Open, created, disturb, opener
+from tests.destinations.disturbed import SMALL_SEGMENTS, Open, created, disturb, opener
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
 from tests.destinations.scripted import Server, writer
-from tests.log.conftest import DATABASE, impatient, small
+from tests.log.conftest import DATABASE, SMALL, impatient
 from tests.log.histories import source
 from tests.log.test_new_names import overtaken_in_a_compaction, overtaken_in_a_segment
 
-__all__ = ["impatient", "small"]
+__all__ = ["impatient"]
 
 ROOM, RECORD = 1 << 20, 200
 ROUNDS = 25
 
 
 @pytest.fixture(params=["nfs3", "nfs41"])
-def place(request: pytest.FixtureRequest, places: Places) -> Open:
-    """A place on the server where there is no backup yet."""
-    return opener(places.url(request.param))
+def url(request: pytest.FixtureRequest, places: Places) -> str:
+    """Of a place on the server where there is no backup yet."""
+    return places.url(request.param)
 
 
 @pytest.fixture
-def there(place: Open) -> Callable[[], Storage]:
+def there(url: str) -> Callable[[], Storage]:
     """Opens an empty directory there, over new connections."""
+    place = opener(url)
     place().storage.make()
     return lambda: place().storage
 
@@ -101,49 +103,45 @@ def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not
     assert done > ROUNDS
 
 
-def test_neither_of_two_nodes_loses_what_was_acknowledged(
-    place: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_of_two_nodes_loses_what_was_acknowledged(url: str, tmp_path: Path) -> None:
     """`python -m tests.destinations.disturbed` does the same for as many rounds as wanted."""
-    monkeypatch.setattr("backends.log.segment.FULL", SMALL)
-    monkeypatch.setattr("backends.log.writer.FULL", SMALL)
-    tally = disturb(created(place), tmp_path, ROUNDS, 5)
+    tally = disturb(created(opener(url, SMALL_SEGMENTS)), tmp_path, ROUNDS, 5)
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
     assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
     assert tally.acknowledged > 10 * ROUNDS
 
 
 @pytest.fixture
-def slowly_watched(monkeypatch: pytest.MonkeyPatch, small: None) -> None:
-    """Small segments; the session marker is looked at too rarely to help."""
-    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 1e9)
+def slowly_watched(url: str) -> Open:
+    """That place with small segments; the session marker is looked at too rarely to help."""
+    return opener(url, replace(SMALL, check_every=1e9))
 
 
-@pytest.mark.usefixtures("slowly_watched")
-def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(place: Open) -> None:
+def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(slowly_watched: Open) -> None:
     for made in (False, True):
-        place().create(source(DATABASE, 1))
-        acknowledged, found = overtaken_in_a_segment(place, 60, made=made)
+        slowly_watched().create(source(DATABASE, 1))
+        acknowledged, found = overtaken_in_a_segment(slowly_watched, 60, made=made)
         assert found == acknowledged
-        place().remove()
+        slowly_watched().remove()
 
 
-@pytest.mark.usefixtures("slowly_watched")
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(place: Open, tmp_path: Path) -> None:
-    place().create(source(DATABASE, 1))
-    acknowledged, found = overtaken_in_a_compaction(place, tmp_path)
+def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(
+    slowly_watched: Open, tmp_path: Path
+) -> None:
+    slowly_watched().create(source(DATABASE, 1))
+    acknowledged, found = overtaken_in_a_compaction(slowly_watched, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
-@pytest.mark.usefixtures("slowly_watched", "impatient")
-def test_harness_sees_what_a_rename_destroys(place: Open, tmp_path: Path) -> None:
-    place().create(source(DATABASE, 1))
+@pytest.mark.usefixtures("impatient")
+def test_harness_sees_what_a_rename_destroys(slowly_watched: Open, tmp_path: Path) -> None:
+    slowly_watched().create(source(DATABASE, 1))
     with pytest.raises(Damaged):
-        overtaken_in_a_segment(place, 60, safely=False)
-    place().remove()
-    place().create(source(DATABASE, 1))
+        overtaken_in_a_segment(slowly_watched, 60, safely=False)
+    slowly_watched().remove()
+    slowly_watched().create(source(DATABASE, 1))
     with pytest.raises(Damaged):
-        overtaken_in_a_compaction(place, tmp_path, safely=False)
+        overtaken_in_a_compaction(slowly_watched, tmp_path, safely=False)
 
 
 @pytest.mark.parametrize("refusal", [errno.EOPNOTSUPP, errno.EPERM])

@@ -55,11 +55,10 @@ def test_server_without_readdirplus_is_listed(places: Places, without_readdirplu
     open_ = created(opener(places.url("nfs3")))
     history = History(1)
     for session in ("one", "two"):
-        backend = open_()
-        backend.open(silent, session)
+        writer = open_().open(silent, session)
         for _ in range(5):
-            backend.append(change(history.note()))
-        backend.close()
+            writer.append(change(history.note()))
+        writer.close()
     assert versions(open_()) == list(range(2, 12))
     assert "manifest" in open_().storage.names()
     before = without_readdirplus.count(READDIRPLUS)
@@ -176,15 +175,14 @@ def test_restarts_leave_no_more_removed_files_than_there_is_room_for(
     monkeypatch.setattr("backends.storage.nfs.storage.ROOM", room)
     open_, history, most = created(place), History(1), 0
     for start in range(12):
-        backend = open_()
-        backend.open(silent, f"start {start}")
+        writer = open_().open(silent, f"start {start}")
         for _ in range(20):
-            backend.append(change(history.note(os.urandom(500).hex())))
-            files = on_disk(places, backend.storage)
+            writer.append(change(history.note(os.urandom(500).hex())))
+            files = on_disk(places, writer.storage)
             live = sum(files.values()) - hidden(files)
             assert hidden(files) <= max(room, live), files
-        backend.close()
-        most = max(most, hidden(on_disk(places, backend.storage)))
+        writer.close()
+        most = max(most, hidden(on_disk(places, writer.storage)))
     assert most > room // 2, "it was never near the bound"
     assert versions(open_()) == list(range(2, 12 * 20 + 2))
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,10 +11,11 @@ import pytest
 
 from backends.change import Change
 from backends.errors import WriteFailed
-from backends.log.backend import LogBackend
 from backends.log.format import RECORD_HEADER_SIZE, RECORD_MAGIC, RecordHeader, RecordKind, encode_record
+from backends.log.options import DEFAULT_OPTIONS
 from backends.log.tail import End, classify
-from backends.storage.nfs.files import Writer
+from backends.log.writer import Writer
+from backends.storage.nfs import files
 from backends.storage.nfs.storage import NfsStorage
 from tests.destinations.disturbed import created, opener
 from tests.destinations.proxy import Proxy
@@ -69,14 +71,14 @@ def graves() -> Iterator[list[tuple[Line, threading.Thread]]]:
         line.proxy.close()
 
 
-def dies_in(backend: LogBackend, line: Line, last: Change) -> threading.Thread:
+def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
     """Nobody is told of this change: the node is gone before."""
 
     def append() -> None:
         with pytest.raises(WriteFailed):
-            backend.append(last)
+            node.append(last)
 
-    storage = cast(NfsStorage, backend.storage)
+    storage = cast(NfsStorage, node.storage)
     storage._commits._patience = storage._rest._patience = 2.0
     thread = threading.Thread(target=append, daemon=True)
     thread.start()
@@ -92,25 +94,24 @@ def test_node_that_dies_between_two_writes_of_a_record_goes_on(
     room: int,
     graves: list[tuple[Line, threading.Thread]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", room)
-    monkeypatch.setattr("backends.log.segment.MOST_ROOM", room)
+    options = replace(DEFAULT_OPTIONS, preallocate_min=room, preallocate_max=room)
     (server.exported / tmp_path.name).mkdir(exist_ok=True)
     url = server.url(version, f"{tmp_path.name}/lightning.bkp")
-    created(opener(url))
+    created(opener(url, options))
     history, torn, text = History(1), list[str](), noise(LARGE)
     for cut in CUTS:
         line = Line(server)
-        backend = opener(line.of(url, server))()
-        history.version = backend.open(silent, "node").data_version
+        node = opener(line.of(url, server), options)().open(silent, "node")
+        history.version = node.standing.data_version
         small, large = change(history.note("x" * cut)), change(history.note(text))
-        backend.append(small)
+        node.append(small)
         line.large, line.ends_at = 0, cut
-        graves.append((line, dies_in(backend, line, large)))
-        again = opener(url)()
-        assert again.open(lambda level, line: torn.append(line), "node").data_version == small.data_version
-        assert contents(again).changes[-1] == (small.data_version, tuple(small.statements))
+        graves.append((line, dies_in(node, line, large)))
+        backup = opener(url, options)()
+        again = backup.open(lambda level, line: torn.append(line), "node")
+        assert again.standing.data_version == small.data_version
+        assert contents(backup).changes[-1] == (small.data_version, tuple(small.statements))
         again.close()
     assert len(torn) == len(CUTS) - 1, torn  # of the first cut nothing is seen
 
@@ -132,7 +133,7 @@ def test_record_of_which_any_part_is_missing_is_torn(
     for cut in range(5):
         line = Line(server)
         with closing(opener(line.of(url, server))().storage.create("segment")) as handle:
-            assert isinstance(handle, Writer)
+            assert isinstance(handle, files.Writer)
             handle.extend(0, 1 << 20)
             handle._commits._patience = 0.5
             line.large, line.ends_at = 0, cut

@@ -5,15 +5,16 @@ gets a hidden name, and a connection that drops in between loses the name. Two o
 """
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from backends import backend_for
-from backends.log.backend import LogBackend
+from backends.log.folding import fold
+from backends.log.options import LogOptions
+from backends.log.writer import Writer
 from backends.storage.local import LocalStorage
+from tests.destinations.disturbed import Open, opener
 from tests.destinations.places import Places
 from tests.log.conftest import DATABASE, no_lock, small
 from tests.log.histories import changes, noise, silent, source
@@ -59,61 +60,56 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path, small: None) -> Iterator[str]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, small: LogOptions) -> Open:
     """A backup that is not made yet."""
     if request.param == "file":
-        yield (tmp_path / "lightning.bkp").as_uri()
-    else:
-        places: Places = request.getfixturevalue("places")
-        yield places.url(request.param)
+        return opener((tmp_path / "lightning.bkp").as_uri(), small)
+    places: Places = request.getfixturevalue("places")
+    return opener(places.url(request.param), small)
 
 
-def kill(backend: LogBackend) -> None:
+def kill(writer: Writer) -> None:
     """As the kernel does it: every descriptor is closed, nothing is tidied up."""
-    writer = backend._opened
-    for segment in (*writer._left, writer._segment, writer._prepared):
+    segments = writer._segments
+    for segment in (*segments._retired, segments.current, segments._next):
         if segment is not None:
             segment.handle.close()
 
 
-def test_nothing_is_renamed_over_an_open_file(url: str, watch: Watch, tmp_path: Path) -> None:
+def test_nothing_is_renamed_over_an_open_file(place: Open, watch: Watch) -> None:
     """A whole life: starts after a stop and after a kill, full segments, compactions, new generations."""
-    backend_for(url).create(source(DATABASE, 1))
+    place().create(source(DATABASE, 1))
     version = 1
     for number in range(3):
-        backend = backend_for(url)
-        assert isinstance(backend, LogBackend)
-        backend.open(silent, f"session {number}")
+        writer = place().open(silent, f"session {number}")
         for _ in range(12):
             (change,) = changes(1, version, 1500)
-            backend.append(change)
+            writer.append(change)
             version = change.data_version
-            backend.upkeep()
+            writer.maintain()
         if number == 1:
-            backend.take_snapshot(source(noise(5000).encode(), version), "test")
+            writer.take_snapshot(source(noise(5000).encode(), version), "test")
         elif number == 2:
-            backend.tell_trouble("something to be noted")
-            backend.upkeep()
+            writer.note_trouble("something to be noted")
+            writer.maintain()
         if number == 0:
-            kill(backend)
+            kill(writer)
         else:
-            backend.close()
+            writer.close()
     assert {"segment-00000001", "session", "manifest", "snapshot-00000002"} <= set(watch.renamed)
     assert watch.over_an_open_one == []
-    assert versions(backend_for(url))[-1] == version
+    assert versions(place())[-1] == version
 
 
-def test_a_compaction_renames_over_no_open_file(watch: Watch, url: str, tmp_path: Path) -> None:
-    backend_for(url).create(source(DATABASE, 1))
-    backend = backend_for(url)
-    assert isinstance(backend, LogBackend)
-    backend.open(silent, "session")
+def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_path: Path) -> None:
+    place().create(source(DATABASE, 1))
+    writer = place().open(silent, "session")
     for change in changes(10, 1):
-        backend.append(change)
-    folded = backend.fold(tmp_path, leave_out=1)
+        writer.append(change)
+    folded = fold(writer.storage, tmp_path, leave_out=1)
     assert folded is not None
-    backend.switch_generation(folded)
-    backend.close()
+    writer.publish_compaction(folded)
+    writer.close()
     assert "manifest" in watch.renamed
     assert watch.over_an_open_one == []
 

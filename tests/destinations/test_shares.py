@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at, place_at
 from backends.database.rebuild import rebuild
 from backends.errors import BackupError, Unreachable
 from backends.mounts import table
@@ -77,7 +77,7 @@ def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: Hi
     url = f"nfs://{share.point}/lightning.bkp"
     world = world_at(url).init()
     world.run([history.first()])
-    remembered = backend_for(url).lasting_url(url)
+    remembered = place_at(url).durable_url(url)
     source = share.source
     share.unmount()
     share.served = tmp_path / "other"
@@ -86,9 +86,9 @@ def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: Hi
     with pytest.raises(Refused, match="share"), world.node() as node:
         node.db_write(history.note())
     with pytest.raises(Unreachable, match="Is that the right share"):
-        backend_for(url).identify()
+        backup_at(url).id()
     with pytest.raises(Unreachable, match="another share is in the place") as caught:
-        backend_for(remembered).identify()
+        backup_at(remembered).id()
     assert source in str(caught.value)
     assert list(share.point.iterdir()) == []
 
@@ -123,23 +123,25 @@ def test_a_share_that_sends_files_when_they_are_closed(
     url = f"nfs://{tmp_path}/lightning.bkp"
     world: Elsewhere = world_at(f"file://{tmp_path}/lightning.bkp")
     world.init().run([history.first()])
-    monkeypatch.setattr("backends.nfs.mount_of", lambda path: replace(mount_of(path), kind=kind, source="cloud:backup"))
+    monkeypatch.setattr(
+        "backends.places.nfs.mount_of", lambda path: replace(mount_of(path), kind=kind, source="cloud:backup")
+    )
     for refused in (
-        backend_for(f"nfs://{tmp_path}/another.bkp").check_new,
-        lambda: backend_for(url).open(lambda level, line: None),
+        backup_at(f"nfs://{tmp_path}/another.bkp").check_new,
+        lambda: backup_at(url).open(lambda level, line: None),
     ):
         with pytest.raises(BackupError, match=r"cloud:backup .*only when it is closed.*Nothing was written"):
             refused()
     assert not (tmp_path / "another.bkp").exists()
     target = tmp_path / "restored.sqlite3"
-    with backend_for(url).read() as generation:  # in this process: another one knows no such mount
+    with backup_at(url).read() as generation:  # in this process: another one knows no such mount
         rebuild(generation, target)
     assert differences(target, world.database) == []
 
 
 def test_options_of_the_other_kind_are_refused() -> None:
     with pytest.raises(BadURL, match="mounted share"):
-        backend_for("nfs:///mnt/nas/lightning.bkp?version=4.1")
+        backup_at("nfs:///mnt/nas/lightning.bkp?version=4.1")
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])

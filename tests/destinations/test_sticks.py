@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.errors import Unreachable
 from backends.mounts import volumes as module
 from backends.mounts.superblock import read_names
@@ -75,32 +75,32 @@ def test_it_is_found_by_uuid(buy: Buy) -> None:
     assert names is not None
     assert names.uuid is not None
     for uuid in (names.uuid, names.uuid.lower()):
-        backend_for(f"usb://{uuid}/lightning.bkp").check_new()
+        backup_at(f"usb://{uuid}/lightning.bkp").check_new()
 
 
 def test_it_is_not_plugged_in() -> None:
     with pytest.raises(Unreachable, match="'NOSUCHSTICK' is not plugged in"):
-        backend_for("usb://NOSUCHSTICK/lightning.bkp").check_new()
+        backup_at("usb://NOSUCHSTICK/lightning.bkp").check_new()
 
 
 def test_it_is_not_mounted(buy: Buy) -> None:
     stick = buy(Ext4)
     stick.attach()
     with pytest.raises(Unreachable, match=r"plugged in \(/dev/loop\d+\), but not mounted"):
-        backend_for(stick.url()).check_new()
+        backup_at(stick.url()).check_new()
 
 
 def test_it_is_present_twice(buy: Buy) -> None:
     one, other = buy(Ext4, "SAME").plug(), buy(Btrfs, "SAME").plug()
     with pytest.raises(Unreachable, match="2 sticks are called 'SAME'") as caught:
-        backend_for(one.url()).check_new()
+        backup_at(one.url()).check_new()
     for stick in (one, other):
         names = read_names(stick.image)
         assert names is not None
         assert str(names.uuid) in str(caught.value)
     names = read_names(other.image)
     assert names is not None
-    backend_for(f"usb://{names.uuid}/lightning.bkp").check_new()
+    backup_at(f"usb://{names.uuid}/lightning.bkp").check_new()
 
 
 def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
@@ -110,7 +110,7 @@ def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
     for stick in (one, copy):
         stick.plug()
     with pytest.raises(Unreachable, match=r"2 sticks are called 'SAME'.*pull one out \(one is a copy") as caught:
-        backend_for(one.url()).check_new()
+        backup_at(one.url()).check_new()
     assert "write the UUID" not in str(caught.value)
 
 
@@ -120,7 +120,7 @@ def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) 
     world.run([history.first()])
     stick.remount_read_only()
     with pytest.raises(Unreachable, match="mounted read-only"):
-        backend_for(stick.url("another.bkp")).check_new()
+        backup_at(stick.url("another.bkp")).check_new()
     world.restore()  # reading needs no more
     with pytest.raises(Refused, match=f"{stick.label}.*mounted read-only"), world.node() as node:
         node.db_write(history.note())
@@ -131,7 +131,7 @@ def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
     assert isinstance(stick, ExFat)
     stick.kill()
     with pytest.raises(Unreachable, match="was pulled out while it was mounted"):
-        backend_for(stick.url()).check_new()
+        backup_at(stick.url()).check_new()
 
 
 @pytest.mark.parametrize("kind", [ExFat, Fat])
@@ -193,7 +193,7 @@ def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: World
 @pytest.mark.parametrize("url", ["usb:///lightning.bkp", "usb://STICK/", "usb://STICK/a.bkp?colour=red"])
 def test_urls_that_make_no_sense(url: str) -> None:
     with pytest.raises(BadURL):
-        backend_for(url)
+        backup_at(url)
 
 
 def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:

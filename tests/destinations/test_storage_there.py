@@ -5,8 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from backends import backend_for
-from backends.log.backend import LogBackend
+from backends import place_at
 from backends.storage.base import Storage
 from tests.destinations.places import KINDS, Places
 from tests.storage import test_storage as suite
@@ -43,12 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def opener(request: pytest.FixtureRequest, places: Places) -> Iterator[Opener]:
     url = places.url(request.param)
 
-    def open_() -> Storage:
-        backend = backend_for(url)
-        assert isinstance(backend, LogBackend)
-        return backend.storage
-
-    yield open_
+    yield lambda: place_at(url).storage
 
 
 @pytest.fixture

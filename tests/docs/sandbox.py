@@ -232,4 +232,4 @@ def _program(path: Path, text: str) -> None:
 
 def without_backup_cli(variable: str) -> list[str]:
     """The directories of a PATH without those of an environment with this project."""
-    return [place for place in variable.split(":") if not (Path(place) / "backup-cli").exists()]
+    return [place for place in variable.split(":") if shutil.which("backup-cli", path=place) is None]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from tests.docs.click_check import calls_of_backup_cli, complaint
 from tests.docs.markdown import Block, Command, Event, Page, read_page
 from tests.docs.normal import normal, same
@@ -81,7 +81,7 @@ def test_the_urls_are_some(page: Page) -> None:
     commands = [step.text for step in page.steps if isinstance(step, Command)]
     for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
         if "…" not in url:
-            backend_for(url)
+            backup_at(url)
 
 
 def test_no_page_shows_the_same_twice(page: Page) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from tests.end_to_end.damage import flip, snapshot
 from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.same import differences
@@ -111,7 +111,7 @@ def test_what_may_have_to_be_brought_forward_stays_out_of_the_snapshot(lived: Wo
         wait(node, lambda: not running(node))
         node.rpc("backup-compact")
         wait(node, lambda: not running(node) and "begins" not in said_at(node, "info")[-1])
-        with backend_for(lived.url).read() as generation:
+        with backup_at(lived.url).read() as generation:
             assert [change.data_version for change in generation.changes()][-16:] == [*range(31, 47)]
 
 

@@ -18,12 +18,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from backends import backend_for
+from backends import backup_at
 from backends.change import foreign_keys_setting
 from backends.database.rebuild import rebuild
 from backends.database.taking import nothing
-from backends.log.backend import LogBackend
-from backends.log.folding import Folded
+from backends.log.compacted import CompactedSnapshot
+from backends.log.folding import fold
+from backends.log.writer import Writer
 from backends.mounts import ephemeral
 from backends.node.handover import hand_over
 from plugin.before_manifest import before_manifest
@@ -82,7 +83,7 @@ class NodeHistory(RuleBasedStateMachine):
         self.guard: Guard | None = None
         self.points: SyncPointThread | None = None
         self.connection: apsw.Connection | None = None
-        self.folded: Folded | None = None
+        self.folded: CompactedSnapshot | None = None
         self.version = 0
         self.foreign_keys_off = False
         self.told = False  # whether the backup has heard of what this run began with
@@ -91,9 +92,9 @@ class NodeHistory(RuleBasedStateMachine):
 
     @initialize()
     def a_new_node(self) -> None:
-        backend = backend_for(self.url)
-        standing = backend.create(nothing())
-        hand_over(self.directory, self.url, backend.identify(), standing)
+        backup = backup_at(self.url)
+        standing = backup.create(nothing())
+        hand_over(self.directory, self.url, backup.id(), standing)
         self._start()
         self._commit(first_call())
         self._stop([])
@@ -126,11 +127,11 @@ class NodeHistory(RuleBasedStateMachine):
         self.foreign_keys_off = False
 
     @property
-    def _backend(self) -> LogBackend:
+    def _writer(self) -> Writer:
         """Open since the first call of this run."""
         assert self.guard is not None
-        assert isinstance(self.guard.backend, LogBackend)
-        return self.guard.backend
+        assert self.guard.writer is not None
+        return self.guard.writer
 
     def _execute(self, call: Call) -> None:
         assert self.connection is not None
@@ -190,13 +191,12 @@ class NodeHistory(RuleBasedStateMachine):
         """As the kernel does it: every descriptor is closed, nothing is tidied up."""
         assert self.guard is not None
         assert self.connection is not None
-        if isinstance(self.guard.backend, LogBackend) and self.guard.backend._writer is not None:
-            writer = self.guard.backend._writer
-            for segment in (*writer._left, writer._segment, writer._prepared):
+        if self.guard.writer is not None:
+            segments = self.guard.writer._segments
+            for segment in (*segments._retired, segments.current, segments._next):
                 if segment is not None:
                     segment.handle.close()
-        if isinstance(self.guard.backend, LogBackend):
-            self.guard.backend._sole.release()
+            self.guard.writer._lock.release()
         self.guard._lock._lock.forget()
         self.connection.close(True)
         self.guard = self.connection = self.folded = None
@@ -235,14 +235,14 @@ class NodeHistory(RuleBasedStateMachine):
                 self._commit(call)
         elif act == BEGIN_MIGRATION:  # whatever comes next finds foreign keys off, and a new connection finds them on
             self._commit(foreign_keys(self.version, on=False))
-        elif act == IDLE and self.guard.backend is not None:
-            self.guard.backend.upkeep()
+        elif act == IDLE and self.guard.writer is not None:
+            self.guard.writer.maintain()
             assert self.points is not None
             self.points.look(ending=True)
         elif act == FOLD and self.told:
-            self.folded = self._backend.fold(self.directory)
+            self.folded = fold(self._writer.storage, self.directory)
         elif act == SWITCH and self.folded is not None:
-            self._backend.switch_generation(self.folded)
+            self._writer.publish_compaction(self.folded)
             self.folded = None
 
     def _end(self, calls: list[Call], how: str) -> None:
@@ -289,7 +289,7 @@ class NodeHistory(RuleBasedStateMachine):
 
     def _fail(self, call: Call, *, reached: bool) -> None:
         """The disk fails in this call; whether it got the change all the same, nobody knows."""
-        handle = self._backend._opened._segment.handle
+        handle = self._writer._segments.current.handle
         durable = handle.write_durably
 
         def fails(offset: int, data: bytes) -> None:
@@ -303,9 +303,9 @@ class NodeHistory(RuleBasedStateMachine):
         self.allowed.append(self._with_open_transaction())
 
     def _compact(self) -> None:
-        folded = self._backend.fold(self.directory)
+        folded = fold(self._writer.storage, self.directory)
         if folded is not None:
-            self._backend.switch_generation(folded)
+            self._writer.publish_compaction(folded)
 
     # What must hold
 
@@ -320,7 +320,7 @@ class NodeHistory(RuleBasedStateMachine):
             return
         self._settle()
         target = self.root / "restored.sqlite3"
-        with backend_for(self.url).read() as generation:
+        with backup_at(self.url).read() as generation:
             rebuild(generation, target)
         try:
             assert faults(target) == []

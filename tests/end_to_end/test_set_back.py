@@ -320,7 +320,7 @@ def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -
 def test_hanging_destination_is_given_up(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     monkeypatch.setattr("plugin.roll_forward.READ_WITHIN", 0.2)
-    monkeypatch.setattr("backends.log.backend.LogBackend.last_writer", lambda _: time.sleep(3))
+    monkeypatch.setattr("backends.log.backup.Backup.last_writer", lambda _: time.sleep(3))
     before, began = lived.database.read_bytes(), time.monotonic()
     assert start(lived).left is WhyLeft.LATE
     assert time.monotonic() - began < 2

@@ -2,11 +2,14 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backends.base import Backend
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer import Writer
 from backends.storage.local import LocalStorage
 from tests.log.destinations import DESTINATIONS, Maker
 from tests.log.histories import change, database, silent, source
@@ -26,10 +29,37 @@ DATABASE = database((change(fresh_schema()),))
 """A node's at version 1."""
 
 
+SMALL = LogOptions(
+    segment_size=8 << 10, preallocate_min=2 << 10, preallocate_max=8 << 10, check_every=0.0, note_every=0.0
+)
+"""Segments so small that some dozens of changes come by every kind of segment change; a note each time."""
+
+TINY = replace(SMALL, segment_size=1 << 10, preallocate_min=700, note_every=1e9)
+"""Files of which every single byte can be tried."""
+
+
+@pytest.fixture
+def small() -> LogOptions:
+    """For a test that goes through many segments; the backups that `make` makes have it, too."""
+    return SMALL
+
+
+@pytest.fixture
+def tiny(impatient: None) -> LogOptions:
+    """For a test that tries every byte; the backups that `make` makes have it, too."""
+    return TINY
+
+
+@pytest.fixture
+def options(request: pytest.FixtureRequest) -> LogOptions:
+    """What the test asks for."""
+    return TINY if "tiny" in request.fixturenames else SMALL if "small" in request.fixturenames else DEFAULT_OPTIONS
+
+
 @pytest.fixture(params=DESTINATIONS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Maker]:
-    """Makes the backend of a destination where there is no backup yet."""
-    with DESTINATIONS[request.param](tmp_path) as make:
+def make(request: pytest.FixtureRequest, tmp_path: Path, options: LogOptions) -> Iterator[Maker]:
+    """Makes the backup of a destination where there is no backup yet."""
+    with DESTINATIONS[request.param](tmp_path, options) as make:
         yield make
 
 
@@ -41,23 +71,10 @@ def created(make: Maker) -> Maker:
 
 
 @pytest.fixture
-def backend(created: Maker) -> Iterator[Backend]:
+def writer(created: Maker) -> Iterator[Writer]:
     """A writer of that backup."""
-    backend = created()
-    backend.open(silent, "writer")
-    yield backend
-    backend.close()
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments so small that some dozens of changes come by every kind of segment change; a note with each upkeep."""
-    monkeypatch.setattr("backends.log.segment.FULL", 8 << 10)
-    monkeypatch.setattr("backends.log.writer.FULL", 8 << 10)
-    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", 2 << 10)
-    monkeypatch.setattr("backends.log.segment.MOST_ROOM", 8 << 10)
-    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 0.0)
-    monkeypatch.setattr("backends.log.session.NOTE_EVERY", 0.0)
+    with closing(created().open(silent, "writer")) as writer:
+        yield writer
 
 
 @pytest.fixture
@@ -65,15 +82,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers do not wait for a writer that is not there."""
     monkeypatch.setattr("backends.log.reading._PATIENCE", 0)
     monkeypatch.setattr("backends.log.opening._PAUSE", 0.0)
-
-
-@pytest.fixture
-def tiny(small: None, impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of which every single byte can be tried."""
-    monkeypatch.setattr("backends.log.segment.FULL", 1 << 10)
-    monkeypatch.setattr("backends.log.writer.FULL", 1 << 10)
-    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", 700)
-    monkeypatch.setattr("backends.log.session.NOTE_EVERY", 1e9)
 
 
 @pytest.fixture

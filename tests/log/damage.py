@@ -4,14 +4,16 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
-from backends.base import Backend
 from backends.change import Change
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, decode_record_header, segment_index
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer import Writer
 from backends.storage.base import Storage
-from tests.log.histories import changes, noise, silent, source
+from tests.log.conftest import TINY
+from tests.log.histories import backup_in, changes, noise, silent, source
 from tests.log.model import Contents, Model, contents, contents_and_tear
 from tests.standin.calls import bump
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
@@ -48,14 +50,13 @@ class Made:
 
 
 def make(*, closed: bool) -> Made:
-    """A snapshot and two segments; versions BASE to LAST. Needs the fixture `tiny`.
+    """A snapshot and two segments; versions BASE to LAST, made with the options TINY.
 
     Not closed: its writer was killed after the last change, and the session marker is from the writer's beginning.
     """
     storage, snapshot = SimulatedStorage(SimulatedDisk()), noise(300).encode()
-    LogBackend(storage).create(source(snapshot, BASE))
-    backend = LogBackend(storage)
-    backend.open(silent, "writer")
+    backup_in(storage, TINY).create(source(snapshot, BASE))
+    writer = backup_in(storage, TINY).open(silent, "writer")
     states = [Model(snapshot=snapshot)]
     for step in (
         *changes(4, BASE),
@@ -64,17 +65,17 @@ def make(*, closed: bool) -> Made:
         Change(LAST - 1, [noise(500), bump(LAST - 1)]),
         Change(LAST, [noise(1200, 1), bump(LAST)]),
     ):
-        backend.append(step)
+        writer.append(step)
         states.append(states[-1].appended(step))
-        if backend.standing.data_version == BASE + 5:
-            backend.upkeep()
-    assert backend.standing.data_version == LAST
+        if writer.standing.data_version == BASE + 5:
+            writer.maintain()
+    assert writer.standing.data_version == LAST
     if closed:
-        backend.close()
+        writer.close()
     else:
-        backend.upkeep()  # room after the last record, and another segment
+        writer.maintain()  # room after the last record, and another segment
     made = Made(files_in(storage), [state.contents for state in states])
-    assert contents(LogBackend(storage)) == made.contents
+    assert contents(backup_in(storage)) == made.contents
     assert len(made.segments) == (2 if closed else 3)
     return made
 
@@ -84,7 +85,7 @@ def files_in(storage: Storage) -> Files:
     return {name: storage.read_small(name) for name in storage.names()}
 
 
-def backup_of(files: Files) -> LogBackend:
+def backup_of(files: Files, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
     """A backup of these files on a disk of its own."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
@@ -93,7 +94,7 @@ def backup_of(files: Files) -> LogBackend:
             handle.write(0, data)
             handle.sync()
     storage.sync_names()
-    return LogBackend(storage)
+    return backup_in(storage, options)
 
 
 def record_bounds(segment: bytes) -> list[int]:
@@ -123,9 +124,9 @@ def flipped(data: bytes, offset: int, mask: int) -> bytes:
 
 def read_verdict(made: Made, files: Files) -> str:
     """What reading makes of these files; fails when it is anything that may not be."""
-    backend = backup_of(files)
+    backup = backup_of(files)
     try:
-        found, torn = contents_and_tear(backend)
+        found, torn = contents_and_tear(backup)
     except BackupError as error:
         check_error(error, files)
         return type(error).__name__.lower()
@@ -140,18 +141,18 @@ def open_verdict(made: Made, files: Files) -> str:
 
     A start reads the last segment only, so damage elsewhere is found by readers.
     """
-    backend = backup_of(files)
+    backup = backup_of(files, TINY)
     told: list[str] = []
     try:
-        backend.open(lambda level, line: told.append(line), "after the damage")
+        writer = backup.open(lambda level, line: told.append(line), "after the damage")
     except BackupError as error:
         check_error(error, files)
         return type(error).__name__.lower()
-    after = files_in(backend.storage)
+    after = files_in(backup.storage)
     asides = [name for name in after if name.startswith("torn-")]
     assert bool(told) == bool(asides) == any("torn" in line for line in told)
     verdict = read_verdict(made, {name: data for name, data in after.items() if name not in asides})
-    backend.close()
+    writer.close()
     if told:
         return {"same": "torn, nothing lost", "shorter": "torn"}[verdict]  # and cut off
     return "found by readers" if verdict in ("damaged", "notabackup") else verdict
@@ -174,12 +175,12 @@ def check_error(error: BackupError, files: Files) -> None:
         assert good is None
 
 
-def go_on(backend: Backend) -> None:
+def go_on(writer: Writer) -> None:
     """Append to an opened backup, and read it back."""
-    before = contents(backend).changes
-    version = backend.standing.data_version + 1
-    backend.append(Change(version, [bump(version)]))
-    assert contents(backend).changes == (*before, (version, (bump(version),)))
+    before = contents(backup_in(writer.storage)).changes
+    version = writer.standing.data_version + 1
+    writer.append(Change(version, [bump(version)]))
+    assert contents(backup_in(writer.storage)).changes == (*before, (version, (bump(version),)))
 
 
 def tell(counts: Counter[str]) -> None:

@@ -1,34 +1,35 @@
 """Every kind of destination, for the tests that all backends must pass.
 
 A destination is a context manager over a fresh directory of the test's own. It gives a function that makes the
-backend, as often as wanted, as another process would; there is no backup yet.
+backup, as often as wanted, as another process would; there is no backup yet.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from backends import backend_for
-from backends.base import Backend
-from backends.log.backend import LogBackend
+from backends import place_at
+from backends.log.backup import Backup
+from backends.log.options import LogOptions
+from tests.log.histories import backup_in
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-Maker = Callable[[], Backend]
-Kind = Callable[[Path], AbstractContextManager[Maker]]
+Maker = Callable[[], Backup]
+Kind = Callable[[Path, LogOptions], AbstractContextManager[Maker]]
 
 
 @contextmanager
-def file(directory: Path) -> Iterator[Maker]:
+def file(directory: Path, options: LogOptions) -> Iterator[Maker]:
     """A directory of the machine that runs the tests."""
     url = (directory / "lightning.bkp").as_uri()
-    yield lambda: backend_for(url)
+    yield lambda: Backup(place_at(url), options)
 
 
 @contextmanager
-def simulated(_: Path) -> Iterator[Maker]:
+def simulated(_: Path, options: LogOptions) -> Iterator[Maker]:
     """The log on a disk in memory."""
     disk = SimulatedDisk()
-    yield lambda: LogBackend(SimulatedStorage(disk))
+    yield lambda: backup_in(SimulatedStorage(disk), options)
 
 
 DESTINATIONS: dict[str, Kind] = {"file": file, "simulated": simulated}

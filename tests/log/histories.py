@@ -1,4 +1,4 @@
-"""A node's history, played into a backend and kept in step with the model."""
+"""A node's history, played into a backup and kept in step with the model."""
 
 import os
 import random
@@ -8,13 +8,18 @@ from pathlib import Path
 
 import apsw
 
-from backends.base import SnapshotSource, Standing
+from backends.base import Report, SnapshotSource, Standing
 from backends.change import Change
-from backends.log.backend import LogBackend
-from backends.log.folding import Folded
+from backends.log.backup import Backup
+from backends.log.compacted import CompactedSnapshot
+from backends.log.folding import fold
 from backends.log.opening import open_generation
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.snapshot import PIECE, SnapshotReader, next_generation, open_parts
+from backends.log.writer import Writer
+from backends.places.base import Place
 from backends.storage.base import Storage
+from backends.storage.reaching import reaching
 from tests.log.model import Model
 from tests.standin.calls import Call, History
 
@@ -45,6 +50,22 @@ def noise(size: int, seed: int = 0) -> str:
     return "".join(map(chr, random.Random(seed).choices(range(0x30, 0x7F), k=size)))
 
 
+class StoragePlace(Place):
+    """A place that is no more than this storage."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @property
+    def storage(self) -> Storage:
+        return self._storage
+
+
+def backup_in(storage: Storage, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
+    """The backup in it, as a new process would see it."""
+    return Backup(StoragePlace(storage), options)
+
+
 def silent(level: str, line: str) -> None:
     """A report for those that want none."""
 
@@ -57,9 +78,11 @@ class Node:
     What the storage holds is looked at through `plain`: the storage itself, or what lies under one that fails.
     """
 
-    def __init__(self, storage: Storage, scratch: Path, plain: Storage | None = None) -> None:
-        self.storage, self.scratch, self.plain = storage, scratch, plain or storage
-        self.backend = LogBackend(storage)
+    def __init__(
+        self, storage: Storage, scratch: Path, plain: Storage | None = None, options: LogOptions = DEFAULT_OPTIONS
+    ) -> None:
+        self.storage, self.scratch, self.plain, self.options = storage, scratch, plain or storage, options
+        self._writer: Writer | None = None
         self.history = History()
         self.model: Model | None = None
         self.next: Model | None = None
@@ -77,21 +100,33 @@ class Node:
 
     def create(self) -> None:
         """The backup of a node that has never started."""
-        self._step(Model(), lambda: LogBackend(self.storage).create(source()))
+        self._step(Model(), lambda: self.backup().create(source()))
 
-    def open(self, session: str = "one") -> Standing:
+    def backup(self) -> Backup:
+        """As another process would see it."""
+        return backup_in(self.storage, self.options)
+
+    def open(self, session: str = "one", report: Report = silent) -> Standing:
         """As a new process would."""
-        self.backend = LogBackend(self.storage)
-        return self.backend.open(silent, session)
+        self._writer = None
+        self._writer = self.backup().open(report, session)
+        return self._writer.standing
+
+    @property
+    def writer(self) -> Writer:
+        """The one that was opened last."""
+        assert self._writer is not None
+        return self._writer
 
     def close(self) -> None:
         """Stop in order."""
-        self.backend.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def append(self, call: Call) -> None:
         """One commit."""
         one = change(call)
-        self._step(self.now.appended(one), lambda: self.backend.append(one))
+        self._step(self.now.appended(one), lambda: self.writer.append(one))
 
     def note(self, text: str = "") -> None:
         """A commit that leaves a row."""
@@ -103,25 +138,26 @@ class Node:
         data = database(committed)
         self._step(
             self.now.snapshotted(data, committed, next_generation(self.plain, self.now.generation)),
-            lambda: self.backend.take_snapshot(source(data, self.history.version), "a run without the plugin"),
+            lambda: self.writer.take_snapshot(source(data, self.history.version), "a run without the plugin"),
         )
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Fold all but the last change; what happens meanwhile; switch."""
         count = self.now.foldable(1)
-        folded = self.backend.fold(self.scratch, leave_out=1)
+        with reaching(self.storage):
+            folded = fold(self.storage, self.scratch, leave_out=1)
         if folded is None:
             assert count == 0
             return
         meanwhile()
         after = self.now.folded(self._snapshot_of(folded), count, folded.generation)
         assert rows(after.snapshot) == rows(database(after.before))
-        self._step(after, lambda: self.backend.switch_generation(folded))
+        self._step(after, lambda: self.writer.publish_compaction(folded))
 
-    def _snapshot_of(self, folded: Folded) -> bytes:
+    def _snapshot_of(self, folded: CompactedSnapshot) -> bytes:
         with open_generation(self.plain) as generation, ExitStack() as files:
             backup_id = generation.manifest.backup_id
-            parts = open_parts(self.plain, folded.written, files)
+            parts = open_parts(self.plain, folded.written, files, self.plain.names())
             return b"".join(SnapshotReader(parts, backup_id, folded.generation, folded.base.data_version))
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from backends.base import Backend
 from backends.change import Change
+from backends.log.backup import Backup
 
 Statements = tuple[int, tuple[str, ...]]
 """A change's version and its statements."""
@@ -22,22 +22,22 @@ class Contents:
         return f"<generation {self.generation}, {len(self.snapshot)} bytes, then versions {versions}>"
 
 
-def contents(backend: Backend) -> Contents:
+def contents(backup: Backup) -> Contents:
     """Everything, as `restore` reads it."""
-    return contents_and_tear(backend)[0]
+    return contents_and_tear(backup)[0]
 
 
-def contents_and_tear(backend: Backend) -> tuple[Contents, str | None]:
+def contents_and_tear(backup: Backup) -> tuple[Contents, str | None]:
     """The same, and what was left out as torn, in words."""
-    with backend.read() as reader:
+    with backup.read() as reader:
         snapshot, changes = b"".join(reader.snapshot), reader.changes()
         found = tuple((change.data_version, tuple(change.statements)) for change in changes)
         return Contents(reader.manifest.generation, snapshot, found), changes.end().torn
 
 
-def versions(backend: Backend) -> list[int]:
+def versions(backup: Backup) -> list[int]:
     """Of the changes that count."""
-    return [version for version, _ in contents(backend).changes]
+    return [version for version, _ in contents(backup).changes]
 
 
 @dataclass(frozen=True, slots=True)

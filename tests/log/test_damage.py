@@ -16,6 +16,7 @@ from backends.log.format import (
     encode_record,
 )
 from backends.log.tail import End, classify
+from tests.log.conftest import TINY
 from tests.log.damage import (
     BASE,
     LAST,
@@ -35,17 +36,17 @@ from tests.log.damage import (
 from tests.log.histories import noise, silent
 from tests.log.model import contents, contents_and_tear
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
-def closed(tiny: None) -> Made:
+def closed() -> Made:
     """A backup closed in order."""
     return make(closed=True)
 
 
 @pytest.fixture
-def killed(tiny: None) -> Made:
+def killed() -> Made:
     """One whose writer was killed."""
     return make(closed=False)
 
@@ -55,7 +56,7 @@ def damage(files: Files) -> Damaged:
     with pytest.raises(Damaged) as read:
         contents(backup_of(files))
     with pytest.raises(Damaged) as opened:
-        backup_of(files).open(silent, "writer")
+        backup_of(files, TINY).open(silent, "writer")
     assert (opened.value.file, opened.value.last_good) == (read.value.file, read.value.last_good)
     return read.value
 
@@ -154,15 +155,15 @@ def test_zeros_in_a_sector_of_a_middle_record_is_damage(killed: Made) -> None:
 def test_what_is_torn_is_put_aside(killed: Made) -> None:
     start, stop = last_record(killed)
     data = killed.files[killed.last][: stop - 100]
-    backend = backup_of({**killed.files, killed.last: data})
+    backup = backup_of({**killed.files, killed.last: data}, TINY)
     told: list[str] = []
-    backend.open(lambda level, line: told.append(line), "writer")
-    (aside,) = [name for name in files_in(backend.storage) if name.startswith("torn-")]
-    assert backend.storage.read_small(aside) == data[start:]
+    writer = backup.open(lambda level, line: told.append(line), "writer")
+    (aside,) = [name for name in files_in(backup.storage) if name.startswith("torn-")]
+    assert backup.storage.read_small(aside) == data[start:]
     assert len(told) == 1
     assert aside in told[0]
-    go_on(backend)
-    backend.close()
+    go_on(writer)
+    writer.close()
 
 
 def test_a_torn_end_and_something_after_it_is_damage(killed: Made) -> None:

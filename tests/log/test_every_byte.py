@@ -21,14 +21,14 @@ import pytest
 from tests.log.damage import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
 from tests.log.histories import CAMPAIGN
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 Verdict = Callable[[Made, Files], str]
 VERDICTS = pytest.mark.parametrize("verdict", [read_verdict, open_verdict], ids=["read", "open"])
 
 
 @pytest.fixture(params=["closed", "killed"])
-def made(request: pytest.FixtureRequest, tiny: None) -> Made:
+def made(request: pytest.FixtureRequest) -> Made:
     """A backup closed in order, and one whose writer was killed."""
     return make(closed=request.param == "closed")
 

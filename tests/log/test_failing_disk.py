@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
-from tests.log.histories import CAMPAIGN, Node, changes, noise, source
+from tests.log.conftest import SMALL
+from tests.log.histories import CAMPAIGN, Node, backup_in, changes, noise, source
 from tests.log.model import contents
 from tests.storage.faulty import OPERATIONS, FaultyStorage, Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("small", "impatient")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 NUMBERS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE]
 LOOKS: tuple[Operation, ...] = ("exists", "names", "open", "space", "size", "read")
@@ -33,7 +33,7 @@ class Sufferer(Node):
     def __init__(self, scratch: Path) -> None:
         self.disk = SimulatedDisk()
         self.faulty = FaultyStorage(SimulatedStorage(self.disk))
-        super().__init__(self.faulty, scratch, SimulatedStorage(self.disk))
+        super().__init__(self.faulty, scratch, SimulatedStorage(self.disk), SMALL)
         self.refusals = 0
 
     def attempt(self, step: Callable[[], object]) -> None:
@@ -52,25 +52,25 @@ class Sufferer(Node):
 
     def check_refusal(self) -> None:
         """After a failed commit nothing more is taken, and nothing is even tried."""
-        writer = self.backend._writer
+        writer = self._writer
         if writer is None or writer.finished is None:
             return
         calls = dict(self.faulty.calls)
-        self.backend.upkeep()
+        writer.maintain()
         with pytest.raises(BackupError):
-            self.backend.append(changes(1)[0])
+            writer.append(changes(1)[0])
         with pytest.raises(BackupError):
-            self.backend.take_snapshot(source(), "test")
+            writer.take_snapshot(source(), "test")
         assert dict(self.faulty.calls) == calls
 
     def go_on(self) -> None:
         """With this writer if it still may (a compaction failed), else with a new one."""
         if self.model is None:
             return
-        if self.backend._writer is None or self.backend._writer.finished is not None:
-            self.backend.close()
+        if self._writer is None or self._writer.finished is not None:
+            self.close()
             self.open("after a failure")
-        found = contents(LogBackend(self.plain))
+        found = contents(backup_in(self.plain))
         assert self.next is not None
         if found == self.next.contents:
             self.model = self.next
@@ -81,7 +81,7 @@ class Sufferer(Node):
     def check_power_cut(self) -> None:
         """Whatever was acknowledged stays."""
         for seed in range(2):
-            left = LogBackend(SimulatedStorage(self.disk.crash(random.Random(seed))))
+            left = backup_in(SimulatedStorage(self.disk.crash(random.Random(seed))))
             if self.model is None or self.next is None:
                 continue
             found = contents(left)
@@ -97,13 +97,13 @@ def live(node: Sufferer) -> None:
     while node.model is None:
         node.attempt(node.create)
         if node.model is None and node.plain.exists():
-            LogBackend(node.plain).remove()  # what was left could not be removed either
+            backup_in(node.plain).remove()  # what was left could not be removed either
     node.attempt(lambda: node.open("one"))
     while not node.now.committed:
         node.attempt(lambda: node.append(node.history.first()))
     for seed in range(7):
         node.attempt(lambda seed=seed: node.note(noise(2500, seed)))  # type: ignore[misc]
-        node.backend.upkeep()
+        node.writer.maintain()
     node.attempt(node.note)
     node.attempt(node.note)
     node.attempt(node.compact)
@@ -113,16 +113,16 @@ def live(node: Sufferer) -> None:
     node.close()
     node.attempt(lambda: node.open("two"))
     node.attempt(lambda: node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(20_000)}'")))
-    node.backend.upkeep()
+    node.writer.maintain()
     node.attempt(node.snapshot)
     node.attempt(node.note)
-    node.backend.upkeep()
+    node.writer.maintain()
     node.close()
     node.faulty.heal()
     node.open("at last")
     node.note()
     node.close()
-    assert contents(LogBackend(node.plain)) == node.now.contents
+    assert contents(backup_in(node.plain)) == node.now.contents
     node.check_power_cut()
 
 

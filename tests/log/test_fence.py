@@ -11,17 +11,20 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import place_at
 from backends.errors import BackupError, Replaced
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
+from backends.log.options import LogOptions
 from backends.storage import local_files
 from backends.storage.base import Fenced
 from backends.storage.local import LocalStorage
-from tests.log.conftest import DATABASE
+from tests.log.conftest import DATABASE, SMALL
+from tests.log.destinations import Maker
 from tests.log.histories import CAMPAIGN, changes, silent, source
 from tests.log.model import versions
 
@@ -31,10 +34,9 @@ ROUNDS = 25 * CAMPAIGN
 class Stream:
     """A writer at full speed, from the backup's last version on, until it is refused."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self.backend = backend_for(url)
-        self.backend.open(silent, name)
-        self.acknowledged = self.backend.standing.data_version
+    def __init__(self, backup: Backup, name: str) -> None:
+        self.writer = backup.open(silent, name)
+        self.acknowledged = self.writer.standing.data_version
         self.refusal: BackupError | None = None
         self._rng = random.Random(name)
         self._stop = threading.Event()
@@ -55,13 +57,13 @@ class Stream:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self.backend.close()
+        self.writer.close()
 
     def _append(self) -> None:
         while not self._stop.is_set():
             change = changes(1, self.acknowledged, self._rng.choice([0, 300, 3000]))[0]
             try:
-                self.backend.append(change)
+                self.writer.append(change)
             except BackupError as error:
                 self.refusal = error
                 return
@@ -69,51 +71,67 @@ class Stream:
 
     def _upkeep(self) -> None:
         while not self._stop.is_set() and self.refusal is None:
-            self.backend.upkeep()
+            self.writer.maintain()
             time.sleep(0.001)
 
 
 @pytest.fixture
-def url(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new backup at version 1, with small segments; the session marker is looked at too rarely to help."""
-    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 1e9)
-    url = (tmp_path / "lightning.bkp").as_uri()
-    backend_for(url).create(source(DATABASE, 1, "02aa"))
-    return url
+def options(small: LogOptions) -> LogOptions:
+    """Small segments; the session marker is looked at too rarely to help."""
+    return replace(small, check_every=1e9)
 
 
-def disturbed(url: str, rounds: int) -> int:
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Where the backup is."""
+    return (tmp_path / "lightning.bkp").as_uri()
+
+
+@pytest.fixture
+def created(url: str, options: LogOptions) -> Maker:
+    """Makes the backup, as another process would: a new one at version 1."""
+
+    def make() -> Backup:
+        return Backup(place_at(url), options)
+
+    make().create(source(DATABASE, 1, "02aa"))
+    return make
+
+
+def disturbed(created: Maker, rounds: int) -> int:
     """So many take-overs of a stream at full speed; the changes that were acknowledged and are not in the backup."""
     rng, lost = random.Random(rounds), 0
-    stream = Stream(url, "first").start()
+    stream = Stream(created(), "first").start()
     for number in range(rounds):
         time.sleep(rng.uniform(0.0, 0.03))
-        second = Stream(url, f"writer {number}")
+        second = Stream(created(), f"writer {number}")
         taken_over_at = second.acknowledged
         stream.join()
         lost += max(0, stream.acknowledged - taken_over_at)
         assert isinstance(stream.refusal, Replaced)
         with suppress(BackupError):
-            stream.backend.close()
+            stream.writer.close()
         stream = second.start()
     stream.end()
     assert stream.refusal is None
-    assert versions(backend_for(url))[-1] == stream.acknowledged
+    assert versions(created())[-1] == stream.acknowledged
     return lost
 
 
-def test_take_over_of_a_stream_loses_nothing_acknowledged(url: str) -> None:
-    assert disturbed(url, ROUNDS) == 0
+def test_take_over_of_a_stream_loses_nothing_acknowledged(created: Maker) -> None:
+    assert disturbed(created, ROUNDS) == 0
 
 
-def test_harness_sees_what_is_lost_without_the_look_after_each_sync(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
+    created: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
     lost = 0
     for number in range(10):
-        first = Stream(url, f"first {number}").start()
+        first = Stream(created(), f"first {number}").start()
         time.sleep(0.02)
-        second = backend_for(url)
-        taken_over_at = second.open(silent, f"second {number}").data_version
+        second = created().open(silent, f"second {number}")
+        taken_over_at = second.standing.data_version
         time.sleep(0.05)
         first.end()
         lost += max(0, first.acknowledged - taken_over_at)
@@ -164,12 +182,10 @@ def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path
 
 @pytest.mark.parametrize("moment", ["before the segment is made", "while it is made", "when it has its name"])
 def test_segment_made_ahead_during_a_take_over_is_never_used(
-    url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+    created: Maker, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """The first writer is held up between its looks at the marker; the other takes over and ends meanwhile."""
-    first = backend_for(url)
-    first.open(silent, "first")
-    assert isinstance(first, LogBackend)
+    first = created().open(silent, "first")
     first.append(changes(1, 1)[0])
     create, rename = LocalStorage.create, LocalStorage.rename_new
     second: list[int] = []
@@ -177,8 +193,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
     def take_over() -> None:
         if not second:
             second.append(0)
-            other = backend_for(url)
-            second[0] = other.open(silent, "second").data_version
+            second[0] = created().open(silent, "second").standing.data_version
 
     def creating(self: LocalStorage, name: str) -> object:
         if self is first.storage and name.startswith("segment-00000002-") and moment == "before the segment is made":
@@ -200,29 +215,30 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
             (change,) = changes(1, acknowledged, 900)
             first.append(change)
             acknowledged = change.data_version
-            first.upkeep()
+            first.maintain()
             assert acknowledged < 100
     assert second == [acknowledged]
 
 
 _NODE = """
 import sys
-from backends import backend_for
+from backends import backup_at
 from tests.log.histories import changes
-backend = backend_for(sys.argv[1])
-backend.storage.lock = lambda what: None
-version = backend.open(lambda level, line: None, "first").data_version
+backup = backup_at(sys.argv[1])
+backup.storage.lock = lambda what: None
+writer = backup.open(lambda level, line: None, "first")
+version = writer.standing.data_version
 print(version, flush=True)
 while True:
     (change,) = changes(1, version, 300)
-    backend.append(change)
+    writer.append(change)
     version = change.data_version
     print(version, flush=True)
 """
 
 
 def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes_on(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    created: Maker, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is frozen (a suspended virtual machine, a debugger) wakes up after the take-over is complete."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
@@ -239,8 +255,8 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
             time.sleep(0.005)
         first.send_signal(signal.SIGSTOP)
         time.sleep(0.01)
-        second = backend_for(url)
-        taken_over_at = second.open(silent, f"second {number}").data_version
+        second = created().open(silent, f"second {number}")
+        taken_over_at = second.standing.data_version
         second.append(changes(1, taken_over_at)[0])
         first.send_signal(signal.SIGCONT)
         assert first.wait(30) == 1  # refused
@@ -248,38 +264,34 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
         second.close()
 
 
-def test_offline_work_beside_a_writer_is_noticed_by_the_marker(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [SMALL], ids=["checks each time"])
+def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be sealed only the marker tells; a command must not go on under the node's own one."""
     monkeypatch.setattr(LocalStorage, "seal", lambda self, name: False)
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
-    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 0.0)
-    node = backend_for(url)
-    node.open(silent, "the node")
+    node = created().open(silent, "the node")
     node.append(changes(1, 1)[0])
-    command = backend_for(url)
-    command.open(silent)
-    node.upkeep()
+    command = created().open(silent)
+    node.maintain()
     with pytest.raises(Replaced):
         node.append(changes(1, 2)[0])
     command.close()
-    last = backend_for(url).last_writer()
+    last = created().last_writer()
     assert last is not None
     assert last.session_id == "the node"  # which may go on with its backup at its next start
 
 
-def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(url: str) -> None:
+def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
     """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
-    first = backend_for(url)
-    assert isinstance(first, LogBackend)
-    first.open(silent, "first")
+    first = created().open(silent, "first")
     marker = first.storage.read_small("session")
     version = 1
-    while not first._opened._segment.full:
+    while first.sizes().segments < options.segment_size:
         (change,) = changes(1, version, 900)
         first.append(change)
         version = change.data_version
-    second = backend_for(url)
-    assert second.open(silent, "second").data_version == version
+    second = created().open(silent, "second")
+    assert second.standing.data_version == version
     first.storage.publish("session", marker)
     with pytest.raises(Replaced):
         first.append(changes(1, version)[0])

@@ -7,12 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
 from backends.log.documents import Manifest, Session
 from backends.storage.base import Storage
 from tests.log.damage import Files, backup_of
 from tests.log.forge import FIELDS, Forged, backup, document, manifest, packed, segment, snapshot, zstd_block
-from tests.log.histories import CAMPAIGN, silent
+from tests.log.histories import CAMPAIGN, backup_in, silent
 from tests.log.model import contents
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -46,18 +45,17 @@ def try_all(files: Files) -> None:
     """Read, then become the writer, then read again: no way ends in anything but a sentence."""
     storage: Storage = backup_of(files).storage
     try:
-        before = contents(LogBackend(storage))
+        before = contents(backup_in(storage))
     except BackupError:
         before = None
-    backend = LogBackend(storage)
     try:
-        backend.open(silent, "victim")
+        writer = backup_in(storage).open(silent, "victim")
     except BackupError:
         return
-    backend.upkeep()
-    backend.close()
+    writer.maintain()
+    writer.close()
     if before is not None:
-        assert contents(LogBackend(storage)) == before
+        assert contents(backup_in(storage)) == before
 
 
 @quick

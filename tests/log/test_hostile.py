@@ -80,11 +80,11 @@ def test_a_log_at_the_end_of_all_sequences() -> None:
         files = backup(manifest=manifest(sequence=last), segment=segment(packed(), packed(), sequence=last))
         with pytest.raises(Damaged, match="no node makes so many"):
             backup_of(files).open(silent, "victim")
-    backend = backup_of(backup(segment=segment(packed(), sequence=(1 << 64) - 2)))
+    overflowing = backup_of(backup(segment=segment(packed(), sequence=(1 << 64) - 2)))
     with pytest.raises(BackupError):
-        contents(backend)
+        contents(overflowing)
     with pytest.raises(Damaged):
-        backend.open(silent, "victim")
+        overflowing.open(silent, "victim")
 
 
 # Kinds

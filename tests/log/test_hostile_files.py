@@ -5,12 +5,11 @@ import json
 import pytest
 
 from backends.errors import Damaged
-from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import MAX_NUMBER, MAX_SEQUENCE, segment_name
 from tests.log.damage import backup_of
 from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
-from tests.log.histories import silent
+from tests.log.histories import backup_in, silent
 from tests.log.model import contents
 from tests.log.victim import read, refused
 
@@ -111,7 +110,6 @@ def test_names_that_are_nearly_names_of_segments() -> None:
 
 def test_a_victim_that_opens_it_goes_on() -> None:
     """What can be read and opened can be written to."""
-    backend = backup_of(backup())
-    backend.open(silent, "victim")
-    backend.close()
-    assert len(contents(LogBackend(backend.storage)).changes) == 2
+    writer = backup_of(backup()).open(silent, "victim")
+    writer.close()
+    assert len(contents(backup_in(writer.storage)).changes) == 2

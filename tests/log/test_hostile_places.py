@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.errors import BackupError
+from backends.log.backup import Backup
 from backends.log.format import FileHeader, FileKind, segment_name, snapshot_name
 from tests.log.damage import Files
 from tests.log.forge import FRAME, ID, Forged, backup, packed, records, segment, zeros, zstd_block
@@ -26,10 +26,8 @@ NAMES = ["manifest", "session", snapshot_name(1), segment_name(1)]
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A directory with a small whole backup."""
-    backend = backend_for((tmp_path / "lightning.bkp").as_uri())
     put(tmp_path / "lightning.bkp", backup())
-    backend.open(silent, "writer")
-    backend.close()
+    backup_at((tmp_path / "lightning.bkp").as_uri()).open(silent, "writer").close()
     assert {file.name for file in (tmp_path / "lightning.bkp").iterdir()} == set(NAMES)
     return tmp_path / "lightning.bkp"
 
@@ -85,8 +83,8 @@ def a_socket(path: Path) -> None:
 def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None], name: str) -> None:
     change(place / name)
 
-    def made() -> Backend:
-        return backend_for(place.as_uri())
+    def made() -> Backup:
+        return backup_at(place.as_uri())
 
     for attempt in (lambda: contents(made()), lambda: made().open(silent, "victim")):
         with pytest.raises(BackupError):
@@ -97,7 +95,7 @@ def test_a_backup_that_is_a_link_itself(place: Path) -> None:
     """That is the user's choice: the path is theirs."""
     link = place.parent / "link"
     link.symlink_to(place)
-    assert contents(backend_for(link.as_uri())) == contents(backend_for(place.as_uri()))
+    assert contents(backup_at(link.as_uri())) == contents(backup_at(place.as_uri()))
 
 
 def test_a_writer_writes_through_no_link(place: Path) -> None:
@@ -106,19 +104,17 @@ def test_a_writer_writes_through_no_link(place: Path) -> None:
     treasure.write_bytes(b"precious")
     for name in ("session.tmp", "manifest.tmp", segment_name(1) + ".tmp", segment_name(2), segment_name(2) + ".tmp"):
         (place / name).symlink_to(treasure)
-    backend = backend_for(place.as_uri())
-    backend.open(silent, "victim")
-    backend.close()
+    backup_at(place.as_uri()).open(silent, "victim").close()
     assert treasure.read_bytes() == b"precious"
 
 
 MEASURE = """
 import resource, sys
-from backends import backend_for
+from backends import backup_at
 from backends.errors import BackupError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    with backend_for(sys.argv[1]).read() as generation:
+    with backup_at(sys.argv[1]).read() as generation:
         for _ in generation.snapshot:
             pass
         for change in generation.changes():

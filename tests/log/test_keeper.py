@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -14,16 +15,17 @@ import pytest
 from backends.base import MAX_ROLL_FORWARD
 from backends.database.rebuild import rebuild
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
-from backends.log.folding import LEAVE_OUT_MIN
+from backends.log.folding import LEAVE_OUT_MIN, fold
 from backends.log.opening import open_generation as really_open
-from backends.log.writer import LogWriter
-from tests.log.histories import Node, database, noise, rows, source
+from backends.log.options import LogOptions
+from backends.log.segments import Segments
+from backends.log.writer import Writer
+from tests.log.histories import Node, backup_in, database, noise, rows, source
 from tests.log.model import Contents, contents
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("small", "impatient")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
@@ -32,9 +34,9 @@ def disk() -> SimulatedDisk:
 
 
 @pytest.fixture
-def node(disk: SimulatedDisk, tmp_path: Path) -> Node:
+def node(disk: SimulatedDisk, tmp_path: Path, small: LogOptions) -> Node:
     """A new one, with its schema saved."""
-    node = Node(SimulatedStorage(disk), tmp_path)
+    node = Node(SimulatedStorage(disk), tmp_path, options=small)
     node.create()
     node.open()
     node.append(node.history.first())
@@ -76,20 +78,19 @@ def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None
 
 def check(node: Node) -> None:
     """What was acknowledged is there, now and after the writer was killed."""
-    assert contents(LogBackend(node.storage)) == node.now.contents
+    assert contents(node.backup()) == node.now.contents
     node.open("again")
     node.note("goes on")
-    assert contents(LogBackend(node.storage)) == node.now.contents
+    assert contents(node.backup()) == node.now.contents
 
 
-def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.log.segment.FIRST_ROOM", 16 << 10)
-    monkeypatch.setattr("backends.log.segment.MOST_ROOM", 16 << 10)
+def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk) -> None:
+    node.options = replace(node.options, preallocate_min=16 << 10, preallocate_max=16 << 10)
     node.open("with room for what comes within one upkeep")
     for seed in range(60):
         node.note(noise(700, seed))
         with at_each_point(disk, node.note):
-            node.backend.upkeep()
+            node.writer.maintain()
     assert len(node.now.changes) > 500
     check(node)
 
@@ -97,16 +98,16 @@ def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk, mo
 def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) -> None:
     for seed in range(30):
         node.note(noise(700, seed))
-        node.backend.upkeep()
+        node.writer.maintain()
     with at_each_point(disk, node.note):
-        folded = node.backend.fold(node.scratch, leave_out=1)
+        folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
-    before = contents(node.backend)
+    before = contents(node.backup())
     committed = len(node.now.changes)
     with at_each_point(disk, node.note):
-        node.backend.switch_generation(folded)
+        node.writer.publish_compaction(folded)
     assert len(node.now.changes) > committed + 5
-    found = contents(node.backend)
+    found = contents(node.backup())
     assert (before.generation, found.generation) == (1, 2)
     assert 1 < len(found.changes) < len(node.now.changes)
     assert found.changes == node.now.contents.changes[-len(found.changes) :]
@@ -117,7 +118,7 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
     for seed in range(300):
         node.note(noise(700, seed))
     shown: list[float] = []
-    assert node.backend.fold(node.scratch, lambda done, total: shown.append(done / total)) is not None
+    assert fold(node.storage, node.scratch, lambda done, total: shown.append(done / total)) is not None
     assert shown == sorted(shown)
     assert 0.0 < shown[0] < 0.5
     assert 0.5 in shown
@@ -132,27 +133,25 @@ def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatc
         node.note()
     node.compact()
     assert synced == []
-    with node.backend.read() as generation:
+    with node.backup().read() as generation:
         rebuild(generation, node.scratch / "restored")
     assert synced == [node.scratch / "restored"]
     check(node)
 
 
-def test_upkeep_at_each_line_of_a_commit(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
     """The segment that is being gone on to must not be made a second time, over the one that is written to."""
-    monkeypatch.setattr("backends.log.writer.FULL", 600)
-    monkeypatch.setattr("backends.log.segment.FULL", 600)
-    codes = {
-        function.__code__ for function in (LogWriter.append, LogWriter._next_segment, LogWriter._leave)
-    }  # fmt: skip
-    first = node.backend.standing.sequence
+    node.options = replace(node.options, segment_size=600)
+    node.open("with a segment for each commit")
+    codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments._go_on)}
+    writer = node.writer
+    first = writer.standing.sequence
     for seed in range(20):
-        writer = node.backend._opened
-        with at_each_line(codes, lambda writer=writer: None if writer._slow.locked() else writer.make_room()):  # type: ignore[misc]
+        with at_each_line(codes, lambda: None if writer._slow.locked() else writer.preallocate()):
             node.note(noise(400, seed))
-    assert node.backend.standing.sequence == first + 20
-    assert contents(node.backend) == node.now.contents
-    assert node.backend._opened.segment_index > 10
+    assert writer.standing.sequence == first + 20
+    assert contents(node.backup()) == node.now.contents
+    assert writer.segment_index > 10
     check(node)
 
 
@@ -171,54 +170,54 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
 
     monkeypatch.setattr("backends.log.folding.open_generation", opening)
     with pytest.raises(BackupError, match="overtaken"):
-        node.backend.fold(node.scratch, leave_out=1)
+        fold(node.storage, node.scratch, leave_out=1)
     check(node)
 
 
 def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
     for _ in range(5):
         node.note()
-    folded = node.backend.fold(node.scratch, leave_out=1)
+    folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
     node.snapshot()
     node.note("after it")
     with pytest.raises(BackupError, match="overtaken"):
-        node.backend.switch_generation(folded)
+        node.writer.publish_compaction(folded)
     check(node)
 
 
 def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) -> None:
     """The manifest was renamed, and the sync after it failed: its number must not come to name another snapshot."""
     storage = FaultyStorage(node.storage)
-    node.backend.close()
+    node.writer.close()
     node.storage = storage
     node.open()
     for _ in range(5):
         node.note()
-    folded = node.backend.fold(node.scratch, leave_out=1)
+    folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):
-        node.backend.switch_generation(folded)
-    with node.backend.read() as generation:
+        node.writer.publish_compaction(folded)
+    with node.backup().read() as generation:
         assert generation.manifest.generation == 2
     node.note()
-    again = node.backend.fold(node.scratch, leave_out=1)
+    again = fold(node.storage, node.scratch, leave_out=1)
     assert again is not None
-    node.backend.switch_generation(again)
-    with node.backend.read() as generation:
+    node.writer.publish_compaction(again)
+    with node.backup().read() as generation:
         assert generation.manifest.generation == 3
     node.note()
-    folded = node.backend.fold(node.scratch, leave_out=1)
+    folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):
-        node.backend.switch_generation(folded)
+        node.writer.publish_compaction(folded)
     committed = node.now.contents.changes
     data = database(node.now.committed)
     found: list[Contents] = []
-    disk.watch = lambda: found.append(contents(LogBackend(SimulatedStorage(disk.crash(random.Random(len(found)))))))
-    node.backend.take_snapshot(source(data, node.now.version), "test")
+    disk.watch = lambda: found.append(contents(backup_in(SimulatedStorage(disk.crash(random.Random(len(found)))))))
+    node.writer.take_snapshot(source(data, node.now.version), "test")
     disk.watch = None
     assert {one.generation for one in found} >= {3, 5}
     for one in found:
@@ -230,14 +229,17 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["none made ahead", "made ahead"])
-def test_a_record_that_does_not_fit_any_more(node: Node, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
+def test_a_record_that_does_not_fit_any_more(node: Node, ahead: bool) -> None:
     """It needs the next segment at once."""
     node.note(noise(6000))
+    node.options = replace(node.options, max_file=node.writer.sizes().segments + 1200)
+    node.open("with a file that is nearly full")
     if ahead:
-        node.backend.upkeep()
-    monkeypatch.setattr("backends.log.segment.MAX_FILE", node.backend.sizes().segments + 1200)
+        node.writer.maintain()
+    assert ("segment-00000002" in node.storage.names()) == ahead
+    assert node.writer.segment_index == 1
     node.note(noise(1000))
-    assert node.backend._opened.segment_index == 2
+    assert node.writer.segment_index == 2
     check(node)
 
 
@@ -245,10 +247,10 @@ def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node:
     """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
     for seed in range(20):
         node.note(noise(1 << 20, seed))
-    folded = node.backend.fold(node.scratch)
+    folded = fold(node.storage, node.scratch)
     assert folded is not None
-    node.backend.switch_generation(folded)
-    left = contents(node.backend).changes
+    node.writer.publish_compaction(folded)
+    left = contents(node.backup()).changes
     assert LEAVE_OUT_MIN <= len(left) < MAX_ROLL_FORWARD
     assert [version for version, _ in left] == [*range(22 - len(left), 22)]
 
@@ -257,7 +259,7 @@ def test_a_change_larger_than_all_that_may_stay_out_still_does(node: Node) -> No
     node.note()
     for seed in range(3):
         node.note(noise(5 << 20, seed))
-    folded = node.backend.fold(node.scratch)
+    folded = fold(node.storage, node.scratch)
     assert folded is not None
-    node.backend.switch_generation(folded)
-    assert len(contents(node.backend).changes) == LEAVE_OUT_MIN
+    node.writer.publish_compaction(folded)
+    assert len(contents(node.backup()).changes) == LEAVE_OUT_MIN

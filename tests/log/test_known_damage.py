@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 
 from backends.errors import Unreachable
-from backends.log.backend import LogBackend
 from backends.log.known_damage import (
     DAMAGE,
     KnownDamage,
@@ -15,23 +14,23 @@ from backends.log.known_damage import (
     remove_healed,
     write_damage,
 )
+from backends.log.writer import Writer
 from backends.storage.base import Storage
 from tests.log.damage import files_in
 from tests.log.forge import document
-from tests.log.histories import changes, silent, source
+from tests.log.histories import backup_in, changes, silent, source
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 BAD = found_now("compaction", "the change with data version 3 cannot be executed (SQLError)", 1)
 
 
-def made(storage: Storage) -> LogBackend:
-    """A backup of a few changes, open."""
-    LogBackend(storage).create(source(b"database", 0))
-    backend = LogBackend(storage)
-    backend.open(silent, "one")
+def made(storage: Storage) -> Writer:
+    """The writer of a backup of a few changes."""
+    backup_in(storage).create(source(b"database", 0))
+    writer = backup_in(storage).open(silent, "one")
     for change in changes(5):
-        backend.append(change)
-    return backend
+        writer.append(change)
+    return writer
 
 
 @pytest.fixture
@@ -50,12 +49,12 @@ def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
 
 def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
     """Also when an old copy of the backup was put over it."""
-    backend = made(storage)
+    writer = made(storage)
     for other in (0, 2, 7):
-        assert not backend.note_damage(found_now("verify", "late", other))
+        assert not writer.damage.note(found_now("verify", "late", other))
         storage.publish(DAMAGE, KnownDamage(1, "verify", "late", other).encode())
         assert read_damage(storage, 1) is None
-        assert backend.status("").health == "ok" and LogBackend(storage).status("").health == "ok"
+        assert writer.status("").health == "ok" and backup_in(storage).status("").health == "ok"
     for generation, stays in ((0, True), (1, True), (2, False)):
         storage.publish(DAMAGE, BAD.encode())
         remove_healed(storage, generation)
@@ -83,31 +82,30 @@ def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStora
     ids=["empty", "cut", "flipped", "bare", "negative", "future", "list"],
 )
 def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
-    backend = made(storage)
+    writer = made(storage)
     storage.publish(DAMAGE, data)
-    assert LogBackend(storage).status("").health == "damaged"
-    backend.close()
-    backend = LogBackend(storage)
-    backend.open(silent, "two")
-    known = backend.known_damage()
+    assert backup_in(storage).status("").health == "damaged"
+    writer.close()
+    writer = backup_in(storage).open(silent, "two")
+    known = writer.damage.read()
     assert known is not None and "cannot be read" in known.what
-    assert backend.status("").health == "damaged"
-    backend.take_snapshot(source(b"new", 5), "known damage")
+    assert writer.status("").health == "damaged"
+    writer.take_snapshot(source(b"new", 5), "known damage")
     assert DAMAGE not in storage.names()
-    assert backend.known_damage() is None and backend.status("").health == "ok"
+    assert writer.damage.read() is None and writer.status("").health == "ok"
 
 
 def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage) -> None:
-    backend = made(storage)
+    writer = made(storage)
 
     def full(name: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(storage, "publish", full)
     with pytest.raises(Unreachable, match="No space left"):
-        backend.note_damage(BAD)
-    assert backend.known_damage() == BAD
-    assert backend.status("").health == "damaged"
+        writer.damage.note(BAD)
+    assert writer.damage.read() == BAD
+    assert writer.status("").health == "damaged"
 
 
 def test_the_power_is_cut_at_every_operation_of_finding_and_healing() -> None:
@@ -115,24 +113,22 @@ def test_the_power_is_cut_at_every_operation_of_finding_and_healing() -> None:
     seen = set()
     for number in range(1, 400):
         disk = SimulatedDisk()
-        backend = made(SimulatedStorage(disk))
-        backend.note_damage(BAD)
+        writer = made(SimulatedStorage(disk))
+        writer.damage.note(BAD)
         survivors: list[tuple[SimulatedDisk, int]] = []
         start, rng = disk.operations, random.Random(number)
 
         disk.watch = partial(_cut, disk, rng, survivors)
-        backend.take_snapshot(source(b"whole", 5), "known damage")
+        writer.take_snapshot(source(b"whole", 5), "known damage")
         disk.watch = None
         _cut(disk, rng, survivors)
         assert disk.operations > start + 10
         for survivor, at in survivors:
             storage = SimulatedStorage(survivor)
-            status = LogBackend(storage).status("")
+            status = backup_in(storage).status("")
             assert (status.generation, status.health) in ((1, "damaged"), (2, "ok")), (number, at, files_in(storage))
             seen.add((status.generation, DAMAGE in storage.names()))
-            again = LogBackend(storage)
-            again.open(silent, "two")
-            known = again.known_damage()
+            known = backup_in(storage).open(silent, "two").damage.read()
             assert (known is not None) == (status.generation == 1)
             assert (DAMAGE in storage.names()) == (status.generation == 1), "the next writer removes a stale one"
         if len(seen) == 3 and number >= 20:

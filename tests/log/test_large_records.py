@@ -9,12 +9,11 @@ import pytest
 
 from backends.change import Change
 from backends.errors import Damaged
-from backends.log.backend import LogBackend
 from backends.log.format import segment_name
 from backends.log.reading import LARGE, StoredPayload
 from backends.storage.local import LocalStorage
 from tests.log.forge import FRAME, Forged, backup, segment
-from tests.log.histories import silent, source
+from tests.log.histories import backup_in, silent, source
 from tests.log.model import versions
 from tests.log.victim import MEMORY, within
 from tests.standin.calls import bump
@@ -27,34 +26,34 @@ SIZE = 2 * MEMORY
 def storage(tmp_path: Path) -> LocalStorage:
     """A backup whose last record but one is large, left by a writer that was killed."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
-    LogBackend(storage).create(source())
-    backend = LogBackend(storage)
-    backend.open(silent, "writer")
+    backup_in(storage).create(source())
+    writer = backup_in(storage).open(silent, "writer")
     noise = b64encode(random.Random(1).randbytes(SIZE)).decode()
-    backend.append(Change(1, ["SELECT 1", bump(1)]))
-    backend.append(Change(2, [f"SELECT '{noise[start : start + LARGE]}'" for start in range(0, len(noise), LARGE)]))
-    backend.append(Change(3, ["SELECT 3", bump(3)]))
+    writer.append(Change(1, ["SELECT 1", bump(1)]))
+    writer.append(Change(2, [f"SELECT '{noise[start : start + LARGE]}'" for start in range(0, len(noise), LARGE)]))
+    writer.append(Change(3, ["SELECT 3", bump(3)]))
     return storage
 
 
 def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
     with closing(storage.open(segment_name(1))) as handle:
         assert handle.size() > SIZE
-    backend = LogBackend(storage)
+    backup = backup_in(storage)
     with within(MEMORY):
-        assert backend.status("").data_version == 3
-        with backend.read() as generation:
+        assert backup.status("").data_version == 3
+        with backup.read() as generation:
             found = [(change.data_version, sum(map(len, change.statements))) for change in generation.changes()]
     assert [version for version, _ in found] == [1, 2, 3]
     assert found[1][1] > SIZE
 
 
 def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
-    backend = LogBackend(storage)
+    backup = backup_in(storage)
     with within(MEMORY):
-        assert backend.open(silent, "again").data_version == 3
-    backend.close()
-    assert versions(LogBackend(storage)) == [1, 2, 3]
+        writer = backup.open(silent, "again")
+        assert writer.standing.data_version == 3
+    writer.close()
+    assert versions(backup_in(storage)) == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -66,7 +65,7 @@ def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> No
         file.seek(SIZE // 2)
         file.write(bytes([byte[0] ^ 1]))
     with within(MEMORY), pytest.raises(Damaged) as caught:
-        versions(LogBackend(storage))
+        versions(backup_in(storage))
     assert caught.value.last_good == 1
 
 
@@ -90,4 +89,4 @@ def test_a_large_record_of_nothing(tmp_path: Path) -> None:
     with (tmp_path / "lightning.bkp" / segment_name(1)).open("r+b") as file:
         file.truncate(1 << 28)
     with within(MEMORY):
-        assert versions(LogBackend(storage)) == []
+        assert versions(backup_in(storage)) == []

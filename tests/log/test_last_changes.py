@@ -8,13 +8,13 @@ from backends.base import MAX_ROLL_FORWARD
 from backends.change import Change
 from backends.errors import Damaged
 from backends.log import last_changes
-from backends.log.backend import LogBackend
 from backends.log.generation import Reader
 from backends.log.last_changes import read_end, statements_of
+from backends.log.options import LogOptions
 from backends.log.reading import RecordReader
 from backends.storage.local import LocalStorage
 from tests.log.destinations import Maker
-from tests.log.histories import change, changes, silent, source
+from tests.log.histories import backup_in, change, changes, silent, source
 from tests.standin import History
 
 
@@ -34,18 +34,17 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
     make().create(source())
     for number, one in enumerate(changes(count, size=300)):
         if number % 40 == 0:
-            backend = make()
-            backend.open(silent, f"session {number}")
+            writer = make().open(silent, f"session {number}")
         history.version = one.data_version
         extra = [change(history.foreign_keys(on=number % 2 == 0))] if number % 5 == 0 else []
         for each in (one, *extra):
-            backend.append(each)
+            writer.append(each)
             sent.append(each)
-        backend.upkeep()
-        standing = backend.standing
+        writer.maintain()
+        standing = writer.standing
         if number % 40 == 39:
-            backend.close()
-    backend.close()
+            writer.close()
+    writer.close()
     with make().read() as generation:
         end = read_end(generation)
         read = [list(statements) for statements in statements_of(generation, end.changes)]
@@ -62,8 +61,7 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
 def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
     make().create(source())
     history = History()
-    backend = make()
-    backend.open(silent, "one")
+    writer = make().open(silent, "one")
     for call in [
         history.note(),
         history.foreign_keys(on=False),
@@ -72,26 +70,25 @@ def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
         history.note(),
         history.foreign_keys(on=False),
     ]:
-        backend.append(change(call))
-    backend.close()
-    backend = make()
-    backend.open(silent, "two")
-    backend.append(change(history.note()))
-    backend.close()
+        writer.append(change(call))
+    writer.close()
+    writer = make().open(silent, "two")
+    writer.append(change(history.note()))
+    writer.close()
     with make().read() as generation:
         told = [one.foreign_keys for one in read_end(generation).changes]
     assert told == [True, True, False, False, True, True, True]
 
 
-def test_only_the_last_segments_are_read(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_last_segments_are_read(tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the log is."""
-    backend = LogBackend(LocalStorage(tmp_path / "lightning.bkp"))
-    backend.create(source())
-    backend.open(silent, "one")
+    backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"), small)
+    backup.create(source())
+    writer = backup.open(silent, "one")
     for one in changes(400, size=300):
-        backend.append(one)
-        backend.upkeep()
-    backend.close()
+        writer.append(one)
+        writer.maintain()
+    writer.close()
     opened: list[int] = []
     records = last_changes._records
 
@@ -100,22 +97,22 @@ def test_only_the_last_segments_are_read(tmp_path: Path, small: None, monkeypatc
         return records(reader, number)
 
     monkeypatch.setattr(last_changes, "_records", noting)
-    with backend.read() as reader:
+    with backup.read() as reader:
         read_end(reader)
         assert len(reader.log.segments) > 10
     assert len(opened) <= 3
 
 
 def test_end_that_was_once_saved_and_is_gone_is_damage(tmp_path: Path) -> None:
-    backend = LogBackend(LocalStorage(tmp_path / "lightning.bkp"))
-    backend.create(source())
-    backend.open(silent, "one")
+    backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"))
+    backup.create(source())
+    writer = backup.open(silent, "one")
     for one in changes(5):
-        backend.append(one)
-    backend.close()
+        writer.append(one)
+    writer.close()
     segment = max((tmp_path / "lightning.bkp").glob("segment-*"))
     segment.chmod(0o600)
     content = segment.read_bytes()
     segment.write_bytes(content[:200] + bytes(len(content) - 200))
-    with backend.read() as generation, pytest.raises(Damaged):
+    with backup.read() as generation, pytest.raises(Damaged):
         read_end(generation)

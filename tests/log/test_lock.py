@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
-from backends.base import Backend
+from backends import backup_at
 from backends.errors import BackupError
 from backends.locks import FileLock, NoLocks
+from backends.log.writer import Writer
 from backends.storage.base import Lock
 from backends.storage.local import LocalStorage
 from tests.log.conftest import DATABASE
@@ -20,9 +20,8 @@ from tests.log.model import versions
 
 _WRITER = """
 import sys
-from backends import backend_for
-backend = backend_for(sys.argv[1])
-backend.open(lambda level, line: None, "another process")
+from backends import backup_at
+writer = backup_at(sys.argv[1]).open(lambda level, line: None, "another process")
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -40,7 +39,7 @@ def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 def url(tmp_path: Path) -> str:
     """A new backup at version 1."""
     url = (tmp_path / "lightning.bkp").as_uri()
-    backend_for(url).create(source(DATABASE, 1, "02aa"))
+    backup_at(url).create(source(DATABASE, 1, "02aa"))
     return url
 
 
@@ -65,10 +64,8 @@ def files(url: str) -> dict[str, bytes]:
     return {name: storage.read_small(name) for name in storage.names()}
 
 
-def opened(url: str) -> Backend:
-    backend = backend_for(url)
-    backend.open(silent, "this one")
-    return backend
+def opened(url: str) -> Writer:
+    return backup_at(url).open(silent, "this one")
 
 
 @pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
@@ -80,20 +77,20 @@ def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list
         with pytest.raises(BackupError, match=r"another process \(pid \d+, -c\) is writing to the backup"):
             opened(url)
         with pytest.raises(BackupError, match="another process"):
-            backend_for(url).open_anew("this one")
+            backup_at(url).open_anew(silent, "this one")
         assert files(url) == before
-        assert backend_for(url).peek().data_version == 1
-        assert versions(backend_for(url)) == []
+        assert backup_at(url).end().data_version == 1
+        assert versions(backup_at(url)) == []
 
 
 def test_lock_of_a_killed_process_is_free(url: str) -> None:
     with another_process(url) as process:
         process.kill()
         process.wait()
-        backend = opened(url)
-        backend.append(changes(1, 1)[0])
-        backend.close()
-    assert versions(backend_for(url)) == [2]
+        writer = opened(url)
+        writer.append(changes(1, 1)[0])
+        writer.close()
+    assert versions(backup_at(url)) == [2]
 
 
 def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:

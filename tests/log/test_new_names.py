@@ -7,38 +7,42 @@ sees: so the first one is held up before it makes its own, or the other's listin
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import place_at
 from backends.errors import BackupError, Damaged, Replaced
-from backends.log.backend import LogBackend
+from backends.log.backup import Backup
 from backends.log.documents import MANIFEST
+from backends.log.folding import fold
+from backends.log.options import LogOptions
+from backends.log.writer import Writer
 from backends.storage.base import TEMPORARY, WriteHandle
 from backends.storage.local import LocalStorage
 from tests.log.conftest import DATABASE
-from tests.log.histories import changes, silent, source
+from tests.log.destinations import Maker
+from tests.log.histories import backup_in, changes, silent, source
 from tests.log.model import contents, versions
 from tests.storage.faulty import FaultyStorage
 
-Open = Callable[[], LogBackend]
 SIZE = 900
 
 
-def fill(backend: LogBackend, count: int) -> None:
+def fill(writer: Writer, count: int) -> None:
     """So many commits of a size, with the maintenance between them."""
-    for change in changes(count, backend.standing.data_version, SIZE):
-        backend.append(change)
-        backend.upkeep()
+    for change in changes(count, writer.standing.data_version, SIZE):
+        writer.append(change)
+        writer.maintain()
 
 
-def held_up(backend: LogBackend, prefix: str, meanwhile: Callable[[], None], *, safely: bool, made: bool) -> list[str]:
+def held_up(writer: Writer, prefix: str, meanwhile: Callable[[], None], *, safely: bool, made: bool) -> list[str]:
     """Hold the writer up once, before it makes a file whose name begins so, or when it is made and gets its own name.
 
     Returns what it was held up for. `safely`: with what is under test, and not by a rename that replaces.
     """
-    storage, names = backend.storage, list[str]()
+    storage, names = writer.storage, list[str]()
     create, rename = storage.create, storage.rename_new if safely else storage.rename
 
     def created(name: str) -> WriteHandle:
@@ -59,117 +63,122 @@ def held_up(backend: LogBackend, prefix: str, meanwhile: Callable[[], None], *, 
     return names
 
 
-def lagging(backend: LogBackend) -> LogBackend:
+def lagging(backup: Backup) -> Backup:
     """One that does not see the other's unfinished files."""
-    names = backend.storage.names
-    backend.storage.names = lambda: [name for name in names() if not name.endswith(TEMPORARY)]  # type: ignore[method-assign]
-    return backend
+    names = backup.storage.names
+    backup.storage.names = lambda: [name for name in names() if not name.endswith(TEMPORARY)]  # type: ignore[method-assign]
+    return backup
 
 
 def overtaken_in_a_segment(
-    open_: Open, commits: int, *, safely: bool = True, made: bool = False
+    created: Maker, commits: int, *, safely: bool = True, made: bool = False
 ) -> tuple[list[int], list[int]]:
     """The first writer is held up before it names a segment; the other makes so many commits meanwhile, and more then.
 
     Returns the versions that were acknowledged, and those that the backup holds.
     """
-    first, second = open_(), lagging(open_()) if made else open_()
+    other, seconds = lagging(created()) if made else created(), list[Writer]()
 
     def take_over() -> None:
-        second.open(silent, "second")
-        fill(second, commits)
+        seconds.append(other.open(silent, "second"))
+        fill(seconds[0], commits)
 
-    first.open(silent, "first")
+    first = created().open(silent, "first")
     begun = first.standing.data_version
     names = held_up(first, "segment-", take_over, safely=safely, made=made)
     while not names:
         fill(first, 1)
     with pytest.raises(Replaced):
         fill(first, 1)
+    (second,) = seconds
     with suppress(BackupError):
         fill(second, 60)
     acknowledged = list(range(begun + 1, second.standing.data_version + 1))
-    for backend in (first, second):
-        backend.close()
-    return acknowledged, versions(open_())
+    for writer in (first, second):
+        writer.close()
+    return acknowledged, versions(created())
 
 
-def overtaken_in_a_compaction(open_: Open, scratch: Path, *, safely: bool = True) -> tuple[list[int], list[int]]:
+def overtaken_in_a_compaction(created: Maker, scratch: Path, *, safely: bool = True) -> tuple[list[int], list[int]]:
     """The same, held up before it names a snapshot; the other publishes a generation of its own meanwhile."""
-    first, second = open_(), lagging(open_())
+    other, seconds = lagging(created()), list[Writer]()
 
     def take_over() -> None:
-        second.open(silent, "second")
+        second = other.open(silent, "second")
+        seconds.append(second)
         fill(second, 5)
-        folded = second.fold(scratch, leave_out=1)
+        folded = fold(other.storage, scratch, leave_out=1)
         assert folded is not None
-        second.switch_generation(folded)
+        second.publish_compaction(folded)
         fill(second, 5)
 
-    first.open(silent, "first")
+    first = created().open(silent, "first")
     fill(first, 5)
-    folded = first.fold(scratch, leave_out=1)
+    folded = fold(first.storage, scratch, leave_out=1)
     assert folded is not None
     names = held_up(first, "snapshot-", take_over, safely=safely, made=True)
     with suppress(BackupError):
-        first.switch_generation(folded)
+        first.publish_compaction(folded)
     assert names
     with pytest.raises(Replaced):
         fill(first, 1)
+    (second,) = seconds
     fill(second, 5)
     last = second.standing.data_version
-    for backend in (first, second):
-        backend.close()
-    return list(range(last - 5, last + 1)), versions(open_())
+    for writer in (first, second):
+        writer.close()
+    return list(range(last - 5, last + 1)), versions(created())
 
 
 @pytest.fixture
-def open_(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens a new backup at version 1; the session marker is looked at too rarely to help."""
-    monkeypatch.setattr("backends.log.session.LOOK_EVERY", 1e9)
+def options(small: LogOptions) -> LogOptions:
+    """The session marker is looked at too rarely to help."""
+    return replace(small, check_every=1e9)
+
+
+@pytest.fixture
+def created(tmp_path: Path, options: LogOptions) -> Maker:
+    """Makes the backup, as another process would: a new one at version 1."""
     url = (tmp_path / "lightning.bkp").as_uri()
-    backend_for(url).create(source(DATABASE, 1, "02aa"))
 
-    def opened() -> LogBackend:
-        backend = backend_for(url)
-        assert isinstance(backend, LogBackend)
-        return backend
+    def make() -> Backup:
+        return Backup(place_at(url), options)
 
-    return opened
+    make().create(source(DATABASE, 1, "02aa"))
+    return make
 
 
 @pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("commits", [0, 1, 60])
 def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(
-    open_: Open, commits: int, made: bool
+    created: Maker, commits: int, made: bool
 ) -> None:
-    acknowledged, found = overtaken_in_a_segment(open_, commits, made=made)
+    acknowledged, found = overtaken_in_a_segment(created, commits, made=made)
     assert found == acknowledged
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_harness_sees_what_a_rename_over_a_segment_destroys(open_: Open, made: bool) -> None:
+def test_harness_sees_what_a_rename_over_a_segment_destroys(created: Maker, made: bool) -> None:
     with pytest.raises(Damaged):
-        overtaken_in_a_segment(open_, 60, safely=False, made=made)
+        overtaken_in_a_segment(created, 60, safely=False, made=made)
 
 
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(open_: Open, tmp_path: Path) -> None:
-    acknowledged, found = overtaken_in_a_compaction(open_, tmp_path)
+def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(created: Maker, tmp_path: Path) -> None:
+    acknowledged, found = overtaken_in_a_compaction(created, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
-def test_harness_sees_what_a_rename_over_a_snapshot_destroys(open_: Open, tmp_path: Path) -> None:
+def test_harness_sees_what_a_rename_over_a_snapshot_destroys(created: Maker, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
-        overtaken_in_a_compaction(open_, tmp_path, safely=False)
+        overtaken_in_a_compaction(created, tmp_path, safely=False)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
-    open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+    created: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
-    backend = open_()
-    backend.open(silent, "first")
-    fill(backend, 5)
+    writer = created().open(silent, "first")
+    fill(writer, 5)
     publish = LocalStorage.publish
 
     def fails(self: LocalStorage, name: str, data: bytes) -> None:
@@ -178,49 +187,47 @@ def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
         publish(self, name, data)
 
     for _ in range(2):
-        folded = backend.fold(tmp_path, leave_out=1)
+        folded = fold(writer.storage, tmp_path, leave_out=1)
         assert folded is not None
         monkeypatch.setattr(LocalStorage, "publish", fails)
         with pytest.raises(BackupError):
-            backend.switch_generation(folded)
+            writer.publish_compaction(folded)
         monkeypatch.setattr(LocalStorage, "publish", publish)
         if restarted:
-            backend.close()
-            backend = open_()
-            backend.open(silent, "again")
-        fill(backend, 5)
-    assert {"snapshot-00000002", "snapshot-00000003"} <= set(backend.storage.names())
-    before = contents(backend)
-    folded = backend.fold(tmp_path, leave_out=1)
+            writer.close()
+            writer = created().open(silent, "again")
+        fill(writer, 5)
+    assert {"snapshot-00000002", "snapshot-00000003"} <= set(writer.storage.names())
+    before = contents(created())
+    folded = fold(writer.storage, tmp_path, leave_out=1)
     assert folded is not None
-    backend.switch_generation(folded)
-    after = contents(backend)
+    writer.publish_compaction(folded)
+    after = contents(created())
     assert (before.generation, after.generation) == (1, 4)
     assert after.changes == before.changes[-1:]
-    assert [name for name in backend.storage.names() if name.startswith("snapshot-")] == ["snapshot-00000004"]
-    backend.take_snapshot(source(DATABASE, backend.standing.data_version), "test")
-    fill(backend, 3)
-    backend.close()
-    assert contents(open_()).generation == 5
+    assert [name for name in writer.storage.names() if name.startswith("snapshot-")] == ["snapshot-00000004"]
+    writer.take_snapshot(source(DATABASE, writer.standing.data_version), "test")
+    fill(writer, 3)
+    writer.close()
+    assert contents(created()).generation == 5
 
 
 @pytest.mark.parametrize("done", [0.0, 1.0])
 @pytest.mark.parametrize("operation", ["rename_new", "sync_names"])
-def test_segment_that_could_not_be_named_is_made_anew(open_: Open, operation: str, done: float) -> None:
+def test_segment_that_could_not_be_named_is_made_anew(
+    created: Maker, options: LogOptions, operation: str, done: float
+) -> None:
     """Whether its name is there or not; the writer has not been replaced, and goes on."""
-    backend = open_()
-    faulty = FaultyStorage(backend.storage)
-    backend = LogBackend(faulty)
-    backend.open(silent, "writer")
-    begun = backend.standing.data_version
+    faulty = FaultyStorage(created().storage)
+    writer = backup_in(faulty, options).open(silent, "writer")
+    begun = writer.standing.data_version
     faulty.fail(operation, 5, done=done)  # type: ignore[arg-type]
-    fill(backend, 60)
+    fill(writer, 60)
     assert faulty.struck == 1
-    last = backend.standing.data_version
-    backend.close()
-    assert versions(open_()) == list(range(begun + 1, last + 1))
-    again = open_()
-    again.open(silent, "again")
+    last = writer.standing.data_version
+    writer.close()
+    assert versions(created()) == list(range(begun + 1, last + 1))
+    again = created().open(silent, "again")
     fill(again, 60)
     again.close()
-    assert versions(open_()) == list(range(begun + 1, last + 61))
+    assert versions(created()) == list(range(begun + 1, last + 61))

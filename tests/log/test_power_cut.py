@@ -7,14 +7,15 @@ and the log goes on. A creation that was cut is either whole or no backup at all
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backends.change import Change
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
-from tests.log.histories import CAMPAIGN, Node, noise, silent
+from backends.log.options import LogOptions
+from tests.log.histories import CAMPAIGN, Node, backup_in, noise, silent
 from tests.log.model import Model, contents
 from tests.standin.calls import bump
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
@@ -24,7 +25,7 @@ SURVIVORS = 2 * CAMPAIGN
 
 POINTS_OF_A_RECOVERY = 24
 
-pytestmark = pytest.mark.usefixtures("small", "impatient")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 class Cuts:
@@ -52,7 +53,7 @@ class Cuts:
         """Start a recovery that the power is cut in again, if it gets that far."""
         disk.crash_at(disk.operations + random.Random(self.counts["cuts"]).randint(1, POINTS_OF_A_RECOVERY))
         try:
-            LogBackend(SimulatedStorage(disk)).open(silent, "cut, too")
+            backup_in(SimulatedStorage(disk), self.node.options).open(silent, "cut, too")
         except PowerCut:
             self.counts["cuts during a recovery"] += 1
         except BackupError:
@@ -63,35 +64,33 @@ class Cuts:
         acknowledged, under_way = self.node.model, self.node.next
         assert under_way is not None
         try:
-            found = contents(LogBackend(storage))
+            found = contents(backup_in(storage))
         except BackupError:
             assert acknowledged is None
             self.counts["creations that left no backup"] += 1
             return
         if acknowledged is not None and found == acknowledged.contents:
             self.counts["as acknowledged"] += 1
-            go_on(storage, acknowledged)
+            go_on(storage, acknowledged, self.node.options)
         else:
             assert found == under_way.contents
             self.counts["with the unacknowledged step"] += 1
-            go_on(storage, under_way)
+            go_on(storage, under_way, self.node.options)
 
 
-def go_on(storage: SimulatedStorage, model: Model) -> None:
+def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
     """Open what was left, append to it, and read it back: while it is open, after the end, and by another writer."""
-    backend = LogBackend(storage)
-    version = backend.open(silent, "after the cut").data_version + 1
+    writer = backup_in(storage, options).open(silent, "after the cut")
+    version = writer.standing.data_version + 1
     change = Change(version, ["SELECT 'after the cut'", bump(version)])
-    backend.append(change)
-    backend.upkeep()
+    writer.append(change)
+    writer.maintain()
     expected = model.appended(change).contents
-    assert contents(LogBackend(storage)) == expected
-    backend.close()
+    assert contents(backup_in(storage)) == expected
+    writer.close()
     assert not [name for name in storage.names() if name.endswith(".tmp")]
-    again = LogBackend(storage)
-    again.open(silent, "again")
-    again.close()
-    assert contents(LogBackend(storage)) == expected
+    backup_in(storage, options).open(silent, "again").close()
+    assert contents(backup_in(storage)) == expected
 
 
 def a_long_life(node: Node) -> None:
@@ -101,19 +100,19 @@ def a_long_life(node: Node) -> None:
     node.append(node.history.first())
     for text in ("", "short", noise(300), noise(700, 1)):
         node.note(text)
-    node.backend.upkeep()
+    node.writer.maintain()
     node.note("again")
     node.append(node.history.foreign_keys(on=False))
     node.append(node.history.foreign_keys(on=True))
     for seed in range(5):
         node.note(noise(2500, seed))
-        node.backend.upkeep()
+        node.writer.maintain()
     node.note("in a segment that was made ahead")
     for seed in range(6):
         node.note(noise(3000, seed))
     node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(1 << 21)}'"))
     node.note("after a record of megabytes")
-    node.backend.upkeep()
+    node.writer.maintain()
     node.note("in the next segment")
     node.compact(lambda: node.note("while it is folded"))
     node.note()
@@ -124,7 +123,7 @@ def a_long_life(node: Node) -> None:
     node.compact()
     for seed in range(4):
         node.note(noise(2500, seed))
-        node.backend.upkeep()
+        node.writer.maintain()
     node.compact()
     node.open("after it was killed")
     node.note("the last")
@@ -134,17 +133,16 @@ def a_long_life(node: Node) -> None:
 @pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
 def test_a_cut_at_every_point(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    small: LogOptions,
     record_property: Callable[[str, object], None],
     note_every: float,
 ) -> None:
     """A note saves all names by the way, which would hide that one was not saved in time."""
-    monkeypatch.setattr("backends.log.session.NOTE_EVERY", note_every)
     disk = SimulatedDisk()
-    cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path))
+    cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path, options=replace(small, note_every=note_every)))
     a_long_life(cuts.node)
     disk.watch = None
-    assert contents(LogBackend(SimulatedStorage(disk))) == cuts.node.now.contents
+    assert contents(backup_in(SimulatedStorage(disk))) == cuts.node.now.contents
     for what, count in cuts.counts.items():
         record_property(what, count)
     print(dict(cuts.counts))

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from backends.log.backend import LogBackend
+from tests.log.conftest import SMALL
 from tests.log.histories import CAMPAIGN, Node, noise
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
@@ -37,7 +37,7 @@ def kill(node: Node) -> None:
 
 
 def upkeep(node: Node) -> None:
-    node.backend.upkeep()
+    node.writer.maintain()
 
 
 STEPS: dict[str, Callable[[Node], None]] = {
@@ -52,7 +52,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self._scratch = tempfile.TemporaryDirectory()
         self._disk = SimulatedDisk()
-        self.node = Node(SimulatedStorage(self._disk), Path(self._scratch.name))
+        self.node = Node(SimulatedStorage(self._disk), Path(self._scratch.name), options=SMALL)
 
     def teardown(self) -> None:
         self._scratch.cleanup()
@@ -93,7 +93,7 @@ class Histories(RuleBasedStateMachine):
         self._disk = self._disk.crash(random.Random(seed))
         node = self.node
         node.storage = node.plain = SimulatedStorage(self._disk)
-        found = contents(LogBackend(node.storage))
+        found = contents(node.backup())
         assert node.next is not None
         if found != node.now.contents:
             assert found == node.next.contents
@@ -107,12 +107,12 @@ class Histories(RuleBasedStateMachine):
         """Beside the writer, at any time."""
         if self.node.model is None:
             return
-        assert contents(LogBackend(self.node.storage)) == self.node.now.contents
-        standing = self.node.backend.standing
+        assert contents(self.node.backup()) == self.node.now.contents
+        standing = self.node.writer.standing
         assert standing.data_version == self.node.now.version
 
 
-@pytest.mark.usefixtures("small", "impatient")
+@pytest.mark.usefixtures("impatient")
 def test_random_histories() -> None:
     run_state_machine_as_test(
         Histories,

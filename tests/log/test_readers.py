@@ -12,26 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from backends.log.backend import LogBackend
 from backends.log.generation import Reader
+from backends.log.options import LogOptions
 from backends.storage.base import Storage
 from backends.storage.local import LocalStorage
-from tests.log.histories import CAMPAIGN, Node, noise
+from tests.log.histories import CAMPAIGN, Node, backup_in, noise
 from tests.log.model import Contents, Model, contents, contents_and_tear
 from tests.storage.faulty import FaultyStorage, Operation, _Result
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
-
-pytestmark = pytest.mark.usefixtures("small")
 
 READINGS = 60
 SECONDS = 2.0
 
 
-class Writer:
+class BusyNode:
     """A node that does something at random when told to, and every state that its backup has had."""
 
-    def __init__(self, storage: Storage, scratch: Path, seed: int) -> None:
-        self.node = Node(storage, scratch)
+    def __init__(self, storage: Storage, scratch: Path, seed: int, options: LogOptions) -> None:
+        self.node = Node(storage, scratch, options=options)
         self.counts: Counter[str] = Counter()
         self._states: list[Model] = []
         self._rng = random.Random(seed)
@@ -56,7 +54,7 @@ class Writer:
     def act(self) -> None:
         """One step."""
         steps: dict[Callable[[], object], int] = {
-            self._note: 40, self.node.backend.upkeep: 20, self.node.compact: 2, self.node.snapshot: 1,
+            self._note: 40, self.node.writer.maintain: 20, self.node.compact: 2, self.node.snapshot: 1,
             self._restart: 2, self._die: 2,
         }  # fmt: skip
         (step,) = self._rng.choices(list(steps), list(steps.values()))
@@ -97,32 +95,34 @@ class Beside(FaultyStorage):
 
 @pytest.mark.parametrize("pace", [2, 5, 15])
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_a_step_of_the_writer_before_some_looks_of_the_reader(tmp_path: Path, seed: int, pace: int) -> None:
+def test_a_step_of_the_writer_before_some_looks_of_the_reader(
+    tmp_path: Path, small: LogOptions, seed: int, pace: int
+) -> None:
     storage = SimulatedStorage(SimulatedDisk())
-    writer = Writer(storage, tmp_path, seed)
+    busy = BusyNode(storage, tmp_path, seed, small)
     looks = 0
 
     def act() -> None:
         nonlocal looks
         looks += 1
         if looks % pace == 0:
-            writer.act()
+            busy.act()
 
     for _ in range(READINGS):
-        since = writer.acknowledged()
-        check(contents(LogBackend(Beside(storage, act))), writer.states(), since)
-    print(f"{READINGS} readings, {looks} looks, {dict(writer.counts)}")
+        since = busy.acknowledged()
+        check(contents(backup_in(Beside(storage, act))), busy.states(), since)
+    print(f"{READINGS} readings, {looks} looks, {dict(busy.counts)}")
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
+def node(tmp_path: Path, small: LogOptions) -> Node:
     """With a segment made ahead, that a reader opens, too."""
-    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=small)
     node.create()
     node.open()
     node.append(node.history.first())
     node.note(noise(6000))
-    node.backend.upkeep()
+    node.writer.maintain()
     assert len(node.storage.names()) == 5
     return node
 
@@ -135,12 +135,12 @@ def rest(reader: Reader) -> Contents:
 
 
 def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
-    with LogBackend(node.storage).read() as reader:
+    with node.backup().read() as reader:
         changes = iter(reader.changes())
         assert next(changes).data_version == 1
         for seed in range(4):
             node.note(noise(2500, seed))
-        assert node.backend._opened.segment_index == 2
+        assert node.writer.segment_index == 2
         versions = [change.data_version for change in changes]
         assert versions in ([2], [2, 3], [2, 3, 4], [2, 3, 4, 5])  # the sixth is in the next segment
 
@@ -148,18 +148,18 @@ def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
 def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
     """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
     before = node.now.contents
-    with LogBackend(node.storage).read() as reader:
+    with node.backup().read() as reader:
         node.snapshot()
         node.note()
         node.note()
         assert rest(reader) == before
-    assert contents(LogBackend(node.storage)) == node.now.contents
+    assert contents(node.backup()) == node.now.contents
 
 
 def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
     """At each look of the opening once."""
     counting = FaultyStorage(node.storage)
-    contents(LogBackend(counting))
+    contents(backup_in(counting))
     for number in range(1, sum(counting.calls.values()) + 1):
         left = number
 
@@ -170,10 +170,10 @@ def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
                 node.snapshot()
                 node.note()
                 node.note(noise(6000))
-                node.backend.upkeep()
+                node.writer.maintain()
 
         before = node.now.contents
-        found = contents(LogBackend(Beside(node.storage, act)))
+        found = contents(backup_in(Beside(node.storage, act)))
         assert found in (before, node.now.contents)
 
 
@@ -187,17 +187,17 @@ def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
         if looks % 7 == 0:
             node.close()
             node.open()
-            node.backend.upkeep()
+            node.writer.maintain()
 
     for _ in range(50):
-        assert contents(LogBackend(Beside(node.storage, act))) == node.now.contents
+        assert contents(backup_in(Beside(node.storage, act))) == node.now.contents
 
 
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_readers_beside_a_busy_writer(tmp_path: Path, seed: int) -> None:
+def test_readers_beside_a_busy_writer(tmp_path: Path, small: LogOptions, seed: int) -> None:
     """On a real filesystem, in threads."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
-    writer = Writer(storage, tmp_path, seed)
+    busy = BusyNode(storage, tmp_path, seed, small)
     readings: Counter[str] = Counter()
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -205,9 +205,9 @@ def test_readers_beside_a_busy_writer(tmp_path: Path, seed: int) -> None:
     def read() -> None:
         try:
             while not stop.is_set():
-                since = writer.acknowledged()
-                found = contents(LogBackend(LocalStorage(tmp_path / "lightning.bkp")))
-                check(found, writer.states(), since)
+                since = busy.acknowledged()
+                found = contents(backup_in(LocalStorage(tmp_path / "lightning.bkp")))
+                check(found, busy.states(), since)
                 readings[f"of generation {found.generation}"] += 1
         except BaseException as error:
             failures.append(error)
@@ -218,26 +218,28 @@ def test_readers_beside_a_busy_writer(tmp_path: Path, seed: int) -> None:
         reader.start()
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and not stop.is_set():
-        writer.act()
+        busy.act()
     stop.set()
     for reader in readers:
         reader.join()
-    print(f"{sum(readings.values())} readings of {len(readings)} generations, {dict(writer.counts)}")
+    print(f"{sum(readings.values())} readings of {len(readings)} generations, {dict(busy.counts)}")
     if failures:
         raise failures[0]
     assert len(readings) > 1
 
 
-def test_a_record_that_comes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_comes_while_it_is_looked_at(
+    tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of it is there at first: beside a running writer that is no torn end, and says nothing of damage."""
-    writer = Writer(LocalStorage(tmp_path / "backup"), tmp_path, 1)
+    busy = BusyNode(LocalStorage(tmp_path / "backup"), tmp_path, 1, small)
     path = tmp_path / "backup" / "segment-00000001"
     before = path.read_bytes()
-    writer.node.note(noise(2500))
+    busy.node.note(noise(2500))
     whole = path.read_bytes()
     half = before.rstrip(b"\0")
     path.write_bytes(half + whole[len(half) : len(half) + 700].ljust(len(whole) - len(half), b"\0"))
     monkeypatch.setattr("backends.log.reading.time.sleep", lambda seconds: path.write_bytes(whole))
-    found, torn = contents_and_tear(LogBackend(LocalStorage(tmp_path / "backup")))
-    assert found == writer.node.now.contents
+    found, torn = contents_and_tear(backup_in(LocalStorage(tmp_path / "backup")))
+    assert found == busy.node.now.contents
     assert torn is None

@@ -5,36 +5,36 @@ from pathlib import Path
 import pytest
 
 from backends.errors import Damaged
-from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION, Manifest
 from backends.log.format import segment_name, snapshot_name
+from backends.log.options import LogOptions
+from tests.log.conftest import TINY
 from tests.log.damage import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
-from tests.log.histories import Node, silent, source
+from tests.log.histories import Node, backup_in, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
-def killed(tiny: None) -> Made:
+def killed() -> Made:
     """A backup whose writer was killed."""
     return make(closed=False)
 
 
 @pytest.mark.parametrize("name", [SESSION, "segment-00000001", "segment-00000002", snapshot_name(1)])
 def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) -> None:
-    backend = backup_of({**killed.files, name: flipped(killed.files[name], 70, 1)})
-    backend.last_writer()
-    backend.node_id()
-    backend.open_anew("resync")
-    backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
-    go_on(backend)
-    backend.close()
-    found = contents(backend)
+    backup = backup_of({**killed.files, name: flipped(killed.files[name], 70, 1)}, TINY)
+    backup.last_writer()
+    backup.node_id()
+    writer = backup.open_anew(silent, "resync")
+    writer.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+    go_on(writer)
+    writer.close()
+    found = contents(backup)
     assert (found.generation, found.snapshot) == (2, b"the database of now")
-    again = LogBackend(backend.storage)
-    again.open(silent, "again")
+    again = backup_in(backup.storage, TINY).open(silent, "again")
     go_on(again)
     again.close()
 
@@ -42,13 +42,14 @@ def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) ->
 @pytest.mark.parametrize("index", [(1 << 63) - 1, (1 << 64) - 1, 10**30])
 def test_beginning_anew_beside_a_name_that_no_segment_has(killed: Made, index: int) -> None:
     """No release writes such a number: the file is a stranger's, and neither the log's end nor in its way."""
-    backend = backup_of({**killed.files, segment_name(index): b"not ours"})
-    assert backend.open(silent, "writer").data_version == LAST
-    backend.close()
-    backend.open_anew("resync")
-    backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
-    backend.close()
-    assert contents(backend).snapshot == b"the database of now"
+    backup = backup_of({**killed.files, segment_name(index): b"not ours"}, TINY)
+    writer = backup.open(silent, "writer")
+    assert writer.standing.data_version == LAST
+    writer.close()
+    writer = backup.open_anew(silent, "resync")
+    writer.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+    writer.close()
+    assert contents(backup).snapshot == b"the database of now"
 
 
 def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
@@ -59,14 +60,13 @@ def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
     storage.make()
     for name, data in files.items():
         storage.publish(name, data)
-    backend = LogBackend(storage)
-    backend.open_anew("resync")
-    assert contents(LogBackend(storage)) == killed.contents
+    writer = backup_in(storage, TINY).open_anew(silent, "resync")
+    assert contents(backup_in(storage)) == killed.contents
     disk.crash_at(disk.operations + 3)
     with pytest.raises(PowerCut):
-        backend.take_snapshot(source(b"the database of now", LAST + 5), "resync")
+        writer.take_snapshot(source(b"the database of now", LAST + 5), "resync")
     disk.is_off = False
-    assert contents(LogBackend(storage)) == killed.contents
+    assert contents(backup_in(storage)) == killed.contents
 
 
 def test_a_manifest_survives_its_own_encoding(killed: Made) -> None:
@@ -75,9 +75,9 @@ def test_a_manifest_survives_its_own_encoding(killed: Made) -> None:
     assert manifest.base.data_version == BASE
 
 
-def test_damage_before_the_snapshot_of_a_compaction_is_named_with_its_version(tmp_path: Path) -> None:
+def test_damage_before_the_snapshot_of_a_compaction_is_named_with_its_version(tmp_path: Path, tiny: LogOptions) -> None:
     storage = SimulatedStorage(SimulatedDisk())
-    node = Node(storage, tmp_path)
+    node = Node(storage, tmp_path, options=tiny)
     node.create()
     node.open()
     node.append(node.history.first())

@@ -5,32 +5,36 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import place_at
 from backends.base import SnapshotSource
 from backends.errors import BackupError
-from backends.log import snapshot
+from backends.log.backup import Backup
+from backends.log.options import LogOptions
 from backends.log.snapshot import PIECE, write_snapshot
 from backends.storage.base import WriteHandle
 from backends.storage.local import LocalStorage
-from tests.log.histories import changes
+from tests.log.histories import changes, silent
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 PIECES = [os.urandom(PIECE) for _ in range(5)]
 
 
-@pytest.fixture(autouse=True)
-def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "MAX_FILE", 2 * PIECE + 4096)
+SMALL_FILES = LogOptions(max_file=2 * PIECE + 4096)
+
+
+def backup_in(place: Path) -> Backup:
+    """The backup in this directory, each of whose files takes no more than two pieces."""
+    return Backup(place_at(place.as_uri()), SMALL_FILES)
 
 
 def made(directory: Path) -> Path:
-    backend_for((directory / "b").as_uri()).create(SnapshotSource(PIECES, 7, None))
+    backup_in(directory / "b").create(SnapshotSource(PIECES, 7, None))
     return directory / "b"
 
 
 def read(place: Path) -> bytes:
-    with backend_for(place.as_uri()).read() as generation:
+    with backup_in(place).read() as generation:
         return b"".join(generation.snapshot)
 
 
@@ -67,28 +71,25 @@ def test_parts_in_another_order_are_damage(tmp_path: Path) -> None:
 
 def test_all_parts_of_a_generation_are_kept_and_removed_together(tmp_path: Path) -> None:
     place = made(tmp_path)
-    backend = backend_for(place.as_uri())
-    backend.open(lambda level, line: None, "one")
+    backup = backup_in(place)
+    writer = backup.open(silent, "one")
     parts = sorted(file.name for file in place.glob("snapshot-*"))
     assert len(parts) > 2
-    backend.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
+    writer.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
     assert sorted(file.name for file in place.glob("snapshot-*")) == [*parts, "snapshot-00000002"]
-    backend.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
+    writer.take_snapshot(SnapshotSource([b"small"], 9, None), "resync")
     (place / "kept").unlink()
-    backend.close()
-    backend.open(lambda level, line: None, "two")
-    backend.close()
+    writer.close()
+    backup.open(silent, "two").close()
     assert [file.name for file in place.iterdir() if file.name.startswith("snapshot")] == ["snapshot-00000003"]
     assert read(place) == b"small"
 
 
-def test_it_is_synced_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_synced_while_it_is_written() -> None:
     """All at the end, it would lie in front of the node's next commit: on a slow stick for minutes."""
-    monkeypatch.setattr(snapshot, "MAX_FILE", 1 << 30)
-    monkeypatch.setattr(snapshot, "_SYNC_EVERY", 2 * PIECE)
     storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
     storage.make()
-    write_snapshot(storage, bytes(16), 1, 7, PIECES)
+    write_snapshot(storage, bytes(16), 1, 7, PIECES, LogOptions(max_file=1 << 30, sync_every=2 * PIECE))
     assert storage.calls["sync"] == 3
 
 
@@ -120,13 +121,12 @@ class _LyingWriter(WriteHandle):
 def test_a_disk_that_keeps_something_else_than_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new snapshot is read back before the old generation goes: the old one stays, whole."""
     place = made(tmp_path)
-    backend = backend_for(place.as_uri())
-    backend.open(lambda level, line: None, "writer")
+    writer = backup_in(place).open(silent, "writer")
     create = LocalStorage.create
     monkeypatch.setattr(LocalStorage, "create", lambda storage, name: _LyingWriter(create(storage, name)))
     with pytest.raises(BackupError):
-        backend.take_snapshot(SnapshotSource([os.urandom(PIECE)], 8, None), "test")
+        writer.take_snapshot(SnapshotSource([os.urandom(PIECE)], 8, None), "test")
     monkeypatch.undo()
     assert read(place) == b"".join(PIECES)
     with pytest.raises(BackupError):
-        backend.append(changes(1, 7)[0])
+        writer.append(changes(1, 7)[0])

@@ -1,6 +1,7 @@
 """Two machines with copies of one node's directory: the replaced one stops, and never harms the other's log."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from backends.base import Standing
 from backends.errors import Replaced, WriteFailed
 from backends.log import session
-from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION, Session
+from backends.log.folding import fold
 from backends.log.format import snapshot_name
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.session import SessionMarker
+from backends.log.writer import Writer
 from plugin.keeper import TICK
-from tests.log.histories import Node, changes, noise, silent, source
+from tests.log.histories import Node, backup_in, changes, noise, silent, source
 from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
@@ -43,11 +46,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def node(small: None, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
+def node(small: LogOptions, clock: Clock, tmp_path: Path) -> Node:
     """The first writer, with some changes."""
-    monkeypatch.setattr(session, "LOOK_EVERY", 5.0)
-    monkeypatch.setattr(session, "NOTE_EVERY", 60.0)
-    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
+    options = replace(small, check_every=5.0, note_every=60.0)
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
     node.create()
     node.open("first")
     node.append(node.history.first())
@@ -56,83 +58,81 @@ def node(small: None, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     return node
 
 
-def replacing(node: Node) -> LogBackend:
+def replacing(node: Node) -> Writer:
     """Another writer that takes the first one's backup over."""
-    second = LogBackend(node.storage)
-    second.open(silent, "second")
-    return second
+    return node.backup().open(silent, "second")
 
 
-def fill(second: LogBackend, count: int = 40) -> None:
+def fill(second: Writer, count: int = 40) -> None:
     """Let the second writer go on through many segments."""
     for change in changes(count, second.standing.data_version, 500):
         second.append(change)
-        second.upkeep()
+        second.maintain()
 
 
 def last_writer(node: Node) -> str:
-    writer = LogBackend(node.storage).last_writer()
-    assert writer is not None
-    return writer.session_id
+    last = node.backup().last_writer()
+    assert last is not None
+    return last.session_id
 
 
 def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
-    first, second = node.backend, replacing(node)
+    first, second = node.writer, replacing(node)
     began = clock.now
     with pytest.raises(Replaced, match="taken over"):
         while clock.now < began + MOST_SECONDS:
             clock.now += TICK
-            first.upkeep()
+            first.maintain()
             first.append(changes(1, first.standing.data_version)[0])
     with pytest.raises(Replaced):
         first.take_snapshot(source(b"a database", 9), "test")
     second.append(changes(1, second.standing.data_version)[0])
     clock.now += MOST_SECONDS
-    second.upkeep()
+    second.maintain()
     second.append(changes(1, second.standing.data_version)[0])
 
 
 def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
     """It has not looked yet, and its segment is nearly full."""
-    first, second = node.backend, replacing(node)
+    first, second = node.writer, replacing(node)
     fill(second)
-    before = contents(second)
-    first.upkeep()
+    before = contents(node.backup())
+    first.maintain()
     with pytest.raises(Replaced):
         first.append(changes(1, first.standing.data_version)[0])
     fill(second)
-    assert contents(LogBackend(node.storage)).changes[: len(before.changes)] == before.changes
-    assert len(contents(LogBackend(node.storage)).changes) == len(before.changes) + 40
+    assert contents(node.backup()).changes[: len(before.changes)] == before.changes
+    assert len(contents(node.backup()).changes) == len(before.changes) + 40
 
 
-def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.MonkeyPatch) -> list[LogBackend]:
+def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
     """Another writer takes over after the first one's last look, just before its file of this name appears."""
-    publish, second = node.storage.publish, list[LogBackend]()
+    publish, to_open, second = node.storage.publish, [node.backup()], list[Writer]()
 
     def too_late(published: str, data: bytes) -> None:
-        if published == name and not second:
-            second.append(LogBackend(node.storage))  # first, as its own files are published by this, too
-            second[0].open(silent, "second")
+        if published == name and to_open:
+            backup = to_open.pop()  # first, as its own files are published by this, too
+            second.append(backup.open(silent, "second"))
         publish(published, data)
 
     monkeypatch.setattr(node.storage, "publish", too_late)
     return second
 
 
-def assert_both_stop(node: Node, second: LogBackend, clock: Clock) -> None:
+def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
     """What is left to them: neither of them knows whose files lie there."""
-    for backend in (second, node.backend):
+    for writer in (second, node.writer):
         clock.now += MOST_SECONDS
-        backend.upkeep()
+        writer.maintain()
         with pytest.raises(Replaced):
-            backend.append(changes(1, backend.standing.data_version)[0])
+            writer.append(changes(1, writer.standing.data_version)[0])
 
 
 def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one would believe itself alone, and write for ever to a file that has no name any more."""
     second = taken_over_while_publishing(node, SESSION, monkeypatch)
     clock.now += 61
-    node.backend.upkeep()
+    node.writer.maintain()
     assert last_writer(node) == "first"
     assert_both_stop(node, second[0], clock)
     assert last_writer(node) == "second"
@@ -140,80 +140,79 @@ def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pyte
 
 def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one would go on in segments that no reader looks at any more."""
-    folded = node.backend.fold(node.scratch, leave_out=1)
+    folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
     second = taken_over_while_publishing(node, MANIFEST, monkeypatch)
-    node.backend.switch_generation(folded)
+    node.writer.publish_compaction(folded)
     assert_both_stop(node, second[0], clock)
     assert last_writer(node) == "second"
 
 
 def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snapshot has its name already; the second one does not even notice."""
-    folded, second = node.backend.fold(node.scratch, leave_out=1), LogBackend(node.storage)
+    folded, second = fold(node.storage, node.scratch, leave_out=1), list[Writer]()
     assert folded is not None
     rename = node.storage.rename_new
 
     def taken_over(old: str, new: str) -> None:
         rename(old, new)
         if new == snapshot_name(2):
-            second.open(silent, "second")
+            second.append(replacing(node))
 
     monkeypatch.setattr(node.storage, "rename_new", taken_over)
     with pytest.raises(Replaced):
-        node.backend.switch_generation(folded)
-    fill(second)
-    assert contents(LogBackend(node.storage)).generation == 1
+        node.writer.publish_compaction(folded)
+    fill(second[0])
+    assert contents(node.backup()).generation == 1
 
 
 def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
-    first = node.backend
-    folded = first.fold(node.scratch, leave_out=1)
+    first = node.writer
+    folded = fold(node.storage, node.scratch, leave_out=1)
     assert folded is not None
     second = replacing(node)
     fill(second)
-    before = contents(second)
+    before = contents(node.backup())
     with pytest.raises(Replaced):
-        first.switch_generation(folded)
-    assert contents(LogBackend(node.storage)) == before
+        first.publish_compaction(folded)
+    assert contents(node.backup()) == before
 
 
 def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
-    first, second = node.backend, replacing(node)
+    first, second = node.writer, replacing(node)
     second.take_snapshot(source(b"the database of the second", 20), "test")
     fill(second)
-    before = contents(second)
+    before = contents(node.backup())
     with pytest.raises(Replaced):
         first.take_snapshot(source(b"the database of the first", 20), "test")
-    assert contents(LogBackend(node.storage)) == before
+    assert contents(node.backup()) == before
 
 
 def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
-    first = node.backend
-    first.upkeep()  # makes a segment ahead, whose name the second one will use
+    first = node.writer
+    first.maintain()  # makes a segment ahead, whose name the second one will use
     second = replacing(node)
     fill(second)
-    before = contents(second)
+    before = contents(node.backup())
     first.close()
-    assert contents(LogBackend(node.storage)) == before
+    assert contents(node.backup()) == before
     assert last_writer(node) == "second"
 
 
 def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock) -> None:
     for data in (None, b"", b"{}", b"\xff" * 3000, noise(500).encode()):
-        backend = LogBackend(node.storage)
         told: list[tuple[str, str]] = []
-        backend.open(lambda level, line, told=told: told.append((level, line)), "writer")  # type: ignore[misc]
+        writer = node.backup().open(lambda level, line, told=told: told.append((level, line)), "writer")  # type: ignore[misc]
         if data is None:
             node.storage.remove(SESSION)
         else:
             node.storage.publish(SESSION, data)
         clock.now += MOST_SECONDS
-        backend.upkeep()
+        writer.maintain()
         assert [level for level, _ in told if level != "unusual"] == ["broken"]
         with pytest.raises(Replaced, match="gone"):
-            backend.append(changes(1, backend.standing.data_version)[0])
-        backend.close()
+            writer.append(changes(1, writer.standing.data_version)[0])
+        writer.close()
         if data is not None:
             node.storage.remove(SESSION)
 
@@ -225,55 +224,52 @@ def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: C
     if data is not None:
         node.storage.publish(MANIFEST, data)
     clock.now += MOST_SECONDS
-    node.backend.upkeep()
+    node.writer.maintain()
     with pytest.raises(Replaced, match="gone or overwritten"):
         node.note()
 
 
 def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
-    backend = LogBackend(storage)
     told: list[tuple[str, str]] = []
-    backend.open(lambda level, line: told.append((level, line)), "writer")
+    writer = backup_in(storage, node.options).open(lambda level, line: told.append((level, line)), "writer")
     storage.fail("open", errno.ESTALE, sticky=True)
     for _ in range(5):
         clock.now += 6
-        backend.upkeep()
+        writer.maintain()
     assert [level for level, _ in told] == ["unusual"]
     assert "so far every change is saved" in told[0][1]
     storage.heal()
     clock.now += 6
-    backend.upkeep()
-    backend.append(changes(1, backend.standing.data_version)[0])
+    writer.maintain()
+    writer.append(changes(1, writer.standing.data_version)[0])
 
 
 def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
-    first = LogBackend(storage)
-    first.open(silent, "first")
+    first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("extend", errno.ENOSPC, sticky=True)
     storage.fail("create", errno.ENOSPC, sticky=True)
     for change in changes(3, first.standing.data_version, 1500):
         first.append(change)
-        first.upkeep()
+        first.maintain()
     assert storage.struck > 0
     replacing(node)
     clock.now += MOST_SECONDS
-    first.upkeep()
+    first.maintain()
     with pytest.raises(Replaced):
         first.append(changes(1, first.standing.data_version)[0])
 
 
 def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
-    first = LogBackend(storage)
-    first.open(silent, "first")
+    first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("write_durably", errno.EIO)
     with pytest.raises(WriteFailed):
         first.append(changes(1, first.standing.data_version)[0])
     replacing(node)
     clock.now += MOST_SECONDS
-    first.upkeep()
+    first.maintain()
     with pytest.raises(WriteFailed):
         first.append(changes(1, first.standing.data_version)[0])
     first.close()
@@ -287,19 +283,18 @@ def noted(storage: SimulatedStorage) -> Session:
 def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None:
     """To be kind to flash; an idle node's marker is not written at all."""
     storage = FaultyStorage(node.storage)
-    backend = LogBackend(storage)
-    backend.open(silent, "writer")
-    backend.upkeep()  # makes a segment ahead
+    writer = backup_in(storage, node.options).open(silent, "writer")
+    writer.maintain()  # makes a segment ahead
     storage.calls.clear()
     for _ in range(1000):
         clock.now += 1
-        backend.upkeep()
+        writer.maintain()
     assert storage.calls["rename"] == 0
     for _ in range(600):
         clock.now += 1
-        backend.append(changes(1, backend.standing.data_version)[0])
-        backend.upkeep()
-        assert noted(SimulatedStorage(node.storage.disk)).sequence >= backend.standing.sequence - 66  # type: ignore[attr-defined]
+        writer.append(changes(1, writer.standing.data_version)[0])
+        writer.maintain()
+        assert noted(SimulatedStorage(node.storage.disk)).sequence >= writer.standing.sequence - 66  # type: ignore[attr-defined]
     marker_writes = storage.calls["rename"]
     assert 9 <= marker_writes <= 12
 
@@ -308,7 +303,7 @@ def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
     """What is noted is the standing, which moves only after a change is durable."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
-    marker = SessionMarker(storage, "one", None, 1, Standing(1, 7, 0))
+    marker = SessionMarker(storage, "one", None, 1, Standing(1, 7, 0), DEFAULT_OPTIONS)
     assert noted(storage).sequence == 7
     clock.now += 100
     marker.look(lambda: Standing(2, 8, 0), lambda: None)

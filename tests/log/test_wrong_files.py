@@ -8,9 +8,9 @@ import pytest
 
 from backends.change import Change
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
-from backends.log.backend import LogBackend
 from backends.log.documents import MANIFEST, SESSION
 from backends.log.format import FORMAT, snapshot_name
+from tests.log.conftest import TINY
 from tests.log.damage import (
     LAST,
     Files,
@@ -23,23 +23,23 @@ from tests.log.damage import (
     read_verdict,
     tell,
 )
-from tests.log.histories import changes, silent, source
+from tests.log.histories import backup_in, changes, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 SNAPSHOT = snapshot_name(1)
 
 
 @pytest.fixture
-def closed(tiny: None) -> Made:
+def closed() -> Made:
     """A backup closed in order."""
     return make(closed=True)
 
 
 @pytest.fixture
-def killed(tiny: None) -> Made:
+def killed() -> Made:
     """One whose writer was killed."""
     return make(closed=False)
 
@@ -47,7 +47,7 @@ def killed(tiny: None) -> Made:
 def refused(files: Files, kind: type[BackupError]) -> str:
     """The sentence with which reading and opening both refuse."""
     with pytest.raises(kind) as opened:
-        backup_of(files).open(silent, "writer")
+        backup_of(files, TINY).open(silent, "writer")
     with pytest.raises(kind) as read:
         contents(backup_of(files))
     assert type(read.value) is type(opened.value) is kind
@@ -88,11 +88,10 @@ def test_missing_last_segment(closed: Made) -> None:
 
 def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
     """An older one that lies there still must not be taken for it."""
-    backend = backup_of(closed.files)
-    backend.open(silent, "writer")
-    backend.take_snapshot(source(b"a database", LAST), "test")
-    *_, first = [name for name in backend.storage.names() if name.startswith("segment")]
-    files = files_in(backend.storage)
+    writer = backup_of(closed.files, TINY).open(silent, "writer")
+    writer.take_snapshot(source(b"a database", LAST), "test")
+    *_, first = [name for name in writer.storage.names() if name.startswith("segment")]
+    files = files_in(writer.storage)
     older = {closed.segments[0]: closed.files[closed.segments[0]]}
     assert first in refused({**without(files, first, SESSION), **older}, Damaged)
     assert contents(backup_of({**files, **older})).snapshot == b"a database"
@@ -100,11 +99,11 @@ def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
 
 def test_missing_session_loses_nothing(closed: Made) -> None:
     assert read_verdict(closed, without(closed.files, SESSION)) == "same"
-    backend = backup_of(without(closed.files, SESSION))
+    backup = backup_of(without(closed.files, SESSION), TINY)
     told: list[str] = []
-    backend.open(lambda level, line: told.append(line), "writer")
+    backup.open(lambda level, line: told.append(line), "writer")
     assert "missing" in told[0]
-    assert contents(backend) == closed.contents
+    assert contents(backup) == closed.contents
 
 
 def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
@@ -113,8 +112,8 @@ def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
     assert "the end of the log is" in status.troubles[0]
     assert not status.damaged
     storage = SimulatedStorage(SimulatedDisk())
-    LogBackend(storage).create(source(b"a database", LAST))  # no node has written to it yet
-    assert not LogBackend(storage).status("").troubles
+    backup_in(storage).create(source(b"a database", LAST))  # no node has written to it yet
+    assert not backup_in(storage).status("").troubles
 
 
 def test_session_that_cannot_be_read_takes_no_version_away(closed: Made) -> None:
@@ -187,11 +186,10 @@ def test_segment_of_another_backup(closed: Made) -> None:
 
 
 def test_session_of_another_backup_with_a_longer_log(closed: Made) -> None:
-    backend = backup_of(make(closed=True).files)
-    backend.open(silent, "writer")
-    backend.append(changes(1, LAST)[0])
-    backend.close()
-    refused({**closed.files, SESSION: files_in(backend.storage)[SESSION]}, Damaged)
+    writer = backup_of(make(closed=True).files, TINY).open(silent, "writer")
+    writer.append(changes(1, LAST)[0])
+    writer.close()
+    refused({**closed.files, SESSION: files_in(writer.storage)[SESSION]}, Damaged)
 
 
 def test_segments_exchanged(closed: Made) -> None:
@@ -205,12 +203,11 @@ def test_segment_doubled(closed: Made) -> None:
 
 
 def test_segment_of_an_earlier_time(closed: Made) -> None:
-    backend = backup_of(closed.files)
-    backend.open(silent, "writer")
+    writer = backup_of(closed.files, TINY).open(silent, "writer")
     for change in changes(4, LAST):
-        backend.append(change)
-    backend.close()
-    later = files_in(backend.storage)
+        writer.append(change)
+    writer.close()
+    later = files_in(writer.storage)
     for name in closed.segments:
         if later[name] != closed.files[name]:
             refused({**later, name: closed.files[name]}, Damaged)
@@ -220,14 +217,13 @@ def test_segments_of_two_histories(closed: Made) -> None:
     """Two copies of one backup that both went on: their records do not chain."""
     histories = []
     for seed in (1, 2):
-        backend = backup_of(closed.files)
-        backend.open(silent, f"writer {seed}")
+        writer = backup_of(closed.files, TINY).open(silent, f"writer {seed}")
         for _ in range(20):
             for change in changes(3, LAST):
-                backend.append(Change(change.data_version, [f"SELECT {seed}", *change.statements]))
-            backend.upkeep()
-        backend.close()
-        histories.append(files_in(backend.storage))
+                writer.append(Change(change.data_version, [f"SELECT {seed}", *change.statements]))
+            writer.maintain()
+        writer.close()
+        histories.append(files_in(writer.storage))
     one, two = histories
     assert sorted(one) == sorted(two)
     for name in one:
@@ -240,10 +236,9 @@ def test_snapshot_of_another_time(closed: Made) -> None:
     """The same number, from a copy of the backup that went its own way."""
     files = []
     for version in (LAST, LAST + 1):
-        backend = backup_of(closed.files)
-        backend.open(silent, "writer")
-        backend.take_snapshot(source(b"a database", version), "test")
-        files.append(files_in(backend.storage))
+        writer = backup_of(closed.files, TINY).open(silent, "writer")
+        writer.take_snapshot(source(b"a database", version), "test")
+        files.append(files_in(writer.storage))
     mixed = {**files[0], snapshot_name(2): files[1][snapshot_name(2)]}
     with pytest.raises(Damaged, match="different times"):
         contents(backup_of(mixed))
@@ -251,38 +246,35 @@ def test_snapshot_of_another_time(closed: Made) -> None:
 
 def test_copy_made_while_a_new_generation_began(killed: Made) -> None:
     """It has the old manifest and snapshot, and the segment made ahead, written to since: nothing is missing."""
-    backend = backup_of(killed.files)
-    backend.open(silent, "writer")
-    backend.upkeep()
-    backend.take_snapshot(source(b"the same version with other content", LAST), "test")
-    backend.append(changes(1, LAST)[0])
+    writer = backup_of(killed.files, TINY).open(silent, "writer")
+    writer.maintain()
+    writer.take_snapshot(source(b"the same version with other content", LAST), "test")
+    writer.append(changes(1, LAST)[0])
     ahead = killed.segments[-1]
     assert ahead != killed.last
-    later = files_in(backend.storage)[ahead]
+    later = files_in(writer.storage)[ahead]
     assert read_verdict(killed, {**killed.files, ahead: later}) == "damaged"
 
 
 def test_manifest_of_an_earlier_time(closed: Made) -> None:
-    backend = backup_of(closed.files)
-    backend.open(silent, "writer")
-    backend.take_snapshot(source(b"a database", LAST), "test")
-    backend.close()
-    assert "old copy of itself" in refused({**files_in(backend.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
+    writer = backup_of(closed.files, TINY).open(silent, "writer")
+    writer.take_snapshot(source(b"a database", LAST), "test")
+    writer.close()
+    assert "old copy of itself" in refused({**files_in(writer.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
 
 
 def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
     """A start must not remove the newer generation, which is whole, for the sake of one that does not fit its log."""
-    backend = backup_of(closed.files)
-    backend.open(silent, "writer")
-    backend.take_snapshot(source(b"a database", LAST), "test")
-    backend.append(changes(1, LAST)[0])
-    backend.close()
-    newer = files_in(backend.storage)
+    writer = backup_of(closed.files, TINY).open(silent, "writer")
+    writer.take_snapshot(source(b"a database", LAST), "test")
+    writer.append(changes(1, LAST)[0])
+    writer.close()
+    newer = files_in(writer.storage)
     for files in ({**newer, **closed.files}, {**newer, **without(closed.files, SESSION)}):
-        backend = backup_of(files)
+        backup = backup_of(files, TINY)
         with pytest.raises(Damaged, match=r"does not follow|old copy of itself"):
-            backend.open(silent, "writer")
-        assert files_in(backend.storage) == files
+            backup.open(silent, "writer")
+        assert files_in(backup.storage) == files
     assert contents(backup_of(newer)).snapshot == b"a database"
 
 

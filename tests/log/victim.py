@@ -42,11 +42,10 @@ def refused(files: Files) -> BackupError:
     """What reading says; opening may succeed or be refused."""
     with within(MEMORY), pytest.raises(BackupError) as caught:
         read(files)
-    backend = backup_of(files)
     try:
-        backend.open(silent, "victim")
+        writer = backup_of(files).open(silent, "victim")
     except BackupError:
         pass
     else:
-        backend.close()
+        writer.close()
     return caught.value

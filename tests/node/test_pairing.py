@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.base import MAX_ROLL_FORWARD, Writer
+from backends.base import MAX_ROLL_FORWARD, LastWriter
 from backends.change import VERSIONS
 from backends.node.pairing import (
     BackupEnd,
@@ -15,10 +15,12 @@ from backends.node.pairing import (
     pair,
 )
 
-OURS = Writer("ours", "here", 1, 0, True)
+OURS = LastWriter("ours", "here", 1, 0, True)
 
 
-def backup(version: int, *, empty: bool = False, node: str | None = None, writer: Writer | None = OURS) -> BackupEnd:
+def backup(
+    version: int, *, empty: bool = False, node: str | None = None, writer: LastWriter | None = OURS
+) -> BackupEnd:
     return BackupEnd("id", node, version, empty, False, 0, writer)
 
 

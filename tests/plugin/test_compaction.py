@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.log.backend import LogBackend
+from backends.log.folding import fold
 from backends.log.known_damage import DAMAGE, found_now
 from backends.scratch import scratch_directory
 from backends.storage.local import LocalStorage
 from plugin import compaction, compactor
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
-from tests.log.histories import change, changes, database, silent, source
+from tests.log.histories import backup_in, change, changes, database, silent, source
 from tests.standin import History
 
 FAILS = "import sys; sys.exit('it is broken')"
@@ -31,11 +31,11 @@ class Watched:
     def __init__(self, directory: Path) -> None:
         self.node = directory / "node"
         self.node.mkdir()
-        self.backend = LogBackend(LocalStorage(directory / "b"))
-        self.backend.create(source())
-        self.backend.open(silent, "one")
+        self.backup = backup_in(LocalStorage(directory / "b"))
+        self.backup.create(source())
+        self.writer = self.backup.open(silent, "one")
         for one in changes(compaction.NEVER_FOLDED + 4):
-            self.backend.append(one)
+            self.writer.append(one)
         self.told: list[str] = []
         self.damage = DamageWatch(self.node, self.report)
         self.compaction = Compaction("file:///b", str(self.node), self.report, self.damage)
@@ -45,18 +45,18 @@ class Watched:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        return self.backend.status("").troubles
+        return self.writer.status("").troubles
 
     def begin(self) -> None:
         self.compaction.wanted = True
-        self.compaction.tick(self.backend)
+        self.compaction.tick(self.writer)
 
     def until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < end, self.told
             time.sleep(0.02)
-            self.compaction.tick(self.backend)
+            self.compaction.tick(self.writer)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, mon
 def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     for _ in range(2000):
-        watched.compaction._fail(watched.backend, "it is broken")
+        watched.compaction._fail(watched.writer, "it is broken")
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
     assert "it is tried again in 360 minutes" in watched.told[-1]
@@ -129,11 +129,11 @@ def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: py
     clock = FakeClock()
     monkeypatch.setattr(compaction, "time", clock)
     for waiting in (600.0, 1200.0):
-        watched.compaction.tick(watched.backend)
+        watched.compaction.tick(watched.writer)
         assert watched.compaction.running
         watched.until(lambda: not watched.compaction.running)
         clock.now += waiting - 1
-        watched.compaction.tick(watched.backend)
+        watched.compaction.tick(watched.writer)
         assert not watched.compaction.running
         clock.now += 2
 
@@ -158,9 +158,9 @@ def test_what_it_proves_is_kept_and_no_other_begins(watched: Watched, monkeypatc
     monkeypatch.setattr(compaction, "_COMPACTOR", PROVES)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
-    known = LogBackend(LocalStorage(watched.node.parent / "b")).known_damage()
+    known = backup_in(LocalStorage(watched.node.parent / "b")).damage.read()
     assert known is not None and (known.by, known.what) == ("compaction", "a change cannot be executed")
-    assert watched.backend.status("").health == "damaged"
+    assert watched.writer.status("").health == "damaged"
     assert watched.told[-1].startswith(known.sentence()) and not any("failed" in line for line in watched.told)
     watched.begin()
     assert not watched.compaction.running
@@ -184,23 +184,23 @@ def test_a_failure_of_this_machine_proves_nothing(
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
     assert not (watched.node.parent / "b" / DAMAGE).exists()
-    assert not watched.backend.status("").damaged
+    assert not watched.writer.status("").damaged
 
 
 def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may lie in the records that the compaction leaves out, and those go on into the next generation."""
-    watched.backend.take_snapshot(source(database((change(History().first()),)), 1), "one that can be replayed")
+    watched.writer.take_snapshot(source(database((change(History().first()),)), 1), "one that can be replayed")
     for one in changes(40, 1):
-        watched.backend.append(one)
-    watched.compaction.tick(watched.backend)  # removes what an earlier one has left
-    folded = watched.backend.fold(watched.node)
+        watched.writer.append(one)
+    watched.compaction.tick(watched.writer)  # removes what an earlier one has left
+    folded = fold(watched.writer.storage, watched.node)
     assert folded is not None
     monkeypatch.setattr(compaction, "_COMPACTOR", f"print({folded.encode()!r})")
     watched.begin()
-    LogBackend(LocalStorage(watched.node.parent / "b")).note_damage(found_now("verify", "a bad change", 2))
+    backup_in(LocalStorage(watched.node.parent / "b")).damage.note(found_now("verify", "a bad change", 2))
     watched.until(lambda: not watched.compaction.running)
-    assert watched.backend.manifest.generation == 2
-    assert LogBackend(LocalStorage(watched.node.parent / "b")).status("").health == "damaged"
+    assert watched.writer.manifest.generation == 2
+    assert backup_in(LocalStorage(watched.node.parent / "b")).status("").health == "damaged"
 
 
 def left_by_a_dead_process(watched: Watched) -> list[Path]:
@@ -217,7 +217,7 @@ def left_by_a_dead_process(watched: Watched) -> list[Path]:
 def test_what_a_killed_plugin_has_left_is_removed(watched: Watched) -> None:
     left = left_by_a_dead_process(watched)
     with scratch_directory(watched.node) as in_use:
-        watched.compaction.tick(watched.backend)
+        watched.compaction.tick(watched.writer)
         assert in_use.exists()
     assert not any(path.exists() for path in left)
 
@@ -233,10 +233,9 @@ def test_what_a_killed_process_has_left_is_removed(watched: Watched, monkeypatch
 def test_a_replaced_writer_removes_nothing_of_the_other_one(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)  # it is on another machine
     half = left_by_a_dead_process(watched)[1]
-    other = LogBackend(LocalStorage(watched.node.parent / "b"))
-    other.open(silent, "two")
+    backup_in(LocalStorage(watched.node.parent / "b")).open(silent, "two")
     half.write_bytes(b"the other one's")
-    watched.compaction.tick(watched.backend)
+    watched.compaction.tick(watched.writer)
     assert half.exists()
 
 

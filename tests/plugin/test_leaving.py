@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backend_for
+from backends import backup_at
 from backends.node.witness import read_witness
 from tests.end_to_end.world import World, said_at
 from tests.standin import (
@@ -85,7 +85,7 @@ def test_session_is_closed_in_order(lived: World, history: History) -> None:
     node.start()
     node.play(history.notes(2))
     assert node.shut_down(history.notes(2)) == 0
-    writer = backend_for(lived.url).last_writer()
+    writer = backup_at(lived.url).last_writer()
     assert writer is not None
     assert writer.closed
     witness = read_witness(lived.directory)
@@ -107,11 +107,11 @@ def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
     program.write_text(
         "import time\n"
         "import plugin.protection\n"
-        "from backends.log.backend import LogBackend\n"
+        "from backends.log.writer import Writer\n"
         "from plugin.main import main\n"
         "plugin.protection.LEAVE_WITHIN = 1.0\n"
-        "close = LogBackend.close\n"
-        f"LogBackend.close = lambda backend: (time.sleep({seconds}), close(backend))\n"
+        "close = Writer.close\n"
+        f"Writer.close = lambda writer: (time.sleep({seconds}), close(writer))\n"
         "main()\n"
     )
     return [sys.executable, str(program)]

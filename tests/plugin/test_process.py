@@ -121,14 +121,14 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
 
 SLOW = """
 import time
-from backends.log.backend import LogBackend
+from backends.log.writer import Writer
 from plugin import start
 from plugin.main import main
-append = LogBackend.append
+append = Writer.append
 def slowly(self, change):
     time.sleep(1.25)
     append(self, change)
-LogBackend.append = slowly
+Writer.append = slowly
 start.patience_of = lambda url: 0.7
 main()
 """

@@ -13,11 +13,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backends import backend_for
-from backends.base import Backend, Report
+from backends import backup_at
+from backends.base import Report
 from backends.change import DATABASE_HEADER, Change
 from backends.database.source import inspect
 from backends.database.taking import nothing
+from backends.log.writer import Writer
 from backends.node.witness import LogEnd, OpenWitness, look, read_witness, write_witness
 from plugin import sync_point as module
 from plugin.sync_point import DEAD_AT_MOST, SyncPointThread
@@ -39,10 +40,9 @@ NAME = "lightningd.sqlite3"
 class Hook:
     """What the sync point sees of the hook, and lightningd's calls to it."""
 
-    def __init__(self, directory: Path, backend: Backend) -> None:
-        self.directory, self.backup_id = directory, backend.identify()
-        self.backend: Backend | None = backend
-        self.writer = backend
+    def __init__(self, directory: Path, backup_id: str, writer: Writer) -> None:
+        self.directory, self.backup_id = directory, backup_id
+        self.writer: Writer | None = writer
         self.refusal: str | None = None
         self.database_header: bytes | None = None
         self.reading_database = threading.Lock()
@@ -56,6 +56,7 @@ class Hook:
     def ask(self, call: Call) -> None:
         """What the hook does between call and answer."""
         self.database_header = os.pread(self._file, DATABASE_HEADER, 0)
+        assert self.writer is not None
         self.writer.append(Change(call.data_version, call.writes))
 
     def close(self) -> None:
@@ -68,22 +69,22 @@ class Rig:
     def __init__(self, root: Path) -> None:
         self.root, self.directory = root, root / "regtest"
         self.directory.mkdir()
-        self.backend = backend_for((root / "lightning.bkp").as_uri())
-        self.backend.create(nothing())
-        self.backend.open(lambda level, line: None, "a session")
-        self.hook = Hook(self.directory, self.backend)
+        backup = backup_at((root / "lightning.bkp").as_uri())
+        backup.create(nothing())
+        self.writer = backup.open(lambda level, line: None, "a session")
+        self.hook = Hook(self.directory, backup.id(), self.writer)
         self.input, self.lightningd = os.pipe()
         self.points = SyncPointThread(self.hook, self.hook, self.input)
         self.history = History()
 
     def doubt(self) -> str | None:
         """What a start would find now, if both were killed at this moment."""
-        return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.backend.standing)
+        return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.writer.standing)
 
     def noted(self) -> bool:
         """Whether there is a note about the backup's very last change."""
         witness = read_witness(self.directory)
-        return witness is not None and witness.sequence == self.backend.standing.sequence
+        return witness is not None and witness.sequence == self.writer.standing.sequence
 
     def commit(self, database: Database | SeparateDatabase, call: Call) -> None:
         database.execute(call.writes, transaction=True)
@@ -259,7 +260,7 @@ def test_failure_stays_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     rig.commit(database, rig.history.note())
     rig.hook.refusal = "the disk is full"
-    confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+    confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
     rig.points.look()
     rig.points.stop()
     witness = read_witness(rig.directory)
@@ -277,7 +278,7 @@ def test_failure_during_a_look_stays_noted(
 
     def slowly(*arguments: object) -> None:
         rig.hook.refusal = "the disk is full"
-        confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+        confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
         write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OpenWitness, "write", slowly)
@@ -293,7 +294,7 @@ def test_failure_before_the_first_note_stays_noted(
 
     def slowly(file: OpenWitness, directory: Path) -> None:
         rig.hook.refusal = "the disk is full"
-        confess(rig.directory, rig.hook.backup_id, rig.backend.standing, "the disk is full")
+        confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
         opened(file, directory)
 
     monkeypatch.setattr(OpenWitness, "__init__", slowly)
@@ -344,7 +345,7 @@ def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_
         rig.points.look()
         if rig.doubt() is None:
             noted.append(None)
-            assert left_by_a_kill(rig) == rig.backend.standing.data_version
+            assert left_by_a_kill(rig) == rig.writer.standing.data_version
 
     watched = _Watched(step)
     with closing(apsw.Connection(str(rig.directory / NAME), vfs="watched")) as connection:
@@ -537,7 +538,7 @@ def test_directory_that_cannot_be_synced_is_told_once(
 
 
 def test_longer_note_of_a_run_before(rig: Rig, database: SeparateDatabase) -> None:
-    write_witness(rig.directory, witness_of("0" * 32, rig.backend.standing, None, "x" * 4000))
+    write_witness(rig.directory, witness_of("0" * 32, rig.writer.standing, None, "x" * 4000))
     (rig.directory / "backup.witness").open("ab").write(b"more" * 2000)
     rig.points.look()
     assert rig.doubt() is None

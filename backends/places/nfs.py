@@ -3,15 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from backends.base import Report, Standing
 from backends.errors import BackupError, Unreachable
-from backends.log.backend import LogBackend
 from backends.mounts.network import is_network, lock_breaker, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mount_of
 from backends.patience import patience_of
+from backends.places.base import Place
 from backends.storage.found import Found, FoundStorage
 from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
+from backends.storage.reaching import reaching
 from backends.urls import BadURL, Destination, parse_url, quote
 from backends.words import printable
 
@@ -19,23 +19,27 @@ _SHARE = "share"
 _MOUNTED_OPTIONS = ("timeout", _SHARE)
 
 
-def nfs_backend(destination: Destination) -> LogBackend:
-    """The backend for a share, by whichever of the two ways the URL says. Raises BadURL."""
+def nfs_place(destination: Destination) -> Place:
+    """The place on a share, by whichever of the two ways the URL says. Raises BadURL."""
     patience_of(destination)
     if not destination.path.name:
         raise BadURL(f"{destination} names no directory; write it like nfs://nas.local/export/lightning.bkp")
-    return NfsBackend(destination) if destination.host else MountedShareBackend(destination)
+    return ServerPlace(destination) if destination.host else MountedSharePlace(destination)
 
 
-class NfsBackend(LogBackend):
-    """A backup on a server that is spoken to directly."""
+class ServerPlace(Place):
+    """A directory on a server that is spoken to directly."""
 
     def __init__(self, destination: Destination) -> None:
-        super().__init__(NfsStorage(server_of(destination), destination.path.name))
+        self._storage = NfsStorage(server_of(destination), destination.path.name)
+
+    @property
+    def storage(self) -> NfsStorage:
+        return self._storage
 
 
-class MountedShareBackend(LogBackend):
-    """A backup on a share that must be mounted; the URL's `share` remembers which one that was at `init`."""
+class MountedSharePlace(Place):
+    """A directory on a share that must be mounted; the URL's `share` remembers which one that was at `init`."""
 
     def __init__(self, destination: Destination) -> None:
         for name, _ in destination.options:
@@ -46,7 +50,10 @@ class MountedShareBackend(LogBackend):
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
         self._share = FoundStorage(self._find, f"{self._path} (a network share)", self._read_only)
-        super().__init__(self._share)
+
+    @property
+    def storage(self) -> FoundStorage:
+        return self._share
 
     def _find(self) -> Found:
         mount = share_at(self._path)
@@ -58,11 +65,7 @@ class MountedShareBackend(LogBackend):
             "writable (without `ro`, and exported with `rw`), then try again"
         )
 
-    def check_new(self) -> None:
-        self._refuse_late()
-        super().check_new()
-
-    def _refuse_late(self) -> None:
+    def check_writable(self) -> None:
         """A backup can be read from anywhere, but not be kept where a change that was saved may never arrive."""
         mount = self._share.look().mount
         if uploads_late(mount):
@@ -72,12 +75,11 @@ class MountedShareBackend(LogBackend):
                 "To read a backup there, use restore or verify"
             )
 
-    def identify(self) -> str:
-        with self._reaching():
+    def check_present(self) -> None:
+        with reaching(self._share):
             there = self._share.exists()
         if not there:
             raise Unreachable(self._nothing_there())
-        return super().identify()
 
     def _nothing_there(self) -> str:
         mounted = self._share.look().mount.describe()
@@ -92,25 +94,21 @@ class MountedShareBackend(LogBackend):
             "changed; mount the share that holds the backup, then try again"
         )
 
-    def open(self, report: Report, session_id: str | None = None) -> Standing:
-        self._refuse_late()
-        source = self._share.look().mount.source
-        if self._remembered not in ("", source):
-            report(
-                "unusual",
+    def remarks(self) -> list[str]:
+        mount, remarks = self._share.look().mount, []
+        if self._remembered not in ("", mount.source):
+            remarks.append(
                 f"the backup was made on the share {printable(self._remembered)}, and is found on "
-                f"{printable(source)}: going on",
+                f"{printable(mount.source)}: going on"
             )
-        for line in promise_breakers(self._share.look().mount):
-            report("unusual", line)
-        return super().open(report, session_id)
+        return [*remarks, *promise_breakers(mount)]
 
     def warnings(self, node_directory: Path) -> list[str]:
         locks = lock_breaker(mount_of(node_directory))
         found = [*super().warnings(node_directory), *promise_breakers(self._share.look().mount)]
         return [*found, locks] if locks else found
 
-    def lasting_url(self, url: str) -> str:
+    def durable_url(self, url: str) -> str:
         destination = parse_url(url)
         others = tuple((name, value) for name, value in destination.options if name != _SHARE)
         return str(replace(destination, options=(*others, (_SHARE, self._share.look().mount.source))))

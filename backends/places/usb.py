@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from backends.errors import BackupError
-from backends.log.backend import LogBackend
 from backends.mounts.sticks import find_stick, read_only
 from backends.patience import patience_of
+from backends.places.base import Place
 from backends.storage.found import Found, FoundStorage
 from backends.urls import BadURL, Destination
 from backends.words import printable
 
 
-class UsbBackend(LogBackend):
-    """A backup on the removable filesystem with this label or UUID."""
+class UsbPlace(Place):
+    """A directory on the removable filesystem with this label or UUID."""
 
     def __init__(self, destination: Destination) -> None:
         patience_of(destination)
@@ -32,7 +32,13 @@ class UsbBackend(LogBackend):
             return read_only(name)
 
         self._stick = FoundStorage(find, f"{destination.path} on the stick '{printable(name)}'", cannot_write)
-        super().__init__(self._stick)
+
+    @property
+    def storage(self) -> FoundStorage:
+        return self._stick
+
+    def only_this_machine_writes(self) -> bool:
+        return True
 
     def warnings(self, node_directory: Path) -> list[str]:
         found = super().warnings(node_directory)

@@ -1,0 +1,296 @@
+"""A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+
+from backends.base import LastWriter, Report, SnapshotSource, Standing
+from backends.errors import BackupError
+from backends.interrupts import deferred
+from backends.log.compacted import CompactedSnapshot, remove_unfinished
+from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.facts import Facts
+from backends.log.format import segment_index, time_now
+from backends.log.generation import MISSING_SESSION, Reader
+from backends.log.keeping import read_kept
+from backends.log.known_damage import DamageNotes
+from backends.log.latency import measured_latency
+from backends.log.look import status_of_files
+from backends.log.making import making
+from backends.log.opening import open_generation, open_kept, read_manifest, read_session
+from backends.log.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.recover import check_sequence, recover, seal_segments, space_to_recover
+from backends.log.room import SMALL_FILES, most_compressed
+from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
+from backends.log.session import SessionMarker, unwritten_session
+from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.log.sole_writer import SoleWriter
+from backends.log.writer import Writer
+from backends.places.base import Place
+from backends.status import Status
+from backends.storage.base import Closed, Space
+from backends.storage.reaching import closed_to_us, reaching
+
+
+class Backup:
+    """The backup in one place, there or yet to be made: the same for every scheme.
+
+    Anyone may read it, at any time. `create` and `open` are for the one writer. Whatever fails raises BackupError.
+    """
+
+    def __init__(self, place: Place, options: LogOptions = DEFAULT_OPTIONS) -> None:
+        self.place, self.storage, self._options = place, place.storage, options
+        self._lock = SoleWriter(self.storage)
+        self.damage = DamageNotes(self.storage, lambda: read_manifest(self.storage).generation)
+        """What was once found to be wrong with the current generation."""
+        self.created = False
+        """Whether `create` has made this backup, here and now."""
+
+    def describe(self) -> str:
+        """The place as a person would say it."""
+        return self.place.describe()
+
+    # Reading
+
+    def id(self) -> str:
+        """Its random id in hex. Raises NotABackup, FromTheFuture, Damaged or Unreachable."""
+        self.place.check_present()
+        with self._reaching():
+            return read_manifest(self.storage).backup_id.hex()
+
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node whose backup this is, once it was known."""
+        return self.look().node_id
+
+    def last_writer(self) -> LastWriter | None:
+        """Who wrote this backup last; None when nobody has yet."""
+        with self._reaching():
+            last = self._session_if_readable()
+        if last is None or not last.session_id:  # no node has written to it yet
+            return None
+        return LastWriter(last.session_id, last.host, last.pid, last.started, last.closed)
+
+    def look(self) -> Facts:
+        """What it says of itself now, each thing read once; nothing is changed, and no writer is disturbed."""
+        self.place.check_present()
+        return Facts(self.storage)
+
+    def end(self) -> Standing:
+        """Where the log ends. Raises Damaged."""
+        return self.look().end
+
+    def read(self) -> Reader:
+        """The current generation, to be streamed back."""
+        with self._reaching():
+            return open_generation(self.storage)
+
+    def kept(self) -> Kept | None:
+        """Which generation is kept beside the current one; None when there is none."""
+        with self._reaching():
+            return read_kept(self.storage, read_manifest(self.storage))
+
+    def read_kept(self) -> Reader | None:
+        """The generation that is kept, to be streamed back; None when there is none."""
+        with self._reaching():
+            kept = read_kept(self.storage, read_manifest(self.storage))
+            return open_kept(self.storage, kept) if kept is not None else None
+
+    def status(self, url: str) -> Status:
+        """What there is to know, out of the log's records."""
+        with self.read() as reader, self._reaching():
+            return status_of_files(url, reader, self.space(), self.damage.read())
+
+    def space(self) -> Space:
+        """The space at the destination."""
+        with self._reaching():
+            return self.storage.space()
+
+    def space_to_open(self, snapshot: int | None = None) -> int:
+        """Bytes that must be free at the destination so that `open` surely finds space.
+
+        With the size of a database, so that a snapshot of that finds space as well.
+        """
+        last, _ = self.look().last
+        with self._reaching():
+            needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
+        return needed if snapshot is None else needed + most_compressed(snapshot) + self._options.preallocated(0)
+
+    # The place that the URL names, when it is not a backup itself
+
+    def list_backups(self) -> list[str]:
+        """The names of the backups in it."""
+        with self._reaching():
+            return self.storage.directories_with(MANIFEST)
+
+    def closed(self) -> list[Closed]:
+        """What keeps this user from a backup in it, because it is other users'."""
+        return closed_to_us(self.storage)
+
+    # Creating
+
+    def check_new(self) -> None:
+        """Refuse unless a new backup can be made here; leaves nothing behind."""
+        self.place.check_writable()
+        with making(self.storage):
+            self.storage.make()
+            self.storage.unmake()
+
+    def create(self, source: SnapshotSource) -> Standing:
+        """A new backup that holds this database; all of it is removed again when that fails."""
+        made = False
+        with making(self.storage):
+            try:
+                with deferred():
+                    self.storage.make()
+                    made = True
+                self._lock.acquire()  # so that nobody takes what is there so far for left over
+                standing = self._create(source)
+                self.created = True
+                return standing
+            except BaseException:
+                self._lock.release()  # a file that is open may keep its directory
+                if made:
+                    with deferred(), suppress(OSError):
+                        self.storage.unmake()
+                raise
+            finally:
+                self._lock.release()
+
+    def _create(self, source: SnapshotSource) -> Standing:
+        backup_id = secrets.token_bytes(16)
+        written = write_snapshot(self.storage, backup_id, 1, source.data_version, source.pieces, self._options)
+        publish_snapshot(self.storage, written, 1)
+        create_segment(self.storage, backup_id, 1, self._options).handle.close()
+        base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
+        manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
+        # Before the manifest: a backup without it has lost it, and says so, however empty its log is.
+        self.storage.publish(SESSION, unwritten_session(base).encode())
+        self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
+        return Standing(base.data_version, base.sequence, base.checksum)
+
+    def commit_latency(self) -> float:
+        """Seconds that a durable write takes here, the median of a few. For a backup that was just created."""
+        with self._reaching():
+            return measured_latency(self.storage)
+
+    def remove(self) -> None:
+        """Remove the whole backup: for a drill's own one. Raises nothing when it is not there."""
+        with self._reaching(), suppress(FileNotFoundError):
+            self.storage.unmake()
+
+    # Opening
+
+    def open(
+        self,
+        report: Report,
+        session_id: str | None = None,
+        *,
+        seen: Facts | None = None,
+        compacted: CompactedSnapshot | None = None,
+    ) -> Writer:
+        """Become the writer: keep out the one before, then read the end of the log and repair it.
+
+        The log may end elsewhere than `end` said: another writer may have gone on until now. `session_id` is the
+        node's session; without one it goes on under the last one's (for offline work). `seen` is what `look` has just
+        returned, where the caller has it. `compacted` waits to be published, and is not taken for what a killed
+        compaction has left.
+        """
+        self.place.check_writable()
+        for line in self.place.remarks():
+            report("unusual", line)
+        keep = None if compacted is None else compacted.written
+        with self._opening():
+            seen = seen or self.look()
+            before, (last, standing) = seen.session, seen.last  # of damage nothing is taken over
+            marker = SessionMarker(self.storage, session_id, before, seen.manifest.generation, standing, self._options)
+            # From here on the writer before gets nothing more acknowledged: its mark is gone, and now its segment is.
+            names = seal_segments(self.storage, last.index, seen.names)
+            # It may have gone on until now, and may have begun another generation.
+            manifest = read_manifest(self.storage)
+            segment, standing, torn = recover(self.storage, manifest, before, marker.check, self._options, names, keep)
+            writer = self._writer(manifest, segment, standing, marker, report, names)
+        if before is None:
+            report("unusual", f"at {self.describe()} {MISSING_SESSION}. It is there again from now on")
+        if torn is not None:
+            report("unusual", f"the end of the log was torn: {torn}")
+        return writer
+
+    def open_anew(self, report: Report, session_id: str) -> Writer:
+        """Become the writer of a backup whose log is damaged; only `take_snapshot` may follow."""
+        self.place.check_writable()
+        with self._opening():
+            manifest, before = read_manifest(self.storage), self._session_if_readable()
+            # Far beyond any record of the old log, and a chain that none of them continues.
+            sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
+            check_sequence(sequence)
+            standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
+            # The old log must not be held to have lost what never was in it: it stays as good as it is.
+            noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
+            marker = SessionMarker(self.storage, session_id, before, manifest.generation, noted, self._options)
+            names = seal_segments(self.storage, 0, self.storage.names())
+            indexes = [index for name in names if (index := segment_index(name)) is not None]
+            last = max(indexes, default=0)
+            segment = create_next_segment(self.storage, manifest.backup_id, last + 1, marker.check, self._options)
+            return self._writer(manifest, segment, standing, marker, report, [*names, segment.name])
+
+    def _writer(
+        self,
+        manifest: Manifest,
+        segment: Segment,
+        standing: Standing,
+        marker: SessionMarker,
+        report: Report,
+        names: Sequence[str],
+    ) -> Writer:
+        try:
+            return Writer(self.storage, manifest, segment, standing, marker, self._lock, report, self._options, names)
+        except BaseException:
+            segment.handle.close()
+            raise
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """While this becomes the writer: alone on this machine, and nothing stays locked when it fails."""
+        with self._reaching():
+            self._lock.acquire()
+            try:
+                yield
+            except BaseException:
+                self._lock.release()
+                raise
+
+    # The lock, for a command that looks before it opens
+
+    def hold(self, what: str) -> bool:
+        """Take the lock before `open` does, and keep it until the writer is closed, or `let_go`.
+
+        Whether the place has locks. Raises BackupError, naming it, when another process has the lock.
+        """
+        with self._reaching():
+            self._lock.acquire(what)
+            return self._lock.held
+
+    def check_lock(self) -> None:
+        """Raise what `hold` would while another process has the lock, and change nothing: for a dry run."""
+        with self._reaching():
+            self._lock.look()
+
+    def let_go(self) -> None:
+        """Give the lock up, where nothing was opened or all is closed again."""
+        self._lock.release()
+
+    def discard_compaction(self) -> None:
+        """Remove what a compaction that was killed, or gained nothing, has left: for whoever holds the lock."""
+        with self._reaching():
+            remove_unfinished(self.storage)
+
+    def _session_if_readable(self) -> Session | None:
+        """The session marker, for uses that a damaged one must not stop."""
+        try:
+            return read_session(self.storage)
+        except BackupError:
+            return None
+
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(self.storage)

@@ -1,0 +1,1 @@
+"""What a URL's scheme names: one module for each scheme, which makes a `Place` of a URL."""
