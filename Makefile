@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := contrib/set-up pip $(BIN)/pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
+PARALLEL := -n auto --dist worksteal
 
 .PHONY: help drill test oldest lint lock bench torture second-writer powercut fuzz completion docs
 
@@ -32,14 +33,14 @@ lint: $(READY_TO_TEST) ## ruff and mypy --strict
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy --strict and every test
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest $(PARALLEL)
 
 oldest: $(READY_TO_TEST) ## the tests nearest to the dependencies, with the oldest of each that setup.cfg allows
 	$(PYTHON) -m venv $(VENV)/oldest
 	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
-	$(VENV)/oldest/bin/pytest -n auto tests/database tests/log/test_backend.py tests/plugin/test_main.py tests/plugin/test_process.py \
+	$(VENV)/oldest/bin/pytest $(PARALLEL) tests/database tests/log/test_backend.py tests/plugin/test_main.py tests/plugin/test_process.py \
 		tests/cli/test_usage.py tests/cli/test_init.py tests/cli/test_restore.py tests/end_to_end/test_isolated.py \
 		tests/end_to_end/test_recordings.py
 
@@ -68,7 +69,7 @@ powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest -n auto tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest $(PARALLEL) tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
 		tests/cli/test_usage.py tests/cli/test_stopped_at_every_step.py \
 		tests/end_to_end/test_histories.py
 

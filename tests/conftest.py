@@ -42,6 +42,23 @@ def _work_where_it_lasts() -> None:
 _work_where_it_lasts()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Three for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their time.
+
+    None, and xdist decides, where its own variable is set.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return len(os.sched_getaffinity(0)) * 3 // 2 or 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that no core waits for one at the end. They mostly wait, and `--dist worksteal` gives the
+    beginning to one worker, so that they wait one after the other beside the busy ones."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """A node that has never started, and a place for its backup."""

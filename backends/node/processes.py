@@ -42,7 +42,8 @@ class Process:
 
 def process(pid: int) -> Process | None:
     """The process of that number; None when there is none, or it cannot be read."""
-    facts = dict(line.partition(":")[::2] for line in _text(pid, "status").split("\n"))
+    text = _text(pid, "status").partition("\nGroups:")[0]  # what follows is most of it, and of no use here
+    facts = dict(line.partition(":")[::2] for line in text.split("\n"))
     try:
         return Process(
             pid,
@@ -59,8 +60,8 @@ def process(pid: int) -> Process | None:
 
 def other_pids() -> Iterator[int]:
     """The numbers of all processes that are seen from here, but for this one."""
-    with suppress(OSError):  # no /proc here
-        for entry in PROC.iterdir():
+    with suppress(OSError), os.scandir(PROC) as entries:  # without /proc there are none
+        for entry in entries:
             if entry.name.isascii() and entry.name.isdigit() and int(entry.name) != os.getpid():
                 yield int(entry.name)
 
@@ -96,16 +97,18 @@ def opened(pid: int, file: os.stat_result, name: str, superblock: str | None) ->
     only where both agree, because to look at one on a share that is gone, or a filesystem of its own making, may hang.
     """
     found = None
-    with suppress(OSError, ValueError):  # ended meanwhile, or another user's
-        for link in (PROC / str(pid) / "fd").iterdir():
+    with suppress(OSError, ValueError), os.scandir(f"{PROC}/{pid}/fd") as entries:  # not ended, nor another user's
+        for entry in entries:
             with suppress(OSError, ValueError, KeyError):  # closed meanwhile
-                if (
-                    link.readlink().name == name
-                    and _may_lie_on(link, superblock)
-                    and os.path.samestat(link.stat(), file)
-                ):
+                link = Path(entry) if _named(entry, name) else None
+                if link and _may_lie_on(link, superblock) and os.path.samestat(link.stat(), file):
                     found = found or bool(int(_facts(link)["flags"], 8) & _WRITING)
     return found
+
+
+def _named(entry: "os.DirEntry[str]", name: str) -> bool:
+    """Whether this descriptor leads to a file of that name. A machine has thousands: a Path for each takes too long."""
+    return os.readlink(entry.path).rpartition("/")[2] == name  # noqa: PTH115
 
 
 def _may_lie_on(link: Path, superblock: str | None) -> bool:
@@ -139,7 +142,7 @@ def _facts(link: Path) -> dict[str, str]:
 
 
 def _text(pid: int, name: str) -> str:
-    with suppress(OSError, ValueError), (PROC / str(pid) / name).open("rb") as file:
+    with suppress(OSError, ValueError), open(f"{PROC}/{pid}/{name}", "rb") as file:  # noqa: PTH123 (see _named)
         return os.fsdecode(file.read(_LONGEST))
     return ""
 

@@ -13,6 +13,8 @@ from tests.destinations.places import Places
 from tests.end_to_end.world import command, said_at, spawned
 from tests.standin import History, Node, Refused
 
+pytestmark = pytest.mark.slow
+
 SHORT = 5
 """Seconds; the shortest timeout that a URL may ask for."""
 

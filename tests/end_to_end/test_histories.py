@@ -337,4 +337,4 @@ NodeHistory.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
-TestNodeHistory = NodeHistory.TestCase
+TestNodeHistory = pytest.mark.slow(NodeHistory.TestCase)

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,12 @@ from tests.end_to_end.test_set_back import drop_with_foreign_keys_off, play_and_
 from tests.end_to_end.world import World
 from tests.standin import History, stands_at
 
-DIES_AT = """
+STARTS = """
 import os, signal, sys
 from pathlib import Path
 import apsw
 
-left = int(sys.argv[2])
+left = 0
 
 def step():
     global left
@@ -56,22 +58,47 @@ def replace_file(*arguments, **named):
     step()
     replace(*arguments, **named)
     step()
-import plugin.last_found, backends.node.witness
+import plugin.last_found, plugin.roll_forward, backends.node.witness
 plugin.last_found.replace_file = backends.node.witness.replace_file = replace_file
 from plugin.before_manifest import before_manifest
-start = before_manifest(Path(sys.argv[1]))
-assert start.left is None, start
-print(left)
+
+for line in sys.stdin:
+    left = int(line)
+    child = os.fork()
+    if not child:
+        start = before_manifest(Path(sys.argv[1]))
+        assert start.left is None, start
+        print(left, flush=True)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGKILL:
+        print("killed", flush=True)
+    elif code:
+        sys.exit(code)
 """
+"""One start, killed at its n-th step, for each number that is read: in a new process, but with modules loaded once."""
 
 
-def brought_forward_until(directory: Path, steps: int) -> int | None:
-    """How many steps were left; None when it was killed."""
-    done = subprocess.run(
-        [sys.executable, "-c", DIES_AT, str(directory), str(steps)], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode in (0, -9), done.stderr
-    return None if done.returncode else int(done.stdout)
+@contextmanager
+def starts(directory: Path) -> Iterator[Callable[[int], int | None]]:
+    """What brings the database forward until it has taken so many steps: how many were left; None when it was killed.
+
+    AssertionError once one has ended in any other way.
+    """
+    words = [sys.executable, "-c", STARTS, str(directory)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def start(steps: int) -> int | None:
+            assert process.stdin is not None and process.stdout is not None
+            print(steps, file=process.stdin, flush=True)
+            said = process.stdout.readline()
+            assert said, "a start has failed"
+            return None if said == "killed\n" else int(said)
+
+        try:
+            yield start
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow
@@ -82,20 +109,21 @@ def test_killed_at_each_step(lived: World, history: History, monkeypatch: pytest
     first, reached = lived.version, set()
     aside = lived.root / "aside"
     shutil.copytree(lived.directory, aside)
-    monkeypatch.setattr("plugin.roll_forward.SOON", 2.0)
-    time.sleep(3)
+    monkeypatch.setattr("plugin.roll_forward.SOON", 0.5)
+    time.sleep(1)
     steps = 0
-    while True:
-        for name in (path.name for path in lived.directory.iterdir()):
-            (lived.directory / name).unlink()  # not the directory itself: it would be another one
-        for path in aside.iterdir():
-            shutil.copy2(path, lived.directory)
-        if brought_forward_until(lived.directory, steps) is not None:
-            break
-        reached.add(stands_at_in_a_copy(lived))
-        assert before_manifest(lived.directory).left is None, f"killed at step {steps}"
-        assert differences(lived.database, newest) == []
-        steps += 1
+    with starts(lived.directory) as brought_forward_until:
+        while True:
+            for name in (path.name for path in lived.directory.iterdir()):
+                (lived.directory / name).unlink()  # not the directory itself: it would be another one
+            for path in aside.iterdir():
+                shutil.copy2(path, lived.directory)
+            if brought_forward_until(steps) is not None:
+                break
+            reached.add(stands_at_in_a_copy(lived))
+            assert before_manifest(lived.directory).left is None, f"killed at step {steps}"
+            assert differences(lived.database, newest) == []
+            steps += 1
     assert steps > 20
     assert reached >= set(range(first, first + 4)), "killed in between, too"
     lived.run(history.notes(1))

@@ -51,6 +51,7 @@ def test_killed_after_each_of_the_first_calls(world: World, recording: Recording
     assert_as_recorded(world, recording)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [47, 331])
 def test_killed_after_every_so_many_calls(world: World, every: int) -> None:
     FRESH.prepare(world)

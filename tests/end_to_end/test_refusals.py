@@ -5,6 +5,7 @@ lightningd then stops before it commits, whether it was told `plugin` or `import
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -175,10 +176,15 @@ def test_what_was_away_and_is_back_is_gone_on_with(taken_over: World, history: H
 # Another writer
 
 
+IMPATIENT = "import plugin.roll_forward as it; it.ALONE_WITHIN = 1.0; from plugin.main import main; main()"
+"""A plugin that waits for a second, not for ten, until the other one may have left."""
+
+
 def test_a_second_plugin_beside_a_running_one(taken_over: World, history: History) -> None:
     with taken_over.node() as first:
         first.play(history.notes(2))
-        message = refusal(taken_over, transaction(taken_over.version + 1, "DELETE FROM db_upgrades"))
+        call = transaction(taken_over.version + 1, "DELETE FROM db_upgrades")
+        message = refusal(taken_over, call, [sys.executable, "-c", IMPATIENT])
         assert_matches(message, rf"another process \(pid {first.pid}, .*stop it first")
         first.play(history.notes(2))
     taken_over.assert_restored_equals_the_nodes()

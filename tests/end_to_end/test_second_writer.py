@@ -4,12 +4,15 @@ import math
 import os
 import random
 
+import pytest
+
 from tests.end_to_end.second_writer import disturb
 
 ROUNDS = int(os.environ.get("SECOND_WRITER_ROUNDS", "8"))
 SECONDS = float(os.environ.get("SECOND_WRITER_SECONDS", "inf"))
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_by_a_second_writer() -> None:
     seed = int(os.environ.get("SECOND_WRITER_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"seed {seed}")

@@ -333,12 +333,12 @@ def test_missing_changes_that_take_too_long_are_left(
 ) -> None:
     notes = history.notes(2)
     slow = history.transaction(
-        "UPDATE vars SET val = (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000000) "
+        "UPDATE vars SET val = (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) "
         "SELECT max(i) FROM n) WHERE name = 'note 2'"
     )
     play_and_set_back(lived, [*notes, slow], keep=1)
     before = lived.version
-    monkeypatch.setattr("plugin.roll_forward.DONE_WITHIN", 0.8)
+    monkeypatch.setattr("plugin.roll_forward.DONE_WITHIN", 0.25)
     began = start(lived)
     assert began.left is WhyLeft.NO_TIME
     assert lived.version in (before, before + 1)

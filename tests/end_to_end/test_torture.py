@@ -3,11 +3,14 @@
 import os
 import random
 
+import pytest
+
 from tests.end_to_end.torture import torture
 
 SECONDS = float(os.environ.get("TORTURE_SECONDS", "20"))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_kills_at_random() -> None:
     seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"seed {seed}")

@@ -25,6 +25,9 @@ SURVIVORS = 2 * CAMPAIGN
 
 POINTS_OF_A_RECOVERY = 24
 
+LARGE = 1 << 18
+"""Bytes from which on a record is read in pieces, here: a quarter of what it is. The large one has more."""
+
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
@@ -110,8 +113,8 @@ def a_long_life(node: Node) -> None:
     node.note("in a segment that was made ahead")
     for seed in range(6):
         node.note(noise(3000, seed))
-    node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(1 << 21)}'"))
-    node.note("after a record of megabytes")
+    node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(2 * LARGE)}'"))
+    node.note("after a record that is not read at once")
     node.writer.maintain()
     node.note("in the next segment")
     node.compact(lambda: node.note("while it is folded"))
@@ -130,14 +133,18 @@ def a_long_life(node: Node) -> None:
     node.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
 def test_a_cut_at_every_point(
     tmp_path: Path,
     small: LogOptions,
+    monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
     note_every: float,
 ) -> None:
     """A note saves all names by the way, which would hide that one was not saved in time."""
+    monkeypatch.setattr("backends.log.reading.LARGE", LARGE)
+    monkeypatch.setattr("backends.log.tail._BLOCK", LARGE)
     disk = SimulatedDisk()
     cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path, options=replace(small, note_every=note_every)))
     a_long_life(cuts.node)

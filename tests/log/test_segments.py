@@ -1,0 +1,115 @@
+"""The segments of one writer: which one takes a record, and what another writer leaves of the next one."""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from backends.errors import Replaced
+from backends.log.format import segment_name
+from backends.log.options import LogOptions
+from backends.log.segment import create_segment
+from backends.log.segments import Segments
+from tests.log.histories import noise
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+BACKUP_ID = b"i" * 16
+
+
+def segments(
+    storage: SimulatedStorage, options: LogOptions, check: Callable[[], None] = lambda: None, held: bytes = b""
+) -> Segments:
+    """With segment 1, which holds so many bytes already."""
+    current = create_segment(storage, BACKUP_ID, 1, options, [held])
+    slow = threading.Lock()
+    return Segments(storage, BACKUP_ID, current, slow, options, check, lambda: Replaced("fenced"))
+
+
+@pytest.fixture
+def storage() -> SimulatedStorage:
+    storage = SimulatedStorage(SimulatedDisk())
+    storage.make()
+    return storage
+
+
+def full(small: LogOptions) -> bytes:
+    return noise(small.segment_size).encode()
+
+
+def test_full_segment_takes_a_record_while_no_next_one_was_made(storage: SimulatedStorage, small: LogOptions) -> None:
+    """On the commit path no file is made as long as that can wait for the maintenance thread."""
+    tested = segments(storage, small, held=full(small))
+    before = storage.names()
+    assert tested.current.full
+    assert tested.for_record(100).index == 1
+    assert storage.names() == before
+
+
+def test_full_segment_is_left_for_one_that_was_made_ahead(storage: SimulatedStorage, small: LogOptions) -> None:
+    tested = segments(storage, small, held=full(small))
+    left = tested.current.end
+    tested.maintain()
+    assert tested.for_record(100).index == 2
+    assert tested.bytes_since(1) == left + tested.current.end
+
+
+def test_record_that_does_not_fit_waits_for_a_segment_of_its_own(storage: SimulatedStorage, small: LogOptions) -> None:
+    tested = segments(storage, replace(small, max_file=16 << 10), held=full(small))
+    assert tested.for_record(12 << 10).index == 2
+    assert segment_name(2) in storage.names()
+
+
+class Handle:
+    """A segment's file that another writer has taken."""
+
+    def is_fenced(self) -> bool:
+        return True
+
+
+def test_segment_is_not_gone_on_in_when_the_one_before_is_fenced(storage: SimulatedStorage, small: LogOptions) -> None:
+    """A writer that was held up may have put its own mark back, so that the marker shows nothing."""
+    tested = segments(storage, small)
+    tested.current.handle = Handle()  # type: ignore[assignment]
+    with pytest.raises(Replaced, match="fenced"):
+        tested.prepare()
+
+
+def test_marker_is_looked_at_again_once_the_next_segment_has_its_name(
+    storage: SimulatedStorage, small: LogOptions
+) -> None:
+    """A writer that takes over seals what it sees, and only after its mark: this segment it has not seen."""
+
+    def check() -> None:
+        if segment_name(2) in storage.names():
+            raise Replaced("taken over meanwhile")
+
+    tested = segments(storage, small, check)
+    with pytest.raises(Replaced, match="meanwhile"):
+        tested.prepare()
+
+
+def test_maintenance_never_sees_the_left_segment_without_a_next_one(
+    storage: SimulatedStorage, small: LogOptions
+) -> None:
+    """It would make the segment again that is written to by now. Looked at between any two lines of the change."""
+    tested = segments(storage, small, held=full(small))
+    tested.maintain()
+    seen: list[tuple[int, bool]] = []
+
+    def look(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code is Segments._go_on.__code__:
+            seen.append((tested.current.index, tested._next is None))
+            return look
+        return None
+
+    sys.settrace(look)
+    try:
+        tested.for_record(100)
+    finally:
+        sys.settrace(None)
+    assert len(set(seen)) > 1
+    assert (1, True) not in seen
