@@ -84,8 +84,8 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
         standing = backup.create(nothing())
         hand_over(node, place, backup.id(), standing)
         latencies = _stream(node, calls)
-        with backup.read() as generation:
-            snapshot, of_snapshot = generation.snapshot.size(), generation.data_version
+        with backup.read() as reader:
+            snapshot, of_snapshot = reader.snapshot.size(), reader.manifest.base.data_version
         began = time.perf_counter()
         with progress("Restoring", _CHECKING) as show:
             outcome = rebuild_backup(place, restored, show)

@@ -257,13 +257,13 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
             warn(f"{old}. {LOOK_FOR_A_NEWER}")
     else:
         tell_plan_of_kept(order.url, note, order.target, order.to_version)
-    rebuilt, standing = _rebuild(order, temporary)
+    rebuilt = _rebuild(order, temporary)
     if order.resume:
         refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
     elif not order.old:
         warn_of_writer(writing(before, look(backup)))
     end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
-    return rebuilt, None if order.kept else standing, end
+    return rebuilt, None if order.kept else rebuilt.end, end
 
 
 def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
@@ -338,7 +338,7 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: B
     )
 
 
-def _rebuild(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing]:
+def _rebuild(order: _Order, temporary: Path) -> Rebuilt:
     with progress("Restoring", "Checking the restored database") as show:
         outcome = rebuild_backup(order.url, temporary, show, kept=order.kept, to_version=order.to_version)
     rebuilt, wanted = outcome.rebuilt, order.to_version
@@ -346,4 +346,4 @@ def _rebuild(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing]:
         raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
     if rebuilt.state.empty:
         raise BackupError("the backup holds no database yet: the node has never started with it. Nothing was restored")
-    return rebuilt, outcome.standing
+    return rebuilt

@@ -52,8 +52,8 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
     """What was restored, and what is to know of it; the path alone goes to stdout afterwards."""
     if rebuilt.torn is not None:
         warn(f"the end of the backup was torn: {rebuilt.torn}")
-    if rebuilt.unwitnessed is not None:
-        warn(rebuilt.unwitnessed)
+    if rebuilt.end_unverified is not None:
+        warn(rebuilt.end_unverified)
     for path in aside:
         say(f"The old file is kept as {path}")
     last = "from a file last written" if older else "last changed"  # the older plugin's records bear no time
@@ -76,7 +76,7 @@ def restored_document(
         "changes": rebuilt.changes,
         "database_bytes": target.stat().st_size,
         "torn": rebuilt.torn,
-        "end_unverified": rebuilt.unwitnessed,
+        "end_unverified": rebuilt.end_unverified,
         "aside": [str(path) for path in aside],
         "resumed": resume,
         "for_a_node": not old,

@@ -94,7 +94,7 @@ def _document(url: str, backup: Backup, verified: Outcome, comparison: Compariso
         "stored_bytes": verified.stored,
         "changes": rebuilt.changes,
         "torn": rebuilt.torn,
-        "end_unverified": rebuilt.unwitnessed,
+        "end_unverified": rebuilt.end_unverified,
         "known_damage": None if known is None or known.generation != verified.generation else asdict(known),
         "compared": None if comparison is None else {"tables": comparison.tables, "rows": comparison.rows},
     }
@@ -106,8 +106,8 @@ def _rebuild(url: str, backup: Backup, target: Path, accepted: bool) -> Outcome:
     demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
-    if rebuilt.unwitnessed is not None:
-        warn(rebuilt.unwitnessed)
+    if rebuilt.end_unverified is not None:
+        warn(rebuilt.end_unverified)
     for violation in outcome.violations:
         say(f"note: the node's own database holds this, too: {violation}")
     return outcome
@@ -124,8 +124,8 @@ def _tell_whole(url: str, verified: Outcome) -> None:
 def _outcome(url: str, backup: Backup, target: Path) -> Outcome:
     """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
     for _ in range(_ATTEMPTS):
-        with backup.read() as generation:
-            number = generation.manifest.generation
+        with backup.read() as reader:
+            number = reader.manifest.generation
         with (
             suppress(Overtaken),
             damage_noted(backup, "verify", number),

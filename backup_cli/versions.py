@@ -9,8 +9,9 @@ from backends.change import ahead
 from backends.errors import Damaged
 from backends.log.backup import Backup
 from backends.log.documents import reason_in_short
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.keeping import KEEP_FOR
+from backends.log.passes import EndOfLog
 from backends.words import shell_line
 from backup_cli.console import hand_out, moment, show_line, show_row, size
 from backup_cli.old_age import doubt_of
@@ -68,31 +69,34 @@ def _found(backup: Backup) -> list[Versions]:
         if kept is not None:
             with kept:
                 found.append(_look(kept, note.since + KEEP_FOR))
-    with backup.read() as generation:
-        found.append(_look(generation, None))
+    with backup.read() as reader:
+        found.append(_look(reader, None))
     return found
 
 
-def _look(generation: Generation, kept_until: int | None) -> Versions:
+def _look(reader: Reader, kept_until: int | None) -> Versions:
     """Read the records of the log, not what is packed in them."""
-    manifest, damage = generation.manifest, None
+    manifest, scan = reader.manifest, reader.scan()
+    damage: str | None = None
+    end: EndOfLog | None = None
     try:
-        for _ in generation.headers():
+        for _ in scan:
             pass
-        generation.snapshot.check_ends()
+        end = scan.end()
+        reader.snapshot.check_ends()
     except Damaged as error:
         damage = str(error)
     return Versions(
         manifest.generation,
         manifest.reason,
         manifest.base.data_version,
-        generation.data_version,
+        scan.position.data_version,
         manifest.created,
-        generation.last_time,
-        generation.stored_bytes(),
+        scan.position.time,
+        reader.stored_bytes(),
         kept_until,
         damage,
-        generation.unwitnessed,
+        None if end is None else end.end_unverified,
     )
 
 

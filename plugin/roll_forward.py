@@ -231,11 +231,11 @@ def read_backup(
     note = read_witness(directory)  # before the backup, which may be growing
     last, damage = backup.last_writer(), backup.damage.read()
     node_id = backup.node_id()
-    with backup.read() as generation:
-        backup_id = generation.manifest.backup_id.hex()
+    with backup.read() as reader:
+        backup_id = reader.manifest.backup_id.hex()
         facts = Facts(
             found=found,
-            end=read_end(generation),
+            end=read_end(reader),
             backup_id=backup_id,
             expected_id=expected or backup_id,  # the older plugin's backup.lock names none
             last_session=None if last is None else last.session_id,
@@ -245,10 +245,10 @@ def read_backup(
             known_damage=damage is not None,
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
-            begins_empty=_is_empty(found) and next(iter(generation.snapshot), None) is None,
+            begins_empty=_is_empty(found) and next(iter(reader.snapshot), None) is None,
         )
         missing = missing_changes(facts)
-        statements = [] if isinstance(missing, WhyLeft) else list(statements_of(generation, missing))
+        statements = [] if isinstance(missing, WhyLeft) else list(statements_of(reader, missing))
         return Read(facts.expected_id, facts.end, missing, statements, facts.known_damage)
 
 

@@ -33,30 +33,29 @@ def rebuild_backup(
     opened = backup.read_kept() if kept else backup.read()
     if opened is None:
         raise BackupError("the generation that was kept is gone; nothing was restored")
-    with opened as found:
-        if generation not in (None, found.manifest.generation):
+    with opened as reader:
+        if generation not in (None, reader.manifest.generation):
             raise Overtaken("the node has begun a new generation this very moment; nothing was changed. Try again")
-        stored, oldest, place = found.stored_bytes(), found.manifest.base.data_version, Path(target)
+        stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
-            rebuilt = rebuild(found, place, pulse.read, durable=durable)
+            rebuilt = rebuild(reader, place, pulse.read, durable=durable)
         elif to_version < oldest:
             raise BackupError(f"the backup goes back to version {oldest}, not to {to_version}; nothing was restored")
         else:
             rebuilt = rebuild(
-                found,
+                reader,
                 place,
                 pulse.read,
                 take=lambda change: change.data_version <= to_version,
                 enough=to_version,
                 durable=durable,
             )
-        last = found.last
     return {
         **_rebuilt(rebuilt, place),
-        "generation": found.manifest.generation,
+        "generation": reader.manifest.generation,
         "stored": stored,
-        "sequence": last.sequence,
-        "checksum": last.checksum,
+        "sequence": None if rebuilt.end is None else rebuilt.end.sequence,
+        "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
         "violations": _told(foreign_key_violations(place), "more of them") if violations else [],
     }
 
@@ -65,8 +64,8 @@ def rebuild_older_file(file: str, target: str, *, to_version: int | None) -> dic
     """See `work.rebuild_older_file`."""
     with OlderBackup(Path(file)) as older:
         scale(older.stored_bytes())
-        rebuilt = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
-        return {**_rebuilt(rebuilt, Path(target)), "remarks": _told(older.remarks(), "more remarks")}
+        made = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
+        return {**_rebuilt(made.rebuilt, Path(target)), "remarks": _told(made.remarks, "more remarks")}
 
 
 def fold(url: str, scratch: str) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def _rebuilt(rebuilt: Rebuilt, target: Path) -> dict[str, Any]:
         "last_time": rebuilt.last_time,
         "foreign_keys": rebuilt.foreign_keys,
         "torn": rebuilt.torn,
-        "unwitnessed": rebuilt.unwitnessed,
+        "end_unverified": rebuilt.end_unverified,
         "unknown": {
             "objects": list(state.unknown_objects.objects),
             "count": state.unknown_objects.count,

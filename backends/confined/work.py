@@ -7,7 +7,7 @@ process dies. What was to be made is then worthless, and the caller removes it.
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ class Outcome:
     """A database that was rebuilt from a backup."""
 
     rebuilt: Rebuilt
-    standing: Standing
-    """The place in the log that it holds."""
     generation: int
     stored: int
     """Bytes of the generation, as they lie in its files."""
@@ -76,10 +74,11 @@ def rebuild_backup(
     said = run("rebuild_backup", arguments, progress)
     try:
         rebuilt, size = _rebuilt(said), number(said, "bytes")
-        standing = Standing(rebuilt.data_version, number(said, "sequence", 1 << 64), number(said, "checksum", 1 << 32))
+        if to_version is None:
+            sequence, checksum = number(said, "sequence", 1 << 64), number(said, "checksum", 1 << 32)
+            rebuilt = replace(rebuilt, end=Standing(rebuilt.data_version, sequence, checksum))
         outcome = Outcome(
             rebuilt,
-            standing,
             number(said, "generation"),
             number(said, "stored"),
             size,
@@ -163,7 +162,7 @@ def _rebuilt(said: dict[str, Any]) -> Rebuilt:
         number(said, "last_time", 1 << 34),
         truth(said, "foreign_keys"),
         perhaps_text(said, "torn"),
-        perhaps_text(said, "unwitnessed"),
+        perhaps_text(said, "end_unverified"),
     )
 
 

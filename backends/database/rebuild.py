@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from backends.base import Standing
 from backends.confined import limits
 from backends.database.pulse import pulse
 from backends.database.replay import Replay, TooLarge
 from backends.database.source import DatabaseState
 from backends.errors import BackupError, Damaged
-from backends.log.generation import Generation, StoredChange
+from backends.log.generation import Reader
+from backends.log.passes import EndOfLog, StoredChange
+from backends.log.snapshot import SnapshotReader
 
 BytesDone = Callable[[int, int], None]
 """Called with stored bytes read so far, and all of them."""
@@ -27,12 +30,14 @@ class Rebuilt:
     last_time: int  # when the last change was saved, seconds since 1970
     foreign_keys: bool
     torn: str | None
-    unwitnessed: str | None = None
+    end_unverified: str | None = None
     """In words, why nothing tells whether the end of the log is missing."""
+    end: Standing | None = None
+    """The end of the log, where it came so far; None for an earlier version, and for an older plugin's file."""
 
 
 def rebuild(
-    generation: Generation,
+    reader: Reader,
     target: Path,
     progress: BytesDone | None = None,
     *,
@@ -45,62 +50,71 @@ def rebuild(
     Stops before the first change that `take` does not want. Damage is no matter once version `enough` is reached.
     Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
-    total = generation.stored_bytes()
+    total = reader.stored_bytes()
     limits.scale(total)
     show: BytesDone = progress or (lambda done, total: None)
-    _write_snapshot(generation, target, lambda: show(generation.bytes_read(), total))
+    read = _write_snapshot(reader.snapshot, target, lambda done: show(done, total))
     with Replay(target) as replay:
         room = Room(replay, target.stat().st_size)
         try:
-            rebuilt = _replay(generation, replay, room, lambda: show(generation.bytes_read(), total), take, enough)
+            rebuilt = _replay(reader, replay, room, lambda done: show(read + done, total), take, enough)
             show(total, total)  # the check of the whole result follows, and cannot say how far it is
             rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
         except TooLarge:
             raise room.exceeded() from None
     _check_version(rebuilt.data_version, rebuilt.state)
-    return replace(rebuilt, torn=generation.torn, unwitnessed=generation.unwitnessed)
+    return rebuilt
 
 
-def _write_snapshot(generation: Generation, target: Path, tell: Callable[[], None]) -> None:
-    written, most = 0, limits.allow_snapshot(generation.snapshot.size())
+def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int], None]) -> int:
+    """Returns the stored bytes that were read; `tell` is called with them as they grow."""
+    written = read = 0
+    most = limits.allow_snapshot(snapshot.size())
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        for piece in generation.snapshot:
+        for piece, read in snapshot.pieces():
             written += len(piece)
             if most is not None and written > most:
                 raise limits.too_large(most)
             _write(file, piece, target)
-            tell()
+            tell(read)
+    return read
 
 
 def _replay(
-    generation: Generation,
+    reader: Reader,
     replay: Replay,
     room: "Room",
-    tell: Callable[[], None],
+    tell: Callable[[int], None],
     take: Callable[[StoredChange], bool] | None,
     enough: int | None,
 ) -> Rebuilt:
     """The changes, as far as they are wanted."""
-    base = generation.manifest.base
-    done, version, last_time = 0, base.data_version, generation.manifest.created
+    base, changes = reader.manifest.base, reader.changes()
+    done, version, last_time = 0, base.data_version, reader.manifest.created
+    end: EndOfLog | None = None
     replay.foreign_keys = base.foreign_keys
     try:
-        for change in generation.changes():
+        for change in changes:
             if take is not None and not take(change):
                 break
             if change.begins_session:
                 replay.foreign_keys = True
-            pulse.change, pulse.segment = change.data_version, generation.segment
-            room.grow(generation.log_bytes_read)
+            pulse.change, pulse.segment = change.data_version, changes.segment
+            room.grow(changes.bytes_read)
             replay.execute(change.statements, change.data_version)
             done, version, last_time = done + 1, change.data_version, change.time
             if done % 200 == 0:
-                tell()
+                tell(changes.bytes_read)
+        else:
+            end = changes.end()
     except Damaged:
         if enough is None or version != enough:
             raise
     pulse.change = None
-    return Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)
+    rebuilt = Rebuilt(_NOT_YET, version, done, last_time, replay.foreign_keys, None)
+    if end is None:
+        return rebuilt
+    return replace(rebuilt, torn=end.torn, end_unverified=end.end_unverified, end=end.position)
 
 
 _NOT_YET = DatabaseState(None, None, False, True)

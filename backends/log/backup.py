@@ -12,7 +12,7 @@ from backends.log.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.facts import Facts
 from backends.log.format import segment_index, time_now
-from backends.log.generation import MISSING_SESSION, Generation
+from backends.log.generation import MISSING_SESSION, Reader
 from backends.log.keeping import read_kept
 from backends.log.known_damage import DamageNotes
 from backends.log.latency import measured_latency
@@ -80,7 +80,7 @@ class Backup:
         """Where the log ends. Raises Damaged."""
         return self.look().end
 
-    def read(self) -> Generation:
+    def read(self) -> Reader:
         """The current generation, to be streamed back."""
         with self._reaching():
             return open_generation(self.storage)
@@ -90,7 +90,7 @@ class Backup:
         with self._reaching():
             return read_kept(self.storage, read_manifest(self.storage))
 
-    def read_kept(self) -> Generation | None:
+    def read_kept(self) -> Reader | None:
         """The generation that is kept, to be streamed back; None when there is none."""
         with self._reaching():
             kept = read_kept(self.storage, read_manifest(self.storage))
@@ -98,8 +98,8 @@ class Backup:
 
     def status(self, url: str) -> Status:
         """What there is to know, out of the log's records."""
-        with self.read() as generation, self._reaching():
-            return status_of_files(url, generation, self.space(), self.damage.read())
+        with self.read() as reader, self._reaching():
+            return status_of_files(url, reader, self.space(), self.damage.read())
 
     def space(self) -> Space:
         """The space at the destination."""

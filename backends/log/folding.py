@@ -18,9 +18,10 @@ from backends.errors import BackupError
 from backends.log.compacted import BY, CompactedSnapshot, remove_unfinished
 from backends.log.documents import Base, Manifest
 from backends.log.format import RECORD_HEADER_SIZE, Flag
-from backends.log.generation import Generation, StoredChange
+from backends.log.generation import Reader
 from backends.log.opening import open_generation
 from backends.log.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.passes import StoredChange
 from backends.log.room import Room
 from backends.log.snapshot import next_generation, write_snapshot
 from backends.scratch import scratch_directory
@@ -58,9 +59,9 @@ def fold(
     writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
     """
     room = Room(storage, scratch, sparing=sparing)
-    with open_generation(storage) as generation:
-        begun = generation.manifest
-        place = _place(generation, leave_out)
+    with open_generation(storage) as reader:
+        begun = reader.manifest
+        place = _place(reader, leave_out)
     if place is None:
         return None
 
@@ -73,11 +74,11 @@ def fold(
         if progress is not None:
             progress(done, 2 * total)  # half of the work: what was rebuilt is then written
 
-    with scratch_directory(scratch) as directory, open_generation(storage) as generation:
-        if generation.manifest != begun:
+    with scratch_directory(scratch) as directory, open_generation(storage) as reader:
+        if reader.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
         database = directory / "folded.sqlite3"
-        rebuilt = rebuild(generation, database, show, take=take, durable=False)
+        rebuilt = rebuild(reader, database, show, take=take, durable=False)
         pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
         number = next_generation(storage, begun.generation)
         written = _write(storage, begun, number, rebuilt.data_version, pieces, options)
@@ -87,9 +88,9 @@ def fold(
 
 def segments_freed(storage: Storage) -> int | None:
     """How many segments `fold` would make needless; None when there is nothing to fold. Raises as `fold` does."""
-    with open_generation(storage) as generation:
-        place = _place(generation, MAX_ROLL_FORWARD)
-        return None if place is None else place.next_segment - generation.manifest.first_segment
+    with open_generation(storage) as reader:
+        place = _place(reader, MAX_ROLL_FORWARD)
+        return None if place is None else place.next_segment - reader.manifest.first_segment
 
 
 def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
@@ -114,16 +115,16 @@ def _write(
         raise
 
 
-def _place(generation: Generation, leave_out: int) -> _Place | None:
+def _place(reader: Reader, leave_out: int) -> _Place | None:
     """The last place that leaves so many changes of the version out; None when that leaves nothing to fold.
 
     Fewer are left out when they are large, so that what stays does not call for the next compaction at once; but never
     fewer than LEAVE_OUT_MIN, as many as a power cut takes back.
     """
-    base, read = generation.manifest.base, 0
+    base, read = reader.manifest.base, 0
     before = (base.sequence, base.checksum)
     places: deque[tuple[_Place, int]] = deque(maxlen=leave_out)
-    for index, header in generation.headers():
+    for index, header in reader.scan():
         if header.flags & Flag.ADVANCES:
             places.append((_Place(*before, index), read))
         before = (header.sequence, header.checksum)

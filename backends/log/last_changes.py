@@ -11,7 +11,7 @@ from typing import NamedTuple
 from backends.base import MAX_ROLL_FORWARD
 from backends.errors import Damaged
 from backends.log.format import FileHeader, FileKind, Flag, RecordHeader, segment_name
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.reading import RecordReader
 from backends.log.tail import End
 from backends.log.unpacking import Unpacker, Unreadable
@@ -57,17 +57,17 @@ class LogEnd:
     """Whether these are all changes since the snapshot."""
 
 
-def read_end(generation: Generation) -> LogEnd:
+def read_end(reader: Reader) -> LogEnd:
     """The end of an open generation's log. Raises Damaged for damage in what was read, or OSError.
 
-    Nothing is unpacked. `generation` can be read by nothing else then but `statements_of`.
+    Nothing is unpacked.
     """
-    base = generation.manifest.base
+    base = reader.manifest.base
     changes: deque[LoggedChange] = deque()
     following: RecordHeader | None = None  # the first record of the segments after this one
     last: RecordHeader | None = None
-    for number in reversed(range(generation.begun)):
-        found = _Segment(generation, number, is_last=number == generation.begun - 1)
+    for number in reversed(range(reader.log.begun)):
+        found = _Segment(reader, number, is_last=number == reader.log.begun - 1)
         if found.first is None or found.last is None:
             continue
         last = last or found.last
@@ -85,18 +85,18 @@ def read_end(generation: Generation) -> LogEnd:
             raise Damaged("the log begins after its snapshot: segments are missing", segment_name(found.index), 0)
     while sum(change.advances for change in changes) > MAX_ROLL_FORWARD:
         changes.popleft()
-    _check_snapshot_fits(generation, changes)
-    reached = (base.sequence, base.checksum, base.data_version, generation.manifest.created)
+    _check_snapshot_fits(reader, changes)
+    reached = (base.sequence, base.checksum, base.data_version, reader.manifest.created)
     if last is not None and last.sequence >= base.sequence:
         reached = (last.sequence, last.checksum, last.data_version, last.time)
     elif last is not None:
-        raise Damaged("the log ends before its snapshot", segment_name(generation.segments[0][0]), 0)
-    _check_acknowledged(generation, reached[0])
+        raise Damaged("the log ends before its snapshot", segment_name(reader.log.segments[0][0]), 0)
+    _check_acknowledged(reader, reached[0])
     whole = reached[0] - base.sequence == len(changes)
     return LogEnd(*reached, tuple(changes), whole)
 
 
-def statements_of(generation: Generation, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
+def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
     """The statements of these changes, which follow one another at the end of that generation's log.
 
     Raises Damaged or OSError.
@@ -105,8 +105,8 @@ def statements_of(generation: Generation, changes: Sequence[LoggedChange]) -> It
     change = next(wanted, None)
     while change is not None:
         number, stream = change.segment, change.stream
-        unpacker, name = Unpacker(), segment_name(generation.segments[number][0])
-        for record in _reader(generation, number).records():
+        unpacker, name = Unpacker(), segment_name(reader.log.segments[number][0])
+        for record in _records(reader, number).records():
             if record.offset < stream:
                 continue
             try:
@@ -125,15 +125,15 @@ def statements_of(generation: Generation, changes: Sequence[LoggedChange]) -> It
 class _Segment:
     """What one segment holds: its ends, and those of its changes that may be among the last ones of the log."""
 
-    def __init__(self, generation: Generation, number: int, *, is_last: bool) -> None:
-        base = generation.manifest.base
-        self.index, _ = generation.segments[number]
+    def __init__(self, reader: Reader, number: int, *, is_last: bool) -> None:
+        base = reader.manifest.base
+        self.index, _ = reader.log.segments[number]
         self.first: RecordHeader | None = None
         self.last: RecordHeader | None = None
         self.changes: deque[LoggedChange] = deque()
         stream, advancing = 0, 0
-        reader = _reader(generation, number)
-        for header, offset in ((record.header, record.offset) for record in reader.records()):
+        records = _records(reader, number)
+        for header, offset in ((record.header, record.offset) for record in records.records()):
             if self.first is None:
                 self.first = header
             self.last = header
@@ -141,22 +141,23 @@ class _Segment:
                 stream = offset
             if header.sequence <= base.sequence:
                 if header.sequence == base.sequence and header.checksum != base.checksum:
-                    raise reader.damaged(_MIXED, offset)
+                    raise records.damaged(_MIXED, offset)
                 continue
             self.changes.append(LoggedChange(header, number, stream))
             advancing += bool(header.flags & Flag.ADVANCES)
             while advancing > MAX_ROLL_FORWARD or len(self.changes) > MOST_CHANGES:
                 advancing -= self.changes.popleft().advances
-        if reader.tail.end is End.TORN and not is_last:
-            raise reader.damaged(f"{reader.tail.why}, and the log goes on after it", reader.tail.offset)
+        tail = records.tail()
+        if tail.end is End.TORN and not is_last:
+            raise records.damaged(f"{tail.why}, and the log goes on after it", tail.offset)
 
 
 _MIXED = "the log does not go on from the snapshot: files of different times were mixed"
 
 
-def _reader(generation: Generation, number: int) -> RecordReader:
-    index, handle = generation.segments[number]
-    header = FileHeader(FileKind.SEGMENT, generation.manifest.backup_id, index)
+def _records(reader: Reader, number: int) -> RecordReader:
+    index, handle = reader.log.segments[number]
+    header = FileHeader(FileKind.SEGMENT, reader.manifest.backup_id, index)
     return RecordReader(handle, segment_name(index), header, None, None)
 
 
@@ -164,17 +165,17 @@ def _follows(header: RecordHeader, before: RecordHeader) -> bool:
     return header.sequence == before.sequence + 1 and header.previous == before.checksum
 
 
-def _check_snapshot_fits(generation: Generation, changes: Sequence[LoggedChange]) -> None:
-    base = generation.manifest.base
+def _check_snapshot_fits(reader: Reader, changes: Sequence[LoggedChange]) -> None:
+    base = reader.manifest.base
     if changes and changes[0].header.sequence == base.sequence + 1 and changes[0].header.previous != base.checksum:
-        raise Damaged(_MIXED, segment_name(generation.segments[changes[0].segment][0]), 0)
+        raise Damaged(_MIXED, segment_name(reader.log.segments[changes[0].segment][0]), 0)
 
 
-def _check_acknowledged(generation: Generation, sequence: int) -> None:
+def _check_acknowledged(reader: Reader, sequence: int) -> None:
     """The session marker may know of more than the log holds."""
-    if generation.session_damage is not None:
-        raise generation.session_damage
-    session = generation.session
+    if reader.session_damage is not None:
+        raise reader.session_damage
+    session = reader.session
     if session is not None and sequence < session.sequence:
         what = f"the log ends with record {sequence}, and record {session.sequence} was once saved"
-        raise Damaged(what, segment_name(generation.segments[-1][0]), 0)
+        raise Damaged(what, segment_name(reader.log.segments[-1][0]), 0)

@@ -3,37 +3,41 @@
 from backends.base import Sizes, Standing
 from backends.errors import BackupError, Damaged
 from backends.log.documents import Manifest, Session
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.known_damage import KnownDamage
+from backends.log.passes import EndOfLog
 from backends.status import Status, Trouble, TroubleKind, low_space
 from backends.storage.base import Space
 
 
-def status_of_files(url: str, generation: Generation, space: Space, known: KnownDamage | None) -> Status:
+def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
     """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
 
     Of the snapshot it looks at the ends only: the rest is for `verify`.
     """
     troubles: list[Trouble] = []
-    damaged, records = False, 0
+    records, scan = 0, reader.scan()
+    end: EndOfLog | None = None
+    damaged = False
     try:
-        for _ in generation.headers():
+        for _ in scan:
             records += 1
-        generation.snapshot.check_ends()
+        end = scan.end()
+        reader.snapshot.check_ends()
     except Damaged as error:
         damaged = True
         troubles.append(Trouble(TroubleKind.DAMAGE, str(error)))
-    if generation.torn is not None and not damaged:  # what was lost there may have been acknowledged
-        told = f"the end of the log is torn; the next start of the node repairs it: {generation.torn}"
-        troubles.append(Trouble(TroubleKind.TORN_END, told))
-    if generation.unwitnessed is not None:
-        troubles.append(Trouble(TroubleKind.END_UNVERIFIED, generation.unwitnessed))
-    snapshot = generation.snapshot.size()
-    segments = generation.stored_bytes() - snapshot if damaged else generation.log_bytes()
-    end = Standing(generation.data_version, generation.last.sequence, 0, generation.last_time)
-    return _status(
-        url, generation.manifest, generation.session, end, records, snapshot, segments, space, troubles, damaged, known
-    )
+    snapshot, segments = reader.snapshot.size(), reader.log.stored_bytes()
+    manifest, session, reached = reader.manifest, reader.session, scan.position
+    if end is not None:
+        if end.torn is not None and not damaged:  # what was lost there may have been acknowledged
+            told = f"the end of the log is torn; the next start of the node repairs it: {end.torn}"
+            troubles.append(Trouble(TroubleKind.TORN_END, told))
+        if end.end_unverified is not None:
+            troubles.append(Trouble(TroubleKind.END_UNVERIFIED, end.end_unverified))
+        if not damaged:
+            segments = end.log_bytes
+    return _status(url, manifest, session, reached, records, snapshot, segments, space, troubles, damaged, known)
 
 
 def status_of_writer(

@@ -9,8 +9,9 @@ from backends.errors import Damaged, NotABackup
 from backends.log.absent import no_manifest
 from backends.log.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.misnamed import misnamed
+from backends.log.passes import Log
 from backends.log.snapshot import SnapshotReader, open_parts
 from backends.log.tail import first_nonzero
 from backends.storage.base import ReadHandle, Storage
@@ -20,7 +21,7 @@ _PAUSE = 0.02
 """Seconds between two of them."""
 
 
-def open_generation(storage: Storage) -> Generation:
+def open_generation(storage: Storage) -> Reader:
     """The current generation, as of now.
 
     Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
@@ -28,17 +29,15 @@ def open_generation(storage: Storage) -> Generation:
     missed: tuple[Manifest, str] | None = None
     for _ in range(_ATTEMPTS):
         manifest, missing = read_manifest(storage), None
+        session, session_damage = _session_or_damage(storage)
         with ExitStack() as files:
-            generation = Generation(manifest, None, files)
-            generation.beside = partial(_misnamed_if_known, storage)
             try:
-                generation.session = read_session(storage)
-            except Damaged as error:
-                generation.session_damage = error  # the snapshot and the log may be good all the same
-            try:
-                if _open_files(storage, generation, files) and read_manifest(storage) == manifest:
-                    generation.files = files.pop_all()
-                    return generation
+                names = storage.names()
+                snapshot = _open_snapshot(storage, manifest, files, names)
+                log = _open_growing_log(storage, manifest, files, names)
+                if log is not None and read_manifest(storage) == manifest:
+                    beside = partial(_misnamed_if_known, storage)
+                    return Reader(log, snapshot, files.pop_all(), session, session_damage, misnamed=beside)
             except FileNotFoundError as error:
                 missing = manifest, str(error.filename or error)
         if missing is not None and missing == missed:
@@ -46,6 +45,14 @@ def open_generation(storage: Storage) -> Generation:
         missed = missing
         time.sleep(_PAUSE)
     raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+
+
+def _session_or_damage(storage: Storage) -> tuple[Session | None, Damaged | None]:
+    """Without it the snapshot and the log may still be good."""
+    try:
+        return read_session(storage), None
+    except Damaged as error:
+        return None, error
 
 
 def _misnamed_if_known(storage: Storage) -> str:
@@ -56,18 +63,18 @@ def _misnamed_if_known(storage: Storage) -> str:
         return ""
 
 
-def open_kept(storage: Storage, kept: Kept) -> Generation:
+def open_kept(storage: Storage, kept: Kept) -> Reader:
     """The generation that is kept beside the current one. Raises Damaged; OSError from the storage."""
     with ExitStack() as files:
-        generation = Generation(kept.manifest, None, files, kept)
+        own = range(kept.manifest.first_segment, kept.last_segment + 1)
         try:
-            own = range(kept.manifest.first_segment, kept.last_segment + 1)
-            if not own or not _open_files(storage, generation, files, own):
-                raise FileNotFoundError(segment_name(own.start + len(generation.segments)))
+            if not own:
+                raise FileNotFoundError(segment_name(own.start))
+            snapshot = _open_snapshot(storage, kept.manifest, files, storage.names())
+            log = _open_log(storage, kept.manifest, own, files)
         except FileNotFoundError as error:
             raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
-        generation.files = files.pop_all()
-        return generation
+        return Reader(log, snapshot, files.pop_all(), kept=kept)
 
 
 def missing_file(generation: str, path: str, named_by: str, storage: Storage) -> Damaged:
@@ -78,23 +85,35 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
     )
 
 
-def _open_files(storage: Storage, generation: Generation, files: ExitStack, indexes: range | None = None) -> bool:
-    """Whether they could be opened. FileNotFoundError for one that is not there, if the manifest is still the same."""
-    manifest = generation.manifest
-    names = storage.names()
+def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:
+    """To be closed with `files`. FileNotFoundError when it is not there."""
     parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
-    generation.snapshot = SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
-    for index in indexes or segment_indexes(names, manifest):
-        try:
-            handle = storage.open(segment_name(index))
-        except FileNotFoundError:
-            return False  # it was there just now: a writer that stops removes the segment that it made ahead
+    return SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
+
+
+def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> Log | None:
+    """The current generation's, to be closed with `files`; None when a segment is gone that was there just now.
+
+    A writer that stops removes the segment that it made ahead. FileNotFoundError when one in between is missing.
+    """
+    indexes = segment_indexes(names, manifest)
+    try:
+        return _open_log(storage, manifest, indexes, files)
+    except FileNotFoundError:
+        return None
+
+
+def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitStack) -> Log:
+    """The segments with these indexes, to be closed with `files`. FileNotFoundError when one is not there."""
+    segments: list[tuple[int, ReadHandle]] = []
+    for index in indexes:
+        handle = storage.open(segment_name(index))
         files.callback(handle.close)
-        generation.segments.append((index, handle))
-    generation.begun = len(generation.segments)
-    while generation.begun > 1 and not _begun(generation.segments[generation.begun - 1][1]):
-        generation.begun -= 1
-    return True
+        segments.append((index, handle))
+    begun = len(segments)
+    while begun > 1 and not _begun(segments[begun - 1][1]):
+        begun -= 1
+    return Log(manifest, segments, begun)
 
 
 def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:

@@ -71,7 +71,7 @@ class Record(NamedTuple):
     offset: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Chain:
     """The record that was read last: what the next one must follow."""
 
@@ -80,12 +80,13 @@ class Chain:
 
 
 class RecordReader:
-    """The records of one open file.
+    """One pass over the records of an open file: `records` or `runs`, once, and then `tail` tells how they end.
 
     `chain` is what the first record must follow, or None where that is not known (the segments before it are gone).
-    `last_good` is the version that the records before them led to. A payload of more than `most` bytes is not even
-    read: it would have to fit into memory.
-    After `records` is exhausted, `tail` tells how they ended. Raises Damaged for anything but a clean or torn end.
+    `last_good` is the version that the records before them led to, for errors; a record with a sequence greater than
+    `good_after` leads to its own version, and with None there no record does. A payload of more than `most` bytes is
+    not even read: it would have to fit into memory.
+    Raises Damaged for anything but a clean or torn end.
     """
 
     def __init__(
@@ -96,11 +97,13 @@ class RecordReader:
         chain: Chain | None,
         last_good: int | None,
         most: int = MAX_FILE,
+        *,
+        good_after: int | None = 0,
     ) -> None:
-        self.handle, self.name, self.index, self.chain = handle, name, header.number, chain
-        self._most = most
-        self.tail = Tail(End.CLEAN, FILE_HEADER_SIZE)
-        self.last_good = last_good
+        self.handle, self.name, self.index = handle, name, header.number
+        self._chain, self._most = chain, most
+        self._last_good, self._good_after = last_good, good_after
+        self._tail: Tail | None = None
         self._buffer, self._buffered_at = b"", 0
         self._size = self._limit = handle.size()  # the reader of a log that grows as fast as it reads must end, too
         if self._size > 2 * MAX_FILE:
@@ -121,32 +124,39 @@ class RecordReader:
         while offset < self._limit:
             run = self._run_at(offset)
             if not run:  # whatever comes here wants a closer look
-                record = self._record_at(offset)
-                if record is None:
-                    record, self.tail = self._look_again(offset)
-                    if record is None:
-                        break
-                run = [record]
+                found = self._record_at(offset) or self._look_again(offset)
+                if isinstance(found, Tail):
+                    tail = found
+                    break
+                run = [found]
             last = run[-1]
-            self.chain = Chain(last.header.sequence, last.header.checksum)
-            self.last_good = last.header.data_version
+            self._chain = Chain(last.header.sequence, last.header.checksum)
+            if self._good_after is not None and last.header.sequence > self._good_after:
+                self._last_good = last.header.data_version
             yield run
             offset = last.offset + RECORD_HEADER_SIZE + len(last.payload)
         else:
-            self.tail = Tail(End.CLEAN, offset)
-        if self.tail.end is End.DAMAGED:
-            raise self.damaged(self.tail.why, offset)
+            tail = Tail(End.CLEAN, offset)
+        if tail.end is End.DAMAGED:
+            raise self.damaged(tail.why, offset)
+        self._tail = tail
+
+    def tail(self) -> Tail:
+        """What follows the last record: nothing, or a torn one. RuntimeError before all of them were read."""
+        if self._tail is None:
+            raise RuntimeError(f"the records of {self.name} were not read to their end")
+        return self._tail
 
     def damaged(self, what: str, offset: int) -> Damaged:
         """The error that names this file."""
-        return Damaged(what, self.name, offset, self.last_good)
+        return Damaged(what, self.name, offset, self._last_good)
 
     def _run_at(self, offset: int) -> list[Record]:
         """The good records that follow one another from here on, as far as one read reaches; none at the very first."""
         run: list[Record] = []
-        if self.chain is None:
+        if self._chain is None:
             return run
-        sequence, checksum = self.chain.sequence, self.chain.checksum
+        sequence, checksum = self._chain.sequence, self._chain.checksum
         self._read(offset, RECORD_HEADER_SIZE)
         data, first = self._buffer, self._buffered_at
         while (found := decode_record(data, offset - first)) is not None:
@@ -159,7 +169,7 @@ class RecordReader:
             offset += RECORD_HEADER_SIZE + header.length
         return run
 
-    def _look_again(self, offset: int) -> tuple[Record | None, Tail]:
+    def _look_again(self, offset: int) -> Record | Tail:
         """A record that is still being written becomes a good one; what stays bad is classified."""
         for _ in range(_PATIENCE):
             if first_nonzero(self.handle, offset, self.handle.size()) is None:
@@ -168,10 +178,10 @@ class RecordReader:
             self._buffer = b""
             record = self._record_at(offset)
             if record is not None:
-                return record, self.tail
+                return record
         tail = classify(self.handle, offset)
         self._buffer = b""
-        return (None if tail.end is End.CLEAN else self._record_at(offset)), tail
+        return (None if tail.end is End.CLEAN else self._record_at(offset)) or tail
 
     def _record_at(self, offset: int) -> Record | None:
         """The record that begins here, or None when there is no good one."""
@@ -179,7 +189,7 @@ class RecordReader:
         header = decode_record_header(start)
         if header is None:
             return None
-        chain = self.chain
+        chain = self._chain
         if chain is not None and (header.sequence != chain.sequence + 1 or header.previous != chain.checksum):
             raise self.damaged(
                 f"record {header.sequence} does not follow record {chain.sequence}: something between is "

@@ -145,8 +145,8 @@ def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) 
 
 def _check_whole_log(storage: Storage) -> None:
     """Before another generation is removed: it may be the one that counts, if an old copy was put over this backup."""
-    with open_generation(storage) as generation:
-        for _ in generation.headers():
+    with open_generation(storage) as reader:
+        for _ in reader.scan():
             pass
 
 
@@ -181,7 +181,7 @@ def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
             for record in reader.records():
                 header = record.header
                 standing = Standing(header.data_version, header.sequence, header.checksum, header.time)
-            return Found(index, reader.tail, standing)
+            return Found(index, reader.tail(), standing)
     except Damaged as error:
         if error.last_good is not None and standing is not None and standing.sequence >= manifest.base.sequence:
             raise
@@ -253,7 +253,7 @@ def _records_of(storage: Storage, manifest: Manifest, last: Found) -> Iterator[b
                 yield encode_record(record.header, record.payload)[0]
             end = record.offset + RECORD_HEADER_SIZE + len(record.payload)
     if end != last.tail.offset:
-        raise Damaged("records that were there a moment ago are gone", name, end, reader.last_good)
+        raise reader.damaged("records that were there a moment ago are gone", end)
 
 
 def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -> Iterator[bytes]:

@@ -44,14 +44,13 @@ _CUT = "the snapshot ends in the middle: it was not copied whole, or cut"
 
 
 class SnapshotReader:
-    """A snapshot as it is read back, from the files that hold its parts, in order."""
+    """A snapshot as it is read back, from the files that hold its parts, in order; as often as one likes."""
 
     def __init__(
         self, parts: Sequence[tuple[str, ReadHandle]], backup_id: bytes, generation: int, data_version: int
     ) -> None:
         self._parts, self._backup_id, self._generation = parts, backup_id, generation
         self._data_version = data_version
-        self.bytes_read = 0
 
     def size(self) -> int:
         """Bytes of all parts, as they lie in their files."""
@@ -59,7 +58,12 @@ class SnapshotReader:
 
     def __iter__(self) -> Iterator[bytes]:
         """The database, piece by piece. Raises Damaged; nothing may be believed before the end was reached."""
-        stream, digest, size = Decompressor(), sha256(), 0
+        for piece, _ in self.pieces():
+            yield piece
+
+    def pieces(self) -> Iterator[tuple[bytes, int]]:
+        """The same, each piece with the stored bytes read so far."""
+        stream, digest, size, read = Decompressor(), sha256(), 0, 0
         for reader, record in self._records():
             if record.header.data_version != self._data_version:
                 raise reader.damaged(
@@ -80,8 +84,8 @@ class SnapshotReader:
                 raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
             digest.update(piece)
             size += len(piece)
-            self.bytes_read += len(record.payload) + RECORD_HEADER_SIZE
-            yield piece
+            read += len(record.payload) + RECORD_HEADER_SIZE
+            yield piece, read
         name, handle = self._parts[-1]
         raise Damaged(_CUT, name, handle.size())
 
@@ -109,16 +113,17 @@ class SnapshotReader:
 
     def _records(self) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts; the chain runs on from one to the next."""
-        chain: Chain | None = Chain(0, 0)
+        chain = Chain(0, 0)
         for part, (name, handle) in enumerate(self._parts):
             header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
-            reader = RecordReader(handle, name, header, chain, None, _MOST_STORED)
+            # No version is good after a part of a database.
+            reader = RecordReader(handle, name, header, chain, None, _MOST_STORED, good_after=None)
             for record in reader.records():
-                reader.last_good = None  # a part of a database is none
+                chain = Chain(record.header.sequence, record.header.checksum)
                 yield reader, record
-            if reader.tail.end is not End.CLEAN:  # a snapshot is never written to, so no power cut tears it
-                raise reader.damaged(_CUT, reader.tail.offset)
-            chain = reader.chain
+            tail = reader.tail()
+            if tail.end is not End.CLEAN:  # a snapshot is never written to, so no power cut tears it
+                raise reader.damaged(_CUT, tail.offset)
 
 
 class _Parts:

@@ -69,8 +69,8 @@ def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> Backu
     version = _newest(backup, seen.data_version) if seen.damaged else seen.data_version
     empty = False
     if version == 0 and seen.records == 0 and not seen.damaged:
-        with backup.read() as generation:
-            empty = next(iter(generation.snapshot), None) is None
+        with backup.read() as reader:
+            empty = next(iter(reader.snapshot), None) is None
     writer = backup.last_writer()
     return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backup))
 

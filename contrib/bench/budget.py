@@ -22,8 +22,8 @@ def replay_ratio(directory: Path, calls: list[Call], times: int = 5) -> tuple[fl
     ours, theirs = [], []
     for number in range(times):
         began = time.perf_counter()
-        with backup_at(url).read() as generation:
-            rebuild(generation, directory / f"ours-{number}.sqlite3")
+        with backup_at(url).read() as reader:
+            rebuild(reader, directory / f"ours-{number}.sqlite3")
         ours.append(time.perf_counter() - began)
         theirs.append(_one_by_one(directory / f"theirs-{number}.sqlite3", longer))
     return statements / min(ours), statements / min(theirs)

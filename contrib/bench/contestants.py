@@ -48,8 +48,8 @@ def ours(directory: Path, calls: list[Call]) -> Run:
     hand_over(directory, url, backup.id(), standing)
     run = _play("lightningd-backup", directory, [sys.executable, "-m", "plugin.main"], calls, directory / "backup")
     began = time.perf_counter()
-    with backup.read() as generation:
-        rebuild(generation, directory / "restored.sqlite3")
+    with backup.read() as reader:
+        rebuild(reader, directory / "restored.sqlite3")
     return _with_restore(run, time.perf_counter() - began)
 
 

@@ -351,7 +351,7 @@ def test_what_a_child_has_not_made_is_not_published(
     }
     done: dict[str, Any] = {
         "state_version": 1, "node_id": None, "is_lightningd": True, "empty": False, "data_version": 1, "changes": 1,
-        "last_time": 0, "foreign_keys": True, "torn": None, "unwitnessed": None, "bytes": 4096,
+        "last_time": 0, "foreign_keys": True, "torn": None, "end_unverified": None, "bytes": 4096,
         "unknown": {"objects": [], "count": 0, "checksum": ""}, "generation": 1,
         "stored": 1, "sequence": 1, "checksum": 0, "violations": [],
     }  # fmt: skip

@@ -29,10 +29,10 @@ def contents(backup: Backup) -> Contents:
 
 def contents_and_tear(backup: Backup) -> tuple[Contents, str | None]:
     """The same, and what was left out as torn, in words."""
-    with backup.read() as generation:
-        snapshot = b"".join(generation.snapshot)
-        changes = tuple((change.data_version, tuple(change.statements)) for change in generation.changes())
-        return Contents(generation.manifest.generation, snapshot, changes), generation.torn
+    with backup.read() as reader:
+        snapshot, changes = b"".join(reader.snapshot), reader.changes()
+        found = tuple((change.data_version, tuple(change.statements)) for change in changes)
+        return Contents(reader.manifest.generation, snapshot, found), changes.end().torn
 
 
 def versions(backup: Backup) -> list[int]:

@@ -8,7 +8,7 @@ from backends.base import MAX_ROLL_FORWARD
 from backends.change import Change
 from backends.errors import Damaged
 from backends.log import last_changes
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.last_changes import read_end, statements_of
 from backends.log.options import LogOptions
 from backends.log.reading import RecordReader
@@ -90,16 +90,16 @@ def test_only_the_last_segments_are_read(tmp_path: Path, small: LogOptions, monk
         writer.maintain()
     writer.close()
     opened: list[int] = []
-    reader = last_changes._reader
+    records = last_changes._records
 
-    def noting(generation: Generation, number: int) -> RecordReader:
+    def noting(reader: Reader, number: int) -> RecordReader:
         opened.append(number)
-        return reader(generation, number)
+        return records(reader, number)
 
-    monkeypatch.setattr(last_changes, "_reader", noting)
-    with backup.read() as generation:
-        read_end(generation)
-        assert len(generation.segments) > 10
+    monkeypatch.setattr(last_changes, "_records", noting)
+    with backup.read() as reader:
+        read_end(reader)
+        assert len(reader.log.segments) > 10
     assert len(opened) <= 3
 
 

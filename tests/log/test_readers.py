@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.log.generation import Generation
+from backends.log.generation import Reader
 from backends.log.options import LogOptions
 from backends.storage.base import Storage
 from backends.storage.local import LocalStorage
@@ -127,16 +127,16 @@ def node(tmp_path: Path, small: LogOptions) -> Node:
     return node
 
 
-def rest(generation: Generation) -> Contents:
+def rest(reader: Reader) -> Contents:
     """What an opened generation gives."""
-    snapshot = b"".join(generation.snapshot)
-    changes = tuple((change.data_version, tuple(change.statements)) for change in generation.changes())
-    return Contents(generation.manifest.generation, snapshot, changes)
+    snapshot = b"".join(reader.snapshot)
+    changes = tuple((change.data_version, tuple(change.statements)) for change in reader.changes())
+    return Contents(reader.manifest.generation, snapshot, changes)
 
 
 def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
-    with node.backup().read() as generation:
-        changes = generation.changes()
+    with node.backup().read() as reader:
+        changes = iter(reader.changes())
         assert next(changes).data_version == 1
         for seed in range(4):
             node.note(noise(2500, seed))
@@ -148,11 +148,11 @@ def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
 def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
     """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
     before = node.now.contents
-    with node.backup().read() as generation:
+    with node.backup().read() as reader:
         node.snapshot()
         node.note()
         node.note()
-        assert rest(generation) == before
+        assert rest(reader) == before
     assert contents(node.backup()) == node.now.contents
 
 

@@ -17,8 +17,9 @@ class Restored:
     def __init__(self, path: Path, target: Path, to_version: int | None = None) -> None:
         self.database = target
         with OlderBackup(path) as backup:
-            rebuilt = rebuild_older(backup, target, to_version=to_version)
-            self.left_out, self.torn, self.remarks = backup.left_out, backup.torn, backup.remarks()
+            made = rebuild_older(backup, target, to_version=to_version)
+        rebuilt = made.rebuilt
+        self.left_out, self.torn, self.remarks = made.left_out, rebuilt.torn, made.remarks
         self.version, self.changes, self.foreign_keys = rebuilt.data_version, rebuilt.changes, rebuilt.foreign_keys
 
     def holds_what(self, database: Path) -> bool:

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from backends.older import OlderBackup, rebuild_older
 with OlderBackup(Path(sys.argv[1])) as backup:
-    print(rebuild_older(backup, Path(sys.argv[2])).data_version)
+    print(rebuild_older(backup, Path(sys.argv[2])).rebuilt.data_version)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
