@@ -15,7 +15,7 @@ from backends.errors import BackupError, Damaged
 from backends.holder import COMMAND
 from backends.interrupts import ignored
 from backends.log.backup import Backup
-from backends.log.keeping import KEEP_FOR
+from backends.log.kept import KEEP_FOR
 from backends.log.writer import Writer
 from backends.node.directory import database_path
 from backends.node.handover import bear_witness, restore_command

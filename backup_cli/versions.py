@@ -10,7 +10,7 @@ from backends.errors import Damaged
 from backends.log.backup import Backup
 from backends.log.documents import reason_in_short
 from backends.log.generation import Reader
-from backends.log.keeping import KEEP_FOR
+from backends.log.kept import KEEP_FOR
 from backends.log.passes import EndOfLog
 from backends.words import shell_line
 from backup_cli.console import hand_out, moment, show_line, show_row, size

@@ -10,25 +10,25 @@ from backends.errors import BackupError
 from backends.interrupts import deferred
 from backends.log.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.end_of_log import check_sequence
 from backends.log.facts import Facts
 from backends.log.format import segment_index, time_now
 from backends.log.generation import MISSING_SESSION, Reader
-from backends.log.keeping import read_kept
+from backends.log.kept import read_kept
 from backends.log.known_damage import DamageNotes
 from backends.log.latency import measured_latency
-from backends.log.look import status_of_files
 from backends.log.making import making
 from backends.log.opening import open_generation, open_kept, read_manifest, read_session
 from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.recover import check_sequence, recover, seal_segments, space_to_recover
+from backends.log.recover import recover, seal_segments, space_to_recover
 from backends.log.room import SMALL_FILES, most_compressed
 from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
 from backends.log.session import SessionMarker, unwritten_session
-from backends.log.snapshot import publish_snapshot, write_snapshot
+from backends.log.snapshot_writing import publish_snapshot, write_snapshot
 from backends.log.sole_writer import SoleWriter
 from backends.log.writer import Writer
 from backends.places.base import Place
-from backends.status import Status
+from backends.status import Status, status_of_files
 from backends.storage.base import Closed, Space
 from backends.storage.reaching import closed_to_us, reaching
 

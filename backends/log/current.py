@@ -6,7 +6,7 @@ from backends.errors import BackupError, Replaced
 from backends.log.documents import MANIFEST, Base, Manifest
 from backends.log.format import time_now
 from backends.log.opening import read_manifest
-from backends.log.snapshot import publish_snapshot
+from backends.log.snapshot_writing import publish_snapshot
 from backends.storage.base import Storage
 
 

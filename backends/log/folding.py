@@ -23,7 +23,7 @@ from backends.log.opening import open_generation
 from backends.log.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.passes import StoredChange
 from backends.log.room import Room
-from backends.log.snapshot import next_generation, write_snapshot
+from backends.log.snapshot_writing import next_generation, write_snapshot
 from backends.scratch import scratch_directory
 from backends.storage.base import Storage
 

@@ -17,9 +17,9 @@ from backends.log.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.current import CurrentGeneration, UnknownGeneration
 from backends.log.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format import Flag, is_part_of, segment_name, snapshot_name, time_now
-from backends.log.keeping import is_over, keep_generation, read_kept, remove_kept, still_kept
+from backends.log.keeping import keep_generation, remove_kept, still_kept
+from backends.log.kept import is_over, read_kept
 from backends.log.known_damage import DamageNotes, remove_damage
-from backends.log.look import status_of_writer
 from backends.log.opening import segment_indexes
 from backends.log.options import LogOptions
 from backends.log.reading import Chain
@@ -27,9 +27,9 @@ from backends.log.recover import remove_debris, remove_older
 from backends.log.segment import Segment
 from backends.log.segments import Segments
 from backends.log.session import SessionMarker, replaced_by
-from backends.log.snapshot import next_generation, write_snapshot
+from backends.log.snapshot_writing import next_generation, write_snapshot
 from backends.log.sole_writer import SoleWriter
-from backends.status import Status
+from backends.status import Status, status_of_writer
 from backends.storage.base import Fenced, Space, Storage
 from backends.storage.reaching import reaching
 

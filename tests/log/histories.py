@@ -15,7 +15,8 @@ from backends.log.compacted import CompactedSnapshot
 from backends.log.folding import fold
 from backends.log.opening import open_generation
 from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.snapshot import PIECE, SnapshotReader, next_generation, open_parts
+from backends.log.snapshot import PIECE, SnapshotReader, open_parts
+from backends.log.snapshot_writing import next_generation
 from backends.log.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Storage

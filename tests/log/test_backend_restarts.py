@@ -13,7 +13,7 @@ from backends.database.rebuild import rebuild
 from backends.errors import BackupError, Damaged, Replaced
 from backends.log.folding import fold
 from backends.log.format import FileHeader, FileKind, snapshot_name, time_now
-from backends.log.keeping import KEEP_FOR
+from backends.log.kept import KEEP_FOR
 from backends.log.options import DEFAULT_OPTIONS
 from backends.log.writer import Writer
 from tests.log.conftest import DATABASE

@@ -10,7 +10,8 @@ from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.options import LogOptions
-from backends.log.snapshot import PIECE, write_snapshot
+from backends.log.snapshot import PIECE
+from backends.log.snapshot_writing import write_snapshot
 from backends.storage.base import WriteHandle
 from backends.storage.local import LocalStorage
 from tests.log.histories import changes, silent
