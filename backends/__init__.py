@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from backends import meant
+from backends import near_miss as meant
 from backends.urls import BadURL, Destination, parse_url
 
 if TYPE_CHECKING:  # the plugin answers lightningd before it loads all that

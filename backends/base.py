@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from backends.words import process_in_words
+from backends.text import process_in_words
 
 MAX_ROLL_FORWARD = 16
 """Changes by which a node's database may be behind its backup and still be brought forward by the plugin itself.

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from backends.words import one_line
+from backends.text import one_line
 
 if TYPE_CHECKING:
     from backends.holder import Holder

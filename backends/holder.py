@@ -6,7 +6,7 @@ what was typed, so that its first word is `backup-cli`; by that word alone it is
 
 from dataclasses import dataclass
 
-from backends.words import printable
+from backends.text import printable
 
 COMMAND = "backup-cli"
 """The first word of what a command calls itself."""

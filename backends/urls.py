@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 from urllib.parse import quote as _quote
 from urllib.parse import unquote as _unquote
 
-from backends import meant
+from backends import near_miss as meant
 from backends.errors import BackupError
 
 EXAMPLE = "file:///mnt/backup/lightning.bkp"

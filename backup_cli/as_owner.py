@@ -24,9 +24,9 @@ from backends.errors import BackupError, ClosedToUser
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
-from backends.owners import Way, run_as, user_name, way_to
+from backends.system.owners import Way, run_as, user_name, way_to
+from backends.text import printable, shell_line
 from backends.urls import BadURL, parse_url
-from backends.words import printable, shell_line
 from backup_cli.console import say
 from backup_cli.waiting import answered
 

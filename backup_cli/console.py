@@ -10,9 +10,9 @@ from typing import Protocol
 
 import click
 
+from backends.text import counted, one_line
 from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME, known_moment
 from backends.times import moment as moment
-from backends.words import counted, one_line
 from backup_cli.terminal import Bar, columns, has_colours, is_plain, laid_out
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from backends.base import SnapshotSource
-from backends.database.taking import taken
+from backends.sqlite.copy import taken
 from backup_cli.console import progress
 from backup_cli.options import ELSEWHERE
 

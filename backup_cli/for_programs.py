@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from backends.errors import BackupError, Damaged, InUse, Unrestorable
-from backends.words import one_line, unexpected
+from backends.text import one_line, unexpected
 from backup_cli.console import hand_out, warnings_so_far
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

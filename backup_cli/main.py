@@ -12,23 +12,24 @@ from typing import Any
 
 import click
 
-from backends import __version__, interrupts
+from backends import __version__
 from backends.errors import BackupError
-from backends.words import unexpected
+from backends.system import interrupts
+from backends.text import unexpected
 from backup_cli import as_owner
-from backup_cli.check_config import check_config
-from backup_cli.compact import compact
+from backup_cli.commands.check_config import check_config
+from backup_cli.commands.compact import compact
+from backup_cli.commands.destinations import destinations
+from backup_cli.commands.drill import drill
+from backup_cli.commands.import_ import import_
+from backup_cli.commands.init import init
+from backup_cli.commands.restore import restore
+from backup_cli.commands.resync import resync
+from backup_cli.commands.status import status
+from backup_cli.commands.verify import verify
+from backup_cli.commands.versions import versions
 from backup_cli.console import fail, forget_warnings, say
-from backup_cli.destinations import destinations
-from backup_cli.drill import drill
 from backup_cli.for_programs import hand_out_error, wanted
-from backup_cli.import_ import import_
-from backup_cli.init import init
-from backup_cli.restore import restore
-from backup_cli.resync import resync
-from backup_cli.status import status
-from backup_cli.verify import verify
-from backup_cli.versions import versions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

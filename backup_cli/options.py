@@ -12,19 +12,19 @@ from typing import Any, ParamSpec, TypeVar, cast
 import click
 
 from backends import backup_at
-from backends.confined.limits import lift
 from backends.errors import BackupError, ClosedToUser, NotABackup, Unreachable, withheld_by
-from backends.interrupts import deferred
+from backends.legacy import older_backup_at
 from backends.log.backup import Backup
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
-from backends.older import older_backup_at
-from backends.owners import user_name
+from backends.sqlite.limits import lift
 from backends.storage.base import Closed
 from backends.storage.reaching import closed_error
+from backends.system.interrupts import deferred
+from backends.system.owners import user_name
+from backends.text import counted, one_line, printable
 from backends.urls import Destination, parse_url
-from backends.words import counted, one_line, printable
 from backup_cli import as_owner
 from backup_cli.waiting import answered
 

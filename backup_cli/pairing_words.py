@@ -9,7 +9,7 @@ from backends.node.lockfile import LOCK_FILE
 from backends.node.memory import Memory
 from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
-from backends.words import counted
+from backends.text import counted
 from backup_cli.console import ago
 from backup_cli.findings import Finding, ok, problem, warning
 

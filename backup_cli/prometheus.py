@@ -4,9 +4,9 @@ docs/monitoring.md says what each figure means; contrib/monitoring/ has the aler
 """
 
 from backends.errors import BackupError, Damaged
-from backends.status import Status, TroubleKind, low_space
+from backends.log.status import Status, TroubleKind, low_space
 from backends.storage.base import Space
-from backends.words import one_line
+from backends.text import one_line
 
 PREFIX = "lightningd_backup_"
 

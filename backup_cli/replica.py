@@ -6,7 +6,7 @@ from pathlib import Path
 from backends.errors import BackupError
 from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS, expanded
 from backends.node.wallet import Wallet, put_it_here, same_file, wallet_of
-from backends.words import printable, shell_line
+from backends.text import printable, shell_line
 from backup_cli.console import warn
 from backup_cli.node_config import read_config
 

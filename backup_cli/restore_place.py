@@ -9,12 +9,12 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.errors import BackupError, Damaged, FromTheFuture
-from backends.interrupts import deferred
 from backends.node.directory import CONFIG, DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.files import sync_directory
-from backends.owners import user_name
-from backends.scratch import scratch_directory
-from backends.words import shell_word
+from backends.system.interrupts import deferred
+from backends.system.owners import user_name
+from backends.system.scratch import scratch_directory
+from backends.text import shell_word
 from backup_cli.console import say
 from backup_cli.options import free_name
 

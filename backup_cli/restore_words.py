@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from backends import backup_at
-from backends.database.rebuild import Rebuilt
 from backends.errors import BackupError
-from backends.log.documents import Kept
+from backends.log.format.documents import Kept
+from backends.log.status import Status
 from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.node.pairing import BackupEnd
 from backends.node.present import end_of_backup, look_at_node, pair_at
-from backends.status import Status
-from backends.words import counted
+from backends.sqlite.rebuild import Rebuilt
+from backends.text import counted
 from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
 from backup_cli.pairing_words import finding

@@ -9,7 +9,7 @@ from backends.errors import BackupError
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
 from backends.node.lockfile import read_settings
 from backends.node.present import look_at_node
-from backends.words import printable, shell_line
+from backends.text import printable, shell_line
 from backup_cli.console import warn
 from backup_cli.waiting import answered
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from backends.commit_timeout import DEFAULT_PATIENCE, patience_of
 from backends.errors import Unreachable
-from backends.patience import DEFAULT_PATIENCE, patience_of
 from backends.urls import BadURL, parse_url
 from backup_cli.console import say
 

@@ -12,8 +12,8 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.session import known_sessions
-from backends.node.witness import Fingerprint, look, read_witness
-from backends.words import unexpected
+from backends.node.sync_point import Fingerprint, look, read_witness
+from backends.text import unexpected
 
 if TYPE_CHECKING:
     from plugin.early_copy import EarlyCopy

@@ -13,25 +13,26 @@ from typing import Any
 
 from backends.base import Report, SnapshotSource, Standing
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
-from backends.database.connection import refuse_old_sqlite
-from backends.database.taking import taken
+from backends.commit_timeout import DEFAULT_PATIENCE
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.known_damage import KnownDamage
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.memory import note_beginning
-from backends.node.witness import LogEnd
+from backends.node.sync_point import LogEnd
 from backends.node.writer_lock import WriterLock
-from backends.patience import DEFAULT_PATIENCE
-from backends.words import counted, one_line, unexpected
+from backends.sqlite.connection import refuse_old_sqlite
+from backends.sqlite.copy import taken
+from backends.text import counted, one_line, unexpected
 from plugin.before_manifest import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
+from plugin.doubt import confess, note_end, why_doubted
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -43,7 +44,6 @@ from plugin.start import (
     identified,
     remember_new_session,
 )
-from plugin.witness import confess, note_end, why_doubted
 
 CONTINUE = {"result": "continue"}
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 
 from backends.base import MAX_ROLL_FORWARD, Report
-from backends.confined.limits import ONE_ARENA
+from backends.compaction.compact import LEAVE_OUT_MIN
 from backends.errors import BackupError
-from backends.interpreter import python
-from backends.log.compacted import CompactedSnapshot
-from backends.log.folding import LEAVE_OUT_MIN
-from backends.log.writer import Writer
-from backends.scratch import remove_left_over
-from backends.words import counted, printable
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.writer import Writer
+from backends.sqlite.limits import ONE_ARENA
+from backends.system.interpreter import python
+from backends.system.scratch import remove_left_over
+from backends.text import counted, printable
 from plugin.damage_watch import DamageWatch
 
 LEAST = 16 << 20

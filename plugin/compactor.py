@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 
 from backends import backup_at
-from backends.confined import limits
-from backends.database.pulse import pulse
+from backends.compaction.compact import fold
 from backends.errors import BackupError, Unrestorable
-from backends.log.folding import fold
-from backends.log.opening import read_manifest
+from backends.log.reader.opening import read_manifest
+from backends.sqlite import limits
 from backends.storage.reaching import reaching
-from backends.words import one_line, unexpected
+from backends.system.pulse import pulse
+from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from backends.base import Report
 from backends.errors import BackupError
 from backends.log.known_damage import KnownDamage, found_now
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
 
 LOOK_EVERY = 5.0

@@ -13,9 +13,9 @@ from enum import Enum, auto
 
 from backends.base import Standing
 from backends.change import Change, ahead, bumped_from, foreign_keys_setting
-from backends.database.guard import never_replayed
-from backends.statement import outline
-from backends.words import counted
+from backends.sqlite.authorizer import never_replayed
+from backends.sqlite.statement_outline import outline
+from backends.text import counted
 from plugin.before_manifest import WhyLeft
 
 

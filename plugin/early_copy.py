@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from backends.base import SnapshotSource
-from backends.database.taking import taken
 from backends.errors import BackupError
 from backends.node.directory import database_path
+from backends.sqlite.copy import taken
 
 
 class EarlyCopy:

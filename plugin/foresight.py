@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from backends.base import Standing
-from backends.database.as_found import as_found
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.node.directory import database_path
-from backends.node.witness import look
+from backends.node.sync_point import look
+from backends.sqlite.as_found import as_found
 from plugin.before_manifest import WhyLeft
+from plugin.doubt import why_doubted
 from plugin.last_found import last_found
 from plugin.roll_forward import read_backup
-from plugin.witness import why_doubted
 
 
 def takes_snapshot(directory: Path, backup_id: str, end: Standing, *, known_damage: bool) -> bool:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from backends.node.witness import look
-from backends.words import one_line
+from backends.node.sync_point import look
+from backends.text import one_line
 from plugin.before_manifest import Start, before_manifest
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backends.change import VERSIONS, database_fingerprint
-from backends.database.as_found import AsFound, Unclear
 from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
+from backends.sqlite.as_found import AsFound, Unclear
 
 FOUND_FILE = "backup.found"
 

@@ -18,7 +18,7 @@ from typing import Any
 from pyln.client import Plugin
 from pyln.client.plugin import Request
 
-from backends.words import unexpected
+from backends.text import unexpected
 from plugin.answers import answer, refuse
 from plugin.hook_handler import HookHandler
 from plugin.input import Input

@@ -3,8 +3,8 @@
 import threading
 import time
 
-from backends.log.writer import Writer
-from backends.status import low_space
+from backends.log.status import low_space
+from backends.log.writer.writer import Writer
 from plugin.commit_gate import CommitGate
 
 TICK = 0.2

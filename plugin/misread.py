@@ -17,7 +17,7 @@ from pyln.client.plugin import Request
 
 from backends import __version__
 from backends.change import VERSIONS
-from backends.words import printable
+from backends.text import printable
 from plugin.answers import refuse
 from plugin.input import Input
 

@@ -21,27 +21,27 @@ import apsw
 
 from backends.base import Standing
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
-from backends.confined.limits import FOR_A_STORED_BYTE
-from backends.database.as_found import AsFound, Unclear, as_found
-from backends.database.connection import Busy, sync
-from backends.database.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.last_changes import LogEnd, LoggedChange, read_end, statements_of
+from backends.log.reader.last_changes import LogEnd, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
 from backends.node.memory import Memory, judge, last_of
 from backends.node.session import known_sessions, were_here
+from backends.node.sync_point import Witness, fingerprint, look, read_witness, write_witness
 from backends.node.wallet import wallet_elsewhere
-from backends.node.witness import Witness, fingerprint, look, read_witness, write_witness
-from backends.words import counted
+from backends.sqlite.as_found import AsFound, Unclear, as_found
+from backends.sqlite.connection import Busy, sync
+from backends.sqlite.limits import FOR_A_STORED_BYTE
+from backends.sqlite.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
+from backends.text import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.before_manifest import Start, WhyLeft
+from plugin.doubt import why_doubted
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.start import destination_of
-from plugin.witness import why_doubted
 
 READ_WITHIN = 25.0
 """Seconds for reading the end of the backup."""

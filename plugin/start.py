@@ -6,6 +6,7 @@ from pathlib import Path
 from backends import backup_at
 from backends.base import LastWriter, Report, SnapshotSource
 from backends.change import ahead
+from backends.commit_timeout import patience_of
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.log.backup import Backup
 from backends.log.facts import Facts
@@ -15,9 +16,8 @@ from backends.node.lockfile import LOCK_FILE, Settings
 from backends.node.memory import Memory, remembered
 from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.session import known_sessions, remember_sessions
+from backends.node.sync_point import Fingerprint
 from backends.node.wallet import put_it_here, wallet_elsewhere
-from backends.node.witness import Fingerprint
-from backends.patience import patience_of
 from backends.urls import BadURL, parse_url
 
 

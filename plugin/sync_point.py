@@ -39,15 +39,15 @@ from typing import Protocol
 
 from backends.base import Report, Standing
 from backends.change import UNKNOWN_DATABASE, database_fingerprint
-from backends.database.source import inspect
 from backends.errors import BackupError
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.running import lightningd_has_started
-from backends.node.witness import Fingerprint, LogEnd, OpenWitness, change_counter
-from plugin.witness import witness_of
+from backends.node.sync_point import Fingerprint, LogEnd, OpenWitness, change_counter
+from backends.sqlite.source import inspect
+from plugin.doubt import witness_of
 
 FAST, SLOW = 0.01, 0.2
 """Seconds between two looks: while calls have come lately, and otherwise."""

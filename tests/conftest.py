@@ -13,7 +13,7 @@ from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.unfit import LAYERS
 from backup_cli import as_owner
 from tests.end_to_end.world import World
-from tests.standin import History
+from tests.fake_lightningd import History
 
 with contextlib.suppress(ValueError):  # not the main thread
     # A shell has what it starts in the background ignore Ctrl-C, and every process that a test starts would, too.

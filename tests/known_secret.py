@@ -2,7 +2,7 @@
 
 import gzip
 
-from tests.standin import RECORDED_DATABASE
+from tests.fake_lightningd import RECORDED_DATABASE
 
 SECRET = bytes(range(32))
 NODE_ID = "02b2f83174660be98aca0f6ae36ed2c8eb33af0e3783a31b6f6b6816fa074054c7"

@@ -8,10 +8,10 @@ import sys
 import threading
 from typing import Any
 
-from backends.confined import limits
 from backends.confined.jobs import JOBS
 from backends.confined.messages import MAX_LINE, decode, encode, failure
-from backends.database.pulse import pulse
+from backends.sqlite import limits
+from backends.system.pulse import pulse
 
 TELL_EVERY = 0.1
 """Seconds between two messages of how far the work is. They come from a thread of its own: SQLite may be in one long

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from backends import backup_at
-from backends.confined.limits import scale
+from backends.compaction import compact as folding
 from backends.confined.messages import MAX_TOLD, Overtaken
-from backends.database.compare import compare, foreign_key_violations
-from backends.database.pulse import pulse
-from backends.database.rebuild import Rebuilt, rebuild
 from backends.errors import BackupError
-from backends.log import folding
-from backends.older import OlderBackup, rebuild_older
+from backends.legacy import OlderBackup, rebuild_older
+from backends.sqlite.compare import compare, foreign_key_violations
+from backends.sqlite.limits import scale
+from backends.sqlite.rebuild import Rebuilt, rebuild
 from backends.storage.reaching import reaching
+from backends.system.pulse import pulse
 
 _MAX_SENTENCE = 500
 

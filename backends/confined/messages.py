@@ -10,9 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from backends.confined.limits import BeyondLimits
-from backends.database.connection import Busy, Corrupt
-from backends.database.replay import MOST_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
 from backends.errors import (
     BackupError,
     Damaged,
@@ -22,9 +19,12 @@ from backends.errors import (
     Unrestorable,
     withheld_by,
 )
-from backends.older.errors import OlderDamaged
+from backends.legacy.errors import OlderDamaged
+from backends.sqlite.connection import Busy, Corrupt
+from backends.sqlite.limits import BeyondLimits
+from backends.sqlite.replay import MOST_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
+from backends.text import printable
 from backends.urls import BadURL
-from backends.words import printable
 
 MAX_LINE = 1 << 20
 """Bytes of one message."""

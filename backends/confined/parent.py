@@ -15,12 +15,12 @@ from typing import Any
 
 import psutil
 
-from backends.confined import limits
 from backends.confined.messages import MAX_LINE, Nonsense, decode, number, perhaps_number, raise_failure
-from backends.database.connection import refuse_old_sqlite
-from backends.database.rebuild import BytesDone
 from backends.errors import BackupError
-from backends.interrupts import deferred
+from backends.sqlite import limits
+from backends.sqlite.connection import refuse_old_sqlite
+from backends.sqlite.rebuild import BytesDone
+from backends.system.interrupts import deferred
 
 _CHILD = "import sys; sys.path += sys.argv[1:]; from backends.confined.child import main; main()"
 """Isolated (-I), Python looks for modules in its own places only, and not in the directory that it was started in;

@@ -24,13 +24,13 @@ from backends.confined.messages import (
     truth,
 )
 from backends.confined.parent import run
-from backends.database.compare import Comparison
-from backends.database.rebuild import BytesDone, Rebuilt
-from backends.database.schema import UnknownObjects
-from backends.database.source import DatabaseState
 from backends.errors import BackupError
-from backends.log.compacted import CompactedSnapshot
-from backends.words import printable
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.sqlite.compare import Comparison
+from backends.sqlite.rebuild import BytesDone, Rebuilt
+from backends.sqlite.schema import UnknownObjects
+from backends.sqlite.source import DatabaseState
+from backends.text import printable
 
 __all__ = ["Outcome", "Overtaken", "compare_databases", "fold", "rebuild_backup", "rebuild_older_file"]
 
@@ -105,7 +105,7 @@ def rebuild_older_file(
 
 
 def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> CompactedSnapshot | None:
-    """`backends.log.folding.fold` of the backup at `url`, whose writer this process is.
+    """`backends.compaction.compact.fold` of the backup at `url`, whose writer this process is.
 
     After an error its writer must remove what is left at the destination.
     """
@@ -118,7 +118,7 @@ def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> Compacte
 
 
 def compare_databases(a: Path, b: Path, a_name: str = "the first", b_name: str = "the second") -> Comparison:
-    """`backends.database.compare.compare`, where one of the two came out of a backup."""
+    """`backends.sqlite.compare.compare`, where one of the two came out of a backup."""
     said = run(
         "compare_databases",
         {"a": str(a.absolute()), "b": str(b.absolute()), "a_name": a_name, "b_name": b_name},

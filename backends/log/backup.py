@@ -7,30 +7,32 @@ from dataclasses import replace
 
 from backends.base import LastWriter, Report, SnapshotSource, Standing
 from backends.errors import BackupError
-from backends.interrupts import deferred
-from backends.log.compacted import CompactedSnapshot, remove_unfinished
-from backends.log.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
-from backends.log.end_of_log import check_sequence
+from backends.log.errors import making
 from backends.log.facts import Facts
-from backends.log.format import segment_index, time_now
-from backends.log.generation import MISSING_SESSION, Reader
-from backends.log.kept import read_kept
+from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.format.records import segment_index, time_now
 from backends.log.known_damage import DamageNotes
 from backends.log.latency import measured_latency
-from backends.log.making import making
-from backends.log.opening import open_generation, open_kept, read_manifest, read_session
-from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.recover import recover, seal_segments, space_to_recover
-from backends.log.room import SMALL_FILES, most_compressed
-from backends.log.segment import Segment, create_next_segment, create_segment, first_checksum
-from backends.log.session import SessionMarker, unwritten_session
-from backends.log.snapshot_writing import publish_snapshot, write_snapshot
-from backends.log.sole_writer import SoleWriter
-from backends.log.writer import Writer
+from backends.log.reader.end import check_sequence
+from backends.log.reader.generation import MISSING_SESSION, Reader
+from backends.log.reader.kept import read_kept
+from backends.log.reader.opening import open_generation, open_kept, read_manifest, read_session
+from backends.log.status import Status, status_of_files
+from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
+from backends.log.writer.fence import SessionMarker, unwritten_session
+from backends.log.writer.lock import SoleWriter
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.recovery import recover, seal_segments, space_to_recover
+from backends.log.writer.segment import Segment, create_next_segment, create_segment, first_checksum
+from backends.log.writer.snapshot import max_compressed_size, publish_snapshot, write_snapshot
+from backends.log.writer.writer import Writer
 from backends.places.base import Place
-from backends.status import Status, status_of_files
 from backends.storage.base import Closed, Space
 from backends.storage.reaching import closed_to_us, reaching
+from backends.system.interrupts import deferred
+
+SMALL_FILES = 128 << 10
+"""Bytes that a start takes at most for the small files: lock, session and manifest, and for all the names."""
 
 
 class Backup:
@@ -114,7 +116,7 @@ class Backup:
         last, _ = self.look().last
         with self._reaching():
             needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
-        return needed if snapshot is None else needed + most_compressed(snapshot) + self._options.preallocated(0)
+        return needed if snapshot is None else needed + max_compressed_size(snapshot) + self._options.preallocated(0)
 
     # The place that the URL names, when it is not a backup itself
 

@@ -5,10 +5,10 @@ from functools import cached_property
 
 from backends.base import LastWriter, Standing
 from backends.errors import BackupError
-from backends.log.documents import Manifest, Session
-from backends.log.end_of_log import Found, find_end
+from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage, read_damage
-from backends.log.opening import read_manifest, read_session
+from backends.log.reader.end import Found, find_end
+from backends.log.reader.opening import read_manifest, read_session
 from backends.storage.base import Storage
 from backends.storage.reaching import reaching
 

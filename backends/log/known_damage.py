@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from backends.errors import BackupError, Damaged
-from backends.log.documents import decode_document, encode_document
-from backends.log.format import MAX_NUMBER, time_now
+from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.records import MAX_NUMBER, time_now
 from backends.storage.base import Storage
 from backends.storage.reaching import reaching
 from backends.times import believed, moment

@@ -1,7 +1,7 @@
 """Which mounted filesystems are network shares, and which of their options break the promise of a durable write."""
 
 from backends.mounts.table import Mount
-from backends.words import printable
+from backends.text import printable
 
 _KINDS = frozenset(
     {

@@ -5,8 +5,8 @@ import os
 from backends.errors import Unreachable
 from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume, dead_mounts, volumes
+from backends.text import printable, shell_line
 from backends.urls import quote
-from backends.words import printable, shell_line
 
 
 def _shown(name: str) -> str:

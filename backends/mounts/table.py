@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.words import printable
+from backends.text import printable
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 

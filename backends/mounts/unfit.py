@@ -6,8 +6,8 @@ from pathlib import Path
 
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.table import mount_of, mounts
+from backends.text import shell_line
 from backends.urls import BadURL, quote
-from backends.words import shell_line
 
 EPHEMERAL, ACCEPTED = "ephemeral", "accepted"
 """The option of a URL that accepts a container's layer, and its value."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backends.mounts.superblock import Names, read_names
 from backends.mounts.table import Mount, mount_of, mounts
-from backends.words import printable
+from backends.text import printable
 
 LINKS = Path("/dev/disk")
 UDEV = Path("/run/udev/data")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backends.base import LastWriter, Standing
 from backends.node.session import known_sessions, were_here
-from backends.node.witness import Fingerprint, Witness, read_witness
+from backends.node.sync_point import Fingerprint, Witness, read_witness
 
 
 def may_have_gone_its_own_way(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from backends.change import DATABASE_HEADER
-from backends.node.witness import Fingerprint, change_counter, fingerprint_of, has_hot_journal
+from backends.node.sync_point import Fingerprint, change_counter, fingerprint_of, has_hot_journal
 
 
 class DatabaseFile:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from backends.errors import BackupError
-from backends.words import shell_word
+from backends.text import shell_word
 
 DEFAULT_DIRECTORY = Path("~/.lightning")
 """Where lightningd keeps everything when it is told nothing else."""

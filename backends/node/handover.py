@@ -6,8 +6,8 @@ from backends.base import Standing
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
 from backends.node.session import forget_sessions
-from backends.node.witness import Witness, fingerprint, remove_witness, write_witness
-from backends.words import shell_line
+from backends.node.sync_point import Witness, fingerprint, remove_witness, write_witness
+from backends.text import shell_line
 
 
 def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:

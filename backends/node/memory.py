@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backends.base import LastWriter, Standing
 from backends.node.session import known_sessions
-from backends.node.witness import LogEnd, OpenWitness, Witness, read_witness
+from backends.node.sync_point import LogEnd, OpenWitness, Witness, read_witness
 
 
 class Memory(Enum):

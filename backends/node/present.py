@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from backends.base import Standing
-from backends.database.settled import settled
-from backends.database.source import Corrupt, inspect
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.newest import newest_saved
+from backends.log.reader.newest import newest_saved
+from backends.log.status import Status
 from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings
@@ -15,8 +14,9 @@ from backends.node.memory import NOTHING, remembered
 from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
 from backends.node.session import known_sessions
-from backends.node.witness import look
-from backends.status import Status
+from backends.node.sync_point import look
+from backends.sqlite.recovered_copy import settled
+from backends.sqlite.source import Corrupt, inspect
 
 IN_USE = NodeDatabase(Found.IN_USE)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from backends.errors import BackupError
 from backends.node.directory import NETWORKS, database_path
 from backends.node.processes import Process, family, opened, other_pids, process, superblock_of, works_in
-from backends.words import printable
+from backends.text import printable
 
 _LIGHTNINGD = "lightningd"
 _FLOCK = "hhqqi0q"

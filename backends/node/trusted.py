@@ -9,8 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from backends.owners import BY_OTHERS, Step, Walk, user_name
-from backends.words import printable, shell_line
+from backends.system.owners import BY_OTHERS, Step, Walk, user_name
+from backends.text import printable, shell_line
 
 
 class Untrusted(Exception):

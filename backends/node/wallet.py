@@ -13,7 +13,7 @@ import psutil
 from backends.errors import BackupError
 from backends.node.config_files import Setting, read_settings
 from backends.node.directory import DEFAULT_DIRECTORY, NETWORKS, database_path, expanded
-from backends.words import shell_line
+from backends.text import shell_line
 
 _SQLITE = "sqlite3://"
 _LIGHTNINGD = "lightningd"

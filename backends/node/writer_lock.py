@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from backends.errors import BackupError, InUse
-from backends.locks import FileLock, Locked
+from backends.system.locks import FileLock, Locked
 
 WRITER_LOCK_FILE = "backup.pid"
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from backends.commit_timeout import patience_of
 from backends.errors import BackupError
-from backends.meant import of_a_file_with_host
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.network import only_this_machine
 from backends.mounts.table import mount_of
 from backends.mounts.unfit import ACCEPTED, EPHEMERAL, refuse_device, why_ephemeral
-from backends.patience import patience_of
+from backends.near_miss import of_a_file_with_host
 from backends.places.base import Place
 from backends.storage.local import LocalStorage
 from backends.storage.reaching import reaching

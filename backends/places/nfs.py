@@ -3,17 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from backends.commit_timeout import patience_of
 from backends.errors import BackupError, Unreachable
 from backends.mounts.network import is_network, lock_breaker, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mount_of
-from backends.patience import patience_of
 from backends.places.base import Place
 from backends.storage.found import Found, FoundStorage
 from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.reaching import reaching
+from backends.text import printable
 from backends.urls import BadURL, Destination, parse_url, quote
-from backends.words import printable
 
 _SHARE = "share"
 _MOUNTED_OPTIONS = ("timeout", _SHARE)

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from backends.commit_timeout import patience_of
 from backends.errors import BackupError
 from backends.mounts.sticks import find_stick, read_only
-from backends.patience import patience_of
 from backends.places.base import Place
 from backends.storage.found import Found, FoundStorage
+from backends.text import printable
 from backends.urls import BadURL, Destination
-from backends.words import printable
 
 
 class UsbPlace(Place):

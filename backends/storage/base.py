@@ -185,7 +185,7 @@ class Storage(ABC):
     def lock(self, what: str) -> Lock | None:
         """Keep out the other processes of this machine, in whatever container; `what` names this one to them.
 
-        None where the place has no locks. Raises `backends.locks.Locked` when another process has it.
+        None where the place has no locks. Raises `backends.system.locks.Locked` when another process has it.
         """
         return None
 

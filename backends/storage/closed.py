@@ -4,8 +4,8 @@ import os
 import stat
 from pathlib import Path
 
-from backends.owners import way_to
 from backends.storage.base import Closed
+from backends.system.owners import way_to
 
 _NOT_FOR_BACKUPS = ("lost+found",)
 

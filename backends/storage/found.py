@@ -17,7 +17,7 @@ from backends.mounts.table import Mount
 from backends.storage.base import Closed, Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import LocalStorage
 from backends.storage.one_descriptor import OneDescriptor
-from backends.words import printable
+from backends.text import printable
 
 _LEFT_BY_OPEN_FILES = (".fuse_hidden", ".nfs")
 """How names begin that FUSE and NFS give to removed files while somebody has them open."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from backends.holder import Holder
-from backends.locks import FileLock, NoLocks, held_by
 from backends.mounts.table import mount_of
 from backends.mounts.volumes import disks_of
 from backends.storage.base import (
@@ -31,6 +30,7 @@ from backends.storage.base import (
 )
 from backends.storage.closed import closed_inside, closed_on_the_way
 from backends.storage.local_files import Reader, Writer
+from backends.system.locks import FileLock, NoLocks, held_by
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from backends.errors import BackupError, ClosedToUser, Unreachable
-from backends.owners import user_name
 from backends.storage.base import Closed, Storage
-from backends.words import printable
+from backends.system.owners import user_name
+from backends.text import printable
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backup_cli.console import size
-from backup_cli.player import recorded_calls
+from backup_cli.drill.player import recorded_calls
 from contrib.bench.budget import replay_ratio, startup
 from contrib.bench.contestants import Call, Run, answering, bare_writes, compacting, least, ours, replica, unsynced
 from contrib.bench.picture import draw

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.change import foreign_keys_setting
-from backends.database.rebuild import rebuild
+from backends.sqlite.rebuild import rebuild
 from contrib.bench.contestants import Call
 from contrib.bench.long_log import long_log, stored
 

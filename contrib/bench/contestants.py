@@ -13,10 +13,10 @@ import psutil
 
 from backends import backup_at
 from backends.change import foreign_keys_setting
-from backends.database.rebuild import rebuild
-from backends.database.taking import nothing
 from backends.node.handover import hand_over
-from backup_cli.player import Player
+from backends.sqlite.copy import nothing
+from backends.sqlite.rebuild import rebuild
+from backup_cli.drill.player import Player
 
 HERE = Path(__file__).parent
 Call = dict[str, Any]

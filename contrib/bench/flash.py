@@ -18,8 +18,8 @@ from typing import Any
 
 from backends import backup_at
 from backends.change import Change, foreign_keys_setting
-from backends.database.taking import nothing
-from backup_cli.player import recorded_calls
+from backends.sqlite.copy import nothing
+from backup_cli.drill.player import recorded_calls
 
 BLOCK = 4096
 SECTOR = 512

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.change import Change
-from backends.database.taking import nothing
+from backends.sqlite.copy import nothing
 from contrib.bench.contestants import Call
 
 LOOPS = 20

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import apsw
 
-from backends.log.format import RecordKind
-from backends.log.snapshot import PIECE
-from tests.log.damage import Files
+from backends.log.format.records import RecordKind
+from backends.log.reader.snapshot import PIECE
+from tests.log.corruption import Files
 from tests.log.forge import Forged, packed, segment, snapshot
 
 if sys.version_info >= (3, 14):

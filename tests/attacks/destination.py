@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from backends.change import DATABASE_HEADER, Change, database_fingerprint
-from backends.log.documents import SESSION, Session, encode_document
-from backends.log.format import (
+from backends.log.format.documents import SESSION, Session, encode_document
+from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -16,8 +16,8 @@ from backends.log.format import (
     encode_record,
 )
 from tests.end_to_end.world import World
+from tests.fake_lightningd.calls import bump
 from tests.log.forge import ADVANCES, FRAME, zstd_block
-from tests.standin.calls import bump
 
 
 def last_segment(backup: Path) -> Path:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.change import Change
-from tests.database.databases import node
+from tests.fake_lightningd.calls import bump
 from tests.log.histories import silent, source
-from tests.standin.calls import bump
+from tests.sqlite.databases import node
 
 VERSION = 7
 """Of the snapshot."""

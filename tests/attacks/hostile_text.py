@@ -7,8 +7,8 @@ import pytest
 from backends import backup_at
 from backends.change import Change
 from tests.end_to_end.world import World
+from tests.fake_lightningd import transaction
 from tests.log.histories import CAMPAIGN, silent
-from tests.standin import transaction
 
 SEQUENCES = {
     "sets the title": "\x1b]0;pwned\x07",

@@ -10,10 +10,10 @@ from contextlib import closing
 
 import pytest
 
-from backends.log.documents import SESSION, Session
+from backends.log.format.documents import SESSION, Session
 from tests.attacks.destination import forge_change, forge_session
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.standin import History, Moment, Refused, Victim
+from tests.fake_lightningd import History, Moment, Refused, Victim
 
 THEFT = "INSERT INTO vars (name, intval) VALUES ('stolen', 1)"
 

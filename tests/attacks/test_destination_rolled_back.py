@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.destination import cut, empty, forge_session, last_segment, put_back, records
-from tests.end_to_end.same import differences
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
 
 ENDS: dict[str, Callable[[Path], None]] = {
     "the log untouched": lambda segment: None,

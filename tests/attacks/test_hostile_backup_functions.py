@@ -12,13 +12,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backends.database.connection import READ_WRITE, connect
-from backends.database.functions import ALLOWED, LONGEST_SOUGHT, NODES_CALL, FunctionRefused
-from backends.database.replay import Replay, ReplayFailed
+from backends.sqlite.connection import READ_WRITE, connect
+from backends.sqlite.functions import ALLOWED, LONGEST_SOUGHT, NODES_CALL, FunctionRefused
+from backends.sqlite.replay import Replay, ReplayFailed
 from tests.attacks.hostile import hostile_backup
-from tests.cli.outcome import assert_refused
-from tests.database.databases import NODE, node, rows
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import backup_cli, command, spawned
+from tests.sqlite.databases import NODE, node, rows
 
 # The whole way, in a process that may crash
 
@@ -73,8 +73,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 import apsw
-from backends.database.connection import READ_WRITE, connect
-from backends.database.functions import ALLOWED
+from backends.sqlite.connection import READ_WRITE, connect
+from backends.sqlite.functions import ALLOWED
 
 PLACES = {
     "set": ["UPDATE version SET version = {call}"],
@@ -156,7 +156,7 @@ def test_functions_are_told_apart_by_the_number_of_their_arguments(tmp_path: Pat
 
 # What a node does call
 
-RECORDINGS = Path(__file__).parents[2] / "backup_cli" / "recordings"
+RECORDINGS = Path(__file__).parents[2] / "backup_cli" / "drill" / "recordings"
 
 TEXT = re.compile(r"[xX]?'(?:[^']|'')*'")
 

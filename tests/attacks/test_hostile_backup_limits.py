@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from backends import backup_at
-from backends.confined import limits, parent
-from backends.log.last_changes import MOST_CHANGES, read_end
+from backends.confined import parent
+from backends.log.reader.last_changes import MOST_CHANGES, read_end
+from backends.sqlite import limits
 from tests.attacks.bombs import (
     BUSY,
     DOUBLING,
@@ -27,9 +28,9 @@ from tests.attacks.bombs import (
     snapshot_of,
     written,
 )
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import Said, backup_cli, command
-from tests.log.damage import Files
+from tests.log.corruption import Files
 from tests.log.forge import FRAME, Forged, backup, packed, segment
 
 MIB = 1 << 20
@@ -38,7 +39,7 @@ SPINNING = (
     "import sys; sys.path += sys.argv[1:]\n"
     "import hashlib, os\n"
     "from backends.confined import child\n"
-    "from backends.database.pulse import pulse\n"
+    "from backends.system.pulse import pulse\n"
     "def spin(**arguments):\n"
     "    open(arguments['target'], 'wb').close()\n"
     "    pulse.total, pulse.change, pulse.segment = 1, 7, 3\n"
@@ -382,7 +383,7 @@ def test_interrupt_while_modules_are_loaded_ends_without_a_traceback() -> None:
         "import os, signal, sys\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'backup_cli.verify':\n"
+        "        if name == 'backup_cli.commands.verify':\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "sys.argv = ['/bin/backup-cli', 'verify', 'file:///nowhere']\n"

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends.database.connection import READ_WRITE, connect
-from backends.database.functions import allow_only_known
-from backends.database.replay import Replay, ReplayFailed
-from backends.database.schema import SHOWN, UnknownObjects, unknown_objects
+from backends.sqlite.connection import READ_WRITE, connect
+from backends.sqlite.functions import allow_only_known
+from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.schema import SHOWN, UnknownObjects, unknown_objects
 from tests.attacks.hostile import hostile_backup
-from tests.cli.outcome import assert_refused
-from tests.database.databases import execute, node, rows
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import Said, World, backup_cli
-from tests.older.written import Written
-from tests.standin import History
+from tests.fake_lightningd import History
+from tests.legacy.written import Written
+from tests.sqlite.databases import execute, node, rows
 
 CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
 
@@ -177,7 +177,7 @@ def test_what_lightningd_might_make(tmp_path: Path, schema: list[str]) -> None:
 
 
 def test_a_recorded_nodes_schema_is_known() -> None:
-    recording = Path(__file__).parents[2] / "backup_cli" / "recordings" / "fresh-channel.sqlite3.gz"
+    recording = Path(__file__).parents[2] / "backup_cli" / "drill" / "recordings" / "fresh-channel.sqlite3.gz"
     with closing(apsw.Connection(":memory:")) as connection:
         connection.deserialize("main", gzip.decompress(recording.read_bytes()))
         assert len(list(connection.execute("SELECT 1 FROM sqlite_schema"))) == 71

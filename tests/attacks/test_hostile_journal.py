@@ -9,19 +9,19 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backends.database.as_found import Unclear, as_found
-from backends.database.compare import compare
-from backends.database.connection import OLDEST_SQLITE, names_super_journal, refuse_old_sqlite
-from backends.database.replay import Replay
-from backends.database.source import copy_database, inspect
 from backends.errors import BackupError
 from backends.node.pairing import Found
 from backends.node.present import look_at_database
+from backends.sqlite.as_found import Unclear, as_found
+from backends.sqlite.compare import compare
+from backends.sqlite.connection import OLDEST_SQLITE, names_super_journal, refuse_old_sqlite
+from backends.sqlite.replay import Replay
+from backends.sqlite.source import copy_database, inspect
 from tests.attacks.hostile import hostile_backup
-from tests.cli.outcome import assert_refused
-from tests.database.databases import beside, node, rows, with_hot_journal
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import World, backup_cli
-from tests.standin import History
+from tests.fake_lightningd import History
+from tests.sqlite.databases import beside, node, rows, with_hot_journal
 
 MAGIC = bytes.fromhex("d9d505f920a163d7")
 PAGE, SECTOR = 4096, 512

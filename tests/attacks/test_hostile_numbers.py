@@ -20,10 +20,10 @@ from backends import backup_at
 from backends.confined import work
 from backends.confined.jobs import JOBS
 from backends.errors import BackupError
-from backends.log.documents import encode_document
-from backends.log.format import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, RecordHeader, encode_record
+from backends.log.format.documents import encode_document
+from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, RecordHeader, encode_record
 from backends.mounts.superblock import read_names
-from backends.node.witness import encode, read_witness
+from backends.node.sync_point import encode, read_witness
 from backends.storage.nfs import version3, version41
 from backends.times import moment
 from backup_cli.console import age, ago, moment_ago
@@ -31,8 +31,8 @@ from plugin.before_manifest import before_manifest
 from tests.attacks.destination import document, last_segment, records
 from tests.attacks.nfs_server import ServerOfOneBackup
 from tests.end_to_end.world import Said, World, backup_cli
+from tests.fake_lightningd import History
 from tests.log.histories import CAMPAIGN
-from tests.standin import History
 
 EDGES = [
     0, 1, 2, -1, 1 << 15, (1 << 22) + 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 33, 1 << 55, 1 << 56,

@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.database.sqlite_words import sqlite_words
 from backends.errors import BackupError
-from backends.log.documents import SESSION, decode_document, encode_document
+from backends.log.format.documents import SESSION, decode_document, encode_document
 from backends.mounts import sticks, table
 from backends.mounts.sticks import find_stick
 from backends.mounts.superblock import Names
 from backends.mounts.table import mounts
 from backends.mounts.volumes import Volume
-from backends.statement import outline
-from backends.words import one_line
+from backends.sqlite.error_text import sqlite_words
+from backends.sqlite.statement_outline import outline
+from backends.text import one_line
 from backup_cli.main import cli
 from tests.attacks.hostile_text import EVERY_SEQUENCE, SEQUENCES, assert_calm, quoted, saved, some
 from tests.end_to_end.world import Said, World, backup_cli
+from tests.fake_lightningd import History, Refused
 from tests.log.histories import CAMPAIGN
-from tests.standin import History, Refused
 
 each_sequence = some(EVERY_SEQUENCE, "all")
 
@@ -168,7 +168,7 @@ def sticks_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     assert words in mount.source
     volume = Volume(mount.source, Names(words, words, words), (mount,))
     monkeypatch.setattr(sticks, "volumes", lambda: [volume, volume])
-    monkeypatch.setattr("backup_cli.destinations.volumes", lambda: [volume, volume])
+    monkeypatch.setattr("backup_cli.commands.destinations.volumes", lambda: [volume, volume])
     return words
 
 

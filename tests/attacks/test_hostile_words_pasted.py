@@ -23,11 +23,11 @@ from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
-from backup_cli.versions import Versions, _table
+from backup_cli.commands.versions import Versions, _table
 from tests.attacks.hostile_text import assert_calm, some
 from tests.end_to_end.world import World, backup_cli
-from tests.older.written import written
-from tests.standin import History, Refused, read_recording
+from tests.fake_lightningd import History, Refused, read_recording
+from tests.legacy.written import written
 
 WORDS = {
     "a substitution": "x$(touch pwned)",

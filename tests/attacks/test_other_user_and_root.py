@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import Said, World, command
+from tests.fake_lightningd import History
 from tests.other_user import NAMELESS, as_user, given_to, place_for_others, run
-from tests.standin import History
 
 RACES = 40 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN") else 4
 

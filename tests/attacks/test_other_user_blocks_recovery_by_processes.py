@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import Said, World, command, spawned
+from tests.fake_lightningd import History
 from tests.node.processes import running
 from tests.other_user import as_user, only_root
-from tests.standin import History
 
 pytestmark = only_root
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from backends.locks import FileLock
 from backends.node import files
 from backends.node.lockfile import Settings, write_settings
-from backends.node.witness import OpenWitness, Witness
+from backends.node.sync_point import OpenWitness, Witness
 from backends.storage.local import LocalStorage
+from backends.system.locks import FileLock
 from backup_cli.restore_place import unfinished
 from tests.end_to_end.tracing import Trace
 from tests.end_to_end.world import World, backup_cli, command, spawned
-from tests.standin import History
+from tests.fake_lightningd import History
 
 KEPT = "keep me"
 

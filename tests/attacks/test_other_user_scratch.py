@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackupError
-from backends.scratch import remove_left_over, scratch_directory
+from backends.system.scratch import remove_left_over, scratch_directory
 from tests.end_to_end.world import World, spawned
 from tests.end_to_end.world import command as backup_cli
-from tests.standin import History
+from tests.fake_lightningd import History
 
 NOBODY = 65534
 HOLD = """
 import sys, time
 from pathlib import Path
-from backends.scratch import scratch_directory
+from backends.system.scratch import scratch_directory
 with scratch_directory(Path(sys.argv[1])) as directory:
     (directory / "copy.sqlite3").write_text("a whole database")
     print(directory.name, flush=True)

@@ -17,20 +17,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.database.replay import Replay
-from backends.database.sqlite_words import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
 from backends.errors import BackupError
-from backends.interpreter import python
-from backends.log.documents import SESSION
+from backends.log.format.documents import SESSION
 from backends.log.known_damage import DAMAGE
-from backends.statement import outline
+from backends.sqlite.error_text import FOREIGN_JOURNAL, MANY_ROWS, NOT_UTF8, SEVERAL_ROWS, sqlite_words
+from backends.sqlite.replay import Replay
+from backends.sqlite.statement_outline import outline
+from backends.system.interpreter import python
 from backup_cli.main import cli
 from plugin.compaction import _COMPACTOR
 from tests.attacks.hostile_text import saved, some
 from tests.end_to_end.world import Said, World, backup_cli
+from tests.fake_lightningd import History, Refused, transaction
+from tests.legacy.written import written
 from tests.log.histories import CAMPAIGN
-from tests.older.written import written
-from tests.standin import History, Refused, transaction
 
 RUNE = "tU-RLjMiDpY2U0o3W1oFowar36RFGpWloPbW9-RuZdo9MyZpZD0w"
 TOLD = "coffee for Mallory"
@@ -89,7 +89,7 @@ def assert_nothing_noted(world: World) -> None:
 
 @each_statement
 def test_backup_with_a_statement_that_fails(lived: World, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.setattr("backup_cli.compact.segments_freed", lambda storage: 1)  # however little that is
+    monkeypatch.setattr("backup_cli.commands.compact.segments_freed", lambda storage: 1)  # however little that is
     statement = case
     saved(lived, statement)
     for _ in range(20):  # or nothing can be compacted

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World
-from tests.standin import History
+from tests.fake_lightningd import History
 
 
 @pytest.fixture

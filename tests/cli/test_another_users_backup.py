@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, spawned
 from tests.other_user import NAMELESS, as_user, given_to, place_for_others, run
 

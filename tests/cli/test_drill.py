@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_refused
-from tests.end_to_end.damage import flip, snapshot
+from tests.cli.cli_asserts import assert_refused
+from tests.end_to_end.corruption import flip, snapshot
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History
 from tests.small_disk import needs_small_disks, small_disk
-from tests.standin import History
 
 
 @pytest.fixture

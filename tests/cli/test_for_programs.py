@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from backends.database.compare import compare
 from backends.node.writer_lock import WriterLock
+from backends.sqlite.compare import compare
 from tests.end_to_end.world import Said, World, backup_cli, tree
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-import backup_cli.init as module
+import backup_cli.commands.init as module
 from backends.mounts import ephemeral
-from tests.cli.outcome import init
+from tests.cli.cli_asserts import init
 from tests.end_to_end.recordings import UPGRADES
 from tests.end_to_end.world import PLUGIN, World, backup_cli, command, tree
-from tests.standin import Call, History, Moment, SeparateDatabase, contents
+from tests.fake_lightningd import Call, History, Moment, SeparateDatabase, contents
 
 
 def mode(path: Path) -> int:

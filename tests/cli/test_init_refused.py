@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from tests.cli.outcome import PID_LOCK, assert_refused, init
+from tests.cli.cli_asserts import PID_LOCK, assert_refused, init
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History, SeparateDatabase
 from tests.node.processes import running
-from tests.standin import History, SeparateDatabase
 
 
 def no_directory(world: World) -> None:

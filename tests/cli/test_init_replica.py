@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backup_cli import replica
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import Said, World, backup_cli, tree
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_refused
-from tests.end_to_end.same import everything
+from tests.cli.cli_asserts import assert_refused
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import World, backup_cli, command, said_at
-from tests.standin import History
+from tests.fake_lightningd import History
 
 PARTS = [0.55, 0.65, 0.75, 0.85, 0.95]
 """Of the time that a whole run takes on this machine: after its imports, before its end (any moment is a good one)."""

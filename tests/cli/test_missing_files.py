@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World, backup_cli
-from tests.standin import History
+from tests.fake_lightningd import History
 
 
 @pytest.fixture

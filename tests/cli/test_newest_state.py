@@ -15,12 +15,12 @@ import pytest
 
 from backends import backup_at
 from backends.log.known_damage import found_now
-from tests.cli.outcome import assert_refused, init, restore
-from tests.end_to_end.damage import DAMAGED
-from tests.end_to_end.same import differences, everything
+from tests.cli.cli_asserts import assert_refused, init, restore
+from tests.end_to_end.corruption import DAMAGED
+from tests.end_to_end.db_compare import differences, everything
 from tests.end_to_end.world import DATABASE, Said, World, backup_cli, tree
-from tests.older.written import written
-from tests.standin import Call, History, Refused
+from tests.fake_lightningd import Call, History, Refused
+from tests.legacy.written import written
 
 LOST = 20
 """More changes than the plugin brings a database forward by."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.end_to_end.test_set_back import play_and_set_back
 from tests.end_to_end.world import Said, World, backup_cli, tree
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
 
 
 def check_config(world: World) -> Said:

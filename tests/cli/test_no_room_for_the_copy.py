@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from backends.database import taking
-from tests.cli.outcome import assert_refused
+from backends.sqlite import copy as taking
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.test_room_foretold import KIB, leave_free
 from tests.end_to_end.world import World, backup_cli, tree
+from tests.fake_lightningd import History, Refused
 from tests.small_disk import needs_small_disks, small_disk
-from tests.standin import History, Refused
 
 NEEDED = r"takes (\d+) MiB in {place} for a while; only 0 MiB are free"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import Said, World, backup_cli
-from tests.standin import History, SeparateDatabase
+from tests.fake_lightningd import History, SeparateDatabase
 
 DAY = 86400
 DOUBT = "A node that runs changes its database with every block"

@@ -13,11 +13,11 @@ import pytest
 from backends.log.backup import Backup
 from backends.places.file import FilePlace
 from backup_cli import ownership
-from tests.cli.outcome import assert_refused, restore
-from tests.end_to_end.damage import edit_document
+from tests.cli.cli_asserts import assert_refused, restore
+from tests.end_to_end.corruption import edit_document
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History, SeparateDatabase
 from tests.node.processes import running
-from tests.standin import History, SeparateDatabase
 
 HOLD = "f = open(a[0], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); f.write(f'{os.getpid()} backup-cli compact\\n'); f.flush()"
 

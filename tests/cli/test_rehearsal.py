@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from backup_cli.rehearsal import Rehearsal, histogram, tell, verdict
+from backup_cli.drill.report import Rehearsal, histogram, tell, verdict
 
 
 def seen(latencies: list[float], differences: list[str]) -> Rehearsal:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_refused, restore
-from tests.end_to_end.damage import DAMAGED
-from tests.end_to_end.same import differences, everything
+from tests.cli.cli_asserts import assert_refused, restore
+from tests.end_to_end.corruption import DAMAGED
+from tests.end_to_end.db_compare import differences, everything
 from tests.end_to_end.world import World, command, said_at, tree
-from tests.standin import History, Moment, SeparateDatabase, has_hot_journal
+from tests.fake_lightningd import History, Moment, SeparateDatabase, has_hot_journal
 
 # Where it goes
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-import backup_cli.restore as module
-from tests.cli.outcome import PID_LOCK, assert_refused, restore
-from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, from_a_later_release, in_file, segment
-from tests.end_to_end.same import everything
+import backup_cli.commands.restore as module
+from tests.cli.cli_asserts import PID_LOCK, assert_refused, restore
+from tests.end_to_end.corruption import DAMAGED, DAMAGED_OUT_OF_SIGHT, from_a_later_release, in_file, segment
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History, SeparateDatabase
 from tests.node.processes import running
-from tests.standin import History, SeparateDatabase
 
 # Which backup
 

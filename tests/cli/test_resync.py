@@ -5,13 +5,13 @@ import signal
 
 import pytest
 
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.destinations.tools import freeze
-from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file
-from tests.end_to_end.same import everything
+from tests.end_to_end.corruption import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, said_at, spawned, tree
+from tests.fake_lightningd import History, SeparateDatabase
 from tests.node.processes import running
-from tests.standin import History, SeparateDatabase
 
 HOLD = "f = open(a[0], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); f.write(f'{os.getpid()} lightningd-backup\\n'); f.flush()"
 

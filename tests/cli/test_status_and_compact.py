@@ -8,10 +8,10 @@ import time
 import pytest
 
 from backends.base import MAX_ROLL_FORWARD
-from tests.cli.outcome import assert_refused
-from tests.end_to_end.damage import DAMAGED, flip, segment, snapshot
+from tests.cli.cli_asserts import assert_refused
+from tests.end_to_end.corruption import DAMAGED, flip, segment, snapshot
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
-from tests.standin import History, Refused, SeparateDatabase
+from tests.fake_lightningd import History, Refused, SeparateDatabase
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import pytest
 
 import backends
 import backup_cli
-from backends import interrupts
+from backends.system import interrupts
 from backup_cli.main import run
 from tests.end_to_end.world import World, tree
-from tests.standin import History
+from tests.fake_lightningd import History
 
 CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
 STOPS = 4000 if CAMPAIGN else 15

@@ -14,10 +14,10 @@ import pytest
 from backends.errors import InUse
 from backends.storage.local import LocalStorage
 from backup_cli.ownership import alone
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import World, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History, Refused
 from tests.log.histories import backup_in, silent
-from tests.standin import History, Refused
 
 Command = Callable[[World], list[str]]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from backup_cli.main import cli
 from tests.end_to_end.world import World, backup_cli, command, spawned
+from tests.fake_lightningd import History
 from tests.log.histories import CAMPAIGN
-from tests.standin import History
 
 COMMANDS = sorted(cli.commands)
 

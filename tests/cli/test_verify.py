@@ -8,12 +8,12 @@ import pytest
 
 from backends import backup_at
 from backends.change import Change
-from tests.cli.outcome import assert_refused
-from tests.end_to_end.damage import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file, segment
+from tests.cli.cli_asserts import assert_refused
+from tests.end_to_end.corruption import DAMAGED, DAMAGED_OUT_OF_SIGHT, flip, from_a_later_release, in_file, segment
 from tests.end_to_end.world import Said, World, as_mortal, backup_cli, command, spawned, tree
+from tests.fake_lightningd import History
 from tests.log.histories import silent
 from tests.node.processes import running
-from tests.standin import History
 
 
 def verify(world: World, *options: object) -> Said:

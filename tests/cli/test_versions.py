@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.outcome import assert_refused, restore
-from tests.end_to_end.damage import flip, segment
-from tests.end_to_end.same import everything
+from tests.cli.cli_asserts import assert_refused, restore
+from tests.end_to_end.corruption import flip, segment
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import World, backup_cli, tree
-from tests.standin import History
+from tests.fake_lightningd import History
 
 
 @pytest.fixture

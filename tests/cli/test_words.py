@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from backends.words import SHOWN, counted, printable, shell_line, shell_word
+from backends.text import SHOWN, counted, printable, shell_line, shell_word
 from backup_cli.console import age
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from backup_cli.check_config import check_config
+from backup_cli.commands.check_config import check_config
 
 PLUGIN_SCRIPT = f"#!{sys.executable}\nfrom plugin.main import main\nmain()\n"
 

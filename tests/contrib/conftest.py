@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from backup_cli import plugin_findings, probe
+from backup_cli.checks import plugin as plugin_findings
+from backup_cli.checks import probe
 from backup_cli.main import cli
 from tests.contrib.checking import PLUGIN_SCRIPT, configure, executable
 from tests.known_secret import SECRET, known_database

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from backup_cli.main import cli
 from tests.destinations.tools import wait_until
-from tests.standin import RECORDED_DATABASE
+from tests.fake_lightningd import RECORDED_DATABASE
 
 SCRIPTS = Path(__file__).parents[2] / "contrib" / "btrfs-raid1"
 MIB = 1 << 20

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from backends.node.lockfile import read_settings, write_settings
-from backends.node.witness import read_witness, write_witness
+from backends.node.sync_point import read_witness, write_witness
 from backup_cli.node_config import read_config
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.contrib.checking import check, configure, the_problem
 from tests.end_to_end.world import backup_cli
 

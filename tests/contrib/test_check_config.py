@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_cli import config_findings, plugin_findings
+from backup_cli.checks import config as config_findings
+from backup_cli.checks import plugin as plugin_findings
 from backup_cli.node_config import read_config
 from plugin.notify import NOTIFY_FILE
 from tests.contrib.checking import check, configure, executable, the_problem

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from backends.errors import Damaged, Unreachable
-from backends.status import Status, Trouble, TroubleKind
+from backends.log.status import Status, Trouble, TroubleKind
 from backends.storage.local import LocalStorage
 from backup_cli.main import cli
 from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plugin.notify import NOTIFY_FILE
-from tests.standin import Node, Refused, read_recording
+from tests.fake_lightningd import Node, Refused, read_recording
 
 
 def test_a_refused_node_tells(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_plugin_that_only_speaks_of_ours_is_another(node: Path, plugin: Path, tm
 def test_stranger_that_says_nothing_is_not_waited_for_long(
     node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backup_cli.plugin_findings.STRANGER", 0.3)
+    monkeypatch.setattr("backup_cli.checks.plugin.STRANGER", 0.3)
     mute = executable(tmp_path / "mute", "#!/bin/sh\nexec sleep 100\n")
     configure(node, f"plugin={mute}\n")
     began = time.monotonic()

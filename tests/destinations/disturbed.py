@@ -19,14 +19,14 @@ from pathlib import Path
 import apsw
 
 from backends import place_at
+from backends.compaction.compact import fold
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.folding import fold
-from backends.log.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from tests.destinations.places import Places
+from tests.fake_lightningd.calls import History, fresh_schema
 from tests.log.histories import change, database, noise, silent, source
 from tests.log.model import contents
-from tests.standin.calls import History, fresh_schema
 
 Open = Callable[[], Backup]
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.cli.outcome import assert_refused
+from tests.cli.cli_asserts import assert_refused
 from tests.destinations.places import Places
 from tests.end_to_end.world import World, backup_cli
 

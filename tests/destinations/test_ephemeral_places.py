@@ -11,11 +11,11 @@ from backends import place_at
 from backends.mounts import ephemeral, table
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.unfit import LAYERS
-from backup_cli.destinations import places
-from tests.cli.outcome import assert_refused
+from backup_cli.commands.destinations import places
+from tests.cli.cli_asserts import assert_refused
 from tests.destinations.tools import need, unmount
 from tests.end_to_end.world import World, backup_cli, command, said_at, spawned, tree
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_a_drill_of_its_own_works_where_the_destination_would_be_refused(tmp_pat
 
 def test_destinations_offers_none_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One on a memory disk has a label, a UUID and room as any other."""
-    monkeypatch.setattr("backup_cli.destinations.lifetime_of_mount", lambda mount: Lifetime.MEMORY)
+    monkeypatch.setattr("backup_cli.commands.destinations.lifetime_of_mount", lambda mount: Lifetime.MEMORY)
     assert [each for each in places(frozenset())[0] if not each.url.startswith("nfs")] == []
 
 

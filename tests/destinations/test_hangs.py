@@ -11,7 +11,7 @@ import pytest
 from tests.destinations.conftest import WorldAt
 from tests.destinations.places import Places
 from tests.end_to_end.world import command, said_at, spawned
-from tests.standin import History, Node, Refused
+from tests.fake_lightningd import History, Node, Refused
 
 pytestmark = pytest.mark.slow
 

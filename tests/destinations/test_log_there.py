@@ -6,7 +6,7 @@ import pytest
 
 from backends import place_at
 from backends.log.backup import Backup
-from backends.log.options import LogOptions
+from backends.log.writer.options import LogOptions
 from tests.destinations.places import KINDS, Places
 from tests.log import test_backend, test_backend_restarts
 from tests.log.conftest import created, impatient, no_lock, options, small, tiny, writer

@@ -20,9 +20,9 @@ from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, text
 from tests.destinations.disturbed import Open, created, opener
 from tests.destinations.places import Places
 from tests.destinations.scripted import Scripted
+from tests.fake_lightningd.calls import History
 from tests.log.histories import change, silent
 from tests.log.model import versions
-from tests.standin.calls import History
 
 READDIRPLUS, READDIR, NOT_SUPPORTED = 17, 16, 10004
 

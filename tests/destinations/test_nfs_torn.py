@@ -11,19 +11,19 @@ import pytest
 
 from backends.change import Change
 from backends.errors import WriteFailed
-from backends.log.format import RECORD_HEADER_SIZE, RECORD_MAGIC, RecordHeader, RecordKind, encode_record
-from backends.log.options import DEFAULT_OPTIONS
-from backends.log.tail import End, classify
-from backends.log.writer import Writer
+from backends.log.format.records import RECORD_HEADER_SIZE, RECORD_MAGIC, RecordHeader, RecordKind, encode_record
+from backends.log.format.torn import End, classify
+from backends.log.writer.options import DEFAULT_OPTIONS
+from backends.log.writer.writer import Writer
 from backends.storage.nfs import files
 from backends.storage.nfs.storage import NfsStorage
 from tests.destinations.disturbed import created, opener
 from tests.destinations.proxy import Proxy
 from tests.destinations.scripted import Server, writer
 from tests.destinations.servers import Ganesha
+from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
 from tests.log.model import contents
-from tests.standin.calls import History
 
 LARGE = 3 << 20
 LIMITS = (64 << 10, 100_000)

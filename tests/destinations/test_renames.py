@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.log.folding import fold
-from backends.log.options import LogOptions
-from backends.log.writer import Writer
+from backends.compaction.compact import fold
+from backends.log.writer.options import LogOptions
+from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
 from tests.destinations.disturbed import Open, opener
 from tests.destinations.places import Places

@@ -8,21 +8,21 @@ from urllib.parse import quote
 import pytest
 
 from backends import backup_at, place_at
-from backends.database.rebuild import rebuild
 from backends.errors import BackupError, Unreachable
 from backends.mounts import table
 from backends.mounts.network import is_network, lock_breaker, promise_breakers
 from backends.mounts.table import Mount, mount_of, mounts
 from backends.node.lockfile import read_settings, write_settings
+from backends.sqlite.rebuild import rebuild
 from backends.urls import BadURL
 from tests.destinations.conftest import Elsewhere, WorldAt
 from tests.destinations.places import Places
 from tests.destinations.servers import Sshfs
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import RECORDINGS, Recording
-from tests.end_to_end.same import differences
 from tests.end_to_end.world import backup_cli
-from tests.older.written import written
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
+from tests.legacy.written import written
 
 
 @pytest.fixture

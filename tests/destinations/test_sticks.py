@@ -18,7 +18,7 @@ from tests.destinations.test_hangs import play_until_refused
 from tests.destinations.tools import run
 from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.world import backup_cli
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
 
 Buy = Callable[..., Stick]
 

@@ -2,7 +2,7 @@
 
     python -m tests.docs.machine PROGRAM ARGUMENTS …
 
-The lightningd is that of `tests/standin`: it starts the plugin that the config names, keeps a real database, and a
+The lightningd is that of `tests/fake_lightningd`: it starts the plugin that the config names, keeps a real database, and a
 block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say of peers and
 chain is not. Without a plugin in the config nothing happens there.
 """
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backends.database.source import inspect
-from tests.standin import ANSWERING_PLUGIN, History, Node
+from backends.sqlite.source import inspect
+from tests.fake_lightningd import ANSWERING_PLUGIN, History, Node
 
 NODE = Path("~/.lightning/bitcoin").expanduser()
 SOCKET = NODE / "lightning-rpc"

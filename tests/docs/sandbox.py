@@ -21,10 +21,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from backup_cli.player import Player, recorded_calls
+from backup_cli.drill.player import Player, recorded_calls
+from tests.fake_lightningd import read_recording
 from tests.known_secret import SECRET, known_database, known_writes
-from tests.older.written import written
-from tests.standin import read_recording
+from tests.legacy.written import written
 
 PROGRAM = """#!{python}
 from backends.mounts import ephemeral

@@ -38,24 +38,24 @@ ALLOWED = {
     ): "the bytes of lightningd's message, from which JSON could not be read",
     ("plugin/misread.py", "_METHOD.search(message)"): "the same",
     ("plugin/misread.py", "b'db_write' not in message"): "the same",
-    ("backup_cli/plugin_findings.py", "real not in self._said"): "the same file is not told of twice",
-    ("backends/database/sqlite_words.py", "str(error).removeprefix(f'{type(error).__name__}: ')"): (
+    ("backup_cli/checks/plugin.py", "real not in self._said"): "the same file is not told of twice",
+    ("backends/sqlite/error_text.py", "str(error).removeprefix(f'{type(error).__name__}: ')"): (
         "SQLite's words, which may quote secrets: chosen by form what is shown of them, and nothing is decided by them"
     ),
-    ("backends/database/sqlite_words.py", "_SYNTAX.fullmatch(said)"): "the same",
-    ("backends/database/sqlite_words.py", "form.fullmatch(said)"): "the same",
-    ("backends/database/sqlite_words.py", "said.startswith(words)"): "the same",
-    ("backends/database/sqlite_words.py", "said in _WITHOUT_NAMES"): "the same",
-    ("backends/database/sqlite_words.py", "said in _OURS"): "the same",
-    ("backends/database/sqlite_words.py", "said in _UNSAID.values()"): "the same",
-    ("backends/database/sqlite_words.py", "said in ('not an error', 'error')"): "the same",
-    ("backends/log/documents.py", "reason.partition(_DETAILS)"): (
+    ("backends/sqlite/error_text.py", "_SYNTAX.fullmatch(said)"): "the same",
+    ("backends/sqlite/error_text.py", "form.fullmatch(said)"): "the same",
+    ("backends/sqlite/error_text.py", "said.startswith(words)"): "the same",
+    ("backends/sqlite/error_text.py", "said in _WITHOUT_NAMES"): "the same",
+    ("backends/sqlite/error_text.py", "said in _OURS"): "the same",
+    ("backends/sqlite/error_text.py", "said in _UNSAID.values()"): "the same",
+    ("backends/sqlite/error_text.py", "said in ('not an error', 'error')"): "the same",
+    ("backends/log/format/documents.py", "reason.partition(_DETAILS)"): (
         "the stored format has one text; its form is in docs/format.md, and it is taken apart for showing only"
     ),
-    ("backends/log/documents.py", "self.reason == COMPACTION"): (
+    ("backends/log/format/documents.py", "self.reason == COMPACTION"): (
         "a marker of the stored format (docs/format.md), written and read by this constant"
     ),
-    ("backends/log/writer.py", "trouble != self._trouble"): "the same line is not logged again and again",
+    ("backends/log/writer/writer.py", "trouble != self._trouble"): "the same line is not logged again and again",
     ("plugin/notify.py", "sentence.replace('\\x00', ' ')"): "made fit to be an argument of a command",
     ("plugin/notify.py", "sentence in told"): "the same sentence is not told again and again",
 }

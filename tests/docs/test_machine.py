@@ -201,7 +201,7 @@ def test_the_real_machine_stays_as_it_is(tmp_path: Path) -> None:
 def installed_works(machine: Machine) -> None:
     """Both programs of ~/lightningd-backup, from what is installed there."""
     there = "/home/me/lightningd-backup/bin"
-    ask = f"from backup_cli.probe import *; print(ask_for_manifest(Path('{there}/lightningd-backup')))"
+    ask = f"from backup_cli.checks.probe import *; print(ask_for_manifest(Path('{there}/lightningd-backup')))"
     said = machine.must(f'cd ~; {there}/backup-cli --version; {there}/python -c "{ask}"')
     assert same(["backup-cli, version …", "Manifest(hooks=['db_write'], …)"], said), said
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World
-from tests.standin import RECORDED_CALLS, RECORDED_DATABASE, Call, read_recording, recorded_database
+from tests.fake_lightningd import RECORDED_CALLS, RECORDED_DATABASE, Call, read_recording, recorded_database
 
 _ELSEWHERE = Path(__file__).parents[3] / "shared" / "traces"
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.end_to_end.world import PLUGIN, World, said_at
-from tests.standin import Call, Refused
+from tests.fake_lightningd import Call, Refused
 
 
 def refusal(world: World, call: Call, command: list[str] = PLUGIN) -> str:

@@ -21,9 +21,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.end_to_end.world import World
-from tests.standin import Call, History, Node, PluginDied, Refused
-from tests.standin.calls import transaction
-from tests.standin.database import SeparateDatabase
+from tests.fake_lightningd import Call, History, Node, PluginDied, Refused
+from tests.fake_lightningd.calls import transaction
+from tests.fake_lightningd.database import SeparateDatabase
 
 _NO_LOCK = "from backends.storage.local import LocalStorage; LocalStorage.lock = lambda self, what: None;"
 _UNFENCED = "from backends.storage import local_files; local_files._is_ours = lambda descriptor: True;"

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Callable
 
-from tests.standin import Call, foreign_keys, fresh_schema, transaction
-from tests.standin.calls import bump
+from tests.fake_lightningd import Call, foreign_keys, fresh_schema, transaction
+from tests.fake_lightningd.calls import bump
 
 SCHEMA = (
     "CREATE TABLE parents (id INTEGER PRIMARY KEY, kept TEXT)",

@@ -9,11 +9,11 @@ import psutil
 import pytest
 
 from backends import backup_at
-from tests.end_to_end.damage import flip, snapshot
+from tests.end_to_end.corruption import flip, snapshot
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import FRESH
-from tests.end_to_end.same import differences
 from tests.end_to_end.world import PLUGIN, World, as_mortal, command, said_at, snapshots_taken
-from tests.standin import Call, History, Node
+from tests.fake_lightningd import Call, History, Node
 
 MIB = 1 << 20
 

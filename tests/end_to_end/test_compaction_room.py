@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.end_to_end.test_compaction import begun, ended, incompressible, large, wait
 from tests.end_to_end.world import World, said_at
+from tests.fake_lightningd import History
 from tests.small_disk import needs_small_disks, small_disk
-from tests.standin import History
 
 MIB = 1 << 20
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from backends.node.witness import read_witness, write_witness
-from tests.end_to_end.deaths import Death, Life
+from backends.node.sync_point import read_witness, write_witness
+from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
-from tests.standin import (
+from tests.fake_lightningd import (
     Call,
     History,
     Moment,

@@ -10,7 +10,7 @@ import pytest
 from tests.end_to_end.test_compaction import incompressible as replaced
 from tests.end_to_end.tracing import NOISE, Syscall, Trace, in_backup
 from tests.end_to_end.world import PLUGIN, World, command, snapshots_taken, spawned
-from tests.standin import Call, History
+from tests.fake_lightningd import Call, History
 
 WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate")
 SYNCS = ("fsync", "fdatasync")

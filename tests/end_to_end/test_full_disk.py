@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World, backup_cli
-from tests.standin import History, Refused
+from tests.fake_lightningd import History, Refused
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mkfs.ext4") is None,

@@ -20,20 +20,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from backends import backup_at
 from backends.change import foreign_keys_setting
-from backends.database.rebuild import rebuild
-from backends.database.taking import nothing
-from backends.log.compacted import CompactedSnapshot
-from backends.log.folding import fold
-from backends.log.writer import Writer
+from backends.compaction.compact import fold
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.writer import Writer
 from backends.mounts import ephemeral
 from backends.node.handover import hand_over
+from backends.sqlite.copy import nothing
+from backends.sqlite.rebuild import rebuild
 from plugin.before_manifest import before_manifest
 from plugin.commit_gate import CONTINUE, CommitGate
 from plugin.sync_point import SyncPointThread
-from tests.end_to_end.same import Everything, compared, everything, faults
+from tests.end_to_end.db_compare import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
+from tests.fake_lightningd import Call, foreign_keys, stands_at
 from tests.log.histories import CAMPAIGN, silent
-from tests.standin import Call, foreign_keys, stands_at
 
 seeds = st.integers(0, 1 << 32)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World, said_at, spawned
-from tests.standin import History
+from tests.fake_lightningd import History
 
 BIN = Path(sys.executable).parent
 PLUGIN, CLI = BIN / "lightningd-backup", BIN / "backup-cli"

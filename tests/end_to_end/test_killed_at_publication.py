@@ -11,8 +11,8 @@ import pytest
 
 from tests.end_to_end.test_known_damage import assert_healed, compact_and_find, play_unreplayable
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.standin import History, Node, PluginDied
-from tests.standin.database import SeparateDatabase
+from tests.fake_lightningd import History, Node, PluginDied
+from tests.fake_lightningd.database import SeparateDatabase
 
 DIES = """
 import os, signal, sys

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from plugin.before_manifest import before_manifest
-from tests.end_to_end.same import differences
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.test_set_back import drop_with_foreign_keys_off, play_and_set_back
 from tests.end_to_end.world import World
-from tests.standin import History, stands_at
+from tests.fake_lightningd import History, stands_at
 
 STARTS = """
 import os, signal, sys
@@ -50,7 +50,7 @@ class Disk(apsw.VFS):
         super().xDelete(*arguments)
         step()
 
-import backends.database.connection  # which sets SQLite up anew
+import backends.sqlite.connection  # which sets SQLite up anew
 disk = Disk()
 from backends.node import files
 replace = files.replace_file
@@ -58,8 +58,8 @@ def replace_file(*arguments, **named):
     step()
     replace(*arguments, **named)
     step()
-import plugin.last_found, plugin.roll_forward, backends.node.witness
-plugin.last_found.replace_file = backends.node.witness.replace_file = replace_file
+import plugin.last_found, plugin.roll_forward, backends.node.sync_point
+plugin.last_found.replace_file = backends.node.sync_point.replace_file = replace_file
 from plugin.before_manifest import before_manifest
 
 for line in sys.stdin:

@@ -14,8 +14,8 @@ from backends.storage.local import LocalStorage
 from plugin.notify import NOTIFY_FILE
 from tests.end_to_end.test_compaction import begun, ended, incompressible, wait
 from tests.end_to_end.world import Said, World, backup_cli, said_at, snapshots_taken, tree
-from tests.standin import Call, History, Moment, Node
-from tests.standin.database import SeparateDatabase
+from tests.fake_lightningd import Call, History, Moment, Node
+from tests.fake_lightningd.database import SeparateDatabase
 
 MIB = 1 << 20
 

@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 
-from tests.end_to_end.deaths import Death, Life
+from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import World, snapshots_taken
-from tests.standin import Call, History, Moment, SeparateDatabase, Victim, contents, has_hot_journal
+from tests.fake_lightningd import Call, History, Moment, SeparateDatabase, Victim, contents, has_hot_journal
 
 moments = pytest.mark.parametrize("moment", Moment)
 victims = pytest.mark.parametrize("victim", Victim)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.same import everything
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import PLUGIN, World
 
 pytestmark = [

@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from tests.end_to_end.deaths import Death, Life
+from tests.end_to_end.crash import Death, Life
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import FRESH, RECORDINGS, UPGRADES, Recording
-from tests.end_to_end.same import differences
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.standin import Moment, Victim, in_pieces
+from tests.fake_lightningd import Moment, Victim, in_pieces
 
 recordings = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 upgrades = pytest.mark.parametrize("recording", UPGRADES, ids=lambda recording: recording.name)

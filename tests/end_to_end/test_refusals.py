@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.end_to_end.damage import DAMAGED, from_a_later_release, in_file
+from tests.end_to_end.corruption import DAMAGED, from_a_later_release, in_file
 from tests.end_to_end.refusal import assert_matches, refusal
 from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at
-from tests.standin import History, Refused, transaction
+from tests.fake_lightningd import History, Refused, transaction
 
 Act = Callable[[World], object]
 

@@ -5,10 +5,10 @@ import shlex
 
 import pytest
 
+from tests.end_to_end.db_compare import differences, everything
 from tests.end_to_end.refusal import assert_matches, refusal
-from tests.end_to_end.same import differences, everything
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.standin import Call, History, Node, Refused, Victim, transaction
+from tests.fake_lightningd import Call, History, Node, Refused, Victim, transaction
 
 # The database
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import World, backup_cli, snapshots_taken
+from tests.fake_lightningd import History, Refused
 from tests.small_disk import needs_small_disks, small_disk
-from tests.standin import History, Refused
 
 pytestmark = needs_small_disks
 

@@ -17,12 +17,12 @@ from threading import Timer
 
 import pytest
 
-from backends.words import counted
+from backends.text import counted
 from plugin.before_manifest import Start, WhyLeft, before_manifest
-from tests.end_to_end.same import differences
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
-from tests.standin import Call, History, Moment, Refused, Victim, has_hot_journal, transaction
-from tests.standin.database import SeparateDatabase
+from tests.fake_lightningd import Call, History, Moment, Refused, Victim, has_hot_journal, transaction
+from tests.fake_lightningd.database import SeparateDatabase
 
 MIGRATION = (
     "CREATE TABLE parents (id INTEGER PRIMARY KEY)",

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.end_to_end.world import PLUGIN, World, backup_cli, tree
-from tests.standin import History, Node, Refused
+from tests.fake_lightningd import History, Node, Refused
 
 WITHIN = 15.0
 """Seconds after which a writer that was replaced must refuse at the latest."""

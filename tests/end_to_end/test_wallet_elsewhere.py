@@ -16,9 +16,9 @@ from plugin.before_manifest import WhyLeft, before_manifest
 from tests.end_to_end.refusal import content
 from tests.end_to_end.test_set_back import play_and_set_back
 from tests.end_to_end.world import PLUGIN, World, backup_cli, spawned
-from tests.older.written import written
-from tests.standin import Call, History, Refused, stands_at
-from tests.standin.database import Database
+from tests.fake_lightningd import Call, History, Refused, stands_at
+from tests.fake_lightningd.database import Database
+from tests.legacy.written import written
 
 
 def elsewhere(world: World) -> Path:

@@ -17,10 +17,10 @@ from collections import Counter
 from pathlib import Path
 
 from backends.change import foreign_keys_setting
-from tests.end_to_end.same import Everything, compared, everything, faults
+from tests.end_to_end.db_compare import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
 from tests.end_to_end.world import World, backup_cli, said_at
-from tests.standin import Call, Moment, Node, PluginDied, Victim, foreign_keys, run_without_plugin
+from tests.fake_lightningd import Call, Moment, Node, PluginDied, Victim, foreign_keys, run_without_plugin
 
 THRESHOLDS = ("400", "20000", "200000", "16777216")
 """Bytes from which on the plugin compacts by itself, in a round."""

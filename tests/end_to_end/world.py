@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from backup_cli.main import run
-from tests.end_to_end.same import differences
-from tests.standin import Call, Node, run_without_plugin, stands_at
-from tests.standin.database import Database, NodeDatabase
+from tests.end_to_end.db_compare import differences
+from tests.fake_lightningd import Call, Node, run_without_plugin, stands_at
+from tests.fake_lightningd.database import Database, NodeDatabase
 
 _BESIDE = Path(sys.executable).with_name("lightningd-backup")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.writer import Writer
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
+from tests.fake_lightningd.calls import fresh_schema
 from tests.log.destinations import DESTINATIONS, Maker
 from tests.log.histories import change, database, silent, source
-from tests.standin.calls import fresh_schema
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +80,8 @@ def writer(created: Maker) -> Iterator[Writer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers do not wait for a writer that is not there."""
-    monkeypatch.setattr("backends.log.reading._PATIENCE", 0)
-    monkeypatch.setattr("backends.log.opening._PAUSE", 0.0)
+    monkeypatch.setattr("backends.log.reader.records._PATIENCE", 0)
+    monkeypatch.setattr("backends.log.reader.opening._PAUSE", 0.0)
 
 
 @pytest.fixture

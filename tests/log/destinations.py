@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backends import place_at
 from backends.log.backup import Backup
-from backends.log.options import LogOptions
+from backends.log.writer.options import LogOptions
 from tests.log.histories import backup_in
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 

@@ -7,8 +7,8 @@ from hashlib import sha256
 from zlib import crc32
 
 from backends.change import VERSIONS
-from backends.log.documents import MANIFEST
-from backends.log.format import (
+from backends.log.format.documents import MANIFEST
+from backends.log.format.records import (
     RECORD_MAGIC,
     FileHeader,
     FileKind,
@@ -18,8 +18,8 @@ from backends.log.format import (
     segment_name,
     snapshot_name,
 )
-from backends.log.segment import first_checksum
-from tests.log.damage import Files
+from backends.log.writer.segment import first_checksum
+from tests.log.corruption import Files
 
 if sys.version_info >= (3, 14):
     from compression import zstd

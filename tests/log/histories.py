@@ -10,19 +10,19 @@ import apsw
 
 from backends.base import Report, SnapshotSource, Standing
 from backends.change import Change
+from backends.compaction.compact import fold
 from backends.log.backup import Backup
-from backends.log.compacted import CompactedSnapshot
-from backends.log.folding import fold
-from backends.log.opening import open_generation
-from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.snapshot import PIECE, SnapshotReader, open_parts
-from backends.log.snapshot_writing import next_generation
-from backends.log.writer import Writer
+from backends.log.reader.opening import open_generation
+from backends.log.reader.snapshot import PIECE, SnapshotReader, open_parts
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.snapshot import next_generation
+from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Storage
 from backends.storage.reaching import reaching
+from tests.fake_lightningd.calls import Call, History
 from tests.log.model import Model
-from tests.standin.calls import Call, History
 
 CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
 """How many times as much of everything random a campaign tries."""

@@ -6,12 +6,12 @@ import pytest
 
 from backends.change import VERSIONS, Change
 from backends.errors import BackupError, NotABackup, Unreachable
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
+from tests.fake_lightningd.calls import History, bump
 from tests.log.conftest import DATABASE
 from tests.log.destinations import Maker
 from tests.log.histories import change, changes, noise, silent, source
 from tests.log.model import contents, versions
-from tests.standin.calls import History, bump
 
 # Creating and finding
 
@@ -106,7 +106,7 @@ def test_a_clock_that_is_far_out_stops_nobody(
     make: Maker, monkeypatch: pytest.MonkeyPatch, clock: float, kept: int
 ) -> None:
     """A small board without a battery starts with any time."""
-    monkeypatch.setattr("backends.log.format.time.time", lambda: clock)
+    monkeypatch.setattr("backends.log.format.records.time.time", lambda: clock)
     backup = make()
     backup.create(source(DATABASE, 1))
     writer = backup.open(silent)
@@ -158,7 +158,7 @@ def test_a_nul_is_refused(writer: Writer) -> None:
 
 
 def test_a_change_too_large_to_be_read_back_is_refused(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.log.writer.MAX_CHANGE", 1000)
+    monkeypatch.setattr("backends.log.writer.writer.MAX_CHANGE", 1000)
     writer.append(Change(2, ["x" * 1000]))
     with pytest.raises(BackupError, match=r"1001.*Report this"):
         writer.append(Change(3, ["x" * 1001]))

@@ -9,13 +9,13 @@ import apsw
 import pytest
 
 from backends.base import MAX_ROLL_FORWARD
-from backends.database.rebuild import rebuild
+from backends.compaction.compact import fold
 from backends.errors import BackupError, Damaged, Replaced
-from backends.log.folding import fold
-from backends.log.format import FileHeader, FileKind, snapshot_name, time_now
-from backends.log.kept import KEEP_FOR
-from backends.log.options import DEFAULT_OPTIONS
-from backends.log.writer import Writer
+from backends.log.format.records import FileHeader, FileKind, snapshot_name, time_now
+from backends.log.reader.kept import KEEP_FOR
+from backends.log.writer.options import DEFAULT_OPTIONS
+from backends.log.writer.writer import Writer
+from backends.sqlite.rebuild import rebuild
 from tests.log.conftest import DATABASE
 from tests.log.destinations import Maker
 from tests.log.histories import Node, changes, noise, silent, source
@@ -237,7 +237,7 @@ def test_a_kept_generation_goes_after_a_week(writer: Writer, created: Maker, mon
     writer.take_snapshot(source(b"another database", 3), "resync")
     writer.maintain()
     assert created().kept() is not None
-    monkeypatch.setattr("backends.log.keeping.time_now", lambda: time_now() + KEEP_FOR + 1)
+    monkeypatch.setattr("backends.log.writer.keeping.time_now", lambda: time_now() + KEEP_FOR + 1)
     writer._next_tidying = 0.0
     writer.maintain()
     assert created().kept() is None

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from backends.errors import Damaged
-from backends.log.format import (
+from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -15,9 +15,9 @@ from backends.log.format import (
     RecordKind,
     encode_record,
 )
-from backends.log.tail import End, classify
+from backends.log.format.torn import End, classify
 from tests.log.conftest import TINY
-from tests.log.damage import (
+from tests.log.corruption import (
     BASE,
     LAST,
     Files,

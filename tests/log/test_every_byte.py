@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.log.damage import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
+from tests.log.corruption import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
 from tests.log.histories import CAMPAIGN
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -19,7 +19,7 @@ import pytest
 from backends import place_at
 from backends.errors import BackupError, Replaced
 from backends.log.backup import Backup
-from backends.log.options import LogOptions
+from backends.log.writer.options import LogOptions
 from backends.storage import local_files
 from backends.storage.base import Fenced
 from backends.storage.local import LocalStorage

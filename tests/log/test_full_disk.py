@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import BackupError, Unreachable, WriteFailed
-from backends.log.options import LogOptions
+from backends.log.writer.options import LogOptions
 from tests.log.histories import Node, backup_in, changes, noise, silent, source
 from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage, Operation

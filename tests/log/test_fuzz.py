@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.errors import BackupError
-from backends.log.documents import Manifest, Session
+from backends.log.format.documents import Manifest, Session
 from backends.storage.base import Storage
-from tests.log.damage import Files, backup_of
+from tests.log.corruption import Files, backup_of
 from tests.log.forge import FIELDS, Forged, backup, document, manifest, packed, segment, snapshot, zstd_block
 from tests.log.histories import CAMPAIGN, backup_in, silent
 from tests.log.model import contents

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from backends.errors import BackupError, Damaged
-from backends.log.format import MAX_SEQUENCE, RecordKind
-from backends.log.snapshot import PIECE
-from tests.log.damage import backup_of
+from backends.log.format.records import MAX_SEQUENCE, RecordKind
+from backends.log.reader.snapshot import PIECE
+from tests.log.corruption import backup_of
 from tests.log.forge import (
     ADVANCES,
     FRAME,

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from backends.errors import Damaged
-from backends.log.documents import MANIFEST, SESSION
-from backends.log.format import MAX_NUMBER, MAX_SEQUENCE, segment_name
-from tests.log.damage import backup_of
+from backends.log.format.documents import MANIFEST, SESSION
+from backends.log.format.records import MAX_NUMBER, MAX_SEQUENCE, segment_name
+from tests.log.corruption import backup_of
 from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
 from tests.log.histories import backup_in, silent
 from tests.log.model import contents

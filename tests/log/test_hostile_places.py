@@ -12,8 +12,8 @@ import pytest
 from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format import FileHeader, FileKind, segment_name, snapshot_name
-from tests.log.damage import Files
+from backends.log.format.records import FileHeader, FileKind, segment_name, snapshot_name
+from tests.log.corruption import Files
 from tests.log.forge import FRAME, ID, Forged, backup, packed, records, segment, zeros, zstd_block
 from tests.log.histories import silent
 from tests.log.model import contents

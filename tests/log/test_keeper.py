@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from backends.base import MAX_ROLL_FORWARD
-from backends.database.rebuild import rebuild
+from backends.compaction.compact import LEAVE_OUT_MIN, fold
 from backends.errors import BackupError
-from backends.log.folding import LEAVE_OUT_MIN, fold
-from backends.log.opening import open_generation as really_open
-from backends.log.options import LogOptions
-from backends.log.segments import Segments
-from backends.log.writer import Writer
+from backends.log.reader.opening import open_generation as really_open
+from backends.log.writer.options import LogOptions
+from backends.log.writer.segments import Segments
+from backends.log.writer.writer import Writer
+from backends.sqlite.rebuild import rebuild
 from tests.log.histories import Node, backup_in, database, noise, rows, source
 from tests.log.model import Contents, contents
 from tests.storage.faulty import FaultyStorage
@@ -128,7 +128,7 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
 def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is gone a moment later, and lies on the node's own disk, often a card that wears out."""
     synced: list[Path] = []
-    monkeypatch.setattr("backends.database.replay.sync", synced.append)
+    monkeypatch.setattr("backends.sqlite.replay.sync", synced.append)
     for _ in range(5):
         node.note()
     node.compact()
@@ -168,7 +168,7 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
             node.note("after it, too")
         return really_open(storage)
 
-    monkeypatch.setattr("backends.log.folding.open_generation", opening)
+    monkeypatch.setattr("backends.compaction.compact.open_generation", opening)
     with pytest.raises(BackupError, match="overtaken"):
         fold(node.storage, node.scratch, leave_out=1)
     check(node)

@@ -14,9 +14,9 @@ from backends.log.known_damage import (
     remove_healed,
     write_damage,
 )
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from backends.storage.base import Storage
-from tests.log.damage import files_in
+from tests.log.corruption import files_in
 from tests.log.forge import document
 from tests.log.histories import backup_in, changes, silent, source
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage

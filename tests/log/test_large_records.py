@@ -9,14 +9,14 @@ import pytest
 
 from backends.change import Change
 from backends.errors import Damaged
-from backends.log.format import segment_name
-from backends.log.reading import LARGE, StoredPayload
+from backends.log.format.records import segment_name
+from backends.log.reader.records import LARGE, StoredPayload
 from backends.storage.local import LocalStorage
+from tests.fake_lightningd.calls import bump
 from tests.log.forge import FRAME, Forged, backup, segment
 from tests.log.histories import backup_in, silent, source
 from tests.log.model import versions
 from tests.log.victim import MEMORY, within
-from tests.standin.calls import bump
 
 SIZE = 2 * MEMORY
 """Bytes that are stored: noise, which does not compress."""

@@ -7,15 +7,15 @@ import pytest
 from backends.base import MAX_ROLL_FORWARD
 from backends.change import Change
 from backends.errors import Damaged
-from backends.log import last_changes
-from backends.log.generation import Reader
-from backends.log.last_changes import read_end, statements_of
-from backends.log.options import LogOptions
-from backends.log.reading import RecordReader
+from backends.log.reader import last_changes
+from backends.log.reader.generation import Reader
+from backends.log.reader.last_changes import read_end, statements_of
+from backends.log.reader.records import RecordReader
+from backends.log.writer.options import LogOptions
 from backends.storage.local import LocalStorage
+from tests.fake_lightningd import History
 from tests.log.destinations import Maker
 from tests.log.histories import backup_in, change, changes, silent, source
-from tests.standin import History
 
 
 def test_new_backup_has_none(make: Maker) -> None:

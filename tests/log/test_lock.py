@@ -10,10 +10,10 @@ import pytest
 
 from backends import backup_at
 from backends.errors import BackupError
-from backends.locks import FileLock, NoLocks
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from backends.storage.base import Lock
 from backends.storage.local import LocalStorage
+from backends.system.locks import FileLock, NoLocks
 from tests.log.conftest import DATABASE
 from tests.log.histories import changes, silent, source
 from tests.log.model import versions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.locks import FileLock, Locked
+from backends.system.locks import FileLock, Locked
 
 CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
 PROCESSES, SECONDS = (12, 60.0) if CAMPAIGN else (6, 1.5)
@@ -17,7 +17,7 @@ PROCESSES, SECONDS = (12, 60.0) if CAMPAIGN else (6, 1.5)
 TAKE_TURNS = """
 import os, sys, time
 from pathlib import Path
-from backends.locks import FileLock, Locked
+from backends.system.locks import FileLock, Locked
 path, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
 turns = busy = 0
 while time.monotonic() < until:
@@ -102,7 +102,7 @@ def test_file_that_has_taken_the_name_is_not_removed(tmp_path: Path) -> None:
 
 def test_where_a_name_may_be_remembered_wrongly_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a share: the next holder of this lock, on another machine, may not see for seconds that it was removed."""
-    monkeypatch.setattr("backends.locks._REMOVABLE", frozenset())
+    monkeypatch.setattr("backends.system.locks._REMOVABLE", frozenset())
     lock = FileLock(tmp_path / "lock", "test")
     lock.acquire()
     lock.release()

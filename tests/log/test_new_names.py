@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from backends import place_at
+from backends.compaction.compact import fold
 from backends.errors import BackupError, Damaged, Replaced
 from backends.log.backup import Backup
-from backends.log.documents import MANIFEST
-from backends.log.folding import fold
-from backends.log.options import LogOptions
-from backends.log.writer import Writer
+from backends.log.format.documents import MANIFEST
+from backends.log.writer.options import LogOptions
+from backends.log.writer.writer import Writer
 from backends.storage.base import TEMPORARY, WriteHandle
 from backends.storage.local import LocalStorage
 from tests.log.conftest import DATABASE

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from backends.database.rebuild import rebuild
 from backends.errors import Damaged
 from backends.log.backup import Backup
-from backends.log.format import FILE_HEADER_SIZE
-from backends.log.passes import Changes, Scan
+from backends.log.format.records import FILE_HEADER_SIZE
+from backends.log.reader.passes import Changes, Scan
+from backends.sqlite.rebuild import rebuild
 from backends.storage.local import LocalStorage
-from tests.log.damage import record_bounds
+from tests.log.corruption import record_bounds
 from tests.log.histories import Node, backup_in, changes, silent, source
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 

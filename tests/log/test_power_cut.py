@@ -14,10 +14,10 @@ import pytest
 
 from backends.change import Change
 from backends.errors import BackupError
-from backends.log.options import LogOptions
+from backends.log.writer.options import LogOptions
+from tests.fake_lightningd.calls import bump
 from tests.log.histories import CAMPAIGN, Node, backup_in, noise, silent
 from tests.log.model import Model, contents
-from tests.standin.calls import bump
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
 SURVIVORS = 2 * CAMPAIGN
@@ -143,8 +143,8 @@ def test_a_cut_at_every_point(
     note_every: float,
 ) -> None:
     """A note saves all names by the way, which would hide that one was not saved in time."""
-    monkeypatch.setattr("backends.log.reading.LARGE", LARGE)
-    monkeypatch.setattr("backends.log.tail._BLOCK", LARGE)
+    monkeypatch.setattr("backends.log.reader.records.LARGE", LARGE)
+    monkeypatch.setattr("backends.log.format.torn._BLOCK", LARGE)
     disk = SimulatedDisk()
     cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path, options=replace(small, note_every=note_every)))
     a_long_life(cuts.node)

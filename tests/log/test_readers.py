@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.log.generation import Reader
-from backends.log.options import LogOptions
+from backends.log.reader.generation import Reader
+from backends.log.writer.options import LogOptions
 from backends.storage.base import Storage
 from backends.storage.local import LocalStorage
 from tests.log.histories import CAMPAIGN, Node, backup_in, noise
@@ -239,7 +239,7 @@ def test_a_record_that_comes_while_it_is_looked_at(
     whole = path.read_bytes()
     half = before.rstrip(b"\0")
     path.write_bytes(half + whole[len(half) : len(half) + 700].ljust(len(whole) - len(half), b"\0"))
-    monkeypatch.setattr("backends.log.reading.time.sleep", lambda seconds: path.write_bytes(whole))
+    monkeypatch.setattr("backends.log.reader.records.time.sleep", lambda seconds: path.write_bytes(whole))
     found, torn = contents_and_tear(backup_in(LocalStorage(tmp_path / "backup")))
     assert found == busy.node.now.contents
     assert torn is None

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from backends.errors import Damaged
-from backends.log.documents import MANIFEST, SESSION, Manifest
-from backends.log.format import segment_name, snapshot_name
-from backends.log.options import LogOptions
+from backends.log.format.documents import MANIFEST, SESSION, Manifest
+from backends.log.format.records import segment_name, snapshot_name
+from backends.log.writer.options import LogOptions
 from tests.log.conftest import TINY
-from tests.log.damage import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
+from tests.log.corruption import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
 from tests.log.histories import Node, backup_in, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage

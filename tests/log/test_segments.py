@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from backends.errors import Replaced
-from backends.log.format import segment_name
-from backends.log.options import LogOptions
-from backends.log.segment import create_segment
-from backends.log.segments import Segments
+from backends.log.format.records import segment_name
+from backends.log.writer.options import LogOptions
+from backends.log.writer.segment import create_segment
+from backends.log.writer.segments import Segments
 from tests.log.histories import noise
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 

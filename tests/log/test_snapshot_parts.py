@@ -9,9 +9,9 @@ from backends import place_at
 from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.options import LogOptions
-from backends.log.snapshot import PIECE
-from backends.log.snapshot_writing import write_snapshot
+from backends.log.reader.snapshot import PIECE
+from backends.log.writer.options import LogOptions
+from backends.log.writer.snapshot import write_snapshot
 from backends.storage.base import WriteHandle
 from backends.storage.local import LocalStorage
 from tests.log.histories import changes, silent

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from backends.log.statements import spooled
+from backends.log.reader.statements import spooled
 
 
 @pytest.mark.parametrize("size", [100_000, 10 << 20])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from backends.log.format import (
+from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -12,7 +12,7 @@ from backends.log.format import (
     RecordKind,
     encode_record,
 )
-from backends.log.tail import End, Tail, classify
+from backends.log.format.torn import End, Tail, classify
 from backends.storage.base import ReadHandle
 from tests.log.histories import noise
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from backends.base import Standing
+from backends.compaction.compact import fold
 from backends.errors import Replaced, WriteFailed
-from backends.log import session
-from backends.log.documents import MANIFEST, SESSION, Session
-from backends.log.folding import fold
-from backends.log.format import snapshot_name
-from backends.log.options import DEFAULT_OPTIONS, LogOptions
-from backends.log.session import SessionMarker
-from backends.log.writer import Writer
+from backends.log.format.documents import MANIFEST, SESSION, Session
+from backends.log.format.records import snapshot_name
+from backends.log.writer import fence as session
+from backends.log.writer.fence import SessionMarker
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.writer import Writer
 from plugin.maintenance import TICK
 from tests.log.histories import Node, backup_in, changes, noise, silent, source
 from tests.log.model import contents

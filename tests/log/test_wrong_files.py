@@ -8,11 +8,11 @@ import pytest
 
 from backends.change import Change
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
-from backends.log.documents import MANIFEST, SESSION
-from backends.log.format import FORMAT, snapshot_name
-from backends.status import TroubleKind
+from backends.log.format.documents import MANIFEST, SESSION
+from backends.log.format.records import FORMAT, snapshot_name
+from backends.log.status import TroubleKind
 from tests.log.conftest import TINY
-from tests.log.damage import (
+from tests.log.corruption import (
     LAST,
     Files,
     Made,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from backends.errors import BackupError
-from tests.log.damage import Files, backup_of
+from tests.log.corruption import Files, backup_of
 from tests.log.histories import silent
 
 MEMORY = 24 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.node.database_file import DatabaseFile
-from backends.node.witness import fingerprint
+from backends.node.sync_point import fingerprint
 
 
 @pytest.fixture

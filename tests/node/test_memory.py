@@ -7,7 +7,7 @@ import pytest
 
 from backends.base import Standing
 from backends.node.memory import Memory, judge, note_beginning
-from backends.node.witness import LogEnd, Witness, read_witness, write_witness
+from backends.node.sync_point import LogEnd, Witness, read_witness, write_witness
 
 NOTE = Witness("b" * 32, 5, 50, 555, None, None)
 """The node had change 5 acknowledged."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends import owners
-from backends.owners import Step, Way, way_to
+from backends.system import owners
+from backends.system.owners import Step, Way, way_to
 
 
 def test_way_is_every_directory_down_to_the_one_that_is_named(tmp_path: Path) -> None:

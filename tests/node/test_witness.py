@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from backends.change import DATABASE_HEADER
-from backends.node.witness import (
+from backends.node.sync_point import (
     SIZE,
     WITNESS_FILE,
     Fingerprint,

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from backends import backup_at
-from backends.database.taking import nothing
-from backends.locks import FileLock
 from backends.log.backup import Backup
-from backends.log.documents import MANIFEST
-from backends.log.format import segment_index
+from backends.log.format.documents import MANIFEST
+from backends.log.format.records import segment_index
 from backends.log.known_damage import found_now, write_damage
 from backends.node.handover import bear_witness, hand_over
 from backends.node.lockfile import LOCK_FILE, Settings, write_settings
-from backends.node.witness import WITNESS_FILE
+from backends.node.sync_point import WITNESS_FILE
 from backends.node.writer_lock import WriterLock
+from backends.sqlite.copy import nothing
 from backends.storage.base import LOCK
 from backends.storage.local import LocalStorage
+from backends.system.locks import FileLock
 from plugin.before_manifest import before_manifest
 from plugin.commit_gate import CONTINUE, CommitGate
 from tests.end_to_end.world import tree
-from tests.standin import Call, History, foreign_keys, transaction
+from tests.fake_lightningd import Call, History, foreign_keys, transaction
 
 NODE_ID, OTHER_NODE_ID = "02" * 33, "03" * 33
 

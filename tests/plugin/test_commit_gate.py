@@ -15,11 +15,11 @@ from backends.base import SnapshotSource
 from backends.change import Change
 from backends.node.handover import hand_over
 from backends.node.session import SESSION_FILE
-from backends.node.witness import read_witness
+from backends.node.sync_point import read_witness
 from plugin.commit_gate import CONTINUE, CommitGate
-from tests.database.databases import made
+from tests.fake_lightningd import Call, foreign_keys, transaction
 from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, ask, segments
-from tests.standin import Call, foreign_keys, transaction
+from tests.sqlite.databases import made
 
 
 class Answer(Enum):

@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.log.folding import fold
+from backends.compaction.compact import fold
 from backends.log.known_damage import DAMAGE, found_now
-from backends.scratch import scratch_directory
 from backends.storage.local import LocalStorage
+from backends.system.scratch import scratch_directory
 from plugin import compaction, compactor
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
+from tests.fake_lightningd import History
 from tests.log.histories import backup_in, change, changes, database, silent, source
-from tests.standin import History
 
 FAILS = "import sys; sys.exit('it is broken')"
 HANGS = "import time; time.sleep(600)"

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from backends.base import Standing
 from backends.change import VERSIONS, WRAP_WINDOW, Change
-from backends.database.replay import Replay, ReplayFailed
-from backends.words import counted
+from backends.sqlite.replay import Replay, ReplayFailed
+from backends.text import counted
 from plugin.decision import Decision, Do, decide
-from tests.database.databases import NODE
-from tests.standin.calls import bump
+from tests.fake_lightningd.calls import bump
+from tests.sqlite.databases import NODE
 
 LAST = VERSIONS - 1
 

@@ -4,10 +4,10 @@ import os
 import time
 from pathlib import Path
 
-from backends.database.as_found import AsFound
-from backends.database.source import DatabaseState
+from backends.sqlite.as_found import AsFound
+from backends.sqlite.source import DatabaseState
 from plugin.last_found import FOUND_FILE, LastFound, last_found, leads_to
-from tests.standin.database import NAME
+from tests.fake_lightningd.database import NAME
 
 CRASHED = time.time() - 86400
 

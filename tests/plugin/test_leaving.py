@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from backends import backup_at
-from backends.node.witness import read_witness
+from backends.node.sync_point import read_witness
 from tests.end_to_end.world import World, said_at
-from tests.standin import (
+from tests.fake_lightningd import (
     Call,
     Database,
     History,
@@ -107,7 +107,7 @@ def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
     program.write_text(
         "import time\n"
         "import plugin.hook_handler\n"
-        "from backends.log.writer import Writer\n"
+        "from backends.log.writer.writer import Writer\n"
         "from plugin.main import main\n"
         "plugin.hook_handler.LEAVE_WITHIN = 1.0\n"
         "close = Writer.close\n"

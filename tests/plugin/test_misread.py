@@ -8,7 +8,7 @@ import pytest
 
 from plugin.misread import misread, why_unsavable
 from tests.end_to_end.world import World, said_at
-from tests.standin import History, Node, RpcError, stands_at
+from tests.fake_lightningd import History, Node, RpcError, stands_at
 
 METHODS = frozenset({"db_write", "backup-status", "getmanifest"})
 

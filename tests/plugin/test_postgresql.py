@@ -9,7 +9,7 @@ import pytest
 
 from plugin.postgresql import is_postgresql, wallet_in
 from tests.end_to_end.world import World, said_at, tree
-from tests.standin import History, Node, RpcSocket
+from tests.fake_lightningd import History, Node, RpcSocket
 
 POSTGRES = "postgres://lightning:a-secret@db.example:5432/lightning"
 

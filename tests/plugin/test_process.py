@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at, spawned, tree
-from tests.standin import History, Refused, run_without_plugin
+from tests.fake_lightningd import History, Refused, run_without_plugin
 
 
 def test_the_manifest(lived: World) -> None:
@@ -121,7 +121,7 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
 
 SLOW = """
 import time
-from backends.log.writer import Writer
+from backends.log.writer.writer import Writer
 from plugin import start
 from plugin.main import main
 append = Writer.append

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from backends.base import MAX_ROLL_FORWARD
 from backends.change import DATABASE_HEADER, VERSIONS, database_fingerprint
-from backends.database.as_found import AsFound, Unclear
-from backends.database.source import DatabaseState
-from backends.log.format import RECORD_MAGIC, Flag, RecordHeader, RecordKind
-from backends.log.last_changes import LogEnd, LoggedChange
+from backends.log.format.records import RECORD_MAGIC, Flag, RecordHeader, RecordKind
+from backends.log.reader.last_changes import LogEnd, LoggedChange
+from backends.sqlite.as_found import AsFound, Unclear
+from backends.sqlite.source import DatabaseState
 from plugin.before_manifest import WhyLeft
 from plugin.roll_forward import MAX_SQL, SOON, Facts, missing_changes
 

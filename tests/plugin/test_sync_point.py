@@ -16,14 +16,14 @@ import pytest
 from backends import backup_at
 from backends.base import Report
 from backends.change import DATABASE_HEADER, Change
-from backends.database.source import inspect
-from backends.database.taking import nothing
-from backends.log.writer import Writer
-from backends.node.witness import LogEnd, OpenWitness, look, read_witness, write_witness
+from backends.log.writer.writer import Writer
+from backends.node.sync_point import LogEnd, OpenWitness, look, read_witness, write_witness
+from backends.sqlite.copy import nothing
+from backends.sqlite.source import inspect
 from plugin import sync_point as module
+from plugin.doubt import confess, why_doubted, witness_of
 from plugin.sync_point import DEAD_AT_MOST, SyncPointThread
-from plugin.witness import confess, why_doubted, witness_of
-from tests.standin import (
+from tests.fake_lightningd import (
     Call,
     Database,
     History,

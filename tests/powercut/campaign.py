@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
+from tests.fake_lightningd import RECORDED_CALLS, Call, read_recording
 from tests.powercut.blocks import BlockLog, copy_sparsely
 from tests.powercut.commands import SCENARIOS, around_command, record_command
 from tests.powercut.cuts import AtCuts, Cut, Known, Marks, at_each_call, at_random, in_start, known_at
@@ -32,7 +33,6 @@ from tests.powercut.machine import BACKUP, NODE, Machine
 from tests.powercut.model import Model
 from tests.powercut.proof import GOOD, Outcome, Verdict, prove
 from tests.powercut.stubs import STUBS, plugin_without
-from tests.standin import RECORDED_CALLS, Call, read_recording
 
 _PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
 _KEPT = 5

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.world import command, spawned
+from tests.fake_lightningd import Call, run_without_plugin
 from tests.powercut.blocks import ALL_LUCK, NO_LUCK, BlockLog, copy_sparsely, some_luck
 from tests.powercut.cuts import Cut, Marks
 from tests.powercut.disks import make_image
 from tests.powercut.machine import BACKUP, NODE, DurableDatabase, Machine
-from tests.standin import Call, run_without_plugin
 
 
 def _cli(*words: object) -> None:

@@ -7,9 +7,9 @@ for which that is so, and the names of the other things that happen, before and 
 import time
 from collections.abc import Callable, Sequence
 
+from tests.fake_lightningd import Call, stands_at
 from tests.powercut.disks import Recorder
 from tests.powercut.machine import Machine
-from tests.standin import Call, stands_at
 
 IDLE_FOR = 2.8
 """Seconds of rest after which the plugin has noted, on the node's side, that the database is current."""

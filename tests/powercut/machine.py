@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
+from tests.fake_lightningd import Call, Node, fresh_schema, recorded_database, stands_at, transaction
+from tests.fake_lightningd.database import Database
 from tests.powercut.disks import Filesystem, Recorder, mounted
-from tests.standin import Call, Node, fresh_schema, recorded_database, stands_at, transaction
-from tests.standin.database import Database
 
 NODE, BACKUP = 0, 1
 """The machine's disks, by their number."""

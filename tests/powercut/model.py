@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tests.end_to_end.same import everything
-from tests.standin import Call, recorded_database
+from tests.end_to_end.db_compare import everything
+from tests.fake_lightningd import Call, recorded_database
 
 
 def digest(database: Path) -> str:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from tests.end_to_end.same import differences
+from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import DATABASE
+from tests.fake_lightningd import Aborted, Call, Node, OutOfStep
 from tests.powercut.machine import DurableDatabase, Machine, opened_by_sqlite
 from tests.powercut.model import Model, digest
-from tests.standin import Aborted, Call, Node, OutOfStep
 
 
 class Outcome(Enum):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from backends.patience import patience_of
+from backends.commit_timeout import patience_of
 from backends.storage.nfs.protocol import Protocol
 from backends.storage.nfs.rpc import Identity, Refused
 from backends.storage.nfs.version3 import Ports, Version3

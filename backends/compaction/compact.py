@@ -1,0 +1,136 @@
+"""Compaction: the history is folded into a new snapshot, beside a writer that goes on.
+
+The last changes stay out: a power cut may take their commits back on the node's side, and they then bring its database
+forward. What is folded is read, replayed and checked like a restore; publishing the result is the writer's, by one
+rename.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.base import MAX_ROLL_FORWARD
+from backends.compaction.space_reserve import Room
+from backends.errors import BackupError
+from backends.log.format.documents import Base, Manifest
+from backends.log.format.records import RECORD_HEADER_SIZE, Flag
+from backends.log.reader.generation import Reader
+from backends.log.reader.opening import open_generation
+from backends.log.reader.passes import StoredChange
+from backends.log.writer.compacted import BY, CompactedSnapshot, remove_unfinished
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.snapshot import next_generation, write_snapshot
+from backends.sqlite.copy import file_pieces
+from backends.sqlite.rebuild import BytesDone, rebuild
+from backends.storage.base import Storage
+from backends.system.scratch import scratch_directory
+
+LEAVE_OUT_BYTES = 4 << 20
+"""Stored bytes that the changes which stay out may have together."""
+
+LEAVE_OUT_MIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A record's place in the log: where the new generation's snapshot could stand."""
+
+    sequence: int
+    checksum: int
+    next_segment: int  # the segment that holds the record after it
+
+
+def fold(
+    storage: Storage,
+    scratch: Path,
+    progress: BytesDone | None = None,
+    *,
+    sparing: bool = False,
+    leave_out: int = MAX_ROLL_FORWARD,
+    options: LogOptions = DEFAULT_OPTIONS,
+) -> CompactedSnapshot | None:
+    """Write the snapshot of a new generation; None when there is nothing to fold.
+
+    The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
+    `sparing` is for a compaction beside a running node: it fails rather than take the room that the node's next commits
+    need. Raises BackupError (Damaged, ReplayFailed, or when the
+    writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
+    """
+    room = Room(storage, scratch, sparing=sparing)
+    with open_generation(storage) as reader:
+        begun = reader.manifest
+        place = _place(reader, leave_out)
+    if place is None:
+        return None
+
+    def take(change: StoredChange) -> bool:
+        room.check_scratch()
+        return change.sequence <= place.sequence
+
+    def show(done: int, total: int) -> None:
+        room.check_scratch()
+        if progress is not None:
+            progress(done, 2 * total)  # half of the work: what was rebuilt is then written
+
+    with scratch_directory(scratch) as directory, open_generation(storage) as reader:
+        if reader.manifest != begun:
+            raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+        database = directory / "folded.sqlite3"
+        rebuilt = rebuild(reader, database, show, take=take, durable=False)
+        pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
+        number = next_generation(storage, begun.generation)
+        written = _write(storage, begun, number, rebuilt.data_version, pieces, options)
+    base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
+    return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
+
+
+def segments_freed(storage: Storage) -> int | None:
+    """How many segments `fold` would make needless; None when there is nothing to fold. Raises as `fold` does."""
+    with open_generation(storage) as reader:
+        place = _place(reader, MAX_ROLL_FORWARD)
+        return None if place is None else place.next_segment - reader.manifest.first_segment
+
+
+def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
+    """The pieces, and how much of the second half of the work they are."""
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if progress is not None:
+            progress(size + done, 2 * size)
+
+
+def _write(
+    storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes], options: LogOptions
+) -> str:
+    """The snapshot of the generation with this number, under the temporary name that this returns."""
+    try:
+        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, options, by=BY)
+    except BaseException:
+        with suppress(OSError):
+            remove_unfinished(storage)
+        raise
+
+
+def _place(reader: Reader, leave_out: int) -> _Place | None:
+    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold.
+
+    Fewer are left out when they are large, so that what stays does not call for the next compaction at once; but never
+    fewer than LEAVE_OUT_MIN, as many as a power cut takes back.
+    """
+    base, read = reader.manifest.base, 0
+    before = (base.sequence, base.checksum)
+    places: deque[tuple[_Place, int]] = deque(maxlen=leave_out)
+    for index, header in reader.scan():
+        if header.flags & Flag.ADVANCES:
+            places.append((_Place(*before, index), read))
+        before = (header.sequence, header.checksum)
+        read += RECORD_HEADER_SIZE + header.length
+    while len(places) > min(LEAVE_OUT_MIN, leave_out) and read - places[0][1] > LEAVE_OUT_BYTES:
+        places.popleft()
+    if not places or places[0][0].sequence <= base.sequence:
+        return None
+    return places[0][0]

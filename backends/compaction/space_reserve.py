@@ -1,0 +1,41 @@
+"""The space that a compaction leaves to the node beside it. A commit that finds none stops the node."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from backends.errors import BackupError
+from backends.storage.base import Storage
+
+AT_DESTINATION = 16 << 20
+ON_THE_NODES_DISK = 64 << 20
+"""Bytes that stay free. More on the node's disk, because SQLite writes all that its cache holds in one go."""
+
+_LOOK_EVERY = 4
+"""Pieces of a snapshot, a MiB, between two looks."""
+
+
+class Room:
+    """Looks at the free space while something large is written. Not `sparing`: the node is stopped, and needs none."""
+
+    def __init__(self, storage: Storage, scratch: Path, *, sparing: bool) -> None:
+        self._storage, self._scratch, self._sparing = storage, scratch, sparing
+
+    def check_scratch(self) -> None:
+        """Raises BackupError when the node's own disk is nearly full."""
+        if self._sparing:
+            _check(shutil.disk_usage(self._scratch).free, ON_THE_NODES_DISK, str(self._scratch))
+
+    def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces, as long as the destination that they go to has room. Raises BackupError, OSError."""
+        for number, piece in enumerate(pieces):
+            if self._sparing and number % _LOOK_EVERY == 0:
+                _check(self._storage.space().free, AT_DESTINATION, self._storage.describe())
+            yield piece
+
+
+def _check(free: int, wanted: int, place: str) -> None:
+    if free < wanted:
+        raise BackupError(
+            f"only {free >> 20} MiB are free in {place}, and the node's next commits need them. Make room there"
+        )

@@ -1,0 +1,199 @@
+"""The older plugin's file: a header of 512 bytes, then records, all numbers big-endian.
+
+Header: u32 file version (1), u32 data version, u64 offset of the end, u32 previous version, u64 offset of the
+previous end, u64 count, zeros. Record: u32 length of the payload, u32 data version, u8 kind, payload. A change is SQL
+as UTF-8, its statements joined by NUL bytes; a snapshot is a whole SQLite file. There are no checksums. The writer
+appended the record first and wrote the header second, and synced neither.
+"""
+
+import os
+import stat
+from io import BufferedReader, FileIO
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import NamedTuple
+
+from backends.change import MAX_CHANGE
+from backends.errors import BackupError, NotABackup, Unreachable
+from backends.legacy.errors import OlderDamaged
+from backends.node.directory import expanded
+from backends.urls import parse_url
+
+HEADER_SIZE = 512
+CHANGE, SNAPSHOT = 1, 2
+
+_HEADER = Struct(">IIQIQQ")
+_RECORD = Struct(">IIB")
+_FILE_VERSION = b"\0\0\0\1"
+_SQLITE = b"SQLite format 3\0"
+_NO_FILE_IS_LARGER = 1 << 48
+_READ_AHEAD = 1 << 18
+
+
+class Header(NamedTuple):
+    """What the writer said of the file after its last record but, after a crash, perhaps before it."""
+
+    data_version: int
+    end: int
+    """Where it took the end to be: after a rewind it appended further on, and never knew."""
+
+    records: int
+    """How many there are so far, rewound ones too; early releases of that plugin left it at 0."""
+
+
+class Frame(NamedTuple):
+    """A whole record: where it lies and what it says of itself."""
+
+    offset: int
+    length: int
+    data_version: int
+    kind: int
+
+    @property
+    def payload(self) -> int:
+        """Offset of the payload."""
+        return self.offset + _RECORD.size
+
+    @property
+    def end(self) -> int:
+        """Offset after the record."""
+        return self.offset + _RECORD.size + self.length
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record with its header."""
+        return _RECORD.size + self.length
+
+
+class OlderFile:
+    """An open file of that kind, as large as it was when it was opened: the older plugin may append to it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises NotABackup, OlderDamaged when not even the header is whole, or Unreachable."""
+        self.path = path
+        try:
+            self._file = BufferedReader(FileIO(path, opener=_without_waiting), _READ_AHEAD)
+            status = os.fstat(self._file.fileno())
+        except OSError as error:  # a directory, too
+            raise Unreachable(
+                f"{path} cannot be read: {error.strerror}; nothing was changed. Check the path"
+            ) from error
+        self.size, self.mtime = status.st_size, int(status.st_mtime)
+        try:
+            self.header = self._header(stat.S_ISREG(status.st_mode))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "OlderFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A second time does nothing."""
+        self._file.close()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes; fewer only at the end. Raises Unreachable."""
+        try:
+            self._file.seek(offset)
+            return self._file.read(min(length, max(self.size - offset, 0)))
+        except OSError as error:
+            raise Unreachable(
+                f"{self.path} cannot be read at byte {offset}: {error.strerror}; nothing was changed. If its disk is "
+                "dying, copy what can still be read to another one first (ddrescue), and work with the copy"
+            ) from error
+
+    def is_written(self) -> bool:
+        """Whether somebody has written to the file, or replaced it, since it was opened."""
+        try:
+            now, then = self.path.stat(), os.fstat(self._file.fileno())
+        except OSError:
+            return True
+        return (now.st_dev, now.st_ino, now.st_size) != (then.st_dev, then.st_ino, self.size)
+
+    def begun(self, offset: int) -> Frame | None:
+        """What the nine bytes at `offset` say, whether a record follows them or not; None when there are fewer."""
+        head = self.read(offset, _RECORD.size)
+        return Frame(offset, *_RECORD.unpack(head)) if len(head) == _RECORD.size else None
+
+    def frame(self, offset: int) -> Frame | None:
+        """The record at `offset`; None when no whole one lies there."""
+        frame = self.begun(offset)
+        if frame is None or frame.end > self.size:
+            return None
+        if frame.kind == CHANGE:
+            return frame if frame.length <= MAX_CHANGE else None
+        # Compaction of a node that had not begun left an empty snapshot.
+        whole = frame.kind == SNAPSHOT and (not frame.length or self.read(frame.payload, len(_SQLITE)) == _SQLITE)
+        return frame if whole else None
+
+    def _header(self, regular: bool) -> Header:
+        data = self.read(0, HEADER_SIZE) if regular else b""
+        if not _looks_older(data):
+            raise NotABackup(
+                f"{self.path} is not a backup file of the older plugin (it begins otherwise); nothing was changed. "
+                "Check the path: it is in the old backup.lock, after file://"
+            )
+        if len(data) < HEADER_SIZE:
+            raise OlderDamaged("it ends within its header", self.path, len(data), None)
+        _, data_version, end, _, _, records = _HEADER.unpack_from(data)
+        return Header(data_version, end, records)
+
+
+def is_older_backup(path: Path) -> bool:
+    """Whether the path names a file that begins as the older plugin's do. Reads 36 bytes, raises nothing."""
+    try:
+        descriptor = _without_waiting(path)
+    except (OSError, ValueError):
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and _looks_older(os.read(descriptor, _HEADER.size))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def older_path(text: str) -> Path:
+    """The file that a path, or a URL as in the older plugin's backup.lock, names. Raises BackupError."""
+    if text.startswith("socket:"):
+        raise BackupError(
+            f"{text} is a server of the older plugin; nothing was changed. Take the file that it writes, on its own "
+            "machine: the file:// URL that `backup-cli server` was started with"
+        )
+    if "://" not in text:
+        return expanded(Path(text))
+    path = _local_file(text)
+    if path is None:
+        raise BackupError(
+            f"{text} cannot be a backup of the older plugin, which is a file; nothing was changed. Name it by its "
+            "path, or as in the old backup.lock: file:///path/to/file.bkp"
+        )
+    return path
+
+
+def older_backup_at(url: str) -> Path | None:
+    """The file, when the URL names one of the older plugin; None for everything else. Raises BadURL."""
+    path = _local_file(url)
+    return path if path is not None and is_older_backup(path) else None
+
+
+def _local_file(url: str) -> Path | None:
+    place = parse_url(url)
+    return place.local_path if place.scheme == "file" and place.names_no_other_machine else None
+
+
+def _without_waiting(path: Path | str, _: int = 0) -> int:
+    """Open for reading; a FIFO would otherwise hang this call until somebody writes to it."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _looks_older(data: bytes) -> bool:
+    if len(data) < _HEADER.size:
+        return data[:4] == _FILE_VERSION
+    _, _, end, _, previous_end, _ = _HEADER.unpack_from(data)
+    return data[:4] == _FILE_VERSION and max(end, previous_end) < _NO_FILE_IS_LARGER

@@ -1,0 +1,144 @@
+"""One pass over the changes of an older backup that count, in order, up to the last one that can be trusted.
+
+Which record counts when two follow one another with the same version? Each change says itself where the database stood:
+one that ends with the bump was made at the version before its own, a lone PRAGMA at its own.
+- Two with the bump: when the second was made, the first had not been committed, or the database would have stood one
+  further. The node had died in between; the second one counts.
+- A lone PRAGMA after a change of the same version: the database stood at that version, so the change was committed, and
+  both count.
+A record that was only begun proves nothing: the change before it is kept, as if the node had died after committing it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.change import ahead, previous
+from backends.legacy.changes import OlderChange, read_change
+from backends.legacy.errors import OlderDamaged, Unfit
+from backends.legacy.file import HEADER_SIZE, OlderFile
+from backends.legacy.outline import Outline
+from backends.legacy.tail import newer_in_tail
+from backends.text import counted
+
+
+@dataclass(frozen=True, slots=True)
+class OlderEnd:
+    """How the changes end, once all of them were read."""
+
+    torn: str | None
+    """In words, what lies behind the last whole change, if anything."""
+
+
+class OlderChanges:
+    """Every change after the snapshot that counts; iterate it once. Raises OlderDamaged or Unreachable meanwhile."""
+
+    def __init__(self, file: OlderFile, path: Path, survey: Outline) -> None:
+        self._file, self._path, self._survey = file, path, survey
+        self.data_version = 0 if survey.snapshot is None else survey.snapshot.data_version
+        """The version reached so far."""
+        self._left_out: list[int] = []
+        self._end: OlderEnd | None = None
+        self._each = self._changes()
+
+    def __iter__(self) -> Iterator[OlderChange]:
+        """Always the same iterator."""
+        return self._each
+
+    def left_out(self) -> list[int]:
+        """Versions of the changes passed so far that were never committed and were sent again."""
+        return list(self._left_out)
+
+    def end(self) -> OlderEnd:
+        """How the changes end. RuntimeError before all of them were read."""
+        if self._end is None:
+            raise RuntimeError("the changes were not read to their end")
+        return self._end
+
+    def good(self, version: int) -> int | None:
+        """The version as the last good one; None when it is that of nothing at all."""
+        return version if version or self._survey.snapshot is not None else None
+
+    def _changes(self) -> Iterator[OlderChange]:
+        waiting: OlderChange | None = None
+        offset = HEADER_SIZE if self._survey.snapshot is None else self._survey.snapshot.end
+        while offset < self._file.size:
+            try:
+                change = read_change(self._file, offset)
+                replaced = self._is_replaced(waiting, change)
+            except Unfit as unfit:
+                verdict = self._judge(unfit, offset, waiting)
+                if waiting is not None and (isinstance(verdict, str) or not _resent(waiting, unfit)):
+                    yield self._reach(waiting)
+                if isinstance(verdict, OlderDamaged):
+                    raise verdict from None
+                self._end = OlderEnd(verdict)
+                return
+            if waiting is not None:
+                if replaced:
+                    self._left_out.append(waiting.data_version)
+                else:
+                    yield self._reach(waiting)
+            waiting, offset = change, change.end
+        if waiting is not None:
+            yield self._reach(waiting)
+        if self._survey.acknowledged is None:
+            what = f"the records end here, and {self._what_the_header_names()}"
+            raise OlderDamaged(what, self._path, offset, self.good(self.data_version))
+        self._end = OlderEnd(None)
+
+    def _reach(self, change: OlderChange) -> OlderChange:
+        self.data_version = change.data_version
+        return change
+
+    def _is_replaced(self, waiting: OlderChange | None, change: OlderChange) -> bool:
+        """Whether `change` shows that the one before was never committed. Raises Unfit when it follows on neither."""
+        reached = self.data_version if waiting is None else waiting.data_version
+        stood_at = change.database_stood_at
+        if stood_at == reached:
+            return False
+        if waiting is not None and waiting.advances and stood_at == previous(reached):
+            return True
+        what = f"a change made at version {stood_at} follows version {reached}"
+        if ahead(stood_at, reached) > 0:
+            what += ": those in between are missing"
+        raise Unfit(what, change.data_version)
+
+    def _judge(self, unfit: Unfit, offset: int, waiting: OlderChange | None) -> OlderDamaged | str:
+        """Damage, or, in words, a tail that was never acknowledged."""
+        reached = self.data_version if waiting is None else waiting.data_version
+        acknowledged = self._survey.acknowledged
+        trace = self._what_the_header_names()
+        if acknowledged is not None and offset >= acknowledged:
+            newer = newer_in_tail(self._file, offset, reached)
+            if newer is None:
+                return f"the file's last {self._file.size - offset} bytes (from byte {offset} on) hold no whole change"
+            trace = f"version {newer} was once saved behind it"
+        good = previous(reached) if waiting is not None and _resent(waiting, unfit) else reached
+        return OlderDamaged(f"{unfit.what}, and {trace}", self._path, offset, self.good(good))
+
+    def _what_the_header_names(self) -> str:
+        header = self._file.header
+        return f"the header names version {header.data_version} as the last, up to byte {header.end}"
+
+
+def remarks(left_out: list[int], torn: str | None) -> list[str]:
+    """What a person should know of changes that were left out and of a torn end, a sentence each."""
+    lines = []
+    if left_out:
+        versions = ", ".join(str(version) for version in left_out[:5]) + (", ..." if left_out[5:] else "")
+        lines.append(
+            f"the older plugin kept {counted(len(left_out), 'change')} that the node had not committed and "
+            f"sent again (version {versions}); only those that were sent again count"
+        )
+    if torn is not None:
+        lines.append(
+            f"{torn}: most likely one was being written when the node stopped, and was never committed. After "
+            "a power cut it may have been; then the node's own database knows more than this file"
+        )
+    return lines
+
+
+def _resent(waiting: OlderChange, unfit: Unfit) -> bool:
+    """Whether what could not be read was the waiting change sent again: then that one was not committed."""
+    return waiting.advances and unfit.meant == waiting.data_version

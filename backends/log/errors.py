@@ -1,0 +1,46 @@
+"""What it means for a person when a new backup cannot be made."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backends.errors import BackupError
+from backends.log.reader.absent import taken
+from backends.storage.base import Storage
+from backends.system.owners import only_roots, user_name
+from backends.text import shell_line
+
+
+@contextmanager
+def making(storage: Storage) -> Iterator[None]:
+    """While a new backup is made: an OSError becomes a BackupError."""
+    place = storage.describe()
+    try:
+        yield
+    except FileExistsError:
+        raise taken(storage) from None
+    except FileNotFoundError:
+        raise BackupError(
+            f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
+            "mounted? Otherwise create the directory first"
+        ) from None
+    except PermissionError as error:
+        raise BackupError(
+            f"{place} cannot be made: the user {user_name(os.geteuid())} may not write there. Nothing was made; "
+            f"{_own_directory(error)}, or choose another place"
+        ) from None
+    except OSError as error:
+        raise BackupError(
+            f"{place} cannot be made: {error.strerror or error}. Nothing was left there; fix that and try again"
+        ) from error
+
+
+def _own_directory(error: PermissionError) -> str:
+    """What root types so that this user has a directory there: only where nobody but root decides what lies there."""
+    parent = Path(error.filename).parent if error.filename else None
+    if parent is None or not only_roots(parent):
+        return "have a directory there that belongs to this user"
+    own = parent / user_name(os.geteuid())
+    line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
+    return f"as root, make this user a directory there, and make the backup in that one ({own}): {line}"

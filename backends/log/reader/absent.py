@@ -1,0 +1,75 @@
+"""What a directory without a manifest is: the wrong place, or half a backup."""
+
+from contextlib import suppress
+
+from backends.errors import BackupError, NotABackup
+from backends.holder import Holder
+from backends.log.format.documents import MANIFEST, SESSION
+from backends.log.format.records import segment_name, snapshot_name
+from backends.log.reader.misnamed import misnamed
+from backends.storage.base import LOCK, Storage
+
+_OURS = (MANIFEST, SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip("0"))
+
+
+def no_manifest(storage: Storage) -> NotABackup:
+    """The error to raise. An empty mount point looks like a directory too, and is no reason to copy anything again."""
+    place, names = storage.describe(), storage.names()
+    maker = _maker(storage, names)
+    if maker is not None:
+        return NotABackup(
+            f"{place} is no backup yet: another process ({maker}) is making one there. Nothing was changed; wait until "
+            "it has ended, then repeat this"
+        )
+    if _ours(names):
+        return NotABackup(
+            f"{place} is not a whole backup: it has no manifest. If it is a copy, it was not copied to the end: copy "
+            f"the whole directory again. Nothing was changed.{misnamed(storage, MANIFEST)}"
+        )
+    return NotABackup(
+        f"there is no backup in {place} (no manifest is there): is the disk or share that holds it mounted? Nothing "
+        "was changed; mount it, or name the directory that the backup is in."
+    )
+
+
+def taken(storage: Storage) -> BackupError:
+    """The error to raise when a new backup should be made where something is already."""
+    place = storage.describe()
+    names = [MANIFEST]
+    with suppress(OSError):
+        names = storage.names()
+    if MANIFEST not in names:
+        maker = _maker(storage, names)
+        if maker is not None:
+            return BackupError(
+                f"another process ({maker}) is making a backup in {place}, and nothing in it was touched. Choose "
+                "another name; or, if it makes this node's, wait until it has ended"
+            )
+        if _ours(names):
+            return BackupError(
+                f"{place} is there already, but not as a whole backup: it has no manifest, as after an init that was "
+                "killed. Nothing was touched. If that is what it is, delete the directory and repeat this; if it may "
+                "be somebody's copy of a backup, choose another name"
+            )
+        return BackupError(
+            f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of "
+            "its own, which is made with it: choose another name, perhaps one inside of that directory"
+        )
+    return BackupError(
+        f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that backup "
+        "after a restore, use: backup-cli restore --resume"
+    )
+
+
+def _maker(storage: Storage, names: list[str]) -> Holder | None:
+    """The process that has only begun to make a backup here: what it has made so far must not be called left over."""
+    if not _ours(names) or LOCK not in names:
+        return None
+    with suppress(OSError):  # another user's, or no file that we would lock
+        return storage.locked_by()
+    return None
+
+
+def _ours(names: list[str]) -> bool:
+    """Whether files of a backup are among these."""
+    return any(name.lower().startswith(_OURS) for name in names)

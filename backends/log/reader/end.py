@@ -1,0 +1,151 @@
+"""Where a log ends: found by reading only, and checked against all that is known to have been saved."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from backends.base import Standing
+from backends.errors import Damaged
+from backends.log.format.documents import MANIFEST, Manifest, Session
+from backends.log.format.records import (
+    MAX_SEQUENCE,
+    FileHeader,
+    FileKind,
+    is_part_of,
+    segment_index,
+    segment_name,
+    snapshot_name,
+)
+from backends.log.format.torn import End, Tail
+from backends.log.reader.generation import old_manifest
+from backends.log.reader.kept import is_kept, read_kept
+from backends.log.reader.misnamed import misnamed
+from backends.log.reader.opening import missing_file, open_generation, segment_indexes
+from backends.log.reader.records import RecordReader
+from backends.log.reader.snapshot import SnapshotReader, open_parts
+from backends.storage.base import TEMPORARY, Storage
+
+_SNAPSHOT = snapshot_name(0).rstrip("0")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment as it was found."""
+
+    index: int
+    tail: Tail
+    standing: Standing | None  # after its last record; None when it holds none
+
+
+def find_end(
+    storage: Storage, manifest: Manifest, session: Session | None, names: Sequence[str]
+) -> tuple[Found, Standing]:
+    """The segment in which the log ends, and where it ends, by reading only. `names` are those of all files.
+
+    Raises Damaged; OSError from the storage.
+    """
+    try:
+        _check_snapshot(storage, manifest, names)
+        last, standing = _survey(storage, manifest, names)
+    except FileNotFoundError as error:
+        raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
+    _check_end(storage, manifest, session, last, standing)
+    kept = read_kept(storage, manifest)
+    if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in names):
+        _check_whole_log(storage)
+    return last, standing
+
+
+def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
+    """Only its ends: a start must not read a whole database."""
+    with ExitStack() as files:
+        parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
+        base = manifest.base
+        SnapshotReader(parts, manifest.backup_id, manifest.generation, base.data_version).check_ends()
+
+
+def _check_whole_log(storage: Storage) -> None:
+    """Before another generation is removed: it may be the one that counts, if an old copy was put over this backup."""
+    with open_generation(storage) as reader:
+        for _ in reader.scan():
+            pass
+
+
+def _survey(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Standing]:
+    """The segment in which the log ends, and where it ends. Segments after it were made ahead and never used."""
+    last: Found | None = None
+    for index in reversed(segment_indexes(names, manifest)):
+        found = _look_into(storage, manifest, index)
+        unused = found.standing is None and found.tail.end is End.CLEAN
+        if last is None:
+            if unused and index != manifest.first_segment:
+                continue
+            last = found
+        elif found.tail.end is End.TORN:
+            good = found.standing.data_version if found.standing else _version_before(storage, manifest, index)
+            what = f"{found.tail.why}, and the log goes on after it"
+            raise Damaged(what, segment_name(index), found.tail.offset, good)
+        if found.standing is not None:
+            return last, found.standing
+    base = manifest.base
+    assert last is not None
+    return last, Standing(base.data_version, base.sequence, base.checksum, manifest.created)
+
+
+def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
+    """Walk the records of one segment: checksums and chain, no unpacking."""
+    standing: Standing | None = None
+    name = segment_name(index)
+    try:
+        with closing(storage.open(name)) as handle:
+            reader = RecordReader(handle, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, index), None, None)
+            for record in reader.records():
+                header = record.header
+                standing = Standing(header.data_version, header.sequence, header.checksum, header.time)
+            return Found(index, reader.tail(), standing)
+    except Damaged as error:
+        if error.last_good is not None and standing is not None and standing.sequence >= manifest.base.sequence:
+            raise
+        good = _version_before(storage, manifest, index)
+        raise Damaged(error.what, error.file, error.offset, good) from None
+
+
+def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
+    """The version that the segments before this one led to. Raises Damaged for damage in them."""
+    for earlier in range(index - 1, manifest.first_segment - 1, -1):
+        standing = _look_into(storage, manifest, earlier).standing
+        if standing is not None and standing.sequence > manifest.base.sequence:
+            return standing.data_version
+    return manifest.base.data_version
+
+
+def check_sequence(sequence: int) -> None:
+    """Raises Damaged where no writer of this project has ever come: what follows could not be counted any more."""
+    if sequence >= MAX_SEQUENCE // 2:
+        raise Damaged(f"it counts {sequence} changes, and no node makes so many:", "the log", 0)
+
+
+def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
+    check_sequence(standing.sequence)
+    if standing.sequence < manifest.base.sequence:
+        raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
+    if session is not None and manifest.generation < session.generation:
+        raise old_manifest(manifest, session, standing.data_version)
+    if session is not None and standing.sequence < session.sequence:
+        raise Damaged(
+            f"the log ends with record {standing.sequence}, and record {session.sequence} (version "
+            f"{session.data_version}) was once saved: the end of the log is missing",
+            segment_name(last.index),
+            last.tail.offset,
+            standing.data_version,
+            misnamed(storage),
+        )
+
+
+def _of_another_generation(name: str, manifest: Manifest) -> bool:
+    """Whether it is a whole file of one that is not the current one."""
+    index = segment_index(name)
+    if index is not None:
+        return index < manifest.first_segment
+    other = name.startswith(_SNAPSHOT) and not is_part_of(name, snapshot_name(manifest.generation))
+    return other and not name.endswith(TEMPORARY)

@@ -1,0 +1,37 @@
+"""A generation that was replaced because the database disagreed with it, and is kept for a while."""
+
+from backends.errors import BackupError
+from backends.log.format.documents import KEPT, Kept, Manifest
+from backends.log.format.records import is_part_of, segment_index, snapshot_name, time_now
+from backends.storage.base import Storage
+
+KEEP_FOR = 7 * 86400
+"""Seconds."""
+
+
+def read_kept(storage: Storage, current: Manifest) -> Kept | None:
+    """The generation that is kept beside the current one; None without one. Raises OSError.
+
+    A note that cannot be read, or that is about no earlier generation of this backup, counts for nothing.
+    """
+    try:
+        kept = Kept.decode(storage.read_small(KEPT))
+    except (FileNotFoundError, BackupError):
+        return None
+    earlier = kept.manifest.generation < current.generation and kept.last_segment < current.first_segment
+    return kept if kept.manifest.backup_id == current.backup_id and earlier else None
+
+
+def is_over(kept: Kept) -> bool:
+    """Whether it has been kept for long enough."""
+    return time_now() - kept.since > KEEP_FOR
+
+
+def is_kept(name: str, kept: Kept | None) -> bool:
+    """Whether this is a file of the kept generation."""
+    if kept is None:
+        return False
+    index = segment_index(name)
+    if index is not None:
+        return kept.manifest.first_segment <= index <= kept.last_segment
+    return is_part_of(name, snapshot_name(kept.manifest.generation))

@@ -1,0 +1,181 @@
+"""The end of the log, found by reading its last segments only: a start must not read all of a log that grows.
+
+Each segment begins a compression stream of its own, so nothing before it is needed to unpack what is in it.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backends.base import MAX_ROLL_FORWARD
+from backends.errors import Damaged
+from backends.log.format.records import FileHeader, FileKind, Flag, RecordHeader, segment_name
+from backends.log.format.torn import End
+from backends.log.reader.generation import Reader
+from backends.log.reader.records import RecordReader
+from backends.log.reader.unpacking import Unpacker, Unreadable
+
+MOST_CHANGES = 1 << 14
+"""Changes that are kept of a log's end: those that do not advance the version are few in a node's, and may be millions
+in a log that somebody made to use up the node's memory. Whoever needs an earlier one finds it too far away."""
+
+
+class LoggedChange(NamedTuple):
+    """A change as its record's header tells of it."""
+
+    header: RecordHeader
+    segment: int
+    """Where its segment stands among those of the generation."""
+    stream: int
+    """Offset of the record with which its compression stream begins."""
+
+    @property
+    def advances(self) -> bool:
+        """Whether the database stood at the version before it."""
+        return bool(self.header.flags & Flag.ADVANCES)
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether they were enforced while it was made."""
+        return not self.header.flags & Flag.FOREIGN_KEYS_OFF
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Where the log ends, and the changes that led there."""
+
+    sequence: int
+    checksum: int
+    data_version: int
+    time: int
+    """When the last change was saved, seconds since 1970."""
+    changes: Sequence[LoggedChange]
+    """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them, as far
+    as they are not more than MOST_CHANGES."""
+    whole: bool
+    """Whether these are all changes since the snapshot."""
+
+
+def read_end(reader: Reader) -> LogEnd:
+    """The end of an open generation's log. Raises Damaged for damage in what was read, or OSError.
+
+    Nothing is unpacked.
+    """
+    base = reader.manifest.base
+    changes: deque[LoggedChange] = deque()
+    following: RecordHeader | None = None  # the first record of the segments after this one
+    last: RecordHeader | None = None
+    for number in reversed(range(reader.log.begun)):
+        found = _Segment(reader, number, is_last=number == reader.log.begun - 1)
+        if found.first is None or found.last is None:
+            continue
+        last = last or found.last
+        if following is not None and not _follows(following, found.last):
+            raise Damaged("the log does not go on from the segment before", segment_name(found.index + 1), 0)
+        following = found.first
+        changes.extendleft(reversed(found.changes))
+        while len(changes) > MOST_CHANGES:
+            changes.popleft()
+        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD or len(changes) == MOST_CHANGES
+        if enough or found.first.sequence <= base.sequence:
+            break
+    else:
+        if following is not None and following.sequence > base.sequence + 1:
+            raise Damaged("the log begins after its snapshot: segments are missing", segment_name(found.index), 0)
+    while sum(change.advances for change in changes) > MAX_ROLL_FORWARD:
+        changes.popleft()
+    _check_snapshot_fits(reader, changes)
+    reached = (base.sequence, base.checksum, base.data_version, reader.manifest.created)
+    if last is not None and last.sequence >= base.sequence:
+        reached = (last.sequence, last.checksum, last.data_version, last.time)
+    elif last is not None:
+        raise Damaged("the log ends before its snapshot", segment_name(reader.log.segments[0][0]), 0)
+    _check_acknowledged(reader, reached[0])
+    whole = reached[0] - base.sequence == len(changes)
+    return LogEnd(*reached, tuple(changes), whole)
+
+
+def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
+    """The statements of these changes, which follow one another at the end of that generation's log.
+
+    Raises Damaged or OSError.
+    """
+    wanted = iter(changes)
+    change = next(wanted, None)
+    while change is not None:
+        number, stream = change.segment, change.stream
+        unpacker, name = Unpacker(), segment_name(reader.log.segments[number][0])
+        for record in _records(reader, number).records():
+            if record.offset < stream:
+                continue
+            try:
+                statements = unpacker.statements(record)
+            except Unreadable as error:
+                raise Damaged(str(error), name, record.offset) from None
+            if change is not None and record.header == change.header:
+                yield statements or ()
+                change = next(wanted, None)
+                if change is None or change.segment != number:
+                    break
+        else:
+            raise Damaged("a record that was there is gone", name, 0)
+
+
+class _Segment:
+    """What one segment holds: its ends, and those of its changes that may be among the last ones of the log."""
+
+    def __init__(self, reader: Reader, number: int, *, is_last: bool) -> None:
+        base = reader.manifest.base
+        self.index, _ = reader.log.segments[number]
+        self.first: RecordHeader | None = None
+        self.last: RecordHeader | None = None
+        self.changes: deque[LoggedChange] = deque()
+        stream, advancing = 0, 0
+        records = _records(reader, number)
+        for header, offset in ((record.header, record.offset) for record in records.records()):
+            if self.first is None:
+                self.first = header
+            self.last = header
+            if header.flags & Flag.FRAME:
+                stream = offset
+            if header.sequence <= base.sequence:
+                if header.sequence == base.sequence and header.checksum != base.checksum:
+                    raise records.damaged(_MIXED, offset)
+                continue
+            self.changes.append(LoggedChange(header, number, stream))
+            advancing += bool(header.flags & Flag.ADVANCES)
+            while advancing > MAX_ROLL_FORWARD or len(self.changes) > MOST_CHANGES:
+                advancing -= self.changes.popleft().advances
+        tail = records.tail()
+        if tail.end is End.TORN and not is_last:
+            raise records.damaged(f"{tail.why}, and the log goes on after it", tail.offset)
+
+
+_MIXED = "the log does not go on from the snapshot: files of different times were mixed"
+
+
+def _records(reader: Reader, number: int) -> RecordReader:
+    index, handle = reader.log.segments[number]
+    header = FileHeader(FileKind.SEGMENT, reader.manifest.backup_id, index)
+    return RecordReader(handle, segment_name(index), header, None, None)
+
+
+def _follows(header: RecordHeader, before: RecordHeader) -> bool:
+    return header.sequence == before.sequence + 1 and header.previous == before.checksum
+
+
+def _check_snapshot_fits(reader: Reader, changes: Sequence[LoggedChange]) -> None:
+    base = reader.manifest.base
+    if changes and changes[0].header.sequence == base.sequence + 1 and changes[0].header.previous != base.checksum:
+        raise Damaged(_MIXED, segment_name(reader.log.segments[changes[0].segment][0]), 0)
+
+
+def _check_acknowledged(reader: Reader, sequence: int) -> None:
+    """The session marker may know of more than the log holds."""
+    if reader.session_damage is not None:
+        raise reader.session_damage
+    session = reader.session
+    if session is not None and sequence < session.sequence:
+        what = f"the log ends with record {sequence}, and record {session.sequence} was once saved"
+        raise Damaged(what, segment_name(reader.log.segments[-1][0]), 0)

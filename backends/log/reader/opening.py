@@ -1,0 +1,150 @@
+"""Opening the current generation's files as they are at one moment, beside a writer that may switch it meanwhile."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from backends.errors import Damaged, NotABackup
+from backends.log.format.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
+from backends.log.format.records import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
+from backends.log.format.torn import first_nonzero
+from backends.log.reader.absent import no_manifest
+from backends.log.reader.generation import Reader
+from backends.log.reader.misnamed import misnamed
+from backends.log.reader.passes import Log
+from backends.log.reader.snapshot import SnapshotReader, open_parts
+from backends.storage.base import ReadHandle, Storage
+
+_ATTEMPTS = 20
+_PAUSE = 0.02
+"""Seconds between two of them."""
+
+
+def open_generation(storage: Storage) -> Reader:
+    """The current generation, as of now.
+
+    Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
+    """
+    missed: tuple[Manifest, str] | None = None
+    for _ in range(_ATTEMPTS):
+        manifest, missing = read_manifest(storage), None
+        session, session_damage = _session_or_damage(storage)
+        with ExitStack() as files:
+            try:
+                names = storage.names()
+                snapshot = _open_snapshot(storage, manifest, files, names)
+                log = _open_growing_log(storage, manifest, files, names)
+                if log is not None and read_manifest(storage) == manifest:
+                    beside = partial(_misnamed_if_known, storage)
+                    return Reader(log, snapshot, files.pop_all(), session, session_damage, misnamed=beside)
+            except FileNotFoundError as error:
+                missing = manifest, str(error.filename or error)
+        if missing is not None and missing == missed:
+            raise missing_file("current", missing[1], MANIFEST, storage)
+        missed = missing
+        time.sleep(_PAUSE)
+    raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+
+
+def _session_or_damage(storage: Storage) -> tuple[Session | None, Damaged | None]:
+    """Without it the snapshot and the log may still be good."""
+    try:
+        return read_session(storage), None
+    except Damaged as error:
+        return None, error
+
+
+def _misnamed_if_known(storage: Storage) -> str:
+    """What is missing is told all the same where the names cannot be listed any more."""
+    try:
+        return misnamed(storage)
+    except OSError:
+        return ""
+
+
+def open_kept(storage: Storage, kept: Kept) -> Reader:
+    """The generation that is kept beside the current one. Raises Damaged; OSError from the storage."""
+    with ExitStack() as files:
+        own = range(kept.manifest.first_segment, kept.last_segment + 1)
+        try:
+            if not own:
+                raise FileNotFoundError(segment_name(own.start))
+            snapshot = _open_snapshot(storage, kept.manifest, files, storage.names())
+            log = _open_log(storage, kept.manifest, own, files)
+        except FileNotFoundError as error:
+            raise missing_file("kept", str(error.filename or error), KEPT, storage) from None
+        return Reader(log, snapshot, files.pop_all(), kept=kept)
+
+
+def missing_file(generation: str, path: str, named_by: str, storage: Storage) -> Damaged:
+    """The error for a file that a generation needs; a file that may be it is pointed out."""
+    name = path.rpartition("/")[2]
+    return Damaged(
+        f"a file of the {generation} generation is missing ({name})", named_by, 0, None, misnamed(storage, name)
+    )
+
+
+def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:
+    """To be closed with `files`. FileNotFoundError when it is not there."""
+    parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
+    return SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
+
+
+def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> Log | None:
+    """The current generation's, to be closed with `files`; None when a segment is gone that was there just now.
+
+    A writer that stops removes the segment that it made ahead. FileNotFoundError when one in between is missing.
+    """
+    indexes = segment_indexes(names, manifest)
+    try:
+        return _open_log(storage, manifest, indexes, files)
+    except FileNotFoundError:
+        return None
+
+
+def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitStack) -> Log:
+    """The segments with these indexes, to be closed with `files`. FileNotFoundError when one is not there."""
+    segments: list[tuple[int, ReadHandle]] = []
+    for index in indexes:
+        handle = storage.open(segment_name(index))
+        files.callback(handle.close)
+        segments.append((index, handle))
+    begun = len(segments)
+    while begun > 1 and not _begun(segments[begun - 1][1]):
+        begun -= 1
+    return Log(manifest, segments, begun)
+
+
+def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:
+    """The segments of the current generation. FileNotFoundError when one in between is missing."""
+    indexes = {index for name in names if (index := segment_index(name)) is not None}
+    wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
+    for index in wanted:
+        if index not in indexes:
+            raise FileNotFoundError(segment_name(index))
+    return wanted
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Raises NotABackup when there is none, FileNotFoundError when there is no directory, Damaged or FromTheFuture."""
+    try:
+        data = storage.read_small(MANIFEST)
+    except FileNotFoundError:
+        if not storage.exists():
+            raise
+        raise no_manifest(storage) from None
+    return Manifest.decode(data)
+
+
+def read_session(storage: Storage) -> Session | None:
+    """None when no writer has opened this backup yet."""
+    try:
+        return Session.decode(storage.read_small(SESSION))
+    except FileNotFoundError:
+        return None
+
+
+def _begun(segment: ReadHandle) -> bool:
+    """Whether anything was written into a segment yet."""
+    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None

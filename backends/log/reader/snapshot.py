@@ -1,0 +1,132 @@
+"""A snapshot file: a whole SQLite database as one compressed stream, in pieces, then its size and SHA-256.
+
+It goes on in further files (parts) before one has more than 1 GiB.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+
+from backends.errors import Damaged
+from backends.log.format.codec import Decompressor, StreamError
+from backends.log.format.records import (
+    FILE_HEADER_SIZE,
+    RECORD_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    RecordKind,
+    check_file_header,
+    decode_record_header,
+    part_name,
+    record_checksum,
+)
+from backends.log.format.torn import End
+from backends.log.reader.records import Chain, Record, RecordReader
+from backends.storage.base import ReadHandle, Storage
+
+PIECE = 1 << 18
+_MOST_STORED = PIECE + (PIECE >> 6) + 1024
+"""Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
+
+END_RECORD = struct.Struct("<Q32s")
+
+_CUT = "the snapshot ends in the middle: it was not copied whole, or cut"
+
+
+class SnapshotReader:
+    """A snapshot as it is read back, from the files that hold its parts, in order; as often as one likes."""
+
+    def __init__(
+        self, parts: Sequence[tuple[str, ReadHandle]], backup_id: bytes, generation: int, data_version: int
+    ) -> None:
+        self._parts, self._backup_id, self._generation = parts, backup_id, generation
+        self._data_version = data_version
+
+    def size(self) -> int:
+        """Bytes of all parts, as they lie in their files."""
+        return sum(handle.size() for _, handle in self._parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The database, piece by piece. Raises Damaged; nothing may be believed before the end was reached."""
+        for piece, _ in self.pieces():
+            yield piece
+
+    def pieces(self) -> Iterator[tuple[bytes, int]]:
+        """The same, each piece with the stored bytes read so far."""
+        stream, digest, size, read = Decompressor(), sha256(), 0, 0
+        for reader, record in self._records():
+            if record.header.data_version != self._data_version:
+                raise reader.damaged(
+                    f"it is a snapshot of version {record.header.data_version}, and the manifest wants one of version "
+                    f"{self._data_version}: files of different times were mixed",
+                    record.offset,
+                )
+            if record.header.kind == RecordKind.END:
+                if record.payload != END_RECORD.pack(size, digest.digest()):
+                    raise reader.damaged("the database in it does not fit its digest", record.offset)
+                return
+            if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
+                raise reader.damaged("a record that no snapshot has", record.offset)
+            assert isinstance(record.payload, bytes)  # never more than _MOST_STORED
+            try:
+                piece = stream.whole(record.payload, record.header.size)
+            except StreamError as error:
+                raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
+            digest.update(piece)
+            size += len(piece)
+            read += len(record.payload) + RECORD_HEADER_SIZE
+            yield piece, read
+        name, handle = self._parts[-1]
+        raise Damaged(_CUT, name, handle.size())
+
+    def check_ends(self) -> None:
+        """See whether the files begin and end as they must, without reading what lies between. Raises Damaged.
+
+        That costs nothing, and finds a snapshot that was cut, emptied or not copied whole.
+        """
+        for part, (name, handle) in enumerate(self._parts):
+            header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
+            check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
+        if not self._has_its_end():
+            for _ in self:  # says what is wrong, if anything: what follows the end means nothing
+                pass
+
+    def _has_its_end(self) -> bool:
+        """Whether the last file ends with the record that ends a snapshot."""
+        _, handle = self._parts[-1]
+        length = RECORD_HEADER_SIZE + END_RECORD.size
+        end = handle.read(max(handle.size() - length, 0), length)
+        header = decode_record_header(end)
+        if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
+            return False
+        return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
+
+    def _records(self) -> Iterator[tuple[RecordReader, Record]]:
+        """The records of all parts; the chain runs on from one to the next."""
+        chain = Chain(0, 0)
+        for part, (name, handle) in enumerate(self._parts):
+            header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
+            # No version is good after a part of a database.
+            reader = RecordReader(handle, name, header, chain, None, _MOST_STORED, good_after=None)
+            for record in reader.records():
+                chain = Chain(record.header.sequence, record.header.checksum)
+                yield reader, record
+            tail = reader.tail()
+            if tail.end is not End.CLEAN:  # a snapshot is never written to, so no power cut tears it
+                raise reader.damaged(_CUT, tail.offset)
+
+
+def open_parts(storage: Storage, name: str, files: ExitStack, names: Sequence[str]) -> list[tuple[str, ReadHandle]]:
+    """The parts of the snapshot with this name, to be closed with `files`; `names` are those of all files.
+
+    FileNotFoundError without the first.
+    """
+    parts: list[tuple[str, ReadHandle]] = []
+    there = set(names)
+    while not parts or part_name(name, len(parts)) in there:
+        part = part_name(name, len(parts))
+        handle = storage.open(part)
+        files.callback(handle.close)
+        parts.append((part, handle))
+    return parts

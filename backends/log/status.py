@@ -1,0 +1,177 @@
+"""What there is to know about a backup: the same from the running plugin and from `backup-cli status`."""
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from backends.base import Sizes, Standing
+from backends.errors import BackupError, Damaged
+from backends.log.format.documents import Manifest, Session
+from backends.log.known_damage import KnownDamage
+from backends.log.reader.generation import Reader
+from backends.log.reader.passes import EndOfLog
+from backends.storage.base import Space
+
+SPACE_WANTED = 256 << 20
+"""Bytes that should be free at least: a compaction needs room for another snapshot while the log grows on."""
+
+
+class TroubleKind(Enum):
+    """What a trouble is about; the value is what programs know it by, whatever its sentence becomes."""
+
+    KNOWN_DAMAGE = "known_damage"
+    """Once found by a compaction or `verify`, and noted in the backup."""
+    DAMAGE = "damage"
+    """Found just now, in the files."""
+    TORN_END = "torn_end"
+    END_UNVERIFIED = "end_unverified"
+    WRITE_FAILED = "write_failed"
+    """The running writer has given up."""
+    COMPACTION_FAILED = "compaction_failed"
+    SPACE_LOW = "space_low"
+    LAST_RUN_FAILED = "last_run_failed"
+    NOT_WRITABLE = "not_writable"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that is not well, as a fact for programs and a sentence for people."""
+
+    kind: TroubleKind
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Sizes in bytes, times in seconds since 1970."""
+
+    url: str
+    backup_id: str
+    node_id: str | None
+    data_version: int
+    last_change: int
+    records: int  # since the snapshot
+    generation: int
+    generation_begun: int
+    generation_reason: str
+    last_compaction: int | None
+    snapshot_bytes: int
+    segment_bytes: int
+    free_bytes: int
+    total_bytes: int
+    damaged: bool
+    troubles: tuple[Trouble, ...]
+    """None when all is well."""
+    known_damage: KnownDamage | None = None
+    """What an earlier reader has proved; then it is damaged, whatever its checksums say."""
+
+    @property
+    def health(self) -> str:
+        """One word for a monitor."""
+        return "damaged" if self.damaged else "degraded" if self.troubles else "ok"
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs. `troubles` are sentences for people, `trouble_kinds` what each of them is about."""
+        told = {
+            "troubles": [trouble.sentence for trouble in self.troubles],
+            "trouble_kinds": [trouble.kind.value for trouble in self.troubles],
+        }
+        return {"health": self.health, **asdict(self), **told}
+
+
+def low_space(space: Space, stored: int) -> str | None:
+    """A sentence when the destination will be full before long: long before it is."""
+    wanted = max(SPACE_WANTED, 2 * stored)
+    if space.free >= wanted:
+        return None
+    return (
+        f"only {space.free >> 20} MiB are free at the destination, and {wanted >> 20} MiB should be: when it is full, "
+        "the node stops. Make room soon"
+    )
+
+
+def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
+    """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
+
+    Of the snapshot it looks at the ends only: the rest is for `verify`.
+    """
+    troubles: list[Trouble] = []
+    records, scan = 0, reader.scan()
+    end: EndOfLog | None = None
+    damaged = False
+    try:
+        for _ in scan:
+            records += 1
+        end = scan.end()
+        reader.snapshot.check_ends()
+    except Damaged as error:
+        damaged = True
+        troubles.append(Trouble(TroubleKind.DAMAGE, str(error)))
+    snapshot, segments = reader.snapshot.size(), reader.log.stored_bytes()
+    manifest, session, reached = reader.manifest, reader.session, scan.position
+    if end is not None:
+        if end.torn is not None and not damaged:  # what was lost there may have been acknowledged
+            told = f"the end of the log is torn; the next start of the node repairs it: {end.torn}"
+            troubles.append(Trouble(TroubleKind.TORN_END, told))
+        if end.end_unverified is not None:
+            troubles.append(Trouble(TroubleKind.END_UNVERIFIED, end.end_unverified))
+        if not damaged:
+            segments = end.log_bytes
+    return _status(url, manifest, session, reached, records, snapshot, segments, space, troubles, damaged, known)
+
+
+def status_of_writer(
+    url: str,
+    manifest: Manifest,
+    session: Session,
+    end: Standing,
+    sizes: Sizes,
+    space: Space,
+    known: KnownDamage | None,
+    failure: BackupError | None,
+) -> Status:
+    """What the writer knows; reads nothing."""
+    troubles = [] if failure is None else [Trouble(TroubleKind.WRITE_FAILED, str(failure))]
+    return _status(
+        url, manifest, session, end, sizes.records, sizes.snapshot, sizes.segments, space, troubles, False, known
+    )
+
+
+def _status(
+    url: str,
+    manifest: Manifest,
+    session: Session | None,
+    end: Standing,
+    records: int,
+    snapshot: int,
+    segments: int,
+    space: Space,
+    troubles: list[Trouble],
+    damaged: bool,
+    known: KnownDamage | None,
+) -> Status:
+    low = low_space(space, snapshot + segments)
+    earlier = [] if known is None else [Trouble(TroubleKind.KNOWN_DAMAGE, known.sentence())]
+    if session is not None and session.trouble:
+        troubles = [*troubles, Trouble(TroubleKind.COMPACTION_FAILED, session.trouble)]
+    if low is not None:
+        troubles = [*troubles, Trouble(TroubleKind.SPACE_LOW, low)]
+    return Status(
+        url=url,
+        backup_id=manifest.backup_id.hex(),
+        node_id=manifest.node_id or (session.node_id if session else None),
+        data_version=end.data_version,
+        last_change=end.time,
+        records=records,
+        generation=manifest.generation,
+        generation_begun=manifest.created,
+        generation_reason=manifest.reason,
+        last_compaction=manifest.created if manifest.made_by_compaction else None,
+        snapshot_bytes=snapshot,
+        segment_bytes=segments,
+        free_bytes=space.free,
+        total_bytes=space.total,
+        damaged=damaged or known is not None,
+        troubles=(*earlier, *troubles),
+        known_damage=known,
+    )

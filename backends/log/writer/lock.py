@@ -1,0 +1,53 @@
+"""The lock in the backup, which keeps the processes of one machine apart."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from backends.errors import InUse
+from backends.storage.base import Lock, Storage
+from backends.system.locks import Locked
+
+
+class SoleWriter:
+    """The right to write this backup, for one process of this machine at a time, where the place has locks."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock: Lock | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is ours; never where the place has none."""
+        return self._lock is not None
+
+    def acquire(self, what: str | None = None) -> None:
+        """Take the lock; `what` names this process to others. Raises InUse, naming the one that has it, or OSError."""
+        with self._told():
+            self._lock = self._lock or self._storage.lock(what or Path(sys.argv[0]).name or "python")
+
+    def look(self) -> None:
+        """Raise what `acquire` would while another process has it, and change nothing."""
+        with self._told():
+            self._storage.look_at_lock()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Locked as error:
+            busy = InUse(
+                f"another process ({error.holder}) is writing to the backup at {self._storage.describe()}. Nothing was "
+                "changed. If that is this node's lightningd, stop it first (lightning-cli stop); if it is another "
+                "command, wait until it has ended; then repeat this"
+            )
+            busy.holder = error.holder
+            raise busy from None
+
+    def release(self) -> None:
+        """Give it up; nothing happens when it is not held."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()

@@ -1,0 +1,184 @@
+"""Opening a log for writing: what is there, keeping out the writer before, and a last segment that can be trusted.
+
+After a crash or a failed sync the page cache may give back what the disk never got. So the segment that is gone on
+from is written and synced again under a new name, and takes the old one's place in one rename. That also cuts off a
+torn end; the bytes that are cut off are put aside in a file of their own.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+
+from backends.base import Standing
+from backends.log.format.codec import StreamError
+from backends.log.format.documents import Manifest, Session
+from backends.log.format.records import (
+    FILE_HEADER_SIZE,
+    RECORD_HEADER_SIZE,
+    FileHeader,
+    FileKind,
+    encode_record,
+    is_part_of,
+    segment_index,
+    segment_name,
+    snapshot_generation,
+)
+from backends.log.format.torn import End
+from backends.log.known_damage import remove_healed
+from backends.log.reader.end import Found, find_end
+from backends.log.reader.kept import is_kept
+from backends.log.reader.records import RecordReader, StoredPayload
+from backends.log.writer.keeping import still_kept
+from backends.log.writer.options import LogOptions
+from backends.log.writer.segment import Segment, create_segment
+from backends.storage.base import TEMPORARY, Storage
+
+_MOST_ASIDE = 64 << 20
+
+
+def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
+    """Bytes that `recover` takes at most before it gives any back: a copy of the last segment, and of a torn end."""
+    end = last.tail.offset
+    torn = 0
+    if last.tail.end is End.TORN:
+        with closing(storage.open(segment_name(last.index))) as handle:
+            torn = min(max(handle.size() - end, 0), _MOST_ASIDE)
+    return end + options.preallocated(end) + torn
+
+
+def seal_segments(storage: Storage, first: int, names: Sequence[str]) -> Sequence[str]:
+    """Take the segments from `first` on from whoever writes them, as far as the place can tell him.
+
+    `names` are all files as they were a moment ago; returns them as they are now, when nothing is left to seal.
+
+    Once another writer's mark is in place the one before makes no new segment that it would use. One that is being
+    made has its temporary name, or has got its name meanwhile: so it looks again until there is nothing new.
+    """
+    sealed = set[str]()
+    while True:
+        for name in names:
+            if _written_from(name, first) and name not in sealed:
+                with suppress(FileNotFoundError):  # it has its own name by now
+                    storage.seal(name)
+                sealed.add(name)
+        names = storage.names()
+        if all(name in sealed for name in names if _written_from(name, first)):
+            return names
+
+
+def _written_from(name: str, first: int) -> bool:
+    if name.endswith(TEMPORARY):
+        name = name.removesuffix(TEMPORARY).rpartition("-")[0]
+    index = segment_index(name)
+    return index is not None and index >= first
+
+
+def recover(
+    storage: Storage,
+    manifest: Manifest,
+    session: Session | None,
+    check: Callable[[], None],
+    options: LogOptions,
+    names: Sequence[str],
+    keep: str | None = None,
+) -> tuple[Segment, Standing, str | None]:
+    """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
+
+    `keep` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
+    The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
+    storage.
+    """
+    last, standing = find_end(storage, manifest, session, names)
+    torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
+    records = _records_of(storage, manifest, last)
+    segment = create_segment(storage, manifest.backup_id, last.index, options, records, replace=True)
+    try:
+        remove_debris(storage, manifest, last.index, check, names, keep)
+    except BaseException:
+        segment.handle.close()
+        raise
+    return segment, standing, torn
+
+
+def _put_torn_aside(storage: Storage, last: Found) -> str:
+    """Keep a copy of the bytes that will be cut off, for whoever wants to know what happened."""
+    name = segment_name(last.index)
+    aside = f"torn-{name}-{int(time.time())}"
+    with closing(storage.open(name)) as source:
+        bytes_torn = source.read(last.tail.offset, _MOST_ASIDE).rstrip(b"\0")
+    storage.publish(aside, bytes_torn)
+    return (
+        f"{last.tail.why} ({name} at byte {last.tail.offset}); it was never acknowledged and was cut off, "
+        f"its {len(bytes_torn)} bytes are kept in {aside}"
+    )
+
+
+def _records_of(storage: Storage, manifest: Manifest, last: Found) -> Iterator[bytes]:
+    """The segment's records, without a torn end; the file is closed again after the last of them.
+
+    Each is checked as it is copied: what was good a moment ago may have been read from memory, or be in the hands of a
+    writer that does not know yet that it was replaced. Raises Damaged.
+    """
+    name, end = segment_name(last.index), FILE_HEADER_SIZE
+    with closing(storage.open(name)) as source:
+        reader = RecordReader(source, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, last.index), None, None)
+        for record in reader.records():
+            if record.offset == last.tail.offset:
+                break  # written since, by a writer to whom nothing is acknowledged any more
+            if isinstance(record.payload, StoredPayload):
+                yield record.payload.start
+                yield from _checked_blocks(record.payload, reader, record.offset)
+            else:
+                yield encode_record(record.header, record.payload)[0]
+            end = record.offset + RECORD_HEADER_SIZE + len(record.payload)
+    if end != last.tail.offset:
+        raise reader.damaged("records that were there a moment ago are gone", end)
+
+
+def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -> Iterator[bytes]:
+    try:
+        yield from payload.blocks()
+    except StreamError as error:
+        raise reader.damaged(f"a record has changed while it was read ({error})", offset) from None
+
+
+def remove_debris(
+    storage: Storage,
+    manifest: Manifest,
+    last_segment: int,
+    check: Callable[[], None],
+    names: Sequence[str],
+    keep: str | None = None,
+) -> None:
+    """Remove what no generation needs: older ones that are not kept, unfinished files, segments made ahead of use.
+
+    For a start or a new snapshot; `names` are all files. `check` raises Replaced when another writer has taken over
+    meanwhile: what looks made ahead of use would then be its own.
+    """
+    for name in names:
+        if keep is not None and is_part_of(name, keep):
+            continue
+        if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
+            check()
+            with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile
+                storage.remove(name)
+    remove_older(storage, manifest, names)
+
+
+def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
+    """Remove older generations that are not kept. Nothing that is newer, whoever has written it."""
+    kept = still_kept(storage, manifest)
+    for name in names:
+        if _of_older_generation(name, manifest) and not is_kept(name, kept):
+            with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
+                storage.remove(name)
+    remove_healed(storage, manifest.generation)
+    storage.sync_names()
+
+
+def _of_older_generation(name: str, manifest: Manifest) -> bool:
+    index = segment_index(name)
+    if index is not None:
+        return index < manifest.first_segment
+    generation = snapshot_generation(name)
+    return generation is not None and generation < manifest.generation

@@ -1,0 +1,133 @@
+"""Writing a snapshot, and giving it its name.
+
+It goes on in further files (parts) before one grows too large.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from hashlib import sha256
+from itertools import count
+
+from backends.log.format.codec import LEVEL_SNAPSHOT, Compressor
+from backends.log.format.records import (
+    FILE_HEADER_SIZE,
+    RECORD_MAGIC,
+    FileHeader,
+    FileKind,
+    Flag,
+    RecordHeader,
+    RecordKind,
+    encode_record,
+    part_name,
+    snapshot_generation,
+    snapshot_name,
+    time_now,
+)
+from backends.log.reader.records import Chain
+from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts
+from backends.log.writer.options import LogOptions
+from backends.storage.base import Storage
+
+
+class _Parts:
+    """The files of a snapshot that is being written: another one is begun before one grows too large."""
+
+    def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int, options: LogOptions) -> None:
+        self._storage, self._written, self._backup_id, self._generation = storage, written, backup_id, generation
+        self._options = options
+        self.count = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._handle = self._storage.create(part_name(self._written, self.count))
+        header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, self.count)
+        self._handle.write(0, header.encode())
+        self._offset = self._unsynced = FILE_HEADER_SIZE
+        self.count += 1
+
+    def write(self, record: bytes) -> None:
+        """The next record."""
+        if self._offset + len(record) > self._options.max_file:
+            self.sync()
+            self._handle.close()
+            self._begin()
+        self._handle.write(self._offset, record)
+        self._offset += len(record)
+        self._unsynced += len(record)
+        if self._unsynced >= self._options.sync_every:
+            self.sync()
+
+    def sync(self) -> None:
+        """All is durable when this returns."""
+        self._handle.sync()
+        self._unsynced = 0
+
+    def close(self) -> None:
+        """Whether it was finished or not."""
+        self._handle.close()
+
+
+def write_snapshot(
+    storage: Storage,
+    backup_id: bytes,
+    generation: int,
+    data_version: int,
+    pieces: Iterable[bytes],
+    options: LogOptions,
+    by: str = "",
+) -> str:
+    """A snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
+
+    Read back and compared before this returns that name; `by` tells those of several makers apart.
+    Raises Damaged when the destination gives back something else than was written.
+    """
+    written = storage.temporary(f"{snapshot_name(generation)}{by}")
+    stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
+    with closing(_Parts(storage, written, backup_id, generation, options)) as parts:
+
+        def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
+            nonlocal chain
+            fields = RecordHeader(
+                RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
+                chain.sequence + 1, time_now(), 0, chain.checksum, 0,
+            )  # fmt: skip
+            record, checksum = encode_record(fields, payload)
+            parts.write(record)
+            chain = Chain(fields.sequence, checksum)
+
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            add(RecordKind.PIECE, stream.add(piece), len(piece))
+        add(RecordKind.END, END_RECORD.pack(size, digest.digest()), END_RECORD.size)
+        parts.sync()
+    with ExitStack() as files:
+        opened = open_parts(storage, written, files, storage.names())
+        for _ in SnapshotReader(opened, backup_id, generation, data_version):
+            pass  # reading checks every byte
+    return written
+
+
+def next_generation(storage: Storage, current: int) -> int:
+    """The number for the generation after the current one: the next that no snapshot has.
+
+    One that was named and never published (the machine died in between, or its writer had been replaced) stays until a
+    later generation is published, and is then an older one that is removed.
+    """
+    taken = {snapshot_generation(name) for name in storage.names()}
+    return next(number for number in count(current + 1) if number not in taken)
+
+
+def publish_snapshot(storage: Storage, written: str, generation: int) -> None:
+    """Give a written snapshot its name, durably. FileExistsError when another one has been given it."""
+    there = set(storage.names())
+    part = 0
+    while part == 0 or part_name(written, part) in there:
+        storage.rename_new(part_name(written, part), part_name(snapshot_name(generation), part))
+        part += 1
+    storage.sync_names()
+
+
+def max_compressed_size(length: int) -> int:
+    """Bytes that a snapshot of so many takes at most: what cannot be compressed grows a little."""
+    return length + length // 64

@@ -1,0 +1,338 @@
+"""The one writer of a log.
+
+`append` is all that a commit costs: encode, one write, one sync. Everything slow (the next segment, sealing the last
+one, a new generation) takes `_slow`, which `append` never does while a segment was made ahead of use.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+
+from backends.base import Announce, Report, Sizes, SnapshotSource, Standing
+from backends.change import MAX_CHANGE, Change, foreign_keys_setting
+from backends.errors import BackupError, Replaced, WriteFailed
+from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
+from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
+from backends.log.known_damage import DamageNotes, remove_damage
+from backends.log.reader.kept import is_over, read_kept
+from backends.log.reader.opening import segment_indexes
+from backends.log.reader.records import Chain
+from backends.log.status import Status, status_of_writer
+from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
+from backends.log.writer.fence import SessionMarker, replaced_by
+from backends.log.writer.generation import CurrentGeneration, UnknownGeneration
+from backends.log.writer.keeping import keep_generation, remove_kept, still_kept
+from backends.log.writer.lock import SoleWriter
+from backends.log.writer.options import LogOptions
+from backends.log.writer.recovery import remove_debris, remove_older
+from backends.log.writer.segment import Segment
+from backends.log.writer.segments import Segments
+from backends.log.writer.snapshot import next_generation, write_snapshot
+from backends.storage.base import Fenced, Space, Storage
+from backends.storage.reaching import reaching
+
+_TIDY_EVERY = 3600.0
+"""Seconds between two looks at what need not be kept any longer."""
+
+
+class Writer:
+    """An open log, which goes on in `segment` after `standing`. Made by `Backup.open`.
+
+    After a failed append or snapshot it refuses all further ones: only opening the backup anew tells what is there.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        segment: Segment,
+        standing: Standing,
+        marker: SessionMarker,
+        lock: SoleWriter,
+        report: Report,
+        options: LogOptions,
+        names: Sequence[str],
+    ) -> None:
+        self.storage, self.standing = storage, standing
+        """`standing` is where the log ends now: what the next call is compared with."""
+        self._marker, self._lock, self._report, self._options = marker, lock, report, options
+        self.finished: BackupError | None = None
+        """Set once nothing may be appended any more; every later append refuses with it."""
+        self._new_session = True
+        self._foreign_keys = True
+        self._slow = threading.Lock()
+        self._current = CurrentGeneration(storage, manifest, marker.check)
+        self._segments = Segments(
+            storage, manifest.backup_id, segment, self._slow, options, marker.check, lambda: replaced_by(storage)
+        )
+        self.damage = DamageNotes(storage, lambda: self.manifest.generation)
+        self._snapshot_bytes = 0
+        self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
+        self._trouble: str | None = None
+        self._next_tidying = 0.0
+        self._closed = False
+        self._measure(names)
+
+    # The commit path
+
+    def append(self, change: Change) -> None:
+        """Durable when it returns. Raises WriteFailed, Replaced, or what finished the writer before."""
+        if self.finished is not None:
+            raise self.finished
+        flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
+        flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
+        raw = self._encoded(change)
+        try:
+            segment = self._segments.for_record(len(raw))
+            before, now = self.standing, time_now()
+            chain = Chain(before.sequence, before.checksum)
+            chain = segment.append(chain, flags, change.data_version, now, change.database, raw)
+        except BaseException as error:
+            self._finish(error)
+            if isinstance(error, Exception):
+                raise self.finished or error from error
+            raise
+        self.standing = Standing(change.data_version, chain.sequence, chain.checksum, now)
+        self._new_session = False
+        if not change.advances and (setting := foreign_keys_setting(change.statements)) is not None:
+            self._foreign_keys = setting
+
+    def _encoded(self, change: Change) -> bytes:
+        try:
+            raw = change.encode()
+            if len(raw) > MAX_CHANGE:
+                raise ValueError(f"it has {len(raw)} bytes of SQL, and no reader takes more than {MAX_CHANGE}")
+        except ValueError as error:  # UnicodeEncodeError is one
+            self._finish(error)
+            raise self.finished or error from error
+        return raw
+
+    def _finish(self, error: BaseException) -> None:
+        """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
+        if isinstance(error, BackupError):
+            self.finished = error
+            return
+        if isinstance(error, Fenced):
+            self.finished = replaced_by(self.storage)
+            return
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        # What no place could hold is not blamed on one.
+        remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount)"
+        self.finished = WriteFailed(
+            f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
+            f"and everything up to version {self.standing.data_version} is safe. {remedy}, then start the node again"
+        )
+
+    # A new generation
+
+    def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
+        """A new generation that begins with this database. `announce` is called right before it is published.
+
+        The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way. After a
+        failure the writer is finished, and the old generation is whole and still the current one.
+        """
+        if self.finished is not None:
+            raise self.finished
+        try:
+            with self._slow:
+                self._take_snapshot(source, reason, announce)
+        except BaseException as error:
+            self._finish(error.error if isinstance(error, UnknownGeneration) else error)
+            if isinstance(error, Exception):
+                raise self.finished or error from error
+            raise
+        with reaching(self.storage):
+            self._measure(self.storage.names())
+            self._marker.begin_generation(self.manifest.generation)
+            self._marker.note(self.standing)
+
+    def _take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None) -> None:
+        old, standing, current = self.manifest, self.standing, self._current
+        generation = next_generation(self.storage, old.generation)
+        written = write_snapshot(
+            self.storage, old.backup_id, generation, source.data_version, source.pieces, self._options
+        )
+        current.publish_snapshot(written, generation)
+        first = self._segments.prepare()
+        # A chain that no record of the old log is part of: a copy that mixes both is found out.
+        checksum = secrets.randbits(32)
+        base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
+        if source.data_version != standing.data_version or still_kept(self.storage, old) is None:
+            # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
+            last = self._segments.current.index
+            keep_generation(self.storage, Kept(old, last, standing.data_version, time_now()))
+        if announce is not None:
+            announce(Standing(source.data_version, standing.sequence, checksum))
+        current.publish(generation, base, first.index, reason, source.node_id)
+        self._segments.begin_generation()
+        self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
+        remove_damage(self.storage)
+        remove_debris(self.storage, self.manifest, first.index, self._marker.check, self.storage.names())
+
+    def publish_compaction(self, compacted: CompactedSnapshot) -> None:
+        """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
+
+        Raises BackupError; whichever generation is then the current one is whole, and the log goes on.
+        """
+        with reaching(self.storage):
+            try:
+                with self._slow, self._unless_unknown():
+                    self._publish_compaction(compacted)
+            except BaseException:
+                with suppress(OSError, BackupError):  # what went wrong is to be told, and not that this failed, too
+                    self._measure(self.storage.names())
+                raise
+            self._marker.begin_generation(self.manifest.generation)
+            self._measure(self.storage.names())
+
+    def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
+        if compacted.replaces != self.manifest.generation or self.finished is not None:
+            raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+        self._current.publish_snapshot(compacted.written, compacted.generation)
+        self._current.publish(compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None)
+        remove_older(self.storage, self.manifest, self.storage.names())
+
+    @contextmanager
+    def _unless_unknown(self) -> Iterator[None]:
+        """Nothing is appended any more once nobody knows which generation that would belong to."""
+        try:
+            yield
+        except UnknownGeneration as error:
+            self._finish(error.error)
+            raise error.error from None
+
+    def discard_compaction(self) -> None:
+        """Remove what a compaction that was killed, or gained nothing, has left. Raises BackupError or OSError."""
+        with self._slow:
+            if self.finished is None:
+                self._marker.check()
+                remove_unfinished(self.storage)
+
+    # Now and then, off the commit path
+
+    def maintain(self) -> None:
+        """What must be done now and then: preallocate, look at the session marker, remove what was kept long enough."""
+        if self.finished is not None:
+            return
+        trouble: str | None = None
+        duties: list[Callable[[], None]] = [self.preallocate]
+        duties.append(lambda: self._marker.look(lambda: self.standing, self.check_generation))
+        if time.monotonic() >= self._next_tidying:
+            self._next_tidying = time.monotonic() + _TIDY_EVERY
+            duties.append(self.remove_outdated)
+        for duty in duties:
+            try:
+                duty()
+            except Replaced as error:
+                self.finished = error
+                self._report("broken", str(error))
+                return
+            except OSError as error:  # and the other duty is done all the same
+                why = error.strerror or error
+                trouble = f"{self.storage.describe()} gives trouble: {why}; so far every change is saved"
+        if trouble is not None and trouble != self._trouble:
+            self._report("unusual", trouble)
+        self._trouble = trouble
+
+    def preallocate(self) -> None:
+        """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
+        with self._slow:
+            if self.finished is None:
+                self._segments.maintain()
+
+    def check_generation(self) -> None:
+        """Raise Replaced when the manifest is not the one that this writer knows."""
+        with self._slow:
+            self._current.check()
+
+    def remove_outdated(self) -> None:
+        """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
+        with self._slow:
+            kept = read_kept(self.storage, self.manifest)
+            if self.finished is None and kept is not None and is_over(kept):
+                self._marker.check()
+                remove_kept(self.storage, kept)
+
+    def note_node_id(self, node_id: str) -> None:
+        """Remember whose backup this is; a fresh node's database says so only later."""
+        self._marker.learn_node_id(node_id)
+
+    def note_trouble(self, trouble: str | None) -> None:
+        """Leave a sentence for whoever looks at the backup; None when all is well again."""
+        self._marker.tell_trouble(trouble)
+
+    # What there is to know
+
+    @property
+    def manifest(self) -> Manifest:
+        """The current generation."""
+        return self._current.manifest
+
+    @property
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node whose backup this is, once it was known."""
+        return self.manifest.node_id or self._marker.session.node_id
+
+    @property
+    def segment_index(self) -> int:
+        """The index of the segment that is being written."""
+        return self._segments.current.index
+
+    def describe(self) -> str:
+        """The place, as a person would say it."""
+        return self.storage.describe()
+
+    def sizes(self) -> Sizes:
+        """What the current generation takes; costs no I/O."""
+        records = self.standing.sequence - self.manifest.base.sequence
+        return Sizes(self._snapshot_bytes, self._segments.bytes_since(self.manifest.first_segment), records)
+
+    def space(self) -> Space:
+        """The space at the destination."""
+        with reaching(self.storage):
+            self._space = self.storage.space()
+            return self._space
+
+    def status(self, url: str) -> Status:
+        """What there is to know, from memory."""
+        space = self._space or self.space()
+        known = self.damage.remembered()
+        return status_of_writer(
+            url, self.manifest, self._marker.session, self.standing, self.sizes(), space, known, self.finished
+        )
+
+    def _measure(self, names: Sequence[str]) -> None:
+        """Ask the destination once for what does not change any more; `names` are those of all files."""
+        snapshot = snapshot_name(self.manifest.generation)
+        self._snapshot_bytes = sum(self._size_of(name) for name in names if is_part_of(name, snapshot))
+        self._segments.set_retired_bytes(
+            {
+                index: self._size_of(segment_name(index))
+                for index in segment_indexes(names, self.manifest)
+                if index < self.segment_index
+            }
+        )
+
+    def _size_of(self, name: str) -> int:
+        with closing(self.storage.open(name)) as handle:
+            return handle.size()
+
+    # The end
+
+    def close(self) -> None:
+        """End the session, trim what was preallocated. Never raises for a failed destination."""
+        if self._closed:
+            return
+        self._closed = True
+        failed = self.finished is not None
+        self.finished = self.finished or BackupError("this backup was closed; start the node again")
+        try:
+            with suppress(OSError, BackupError):
+                with self._slow:
+                    self._segments.close(failed=failed)
+                if not failed:
+                    self._marker.end(self.standing)
+        finally:
+            self._lock.release()

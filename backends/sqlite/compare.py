@@ -1,0 +1,213 @@
+"""What two databases hold, compared by content: schema, every row with its rowid, the last automatic ids.
+
+SQLite itself compares the rows, table by table in the order of their keys, so memory does not grow with the tables.
+No value is ever shown: a node's rows are its secrets.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import apsw
+
+from backends.sqlite.connection import READ_ONLY, corrupt, explained, opened, run, words
+from backends.sqlite.recovered_copy import settled
+
+_ROWIDS = ("rowid", "_rowid_", "oid")
+
+_NO_SEQUENCE = "SELECT NULL, NULL WHERE 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was compared, and each difference as a sentence: none when the two hold the same."""
+
+    tables: int
+    rows: int
+    differences: list[str]
+
+
+def compare(a: Path, b: Path, a_name: str = "the first", b_name: str = "the second") -> Comparison:
+    """Compare two databases that nobody writes meanwhile; the names are for the sentences.
+
+    A hot journal or a WAL beside one is taken into account as SQLite would when the node starts, but in a copy in the
+    temporary directory: neither is changed. `rows` counts those of `a`. Raises Busy, Corrupt or BackupError.
+    """
+    with _both(a, b) as connection:
+        differences = _schema_differences(connection, a_name, b_name)
+        tables = rows = 0
+        for table in _tables(connection, "main"):
+            pair = _Pair(connection, table, a_name, b_name)
+            if pair.alike:
+                tables += 1
+                rows += pair.compare(differences)
+            elif not pair.numbered:
+                differences.append(f"table {table} cannot be compared: its columns hide the numbers of its rows")
+        differences += _sequence_differences(connection)
+        return Comparison(tables, rows, differences)
+
+
+def foreign_key_violations(path: Path) -> list[str]:
+    """Rows that refer to rows that are not there, counted: a sentence for each foreign key. Opened as by `compare`.
+
+    A node may have some: they say nothing against a backup that has the same.
+    """
+    sentences = []
+    with settled(path) as file, opened(file, READ_ONLY, path) as connection:
+        for table in _tables(connection, "main"):
+            found: dict[tuple[str, int], tuple[int, int | None]] = {}
+            try:
+                for _, rowid, parent, key in connection.execute(f"PRAGMA foreign_key_check({_quoted(table)})"):
+                    count, first = found.get((parent, key), (0, rowid))
+                    found[parent, key] = count + 1, first
+            except apsw.SQLError as error:
+                sentences.append(f"the foreign keys of table {table} cannot be checked: {words(error)}")
+            for (parent, _), (count, first) in found.items():
+                where = "" if first is None else f", first in row {first}"
+                refer = f"{_rows(count)} {'refers' if count == 1 else 'refer'}"
+                sentences.append(f"table {table}: {refer} to rows of {parent} that are not there{where}")
+    return sentences
+
+
+@contextmanager
+def _both(a: Path, b: Path) -> Iterator[apsw.Connection]:
+    """A connection to `a` as `main`, with `b` as `other`."""
+    with settled(a) as first, settled(b) as second, opened(first, READ_ONLY, a) as connection:
+        run(connection, "SELECT count(*) FROM sqlite_schema")
+        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+        try:
+            connection.execute("ATTACH ? AS other", (str(second.absolute()),))
+            run(connection, "SELECT count(*) FROM other.sqlite_schema")
+        except apsw.Error as error:
+            raise explained(error, b) from error
+        try:
+            yield connection
+        except apsw.CorruptError as error:
+            raise corrupt(f"{a} or {b}", words(error)) from error
+
+
+class _Pair:
+    """One table in both databases, `main` (x) and `other` (y)."""
+
+    def __init__(self, connection: apsw.Connection, table: str, a_name: str, b_name: str) -> None:
+        self._connection, self._table = connection, table
+        self._a_name, self._b_name = a_name, b_name
+        self._columns, self._key = _shape(connection, "main", table)
+        self.numbered = bool(self._key)
+        """Whether a row can be found in the other table."""
+        self.alike = self.numbered and (self._columns, self._key) == _shape(connection, "other", table)
+        """Whether the rows can be compared; a schema that differs is a difference of its own."""
+
+    def compare(self, differences: list[str]) -> int:
+        """Add what differs, and return the number of rows in `main`."""
+        both = self._joined("main", "x", "other", "y")
+        differ = f"NOT ({self._missing('y')}) AND {self._differ(self._columns)}"
+        here, only_here, changed = self._one(
+            f"count(*), count(*) FILTER (WHERE {self._missing('y')}), count(*) FILTER (WHERE {differ})", both
+        )
+        (there,) = self._one("count(*)", f"other.{_quoted(self._table)}")
+        only_there = there - (here - only_here)
+        if only_here:
+            where = self._first("x", both, self._missing("y"))
+            differences.append(f"table {self._table}: {_rows(only_here)} only in {self._a_name}{where}")
+        if only_there:
+            where = self._first("y", self._joined("other", "y", "main", "x"), self._missing("x"))
+            differences.append(f"table {self._table}: {_rows(only_there)} only in {self._b_name}{where}")
+        if changed:
+            where = self._first("x", both, differ, self._columns)
+            differences.append(f"table {self._table}: {_rows(changed)} with other content{where}")
+        return here
+
+    def _one(self, what: str, source: str) -> tuple[int, ...]:
+        (row,) = run(self._connection, f"SELECT {what} FROM {source}")
+        return cast(tuple[int, ...], row)
+
+    def _first(self, side: str, source: str, condition: str, columns: Sequence[str] = ()) -> str:
+        """Where the first such row is, if the table's rows have a number, and which of these columns differ in it."""
+        if self._key[0] not in _ROWIDS:
+            return ""
+        rowid = f"{side}.{self._key[0]}"
+        selected = ", ".join([rowid, *(self._differ([column]) for column in columns)])
+        sql = f"SELECT {selected} FROM {source} WHERE {condition} ORDER BY {rowid} LIMIT 1"
+        ((row, *flags),) = cast(list[tuple[int, ...]], run(self._connection, sql))
+        names = [column for column, differs in zip(columns, flags, strict=True) if differs]
+        more = ", …" if len(names) > 5 else ""
+        return f", first row {row}" + (f" ({', '.join(names[:5])}{more})" if names else "")
+
+    def _joined(self, left: str, x: str, right: str, y: str) -> str:
+        table = _quoted(self._table)
+        same = " AND ".join(f"{y}.{_quoted(column)} = {x}.{_quoted(column)}" for column in self._key)
+        return f"{left}.{table} {x} LEFT JOIN {right}.{table} {y} ON {same}"
+
+    def _missing(self, side: str) -> str:
+        return f"{side}.{_quoted(self._key[0])} IS NULL"
+
+    @staticmethod
+    def _differ(columns: Sequence[str]) -> str:
+        """SQL that is true when any value differs; to SQLite alone 1 and 1.0 are equal, and in some columns a and A."""
+        x, y = (
+            ", ".join(f"typeof({side}.{_quoted(c)}), {side}.{_quoted(c)} COLLATE BINARY" for c in columns)
+            for side in ("x", "y")
+        )
+        return f"({x}) IS NOT ({y})"
+
+
+def _shape(connection: apsw.Connection, schema: str, table: str) -> tuple[Sequence[str], Sequence[str]]:
+    """The stored columns, and those that find a row: its rowid by a name that no column has, or the primary key."""
+    columns = run(connection, f"PRAGMA {schema}.table_xinfo({_quoted(table)})")
+    names = [str(name) for _, name, _, _, _, _, hidden in columns if not hidden]
+    if any(row[4] for row in run(connection, f"PRAGMA {schema}.table_list({_quoted(table)})")):
+        ordered = sorted((int(str(pk)), str(name)) for _, name, _, _, _, pk, _ in columns if pk)
+        return names, [name for _, name in ordered]
+    taken = {name.lower() for name in names}
+    return names, [name for name in _ROWIDS if name not in taken][:1]
+
+
+def _tables(connection: apsw.Connection, schema: str) -> list[str]:
+    """The names of the real tables; those of SQLite itself hold no data of the node's."""
+    sql = f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
+    return [str(name) for (name,) in run(connection, sql) if not str(name).startswith("sqlite_")]
+
+
+def _schema_differences(connection: apsw.Connection, a_name: str, b_name: str) -> list[str]:
+    a, b = (
+        {
+            (str(kind), str(name)): (table, sql)
+            for kind, name, table, sql in run(
+                connection, f"SELECT type, name, tbl_name, sql FROM {schema}.sqlite_schema"
+            )
+            if not str(name).startswith("sqlite_")
+        }
+        for schema in ("main", "other")
+    )
+    differences = []
+    for kind, name in sorted(a.keys() | b.keys()):
+        one, other = a.get((kind, name)), b.get((kind, name))
+        if one is None or other is None:
+            differences.append(f"{kind} {name} is only in {a_name if other is None else b_name}")
+        elif one != other:
+            differences.append(f"{kind} {name} is defined differently")
+    return differences
+
+
+def _sequence_differences(connection: apsw.Connection) -> list[str]:
+    """`sqlite_sequence`: the largest id that an AUTOINCREMENT table has ever had."""
+    here, there = (
+        f"SELECT name, seq FROM {schema}.sqlite_sequence"
+        if run(connection, f"SELECT 1 FROM {schema}.sqlite_schema WHERE name = 'sqlite_sequence'")
+        else _NO_SEQUENCE
+        for schema in ("main", "other")
+    )
+    either_way = (run(connection, f"{one} EXCEPT {two}") for one, two in ((here, there), (there, here)))
+    tables = {str(name) for found in either_way for name, _ in found}
+    return [f"the last automatic id of table {table} differs" for table in sorted(tables)]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"

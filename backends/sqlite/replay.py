@@ -1,0 +1,408 @@
+"""A database rebuilt by executing the changes that made it.
+
+A file under construction is worth nothing until it is whole: SQLite keeps no journal and syncs nothing until the end.
+A node's own database that is brought forward in place is another matter: there each change is a durable transaction.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+
+import apsw
+
+from backends.change import bumped_from, foreign_keys_setting
+from backends.errors import BackupError, Unrestorable
+from backends.sqlite.authorizer import PLAIN, Guard
+from backends.sqlite.connection import (
+    READ_ONLY,
+    READ_WRITE,
+    STEPS_BETWEEN_CALLS,
+    connect,
+    create_private,
+    expect,
+    explained,
+    faults,
+    one_row,
+    run,
+    sync,
+    words,
+)
+from backends.sqlite.error_text import NOT_UTF8, whole_words
+from backends.sqlite.functions import FunctionRefused
+from backends.sqlite.schema import UnknownObjects, unknown_objects
+from backends.sqlite.source import DatabaseState, state_of
+from backends.sqlite.statement_outline import outline
+from backends.system.pulse import pulse
+from backends.text import printable
+
+CHANGES_PER_TRANSACTION = 500
+"""As many as make the COMMIT cost nothing; one each would take a tenth longer."""
+
+CACHE_KIB = 32 << 10
+"""SQLite's page cache: what a large node's rows change again and again, in a third of the memory budget."""
+
+_BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ?"
+"""It ends nearly every change, each time with another number: prepared once, it costs a third."""
+
+_LONG = 1000
+"""Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
+
+_NO_VIRTUAL = apsw.SQLITE_PREPARE_NO_VTAB
+"""Without it, SQLite makes the virtual tables `pragma_...`, `json_each` and their like for whoever names one, though a
+connection has dropped all modules; `pragma_optimize` runs statements of its own."""
+
+_ASKS_ITSELF = "ALTER TABLE "
+"""To add a column to a STRICT table, SQLite reads from `pragma_quick_check`. Nothing can be named in one such statement
+that is a table to read from; if there may be several, `Guard` is asked."""
+
+_HUGE = 1 << 20
+"""Characters of a statement that SQLite needs more memory for."""
+
+MOST_WITHHELD = 1 << 16
+"""Characters of a statement that are kept for whoever asks to see it."""
+_ROOM_LEFT = 16 << 20
+"""Bytes free on a disk that is not full."""
+
+_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
+
+_OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
+
+_DO_NEXT = (
+    "Start no node from it; keep every disk, and if the node's own database is alive, stop the node and run: "
+    "backup-cli resync"
+)
+_NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
+_ALTERED = (
+    "; this backup was altered or made by something else. Start no node from it; look for another copy of the backup"
+)
+
+
+class ReplayFailed(Unrestorable):
+    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
+
+    `what` is what happened, in one sentence without its end, and `advice` how the message goes on. `withheld` is the
+    statement, and whatever else may hold the node's secrets.
+    """
+
+    def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
+        super().__init__(what + advice, finding)
+        self.what, self.withheld = what, withheld
+
+
+class MemoryFailed(BackupError):
+    """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which.
+
+    `what` is what happened, in one sentence without its end, and `advice` how the message goes on.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what + advice)
+        self.what = what
+
+
+class TooLarge(BackupError):
+    """The database grew beyond what it was given (`Replay.grow_to`)."""
+
+
+class OutOfTime(BackupError):
+    """The changes could not be made in the time that there was."""
+
+
+class Replay:
+    """A database file under construction. One thread, and nothing else opens the file meanwhile.
+
+    After any error the file is worthless: `close`, and remove it. Not so `in_place`: then each change is a transaction
+    of its own, safe from a power cut once `execute` has returned, and after an error the file holds those before it.
+    """
+
+    def __init__(self, path: Path, *, in_place: bool = False, until: float = math.inf) -> None:
+        """Go on from the snapshot at `path`, or from nothing when the file is missing (then mode 0600) or empty.
+
+        After `until` (by the monotonic clock) everything raises OutOfTime.
+        Raises ReplayFailed when what is there is no database, and BackupError when it cannot be written.
+        """
+        self.path = path
+        self._in_place, self._until = in_place, until
+        self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
+        self._guard = Guard(in_place=in_place)
+        self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
+        self._changes = 0  # in the open transaction
+        self._most: int | None = None
+        self._data_version: int | None = None
+        if not path.exists():
+            create_private(path)
+        try:
+            self._connection = _open_for_replay(path, _KEEPING if in_place else _BUILDING)
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+        self._cursor = self._connection.cursor()
+        self._connection.set_progress_handler(self._too_long, STEPS_BETWEEN_CALLS)
+
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def foreign_keys(self) -> bool:
+        """Whether foreign keys are enforced: ON at first, as lightningd opens its database."""
+        return bool(self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, -1))
+
+    @foreign_keys.setter
+    def foreign_keys(self, on: bool) -> None:
+        # At the node it had its effect outside of any transaction.
+        self._commit()
+        self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, int(on))
+
+    def grow_to(self, most: int) -> None:
+        """Let the file have so many bytes at most; what would make it larger raises TooLarge."""
+        self._most = most
+        try:
+            (size,) = one_row(self._connection, "PRAGMA page_size") or (0,)
+            run(self._connection, f"PRAGMA max_page_count = {max(most // (int(str(size)) or 4096), 1)}")
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+
+    def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
+        """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
+
+        A lone `PRAGMA foreign_keys = …` is the setting of that name. Statements that are no list are taken one at a
+        time: a change may be larger than the memory for it.
+        """
+        self._data_version = data_version
+        if not isinstance(statements, list):
+            rest = iter(statements)
+            begin = list(islice(rest, 2))  # enough to know a lone PRAGMA
+            if len(begin) == 2:
+                self._execute_change(chain(begin, rest), None)
+                return
+            statements = begin
+        alone = len(statements) == 1
+        if alone and (setting := foreign_keys_setting(statements)) is not None:
+            self.foreign_keys = setting
+            return
+        bump = bumped_from(statements[-1]) if statements else None
+        self._execute_change(statements if bump is None else statements[:-1], bump, alone=alone)
+
+    def begins_with(self, header: bytes) -> bool:
+        """Whether the file begins with these bytes, once SQLite has dealt with what a crash left beside it.
+
+        For a file `in_place`, before the first `execute`. Raises BackupError.
+        """
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            run(self._connection, "SELECT count(*) FROM sqlite_schema")
+            found = self._connection.read("main", 0, 0, len(header))[1] if header else b""
+            empty = self.path.stat().st_size == 0
+            self._cursor.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+        return found == header and empty == (not header)
+
+    def finish(self, *, durable: bool = True) -> DatabaseState:
+        """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
+
+        What is only looked at and then removed need not be `durable`: then most of it never reaches the disk.
+        Foreign keys are left unchecked: a node may have violations of its own (see `foreign_key_violations`).
+        """
+        self._commit()
+        self.close()
+        if durable:
+            sync(self.path)
+        try:
+            # Opened anew, so that what is checked is what the file holds.
+            with closing(connect(self.path, READ_ONLY)) as connection:
+                what = faults(connection)
+                if what is not None:
+                    rebuilt = "the database rebuilt from this backup is not whole"
+                    raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
+                return state_of(connection)
+        except apsw.Error as error:
+            raise self._unusable(error) from error
+        except UnicodeDecodeError as error:
+            raise self._unusable(apsw.CorruptError(NOT_UTF8)) from error
+
+    def close(self) -> None:
+        """Let go of the file, finished or not; a second time does nothing."""
+        self._connection.close(True)
+
+    def _execute_change(self, statements: Iterable[str], bump: int | None, *, alone: bool = False) -> None:
+        """The statements, and then the bump from that version."""
+        if not self._changes:
+            self._begin()
+        self._guard.begin_change(alone=alone)
+        self._execute_all(statements if self._until == math.inf else self._in_time(statements))
+        if bump is not None:
+            self._execute_bump(bump)
+        self._changes += 1
+        if self._changes == self._changes_per_transaction:
+            self._commit()
+
+    def _in_time(self, statements: Iterable[str]) -> Iterator[str]:
+        for statement in statements:
+            if time.monotonic() > self._until:
+                raise OutOfTime(f"there was no time for the change with data version {self._data_version}")
+            yield statement
+
+    def _too_long(self) -> bool:
+        pulse.signs += 1
+        return self._guard.too_long() or time.monotonic() > self._until
+
+    def _begin(self) -> None:
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE" if self._in_place else "BEGIN")
+            if self._in_place and self._unknown is None:
+                self._unknown = unknown_objects(self._connection)
+        except apsw.Error as error:
+            raise self._failed("BEGIN", error) from error
+
+    def _execute_all(self, statements: Iterable[str]) -> None:
+        # One cursor for all makes this as quick as joining a change's statements by ";", which SQLite would take for
+        # something else after an open comment, and would show in the schema.
+        execute = self._cursor.execute
+        for statement in statements:
+            try:
+                if len(statement) >= _HUGE:
+                    expect(len(statement.encode()))
+                # A plain one, and one only: whatever comes after a semicolon would be another.
+                if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
+                    flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
+                    # Rows come after all is done: nobody waits for them.
+                    execute(statement, can_cache=len(statement) < _LONG, prepare_flags=flags)
+                else:
+                    self._execute_guarded(statement)
+            except (apsw.Error, ValueError, OverflowError) as error:
+                raise self._failed(statement, error) from error
+
+    def _execute_bump(self, version: int) -> None:
+        try:
+            self._cursor.execute(_BUMP, (version,), prepare_flags=_NO_VIRTUAL)
+        except (apsw.Error, OverflowError) as error:
+            raise self._failed(_BUMP, error) from error
+
+    def _execute_guarded(self, statement: str) -> None:
+        # Rows are asked for by nobody: Python would make of each value what no limit of SQLite's counts.
+        self._connection.set_authorizer(self._guard.may)
+        flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
+        self._cursor.execute(statement, can_cache=False, prepare_flags=flags)
+        self._cursor.execute("")  # fails when the rows are not those of the last statement of several
+        self._connection.set_authorizer(None)
+
+    def _commit(self) -> None:
+        if not self._changes:
+            return
+        self._changes = 0
+        try:
+            if self._in_place:
+                self._check_version()
+            self._cursor.execute("COMMIT")  # by the same cursor: it has let go of any rows that were not asked for
+        except apsw.Error as error:
+            raise self._failed("COMMIT", error) from error
+
+    def _check_version(self) -> None:
+        """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
+        state = state_of(self._connection)
+        if self._unknown is not None and state.unknown_objects != self._unknown:
+            makes = f"the change with data version {self._data_version} makes what no lightningd makes"
+            raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}", makes, f". {_DO_NEXT}")
+        reached = state.data_version or 0
+        if reached != self._data_version:
+            leads = f"the change with data version {self._data_version} leads to version {reached}"
+            raise ReplayFailed(leads, leads, _NOT_THE_NODES)
+
+    def _failed(self, statement: str, error: Exception) -> BackupError:
+        if isinstance(error, apsw.FullError) and self._is_at_its_limit():
+            return TooLarge(f"the database would grow beyond {self._most} bytes")
+        if isinstance(error, _OF_THIS_MACHINE):
+            return explained(error, self.path)
+        if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
+            return OutOfTime(f"there was no time for the change with data version {self._data_version}")
+        if isinstance(error, FunctionRefused):
+            self._guard.refused = f"FUNCTION {error.name}"
+        begins, whole = outline(statement), statement[:MOST_WITHHELD]
+        change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
+        if self._guard.refused is not None:
+            refused = printable(self._guard.refused)
+            return ReplayFailed(
+                f"{change} contains what no node writes ({refused}), in: {begins}",
+                f"{change} contains what no node writes",
+                _ALTERED,
+                whole,
+            )
+        if isinstance(error, apsw.NoMemError):
+            failed = MemoryFailed(
+                f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
+                f"writes, in: {begins}",
+                _ALTERED,
+            )
+            failed.withheld = whole
+            return failed
+        return ReplayFailed(
+            f"{change} cannot be executed: {words(error)}, in: {begins}",
+            f"{change} cannot be executed ({type(error).__name__})",
+            _NOT_THE_NODES,
+            f"{whole_words(error)}, in: {whole}",
+        )
+
+    def _is_at_its_limit(self) -> bool:
+        """Whether it is full because of `grow_to`, and not because its disk is."""
+        if self._most is None:
+            return False
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize > _ROOM_LEFT
+
+    def _unusable(self, error: apsw.Error) -> BackupError:
+        if isinstance(error, FunctionRefused) and not self._in_place:
+            holds = "the database in this backup holds what no node's does"
+            raise ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            snapshot = "the snapshot in this backup is not a whole database"
+            return ReplayFailed(f"{snapshot}: {words(error)}", snapshot, f". {_DO_NEXT}")
+        return explained(error, self.path)
+
+
+_BUILDING = (
+    "page_size = 4096",  # of a new file
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = OFF",
+    "synchronous = OFF",
+)
+"""How SQLite writes as fast as it goes, into a file that nobody misses."""
+
+_KEEPING = (
+    "page_size = 4096",
+    "journal_mode = DELETE",
+    "synchronous = EXTRA",  # also the directory, or a power cut brings the journal back, and it is rolled back
+)
+"""How it writes into a node's own database: each COMMIT is durable, and a crash before it leaves what was there."""
+
+
+def _open_for_replay(path: Path, settings: tuple[str, ...]) -> apsw.Connection:
+    connection = connect(path, READ_WRITE)
+    try:
+        # A defensive connection must keep a journal, so it becomes one again only afterwards.
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        for setting in (
+            *settings,
+            f"cache_size = -{CACHE_KIB}",
+            "temp_store = FILE",  # a migration may make an index of more than fits into memory
+        ):
+            run(connection, f"PRAGMA {setting}")
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        # lightningd's SQLite takes "text" for text where there is no such column.
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1)
+    except BaseException:
+        connection.close(True)
+        raise
+    return connection

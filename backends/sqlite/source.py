@@ -1,0 +1,185 @@
+"""A node's own database, read without changing it and without keeping lightningd from its work."""
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from backends.change import VERSIONS
+from backends.errors import BackupError
+from backends.sqlite.connection import (
+    READ_ONLY,
+    READ_WRITE,
+    STEPS_BETWEEN_CALLS,
+    Busy,
+    Corrupt,
+    Value,
+    connect,
+    corrupt,
+    create_private,
+    faults,
+    one_row,
+    opened,
+    remove,
+    run,
+    words,
+)
+from backends.sqlite.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
+
+__all__ = ["Busy", "Corrupt", "DatabaseState", "copy_database", "inspect", "state_of"]
+
+PAGES_PER_STEP = 1000
+_PAGE = 4096
+
+_FORMAT_VERSIONS = 18
+"""Offset of the two header bytes that are 1 for a rollback journal and 2 for a WAL."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """What a database says of itself."""
+
+    data_version: int | None
+    """None when it keeps none: an old node's before `vars.intval`, or a new and empty one."""
+
+    node_id: str | None
+    """The node's public key in hex, which older lightningds did not keep here."""
+
+    is_lightningd: bool
+    """Whether it has the two tables that every lightningd's database has had."""
+
+    empty: bool
+    """Whether it has no tables at all: a node that never started."""
+
+    unknown_objects: UnknownObjects = NONE_UNKNOWN
+    """What its schema holds that no lightningd makes."""
+
+
+def inspect(path: Path, *, writable: bool) -> DatabaseState:
+    """What the database at `path` says of itself; `writable` as for `copy_database`.
+
+    Raises Busy, Corrupt, or BackupError when there is no such file or it cannot be read.
+    """
+    with opened(path, _flags(writable)) as connection:
+        return state_of(connection)
+
+
+def copy_database(
+    path: Path, target: Path, *, writable: bool, progress: Callable[[int, int], None] | None = None
+) -> DatabaseState:
+    """Copy the database as of now to the new file `target` (mode 0600, not yet synced), check it, and say what it is.
+
+    With `writable`, SQLite first rolls back a hot journal or recovers a WAL, as lightningd itself would: only for a
+    stopped node. Without, a node may hold an open transaction, which the copy does not contain; the node cannot
+    commit until the copy is done. The copy always has a plain rollback journal, and nothing lies beside it.
+
+    `progress` is called with pages copied and all pages, also now and then while they are checked. Memory does not
+    grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; there is no `target`
+    then.
+    """
+    with opened(path, _flags(writable)) as source:
+        # One read transaction around all steps, or a commit between two of them would start the copy again.
+        run(source, "BEGIN")
+        run(source, "SELECT count(*) FROM sqlite_schema")
+        create_private(target)
+        try:
+            _copy_pages(source, target, progress)
+            run(source, "COMMIT")
+            _leave_wal(target)
+            with closing(connect(target, READ_ONLY)) as copy:
+                if progress is not None:
+                    copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
+                what = faults(copy)
+                if what is not None:
+                    raise corrupt(path, what)
+                return state_of(copy)
+        except (apsw.FullError, apsw.IOError) as error:
+            remove(target)
+            raise BackupError(
+                f"copying {path} to {target} failed: {words(error)}; the database is as it was. "
+                "Free some space or check the disk, then try again"
+            ) from error
+        except BaseException:
+            remove(target)
+            raise
+
+
+_KEY = 64
+"""Bytes of a node's public key, with room to spare."""
+
+_TABLES = "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
+"""Only what has pages of its own: a view or virtual table of that name is none of lightningd's."""
+
+
+def state_of(connection: apsw.Connection) -> DatabaseState:
+    """What an open database says of itself. Raises apsw.Error."""
+    tables = {str(name) for (name,) in run(connection, _TABLES)}
+    empty = one_row(connection, "SELECT 1 FROM sqlite_schema LIMIT 1") is None
+    columns = _columns(connection, "vars") if "vars" in tables else set()
+    version = node_id = None
+    if {"name", "intval"} <= columns:
+        version = _var(connection, "intval", "integer", "data_version")
+    if {"name", "blobval"} <= columns:
+        node_id = _var(connection, "blobval", "blob", "node_id")
+    return DatabaseState(
+        data_version=version % VERSIONS if isinstance(version, int) else None,
+        node_id=node_id.hex() if isinstance(node_id, bytes) and len(node_id) <= _KEY else None,
+        is_lightningd={"name", "val"} <= columns
+        and "version" in tables
+        and "version" in _columns(connection, "version"),
+        empty=empty,
+        unknown_objects=unknown_objects(connection),
+    )
+
+
+def _columns(connection: apsw.Connection, table: str) -> set[str]:
+    known = "('name', 'val', 'intval', 'blobval', 'version')"  # another name may be no UTF-8
+    found = run(connection, f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
+    return {str(name) for (name,) in found}
+
+
+def _var(connection: apsw.Connection, column: str, kind: str, name: str) -> Value:
+    query = f"SELECT {column} FROM vars WHERE name = ? AND typeof({column}) = '{kind}'"
+    row = one_row(connection, query, (name,))
+    return row[0] if row is not None else None
+
+
+def _flags(writable: bool) -> int:
+    return READ_WRITE if writable else READ_ONLY
+
+
+def _copy_pages(source: apsw.Connection, target: Path, progress: Callable[[int, int], None] | None) -> None:
+    with closing(connect(target, READ_WRITE)) as copy:
+        # The copy is worthless until it is whole, so it needs no journal.
+        copy.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
+        run(copy, "PRAGMA journal_mode = OFF")
+        run(copy, "PRAGMA synchronous = OFF")
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(PAGES_PER_STEP)
+                if progress is not None:
+                    progress(backup.page_count - backup.remaining, backup.page_count)
+
+
+def _going_on(progress: Callable[[int, int], None], target: Path) -> Callable[[], bool]:
+    """Whoever watches the copying may also end the checking, by an exception."""
+    pages = target.stat().st_size // _PAGE
+
+    def go_on() -> bool:
+        progress(pages, pages)
+        return False
+
+    return go_on
+
+
+def _leave_wal(target: Path) -> None:
+    """Say in the copy's header that it has no WAL, whatever its original has: the backup API copies that page too."""
+    descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.pread(descriptor, 2, _FORMAT_VERSIONS) == b"\2\2":
+            os.pwrite(descriptor, b"\1\1", _FORMAT_VERSIONS)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,167 @@
+"""Private directories for a whole database for a while, and the end of those that a killed process left behind.
+
+They are made where everybody may write, as in /var/tmp, or in a node's directory. So a lock says whether somebody still
+works in one, and not a process number: a number that is unknown here may be alive in another PID namespace (a `verify`
+in one container removed the scratch directory of a running one in another). And what is not ours is not looked into:
+nested directories of such a name, made by another user, ended every command with RecursionError.
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from backends.errors import BackupError
+from backends.system.interrupts import deferred
+
+_PREFIX = ".lightningd-backup-"
+_LOCK = "lock"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = 4
+"""Directories within each other that we make ourselves, and more."""
+_LOCKED_BY_THEN = 3600.0
+"""Seconds after which an empty directory without a lock belongs to nobody: its maker was killed between two calls."""
+
+
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A directory of mode 0700 in `parent`, gone afterwards whatever happens; left-over ones are removed first.
+
+    Raises OSError, and BackupError where another user could put something of his own in its place.
+    """
+    remove_left_over(parent)
+    scratch = _Scratch(parent)
+    try:
+        scratch.make()
+        yield scratch.path
+    finally:
+        with deferred():
+            scratch.remove()
+
+
+def scratch_place() -> Path:
+    """Where a whole database may lie for a while: not in memory, as /tmp often is."""
+    chosen = Path(tempfile.gettempdir())
+    return Path("/var/tmp") if chosen == Path("/tmp") and Path("/var/tmp").is_dir() else chosen
+
+
+def remove_left_over(parent: Path) -> None:
+    """Remove the scratch directories of this user in `parent` that no process works in: each may hold a whole database.
+
+    What cannot be removed is left alone.
+    """
+    with suppress(OSError), _opened(parent) as above:
+        for name in os.listdir(above):  # noqa: PTH208 (an open directory has no path)
+            if name.startswith(_PREFIX):
+                with suppress(OSError), _opened(name, above) as directory:
+                    _remove_if_left_over(above, name, directory)
+
+
+def _remove_if_left_over(above: int, name: str, directory: int) -> None:
+    found = os.fstat(directory)
+    if found.st_uid != os.geteuid():
+        return
+    try:
+        lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:  # its maker has only just begun, or never came so far
+        if time.time() - found.st_mtime > _LOCKED_BY_THEN:
+            os.rmdir(name, dir_fd=above)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _empty(directory, _DEEPEST)
+        os.rmdir(name, dir_fd=above)
+    finally:
+        os.close(lock)
+
+
+class _Scratch:
+    """One directory; it can be removed whether or not it was made."""
+
+    def __init__(self, parent: Path) -> None:
+        self._above: int | None = None
+        self._directory: int | None = None
+        self._lock: int | None = None
+        self._parent = parent
+        self._name = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._name = _PREFIX + secrets.token_hex(8)  # known before there is anything to remove
+        self.path = self._parent / self._name
+
+    def make(self) -> None:
+        """Another process may take it for one that was left behind until it is locked; then it is made once more."""
+        while not self._make():
+            self.remove()
+            self._begin()
+
+    def _make(self) -> bool:
+        # Not through `parent` again: whoever may rename it could lead each step to another place.
+        with deferred():
+            above = self._above = os.open(self._parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.mkdir(self._name, 0o700, dir_fd=above)
+            try:
+                directory = self._directory = os.open(self._name, _DIRECTORY, dir_fd=above)
+                lock = self._lock = os.open(_LOCK, _NEW, 0o600, dir_fd=directory)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # a filesystem without locks: so nobody can hold this one for left behind either
+                pass
+        self._refuse_foreign(os.fstat(above), os.fstat(directory))
+        return os.fstat(lock).st_nlink > 0
+
+    def _refuse_foreign(self, above: os.stat_result, ours: os.stat_result) -> None:
+        """SQLite opens by name, so nobody else may be able to give the name to something else meanwhile."""
+        if above.st_mode & stat.S_ISVTX and above.st_uid in (0, os.geteuid()):
+            return
+        has_modes = stat.S_IMODE(ours.st_mode) & 0o077 == 0
+        foreign = above.st_uid not in (0, os.geteuid())
+        if foreign or (above.st_mode & stat.S_IWOTH and has_modes):
+            raise BackupError(
+                f"other users may rename what lies in {self._parent}, so a copy of the database is not made there; "
+                "nothing was changed. Name a directory that is yours alone with --scratch, or with TMPDIR"
+            )
+
+    def remove(self) -> None:
+        with suppress(OSError):  # the next command removes what is left
+            if self._directory is not None:
+                _empty(self._directory, _DEEPEST)
+            if self._above is not None:
+                os.rmdir(self._name, dir_fd=self._above)
+        for descriptor in (self._lock, self._directory, self._above):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._above = self._directory = self._lock = None
+
+
+def _empty(directory: int, deepest: int) -> None:
+    """Remove all that lies in an open directory, the lock last: until then others see that somebody is at work."""
+    for name in sorted(os.listdir(directory), key=lambda name: name == _LOCK):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=directory)
+        elif deepest:
+            with _opened(name, directory) as inner:
+                _empty(inner, deepest - 1)
+            os.rmdir(name, dir_fd=directory)
+
+
+@contextmanager
+def _opened(path: Path | str, above: int | None = None) -> Iterator[int]:
+    """A directory by its descriptor; below `above` no link is followed."""
+    flags = _DIRECTORY if above is not None else _DIRECTORY & ~os.O_NOFOLLOW
+    descriptor = os.open(path, flags, dir_fd=above)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

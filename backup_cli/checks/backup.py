@@ -1,0 +1,144 @@
+"""What the backup itself says about the node's protection: backup.lock, the destination, and how far it has come."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from backends import backup_at
+from backends.errors import BackupError
+from backends.log.backup import Backup
+from backends.log.status import Status, TroubleKind
+from backends.node.directory import database_path
+from backends.node.lockfile import Settings, read_settings
+from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
+from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.node.sync_point import read_witness
+from backup_cli.checks.space import look_at_room
+from backup_cli.console import age, ago
+from backup_cli.findings import Finding, ok, problem, warning
+from backup_cli.legacy import refuse_older_lock
+from backup_cli.old_age import doubt_of
+from backup_cli.pairing_words import finding
+from backup_cli.waiting import answered
+from plugin.foresight import brings_forward
+
+NOTHING_MORE = "nothing more can be saved there, and the node stops at its next commit"
+
+FRESH = 120.0
+"""Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
+
+
+def look_at_backup(directory: Path) -> Iterator[Finding]:
+    """Whether this node's backup is named, there, its own, in order, and where the node stands."""
+    try:
+        settings = read_settings(directory)
+        refuse_older_lock(directory, settings)
+    except BackupError as error:
+        yield problem("backup.lock", str(error))
+        return
+    yield ok("backup.lock", f"names {settings.url}")
+    yield from _look_at_destination(directory, settings)
+    witness = read_witness(directory)
+    if witness is not None and witness.failure is not None:
+        yield warning(
+            "last run", f"it ended with a failure, the next start begins with a new snapshot: {witness.failure}"
+        )
+
+
+def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Finding]:
+    try:
+        backup = backup_at(settings.url)
+        found = answered(settings.url, backup.id)
+        database = look_at_node(directory)
+        if settings.backup_id not in (None, found):
+            end = BackupEnd(found, None, 0, False, False, 0, None)  # what it holds is none of this node's business
+            yield finding(pair_at(directory, settings, end, database), settings.url, directory, _no_proof)
+            return
+        seen, advice, closed = (
+            backup.status(settings.url),
+            backup.place.warnings(directory),
+            backup.place.why_unwritable(),
+        )
+        pairing = pair_at(directory, settings, end_of_backup(backup, settings.url, seen), database)
+    except BackupError as error:
+        yield problem("destination", str(error))
+        return
+    except OSError as error:
+        yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
+        return
+    if seen.known_damage is not None:
+        refused = pairing.next_start(lambda: brings_forward(directory, backup)) is NextStart.REFUSE
+        remedy = _NO_START if refused else _END_KNOWN_DAMAGE
+        yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
+    yield from _look_at_troubles(seen)
+    if not seen.damaged:
+        last = ago(seen.last_change)
+        yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
+    yield from _look_at_age(backup, seen, pairing)
+    yield from _compare(directory, settings.url, backup, pairing)
+    yield from look_at_room(directory, backup, seen, pairing)
+    yield from _look_at_schema(database)
+    if closed is not None:
+        yield problem("destination", f"{NOTHING_MORE}: {closed}")
+    for line in advice:
+        yield warning("disk", line)
+    if not advice and closed is None:
+        yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _look_at_troubles(seen: Status) -> Iterator[Finding]:
+    """All but the known damage, which is told with what to do about it."""
+    for trouble in seen.troubles:
+        if trouble.kind is not TroubleKind.KNOWN_DAMAGE:
+            found = problem if seen.damaged else warning
+            yield found("destination", trouble.sentence)
+
+
+def _look_at_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+    """Of a running node, its own database tells more than a clock does."""
+    if pairing.position is not Position.RUNNING and not seen.damaged:
+        old = doubt_of(backup, seen.last_change)
+        if old is not None:
+            yield warning("destination", old)
+
+
+def _look_at_schema(database: NodeDatabase) -> Iterator[Finding]:
+    if database.unknown_objects:
+        yield warning(
+            "schema",
+            f"the database holds what no lightningd makes: {database.unknown_objects}. restore and verify refuse that "
+            "until they are given --accept-schema; if you did not add it, somebody else has changed the database",
+        )
+
+
+_END_KNOWN_DAMAGE = (
+    "A new snapshot of the node's database ends that: a small one is taken at the node's next commit, any other at its "
+    "next start. Keep the node's disk, and start it, or restart it with: lightning-cli stop"
+)
+
+
+_NO_START = "A new snapshot of the node's database would end that, and the next start takes none: see `version` below"
+
+
+def _no_proof() -> bool:
+    return False
+
+
+def _compare(directory: Path, url: str, backup: Backup, pairing: Pairing) -> Iterator[Finding]:
+    """Is the backup as far as the node, and is it the node's?"""
+    path = database_path(directory)
+    if pairing.position is not Position.RUNNING:
+        yield finding(pairing, url, directory, lambda: brings_forward(directory, backup))
+        return
+    if pairing.identity is not Identity.OURS:
+        yield finding(pairing, url, directory, _no_proof)
+        return
+    # Its database is left in peace; the clock tells enough.
+    with suppress(OSError):
+        behind = path.stat().st_mtime - pairing.backup.last_change
+        if behind > FRESH:
+            yield problem(
+                "version",
+                f"the running node has written to its database {age(behind)} after the last change in the backup, so "
+                "it runs without the plugin; restart it: lightning-cli stop",
+            )

@@ -1,0 +1,66 @@
+"""`hsm_secret`, as `check-config` looks at it: there, whole, this node's, and nobody else's business."""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from backends.node.directory import database_path
+from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
+from backends.text import shell_line
+from backup_cli.findings import Finding, ok, problem, warning
+from backup_cli.node_config import NodeConfig
+from backup_cli.secret_words import how_to_tell, known_node, why_wrong
+
+
+def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
+    """Whether it is the right file, and safe where it lies."""
+    secret = config.directory / HSM_SECRET
+    try:
+        status = secret.stat()
+    except FileNotFoundError:
+        yield _missing(config)
+        return
+    except OSError as error:
+        yield warning(HSM_SECRET, f"{secret} cannot be looked at ({error.strerror})")
+        return
+    mode, is_file = stat.S_IMODE(status.st_mode), stat.S_ISREG(status.st_mode)
+    if is_file and not mode & stat.S_IRUSR:
+        yield problem(HSM_SECRET, f"not even its owner may read it (mode {mode:04o}): {_chmod(secret)}")
+        return
+    node = known_node(config.directory)
+    checked = check_secret(secret, None if node is None else node.node_id)
+    wrong = why_wrong(secret, checked, "" if node is None else node.source)
+    if wrong is not None:
+        yield problem(HSM_SECRET, wrong)
+    if is_file and mode & 0o077:
+        yield problem(
+            HSM_SECRET, f"other users may get at it (mode {mode:04o}), and with it at all funds: {_chmod(secret)}"
+        )
+    elif checked.verdict is Verdict.UNREADABLE:
+        yield warning(HSM_SECRET, f"{secret} cannot be compared with the node's id: {checked.why}")
+    elif wrong is None:
+        yield ok(HSM_SECRET, _in_order(config, mode, checked))
+
+
+def _missing(config: NodeConfig) -> Finding:
+    secret = config.directory / HSM_SECRET
+    if not database_path(config.directory).exists():
+        return ok(HSM_SECRET, "the first start will make it; copy it then to a safe place, no backup of ours holds it")
+    return problem(
+        HSM_SECRET,
+        f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back from "
+        "where you keep it before you start the node",
+    )
+
+
+def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
+    keep = "keep a copy of it elsewhere, no backup of ours holds it"
+    if checked.verdict is Verdict.MATCHES:
+        return f"mode {mode:04o}, and it is this node's; {keep}"
+    if checked.verdict is Verdict.NEEDS_PASSPHRASE:
+        return f"mode {mode:04o}; {how_to_tell(config.directory / HSM_SECRET, checked)}; {keep}"
+    return f"mode {mode:04o}; {keep}"
+
+
+def _chmod(secret: Path) -> str:
+    return shell_line("chmod", 400, secret)

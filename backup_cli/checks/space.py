@@ -1,0 +1,61 @@
+"""Whether the node's next start finds the room that it takes, at the destination and on the node's own disk."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from backends.errors import BackupError, Damaged
+from backends.log.backup import Backup
+from backends.log.status import Status
+from backends.node.directory import database_path
+from backends.node.pairing import Identity, NextStart, Pairing, Position
+from backends.sqlite.copy import SPARE
+from backends.text import shell_line
+from backup_cli.console import size
+from backup_cli.findings import Finding, problem, warning
+from plugin.foresight import takes_snapshot
+
+
+def look_at_room(directory: Path, backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+    """Whether the next start would be refused for want of room.
+
+    A new snapshot may need less than is reckoned here: as much as the whole database.
+    """
+    if pairing.identity is not Identity.OURS:
+        return
+    try:
+        snapshot = _snapshot(directory, seen, pairing)
+        needed, free = backup.space_to_open(snapshot), backup.space().free
+        here = shutil.disk_usage(directory).free
+    except Damaged:
+        return  # told already, and the start is refused for that
+    except (BackupError, OSError) as error:
+        yield warning("destination", f"whether the next start finds room cannot be told: {error}")
+        return
+    what = "" if snapshot is None else f", with a new snapshot of the database ({size(snapshot)}) in it"
+    if free < needed:
+        yield problem(
+            "destination",
+            f"only {size(free)} are free in {backup.describe()}, and the node's next start takes up to {size(needed)} "
+            f"there{what}: it would be refused. Nothing that was saved is lost by that; make room there first",
+        )
+    if snapshot is not None and here < snapshot + SPARE:
+        yield problem(
+            "disk",
+            f"only {size(here)} are free in {directory}, and the node's next start copies its database there "
+            f"({size(snapshot)}) for a new snapshot: it would be refused. Make room there first, or have the "
+            "snapshot taken with the copy on another disk: "
+            + shell_line("backup-cli", "resync", "--lightning-dir", directory, "--scratch")
+            + " DIR",
+        )
+
+
+def _snapshot(directory: Path, seen: Status, pairing: Pairing) -> int | None:
+    """The size of the database, if the next start puts it into the backup anew."""
+    if pairing.position is Position.RUNNING or pairing.backup.end is None:
+        return None  # a running node's plugin has decided
+    due = pairing.next_start(lambda: False) is NextStart.SNAPSHOT
+    if not due and pairing.position in (Position.EQUAL, Position.NO_VERSION):
+        known = seen.known_damage is not None
+        due = takes_snapshot(directory, pairing.backup.backup_id, pairing.backup.end, known_damage=known)
+    return database_path(directory).stat().st_size if due else None

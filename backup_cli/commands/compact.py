@@ -1,0 +1,132 @@
+"""`backup-cli compact`: a compaction now, with the node stopped."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from backends.compaction.compact import segments_freed
+from backends.confined.work import fold
+from backends.errors import BackupError, Unrestorable
+from backends.log.backup import Backup
+from backends.log.format.records import is_part_of, segment_index
+from backends.log.status import Status
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.storage.reaching import reaching
+from backends.system.interrupts import deferred, ignored
+from backends.system.scratch import scratch_directory, scratch_place
+from backends.text import counted
+from backup_cli import as_owner
+from backup_cli.console import Progress, progress, say, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.noting import damage_noted
+from backup_cli.options import existing_backup_as_owner, no_limits, show_statements, url_argument
+from backup_cli.ownership import alone, take_over
+
+
+@click.command(short_help="Compact the backup now, with the node stopped.")
+@url_argument
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
+    help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+)
+@take_over
+@dry_run_option
+@json_option
+@show_statements
+@no_limits
+def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
+    """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
+    url, backup = existing_backup_as_owner(url)
+    as_owner.refuse_anothers(scratch)
+    with alone(url, backup, "compact", take_over, dry_run):
+        _refuse_if_damaged(backup)
+        with reaching(backup.storage):
+            freed = segments_freed(backup.storage)
+        before = backup.status(url)
+        if not freed:
+            _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
+            return
+        if dry_run:
+            what = f"fold {counted(freed, 'segment')} of {url} into a new snapshot"
+            tell_steps([f"{what}, unless that is larger than they are"], as_json)
+            return
+        # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
+        with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
+            folded = _fold(url, backup, scratch or scratch_place(), show)
+        with _forgotten_on_failure(backup):
+            if folded is None or not _gains(backup, folded, before):
+                backup.discard_compaction()
+                _tell_needless(url, _NO_GAIN, dry_run, as_json)
+                return
+            writer = backup.open(lambda level, line: warn(line), compacted=folded)
+            with closing(writer):
+                with ignored():
+                    writer.publish_compaction(folded)
+                after = writer.sizes()
+    old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
+    if as_json:
+        hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
+    say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+@contextmanager
+def _forgotten_on_failure(backup: Backup) -> Iterator[None]:
+    """The new snapshot, as large as a database, does not stay when it gets no name."""
+    try:
+        yield
+    except BaseException:
+        with deferred(), suppress(BackupError, OSError):
+            backup.discard_compaction()
+        raise
+
+
+def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
+    if as_json and dry_run:
+        tell_steps([], as_json)
+    elif as_json:
+        hand_out_result({"url": url, "compacted": False, "reason": why})
+    say(f"{url}: {why}")
+
+
+def _fold(url: str, backup: Backup, scratch: Path, show: Progress) -> CompactedSnapshot | None:
+    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    with scratch_directory(scratch) as place, _forgotten_on_failure(backup):
+        return fold(url, place, show)
+
+
+_NOTHING_YET = "there is nothing to compact yet"
+
+_LAST_SEGMENT = "a compaction would gain nothing now (the last changes are always left as they are, with their segment)"
+
+_NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
+
+
+def _gains(backup: Backup, folded: CompactedSnapshot, before: Status) -> bool:
+    """Whether the backup becomes smaller: the new snapshot takes the place of the old one and of whole segments."""
+    snapshot = sum(_size(backup, name) for name in backup.storage.names() if is_part_of(name, folded.written))
+    segments = sum(
+        _size(backup, name)
+        for name in backup.storage.names()
+        if (index := segment_index(name)) is not None and index < folded.first_segment
+    )
+    return snapshot < before.snapshot_bytes + segments
+
+
+def _size(backup: Backup, name: str) -> int:
+    with closing(backup.storage.open(name)) as handle:
+        return handle.size()
+
+
+def _refuse_if_damaged(backup: Backup) -> None:
+    """What was found may be in the last records, which a compaction leaves as they are."""
+    known = backup.damage.read()
+    if known is not None:
+        raise Unrestorable(
+            f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "
+            "node's database does. The node's next start takes one by itself",
+            known.what,
+        )

@@ -1,0 +1,349 @@
+"""`backup-cli restore`: from a backup back to a database, after a disaster."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from dataclasses import replace as replace_field
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from backends.base import Standing
+from backends.change import ahead
+from backends.confined.work import rebuild_backup
+from backends.errors import BackupError
+from backends.holder import COMMAND
+from backends.legacy import older_backup_at
+from backends.log.backup import Backup
+from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
+from backends.node.handover import hand_over
+from backends.node.pairing import BackupEnd, pair
+from backends.node.present import end_of_backup, look_at_database
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WriterLock
+from backends.sqlite.rebuild import Rebuilt
+from backends.system.interrupts import ignored
+from backends.system.scratch import scratch_directory, scratch_place
+from backup_cli import as_owner
+from backup_cli.consent.newest import discard_newer
+from backup_cli.consent.restore import demand_no_newer, which_is_newer
+from backup_cli.consent.schema import accept_schema, demand_known_schema
+from backup_cli.console import hand_out_path, progress, size, warn
+from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.legacy import CANNOT_RESUME, rebuild_from
+from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
+from backup_cli.options import (
+    existing_backup,
+    lock_steps,
+    no_limits,
+    set_old_lock_aside,
+    show_statements,
+    url_argument,
+)
+from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
+from backup_cli.replica import warn_of_other_main
+from backup_cli.restore_place import (
+    Unfinished,
+    existing_at,
+    file_behind,
+    made,
+    move_aside,
+    refuse_inside,
+    refuse_unwritable,
+    target_of,
+    unfinished,
+)
+from backup_cli.restore_words import (
+    WHY_OLD_IS_DEADLY,
+    restored_document,
+    tell_plan,
+    tell_plan_of_kept,
+    tell_rules,
+    tell_summary,
+)
+
+
+@click.command(short_help="Bring the database back from a backup.")
+@url_argument
+@click.argument("dest", type=click.Path(readable=False))
+@click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
+@click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
+@click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
+@click.option("--kept", is_flag=True, help="The generation that the last resync replaced (backup-cli versions).")
+@click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
+@accept_schema
+@discard_newer
+@take_over
+@dry_run_option
+@json_option
+@show_statements
+@no_limits
+def restore(
+    url: str,
+    dest: str,
+    replace: bool,
+    resume: bool,
+    to_version: int | None,
+    kept: bool,
+    not_for_a_node: bool,
+    accepted: bool,
+    consent: tuple[str, ...],
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Bring the database back from the backup at URL to DEST, a file or a directory.
+
+    URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
+    overwritten, and nothing newer is replaced.
+    """
+    _demand_consent(to_version, resume, not_for_a_node, kept)
+    place = as_owner.restore_place(Path(dest))
+    older = older_backup_at(url)
+    if older is not None and resume:
+        raise BackupError(CANNOT_RESUME)
+    if older is not None and kept:
+        raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
+    url, backup = (url, None) if older is not None else existing_backup(url)
+    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
+    if kept and backup is not None:
+        old = _name_of_kept(url, backup, resume, not_for_a_node)
+    old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
+    target = target.with_name(f"{target.name}{old}")
+    refuse_inside(target.parent)
+    refuse_if_running(target.parent)
+    file = file_behind(target)
+    as_owner.refuse_anothers(file.parent)
+    existing = existing_at(file)
+    if existing and not replace:
+        _refuse_to_overwrite(existing, file, url, backup)
+    if resume and target.name != DATABASE:
+        raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
+    if resume and not looks_like_a_nodes(target.parent):
+        warn(
+            f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
+            f"will work in {target.parent / NETWORKS[0]}, restore to that one"
+        )
+    order = _Order(
+        url,
+        backup,
+        older,
+        target,
+        file,
+        existing,
+        to_version,
+        kept,
+        bool(old),
+        resume,
+        accepted,
+        consent,
+        take_over,
+        dry_run,
+    )
+    if dry_run:
+        tell_steps(_steps(order), as_json)
+        return
+    with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backup):
+        rebuilt, aside = _restore(order, temporary)
+    tell_summary(target, rebuilt, aside, older is not None)
+    if not as_json:
+        hand_out_path(target)
+    _tell_after(order, rebuilt)
+    if as_json:
+        hand_out_result(restored_document(url, target, rebuilt, aside, resume=resume, old=bool(old)))
+
+
+def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
+    """What is to know before anything is started from it."""
+    url, backup, target, resume = order.url, order.backup, order.target, order.resume
+    if order.old:
+        warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
+        return
+    if target.name == DATABASE:
+        warn_of_other_main(target.parent, target)
+    tell_rules(url, target, _node_of(rebuilt, backup), resume, order.older is not None)
+    if resume and backup is not None:
+        _warn_if_closed(backup)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be restored, and whereto."""
+
+    url: str
+    backup: Backup | None
+    older: Path | None
+    """The older plugin's file, instead of a backup."""
+    target: Path
+    file: Path
+    """Where `target` leads, when it is a link."""
+    existing: list[Path]
+    to_version: int | None
+    kept: bool
+    old: bool
+    """It is for looking at only, and its name says so."""
+    resume: bool
+    accepted: bool
+    """What may be in the schema."""
+    consent: tuple[str, ...]
+    take_over: bool
+    dry_run: bool
+
+
+def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
+    """The whole work; what was rebuilt, and where the old files are now."""
+    target, backup = order.target, order.backup
+    rebuilt, standing = _rebuilt(order, temporary.path)
+    with ignored():  # broken off between these steps, half of the files would have their new names
+        aside = move_aside(order.file, order.existing)
+        temporary.publish(order.file)
+        if order.resume and backup is not None:
+            set_old_lock_aside(target.parent)
+            hand_over(target.parent, backup.place.durable_url(order.url), backup.id(), standing)
+    return rebuilt, aside
+
+
+def _steps(order: _Order) -> list[str]:
+    """What a restore would do, after it has been tried in a scratch directory elsewhere."""
+    file, directory = order.file, order.target.parent
+    refuse_unwritable(file.parent)
+    if order.target.name == DATABASE and directory.exists():
+        WriterLock(directory, f"{COMMAND} restore").look()
+    with scratch_directory(scratch_place()) as scratch:
+        rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
+        holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
+    steps = [] if directory.exists() else [f"make the directory {directory}"]
+    steps += [f"move {path} aside, to {file.name}.before-restore-TIME beside it" for path in order.existing]
+    steps.append(f"write the database ({holds}) to {file}")
+    if order.resume and order.backup is not None:
+        steps += lock_steps(directory, order.backup.place.durable_url(order.url))
+    return steps
+
+
+def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing | None]:
+    """The database in the file `temporary`, once nothing speaks against it, and where in the log it stands."""
+    target, backup = order.target, order.backup
+    standing: Standing | None = None
+    if backup is None:
+        assert order.older is not None
+        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
+    else:
+        rebuilt, standing, end = _from_backup(order, backup, temporary)
+    demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
+    refuse_if_running(target.parent)  # a large restore takes minutes
+    if not order.old:
+        demand_no_newer(target, order.url, end, backup is None, order.consent)
+    return rebuilt, standing
+
+
+def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Standing | None, BackupEnd]:
+    """What was rebuilt, the place in the log that it holds (None for a kept generation), and the same as an end."""
+    seen, before = backup.status(order.url), look(backup)
+    end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.kept else None
+    if note is not None:
+        end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
+    if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
+        demand_no_newer(order.target, order.url, end, False, ())
+    if order.resume:
+        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
+    if note is None:
+        tell_plan(seen, order.target, order.to_version)
+        old = None if order.old else doubt_of(backup, seen.last_change, before_restore=True)
+        if old is not None:
+            warn(f"{old}. {LOOK_FOR_A_NEWER}")
+    else:
+        tell_plan_of_kept(order.url, note, order.target, order.to_version)
+    rebuilt = _rebuild(order, temporary)
+    if order.resume:
+        refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
+    elif not order.old:
+        warn_of_writer(writing(before, look(backup)))
+    end = replace_field(end, version=rebuilt.data_version, damaged=False, node_id=rebuilt.state.node_id or end.node_id)
+    return rebuilt, None if order.kept else rebuilt.end, end
+
+
+def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
+    """What the file's name must say of the kept generation: nothing, if that is the node's newest state after all."""
+    note = backup.kept()
+    if note is None:
+        raise BackupError(
+            f"no earlier generation is kept in {url}: one is when a snapshot replaces it that disagrees with it, for "
+            "7 days. Nothing was restored"
+        )
+    end = end_of_backup(backup, url)
+    if ahead(note.data_version, end.version) > 0:
+        return ""
+    if resume or not not_for_a_node:
+        raise BackupError(
+            f"the generation that is kept ends at version {note.data_version}, and the backup has reached "
+            f"{end.version} since, so it is for looking at only. {WHY_OLD_IS_DEADLY}. If you only want to look, add "
+            "--not-for-a-node (and no --resume). Nothing was restored"
+        )
+    return ".kept-NOT-FOR-A-NODE"
+
+
+@contextmanager
+def _let_go(backup: Backup | None) -> Iterator[None]:
+    """The backup's lock, if it was taken, is not held for longer than the restore."""
+    try:
+        yield
+    finally:
+        if isinstance(backup, Backup):
+            backup.let_go()
+
+
+def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
+    """The restored node's id; None when neither its database nor its backup says it."""
+    if rebuilt.state.node_id is None and backup is not None:
+        with suppress(BackupError):  # gone this moment
+            return backup.node_id()
+    return rebuilt.state.node_id
+
+
+def _warn_if_closed(backup: Backup) -> None:
+    with suppress(BackupError):  # gone this moment: all is restored, and check-config says more
+        closed = backup.place.why_unwritable()
+        if closed is not None:
+            warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
+
+
+def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, kept: bool) -> None:
+    if to_version is None and not_for_a_node and not kept:
+        raise click.UsageError("--not-for-a-node belongs to --to-version; without that, what is restored is for a node")
+    if to_version is not None and (resume or not not_for_a_node):
+        raise BackupError(
+            f"an old version is for looking at only. {WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
+            "if you only want to look, add --not-for-a-node (and no --resume). Nothing was restored"
+        )
+
+
+def _locked(target: Path) -> AbstractContextManager[object]:
+    """Where a node lives, against its plugin; elsewhere there is nobody to be kept out."""
+    return WriterLock(target.parent, f"{COMMAND} restore") if target.name == DATABASE else nullcontext()
+
+
+def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: Backup | None) -> NoReturn:
+    advice = None
+    if backup is not None:
+        with suppress(BackupError, OSError):  # one of the two cannot be read: then nobody can say
+            advice = which_is_newer(pair(look_at_database(target), end_of_backup(backup, url), None, None))
+    names = ", ".join(str(path) for path in existing)
+    raise BackupError(
+        f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
+        "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
+    )
+
+
+def _rebuild(order: _Order, temporary: Path) -> Rebuilt:
+    with progress("Restoring", "Checking the restored database") as show:
+        outcome = rebuild_backup(order.url, temporary, show, kept=order.kept, to_version=order.to_version)
+    rebuilt, wanted = outcome.rebuilt, order.to_version
+    if wanted is not None and rebuilt.data_version != wanted:
+        raise BackupError(f"the backup ends at version {rebuilt.data_version}, before {wanted}; nothing was restored")
+    if rebuilt.state.empty:
+        raise BackupError("the backup holds no database yet: the node has never started with it. Nothing was restored")
+    return rebuilt

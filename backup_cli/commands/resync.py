@@ -1,0 +1,216 @@
+"""`backup-cli resync`: a new snapshot of the present database into the existing backup."""
+
+import secrets
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import click
+
+from backends import backup_at
+from backends.change import ahead
+from backends.errors import BackupError, Damaged
+from backends.holder import COMMAND
+from backends.log.backup import Backup
+from backends.log.reader.kept import KEEP_FOR
+from backends.log.writer.writer import Writer
+from backends.node.directory import database_path
+from backends.node.handover import bear_witness, restore_command
+from backends.node.lockfile import Settings, read_settings
+from backends.node.memory import note_beginning
+from backends.node.memory_words import BOTH_OLDER, what_is_wrong
+from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
+from backends.node.present import end_of_backup, look_at_database, pair_at
+from backends.node.running import refuse_if_running
+from backends.node.session import remember_sessions
+from backends.node.writer_lock import WriterLock
+from backends.sqlite.copy import watched
+from backends.sqlite.source import inspect
+from backends.system.interrupts import ignored
+from backends.text import counted, shell_line
+from backup_cli import as_owner
+from backup_cli.consent.newest import State, demand_consent, discard_newer
+from backup_cli.consent.schema import tell_unknown_schema
+from backup_cli.console import progress, say, size, warn
+from backup_cli.copying import copied
+from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.legacy import refuse_older_lock
+from backup_cli.options import copy_place, lightning_dir
+from backup_cli.ownership import alone, take_over
+from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
+from backup_cli.replica import refuse_other_main
+from backup_cli.waiting import answered
+
+
+@click.command(short_help="Put the present database into the backup anew.")
+@lightning_dir
+@copy_place
+@discard_newer
+@take_over
+@dry_run_option
+@json_option
+def resync(
+    lightning_dir: Path,
+    scratch: Path | None,
+    consent: tuple[str, ...],
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
+
+    For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
+    be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
+    """
+    directory = as_owner.node_directory(lightning_dir)
+    as_owner.refuse_anothers(scratch)
+    refuse_if_running(directory)
+    settings = read_settings(directory)
+    refuse_older_lock(directory, settings)
+    backup = backup_at(settings.url)
+    with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
+        refuse_other_main(directory, database_path(directory))
+        database = _database(directory, settings)
+        backup_id = _identify(backup, settings)
+        with alone(settings.url, backup, "resync", take_over, dry_run):
+            pairing = pair_at(directory, settings, end_of_backup(backup, settings.url), database)
+            _refuse_to_lose(pairing, settings, directory, consent)
+            if dry_run:
+                tell_steps(_steps(directory, settings, pairing), as_json)
+                return
+            _resync(directory, settings, backup, backup_id, pairing, scratch or directory)
+    if as_json:
+        version = pairing.database.version or 0
+        hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
+    say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
+
+
+def _database(directory: Path, settings: Settings) -> NodeDatabase:
+    path = database_path(directory)
+    database = look_at_database(path)
+    if database.found is Found.NOTHING:
+        raise BackupError(
+            f"there is no database at {path}, so nothing was changed; to get it back, run: "
+            + restore_command(settings.url, directory, replace=path.exists())
+        )
+    if database.found is Found.CORRUPT:
+        raise BackupError(
+            f"{path} is corrupt, so that no backup can be made of it; nothing was changed. Do not start the node, and "
+            "keep that file and its disk; to see what is safe to do, run: backup-cli check-config"
+        )
+    if database.found is Found.UNREADABLE:
+        raise BackupError(f"{database.why}. The backup was not changed")
+    return database
+
+
+def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, consent: tuple[str, ...]) -> None:
+    """What the backup holds is given up only if the database is surely as new, or by consent."""
+    if pairing.identity is Identity.OTHER_NODE:
+        raise BackupError(
+            f"the backup belongs to the node {pairing.backup.node_id}, and the database to "
+            f"{pairing.database.node_id}; nothing was changed. Give this node a backup of its own: backup-cli init, "
+            "with a new URL"
+        )
+    if pairing.database_surely_newest:
+        return
+    if pairing.both_older:
+        wrong = what_is_wrong(pairing.memory, settings.url, pairing.backup.version)
+        lost = State("the newest state that this node had acknowledged", pairing.memory.version)
+        why = f"{wrong}; and {in_words(pairing.database, database_path(directory))}"
+        demand_consent(why, lost, BOTH_OLDER, consent)
+        return
+    why = both(pairing, settings.url, database_path(directory))
+    lost = State("the state in the backup", pairing.backup.version)
+    if pairing.identity is Identity.TAKEN_OVER:
+        writer = pairing.backup.writer
+        why += f", which another node ({writer.host if writer else 'unknown'}) has written to since this one last did"
+        advice = (
+            f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states the higher version "
+            "is not the newer one"
+        )
+    elif pairing.copied and pairing.position is not Position.BEHIND:
+        why += f"; {why_copied(pairing)}"
+        advice = f"If that one is in use, never start this one: {TWO_NODES}"
+    elif pairing.position is Position.NO_VERSION:
+        lost = State(lost.what, None)
+        why += ", so nobody can tell which of the two is newer"
+        advice = "See which of them the node last ran with"
+    else:
+        why += ", which is newer: the database has lost changes, or is an old copy"
+        back = restore_command(settings.url, directory, replace=True)
+        advice = (
+            "The backup is damaged, so that no command brings that state back; docs/recovery.md says what can be tried"
+            if pairing.backup.damaged
+            else f"Bring the newest state back, which keeps this database aside: {back}"
+        )
+    demand_consent(why, lost, advice, consent)
+
+
+def _resync(
+    directory: Path, settings: Settings, backup: Backup, backup_id: str, pairing: Pairing, scratch: Path
+) -> None:
+    session, last = secrets.token_hex(8), pairing.backup.writer
+    tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
+    with copied(database_path(directory), scratch) as source, ExitStack() as opened:
+        remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
+        writer = opened.enter_context(closing(_open(backup, session)))
+        before = writer.standing.data_version
+        if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
+            raise BackupError(
+                f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
+                "Stop that node, then repeat this"
+            )
+        with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
+            note = partial(note_beginning, directory, backup_id, writer.standing)
+            writer.take_snapshot(watched(source, show), "resync", note)
+        with ignored():
+            standing = writer.standing
+            writer.close()
+    with ignored():
+        bear_witness(directory, backup_id, standing)
+
+
+def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
+    database = database_path(directory)
+    tell_unknown_schema(inspect(database, writable=False).unknown_objects)
+    kept = "what it holds now" if pairing.backup.damaged else f"what it holds now (version {pairing.backup.version})"
+    return [
+        f"write a new snapshot of {database} (version {pairing.database.version or 0}, "
+        f"{size(database.stat().st_size)}) into the backup at {settings.url}",
+        f"keep {kept} beside it for {counted(KEEP_FOR // 86400, 'day')}",
+    ]
+
+
+def _open(backup: Backup, session: str) -> Writer:
+    try:
+        return backup.open(lambda level, line: warn(line), session)
+    except Damaged as error:
+        say(f"{error.what} in {error.file}: beginning anew from the database")
+        return backup.open_anew(lambda level, line: warn(line), session)
+
+
+class Nameless(BackupError):
+    """The backup is so damaged that it does not say any more which one it is."""
+
+    exit_code = 3
+
+
+def _identify(backup: Backup, settings: Settings) -> str:
+    """The backup's id; it must be the one that this node was tied to, or another node's backup would be lost."""
+    try:
+        found = answered(settings.url, backup.id)
+    except Damaged as error:
+        raise Nameless(
+            f"{error.what} in {error.file}: nothing in {backup.describe()} says any more which backup it is, so it "
+            "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
+            "backup, which is refused should the database have lost changes: "
+            f"{shell_line('backup-cli', 'init', settings.url)}"
+        ) from error
+    if settings.backup_id is not None and settings.backup_id != found:
+        raise BackupError(
+            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
+            "another node, or was made anew. Nothing was changed; put the right one back. If that is lost for good, "
+            "make a new backup at another place: backup-cli init URL"
+        )
+    return found

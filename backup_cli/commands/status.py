@@ -1,0 +1,134 @@
+"""`backup-cli status`: what the backup holds, without changing anything."""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from backends.errors import BackupError
+from backends.log.backup import Backup
+from backends.log.format.documents import reason_in_short
+from backends.log.status import Status, Trouble, TroubleKind
+from backends.node.lockfile import read_settings
+from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.node.sync_point import read_witness
+from backends.text import counted
+from backup_cli import as_owner
+from backup_cli.checks.backup import NOTHING_MORE
+from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
+from backup_cli.findings import Finding, Level
+from backup_cli.old_age import doubt_of
+from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
+from backup_cli.pairing_words import finding
+from backup_cli.prometheus import metrics, unreadable
+from plugin.foresight import brings_forward
+
+
+@click.command(short_help="Version, age, sizes and health of a backup.")
+@click.argument("url", metavar="[URL]", required=False)
+@lightning_dir
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--prometheus", is_flag=True, help="The same for the textfile collector of node_exporter.")
+@click.pass_context
+def status(context: click.Context, url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
+    """Version, age, sizes and health of the backup at URL, or of the node's own one.
+
+    Of the node's own one, or with --lightning-dir, also how the node's database stands to it.
+    """
+    with_node = url is None or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
+    if as_json and prometheus:
+        raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
+    try:
+        directory = as_owner.node_directory(lightning_dir) if with_node else None
+        if url is None and directory is not None:
+            url = read_settings(directory).url
+            seen, found, old = _look(url, directory, prometheus)
+            seen = _with_last_run(seen, directory)
+        else:
+            seen, found, old = _look(url or "", directory, prometheus)
+    except BackupError as error:
+        if prometheus:
+            hand_out(unreadable(url or "", error, time.time()))
+        raise
+    if as_json:
+        database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
+        hand_out(json.dumps({**seen.as_json(), "old": old, **database}))
+    elif prometheus:
+        hand_out(metrics(seen, time.time()))
+    else:
+        _table(seen, found, old)
+    if seen.damaged:
+        raise click.exceptions.Exit(3)
+
+
+def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
+    """The backup; with a node's directory, how its database stands to it; and what to say of an old last change."""
+    url, backup = existing_backup_as_owner(url) if directory is None else existing_backup(url)
+    seen = backup.status(url)
+    old = doubt_of(backup, seen.last_change)
+    if directory is None or prometheus:
+        return seen, None, old
+    return _with_closed(seen, backup), _database(url, backup, seen, directory), old
+
+
+def _with_last_run(seen: Status, directory: Path) -> Status:
+    """What only the node's side knows: its last run ended because something could not be saved."""
+    last = read_witness(directory)
+    if last is None or last.failure is None:
+        return seen
+    told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
+    return replace(seen, troubles=(*seen.troubles, Trouble(TroubleKind.LAST_RUN_FAILED, told)))
+
+
+def _with_closed(seen: Status, backup: Backup) -> Status:
+    """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
+    closed = backup.place.why_unwritable()
+    if closed is None:
+        return seen
+    told = Trouble(TroubleKind.NOT_WRITABLE, f"{NOTHING_MORE}: {closed}")
+    return replace(seen, troubles=(*seen.troubles, told))
+
+
+def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Finding:
+    """How the node's database stands to the backup: what check-config says of it, too."""
+    settings = None
+    with suppress(BackupError):  # no backup.lock: then any backup may be compared
+        settings = read_settings(directory)
+    pairing = pair_at(directory, settings, end_of_backup(backup, url, seen), look_at_node(directory))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backup))
+
+
+def _table(seen: Status, found: Finding | None, old: str | None) -> None:
+    begun = reason_in_short(seen.generation_reason)
+    rows = [
+        ("backup", f"{seen.url} ({seen.backup_id})"),
+        ("health", seen.health),
+        ("version", str(seen.data_version)),
+        ("last change", moment_ago(seen.last_change)),
+        ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
+        ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
+        ("compacted", _compacted(seen)),
+        ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
+        ("node", seen.node_id or "not known yet"),
+    ]
+    if found is not None and found.level is Level.OK:
+        rows.append(("database", found.text))
+    for name, value in rows:
+        show_row(name, value, 13)
+    if found is not None and found.level is not Level.OK:
+        show_line(f"! {found.text}", fg="yellow")
+    if old is not None:
+        show_line(f"! {old}", fg="yellow")
+    for trouble in seen.troubles:
+        show_line(f"! {trouble.sentence}", fg="yellow")
+
+
+def _compacted(seen: Status) -> str:
+    """Of what was before a new snapshot nothing is known: `never` is said of a backup's first generation only."""
+    if seen.last_compaction is not None:
+        return moment_ago(seen.last_compaction)
+    return "never" if seen.generation == 1 else f"not since the snapshot of {moment(seen.generation_begun)}"

@@ -1,0 +1,184 @@
+"""`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
+
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
+from backends.errors import BackupError
+from backends.log.backup import Backup
+from backends.node.directory import database_path
+from backends.node.lockfile import read_settings
+from backends.node.memory import Memory
+from backends.node.pairing import Identity, Pairing, Position
+from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.node.running import refuse_if_running
+from backends.sqlite.compare import Comparison
+from backends.system.scratch import scratch_directory, scratch_place
+from backends.text import counted
+from backup_cli import as_owner
+from backup_cli.consent.schema import accept_schema, demand_known_schema
+from backup_cli.console import moment, progress, say, show_line, size, warn
+from backup_cli.findings import Finding, problem
+from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.noting import damage_noted
+from backup_cli.options import (
+    A_PATH,
+    existing_backup,
+    existing_backup_as_owner,
+    no_limits,
+    show_statements,
+    url_argument,
+)
+from backup_cli.pairing_words import finding, remembered_otherwise
+from plugin.foresight import brings_forward
+
+
+@click.command(short_help="Prove that a backup can be restored.")
+@url_argument
+@click.option(
+    "--lightning-dir",
+    type=A_PATH,
+    help="Also compare with the database of this node, table by table; lightningd must be stopped.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
+    help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+)
+@accept_schema
+@json_option
+@show_statements
+@no_limits
+def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
+    """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
+
+    Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
+    """
+    database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
+    url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
+    as_owner.refuse_anothers(scratch)
+    if database is not None:
+        refuse_if_running(database.parent)
+        if not database.exists():
+            raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
+    with scratch_directory(scratch or scratch_place()) as directory:
+        made = directory / "verified.sqlite3"
+        verified = _rebuild(url, backup, made, accepted)
+        comparison = compare_databases(made, database) if database is not None else None
+    if not as_json:
+        _tell_whole(url, verified)
+    _warn_of_earlier(backup, verified.generation)
+    if comparison is not None and database is not None:
+        pairing = _pairing(url, backup, database.parent)
+        _tell_comparison(comparison, _stand(url, backup, database.parent, pairing), as_json)
+        if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
+            raise BackupError(remembered_otherwise(pairing, url, database.parent))
+    if as_json:
+        hand_out_result(_document(url, backup, verified, comparison))
+
+
+def _document(url: str, backup: Backup, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
+    """For programs: fields are called as in `status --json`."""
+    rebuilt, known = verified.rebuilt, backup.damage.read()
+    return {
+        "url": url,
+        "backup_id": backup.id(),
+        "node_id": rebuilt.state.node_id,
+        "data_version": rebuilt.data_version,
+        "last_change": rebuilt.last_time,
+        "generation": verified.generation,
+        "stored_bytes": verified.stored,
+        "changes": rebuilt.changes,
+        "torn": rebuilt.torn,
+        "end_unverified": rebuilt.end_unverified,
+        "known_damage": None if known is None or known.generation != verified.generation else asdict(known),
+        "compared": None if comparison is None else {"tables": comparison.tables, "rows": comparison.rows},
+    }
+
+
+def _rebuild(url: str, backup: Backup, target: Path, accepted: bool) -> Outcome:
+    outcome = _outcome(url, backup, target)
+    rebuilt = outcome.rebuilt
+    demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
+    if rebuilt.torn is not None:
+        warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
+    if rebuilt.end_unverified is not None:
+        warn(rebuilt.end_unverified)
+    for violation in outcome.violations:
+        say(f"note: the node's own database holds this, too: {violation}")
+    return outcome
+
+
+def _tell_whole(url: str, verified: Outcome) -> None:
+    rebuilt = verified.rebuilt
+    show_line(
+        f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
+        f"{size(verified.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
+    )
+
+
+def _outcome(url: str, backup: Backup, target: Path) -> Outcome:
+    """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
+    for _ in range(_ATTEMPTS):
+        with backup.read() as reader:
+            number = reader.manifest.generation
+        with (
+            suppress(Overtaken),
+            damage_noted(backup, "verify", number),
+            progress("Verifying", "Checking the database") as show,
+        ):
+            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
+    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
+
+
+_ATTEMPTS = 5
+
+
+def _warn_of_earlier(backup: Backup, generation: int) -> None:
+    """It may have been a cable or memory that errs now and then: only a new snapshot ends what was found."""
+    known = backup.damage.read()
+    if known is not None and known.generation == generation:
+        warn(
+            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may err "
+            "now and then. The backup counts as damaged until there is a new snapshot, which the node's next start "
+            "takes by itself"
+        )
+
+
+def _tell_comparison(comparison: Comparison, found: Finding, as_json: bool) -> None:
+    if not comparison.differences:
+        holds = f"{counted(comparison.tables, 'table')}, {counted(comparison.rows, 'row')}"
+        if not as_json:
+            show_line(f"identical with the node's database: {holds}")
+        return
+    if as_json:
+        differ = BackupError(f"the backup and the node's database differ. {found.text}")
+        differ.listed = tuple(comparison.differences)
+        raise differ
+    for difference in comparison.differences:
+        show_line(f"DIFFERENT: {difference}")
+    raise BackupError(f"the backup and the node's database differ (above). {found.text}")
+
+
+def _pairing(url: str, backup: Backup, directory: Path) -> Pairing:
+    settings = None
+    with suppress(BackupError):  # no backup.lock: then any backup may be compared
+        settings = read_settings(directory)
+    return pair_at(directory, settings, end_of_backup(backup, url), look_at_node(directory))
+
+
+def _stand(url: str, backup: Backup, directory: Path, pairing: Pairing) -> Finding:
+    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+    known = pairing.memory.verdict is Memory.AGREES
+    if known and pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
+        return problem(
+            "version",
+            f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "
+            "the database was changed by something else than lightningd. If this is the database that the node last "
+            "ran with, make the backup hold it with: backup-cli resync",
+        )
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backup))

@@ -1,0 +1,57 @@
+"""What `restore` and `verify` do with a backup file of the older plugin."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from backends.confined.work import rebuild_older_file
+from backends.errors import BackupError
+from backends.legacy import OlderBackup, older_backup_at
+from backends.node.lockfile import LOCK_FILE, Settings
+from backends.sqlite.rebuild import Rebuilt
+from backup_cli.console import progress, size, warn
+from backup_cli.restore_words import tell_plan_of
+
+CANNOT_RESUME = (
+    "no node can go on with a backup of the older plugin, so --resume has no meaning; nothing was restored. Restore "
+    "without it, then make a new backup with: backup-cli init"
+)
+
+
+def refuse_older_lock(directory: Path, settings: Settings) -> None:
+    """BackupError when the node's backup.lock still names the older plugin's file, or its server."""
+    if settings.backup_id is not None:
+        return  # no lock of the older plugin's names one
+    if settings.url.startswith("socket:") or older_backup_at(settings.url) is not None:
+        raise BackupError(
+            f"{directory / LOCK_FILE} is of the older backup plugin and names {settings.url}, which no node can go on "
+            "with under this one. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL "
+            "(docs/migrating.md)"
+        )
+
+
+def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | None = None) -> Rebuilt:
+    """Tell the plan, rebuild the database of `file` in `temporary`, and tell what a person should know of it.
+
+    `target` is where it will lie. Raises BackupError; `temporary` is then worthless.
+    """
+    with OlderBackup(file) as older:
+        _tell_plan(older, target, to_version)
+        with progress("Restoring") as show:
+            rebuilt, remarks = rebuild_older_file(file, temporary, show, to_version=to_version)
+        if to_version is None and rebuilt.data_version != older.named_version:
+            warn(
+                f"the file's header, which is written last, names version {older.named_version}; the whole changes "
+                f"after it reach version {rebuilt.data_version}, and all of them count"
+            )
+        for remark in remarks:
+            warn(remark)
+    if rebuilt.state.empty:
+        raise BackupError(f"{file} holds no database yet: the node has never started with it. Nothing was restored")
+    return replace(rebuilt, torn=None)  # that was told
+
+
+def _tell_plan(older: OlderBackup, target: Path, to_version: int | None) -> None:
+    origin = f"{older.path} (a file of the older plugin, {size(older.stored_bytes())})"
+    # The records bear no time, and a copy bears that of its copying.
+    since = "in a file last written"
+    tell_plan_of(origin, older.named_version, since, older.last_time, target, to_version)

@@ -1,0 +1,12 @@
+"""Where what is installed lies."""
+
+import shutil
+import sys
+from pathlib import Path
+
+
+def plugin_path() -> str:
+    """The plugin's executable, installed beside this command."""
+    beside = Path(sys.argv[0]).absolute().with_name("lightningd-backup")
+    found = beside if beside.exists() else shutil.which("lightningd-backup")
+    return str(found or "/path/to/lightningd-backup")

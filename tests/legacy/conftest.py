@@ -1,0 +1,61 @@
+"""What the tests of older backups begin with."""
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from backends.legacy import OlderBackup, rebuild_older
+from tests.fake_lightningd import Call, contents
+from tests.fake_lightningd.database import Database
+from tests.legacy.written import Written
+
+
+class Restored:
+    """What came of a file."""
+
+    def __init__(self, path: Path, target: Path, to_version: int | None = None) -> None:
+        self.database = target
+        with OlderBackup(path) as backup:
+            made = rebuild_older(backup, target, to_version=to_version)
+        rebuilt = made.rebuilt
+        self.left_out, self.torn, self.remarks = made.left_out, rebuilt.torn, made.remarks
+        self.version, self.changes, self.foreign_keys = rebuilt.data_version, rebuilt.changes, rebuilt.foreign_keys
+
+    def holds_what(self, database: Path) -> bool:
+        return contents(self.database) == contents(database)
+
+
+class Bench:
+    """A place to write older backups, restore them, and make the databases that should come of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._numbers = directory, count()
+
+    def path(self, name: str) -> Path:
+        """One that nothing has used yet."""
+        return self._directory / f"{next(self._numbers)}-{name}"
+
+    def file(self, written: Written | bytes, tail: bytes = b"") -> Path:
+        path = self.path("older.bkp")
+        path.write_bytes((written if isinstance(written, bytes) else written.data()) + tail)
+        return path
+
+    def restore(self, written: Written | bytes, tail: bytes = b"", to_version: int | None = None) -> Restored:
+        return Restored(self.file(written, tail), self.path("restored.sqlite3"), to_version)
+
+    def node(self, *calls: Call) -> Path:
+        """A node's own database with these calls committed."""
+        directory = self.path("node")
+        directory.mkdir()
+        own = Database(directory)
+        for call in calls:
+            own.execute(call.writes, transaction=not call.outside_transaction)
+            own.commit()
+        own.close()
+        return directory / "lightningd.sqlite3"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)

@@ -1,0 +1,24 @@
+"""A small life of a node, and what a refusal must say."""
+
+import pytest
+
+from backends.legacy import OlderDamaged
+from tests.fake_lightningd import Call, History
+from tests.legacy.conftest import Bench
+from tests.legacy.written import Written
+
+
+def history(notes: int = 4) -> tuple[History, list[Call]]:
+    life = History()
+    return life, [life.first(), *life.notes(notes)]
+
+
+def refused(bench: Bench, file: Written | bytes, last_good: int | None, tail: bytes = b"") -> OlderDamaged:
+    with pytest.raises(OlderDamaged) as caught:
+        bench.restore(file, tail)
+    assert caught.value.last_good == last_good, caught.value
+    assert caught.value.exit_code == 3
+    said = str(caught.value)
+    assert "backup-cli init" in said
+    assert str(last_good) in said or last_good is None
+    return caught.value

@@ -1,0 +1,74 @@
+"""Which files are taken for the older plugin's, and what is said of those that cannot be read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from backends.change import ahead
+from backends.errors import BackupError, NotABackup, Unreachable
+from backends.legacy import OlderBackup, is_older_backup, older_backup_at, older_path, rebuild_older
+from tests.fake_lightningd import History, recorded_database
+from tests.legacy.conftest import Bench
+from tests.legacy.written import Written, written
+
+
+def test_it_is_known_by_its_header(bench: Bench) -> None:
+    assert is_older_backup(bench.file(Written()))
+    assert is_older_backup(bench.file(written([History().first()])))
+
+
+def test_anything_else_is_not_one(tmp_path: Path) -> None:
+    names = ["missing", "missing/below", "empty", "short", "text", "database", "directory", "fifo", "loop", "secret\0"]
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"\0\0\0")
+    (tmp_path / "text").write_text("not a backup at all\n" * 100)
+    recorded_database(tmp_path / "database")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in names:
+        assert not is_older_backup(tmp_path / name), name
+    for name in names[:-1]:
+        with pytest.raises((NotABackup, Unreachable), match="nothing was changed"):
+            OlderBackup(tmp_path / name)
+
+
+def test_a_link_to_one_is_one(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(bench.file(Written()))
+    assert is_older_backup(tmp_path / "link")
+
+
+def test_paths_and_urls() -> None:
+    assert older_path("/mnt/old.bkp") == Path("/mnt/old.bkp")
+    assert older_path("old.bkp") == Path("old.bkp")
+    assert older_path("~/old.bkp") == Path.home() / "old.bkp"
+    assert older_path("file:///mnt/with%20blank.bkp") == Path("/mnt/with blank.bkp")
+    with pytest.raises(BackupError, match="server of the older plugin"):
+        older_path("socket:127.0.0.1:8700")
+    with pytest.raises(BackupError, match="https"):
+        older_path("https://example.org/old.bkp")
+
+
+def test_a_url_that_names_one(bench: Bench, tmp_path: Path) -> None:
+    path = bench.file(Written())
+    assert older_backup_at(path.as_uri()) == path
+    assert older_backup_at(tmp_path.as_uri()) is None
+    assert older_backup_at((tmp_path / "missing").as_uri()) is None
+    assert older_backup_at(f"nfs://server{path}") is None
+
+
+def test_distances_wrap() -> None:
+    assert (ahead(5, 3), ahead(3, 5), ahead(0, (1 << 32) - 1), ahead((1 << 32) - 1, 1)) == (2, -2, 1, -2)
+
+
+def test_progress_goes_from_nothing_to_all(bench: Bench) -> None:
+    life = History()
+    path = bench.file(written([life.first(), *life.notes(1000)]))
+    seen: list[tuple[int, int]] = []
+    with OlderBackup(path) as backup:
+        rebuild_older(backup, bench.path("restored.sqlite3"), lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert {total for _, total in seen} == {path.stat().st_size}
+    assert seen[-1][0] == seen[-1][1]
+    assert len(seen) > 5

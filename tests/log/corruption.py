@@ -1,0 +1,188 @@
+"""Small backups to be damaged, and the verdict on what a reader and a writer make of the damage."""
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+
+from backends.change import Change
+from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
+from backends.log.backup import Backup
+from backends.log.format.documents import MANIFEST, SESSION
+from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, decode_record_header, segment_index
+from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
+from backends.log.writer.writer import Writer
+from backends.storage.base import Storage
+from tests.fake_lightningd.calls import bump
+from tests.log.conftest import TINY
+from tests.log.histories import backup_in, changes, noise, silent, source
+from tests.log.model import Contents, Model, contents, contents_and_tear
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+Files = dict[str, bytes]
+
+BASE = 41
+"""The version of the snapshot."""
+
+LAST = 52
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A whole backup, as files, and what it held after each of its records."""
+
+    files: Files
+    states: list[Contents]
+
+    @property
+    def contents(self) -> Contents:
+        """What it holds."""
+        return self.states[-1]
+
+    @property
+    def segments(self) -> list[str]:
+        """The names of its segments, in order."""
+        return sorted(name for name in self.files if segment_index(name) is not None)
+
+    @property
+    def last(self) -> str:
+        """The one in which the log ends; a later one was only made ahead."""
+        return [name for name in self.segments if any(self.files[name][FILE_HEADER_SIZE:])][-1]
+
+
+def make(*, closed: bool) -> Made:
+    """A snapshot and two segments; versions BASE to LAST, made with the options TINY.
+
+    Not closed: its writer was killed after the last change, and the session marker is from the writer's beginning.
+    """
+    storage, snapshot = SimulatedStorage(SimulatedDisk()), noise(300).encode()
+    backup_in(storage, TINY).create(source(snapshot, BASE))
+    writer = backup_in(storage, TINY).open(silent, "writer")
+    states = [Model(snapshot=snapshot)]
+    for step in (
+        *changes(4, BASE),
+        Change(BASE + 5, [noise(600), bump(BASE + 5)]),  # more than a sector, and the segment is full
+        *changes(4, BASE + 5),
+        Change(LAST - 1, [noise(500), bump(LAST - 1)]),
+        Change(LAST, [noise(1200, 1), bump(LAST)]),
+    ):
+        writer.append(step)
+        states.append(states[-1].appended(step))
+        if writer.standing.data_version == BASE + 5:
+            writer.maintain()
+    assert writer.standing.data_version == LAST
+    if closed:
+        writer.close()
+    else:
+        writer.maintain()  # room after the last record, and another segment
+    made = Made(files_in(storage), [state.contents for state in states])
+    assert contents(backup_in(storage)) == made.contents
+    assert len(made.segments) == (2 if closed else 3)
+    return made
+
+
+def files_in(storage: Storage) -> Files:
+    """Every file's bytes."""
+    return {name: storage.read_small(name) for name in storage.names()}
+
+
+def backup_of(files: Files, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
+    """A backup of these files on a disk of its own."""
+    storage = SimulatedStorage(SimulatedDisk())
+    storage.make()
+    for name, data in files.items():
+        with closing(storage.create(name)) as handle:
+            handle.write(0, data)
+            handle.sync()
+    storage.sync_names()
+    return backup_in(storage, options)
+
+
+def record_bounds(segment: bytes) -> list[int]:
+    """Where each record begins, and where the last one ends."""
+    bounds = [FILE_HEADER_SIZE]
+    while (header := decode_record_header(segment, bounds[-1])) is not None:
+        bounds.append(bounds[-1] + RECORD_HEADER_SIZE + header.length)
+    return bounds
+
+
+def version_at(segment: bytes, offset: int) -> int:
+    """The data version of the record that begins there."""
+    header = decode_record_header(segment, offset)
+    assert header is not None
+    return header.data_version
+
+
+def zeroed(data: bytes, start: int, stop: int) -> bytes:
+    """With zeros in [start, stop)."""
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+def flipped(data: bytes, offset: int, mask: int) -> bytes:
+    """With these bits of one byte the other way round."""
+    return data[:offset] + bytes([data[offset] ^ mask]) + data[offset + 1 :]
+
+
+def read_verdict(made: Made, files: Files) -> str:
+    """What reading makes of these files; fails when it is anything that may not be."""
+    backup = backup_of(files)
+    try:
+        found, torn = contents_and_tear(backup)
+    except BackupError as error:
+        check_error(error, files)
+        return type(error).__name__.lower()
+    if found == made.contents:
+        return "same" if torn is None else "torn, nothing lost"
+    assert found in made.states
+    return "shorter" if torn is None else "torn"
+
+
+def open_verdict(made: Made, files: Files) -> str:
+    """What opening for writing makes of these files, and what a reader finds afterwards.
+
+    A start reads the last segment only, so damage elsewhere is found by readers.
+    """
+    backup = backup_of(files, TINY)
+    told: list[str] = []
+    try:
+        writer = backup.open(lambda level, line: told.append(line), "after the damage")
+    except BackupError as error:
+        check_error(error, files)
+        return type(error).__name__.lower()
+    after = files_in(backup.storage)
+    asides = [name for name in after if name.startswith("torn-")]
+    assert bool(told) == bool(asides) == any("torn" in line for line in told)
+    verdict = read_verdict(made, {name: data for name, data in after.items() if name not in asides})
+    writer.close()
+    if told:
+        return {"same": "torn, nothing lost", "shorter": "torn"}[verdict]  # and cut off
+    return "found by readers" if verdict in ("damaged", "notabackup") else verdict
+
+
+def check_error(error: BackupError, files: Files) -> None:
+    """The sentence names what it is about."""
+    assert isinstance(error, Damaged | NotABackup | FromTheFuture), repr(error)
+    if not isinstance(error, Damaged):
+        return
+    assert error.exit_code == 3
+    assert error.file in str(error)
+    assert error.file in files
+    assert 0 <= error.offset <= len(files[error.file])
+    good = error.last_good
+    assert good is None or BASE <= good <= LAST
+    if segment_index(error.file) is not None:
+        assert good is not None
+    elif error.file not in (MANIFEST, SESSION):
+        assert good is None
+
+
+def go_on(writer: Writer) -> None:
+    """Append to an opened backup, and read it back."""
+    before = contents(backup_in(writer.storage)).changes
+    version = writer.standing.data_version + 1
+    writer.append(Change(version, [bump(version)]))
+    assert contents(backup_in(writer.storage)).changes == (*before, (version, (bump(version),)))
+
+
+def tell(counts: Counter[str]) -> None:
+    """For whoever runs the tests with -s or -rP."""
+    print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))

@@ -1,0 +1,385 @@
+"""Rebuilding a database from its changes: exactly as the node had it, or not at all."""
+
+import stat
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.errors import BackupError
+from backends.sqlite import replay as replay_module
+from backends.sqlite.compare import compare
+from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.source import DatabaseState
+from backends.sqlite.statement_outline import outline
+from tests.sqlite.conftest import Recording
+from tests.sqlite.databases import NODE, made, node, rows
+
+
+def replayed(path: Path, *changes: Iterable[str]) -> Path:
+    with Replay(path) as replay:
+        for number, change in enumerate(changes):
+            replay.execute(change, number)
+        replay.finish()
+    return path
+
+
+def test_a_recorded_node_comes_back(fresh_channel: Recording, tmp_path: Path) -> None:
+    with Replay(tmp_path / "rebuilt") as replay:
+        for version, writes in fresh_channel.changes():
+            replay.execute(writes, version)
+        assert replay.finish().data_version == 1008
+    result = compare(tmp_path / "rebuilt", fresh_channel.after)
+    assert (result.tables, result.differences) == (36, [])
+
+
+def test_an_upgraded_node_comes_back(upgrade: Recording) -> None:
+    assert upgrade.before is not None
+    with Replay(upgrade.before) as replay:
+        for version, writes in upgrade.changes():
+            replay.execute(writes, version)
+        state = replay.finish()
+    assert state.data_version == version
+    result = compare(upgrade.before, upgrade.after)
+    assert (result.tables, result.differences) == (36, [])
+
+
+def test_a_new_file_is_like_the_node_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with Replay(path) as replay:
+        assert replay.foreign_keys
+        replay.execute(NODE, 7)
+        assert replay.finish() == DatabaseState(7, "02ab", is_lightningd=True, empty=False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+    pragmas = [rows(path, f"PRAGMA {name}")[0][0] for name in ("page_size", "journal_mode", "auto_vacuum", "encoding")]
+    assert pragmas == [4096, "delete", 0, "UTF-8"]
+
+
+def test_no_change_at_all(tmp_path: Path) -> None:
+    assert replayed(tmp_path / "new").stat().st_size == 0
+    (tmp_path / "empty").touch()
+    with Replay(tmp_path / "empty") as replay:
+        replay.execute([])
+        assert replay.finish().empty
+
+
+def test_nothing_lies_beside_the_file_meanwhile(tmp_path: Path) -> None:
+    with Replay(tmp_path / "new") as replay:
+        replay.execute([*NODE, "CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 50_000_000}')"])
+        replay.execute([f"UPDATE t SET x = '{'y' * 40_000_000}'"])
+        assert [file.name for file in tmp_path.iterdir()] == ["new"]
+
+
+def test_many_changes_are_one_transaction_and_all_are_kept(tmp_path: Path) -> None:
+    changes = [[f"INSERT INTO t VALUES ({n})"] for n in range(2 * replay_module.CHANGES_PER_TRANSACTION + 7)]
+    path = replayed(tmp_path / "db", ["CREATE TABLE t (x)"], *changes)
+    assert rows(path, "SELECT count(*), sum(x) FROM t") == [(len(changes), sum(range(len(changes))))]
+
+
+def test_the_schema_keeps_the_text_of_each_statement(tmp_path: Path) -> None:
+    """Executed together with others, a CREATE without a ';' of its own would end differently."""
+    written = [
+        "CREATE TABLE t (x)",
+        "CREATE INDEX i ON t (x);",
+        "CREATE UNIQUE INDEX u  ON t(x) -- why",
+        "DROP INDEX i",
+    ]
+    path = replayed(tmp_path / "db", written, ["CREATE TABLE v (x)", "INSERT INTO t VALUES (1)"])
+    reference = made(tmp_path / "reference", *written, "CREATE TABLE v (x)", "INSERT INTO t VALUES (1)")
+    assert rows(path, "SELECT sql FROM sqlite_schema") == rows(reference, "SELECT sql FROM sqlite_schema")
+    assert compare(path, reference).differences == []
+
+
+REPRODUCED = {
+    "rowids with gaps": ["CREATE TABLE t (x)", "INSERT INTO t VALUES (1), (2), (3)", "DELETE FROM t WHERE x <> 2"],
+    "sqlite_sequence": [
+        "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, x)",
+        "INSERT INTO t VALUES (41, 'x')",
+        "DELETE FROM t",
+        "INSERT INTO t (x) VALUES ('y')",
+    ],
+    "a table without rowids": [
+        "CREATE TABLE t (k TEXT COLLATE NOCASE PRIMARY KEY, v) WITHOUT ROWID",
+        "INSERT INTO t VALUES ('b', 1), ('A', 2)",
+        "INSERT INTO t VALUES ('a', 3) ON CONFLICT (k) DO UPDATE SET v = excluded.v",
+    ],
+    "a strict table altered": [
+        "CREATE TABLE t (x INTEGER) STRICT",
+        "INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD y INTEGER CHECK (y IS NULL OR y > 0);",
+        "ALTER TABLE t RENAME COLUMN x TO z",
+        "ALTER TABLE t RENAME TO u",
+        "ALTER TABLE u DROP COLUMN y",
+    ],
+    "text in double quotes": [
+        'CREATE TABLE t (x DEFAULT "text", y CHECK (y <> "never"))',
+        'INSERT INTO t (y) VALUES ("also text")',
+        'UPDATE t SET y = "other" WHERE x = "text"',
+    ],
+    "comments at the end": [
+        "CREATE TABLE t (x)",
+        "INSERT INTO t VALUES (1) -- not the end",
+        "INSERT INTO t VALUES (2) /* open to the end",
+        "INSERT INTO t VALUES (3)",
+    ],
+    "text like SQL": [
+        "CREATE TABLE t (x)",
+        "INSERT INTO t VALUES ('a;\n;DROP TABLE t;--')",
+        "INSERT INTO t VALUES ('it''s /*')",
+        "INSERT INTO t VALUES ('*/ x'')')",
+        "INSERT INTO t VALUES ('ÿ 漢 🎉 \u202e')",
+    ],
+    "rows that are returned": [
+        "CREATE TABLE t (x)",
+        "INSERT INTO t VALUES (1), (2) RETURNING x",
+        "UPDATE t SET x = x + 10 RETURNING x",
+        "SELECT x FROM t",
+        "INSERT INTO t VALUES (5)",
+    ],
+    "many semicolons": ["CREATE TABLE t (x);;", ";", "", "INSERT INTO t VALUES (1); ", "INSERT INTO t VALUES (2);"],
+    "a large value": ["CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 3_000_000}')", "INSERT INTO t VALUES (2)"],
+    "a trigger": [
+        "CREATE TABLE t (x)",
+        "CREATE TABLE log (x)",
+        "CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO log VALUES (new.x); END",
+        "INSERT INTO t VALUES (1)",
+    ],
+    "cascades": [
+        "CREATE TABLE p (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE c (p REFERENCES p (id) ON DELETE CASCADE, q REFERENCES p (id) ON DELETE SET NULL)",
+        "INSERT INTO p VALUES (1), (2)",
+        "INSERT INTO c VALUES (1, 2), (2, 1)",
+        "DELETE FROM p WHERE id = 1",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", REPRODUCED.values(), ids=REPRODUCED.keys())
+@pytest.mark.parametrize("given_as", ["a list", "an iterator", "a change each"])
+def test_reproduced_exactly(tmp_path: Path, statements: list[str], given_as: str) -> None:
+    changes: list[Iterable[str]] = [[statement] for statement in statements]
+    if given_as != "a change each":
+        changes = [statements] if given_as == "a list" else [iter(statements)]
+    path = replayed(tmp_path / "db", *changes)
+    reference = made(tmp_path / "reference", "PRAGMA foreign_keys = ON", *statements)
+    assert compare(path, reference).differences == []
+
+
+MIGRATION = [
+    ["CREATE TABLE p (id INTEGER PRIMARY KEY)", "CREATE TABLE c (p REFERENCES p (id) ON DELETE CASCADE)"],
+    ["INSERT INTO p VALUES (1)", "INSERT INTO c VALUES (1)"],
+    ["PRAGMA foreign_keys = OFF;"],
+    ["CREATE TABLE n (id INTEGER PRIMARY KEY)", "INSERT INTO n SELECT id FROM p", "DROP TABLE p"],
+    ["ALTER TABLE n RENAME TO p"],
+    ["PRAGMA foreign_keys = ON;"],
+]
+
+
+def test_a_lone_pragma_takes_effect_between_transactions(tmp_path: Path) -> None:
+    path = replayed(tmp_path / "db", *MIGRATION)
+    assert rows(path, "SELECT count(*) FROM c") == [(1,)]
+
+
+def test_without_that_pragma_the_child_rows_would_go(tmp_path: Path) -> None:
+    path = replayed(tmp_path / "db", *(change for change in MIGRATION if not change[0].startswith("PRAGMA")))
+    assert rows(path, "SELECT count(*) FROM c") == [(0,)]
+
+
+def test_a_lone_pragma_from_an_iterator(tmp_path: Path) -> None:
+    path = replayed(tmp_path / "db", *(iter(change) for change in MIGRATION))
+    assert rows(path, "SELECT count(*) FROM c") == [(1,)]
+
+
+def test_foreign_keys_as_a_property(tmp_path: Path) -> None:
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(MIGRATION[0])
+        replay.foreign_keys = False
+        assert not replay.foreign_keys
+        replay.execute(["INSERT INTO c VALUES (5)"])
+        replay.execute(["PRAGMA foreign_keys = ON"])
+        assert replay.foreign_keys
+        with pytest.raises(ReplayFailed, match="FOREIGN KEY constraint failed"):
+            replay.execute(["INSERT INTO c VALUES (6)"])
+
+
+TABLE = "CREATE TABLE t (x UNIQUE)"
+
+FAILING = {
+    "a broken constraint": (
+        ["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (1), (1)", "INSERT INTO t VALUES (3)"],
+        1,
+    ),
+    "the first": (["INSERT INTO nowhere VALUES (1)", "INSERT INTO t VALUES (3)"], 0),
+    "a missing table": (["INSERT INTO t VALUES (2);", "UPDATE nowhere SET x = 1", "DELETE FROM nobody"], 1),
+    "the last": (["INSERT INTO t VALUES (2);", "DELETE FROM t", "INSERT INTO t SELECT x FROM nowhere"], 2),
+    "one before another": (["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (2)", "DELETE FROM nowhere"], 1),
+    "bad syntax": (["DELETE FROM t", "UPDATE t SETx = 1"], 1),
+    "bad syntax among definitions": (["CREATE TABLE u (x)", "CREATE TABLE v (x", "CREATE TABLE w (x)"], 1),
+    "an unterminated text": (["DELETE FROM t", "DELETE FROM t WHERE x = '", "INSERT INTO t VALUES (1)"], 1),
+}
+
+
+@pytest.mark.parametrize(("statements", "failing"), FAILING.values(), ids=FAILING.keys())
+def test_a_failing_statement_is_named(tmp_path: Path, statements: list[str], failing: int) -> None:
+    with Replay(tmp_path / "db") as replay:
+        replay.execute([TABLE], 1)
+        replay.execute(["INSERT INTO t VALUES (77)"], 2)
+        with pytest.raises(ReplayFailed) as caught:
+            replay.execute(statements, 4242)
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert "the change with data version 4242 cannot be executed" in message
+    assert f"in: {outline(statements[failing])};" in message
+    assert statements[failing] in caught.value.withheld
+    assert "backup-cli resync" in message
+
+
+def test_a_message_shows_little_and_no_secret(tmp_path: Path) -> None:
+    secret = "c0ffee" * 20
+    with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
+        replay.execute([f"INSERT INTO nowhere VALUES (x'{secret}', '{'long' * 100}')"])
+    assert "c0ffee" not in str(caught.value)
+    assert "in: INSERT INTO nowhere;" in str(caught.value)
+    assert "longlong" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_nor_does_the_part_that_sqlite_quotes(tmp_path: Path) -> None:
+    secret = "c0ffee" * 20
+    for statement in (f"INSERT INTO t VALUES ('long{secret * 10}", f"INSERT INTO t VALUES (x'{secret}0')"):
+        with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
+            replay.execute(["CREATE TABLE IF NOT EXISTS t (x)", statement])
+        assert "c0ffee" * 10 not in str(caught.value)
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    for statement in ("INSERT INTO t VALUES ('\ud800')", "INSERT INTO t VALUES ('\0')"):
+        with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed):
+            replay.execute(["CREATE TABLE IF NOT EXISTS t (x)", statement])
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "7\u00a0", "\u0667"], ids=["endless", "a blank of Unicode's", "an Arabic seven"]
+)
+def test_what_only_looks_like_the_bump(tmp_path: Path, number: str) -> None:
+    """To SQLite the first is a number that no version has, and the others are none."""
+    statement = f"UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {number}"
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(NODE, 7)
+        if number.isascii():
+            replay.execute([statement], 8)
+            assert replay.finish().data_version == 7
+        else:
+            with pytest.raises(ReplayFailed, match="data version 8 cannot be executed"):
+                replay.execute([statement], 8)
+
+
+def test_a_violation_that_shows_only_at_the_commit(tmp_path: Path) -> None:
+    deferred = "CREATE TABLE c (p REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)"
+    with Replay(tmp_path / "db") as replay:
+        replay.execute(["CREATE TABLE p (id INTEGER PRIMARY KEY)", deferred])
+        replay.execute(["INSERT INTO c VALUES (1)"], 9)
+        with pytest.raises(ReplayFailed, match=r"data version 9 .*FOREIGN KEY"):
+            replay.finish()
+
+
+def test_a_full_disk_is_not_blamed_on_the_backup(tmp_path: Path) -> None:
+    with Replay(tmp_path / "db") as replay:
+        list(replay._connection.execute("PRAGMA max_page_count = 20"))
+        with pytest.raises(BackupError, match="disk is full") as caught:
+            replay.execute(["CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 1_000_000}')"])
+    assert caught.value.exit_code == 1
+
+
+def test_a_snapshot_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "db").write_bytes(b"no database at all, " * 1000)
+    with pytest.raises(ReplayFailed, match="snapshot in this backup is not a whole database"):
+        Replay(tmp_path / "db")
+
+
+def test_a_damaged_snapshot_is_found_at_the_end(tmp_path: Path) -> None:
+    path = node(tmp_path / "db", "CREATE TABLE t (x TEXT UNIQUE)", "INSERT INTO t VALUES ('needle')")
+    data = path.read_bytes()
+    at = data.rindex(b"needle")
+    path.write_bytes(data[:at] + b"noodle" + data[at + 6 :])
+    with Replay(path) as replay:
+        replay.execute(["UPDATE vars SET intval = 8 WHERE name = 'data_version'"])
+        with pytest.raises(ReplayFailed, match=r"rebuilt from this backup is not whole: .*missing from index"):
+            replay.finish()
+
+
+def test_a_snapshot_in_wal_mode(tmp_path: Path) -> None:
+    path = node(tmp_path / "db", "PRAGMA journal_mode = WAL")
+    replayed(path, ["UPDATE vars SET intval = 8 WHERE name = 'data_version'"])
+    assert list(tmp_path.iterdir()) == [path]
+    assert rows(path, "PRAGMA journal_mode") == [("delete",)]
+    assert rows(path, "SELECT intval FROM vars WHERE name = 'data_version'") == [(8,)]
+
+
+def test_closing_twice_and_after_the_end(tmp_path: Path) -> None:
+    replay = Replay(tmp_path / "db")
+    replay.execute(NODE)
+    assert replay.finish().data_version == 7
+    replay.close()
+    replay.close()
+
+
+def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="could not be created"):
+        Replay(tmp_path / "missing" / "db")
+
+
+def literal(value: int | float | str | bytes | None) -> str:
+    return str(apsw.format_sql_value(value))
+
+
+values = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.binary(max_size=40),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
+    st.sampled_from(["'", "''", ";", "\n;", "--", "/*", "*/", '"', "x'", "');", "\\"]),
+).map(literal)
+keys = st.integers(1, 6)
+statements_ = st.one_of(
+    st.builds("INSERT OR REPLACE INTO t (id, a, b) VALUES ({}, {}, {})".format, keys, values, values),
+    st.builds("INSERT INTO u (a) VALUES ({});".format, values),
+    st.builds("UPDATE t SET a = {} WHERE id = {}".format, values, keys),
+    st.builds("UPDATE u SET a = {} WHERE a IS {}".format, values, values),
+    st.builds("DELETE FROM t WHERE id = {} -- gone".format, keys),
+    st.builds("DELETE FROM u WHERE rowid % {} = 0;".format, keys),
+    st.builds("INSERT INTO c (t, v) SELECT id, {} FROM t WHERE id = {}".format, values, keys),
+    st.builds("INSERT OR IGNORE INTO w VALUES ({}, {}) /* open".format, values, values),
+)
+SCHEMA = [
+    "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a, b TEXT)",
+    "CREATE TABLE u (a)",
+    "CREATE TABLE c (t REFERENCES t (id) ON DELETE CASCADE, v BLOB)",
+    "CREATE TABLE w (a NOT NULL PRIMARY KEY, b) WITHOUT ROWID",
+    "CREATE INDEX i ON u (a);",
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(statements_, min_size=1, max_size=6), max_size=12), st.integers(1, 5))
+def test_any_changes_end_in_the_same_database(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[list[str]], per_transaction: int
+) -> None:
+    directory = tmp_path_factory.mktemp("any")
+    with closing(apsw.Connection(str(directory / "reference"))) as reference:
+        for pragma in ("synchronous = OFF", "journal_mode = MEMORY", "foreign_keys = ON"):
+            list(reference.execute(f"PRAGMA {pragma}"))
+        for change in [SCHEMA, *changes]:
+            with reference:
+                for statement in change:
+                    list(reference.execute(statement))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay_module, "CHANGES_PER_TRANSACTION", per_transaction)
+        replayed(directory / "rebuilt", SCHEMA, *changes)
+    assert compare(directory / "rebuilt", directory / "reference").differences == []
