@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.errors import BackupError, InUse
 from backends.node.running import used_by_another
 from backends.node.writer_lock import WriterLock
-from plugin.before_manifest import WhyLeft
+from plugin.at_start import WhyLeft
 
 ALONE_WITHIN = 10.0
 """Seconds from the start on within which others must be gone; lightningd waits meanwhile."""

@@ -3,8 +3,6 @@
 If the database file is exactly as the last session left it, nothing does, and nothing more is imported for it.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,73 +12,10 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.session import known_sessions
 from backends.node.sync_point import Fingerprint, look, read_witness
 from backends.text import unexpected
+from plugin.at_start import Start, WhyLeft
 
 if TYPE_CHECKING:
-    from plugin.early_copy import EarlyCopy
-
-
-class WhyLeft(Enum):
-    """Why a database that is behind its backup was left as it is; the value goes on from "because"."""
-
-    UNREACHABLE = "the backup could not be read before lightningd opened the database"
-    LATE = "the destination did not answer in time"
-    BACKUP_DAMAGED = "the end of the backup is damaged"
-    KNOWN_DAMAGE = "the backup is known to be damaged"
-    OTHER_BACKUP = "the destination holds another backup"
-    OTHER_WRITER = "the backup was last written from another node directory"
-    OLDER_BACKUP = "the backup ends before a change that this node has had acknowledged there"
-    REWRITTEN = "the backup is not the one that this node has written: something else has changed it"
-    NOT_OURS = "the backup goes on after the last change that this node has written there"
-    COPIED_DIRECTORY = "this node directory is a copy, and not the one that the backup was written from"
-    OTHER_NODE = "it belongs to another node"
-    NO_DATABASE = "it is damaged, or no database"
-    UNREADABLE = "it could not be read"
-    WAL = "it is in WAL mode, in which its file does not tell where it stands"
-    LOCKED = "another process was reading or writing it"
-    LARGE_JOURNAL = "the journal beside it is too large to look into"
-    IN_USE = "another process uses the node's directory"
-    NO_LOCK = "the node's directory cannot be locked"
-    EMPTY = "it is empty, and the backup holds more than a few changes"
-    TOO_FAR = "it lacks more changes than are made good without asking"
-    NO_FINGERPRINT = "the backup does not tell how it looked at that version"
-    OTHER_HISTORY = "it does not look as it did at that version: it was changed by something else since"
-    TOUCHED = "its file was written after the backup's last change: by a node without this plugin, or by something else"
-    TOO_LARGE = "the missing changes are too large"
-    NO_TIME = "the missing changes take too long"
-    READ_ONLY = "its file cannot be written: it is read-only, or another user's"
-    DISK_FULL = "the disk that it lies on is full"
-    DISK_FAILED = "the disk that it lies on failed"
-    CHANGE_FAILED = "one of the missing changes could not be made again"
-    OTHER_DATABASE = "lightningd is told to use a database elsewhere (wallet), so that this one is an old copy"
-    UNEXPECTED = "something unexpected went wrong"
-
-    @property
-    def words(self) -> str:
-        """The same, and that another start may help, where it may."""
-        if self not in _PASSING:
-            return self.value
-        return f"{self.value} (put that right and start the node again: it may be brought forward then)"
-
-
-_PASSING = frozenset({
-    WhyLeft.UNREACHABLE, WhyLeft.LATE, WhyLeft.UNREADABLE, WhyLeft.LOCKED, WhyLeft.IN_USE, WhyLeft.NO_LOCK,
-    WhyLeft.NO_TIME, WhyLeft.READ_ONLY, WhyLeft.DISK_FULL, WhyLeft.DISK_FAILED,
-})  # fmt: skip
-"""Not about what the database holds."""
-
-
-@dataclass(slots=True)
-class Start:
-    """What is known when the manifest is answered."""
-
-    seen: Fingerprint | None
-    """The database file as lightningd will find it."""
-    left: WhyLeft | None = None
-    """Why the database was not brought forward, if it is behind."""
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    """For the node's log, each with its level: nothing may be said before the manifest."""
-    copy: "EarlyCopy | None" = None
-    """The database, if the backup will have to begin anew from it."""
+    pass
 
 
 def before_manifest(directory: Path) -> Start:

@@ -27,7 +27,7 @@ from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
 from backends.sqlite.copy import taken
 from backends.text import counted, one_line, unexpected
-from plugin.before_manifest import Start
+from plugin.at_start import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader

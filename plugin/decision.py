@@ -16,7 +16,7 @@ from backends.change import Change, ahead, bumped_from, foreign_keys_setting
 from backends.sqlite.authorizer import never_replayed
 from backends.sqlite.statement_outline import outline
 from backends.text import counted
-from plugin.before_manifest import WhyLeft
+from plugin.at_start import WhyLeft
 
 
 class Do(Enum):

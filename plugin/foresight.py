@@ -8,7 +8,7 @@ from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.sync_point import look
 from backends.sqlite.as_found import as_found
-from plugin.before_manifest import WhyLeft
+from plugin.at_start import WhyLeft
 from plugin.doubt import why_doubted
 from plugin.last_found import last_found
 from plugin.roll_forward import read_backup

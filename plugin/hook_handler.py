@@ -16,7 +16,8 @@ from pyln.client.plugin import Request
 
 from backends.node.sync_point import look
 from backends.text import one_line
-from plugin.before_manifest import Start, before_manifest
+from plugin.at_start import Start
+from plugin.before_manifest import before_manifest
 
 if TYPE_CHECKING:
     from plugin.commit_gate import CommitGate

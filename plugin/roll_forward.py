@@ -37,7 +37,7 @@ from backends.sqlite.limits import FOR_A_STORED_BYTE
 from backends.sqlite.replay import MemoryFailed, OutOfTime, Replay, ReplayFailed
 from backends.text import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
-from plugin.before_manifest import Start, WhyLeft
+from plugin.at_start import Start, WhyLeft
 from plugin.doubt import why_doubted
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to

@@ -18,7 +18,8 @@ from threading import Timer
 import pytest
 
 from backends.text import counted
-from plugin.before_manifest import Start, WhyLeft, before_manifest
+from plugin.at_start import Start, WhyLeft
+from plugin.before_manifest import before_manifest
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import PLUGIN, World, as_mortal, backup_cli, said_at, snapshots_taken
 from tests.fake_lightningd import Call, History, Moment, Refused, Victim, has_hot_journal, transaction

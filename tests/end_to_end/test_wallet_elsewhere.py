@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from backends.node.wallet import wallet_elsewhere
-from plugin.before_manifest import WhyLeft, before_manifest
+from plugin.at_start import WhyLeft
+from plugin.before_manifest import before_manifest
 from tests.end_to_end.refusal import content
 from tests.end_to_end.test_set_back import play_and_set_back
 from tests.end_to_end.world import PLUGIN, World, backup_cli, spawned

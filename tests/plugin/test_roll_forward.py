@@ -13,7 +13,7 @@ from backends.log.format.records import RECORD_MAGIC, Flag, RecordHeader, Record
 from backends.log.reader.last_changes import LogEnd, LoggedChange
 from backends.sqlite.as_found import AsFound, Unclear
 from backends.sqlite.source import DatabaseState
-from plugin.before_manifest import WhyLeft
+from plugin.at_start import WhyLeft
 from plugin.roll_forward import MAX_SQL, SOON, Facts, missing_changes
 
 TIME = 1_700_000_000
