@@ -29,7 +29,7 @@ class SnapshotSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Position:
     """Where the log ends: what the next call is compared with."""
 
     data_version: int
@@ -39,7 +39,7 @@ class Standing:
     """When the last record was written, seconds since 1970."""
 
 
-Announce = Callable[[Standing], object]
+Announce = Callable[[Position], object]
 """Called with the place where a new generation begins, when all that is left to do is to publish it."""
 
 

@@ -2,22 +2,22 @@
 
 from backends.urls import BadURL, Destination
 
-DEFAULT_PATIENCE = 120.0
+DEFAULT_COMMIT_TIMEOUT = 120.0
 """Seconds. A node that stands still for several minutes gets channels force-closed by its peers."""
 
-_LEAST, _MOST = 5, 3600
+_MIN, _MAX = 5, 3600
 
 
-def patience_of(destination: Destination) -> float:
+def commit_timeout_of(destination: Destination) -> float:
     """Seconds that a commit may wait, as the URL's `?timeout=` says. Raises BadURL."""
     value = destination.option("timeout", "")
     if not value:
-        return DEFAULT_PATIENCE
+        return DEFAULT_COMMIT_TIMEOUT
     if not (value.isascii() and value.isdigit() and len(value) <= 100):  # of 5000 digits `int` makes no number
         raise BadURL(f"{destination}: timeout={value} is not a number of seconds")
-    if not _LEAST <= int(value) <= _MOST:
+    if not _MIN <= int(value) <= _MAX:
         raise BadURL(
-            f"{destination}: timeout={value} is not between {_LEAST} and {_MOST} seconds: less would stop the node at "
+            f"{destination}: timeout={value} is not between {_MIN} and {_MAX} seconds: less would stop the node at "
             "the first hiccup, more would let it stand still until its channels are closed"
         )
     return float(value)

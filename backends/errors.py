@@ -75,7 +75,7 @@ class WriteFailed(BackupError):
     kind = "write_failed"
 
 
-class Replaced(BackupError):
+class Fenced(BackupError):
     """Another writer took this backup over; nothing more may be appended from here."""
 
     kind = "replaced"

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from backends.base import SnapshotSource
-from backends.sqlite.copy import taken
+from backends.sqlite.copy import consistent_copy
 from backup_cli.console import progress
 from backup_cli.options import ELSEWHERE
 
@@ -15,5 +15,7 @@ def copied(database: Path, scratch: Path) -> Iterator[SnapshotSource]:
     """The database of a stopped node as it is now; the copy lies in `scratch` meanwhile."""
     with ExitStack() as copy:
         with progress("Copying the database") as show:
-            source = copy.enter_context(taken(database, scratch, writable=True, progress=show, instead=ELSEWHERE))
+            source = copy.enter_context(
+                consistent_copy(database, scratch, writable=True, progress=show, instead=ELSEWHERE)
+            )
         yield source

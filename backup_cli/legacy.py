@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from backends.confined.work import rebuild_older_file
+from backends.confined.work import rebuild_legacy_file
 from backends.errors import BackupError
-from backends.legacy import OlderBackup, older_backup_at
+from backends.legacy import LegacyBackup, legacy_backup_at
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.sqlite.rebuild import Rebuilt
 from backup_cli.console import progress, size, warn
@@ -17,11 +17,11 @@ CANNOT_RESUME = (
 )
 
 
-def refuse_older_lock(directory: Path, settings: Settings) -> None:
+def refuse_legacy_lock(directory: Path, settings: Settings) -> None:
     """BackupError when the node's backup.lock still names the older plugin's file, or its server."""
     if settings.backup_id is not None:
         return  # no lock of the older plugin's names one
-    if settings.url.startswith("socket:") or older_backup_at(settings.url) is not None:
+    if settings.url.startswith("socket:") or legacy_backup_at(settings.url) is not None:
         raise BackupError(
             f"{directory / LOCK_FILE} is of the older backup plugin and names {settings.url}, which no node can go on "
             "with under this one. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL "
@@ -34,13 +34,13 @@ def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | No
 
     `target` is where it will lie. Raises BackupError; `temporary` is then worthless.
     """
-    with OlderBackup(file) as older:
-        _tell_plan(older, target, to_version)
+    with LegacyBackup(file) as legacy:
+        _tell_plan(legacy, target, to_version)
         with progress("Restoring") as show:
-            rebuilt, remarks = rebuild_older_file(file, temporary, show, to_version=to_version)
-        if to_version is None and rebuilt.data_version != older.named_version:
+            rebuilt, remarks = rebuild_legacy_file(file, temporary, show, to_version=to_version)
+        if to_version is None and rebuilt.data_version != legacy.named_version:
             warn(
-                f"the file's header, which is written last, names version {older.named_version}; the whole changes "
+                f"the file's header, which is written last, names version {legacy.named_version}; the whole changes "
                 f"after it reach version {rebuilt.data_version}, and all of them count"
             )
         for remark in remarks:
@@ -50,8 +50,8 @@ def rebuild_from(file: Path, temporary: Path, target: Path, to_version: int | No
     return replace(rebuilt, torn=None)  # that was told
 
 
-def _tell_plan(older: OlderBackup, target: Path, to_version: int | None) -> None:
-    origin = f"{older.path} (a file of the older plugin, {size(older.stored_bytes())})"
+def _tell_plan(legacy: LegacyBackup, target: Path, to_version: int | None) -> None:
+    origin = f"{legacy.path} (a file of the older plugin, {size(legacy.stored_bytes())})"
     # The records bear no time, and a copy bears that of its copying.
     since = "in a file last written"
-    tell_plan_of(origin, older.named_version, since, older.last_time, target, to_version)
+    tell_plan_of(origin, legacy.named_version, since, legacy.last_time, target, to_version)

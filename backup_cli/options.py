@@ -13,7 +13,7 @@ import click
 
 from backends import backup_at
 from backends.errors import BackupError, ClosedToUser, NotABackup, Unreachable, withheld_by
-from backends.legacy import older_backup_at
+from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.files import create_file, read_small_file
@@ -48,7 +48,7 @@ copy_place = click.option(
 ELSEWHERE = "name a directory of yours on another disk, with --scratch DIR"
 """What to do where that copy finds no room."""
 
-REHEARSAL = "lightningd-backup-drill-"
+DRILL_PREFIX = "lightningd-backup-drill-"
 """How the name of what `backup-cli drill` makes at a destination begins."""
 
 _SENSITIVE = (
@@ -117,7 +117,7 @@ def existing_backup_as_owner(url: str) -> tuple[str, Backup]:
 
 
 def _existing_backup(url: str) -> tuple[str, Backup]:
-    if older_backup_at(url) is not None:
+    if legacy_backup_at(url) is not None:
         raise NotABackup(
             f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "
             "a backup of it; nothing else is done with such a file"
@@ -139,7 +139,7 @@ def _existing_backup(url: str) -> tuple[str, Backup]:
         raise _with_neighbours(error, url) from None
     except NotABackup as error:
         # Not what a drill made that is under way, or that was cut off by a power cut.
-        inside = [name for name in backup.list_backups() if not name.startswith(REHEARSAL)]
+        inside = [name for name in backup.list_backups() if not name.startswith(DRILL_PREFIX)]
         closed = backup.closed()
         if not inside and closed:
             who = user_name(os.geteuid())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import click
 import psutil
 
-from backends.base import LastWriter, Standing
-from backends.errors import BackupError, Damaged, InUse, Replaced, Unreachable
+from backends.base import LastWriter, Position
+from backends.errors import BackupError, Damaged, Fenced, InUse, Unreachable
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backup_cli.console import age, warn
@@ -40,7 +40,7 @@ def alone(url: str, backup: Backup, what: str, take_over: bool, dry_run: bool = 
         if writer is not None and not writer.closed and not (locked and backup.place.only_this_machine_writes()):
             _refuse_or_warn(url, writer, what, take_over)
         yield
-    except Replaced as error:
+    except Fenced as error:
         raise _overtaken(url, backup, error) from error
     finally:
         backup.let_go()
@@ -60,7 +60,7 @@ def _held(backup: Backup, what: str, dry_run: bool) -> bool:
         ) from None
 
 
-def _overtaken(url: str, backup: Backup, error: Replaced) -> InUse:
+def _overtaken(url: str, backup: Backup, error: Fenced) -> InUse:
     """Where there are no locks, two that look at the same moment may both begin; the first of them ends here."""
     writer, who = None, "another process"
     with suppress(BackupError, OSError):
@@ -112,7 +112,7 @@ class Seen:
     """A backup's writer and its end at one moment."""
 
     writer: LastWriter | None
-    end: Standing | None
+    end: Position | None
     """None when damage hides it."""
 
 

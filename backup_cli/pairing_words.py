@@ -8,7 +8,7 @@ from backends.node.handover import restore_command
 from backends.node.lockfile import LOCK_FILE
 from backends.node.memory import Memory
 from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
-from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Position
+from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Relation
 from backends.text import counted
 from backup_cli.console import ago
 from backup_cli.findings import Finding, ok, problem, warning
@@ -22,11 +22,11 @@ def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
         return problem(*_whose(pairing, url))
     if pairing.memory.verdict is not Memory.AGREES:
         return problem("version", remembered_otherwise(pairing, url, directory))
-    if pairing.copied and pairing.position in DISPUTED:
+    if pairing.copied and pairing.relation in DISPUTED:
         return problem("version", _copied(pairing, url, directory))
-    if pairing.position is Position.BEHIND:
+    if pairing.relation is Relation.BEHIND:
         return _behind(pairing, url, directory, provable)
-    return _FINDINGS[pairing.position](pairing, url, directory)
+    return _FINDINGS[pairing.relation](pairing, url, directory)
 
 
 def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
@@ -71,7 +71,7 @@ def remembered_otherwise(pairing: Pairing, url: str, directory: Path) -> str:
     here = in_words(pairing.database, database_path(directory))
     if pairing.both_older:
         return f"{wrong}; and {here}. {BOTH_OLDER}"
-    if pairing.position is Position.BEHIND or pairing.database.found is not Found.VERSION:
+    if pairing.relation is Relation.BEHIND or pairing.database.found is not Found.VERSION:
         resync = (
             ""
             if pairing.database.found is not Found.VERSION
@@ -174,15 +174,15 @@ def _running(pairing: Pairing, url: str, directory: Path) -> Finding:
     return ok("version", "the node runs, and its plugin has compared the two")
 
 
-_FINDINGS: dict[Position, Callable[[Pairing, str, Path], Finding]] = {
-    Position.EQUAL: _equal,
-    Position.AHEAD: _ahead,
-    Position.BOTH_EMPTY: _both_empty,
-    Position.NO_DATABASE: _no_database,
-    Position.NO_VERSION: _no_version,
-    Position.CORRUPT: _corrupt,
-    Position.UNREADABLE: _unreadable,
-    Position.RUNNING: _running,
+_FINDINGS: dict[Relation, Callable[[Pairing, str, Path], Finding]] = {
+    Relation.EQUAL: _equal,
+    Relation.AHEAD: _ahead,
+    Relation.BOTH_EMPTY: _both_empty,
+    Relation.NO_DATABASE: _no_database,
+    Relation.NO_VERSION: _no_version,
+    Relation.CORRUPT: _corrupt,
+    Relation.UNREADABLE: _unreadable,
+    Relation.RUNNING: _running,
 }
 
 

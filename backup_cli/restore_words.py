@@ -10,7 +10,7 @@ from backends.log.status import Status
 from backends.node.directory import DATABASE
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.node.pairing import BackupEnd
-from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.sqlite.rebuild import Rebuilt
 from backends.text import counted
 from backup_cli.console import moment, moment_ago, say, say_row, size, warn
@@ -137,7 +137,7 @@ def as_check_config_says(directory: Path) -> Finding:
     if settings.backup_id is None:
         raise BackupError("backup.lock is the older plugin's")
     backup = backup_at(settings.url)
-    database, found = look_at_node(directory), answered(settings.url, backup.id)
+    database, found = inspect_node(directory), answered(settings.url, backup.id)
     end = BackupEnd(found, None, 0, False, False, 0, None)
     if found == settings.backup_id:
         end = end_of_backup(backup, settings.url)

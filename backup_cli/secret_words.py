@@ -8,7 +8,7 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
 from backends.node.lockfile import read_settings
-from backends.node.present import look_at_node
+from backends.node.present import inspect_node
 from backends.text import printable, shell_line
 from backup_cli.console import warn
 from backup_cli.waiting import answered
@@ -24,7 +24,7 @@ class KnownNode:
 
 def known_node(directory: Path) -> KnownNode | None:
     """Whose directory this is: the database says it, or the backup. None when neither does, or is to be had."""
-    database = look_at_node(directory).node_id
+    database = inspect_node(directory).node_id
     if database is not None:
         return KnownNode(database, "the database")
     with suppress(BackupError, OSError):  # that it cannot be reached is said elsewhere

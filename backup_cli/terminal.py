@@ -23,7 +23,7 @@ _INSIDE = "\uffff"
 _SIGN = re.compile(r" *(?:[-!] )?")
 """What a line begins with, under which its further lines do not go."""
 
-_LEAST = 20
+_MIN_WIDTH = 20
 """Columns below which nothing is laid out."""
 
 
@@ -50,7 +50,7 @@ def columns(stream: TextIO) -> int | None:
 
 def laid_out(line: str, width: int | None, hang: int = 0) -> list[str]:
     """The lines that a terminal shows of it; `hang` is the column of what stands in a table's second column."""
-    if width is None or len(line) <= width or width < _LEAST:
+    if width is None or len(line) <= width or width < _MIN_WIDTH:
         return [line]
     sign = _SIGN.match(line)
     hang = hang or (sign.end() if sign is not None else 0)

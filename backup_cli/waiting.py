@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from backends.commit_timeout import DEFAULT_PATIENCE, patience_of
+from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT, commit_timeout_of
 from backends.errors import Unreachable
 from backends.urls import BadURL, parse_url
 from backup_cli.console import say
@@ -74,6 +74,6 @@ class _Asking(Generic[_Result]):
 
 def _patience(url: str) -> float:
     try:
-        return patience_of(parse_url(url))
+        return commit_timeout_of(parse_url(url))
     except BadURL:
-        return DEFAULT_PATIENCE
+        return DEFAULT_COMMIT_TIMEOUT

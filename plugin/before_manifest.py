@@ -10,7 +10,7 @@ from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.session import known_sessions
-from backends.node.sync_point import Fingerprint, look, read_witness
+from backends.node.sync_point import Fingerprint, look, read_sync_point
 from backends.text import unexpected
 from plugin.at_start import Start, WhyLeft
 
@@ -44,13 +44,13 @@ def _left_in_order(directory: Path, settings: Settings, seen: Fingerprint | None
 
     Each session is noted durably before its first change, so what an earlier one left behind is never taken for it.
     """
-    witness = read_witness(directory)
-    if witness is None or witness.failure is not None or witness.ended is None:
+    sync_point = read_sync_point(directory)
+    if sync_point is None or sync_point.failure is not None or sync_point.ended is None:
         return False
-    if settings.backup_id not in (None, witness.backup_id) or witness.fingerprint != seen:
+    if settings.backup_id not in (None, sync_point.backup_id) or sync_point.fingerprint != seen:
         return False
     database = database_path(directory)
     if database.with_name(f"{database.name}-journal").exists():
         return False
-    sessions = known_sessions(directory, witness.backup_id)
-    return witness.ended == (sessions[-1] if sessions else "")
+    sessions = known_sessions(directory, sync_point.backup_id)
+    return sync_point.ended == (sessions[-1] if sessions else "")

@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backends.base import Report, SnapshotSource, Standing
+from backends.base import Position, Report, SnapshotSource
 from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
-from backends.commit_timeout import DEFAULT_PATIENCE
+from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.known_damage import KnownDamage
@@ -21,18 +21,18 @@ from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
 from backends.node.handover import restore_command
 from backends.node.lockfile import read_settings
-from backends.node.memory import note_beginning
+from backends.node.memory import record_beginning
 from backends.node.sync_point import LogEnd
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
-from backends.sqlite.copy import taken
+from backends.sqlite.copy import consistent_copy
 from backends.text import counted, one_line, unexpected
 from plugin.at_start import Start
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
-from plugin.doubt import confess, note_end, why_doubted
+from plugin.doubt import record_end, record_failure, why_doubted
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -47,7 +47,7 @@ from plugin.start import (
 
 CONTINUE = {"result": "continue"}
 
-SNAPSHOT_PATIENCE = 10
+SNAPSHOT_TIMEOUT_FACTOR = 10
 """How many times as long a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
@@ -65,7 +65,7 @@ class CommitGate:
         self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
         self.url = ""
-        self.patience = DEFAULT_PATIENCE
+        self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
         """The first bytes of the database file, as they were during the last call: at the commit before it."""
@@ -113,7 +113,7 @@ class CommitGate:
         return self._refusal()
 
     def _save(self, writer: Writer, change: Change) -> None:
-        decision = decide(writer.standing, change, self._doubt)
+        decision = decide(writer.position, change, self._doubt)
         if decision.do is not Do.APPEND:
             self._settle(writer, change, decision)
         elif self.damage.heal is not None:
@@ -143,7 +143,7 @@ class CommitGate:
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
-        backup, self.patience = destination_of(self.directory, settings)
+        backup, self.commit_timeout = destination_of(self.directory, settings)
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
         last = check_last_writer(self.directory, backup, seen)
@@ -158,25 +158,25 @@ class CommitGate:
             self._found_at_start.copy = None
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = self.writer = backup.open(self.report, self._session, seen=seen)
-        standing = writer.standing
-        self._judge(writer.damage.read(), standing, change)  # another writer may have gone on until now
+        position = writer.position
+        self._judge(writer.damage.read(), position, change)  # another writer may have gone on until now
         with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
         self.report(
             "info",
-            f"backing up to {settings.url}: version {standing.data_version}, snapshot {sizes.snapshot} bytes, "
+            f"backing up to {settings.url}: version {position.data_version}, snapshot {sizes.snapshot} bytes, "
             f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
-        self.damage.patience = self.patience
+        self.damage.commit_timeout = self.commit_timeout
         return writer
 
-    def _judge(self, damage: KnownDamage | None, standing: Standing, change: Change) -> Decision:
+    def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends there; BackupError when it is refused."""
         unfit = self.damage.at_start(damage)
-        self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, standing)
-        decision = decide(standing, change, self._doubt, self._found_at_start.left)
+        self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, position)
+        decision = decide(position, change, self._doubt, self._found_at_start.left)
         if decision.do is Do.REFUSE:
             raise self._refused(decision)
         return decision
@@ -194,18 +194,18 @@ class CommitGate:
         if decision.do is Do.REFUSE:
             raise self._refused(decision)
         source = self._copied or self._copy_database(change)
-        with self._more_patience():
+        with self._longer_timeout():
             self._begin_anew(writer, source, decision.why)
         self._copied = None
         self._copies.close()
 
     def _begin_anew(self, writer: Writer, source: SnapshotSource, why: str) -> None:
         self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
-        before = writer.standing
+        before = writer.position
 
-        def announce(begins: Standing) -> None:
+        def announce(begins: Position) -> None:
             with self.noting:
-                self.begins = note_beginning(self.directory, self._backup_id, before, begins)
+                self.begins = record_beginning(self.directory, self._backup_id, before, begins)
 
         writer.take_snapshot(source, why, announce)
         self.begins = None
@@ -223,7 +223,7 @@ class CommitGate:
         try:
             with (
                 self.reading_database,
-                taken(database_path(self.directory), self.directory, writable=False) as source,
+                consistent_copy(database_path(self.directory), self.directory, writable=False) as source,
             ):
                 self._check_source(source, change.database_stood_at)
                 self._begin_anew(writer, source, why)
@@ -233,14 +233,14 @@ class CommitGate:
     def _check_source(self, source: SnapshotSource, version: int) -> None:
         check_source(self.directory, self.where(), self._node_id, source, version)
 
-    def _refuse_emptied(self, backup: Backup, standing: Standing) -> None:
+    def _refuse_emptied(self, backup: Backup, position: Position) -> None:
         """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
         version, and at 2^32 it wraps."""
         if self._found_at_start.seen is not None:
             return
         with backup.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
-        if not begins_empty or standing.data_version > 1:
+        if not begins_empty or position.data_version > 1:
             raise BackupError(
                 "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
                 "directory or with another wallet setting. Nothing was changed. Stop lightningd, and bring the "
@@ -259,26 +259,28 @@ class CommitGate:
             self._copied = early.source
             return early.source
         # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
-        with self.reading_database, self._more_patience():
-            source = self._copies.enter_context(taken(database_path(self.directory), self.directory, writable=False))
+        with self.reading_database, self._longer_timeout():
+            source = self._copies.enter_context(
+                consistent_copy(database_path(self.directory), self.directory, writable=False)
+            )
         self._check_source(source, change.database_stood_at)
         self._copied = source
         return source
 
     @contextmanager
-    def _more_patience(self) -> Iterator[None]:
+    def _longer_timeout(self) -> Iterator[None]:
         """While a whole database is copied or written."""
-        patience, self.patience = self.patience, self.patience * SNAPSHOT_PATIENCE
+        commit_timeout, self.commit_timeout = self.commit_timeout, self.commit_timeout * SNAPSHOT_TIMEOUT_FACTOR
         try:
             yield
         finally:
-            self.patience = patience
+            self.commit_timeout = commit_timeout
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason = one_line(reason)
         self.report("broken", reason)
         if self.writer is not None:
-            confess(self.directory, self._backup_id, self.writer.standing, reason)
+            record_failure(self.directory, self._backup_id, self.writer.position, reason)
 
     def status(self) -> dict[str, Any]:
         """For the RPC method: answered from memory, so that no commit waits for it."""
@@ -325,7 +327,7 @@ class CommitGate:
             if self.compaction is not None:
                 self.compaction.stop(self.writer)
             if self.refusal is None:
-                note_end(self.directory, self._backup_id, self.writer.standing, self._session)
+                record_end(self.directory, self._backup_id, self.writer.position, self._session)
             self.writer.close()
         self._copies.close()
         self._lock.release()

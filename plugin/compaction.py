@@ -24,10 +24,10 @@ from backends.system.scratch import remove_left_over
 from backends.text import counted, printable
 from plugin.damage_watch import DamageWatch
 
-LEAST = 16 << 20
+MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
 
-NEVER_FOLDED = LEAVE_OUT_MIN
+NEVER_COMPACTED = LEAVE_OUT_MIN
 """Records that stay out of every snapshot, at least. With no others there is no point."""
 
 RETRY_AFTER = 600.0
@@ -86,9 +86,9 @@ class Compaction:
 
     def _due(self, writer: Writer) -> bool:
         sizes = writer.sizes()
-        if writer.standing.sequence < self._not_below:
+        if writer.position.sequence < self._not_below:
             return False
-        return sizes.records > NEVER_FOLDED and sizes.segments > max(least(), sizes.snapshot)
+        return sizes.records > NEVER_COMPACTED and sizes.segments > max(least(), sizes.snapshot)
 
     def _start(self, writer: Writer) -> None:
         sizes = writer.sizes()
@@ -126,7 +126,7 @@ class Compaction:
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to fold yet")
-                self._not_below = writer.standing.sequence + MAX_ROLL_FORWARD
+                self._not_below = writer.position.sequence + MAX_ROLL_FORWARD
                 self._succeeded(writer)
                 return
             known = writer.damage.read()  # by somebody else, in what this one has left out, perhaps
@@ -217,4 +217,4 @@ UNRESTORABLE = 3
 def least() -> int:
     """LEAST, or what an experiment or a test sets instead."""
     told = os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else LEAST
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else MIN_SEGMENT_BYTES

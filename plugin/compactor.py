@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from backends import backup_at
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Unrestorable
 from backends.log.reader.opening import read_manifest
 from backends.sqlite import limits
@@ -25,7 +25,7 @@ from plugin.compaction import NOTHING, UNRESTORABLE
 
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
-    _be_humble()
+    lower_priority()
     limits.confine()
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
@@ -35,7 +35,7 @@ def main() -> int:
         # Should the node begin another one this very moment, then what is found is not held against that.
         generation = read_manifest(backup.storage).generation
         with reaching(backup.storage):
-            folded = fold(backup.storage, Path.cwd(), pulse.read, sparing=True)
+            compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
     except MemoryError:
         print(_advice(limits.out_of_memory()), file=sys.stderr)
         return 1
@@ -51,7 +51,7 @@ def main() -> int:
     except Exception as error:
         print(unexpected(error), file=sys.stderr)
         return 1
-    print(folded.encode() if folded is not None else NOTHING)
+    print(compacted.encode() if compacted is not None else NOTHING)
     return 0
 
 
@@ -59,7 +59,7 @@ def _advice(error: limits.BeyondLimits) -> str:
     return f"{error.what}. If that is right so, do it with the node stopped: backup-cli compact --no-limits URL"
 
 
-def _be_humble() -> None:
+def lower_priority() -> None:
     """The node comes first, on processor and disk, and stays when memory runs out.
 
     Where a sandbox forbids to say so, it is compacted all the same.

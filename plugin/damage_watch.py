@@ -37,7 +37,7 @@ class DamageWatch:
         self._told: KnownDamage | None = None
         self._next_look = self._not_before = 0.0
         self._unsaved: KnownDamage | None = None
-        self.patience = 0.0
+        self.commit_timeout = 0.0
         """Seconds that one call may wait for the destination."""
         self.known: KnownDamage | None = None
         """What is wrong with the current generation."""
@@ -88,7 +88,7 @@ class DamageWatch:
             size, free = database_path(self._directory).stat().st_size, writer.space().free
         except (OSError, BackupError):
             return False
-        return size <= min(HEAL_AT_ONCE, SLOWEST * self.patience / 4) and free > 2 * size + HEAL_AT_ONCE
+        return size <= min(HEAL_AT_ONCE, SLOWEST * self.commit_timeout / 4) and free > 2 * size + HEAL_AT_ONCE
 
     def taken(self) -> None:
         """There is a new snapshot, and nothing is known against it."""

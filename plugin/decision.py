@@ -11,7 +11,7 @@ Facts about lightningd (v26.06), seen on real nodes:
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.base import Standing
+from backends.base import Position
 from backends.change import Change, ahead, bumped_from, foreign_keys_setting
 from backends.sqlite.authorizer import never_replayed
 from backends.sqlite.statement_outline import outline
@@ -40,8 +40,8 @@ class Decision:
 _APPEND = Decision(Do.APPEND)
 
 
-def decide(standing: Standing, change: Change, doubt: str | None, left: WhyLeft | None = None) -> Decision:
-    """What `change` means for a backup that ends at `standing`.
+def decide(position: Position, change: Change, doubt: str | None, left: WhyLeft | None = None) -> Decision:
+    """What `change` means for a backup that ends at `position`.
 
     `left` says why a database that is behind was not brought forward.
     `doubt` says why the database may not hold what the backup holds although their versions agree; None when it is
@@ -51,7 +51,7 @@ def decide(standing: Standing, change: Change, doubt: str | None, left: WhyLeft 
     if unreadable is not None:
         return Decision(Do.REFUSE, unreadable)
     database = change.database_stood_at
-    away = ahead(database, standing.data_version)
+    away = ahead(database, position.data_version)
     if away == 0:
         return _APPEND if doubt is None else Decision(Do.SNAPSHOT, doubt)
     if away > 0:
@@ -59,7 +59,7 @@ def decide(standing: Standing, change: Change, doubt: str | None, left: WhyLeft 
     why_left = "" if left is None else f" It was not brought forward, because {left.words}."
     return Decision(
         Do.REFUSE,
-        f"the database is at version {database} and its backup at {standing.data_version}: the database has lost "
+        f"the database is at version {database} and its backup at {position.data_version}: the database has lost "
         f"{counted(-away, 'change')}, or is an old copy.{why_left} A node that runs from it can lose every channel. "
         "Nothing was changed.",
         restore=True,

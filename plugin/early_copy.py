@@ -11,7 +11,7 @@ from pathlib import Path
 from backends.base import SnapshotSource
 from backends.errors import BackupError
 from backends.node.directory import database_path
-from backends.sqlite.copy import taken
+from backends.sqlite.copy import consistent_copy
 
 
 class EarlyCopy:
@@ -38,7 +38,7 @@ def copy_early(directory: Path, until: float) -> EarlyCopy | None:
     database = database_path(directory)
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(taken(database, directory, writable=False, progress=check_time))
+            source = stack.enter_context(consistent_copy(database, directory, writable=False, progress=check_time))
         except (BackupError, OSError):
             return None
         return EarlyCopy(source, stack.pop_all())

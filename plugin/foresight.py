@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.node.directory import database_path
@@ -14,7 +14,7 @@ from plugin.last_found import last_found
 from plugin.roll_forward import read_backup
 
 
-def takes_snapshot(directory: Path, backup_id: str, end: Standing, *, known_damage: bool) -> bool:
+def takes_snapshot(directory: Path, backup_id: str, end: Position, *, known_damage: bool) -> bool:
     """Whether it begins the backup anew although the versions agree: the content is in doubt, or the backup is."""
     return known_damage or why_doubted(directory, look(directory), backup_id, end) is not None
 

@@ -14,7 +14,7 @@ QUIET = 0.5
 """Seconds without a call after which the plugin leaves, once lightningd has said `shutdown`. lightningd goes on
 committing while it waits for its plugins, and aborts when one of them leaves a call unanswered."""
 
-PATIENCE = 8.0
+TIMEOUT = 8.0
 """Seconds after `shutdown` from which on the plugin leaves at the first moment without a call. lightningd waits 30 s,
 and what the plugin does at its end may take most of them."""
 
@@ -75,7 +75,7 @@ class Input:
         return data
 
     def _nothing_comes(self, since: float) -> bool:
-        wait = QUIET if time.monotonic() - since < PATIENCE or self._partial else 0.0
+        wait = QUIET if time.monotonic() - since < TIMEOUT or self._partial else 0.0
         return not self._poll.poll(wait * 1000)
 
     def leave_when_quiet(self) -> None:

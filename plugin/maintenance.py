@@ -39,14 +39,14 @@ class MaintenanceThread:
                 continue
             try:
                 writer.maintain()
-                self._look_at_space(writer)
+                self._check_space(writer)
                 if self._gate.compaction is not None and self._gate.refusal is None:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
             except Exception as error:  # whatever it is, this thread must live on
                 self._gate.report("unusual", f"upkeep: {error}")
 
-    def _look_at_space(self, writer: Writer) -> None:
+    def _check_space(self, writer: Writer) -> None:
         """Warn in the node's log when the destination fills up: once each time that it comes to that."""
         now = time.monotonic()
         if now < self._next_look:

@@ -32,13 +32,13 @@ TOLD_FILE = "backup.told"
 LEVELS = ("unusual", "broken")
 """What counts as trouble, of lightningd's levels."""
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that the command may take; then it is killed (if the plugin still lives)."""
 
 REPEAT_AFTER = 3600.0
 """Seconds after which the same sentence is told again."""
 
-MOST, WITHIN = 10, 600.0
+MAX_CALLS, WITHIN = 10, 600.0
 """How many calls there are in so many seconds; a disk that comes and goes must not send a thousand mails."""
 
 # A service manager ends what is left of a service with SIGTERM; the command ignores that, and so gets to its end.
@@ -104,7 +104,7 @@ class Notifier:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._running.append((process, time.monotonic() + PATIENCE))
+        self._running.append((process, time.monotonic() + TIMEOUT))
 
     def _command(self) -> Path | None:
         """What may be run; None when there is nothing, or nothing that can be trusted."""
@@ -124,7 +124,7 @@ class Notifier:
         while self._calls and now - self._calls[0] > WITHIN:
             self._calls.popleft()
         told = self._told(now)
-        if sentence in told or (len(self._calls) >= MOST and level != "broken"):
+        if sentence in told or (len(self._calls) >= MAX_CALLS and level != "broken"):
             return False
         self._calls.append(now)
         with suppress(OSError):
@@ -150,7 +150,7 @@ class Notifier:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                self._complain(f"{NOTIFY_FILE} did not end within {PATIENCE:.0f} seconds and was killed")
+                self._complain(f"{NOTIFY_FILE} did not end within {TIMEOUT:.0f} seconds and was killed")
             elif process.returncode != 0:
                 self._complain(
                     f"{NOTIFY_FILE} ended with {process.returncode}: perhaps nobody has heard of the trouble"

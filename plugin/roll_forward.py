@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import apsw
 
-from backends.base import Standing
+from backends.base import Position
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
@@ -29,7 +29,7 @@ from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
 from backends.node.memory import Memory, judge, last_of
 from backends.node.session import known_sessions, were_here
-from backends.node.sync_point import Witness, fingerprint, look, read_witness, write_witness
+from backends.node.sync_point import SyncPoint, fingerprint, look, read_sync_point, write_sync_point
 from backends.node.wallet import wallet_elsewhere
 from backends.sqlite.as_found import AsFound, Unclear, as_found
 from backends.sqlite.connection import Busy, sync
@@ -85,7 +85,7 @@ class Facts:
     """Whether something has proved that the backup cannot be restored."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
-    note: Witness | None = None
+    note: SyncPoint | None = None
     """What this directory remembers of this backup."""
 
 
@@ -147,10 +147,10 @@ _DISOWNED = {
 }
 
 
-def _why_disowned(note: Witness, end: LogEnd, sessions: Sequence[str]) -> WhyLeft | None:
+def _why_disowned(note: SyncPoint, end: LogEnd, sessions: Sequence[str]) -> WhyLeft | None:
     """Whether the log's end may be somebody else's work: what he appended must not get into the node's database."""
-    standing = Standing(end.data_version, end.sequence, end.checksum)
-    verdict = judge(note, standing, sessions[-1] if sessions else None).verdict
+    position = Position(end.data_version, end.sequence, end.checksum)
+    verdict = judge(note, position, sessions[-1] if sessions else None).verdict
     last = last_of(note)
     if any(
         change.header.sequence == last.sequence and change.header.checksum != last.checksum for change in end.changes
@@ -219,16 +219,16 @@ def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> b
     if start.seen is None:
         return False
     end, version = read.end, found.state.data_version or 0
-    standing = Standing(end.data_version, end.sequence, end.checksum)
+    position = Position(end.data_version, end.sequence, end.checksum)
     ahead = not read.missing and version != end.data_version
-    return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, standing) is not None
+    return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, position) is not None
 
 
 def read_backup(
     directory: Path, backup: Backup, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
 ) -> Read:
     """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
-    note = read_witness(directory)  # before the backup, which may be growing
+    note = read_sync_point(directory)  # before the backup, which may be growing
     last, damage = backup.last_writer(), backup.damage.read()
     node_id = backup.node_id()
     with backup.read() as reader:
@@ -274,7 +274,7 @@ def _bring_forward(
                 leads_to(directory, noted, [change.header.data_version for change in read.missing])
             start.left = _replay(directory, found, read, until)
         if start.left is None:
-            _note(directory, read.backup_id, Standing(end.data_version, end.sequence, end.checksum))
+            _note(directory, read.backup_id, Position(end.data_version, end.sequence, end.checksum))
             forget_found(directory)
     except (BackupError, OSError) as error:
         start.left = _why_failed(error)
@@ -312,12 +312,12 @@ def _replay(directory: Path, found: AsFound, read: Read, until: float) -> WhyLef
     return None
 
 
-def _note(directory: Path, backup_id: str, standing: Standing) -> None:
+def _note(directory: Path, backup_id: str, position: Position) -> None:
     """The database is known to hold what the backup holds. A failure of the last run stays known."""
-    before = read_witness(directory)
+    before = read_sync_point(directory)
     failure = before.failure if before is not None and before.backup_id == backup_id else None
-    noted = (standing.sequence, standing.data_version, standing.checksum)
-    write_witness(directory, Witness(backup_id, *noted, fingerprint(database_path(directory)), failure))
+    noted = (position.sequence, position.data_version, position.checksum)
+    write_sync_point(directory, SyncPoint(backup_id, *noted, fingerprint(database_path(directory)), failure))
 
 
 def _why_failed(error: BackupError | OSError) -> WhyLeft:

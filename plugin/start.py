@@ -6,7 +6,7 @@ from pathlib import Path
 from backends import backup_at
 from backends.base import LastWriter, Report, SnapshotSource
 from backends.change import ahead
-from backends.commit_timeout import patience_of
+from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.log.backup import Backup
 from backends.log.facts import Facts
@@ -47,7 +47,7 @@ def check_database_is_here(directory: Path) -> None:
 def destination_of(directory: Path, settings: Settings) -> tuple[Backup, float]:
     """What backup.lock names, not looked at yet, and how long a call may wait for it (seconds). Raises BackupError."""
     try:
-        return backup_at(settings.url), patience_of(parse_url(settings.url))
+        return backup_at(settings.url), commit_timeout_of(parse_url(settings.url))
     except BadURL as error:
         raise BackupError(
             f"{directory / LOCK_FILE} names no destination: {error}. Nothing was changed; stop the node and "
@@ -107,19 +107,19 @@ def ask_memory(directory: Path, backup: Backup, seen: Facts, database: int, repo
     What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
     when the backup is ahead of the database with changes that are not this node's.
     """
-    standing = seen.end
-    memory = remembered(directory, seen.backup_id, standing, seen.last_writer)
+    position = seen.end
+    memory = remembered(directory, seen.backup_id, position, seen.last_writer)
     if memory.verdict is Memory.AGREES:
         return
-    wrong = what_is_wrong(memory, backup.describe(), standing.data_version)
+    wrong = what_is_wrong(memory, backup.describe(), position.data_version)
     here = f"the database is at version {database}"
     if memory.verdict is Memory.OLDER and ahead(memory.version, database) > 0:
         raise BackupError(f"{wrong}; and {here}. Nothing was changed. {BOTH_OLDER}")
-    if memory.verdict is not Memory.OLDER and ahead(standing.data_version, database) > 0:
+    if memory.verdict is not Memory.OLDER and ahead(position.data_version, database) > 0:
         raise BackupError(
             f"{wrong}; {here}. Nothing was changed. {NOT_ITS_OWN}. Only if this database is surely the state that the "
             "node last ran from, make the backup hold it (what lies there is kept for a week): backup-cli resync "
-            f"--discard-newer {standing.data_version}"
+            f"--discard-newer {position.data_version}"
         )
     report("broken", f"{wrong}. The database is not older than what the node remembers, and is put into the backup")
 

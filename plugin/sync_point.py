@@ -37,7 +37,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from backends.base import Report, Standing
+from backends.base import Position, Report
 from backends.change import UNKNOWN_DATABASE, database_fingerprint
 from backends.errors import BackupError
 from backends.log.writer.writer import Writer
@@ -45,9 +45,9 @@ from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.running import lightningd_has_started
-from backends.node.sync_point import Fingerprint, LogEnd, OpenWitness, change_counter
+from backends.node.sync_point import Fingerprint, LogEnd, OpenSyncPoint, change_counter
 from backends.sqlite.source import inspect
-from plugin.doubt import witness_of
+from plugin.doubt import sync_point_of
 
 FAST, SLOW = 0.01, 0.2
 """Seconds between two looks: while calls have come lately, and otherwise."""
@@ -61,7 +61,7 @@ IDLE = 2.0
 SYNC_EVERY = 0.2
 """Seconds at least between two syncs of the database's directory."""
 
-DEAD_AT_MOST = 1.0
+MAX_DEAD = 1.0
 """Seconds for which lightningd may be dead when the database file is read."""
 
 _COUNTERS = 1 << 32
@@ -105,11 +105,11 @@ class SyncPointThread:
         self._hook = hook
         self._lightningd = _Lightningd(hook.directory, last_call, input)
         self._file: DatabaseFile | None = None
-        self._witness: OpenWitness | None = None
-        self._last: Standing | None = None  # the backup's end when it was last looked at
+        self._sync_point: OpenSyncPoint | None = None
+        self._last: Position | None = None  # the backup's end when it was last looked at
         self._changed = self._synced = 0.0  # when it became so; when the directory was last synced
-        self._noted: Standing | None = None
-        self._asked: Standing | None = None  # for which the database was opened, whatever came of it
+        self._noted: Position | None = None
+        self._asked: Position | None = None  # for which the database was opened, whatever came of it
         self._durable = self._directory_synced = True
         self._node_known = self._complained = False
         self._stop = threading.Event()
@@ -142,24 +142,24 @@ class SyncPointThread:
         self._lightningd.lives()
         if writer is None or self._hook.refusal is not None:
             return SLOW
-        standing = writer.standing
-        if standing != self._last:
-            self._last, self._changed = standing, now
+        position = writer.position
+        if position != self._last:
+            self._last, self._changed = position, now
             self._directory_synced = False  # the change before it was committed
         idle = ending or now - self._changed >= IDLE
-        if standing != self._noted:
-            self._note_if_committed(writer, standing)
-        if idle and (ending or self._asked != standing) and (standing != self._noted or not self._node_known):
-            self._asked = standing
-            self._ask_database(writer, standing)
+        if position != self._noted:
+            self._note_if_committed(writer, position)
+        if idle and (ending or self._asked != position) and (position != self._noted or not self._node_known):
+            self._asked = position
+            self._ask_database(writer, position)
         if not self._directory_synced and (ending or now - self._synced >= SYNC_EVERY):
             self._sync_directory()
-        if idle and not self._durable and self._witness is not None:
-            self._witness.sync()
+        if idle and not self._durable and self._sync_point is not None:
+            self._sync_point.sync()
             self._durable = True
         return FAST if now - self._changed < LATELY else SLOW
 
-    def _note_if_committed(self, writer: Writer, standing: Standing) -> None:
+    def _note_if_committed(self, writer: Writer, position: Position) -> None:
         """The argument is at the top of this file; the order of the steps is part of it."""
         before = self._hook.database_header
         if before is None or database_fingerprint(before) == UNKNOWN_DATABASE:
@@ -168,31 +168,31 @@ class SyncPointThread:
         seen = file.committed() if file.counter() == expected else None
         if seen is None or seen.change_counter != expected:
             return
-        if writer.standing == standing and self._hook.database_header is before:
-            self._note(standing, seen)
+        if writer.position == position and self._hook.database_header is before:
+            self._note(position, seen)
 
-    def _ask_database(self, writer: Writer, standing: Standing) -> None:
+    def _ask_database(self, writer: Writer, position: Position) -> None:
         """The slow way: open the database, which must not happen twice at once in this process."""
         with self._hook.reading_database, suppress(BackupError):
             file = self._database_file()
             before = file.committed()
             state = inspect(database_path(self._hook.directory), writable=False)
-            if (state.data_version or 0) != standing.data_version or writer.standing != standing:
+            if (state.data_version or 0) != position.data_version or writer.position != position:
                 return
-            if before is not None and file.committed() == before and standing != self._noted:
-                self._note(standing, before)
+            if before is not None and file.committed() == before and position != self._noted:
+                self._note(position, before)
             if state.node_id is not None:
                 writer.note_node_id(state.node_id)
                 self._node_known = True
 
-    def _note(self, standing: Standing, seen: Fingerprint) -> None:
-        if self._witness is None:
-            self._witness = OpenWitness(self._hook.directory)
+    def _note(self, position: Position, seen: Fingerprint) -> None:
+        if self._sync_point is None:
+            self._sync_point = OpenSyncPoint(self._hook.directory)
         # A failure is noted after the refusal has been set, and in a new file: it is never overwritten by this.
         if self._hook.refusal is None and self._lightningd.lived_lately():
             with self._hook.noting:
-                self._witness.write(witness_of(self._hook.backup_id, standing, seen, begins=self._hook.begins))
-            self._noted, self._durable, self._directory_synced = standing, False, False
+                self._sync_point.write(sync_point_of(self._hook.backup_id, position, seen, begins=self._hook.begins))
+            self._noted, self._durable, self._directory_synced = position, False, False
 
     def _database_file(self) -> DatabaseFile:
         if self._file is None:
@@ -243,4 +243,4 @@ class _Lightningd:
             return True
         if lightningd_has_started(self._directory):
             return False
-        return time.monotonic() - max(self._seen, self._last_call.begun) < DEAD_AT_MOST
+        return time.monotonic() - max(self._seen, self._last_call.begun) < MAX_DEAD

@@ -37,7 +37,7 @@ class Watched(Protocol):
     """What a watchdog asks of the commit gate."""
 
     @property
-    def patience(self) -> float:
+    def commit_timeout(self) -> float:
         """Seconds that one call may take."""
 
     def where(self) -> str:
@@ -103,7 +103,7 @@ class Watchdog:
                 said, next_word = waiting, FIRST_WORD
             request, since = waiting
             waited = time.monotonic() - since
-            if waited >= self._gate.patience:
+            if waited >= self._gate.commit_timeout:
                 self._give_up(request, waited)
                 return
             if waited >= next_word:
@@ -111,7 +111,7 @@ class Watchdog:
                 self._say(waited)
 
     def _say(self, waited: float) -> None:
-        left = self._gate.patience - waited
+        left = self._gate.commit_timeout - waited
         self._report(
             "unusual",
             f"waiting for {self._gate.where()} since {waited:.0f} seconds; lightningd stands still meanwhile, and is "

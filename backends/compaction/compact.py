@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.base import MAX_ROLL_FORWARD
-from backends.compaction.space_reserve import Room
+from backends.compaction.space_reserve import SpaceReserve
 from backends.errors import BackupError
 from backends.log.format.documents import Base, Manifest
 from backends.log.format.records import RECORD_HEADER_SIZE, Flag
@@ -42,23 +42,23 @@ class _Place:
     next_segment: int  # the segment that holds the record after it
 
 
-def fold(
+def compact_log(
     storage: Storage,
     scratch: Path,
     progress: BytesDone | None = None,
     *,
-    sparing: bool = False,
+    keep_reserve: bool = False,
     leave_out: int = MAX_ROLL_FORWARD,
     options: LogOptions = DEFAULT_OPTIONS,
 ) -> CompactedSnapshot | None:
     """Write the snapshot of a new generation; None when there is nothing to fold.
 
     The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
-    `sparing` is for a compaction beside a running node: it fails rather than take the room that the node's next commits
-    need. Raises BackupError (Damaged, ReplayFailed, or when the
-    writer began another generation meanwhile) and OSError from the storage; nothing that it wrote is left then.
+    `keep_reserve` is for a compaction beside a running node: it fails rather than take the space that the node's next
+    commits need. Raises BackupError (Damaged, ReplayFailed, or when the writer began another generation meanwhile) and
+    OSError from the storage; nothing that it wrote is left then.
     """
-    room = Room(storage, scratch, sparing=sparing)
+    reserve = SpaceReserve(storage, scratch, keep_reserve=keep_reserve)
     with open_generation(storage) as reader:
         begun = reader.manifest
         place = _place(reader, leave_out)
@@ -66,20 +66,20 @@ def fold(
         return None
 
     def take(change: StoredChange) -> bool:
-        room.check_scratch()
+        reserve.check_scratch()
         return change.sequence <= place.sequence
 
     def show(done: int, total: int) -> None:
-        room.check_scratch()
+        reserve.check_scratch()
         if progress is not None:
             progress(done, 2 * total)  # half of the work: what was rebuilt is then written
 
     with scratch_directory(scratch) as directory, open_generation(storage) as reader:
         if reader.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
-        database = directory / "folded.sqlite3"
+        database = directory / "compacted.sqlite3"
         rebuilt = rebuild(reader, database, show, take=take, durable=False)
-        pieces = _shown(room.checked(file_pieces(database)), database.stat().st_size, progress)
+        pieces = _shown(reserve.checked(file_pieces(database)), database.stat().st_size, progress)
         number = next_generation(storage, begun.generation)
         written = _write(storage, begun, number, rebuilt.data_version, pieces, options)
     base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
@@ -87,7 +87,7 @@ def fold(
 
 
 def segments_freed(storage: Storage) -> int | None:
-    """How many segments `fold` would make needless; None when there is nothing to fold. Raises as `fold` does."""
+    """How many segments `compact_log` would make needless; None when there is nothing to compact. Raises as it does."""
     with open_generation(storage) as reader:
         place = _place(reader, MAX_ROLL_FORWARD)
         return None if place is None else place.next_segment - reader.manifest.first_segment

@@ -15,21 +15,21 @@ _LOOK_EVERY = 4
 """Pieces of a snapshot, a MiB, between two looks."""
 
 
-class Room:
-    """Looks at the free space while something large is written. Not `sparing`: the node is stopped, and needs none."""
+class SpaceReserve:
+    """Looks at the free space while something large is written. Without `keep_reserve` the node is stopped."""
 
-    def __init__(self, storage: Storage, scratch: Path, *, sparing: bool) -> None:
-        self._storage, self._scratch, self._sparing = storage, scratch, sparing
+    def __init__(self, storage: Storage, scratch: Path, *, keep_reserve: bool) -> None:
+        self._storage, self._scratch, self._keep_reserve = storage, scratch, keep_reserve
 
     def check_scratch(self) -> None:
         """Raises BackupError when the node's own disk is nearly full."""
-        if self._sparing:
+        if self._keep_reserve:
             _check(shutil.disk_usage(self._scratch).free, ON_THE_NODES_DISK, str(self._scratch))
 
     def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces, as long as the destination that they go to has room. Raises BackupError, OSError."""
         for number, piece in enumerate(pieces):
-            if self._sparing and number % _LOOK_EVERY == 0:
+            if self._keep_reserve and number % _LOOK_EVERY == 0:
                 _check(self._storage.space().free, AT_DESTINATION, self._storage.describe())
             yield piece
 

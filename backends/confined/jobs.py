@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from backends import backup_at
-from backends.compaction import compact as folding
+from backends.compaction.compact import compact_log
 from backends.confined.messages import MAX_TOLD, Overtaken
 from backends.errors import BackupError
-from backends.legacy import OlderBackup, rebuild_older
+from backends.legacy import LegacyBackup, rebuild_legacy
 from backends.sqlite.compare import compare, foreign_key_violations
 from backends.sqlite.limits import scale
 from backends.sqlite.rebuild import Rebuilt, rebuild
@@ -60,20 +60,20 @@ def rebuild_backup(
     }
 
 
-def rebuild_older_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
-    """See `work.rebuild_older_file`."""
-    with OlderBackup(Path(file)) as older:
-        scale(older.stored_bytes())
-        made = rebuild_older(older, Path(target), pulse.read, to_version=to_version)
+def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> dict[str, Any]:
+    """See `work.rebuild_legacy_file`."""
+    with LegacyBackup(Path(file)) as legacy:
+        scale(legacy.stored_bytes())
+        made = rebuild_legacy(legacy, Path(target), pulse.read, to_version=to_version)
         return {**_rebuilt(made.rebuilt, Path(target)), "remarks": _told(made.remarks, "more remarks")}
 
 
-def fold(url: str, scratch: str) -> dict[str, Any]:
-    """See `work.fold`."""
+def compact_backup(url: str, scratch: str) -> dict[str, Any]:
+    """See `work.compact_backup`."""
     backup = backup_at(url)
     with reaching(backup.storage):
-        folded = folding.fold(backup.storage, Path(scratch), pulse.read)
-    return {"folded": None if folded is None else folded.encode()}
+        compacted = compact_log(backup.storage, Path(scratch), pulse.read)
+    return {"folded": None if compacted is None else compacted.encode()}
 
 
 def compare_databases(a: str, b: str, a_name: str, b_name: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def compare_databases(a: str, b: str, a_name: str, b_name: str) -> dict[str, Any
 
 
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    job.__name__: job for job in (rebuild_backup, rebuild_older_file, fold, compare_databases)
+    job.__name__: job for job in (rebuild_backup, rebuild_legacy_file, compact_backup, compare_databases)
 }
 
 

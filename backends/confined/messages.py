@@ -19,10 +19,10 @@ from backends.errors import (
     Unrestorable,
     withheld_by,
 )
-from backends.legacy.errors import OlderDamaged
+from backends.legacy.errors import LegacyDamaged
 from backends.sqlite.connection import Busy, Corrupt
 from backends.sqlite.limits import BeyondLimits
-from backends.sqlite.replay import MOST_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
+from backends.sqlite.replay import MAX_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
 from backends.text import printable
 from backends.urls import BadURL
 
@@ -119,14 +119,14 @@ def texts(message: dict[str, Any], key: str, most: int) -> list[str]:
 
 def failure(error: BaseException) -> dict[str, Any]:
     """An error as a message, with what it keeps from strangers: only the parent knows whether somebody asked for it."""
-    return {**_failure(error), "withheld": withheld_by(error)[:MOST_WITHHELD]}
+    return {**_failure(error), "withheld": withheld_by(error)[:MAX_WITHHELD]}
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
     said = str(error)[: 2 * MAX_TEXT]
     if isinstance(error, Damaged):
         return {
-            "failed": OlderDamaged.__name__ if isinstance(error, OlderDamaged) else Damaged.__name__,
+            "failed": LegacyDamaged.__name__ if isinstance(error, LegacyDamaged) else Damaged.__name__,
             "what": error.what[:MAX_TEXT],
             "file": error.file,
             "offset": error.offset,
@@ -150,7 +150,7 @@ def raise_failure(message: dict[str, Any]) -> NoReturn:
     """Raise the error that the message tells of, as itself. Raises Nonsense when there is none such."""
     error = _error_of(text(message, "failed"), message)
     if isinstance(error, BackupError) and isinstance(message.get("withheld"), str):
-        error.withheld = printable(message["withheld"], MOST_WITHHELD)
+        error.withheld = printable(message["withheld"], MAX_WITHHELD)
     raise error
 
 
@@ -180,8 +180,8 @@ def _damaged(message: dict[str, Any]) -> Damaged:
     )
 
 
-def _older_damaged(message: dict[str, Any]) -> Damaged:
-    return OlderDamaged(
+def _legacy_damaged(message: dict[str, Any]) -> Damaged:
+    return LegacyDamaged(
         text(message, "what"),
         Path(text(message, "file")),
         number(message, "offset"),
@@ -204,7 +204,7 @@ def _bug(message: dict[str, Any]) -> BackupError:
 _MADE_ANEW: dict[str, Callable[[dict[str, Any]], Exception]] = {
     BeyondLimits.__name__: lambda message: BeyondLimits(text(message, "what")),
     Damaged.__name__: _damaged,
-    OlderDamaged.__name__: _older_damaged,
+    LegacyDamaged.__name__: _legacy_damaged,
     OSError.__name__: _os_error,
     "bug": _bug,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backends.base import Standing
+from backends.base import Position
 from backends.change import VERSIONS
 from backends.confined.messages import (
     MAX_TOLD,
@@ -32,7 +32,7 @@ from backends.sqlite.schema import UnknownObjects
 from backends.sqlite.source import DatabaseState
 from backends.text import printable
 
-__all__ = ["Outcome", "Overtaken", "compare_databases", "fold", "rebuild_backup", "rebuild_older_file"]
+__all__ = ["Outcome", "Overtaken", "compact_backup", "compare_databases", "rebuild_backup", "rebuild_legacy_file"]
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -76,7 +76,7 @@ def rebuild_backup(
         rebuilt, size = _rebuilt(said), number(said, "bytes")
         if to_version is None:
             sequence, checksum = number(said, "sequence", 1 << 64), number(said, "checksum", 1 << 32)
-            rebuilt = replace(rebuilt, end=Standing(rebuilt.data_version, sequence, checksum))
+            rebuilt = replace(rebuilt, end=Position(rebuilt.data_version, sequence, checksum))
         outcome = Outcome(
             rebuilt,
             number(said, "generation"),
@@ -90,12 +90,12 @@ def rebuild_backup(
     return outcome
 
 
-def rebuild_older_file(
+def rebuild_legacy_file(
     file: Path, target: Path, progress: BytesDone | None = None, *, to_version: int | None = None
 ) -> tuple[Rebuilt, list[str]]:
     """The same for a file of the older plugin, always durable; and what a person should know of it, a sentence each."""
     arguments = {"file": str(file.absolute()), "target": str(target.absolute()), "to_version": to_version}
-    said = run("rebuild_older_file", arguments, progress)
+    said = run("rebuild_legacy_file", arguments, progress)
     try:
         rebuilt, size, remarks = _rebuilt(said), number(said, "bytes"), texts(said, "remarks", MAX_TOLD + 1)
     except Nonsense as error:
@@ -104,15 +104,15 @@ def rebuild_older_file(
     return rebuilt, remarks
 
 
-def fold(url: str, scratch: Path, progress: BytesDone | None = None) -> CompactedSnapshot | None:
-    """`backends.compaction.compact.fold` of the backup at `url`, whose writer this process is.
+def compact_backup(url: str, scratch: Path, progress: BytesDone | None = None) -> CompactedSnapshot | None:
+    """`backends.compaction.compact.compact_backup` of the backup at `url`, whose writer this process is.
 
     After an error its writer must remove what is left at the destination.
     """
-    said = run("fold", {"url": url, "scratch": str(scratch.absolute())}, progress)
+    said = run("compact_backup", {"url": url, "scratch": str(scratch.absolute())}, progress)
     try:
-        folded = perhaps_text(said, "folded")
-        return None if folded is None else CompactedSnapshot.decode(folded)
+        compacted = perhaps_text(said, "folded")
+        return None if compacted is None else CompactedSnapshot.decode(compacted)
     except (Nonsense, ValueError, KeyError, TypeError) as error:
         raise _nonsense(error) from None
 

@@ -6,9 +6,9 @@ from types import TracebackType
 
 from backends.change import ahead
 from backends.errors import BackupError
-from backends.legacy.errors import OlderDamaged
-from backends.legacy.file import Frame, OlderFile
-from backends.legacy.history import OlderChanges
+from backends.legacy.errors import LegacyDamaged
+from backends.legacy.file import Frame, LegacyFile
+from backends.legacy.history import LegacyChanges
 from backends.legacy.outline import Outline, outline
 
 _PIECE = 1 << 18
@@ -16,18 +16,18 @@ _JOURNAL_KINDS = slice(18, 20)
 """Two bytes of a SQLite file's header: 1 for a rollback journal, 2 for a WAL."""
 
 
-class OlderBackup:
+class LegacyBackup:
     """An open older backup. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         """Raises NotABackup, OlderDamaged or Unreachable."""
         self.path = path
-        self._file = OlderFile(path)
+        self._file = LegacyFile(path)
         self._outline: Outline | None = None
         self.last_time = self._file.mtime
         """When the file was last written, seconds since 1970: its records do not say."""
 
-    def __enter__(self) -> "OlderBackup":
+    def __enter__(self) -> "LegacyBackup":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -71,9 +71,9 @@ class OlderBackup:
         """Offset of the first record that counts."""
         return self.survey().begin
 
-    def changes(self) -> OlderChanges:
+    def changes(self) -> LegacyChanges:
         """A pass over the changes after the snapshot that count. Raises OlderDamaged or Unreachable."""
-        return OlderChanges(self._file, self.path, self.survey())
+        return LegacyChanges(self._file, self.path, self.survey())
 
     def refuse_if_written(self) -> None:
         """BackupError when somebody has written to the file since it was opened: then it is a living node's."""
@@ -87,7 +87,7 @@ class OlderBackup:
         """A snapshot of an older state than what is before it: only a person can know which one is the node's."""
         snapshot, before = found.snapshot, found.version_before
         if snapshot is not None and before is not None and ahead(snapshot.data_version, before) < -1:
-            raise OlderDamaged(
+            raise LegacyDamaged(
                 f"behind version {before} it begins anew with a snapshot of the older version {snapshot.data_version}",
                 self.path,
                 snapshot.offset,

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from backends.change import VERSIONS, foreign_keys_setting, previous
-from backends.legacy.errors import OlderDamaged, Unfit
-from backends.legacy.file import CHANGE, Frame, OlderFile
+from backends.legacy.errors import LegacyDamaged, Unfit
+from backends.legacy.file import CHANGE, Frame, LegacyFile
 from backends.system.pulse import pulse
 
 LONGEST_PRAGMA = 64
@@ -28,7 +28,7 @@ _GLUED = re.compile(r"\b(reserved_til=(?:-?\d+|NULL)|peer_id=(?:-?\d+|NULL)(?=WH
 
 
 @dataclass(frozen=True, slots=True)
-class OlderChange:
+class LegacyChange:
     """A change, and where its record lies."""
 
     data_version: int
@@ -45,7 +45,7 @@ class OlderChange:
         return previous(self.data_version) if self.advances else self.data_version
 
 
-def read_change(file: OlderFile, offset: int) -> OlderChange:
+def read_change(file: LegacyFile, offset: int) -> LegacyChange:
     """The change whose record begins at `offset`. Raises Unfit when what lies there is none that lightningd sends."""
     frame = file.frame(offset)
     if frame is None or frame.kind != CHANGE:
@@ -63,10 +63,10 @@ def read_change(file: OlderFile, offset: int) -> OlderChange:
     leads_to = (int(bump[1]) + 1) % VERSIONS
     if leads_to != version:
         raise Unfit(f"a change for version {version} says that it leads to {leads_to}", leads_to)
-    return OlderChange(version, _statements(file, frame), True, offset, frame.end)
+    return LegacyChange(version, _statements(file, frame), True, offset, frame.end)
 
 
-def _lone_pragma(file: OlderFile, frame: Frame) -> OlderChange:
+def _lone_pragma(file: LegacyFile, frame: Frame) -> LegacyChange:
     """The only call without a bump that lightningd makes."""
     version = frame.data_version
     if frame.length > LONGEST_PRAGMA:
@@ -74,7 +74,7 @@ def _lone_pragma(file: OlderFile, frame: Frame) -> OlderChange:
     statements = _text(file, frame).split("\0")
     if foreign_keys_setting(statements) is None:
         raise Unfit(f"a change for version {version} is none that lightningd sends")
-    return OlderChange(version, statements, False, frame.offset, frame.end)
+    return LegacyChange(version, statements, False, frame.offset, frame.end)
 
 
 def latest_bump(data: bytes) -> Iterator[int]:
@@ -92,7 +92,7 @@ def mended(statement: str) -> str:
     return "'".join(parts)
 
 
-def _statements(file: OlderFile, frame: Frame) -> Iterable[str]:
+def _statements(file: LegacyFile, frame: Frame) -> Iterable[str]:
     if frame.length > _IN_MEMORY:
         return _streamed(file, frame)
     text = _text(file, frame)
@@ -100,21 +100,21 @@ def _statements(file: OlderFile, frame: Frame) -> Iterable[str]:
     return statements if _GLUED.search(text) is None else [mended(statement) for statement in statements]
 
 
-def _text(file: OlderFile, frame: Frame) -> str:
+def _text(file: LegacyFile, frame: Frame) -> str:
     try:
         return file.read(frame.payload, frame.length).decode()
     except UnicodeDecodeError:
         raise Unfit(f"the change for version {frame.data_version} is no text", frame.data_version) from None
 
 
-def _streamed(file: OlderFile, frame: Frame) -> Iterator[str]:
+def _streamed(file: LegacyFile, frame: Frame) -> Iterator[str]:
     """The statements of a change too large for the memory, one at a time."""
 
     def text(parts: list[bytes]) -> str:
         try:
             return mended(b"".join(parts).decode())
         except UnicodeDecodeError:
-            raise OlderDamaged(
+            raise LegacyDamaged(
                 f"the change for version {frame.data_version} is no text",
                 file.path,
                 frame.offset,

@@ -5,7 +5,7 @@ from pathlib import Path
 from backends.errors import Damaged
 
 
-class OlderDamaged(Damaged):
+class LegacyDamaged(Damaged):
     """Something in the older plugin's file cannot be trusted; `last_good` is the last data version that can."""
 
     def __init__(self, what: str, path: Path, offset: int, last_good: int | None) -> None:

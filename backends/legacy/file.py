@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from backends.change import MAX_CHANGE
 from backends.errors import BackupError, NotABackup, Unreachable
-from backends.legacy.errors import OlderDamaged
+from backends.legacy.errors import LegacyDamaged
 from backends.node.directory import expanded
 from backends.urls import parse_url
 
@@ -66,7 +66,7 @@ class Frame(NamedTuple):
         return _RECORD.size + self.length
 
 
-class OlderFile:
+class LegacyFile:
     """An open file of that kind, as large as it was when it was opened: the older plugin may append to it meanwhile."""
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class OlderFile:
             self._file.close()
             raise
 
-    def __enter__(self) -> "OlderFile":
+    def __enter__(self) -> "LegacyFile":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -139,12 +139,12 @@ class OlderFile:
                 "Check the path: it is in the old backup.lock, after file://"
             )
         if len(data) < HEADER_SIZE:
-            raise OlderDamaged("it ends within its header", self.path, len(data), None)
+            raise LegacyDamaged("it ends within its header", self.path, len(data), None)
         _, data_version, end, _, _, records = _HEADER.unpack_from(data)
         return Header(data_version, end, records)
 
 
-def is_older_backup(path: Path) -> bool:
+def is_legacy_backup(path: Path) -> bool:
     """Whether the path names a file that begins as the older plugin's do. Reads 36 bytes, raises nothing."""
     try:
         descriptor = _without_waiting(path)
@@ -158,7 +158,7 @@ def is_older_backup(path: Path) -> bool:
         os.close(descriptor)
 
 
-def older_path(text: str) -> Path:
+def legacy_path(text: str) -> Path:
     """The file that a path, or a URL as in the older plugin's backup.lock, names. Raises BackupError."""
     if text.startswith("socket:"):
         raise BackupError(
@@ -176,10 +176,10 @@ def older_path(text: str) -> Path:
     return path
 
 
-def older_backup_at(url: str) -> Path | None:
+def legacy_backup_at(url: str) -> Path | None:
     """The file, when the URL names one of the older plugin; None for everything else. Raises BadURL."""
     path = _local_file(url)
-    return path if path is not None and is_older_backup(path) else None
+    return path if path is not None and is_legacy_backup(path) else None
 
 
 def _local_file(url: str) -> Path | None:

@@ -14,34 +14,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.change import ahead, previous
-from backends.legacy.changes import OlderChange, read_change
-from backends.legacy.errors import OlderDamaged, Unfit
-from backends.legacy.file import HEADER_SIZE, OlderFile
+from backends.legacy.changes import LegacyChange, read_change
+from backends.legacy.errors import LegacyDamaged, Unfit
+from backends.legacy.file import HEADER_SIZE, LegacyFile
 from backends.legacy.outline import Outline
 from backends.legacy.tail import newer_in_tail
 from backends.text import counted
 
 
 @dataclass(frozen=True, slots=True)
-class OlderEnd:
+class LegacyEnd:
     """How the changes end, once all of them were read."""
 
     torn: str | None
     """In words, what lies behind the last whole change, if anything."""
 
 
-class OlderChanges:
+class LegacyChanges:
     """Every change after the snapshot that counts; iterate it once. Raises OlderDamaged or Unreachable meanwhile."""
 
-    def __init__(self, file: OlderFile, path: Path, survey: Outline) -> None:
+    def __init__(self, file: LegacyFile, path: Path, survey: Outline) -> None:
         self._file, self._path, self._survey = file, path, survey
         self.data_version = 0 if survey.snapshot is None else survey.snapshot.data_version
         """The version reached so far."""
         self._left_out: list[int] = []
-        self._end: OlderEnd | None = None
+        self._end: LegacyEnd | None = None
         self._each = self._changes()
 
-    def __iter__(self) -> Iterator[OlderChange]:
+    def __iter__(self) -> Iterator[LegacyChange]:
         """Always the same iterator."""
         return self._each
 
@@ -49,7 +49,7 @@ class OlderChanges:
         """Versions of the changes passed so far that were never committed and were sent again."""
         return list(self._left_out)
 
-    def end(self) -> OlderEnd:
+    def end(self) -> LegacyEnd:
         """How the changes end. RuntimeError before all of them were read."""
         if self._end is None:
             raise RuntimeError("the changes were not read to their end")
@@ -59,8 +59,8 @@ class OlderChanges:
         """The version as the last good one; None when it is that of nothing at all."""
         return version if version or self._survey.snapshot is not None else None
 
-    def _changes(self) -> Iterator[OlderChange]:
-        waiting: OlderChange | None = None
+    def _changes(self) -> Iterator[LegacyChange]:
+        waiting: LegacyChange | None = None
         offset = HEADER_SIZE if self._survey.snapshot is None else self._survey.snapshot.end
         while offset < self._file.size:
             try:
@@ -70,9 +70,9 @@ class OlderChanges:
                 verdict = self._judge(unfit, offset, waiting)
                 if waiting is not None and (isinstance(verdict, str) or not _resent(waiting, unfit)):
                     yield self._reach(waiting)
-                if isinstance(verdict, OlderDamaged):
+                if isinstance(verdict, LegacyDamaged):
                     raise verdict from None
-                self._end = OlderEnd(verdict)
+                self._end = LegacyEnd(verdict)
                 return
             if waiting is not None:
                 if replaced:
@@ -84,14 +84,14 @@ class OlderChanges:
             yield self._reach(waiting)
         if self._survey.acknowledged is None:
             what = f"the records end here, and {self._what_the_header_names()}"
-            raise OlderDamaged(what, self._path, offset, self.good(self.data_version))
-        self._end = OlderEnd(None)
+            raise LegacyDamaged(what, self._path, offset, self.good(self.data_version))
+        self._end = LegacyEnd(None)
 
-    def _reach(self, change: OlderChange) -> OlderChange:
+    def _reach(self, change: LegacyChange) -> LegacyChange:
         self.data_version = change.data_version
         return change
 
-    def _is_replaced(self, waiting: OlderChange | None, change: OlderChange) -> bool:
+    def _is_replaced(self, waiting: LegacyChange | None, change: LegacyChange) -> bool:
         """Whether `change` shows that the one before was never committed. Raises Unfit when it follows on neither."""
         reached = self.data_version if waiting is None else waiting.data_version
         stood_at = change.database_stood_at
@@ -104,7 +104,7 @@ class OlderChanges:
             what += ": those in between are missing"
         raise Unfit(what, change.data_version)
 
-    def _judge(self, unfit: Unfit, offset: int, waiting: OlderChange | None) -> OlderDamaged | str:
+    def _judge(self, unfit: Unfit, offset: int, waiting: LegacyChange | None) -> LegacyDamaged | str:
         """Damage, or, in words, a tail that was never acknowledged."""
         reached = self.data_version if waiting is None else waiting.data_version
         acknowledged = self._survey.acknowledged
@@ -115,7 +115,7 @@ class OlderChanges:
                 return f"the file's last {self._file.size - offset} bytes (from byte {offset} on) hold no whole change"
             trace = f"version {newer} was once saved behind it"
         good = previous(reached) if waiting is not None and _resent(waiting, unfit) else reached
-        return OlderDamaged(f"{unfit.what}, and {trace}", self._path, offset, self.good(good))
+        return LegacyDamaged(f"{unfit.what}, and {trace}", self._path, offset, self.good(good))
 
     def _what_the_header_names(self) -> str:
         header = self._file.header
@@ -139,6 +139,6 @@ def remarks(left_out: list[int], torn: str | None) -> list[str]:
     return lines
 
 
-def _resent(waiting: OlderChange, unfit: Unfit) -> bool:
+def _resent(waiting: LegacyChange, unfit: Unfit) -> bool:
     """Whether what could not be read was the waiting change sent again: then that one was not committed."""
     return waiting.advances and unfit.meant == waiting.data_version

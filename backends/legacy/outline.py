@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from backends.change import VERSIONS
-from backends.legacy.file import HEADER_SIZE, SNAPSHOT, Frame, Header, OlderFile
+from backends.legacy.file import HEADER_SIZE, SNAPSHOT, Frame, Header, LegacyFile
 
 _BETWEEN_CALLS = 4096
 
@@ -32,7 +32,7 @@ class Outline(NamedTuple):
         return HEADER_SIZE if self.snapshot is None else self.snapshot.offset
 
 
-def outline(file: OlderFile, progress: Callable[[int], None]) -> Outline:
+def outline(file: LegacyFile, progress: Callable[[int], None]) -> Outline:
     """Step from record to record up to the end, or to the first place where no whole one lies.
 
     `progress` is called with the offset now and then.

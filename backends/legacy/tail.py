@@ -6,12 +6,12 @@ power cut the header may be older than the records. So the bytes are searched fo
 
 from backends.change import VERSIONS, ahead
 from backends.legacy.changes import BUMP_SIZE, latest_bump
-from backends.legacy.file import CHANGE, SNAPSHOT, OlderFile
+from backends.legacy.file import CHANGE, SNAPSHOT, LegacyFile
 
 _BLOCK = 1 << 20
 
 
-def newer_in_tail(file: OlderFile, offset: int, version: int) -> int | None:
+def newer_in_tail(file: LegacyFile, offset: int, version: int) -> int | None:
     """A version after `version` that was once saved from `offset` on; None when there is no trace of any.
 
     A change to the very next version that was cut short does not count: it was being written.

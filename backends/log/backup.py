@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
-from backends.base import LastWriter, Report, SnapshotSource, Standing
+from backends.base import LastWriter, Position, Report, SnapshotSource
 from backends.errors import BackupError
 from backends.log.errors import making
 from backends.log.facts import Facts
@@ -19,7 +19,7 @@ from backends.log.reader.kept import read_kept
 from backends.log.reader.opening import open_generation, open_kept, read_manifest, read_session
 from backends.log.status import Status, status_of_files
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
-from backends.log.writer.fence import SessionMarker, unwritten_session
+from backends.log.writer.fence import WriterFence, unwritten_session
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.recovery import recover, seal_segments, space_to_recover
@@ -78,7 +78,7 @@ class Backup:
         self.place.check_present()
         return Facts(self.storage)
 
-    def end(self) -> Standing:
+    def end(self) -> Position:
         """Where the log ends. Raises Damaged."""
         return self.look().end
 
@@ -138,7 +138,7 @@ class Backup:
             self.storage.make()
             self.storage.unmake()
 
-    def create(self, source: SnapshotSource) -> Standing:
+    def create(self, source: SnapshotSource) -> Position:
         """A new backup that holds this database; all of it is removed again when that fails."""
         made = False
         with making(self.storage):
@@ -147,9 +147,9 @@ class Backup:
                     self.storage.make()
                     made = True
                 self._lock.acquire()  # so that nobody takes what is there so far for left over
-                standing = self._create(source)
+                position = self._create(source)
                 self.created = True
-                return standing
+                return position
             except BaseException:
                 self._lock.release()  # a file that is open may keep its directory
                 if made:
@@ -159,7 +159,7 @@ class Backup:
             finally:
                 self._lock.release()
 
-    def _create(self, source: SnapshotSource) -> Standing:
+    def _create(self, source: SnapshotSource) -> Position:
         backup_id = secrets.token_bytes(16)
         written = write_snapshot(self.storage, backup_id, 1, source.data_version, source.pieces, self._options)
         publish_snapshot(self.storage, written, 1)
@@ -169,7 +169,7 @@ class Backup:
         # Before the manifest: a backup without it has lost it, and says so, however empty its log is.
         self.storage.publish(SESSION, unwritten_session(base).encode())
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
-        return Standing(base.data_version, base.sequence, base.checksum)
+        return Position(base.data_version, base.sequence, base.checksum)
 
     def commit_latency(self) -> float:
         """Seconds that a durable write takes here, the median of a few. For a backup that was just created."""
@@ -204,14 +204,14 @@ class Backup:
         keep = None if compacted is None else compacted.written
         with self._opening():
             seen = seen or self.look()
-            before, (last, standing) = seen.session, seen.last  # of damage nothing is taken over
-            marker = SessionMarker(self.storage, session_id, before, seen.manifest.generation, standing, self._options)
+            before, (last, position) = seen.session, seen.last  # of damage nothing is taken over
+            fence = WriterFence(self.storage, session_id, before, seen.manifest.generation, position, self._options)
             # From here on the writer before gets nothing more acknowledged: its mark is gone, and now its segment is.
             names = seal_segments(self.storage, last.index, seen.names)
             # It may have gone on until now, and may have begun another generation.
             manifest = read_manifest(self.storage)
-            segment, standing, torn = recover(self.storage, manifest, before, marker.check, self._options, names, keep)
-            writer = self._writer(manifest, segment, standing, marker, report, names)
+            segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
+            writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:
             report("unusual", f"at {self.describe()} {MISSING_SESSION}. It is there again from now on")
         if torn is not None:
@@ -226,27 +226,27 @@ class Backup:
             # Far beyond any record of the old log, and a chain that none of them continues.
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
             check_sequence(sequence)
-            standing = Standing(manifest.base.data_version, sequence, secrets.randbits(32))
+            position = Position(manifest.base.data_version, sequence, secrets.randbits(32))
             # The old log must not be held to have lost what never was in it: it stays as good as it is.
-            noted = replace(standing, sequence=before.sequence if before else manifest.base.sequence)
-            marker = SessionMarker(self.storage, session_id, before, manifest.generation, noted, self._options)
+            noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
+            fence = WriterFence(self.storage, session_id, before, manifest.generation, noted, self._options)
             names = seal_segments(self.storage, 0, self.storage.names())
             indexes = [index for name in names if (index := segment_index(name)) is not None]
             last = max(indexes, default=0)
-            segment = create_next_segment(self.storage, manifest.backup_id, last + 1, marker.check, self._options)
-            return self._writer(manifest, segment, standing, marker, report, [*names, segment.name])
+            segment = create_next_segment(self.storage, manifest.backup_id, last + 1, fence.check, self._options)
+            return self._writer(manifest, segment, position, fence, report, [*names, segment.name])
 
     def _writer(
         self,
         manifest: Manifest,
         segment: Segment,
-        standing: Standing,
-        marker: SessionMarker,
+        position: Position,
+        fence: WriterFence,
         report: Report,
         names: Sequence[str],
     ) -> Writer:
         try:
-            return Writer(self.storage, manifest, segment, standing, marker, self._lock, report, self._options, names)
+            return Writer(self.storage, manifest, segment, position, fence, self._lock, report, self._options, names)
         except BaseException:
             segment.handle.close()
             raise

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backends.errors import BackupError
-from backends.log.reader.absent import taken
+from backends.log.reader.absent import already_exists
 from backends.storage.base import Storage
 from backends.system.owners import only_roots, user_name
 from backends.text import shell_line
@@ -19,7 +19,7 @@ def making(storage: Storage) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise taken(storage) from None
+        raise already_exists(storage) from None
     except FileNotFoundError:
         raise BackupError(
             f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from backends.base import LastWriter, Standing
+from backends.base import LastWriter, Position
 from backends.errors import BackupError
 from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage, read_damage
@@ -57,12 +57,12 @@ class Facts:
         return LastWriter(last.session_id, last.host, last.pid, last.started, last.closed)
 
     @property
-    def end(self) -> Standing:
+    def end(self) -> Position:
         """Where the log ends. Raises Damaged."""
         return self.last[1]
 
     @cached_property
-    def last(self) -> tuple[Found, Standing]:
+    def last(self) -> tuple[Found, Position]:
         """The segment in which the log ends, and where it ends. Raises Damaged."""
         with reaching(self._storage):
             return find_end(self._storage, self.manifest, self.session, self.names)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from backends.base import Sizes, Standing
+from backends.base import Position, Sizes
 from backends.errors import BackupError, Damaged
 from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage
@@ -124,7 +124,7 @@ def status_of_writer(
     url: str,
     manifest: Manifest,
     session: Session,
-    end: Standing,
+    end: Position,
     sizes: Sizes,
     space: Space,
     known: KnownDamage | None,
@@ -141,7 +141,7 @@ def _status(
     url: str,
     manifest: Manifest,
     session: Session | None,
-    end: Standing,
+    end: Position,
     records: int,
     snapshot: int,
     segments: int,

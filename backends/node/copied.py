@@ -8,13 +8,13 @@ unless the note beside its database shows that it was copied, or restored, when 
 
 from pathlib import Path
 
-from backends.base import LastWriter, Standing
+from backends.base import LastWriter, Position
 from backends.node.session import known_sessions, were_here
-from backends.node.sync_point import Fingerprint, Witness, read_witness
+from backends.node.sync_point import Fingerprint, SyncPoint, read_sync_point
 
 
 def may_have_gone_its_own_way(
-    directory: Path, backup_id: str, last: LastWriter | None, end: Standing | None, seen: Fingerprint | None
+    directory: Path, backup_id: str, last: LastWriter | None, end: Position | None, seen: Fingerprint | None
 ) -> bool:
     """Whether nothing shows that this directory's database comes from the end of the backup.
 
@@ -23,7 +23,7 @@ def may_have_gone_its_own_way(
     """
     if last is None or were_here(directory, backup_id):
         return False
-    note = read_witness(directory)
+    note = read_sync_point(directory)
     if note is None or note.backup_id != backup_id:
         # A restore of the generation that was kept leaves neither a note nor a session.
         return not (last.closed and known_sessions(directory, backup_id) is None)
@@ -36,6 +36,6 @@ def may_have_gone_its_own_way(
     return not (last.closed or _is_the_end(note, seen))
 
 
-def _is_the_end(note: Witness, seen: Fingerprint | None) -> bool:
+def _is_the_end(note: SyncPoint, seen: Fingerprint | None) -> bool:
     """Whether nobody has written to the database since the note was made."""
     return note.failure is None and seen is not None and note.fingerprint == seen

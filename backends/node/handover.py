@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from backends.base import Standing
+from backends.base import Position
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
 from backends.node.session import forget_sessions
-from backends.node.sync_point import Witness, fingerprint, remove_witness, write_witness
+from backends.node.sync_point import SyncPoint, fingerprint, remove_sync_point, write_sync_point
 from backends.text import shell_line
 
 
@@ -15,30 +15,30 @@ def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
     return shell_line("backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, directory)
 
 
-def hand_over(directory: Path, url: str, backup_id: str, standing: Standing | None) -> None:
+def hand_over(directory: Path, url: str, backup_id: str, position: Position | None) -> None:
     """The database in `directory` holds exactly what the backup does: say so, then name the backup in backup.lock.
 
-    With None for `standing` it holds something else, and the next start settles that. backup.lock comes last: from then
+    With None for `position` it holds something else, and the next start settles that. backup.lock comes last: from then
     on the plugin goes on from there. Raises OSError.
     """
-    if standing is None:
-        remove_witness(directory)
+    if position is None:
+        remove_sync_point(directory)
     else:
-        bear_witness(directory, backup_id, standing)
+        record_sync_point(directory, backup_id, position)
     forget_sessions(directory)
     write_settings(directory, Settings(url, backup_id))
 
 
-def bear_witness(directory: Path, backup_id: str, standing: Standing) -> None:
+def record_sync_point(directory: Path, backup_id: str, position: Position) -> None:
     """Note what the database file looks like now that it is known to hold the backup's last change."""
     seen = fingerprint(database_path(directory))
-    write_witness(
+    write_sync_point(
         directory,
-        Witness(
+        SyncPoint(
             backup_id,
-            standing.sequence,
-            standing.data_version,
-            standing.checksum,
+            position.sequence,
+            position.data_version,
+            position.checksum,
             seen if seen is not None and seen.size > 0 else None,
             None,
             ended="",

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from backends.base import LastWriter, Standing
+from backends.base import LastWriter, Position
 from backends.node.session import known_sessions
-from backends.node.sync_point import LogEnd, OpenWitness, Witness, read_witness
+from backends.node.sync_point import LogEnd, OpenSyncPoint, SyncPoint, read_sync_point
 
 
 class Memory(Enum):
@@ -40,14 +40,14 @@ class Remembered:
 NOTHING = Remembered(Memory.AGREES)
 
 
-def remembered(directory: Path, backup_id: str, end: Standing | None, writer: LastWriter | None) -> Remembered:
+def remembered(directory: Path, backup_id: str, end: Position | None, writer: LastWriter | None) -> Remembered:
     """What the network directory `directory` says of a backup that ends there (None: damage hides it).
 
     `writer` is who wrote it last by its own marker. If that is another machine, the backup goes on because the node has
     moved there (`Identity.TAKEN_OVER`): what follows then is a person's to decide.
     Not while the node runs: the note may be newer than what was read of the destination. Raises nothing.
     """
-    note = read_witness(directory)
+    note = read_sync_point(directory)
     if note is None or note.backup_id != backup_id or end is None:
         return NOTHING
     sessions = known_sessions(directory, backup_id)
@@ -55,7 +55,7 @@ def remembered(directory: Path, backup_id: str, end: Standing | None, writer: La
     return judge(note, end, sessions[-1] if sessions and not moved else None)
 
 
-def judge(note: Witness, end: Standing, newest_session: str | None) -> Remembered:
+def judge(note: SyncPoint, end: Position, newest_session: str | None) -> Remembered:
     """The same as a pure function. `newest_session` is the id of the last session that this directory has begun."""
     last = last_of(note)
     if note.begins is not None and note.begins.sequence >= last.sequence and _is_at(note.begins, end):
@@ -68,14 +68,14 @@ def judge(note: Witness, end: Standing, newest_session: str | None) -> Remembere
     return Remembered(Memory.FOREIGN if over else Memory.AGREES, last.data_version)
 
 
-def last_of(note: Witness) -> LogEnd:
+def last_of(note: SyncPoint) -> LogEnd:
     """The last change that it tells of. With a session when that has ended with it."""
     if note.written is not None:
         return note.written
     return LogEnd(note.ended or "", note.sequence, note.data_version, note.checksum)
 
 
-def note_beginning(directory: Path, backup_id: str, before: Standing, begins: Standing) -> LogEnd:
+def record_beginning(directory: Path, backup_id: str, before: Position, begins: Position) -> LogEnd:
     """Note durably that a generation which begins at `begins` is about to be published, after a log that ends `before`.
 
     A new generation gives its beginning another checksum than the change before it has. A node that was killed right
@@ -83,12 +83,12 @@ def note_beginning(directory: Path, backup_id: str, before: Standing, begins: St
     Where it cannot be noted, that false alarm is all that it costs: it must not keep a snapshot from being taken.
     Returns what any later note has to say of it, too.
     """
-    note, new = read_witness(directory), LogEnd("", begins.sequence, begins.data_version, begins.checksum)
+    note, new = read_sync_point(directory), LogEnd("", begins.sequence, begins.data_version, begins.checksum)
     if note is None or note.backup_id != backup_id:
         return new  # nothing is remembered that it could contradict
     written = note.begins if note.begins is not None and _is_at(note.begins, before) else note.written
     with suppress(OSError):
-        file = OpenWitness(directory)
+        file = OpenSyncPoint(directory)
         try:
             file.write(replace(note, written=written, begins=new))
             file.sync()
@@ -97,5 +97,5 @@ def note_beginning(directory: Path, backup_id: str, before: Standing, begins: St
     return new
 
 
-def _is_at(point: LogEnd, end: Standing) -> bool:
+def _is_at(point: LogEnd, end: Position) -> bool:
     return (point.sequence, point.data_version, point.checksum) == (end.sequence, end.data_version, end.checksum)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from backends.base import MAX_ROLL_FORWARD, LastWriter, Standing
+from backends.base import MAX_ROLL_FORWARD, LastWriter, Position
 from backends.change import ahead
 from backends.node.memory import NOTHING, Memory, Remembered
 
@@ -57,7 +57,7 @@ class BackupEnd:
     """Seconds since 1970."""
     writer: LastWriter | None
     """Who wrote it last; None when nobody has yet, or nothing tells."""
-    end: Standing | None = None
+    end: Position | None = None
     """Where the log ends; None when it is damaged, or nobody asked."""
 
 
@@ -73,7 +73,7 @@ class Identity(Enum):
     """A writer that was never this directory has written to it since: perhaps a node that is in use."""
 
 
-class Position(Enum):
+class Relation(Enum):
     """Where the node's database stands, seen from the end of the backup."""
 
     EQUAL = auto()
@@ -91,7 +91,7 @@ class Position(Enum):
     """The node runs, and its plugin has decided."""
 
 
-DISPUTED = (Position.EQUAL, Position.AHEAD, Position.NO_VERSION)
+DISPUTED = (Relation.EQUAL, Relation.AHEAD, Relation.NO_VERSION)
 """The positions in which the database would replace what the backup holds, and a copy must not."""
 
 
@@ -109,7 +109,7 @@ class Pairing:
     """How a node's database and a backup stand to each other."""
 
     identity: Identity
-    position: Position
+    relation: Relation
     database: NodeDatabase
     backup: BackupEnd
     distance: int = 0
@@ -127,16 +127,16 @@ class Pairing:
         whether it is an earlier state of the very history that the backup holds."""
         if self.identity is not Identity.OURS or self.both_older:
             return NextStart.REFUSE
-        if self.position is Position.BEHIND:
+        if self.relation is Relation.BEHIND:
             return NextStart.ROLL_FORWARD if self.may_roll_forward and provable() else NextStart.REFUSE
-        if self.copied and self.position in DISPUTED:
+        if self.copied and self.relation in DISPUTED:
             return NextStart.REFUSE
-        return _NEXT[self.position]
+        return _NEXT[self.relation]
 
     @property
     def may_roll_forward(self) -> bool:
         """Whether all but the proof speaks for bringing the database forward."""
-        few = self.position is Position.BEHIND and -self.distance <= MAX_ROLL_FORWARD
+        few = self.relation is Relation.BEHIND and -self.distance <= MAX_ROLL_FORWARD
         return (
             few
             and self.wrote_last
@@ -156,28 +156,28 @@ class Pairing:
     @property
     def database_surely_newest(self) -> bool:
         """Whether nothing newer is given up when the database replaces what the backup holds."""
-        if self.identity is not Identity.OURS or self.both_older or (self.copied and self.position in DISPUTED):
+        if self.identity is not Identity.OURS or self.both_older or (self.copied and self.relation in DISPUTED):
             return False  # of two lines of one node's history the higher number is not the newer state
-        return self.position in (Position.EQUAL, Position.AHEAD, Position.BOTH_EMPTY)
+        return self.relation in (Relation.EQUAL, Relation.AHEAD, Relation.BOTH_EMPTY)
 
     @property
     def backup_surely_newest(self) -> bool:
         """Whether nothing newer is given up when what the backup holds replaces the database."""
-        if self.position in (Position.NO_DATABASE, Position.BOTH_EMPTY):
+        if self.relation in (Relation.NO_DATABASE, Relation.BOTH_EMPTY):
             return True
         same_node = self.identity in (Identity.OURS, Identity.TAKEN_OVER)
-        return same_node and self.position in (Position.EQUAL, Position.BEHIND)
+        return same_node and self.relation in (Relation.EQUAL, Relation.BEHIND)
 
 
 _NEXT = {
-    Position.EQUAL: NextStart.GO_ON,
-    Position.AHEAD: NextStart.SNAPSHOT,
-    Position.BOTH_EMPTY: NextStart.GO_ON,
-    Position.NO_DATABASE: NextStart.REFUSE,
-    Position.NO_VERSION: NextStart.GO_ON,
-    Position.CORRUPT: NextStart.REFUSE,
-    Position.UNREADABLE: NextStart.REFUSE,
-    Position.RUNNING: NextStart.GO_ON,
+    Relation.EQUAL: NextStart.GO_ON,
+    Relation.AHEAD: NextStart.SNAPSHOT,
+    Relation.BOTH_EMPTY: NextStart.GO_ON,
+    Relation.NO_DATABASE: NextStart.REFUSE,
+    Relation.NO_VERSION: NextStart.GO_ON,
+    Relation.CORRUPT: NextStart.REFUSE,
+    Relation.UNREADABLE: NextStart.REFUSE,
+    Relation.RUNNING: NextStart.GO_ON,
 }
 
 
@@ -195,12 +195,12 @@ def pair(
     `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
     has had with the backup (None when it knows of none), `copied` and `memory` are as in `Pairing`.
     """
-    position, distance = _position(database, backup)
+    relation, distance = _relation(database, backup)
     writer = backup.writer
     wrote_last = writer is not None and sessions is not None and writer.session_id in sessions
     return Pairing(
         identify(backup.backup_id, expected, writer, sessions, backup.node_id, database.node_id),
-        position,
+        relation,
         database,
         backup,
         distance,
@@ -229,23 +229,23 @@ def identify(
 
 
 _WITHOUT_VERSION = {
-    Found.CORRUPT: Position.CORRUPT,
-    Found.UNREADABLE: Position.UNREADABLE,
-    Found.IN_USE: Position.RUNNING,
+    Found.CORRUPT: Relation.CORRUPT,
+    Found.UNREADABLE: Relation.UNREADABLE,
+    Found.IN_USE: Relation.RUNNING,
 }
 
 
-def _position(database: NodeDatabase, backup: BackupEnd) -> tuple[Position, int]:
+def _relation(database: NodeDatabase, backup: BackupEnd) -> tuple[Relation, int]:
     if database.found in _WITHOUT_VERSION:
         return _WITHOUT_VERSION[database.found], 0
     if database.found is Found.NOTHING:
-        return (Position.BOTH_EMPTY, 0) if backup.empty else (Position.NO_DATABASE, -backup.version)
+        return (Relation.BOTH_EMPTY, 0) if backup.empty else (Relation.NO_DATABASE, -backup.version)
     if backup.empty:
-        return Position.AHEAD, max(database.version or 0, 1)
+        return Relation.AHEAD, max(database.version or 0, 1)
     if database.found is Found.NO_VERSION and backup.version == 0:
-        return Position.NO_VERSION, 0
+        return Relation.NO_VERSION, 0
     # A version is never lost again: a database without one is older than a backup with one.
     distance = ahead(database.version or 0, backup.version)
     if distance == 0:
-        return Position.EQUAL, 0
-    return (Position.AHEAD if distance > 0 else Position.BEHIND), distance
+        return Relation.EQUAL, 0
+    return (Relation.AHEAD if distance > 0 else Relation.BEHIND), distance

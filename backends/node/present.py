@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
 from backends.log.reader.newest import newest_saved
@@ -15,13 +15,13 @@ from backends.node.pairing import BackupEnd, Found, NodeDatabase, Pairing, pair
 from backends.node.running import running_lightningd
 from backends.node.session import known_sessions
 from backends.node.sync_point import look
-from backends.sqlite.recovered_copy import settled
+from backends.sqlite.recovered_copy import recovered_copy
 from backends.sqlite.source import Corrupt, inspect
 
 IN_USE = NodeDatabase(Found.IN_USE)
 
 
-def look_at_database(path: Path) -> NodeDatabase:
+def inspect_database(path: Path) -> NodeDatabase:
     """What lies at `path`. Nobody may have it open, not even this process. Raises nothing, changes nothing."""
     try:
         if path.is_symlink() and not path.exists():
@@ -31,7 +31,7 @@ def look_at_database(path: Path) -> NodeDatabase:
             )
         if not path.exists() or path.stat().st_size == 0:
             return NodeDatabase(Found.NOTHING)
-        with settled(path) as file:
+        with recovered_copy(path) as file:
             state = inspect(file, writable=False)
     except Corrupt:
         return NodeDatabase(Found.CORRUPT, why=f"the database {path} is damaged")
@@ -50,9 +50,9 @@ def look_at_database(path: Path) -> NodeDatabase:
     )
 
 
-def look_at_node(directory: Path) -> NodeDatabase:
+def inspect_node(directory: Path) -> NodeDatabase:
     """The database of the node in this network directory, unless a lightningd has it. Raises nothing."""
-    return IN_USE if running_lightningd(directory) is not None else look_at_database(database_path(directory))
+    return IN_USE if running_lightningd(directory) is not None else inspect_database(database_path(directory))
 
 
 def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> BackupEnd:
@@ -75,7 +75,7 @@ def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> Backu
     return BackupEnd(backup_id, seen.node_id, version, empty, seen.damaged, seen.last_change, writer, _end(backup))
 
 
-def _end(backup: Backup) -> Standing | None:
+def _end(backup: Backup) -> Position | None:
     try:
         return backup.end()
     except Damaged:

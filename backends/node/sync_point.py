@@ -25,7 +25,7 @@ from backends.change import DATABASE_HEADER, database_fingerprint
 from backends.node.directory import database_path
 from backends.node.files import read_small_file, replace_file
 
-WITNESS_FILE = "backup.witness"
+SYNC_POINT_FILE = "backup.witness"
 
 SIZE = 4096
 """Bytes of the file: one page of the page cache."""
@@ -60,7 +60,7 @@ class LogEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class SyncPoint:
     """The last change of a backup, and the database file as it then was (None: there was none).
 
     `sequence` and `checksum` are the last record's in the backup. `failure` says what went wrong when the plugin
@@ -148,46 +148,46 @@ def look(directory: Path) -> Fingerprint | None:
     return None
 
 
-def read_witness(directory: Path) -> Witness | None:
+def read_sync_point(directory: Path) -> SyncPoint | None:
     """The witness in this network directory; None for anything that is not a whole and well-formed one."""
     try:
-        line, checksum, rest = read_small_file(directory / WITNESS_FILE).split(b"\n", 2)
+        line, checksum, rest = read_small_file(directory / SYNC_POINT_FILE).split(b"\n", 2)
         if checksum != b"%08x" % crc32(line) or rest.strip(b" "):
             return None
-        return _witness(json.loads(line))
+        return _sync_point(json.loads(line))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def write_witness(directory: Path, witness: Witness) -> None:
+def write_sync_point(directory: Path, sync_point: SyncPoint) -> None:
     """Put the witness (mode 0600) in place of the one before. OSError when that fails; the old one is then still there.
 
     Durably: a power cut right after `restore` must not leave a node whose database nothing vouches for, and what the
     last run could not save must not be forgotten.
     """
-    replace_file(directory / WITNESS_FILE, encode(witness), durably=True)
+    replace_file(directory / SYNC_POINT_FILE, encode(sync_point), durably=True)
 
 
-class OpenWitness:
+class OpenSyncPoint:
     """The witness file, held open to be written often.
 
-    If the file is replaced meanwhile (`write_witness`, by whoever has something graver to say), the new one stays as it
-    is: what comes later goes into the old file, which has no name any more.
+    If the file is replaced meanwhile (`write_sync_point`, by whoever has something graver to say), the new one stays as
+    it is: what comes later goes into the old file, which has no name any more.
     """
 
     def __init__(self, directory: Path) -> None:
         """OSError when it cannot be opened or made."""
         try:
-            self._descriptor = _opened(directory / WITNESS_FILE)
+            self._descriptor = _opened(directory / SYNC_POINT_FILE)
         except OSError:  # another user's, a link, a FIFO, a second name: it says nothing that could be read
-            remove_witness(directory)
-            self._descriptor = _opened(directory / WITNESS_FILE)
+            remove_sync_point(directory)
+            self._descriptor = _opened(directory / SYNC_POINT_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
             os.ftruncate(self._descriptor, SIZE)
 
-    def write(self, witness: Witness) -> None:
+    def write(self, sync_point: SyncPoint) -> None:
         """Overwrite the note with one system call; it is not synced. OSError."""
-        os.pwrite(self._descriptor, encode(witness), 0)
+        os.pwrite(self._descriptor, encode(sync_point), 0)
 
     def sync(self) -> None:
         """What was written is safe from a power cut when this returns. OSError."""
@@ -207,22 +207,22 @@ def _opened(path: Path) -> int:
     raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(path))
 
 
-def encode(witness: Witness) -> bytes:
+def encode(sync_point: SyncPoint) -> bytes:
     """The bytes of the file."""
-    fields = asdict(witness)
+    fields = asdict(sync_point)
     for name in _ADDED:
         if fields[name] is None:
             del fields[name]  # as earlier releases know it
-    if witness.failure is not None:
-        fields["failure"] = witness.failure[:_MAX_FAILURE]
+    if sync_point.failure is not None:
+        fields["failure"] = sync_point.failure[:_MAX_FAILURE]
     line = json.dumps(fields).encode()
     return (line + b"\n%08x\n" % crc32(line)).ljust(SIZE)
 
 
-def remove_witness(directory: Path) -> None:
+def remove_sync_point(directory: Path) -> None:
     """From now on there is none. OSError when the file is there and cannot be removed."""
     with suppress(FileNotFoundError):
-        (directory / WITNESS_FILE).unlink()
+        (directory / SYNC_POINT_FILE).unlink()
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -247,7 +247,7 @@ _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
 )
 
 
-def _witness(document: Any) -> Witness:
+def _sync_point(document: Any) -> SyncPoint:
     """TypeError for anything but exactly what `encode` writes."""
     if isinstance(document, dict):
         document = {**dict.fromkeys(_ADDED), **document}
@@ -257,7 +257,7 @@ def _witness(document: Any) -> Witness:
     for name in _ADDED:
         if fields[name] is not None:
             fields[name] = LogEnd(**_checked(fields[name], _LOG_END_KINDS))
-    return Witness(**fields)
+    return SyncPoint(**fields)
 
 
 def _checked(document: Any, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Place(ABC):
     def why_unwritable(self) -> str | None:
         """Why this user could save nothing here, asked without writing; None when nothing is known against it."""
         with reaching(self.storage):
-            return self.storage.unwritable()
+            return self.storage.why_unwritable()
 
     def remarks(self) -> list[str]:
         """What the node's log should say of this place when a session begins."""

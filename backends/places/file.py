@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.commit_timeout import patience_of
+from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.network import only_this_machine
@@ -24,7 +24,7 @@ class FilePlace(Place):
                 f"{destination} names the machine {destination.host!r}, and file:// only reaches this one; write it "
                 f"with three slashes: {of_a_file_with_host(destination.host, str(destination.path))}"
             )
-        patience_of(destination)
+        commit_timeout_of(destination)
         destination.allow_options("timeout", EPHEMERAL)
         accepted = destination.option(EPHEMERAL, "")
         if accepted not in ("", ACCEPTED):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from backends.commit_timeout import patience_of
+from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError, Unreachable
 from backends.mounts.network import is_network, lock_breaker, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mount_of
@@ -21,7 +21,7 @@ _MOUNTED_OPTIONS = ("timeout", _SHARE)
 
 def nfs_place(destination: Destination) -> Place:
     """The place on a share, by whichever of the two ways the URL says. Raises BadURL."""
-    patience_of(destination)
+    commit_timeout_of(destination)
     if not destination.path.name:
         raise BadURL(f"{destination} names no directory; write it like nfs://nas.local/export/lightning.bkp")
     return ServerPlace(destination) if destination.host else MountedSharePlace(destination)

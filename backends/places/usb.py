@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.commit_timeout import patience_of
+from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
 from backends.mounts.sticks import find_stick, read_only
 from backends.places.base import Place
@@ -15,7 +15,7 @@ class UsbPlace(Place):
     """A directory on the removable filesystem with this label or UUID."""
 
     def __init__(self, destination: Destination) -> None:
-        patience_of(destination)
+        commit_timeout_of(destination)
         name = destination.host
         if not name or not destination.path.name:
             raise BadURL(

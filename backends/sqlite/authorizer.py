@@ -13,7 +13,7 @@ import apsw
 from backends.sqlite.connection import STEPS_BETWEEN_CALLS
 from backends.sqlite.statement_outline import plain_name
 
-MOST_STEPS = 6_000_000_000
+MAX_STEPS = 6_000_000_000
 """Virtual-machine steps of one change's long statements: 40 s here."""
 
 _NODES_DO = frozenset(
@@ -95,7 +95,7 @@ class Guard:
     def too_long(self) -> bool:
         """SQLite's progress handler, called each `STEPS_BETWEEN_CALLS` steps of one statement."""
         self._calls += 1
-        if self._calls * STEPS_BETWEEN_CALLS <= MOST_STEPS:
+        if self._calls * STEPS_BETWEEN_CALLS <= MAX_STEPS:
             return False
         self.refused = "a statement that does not come to an end"
         return True

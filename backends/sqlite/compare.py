@@ -12,8 +12,8 @@ from typing import cast
 
 import apsw
 
-from backends.sqlite.connection import READ_ONLY, corrupt, explained, opened, run, words
-from backends.sqlite.recovered_copy import settled
+from backends.sqlite.connection import READ_ONLY, as_backup_error, corrupt, error_text, opened, run
+from backends.sqlite.recovered_copy import recovered_copy
 
 _ROWIDS = ("rowid", "_rowid_", "oid")
 
@@ -55,7 +55,7 @@ def foreign_key_violations(path: Path) -> list[str]:
     A node may have some: they say nothing against a backup that has the same.
     """
     sentences = []
-    with settled(path) as file, opened(file, READ_ONLY, path) as connection:
+    with recovered_copy(path) as file, opened(file, READ_ONLY, path) as connection:
         for table in _tables(connection, "main"):
             found: dict[tuple[str, int], tuple[int, int | None]] = {}
             try:
@@ -63,7 +63,7 @@ def foreign_key_violations(path: Path) -> list[str]:
                     count, first = found.get((parent, key), (0, rowid))
                     found[parent, key] = count + 1, first
             except apsw.SQLError as error:
-                sentences.append(f"the foreign keys of table {table} cannot be checked: {words(error)}")
+                sentences.append(f"the foreign keys of table {table} cannot be checked: {error_text(error)}")
             for (parent, _), (count, first) in found.items():
                 where = "" if first is None else f", first in row {first}"
                 refer = f"{_rows(count)} {'refers' if count == 1 else 'refer'}"
@@ -74,18 +74,18 @@ def foreign_key_violations(path: Path) -> list[str]:
 @contextmanager
 def _both(a: Path, b: Path) -> Iterator[apsw.Connection]:
     """A connection to `a` as `main`, with `b` as `other`."""
-    with settled(a) as first, settled(b) as second, opened(first, READ_ONLY, a) as connection:
+    with recovered_copy(a) as first, recovered_copy(b) as second, opened(first, READ_ONLY, a) as connection:
         run(connection, "SELECT count(*) FROM sqlite_schema")
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
         try:
             connection.execute("ATTACH ? AS other", (str(second.absolute()),))
             run(connection, "SELECT count(*) FROM other.sqlite_schema")
         except apsw.Error as error:
-            raise explained(error, b) from error
+            raise as_backup_error(error, b) from error
         try:
             yield connection
         except apsw.CorruptError as error:
-            raise corrupt(f"{a} or {b}", words(error)) from error
+            raise corrupt(f"{a} or {b}", error_text(error)) from error
 
 
 class _Pair:

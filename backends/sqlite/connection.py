@@ -87,7 +87,7 @@ def limit_values(largest: int, tell: MoreMemory) -> None:
     _Values.largest, _Values.tell = min(largest, _LARGEST_VALUE), tell
 
 
-def expect(size: int) -> None:
+def raise_memory_limit(size: int) -> None:
     """A database or a statement of this many bytes: SQLite may have the memory that one value of its size takes."""
     value = min(size, _Values.largest)
     wanted = MEMORY + _MEMORY_FOR_A_BYTE * value
@@ -127,7 +127,7 @@ def connect(path: Path, flags: int, vfs: str | None = None) -> apsw.Connection:
     if flags & READ_WRITE and vfs is None and names_super_journal(path):
         raise apsw.CorruptError(FOREIGN_JOURNAL)
     with suppress(OSError):  # SQLite says better what is wrong with it
-        expect(path.stat().st_size)
+        raise_memory_limit(path.stat().st_size)
     flags |= apsw.SQLITE_OPEN_NOMUTEX
     if os.fsencode(path).decode(errors="replace") != str(path):
         raise BackupError(f"{path} has a name that is not in UTF-8, which SQLite cannot open; choose another name")
@@ -166,7 +166,7 @@ def opened(path: Path, flags: int, shown: Path | None = None) -> Iterator[apsw.C
         finally:
             connection.close(True)
     except apsw.Error as error:
-        raise explained(error, shown or path) from error
+        raise as_backup_error(error, shown or path) from error
     except UnicodeDecodeError as error:
         raise corrupt(shown or path, NOT_UTF8) from error
 
@@ -198,7 +198,7 @@ class TooManyRows(apsw.CorruptError):
     """A database that is whole to SQLite, and has more rows in some place than any lightningd's has."""
 
 
-def faults(connection: apsw.Connection) -> str | None:
+def integrity_errors(connection: apsw.Connection) -> str | None:
     """Read every page and index entry; the first few faults in SQLite's words, or None. Raises apsw.Error."""
     try:
         found = [str(row[0]) for row in islice(connection.execute("PRAGMA integrity_check(3)"), 3)]
@@ -272,12 +272,12 @@ def remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """SQLite's own words, as far as they may be shown to anybody."""
     return sqlite_words(error)
 
 
-def explained(error: apsw.Error, path: Path) -> BackupError:
+def as_backup_error(error: apsw.Error, path: Path) -> BackupError:
     """What an error of SQLite means to the person whose database this is."""
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return Busy(
@@ -285,7 +285,7 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
             "Stop the node, then repeat this"
         )
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return corrupt(path, words(error))
+        return corrupt(path, error_text(error))
     if isinstance(error, FunctionRefused):
         return BackupError(
             f"{path} holds something (an index, a view, a trigger, a table's CHECK, DEFAULT or generated column) that "
@@ -306,7 +306,7 @@ def explained(error: apsw.Error, path: Path) -> BackupError:
             "fails there too, the database was altered or made by something else: start no node from it"
         )
     return BackupError(
-        f"{path} could not be read or written: {words(error)}; nothing was replaced. "
+        f"{path} could not be read or written: {error_text(error)}; nothing was replaced. "
         "Check the disk and the file's permissions, then try again"
     )
 

@@ -32,7 +32,7 @@ class NoRoom(BackupError):
 
 
 @contextmanager
-def taken(
+def consistent_copy(
     database: Path, scratch: Path, *, writable: bool, progress: PagesDone | None = None, instead: str | None = None
 ) -> Iterator[SnapshotSource]:
     """The database as of now, as a source for a new generation.

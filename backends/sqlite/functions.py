@@ -25,7 +25,7 @@ more time than reading its arguments, and no more memory than they have."""
 
 ALLOWED = NODES_CALL | WE_CALL | A_NODE_MAY_CALL
 
-MOST_ARGUMENTS = 4
+MAX_ARGUMENTS = 4
 """Of one call; a node's have three at most. Each is copied for the function that refuses, and that memory SQLite does
 not count."""
 
@@ -51,7 +51,7 @@ def allow_only_known(connection: apsw.Connection) -> None:
     A function that an extension registered for so many arguments is found before one that takes any number of them
     (`fts3_tokenizer` is such a one, and crashes): each number is overridden by itself.
     """
-    connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG, MOST_ARGUMENTS)
+    connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG, MAX_ARGUMENTS)
     found = list(connection.execute("PRAGMA function_list"))
     kinds = {name: kind for name, _, kind, *_ in found if name not in ALLOWED}
     numbers = {(name, max(arguments, -1)) for name, _, _, _, arguments, _ in found} | {(name, -1) for name in kinds}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import BackupError, Damaged
 from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog, StoredChange
@@ -32,7 +32,7 @@ class Rebuilt:
     torn: str | None
     end_unverified: str | None = None
     """In words, why nothing tells whether the end of the log is missing."""
-    end: Standing | None = None
+    end: Position | None = None
     """The end of the log, where it came so far; None for an earlier version, and for an older plugin's file."""
 
 
@@ -55,13 +55,13 @@ def rebuild(
     show: BytesDone = progress or (lambda done, total: None)
     read = _write_snapshot(reader.snapshot, target, lambda done: show(done, total))
     with Replay(target) as replay:
-        room = Room(replay, target.stat().st_size)
+        size_limit = SizeLimit(replay, target.stat().st_size)
         try:
-            rebuilt = _replay(reader, replay, room, lambda done: show(read + done, total), take, enough)
+            rebuilt = _replay(reader, replay, size_limit, lambda done: show(read + done, total), take, enough)
             show(total, total)  # the check of the whole result follows, and cannot say how far it is
             rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
         except TooLarge:
-            raise room.exceeded() from None
+            raise size_limit.exceeded() from None
     _check_version(rebuilt.data_version, rebuilt.state)
     return rebuilt
 
@@ -83,7 +83,7 @@ def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int]
 def _replay(
     reader: Reader,
     replay: Replay,
-    room: "Room",
+    size_limit: "SizeLimit",
     tell: Callable[[int], None],
     take: Callable[[StoredChange], bool] | None,
     enough: int | None,
@@ -100,7 +100,7 @@ def _replay(
             if change.begins_session:
                 replay.foreign_keys = True
             pulse.change, pulse.segment = change.data_version, changes.segment
-            room.grow(changes.bytes_read)
+            size_limit.grow(changes.bytes_read)
             replay.execute(change.statements, change.data_version)
             done, version, last_time = done + 1, change.data_version, change.time
             if done % 200 == 0:
@@ -120,7 +120,7 @@ def _replay(
 _NOT_YET = DatabaseState(None, None, False, True)
 
 
-class Room:
+class SizeLimit:
     """What a database under construction may grow to, as its changes are read."""
 
     def __init__(self, replay: Replay, snapshot: int) -> None:

@@ -18,7 +18,7 @@ _SUFFIXES = ("-journal", "-wal")
 
 
 @contextmanager
-def settled(path: Path) -> Iterator[Path]:
+def recovered_copy(path: Path) -> Iterator[Path]:
     """A file to open read-only: `path` itself, or a recovered copy in a private temporary directory.
 
     Nobody may write to it meanwhile, and nothing in this process may have it open. Raises Corrupt or BackupError.

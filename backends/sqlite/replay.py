@@ -23,15 +23,15 @@ from backends.sqlite.connection import (
     READ_ONLY,
     READ_WRITE,
     STEPS_BETWEEN_CALLS,
+    as_backup_error,
     connect,
     create_private,
-    expect,
-    explained,
-    faults,
+    error_text,
+    integrity_errors,
     one_row,
+    raise_memory_limit,
     run,
     sync,
-    words,
 )
 from backends.sqlite.error_text import NOT_UTF8, whole_words
 from backends.sqlite.functions import FunctionRefused
@@ -64,7 +64,7 @@ that is a table to read from; if there may be several, `Guard` is asked."""
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
 
-MOST_WITHHELD = 1 << 16
+MAX_WITHHELD = 1 << 16
 """Characters of a statement that are kept for whoever asks to see it."""
 _ROOM_LEFT = 16 << 20
 """Bytes free on a disk that is not full."""
@@ -221,7 +221,7 @@ class Replay:
         try:
             # Opened anew, so that what is checked is what the file holds.
             with closing(connect(self.path, READ_ONLY)) as connection:
-                what = faults(connection)
+                what = integrity_errors(connection)
                 if what is not None:
                     rebuilt = "the database rebuilt from this backup is not whole"
                     raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
@@ -272,7 +272,7 @@ class Replay:
         for statement in statements:
             try:
                 if len(statement) >= _HUGE:
-                    expect(len(statement.encode()))
+                    raise_memory_limit(len(statement.encode()))
                 # A plain one, and one only: whatever comes after a semicolon would be another.
                 if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
                     flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
@@ -323,12 +323,12 @@ class Replay:
         if isinstance(error, apsw.FullError) and self._is_at_its_limit():
             return TooLarge(f"the database would grow beyond {self._most} bytes")
         if isinstance(error, _OF_THIS_MACHINE):
-            return explained(error, self.path)
+            return as_backup_error(error, self.path)
         if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
             return OutOfTime(f"there was no time for the change with data version {self._data_version}")
         if isinstance(error, FunctionRefused):
             self._guard.refused = f"FUNCTION {error.name}"
-        begins, whole = outline(statement), statement[:MOST_WITHHELD]
+        begins, whole = outline(statement), statement[:MAX_WITHHELD]
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
         if self._guard.refused is not None:
             refused = printable(self._guard.refused)
@@ -347,7 +347,7 @@ class Replay:
             failed.withheld = whole
             return failed
         return ReplayFailed(
-            f"{change} cannot be executed: {words(error)}, in: {begins}",
+            f"{change} cannot be executed: {error_text(error)}, in: {begins}",
             f"{change} cannot be executed ({type(error).__name__})",
             _NOT_THE_NODES,
             f"{whole_words(error)}, in: {whole}",
@@ -366,8 +366,8 @@ class Replay:
             raise ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not a whole database"
-            return ReplayFailed(f"{snapshot}: {words(error)}", snapshot, f". {_DO_NEXT}")
-        return explained(error, self.path)
+            return ReplayFailed(f"{snapshot}: {error_text(error)}", snapshot, f". {_DO_NEXT}")
+        return as_backup_error(error, self.path)
 
 
 _BUILDING = (

@@ -19,7 +19,7 @@ from backends.text import printable
 SHOWN = 20
 """Unknown objects that are told by name."""
 
-_MOST_TEXT = 1 << 16
+_MAX_TEXT = 1 << 16
 """Characters of one definition that are read; lightningd's largest has 5,000."""
 
 _NAME = 60
@@ -57,7 +57,7 @@ def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
         "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), rootpage, length(sql), "
         "CAST(substr(sql, 1, ?) AS BLOB) FROM sqlite_schema ORDER BY type, name, tbl_name, rowid"
     )
-    for raw_kind, raw_name, raw_table, page, length, raw_sql in connection.execute(query, (_MOST_TEXT,)):
+    for raw_kind, raw_name, raw_table, page, length, raw_sql in connection.execute(query, (_MAX_TEXT,)):
         kind, name, table, sql = map(_text, (raw_kind, raw_name, raw_table, raw_sql))
         what = _unknown_in(kind, name, page, length, sql)
         if what is None:
@@ -84,7 +84,7 @@ def _unknown_in(kind: str | None, name: str | None, page: object, length: object
         return "virtual" if kind == "table" else ""
     if sql is None:
         return None if kind == "index" and name.startswith("sqlite_autoindex_") else ""
-    if not isinstance(length, int) or length > _MOST_TEXT:
+    if not isinstance(length, int) or length > _MAX_TEXT:
         return "its definition"
     if name.lower().startswith("sqlite_") and not (kind == "table" and _SQLITES_OWN.fullmatch(name)):
         return ""

@@ -20,12 +20,12 @@ from backends.sqlite.connection import (
     connect,
     corrupt,
     create_private,
-    faults,
+    error_text,
+    integrity_errors,
     one_row,
     opened,
     remove,
     run,
-    words,
 )
 from backends.sqlite.schema import NONE_UNKNOWN, UnknownObjects, unknown_objects
 
@@ -92,14 +92,14 @@ def copy_database(
             with closing(connect(target, READ_ONLY)) as copy:
                 if progress is not None:
                     copy.set_progress_handler(_going_on(progress, target), STEPS_BETWEEN_CALLS)
-                what = faults(copy)
+                what = integrity_errors(copy)
                 if what is not None:
                     raise corrupt(path, what)
                 return state_of(copy)
         except (apsw.FullError, apsw.IOError) as error:
             remove(target)
             raise BackupError(
-                f"copying {path} to {target} failed: {words(error)}; the database is as it was. "
+                f"copying {path} to {target} failed: {error_text(error)}; the database is as it was. "
                 "Free some space or check the disk, then try again"
             ) from error
         except BaseException:

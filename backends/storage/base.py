@@ -32,7 +32,7 @@ LOCK = "lock"
 """The file whose lock keeps the processes of one machine apart."""
 
 
-class Fenced(OSError):
+class FileFenced(OSError):
     """Another writer has taken this file: it has lost its write bit (see `Storage.seal`) or its last name."""
 
     def __init__(self, name: str) -> None:
@@ -196,7 +196,7 @@ class Storage(ABC):
         """
         return None
 
-    def look_at_lock(self) -> None:  # noqa: B027 (without locks there is nothing to look at)
+    def check_lock(self) -> None:  # noqa: B027 (without locks there is nothing to look at)
         """Raise what `lock` would while another process has it; nothing is made, changed or held."""
 
     @abstractmethod
@@ -210,7 +210,7 @@ class Storage(ABC):
         """Whether one dead disk of this machine may take this place and what lies at `path` with it."""
         return False
 
-    def unwritable(self) -> str | None:
+    def why_unwritable(self) -> str | None:
         """Why this user could write nothing here, asked without writing; None when nothing is known against it."""
         return None
 

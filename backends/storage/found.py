@@ -140,8 +140,8 @@ class FoundStorage(Storage):
     def locked_by(self) -> Holder | None:
         return self._storage.locked_by()
 
-    def look_at_lock(self) -> None:
-        self._storage.look_at_lock()
+    def check_lock(self) -> None:
+        self._storage.check_lock()
 
     def sync_names(self) -> None:
         self._storage.sync_names()
@@ -152,8 +152,8 @@ class FoundStorage(Storage):
     def shares_disk_with(self, path: Path) -> bool:
         return self._storage.shares_disk_with(path)
 
-    def unwritable(self) -> str | None:
-        return self._storage.unwritable()
+    def why_unwritable(self) -> str | None:
+        return self._storage.why_unwritable()
 
     def closed(self) -> list[Closed]:
         return self._storage.closed()

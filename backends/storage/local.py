@@ -21,7 +21,7 @@ from backends.storage.base import (
     NO_LINKS,
     WRITE_BIT,
     Closed,
-    Fenced,
+    FileFenced,
     Lock,
     ReadHandle,
     Space,
@@ -141,7 +141,7 @@ class LocalStorage(Storage):
             extending = os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)  # now: the name will change
             undo.callback(os.close, extending)
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
-                raise Fenced(name)  # somebody has put another file in its place
+                raise FileFenced(name)  # somebody has put another file in its place
             undo.pop_all()
         writer = self._written[name] = Writer(writing, extending, name)
         return writer
@@ -210,7 +210,7 @@ class LocalStorage(Storage):
         with self._at(LOCK) as directory:
             return held_by(LOCK, directory)
 
-    def look_at_lock(self) -> None:
+    def check_lock(self) -> None:
         with self._at(LOCK) as directory, contextlib.suppress(NoLocks):
             FileLock(self._path / LOCK, "", directory).look()
 
@@ -228,7 +228,7 @@ class LocalStorage(Storage):
         here = self._path if self._path.exists() else self._path.parent
         return here.stat().st_dev == path.stat().st_dev or bool(disks_of(here) & disks_of(path))
 
-    def unwritable(self) -> str | None:
+    def why_unwritable(self) -> str | None:
         if os.statvfs(self._path).f_flag & os.ST_RDONLY:
             return (
                 f"{mount_of(self._path).describe()} is mounted read-only. Mount it writable; if it was, the kernel has "

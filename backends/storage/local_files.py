@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 
-from backends.storage.base import WRITE_BIT, Fenced, ReadHandle, WriteHandle
+from backends.storage.base import WRITE_BIT, FileFenced, ReadHandle, WriteHandle
 
 _ZEROS = 1 << 20
 """Bytes of zeros written at a time."""
@@ -66,11 +66,11 @@ class Writer(_Descriptor, WriteHandle):
                 try:
                     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=directory)
                 except (FileNotFoundError, PermissionError):  # removed, or sealed
-                    raise Fenced(name) from None
+                    raise FileFenced(name) from None
                 undo.callback(os.close, descriptor)
                 opened.append(descriptor)
                 if not os.path.samestat(os.fstat(descriptor), os.fstat(self._number)):
-                    raise Fenced(name)
+                    raise FileFenced(name)
             undo.pop_all()
         self.close()
         self._number, self._extending = opened[0], _Descriptor(opened[1])
@@ -82,7 +82,7 @@ class Writer(_Descriptor, WriteHandle):
         _write_all(self.number, offset, data)
         os.fdatasync(self.number)  # a changed size is part of it, times are not
         if self.is_fenced():
-            raise Fenced(self._name)
+            raise FileFenced(self._name)
 
     def is_fenced(self) -> bool:
         return self._shows_fence and not _is_ours(self.number)

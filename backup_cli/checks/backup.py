@@ -10,13 +10,13 @@ from backends.log.backup import Backup
 from backends.log.status import Status, TroubleKind
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
-from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Position
-from backends.node.present import end_of_backup, look_at_node, pair_at
-from backends.node.sync_point import read_witness
-from backup_cli.checks.space import look_at_room
+from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Relation
+from backends.node.present import end_of_backup, inspect_node, pair_at
+from backends.node.sync_point import read_sync_point
+from backup_cli.checks.space import check_space
 from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
-from backup_cli.legacy import refuse_older_lock
+from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.old_age import doubt_of
 from backup_cli.pairing_words import finding
 from backup_cli.waiting import answered
@@ -28,28 +28,28 @@ FRESH = 120.0
 """Seconds by which a running node's database may be newer than the backup: they are written one after the other."""
 
 
-def look_at_backup(directory: Path) -> Iterator[Finding]:
+def check_backup(directory: Path) -> Iterator[Finding]:
     """Whether this node's backup is named, there, its own, in order, and where the node stands."""
     try:
         settings = read_settings(directory)
-        refuse_older_lock(directory, settings)
+        refuse_legacy_lock(directory, settings)
     except BackupError as error:
         yield problem("backup.lock", str(error))
         return
     yield ok("backup.lock", f"names {settings.url}")
-    yield from _look_at_destination(directory, settings)
-    witness = read_witness(directory)
-    if witness is not None and witness.failure is not None:
+    yield from _check_destination(directory, settings)
+    sync_point = read_sync_point(directory)
+    if sync_point is not None and sync_point.failure is not None:
         yield warning(
-            "last run", f"it ended with a failure, the next start begins with a new snapshot: {witness.failure}"
+            "last run", f"it ended with a failure, the next start begins with a new snapshot: {sync_point.failure}"
         )
 
 
-def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Finding]:
+def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]:
     try:
         backup = backup_at(settings.url)
         found = answered(settings.url, backup.id)
-        database = look_at_node(directory)
+        database = inspect_node(directory)
         if settings.backup_id not in (None, found):
             end = BackupEnd(found, None, 0, False, False, 0, None)  # what it holds is none of this node's business
             yield finding(pair_at(directory, settings, end, database), settings.url, directory, _no_proof)
@@ -70,14 +70,14 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         refused = pairing.next_start(lambda: brings_forward(directory, backup)) is NextStart.REFUSE
         remedy = _NO_START if refused else _END_KNOWN_DAMAGE
         yield problem("destination", f"{seen.known_damage.sentence()}. {remedy}")
-    yield from _look_at_troubles(seen)
+    yield from _check_troubles(seen)
     if not seen.damaged:
         last = ago(seen.last_change)
         yield ok("destination", f"answers; it holds version {seen.data_version}, last changed {last}")
-    yield from _look_at_age(backup, seen, pairing)
+    yield from _check_age(backup, seen, pairing)
     yield from _compare(directory, settings.url, backup, pairing)
-    yield from look_at_room(directory, backup, seen, pairing)
-    yield from _look_at_schema(database)
+    yield from check_space(directory, backup, seen, pairing)
+    yield from _check_schema(database)
     if closed is not None:
         yield problem("destination", f"{NOTHING_MORE}: {closed}")
     for line in advice:
@@ -86,7 +86,7 @@ def _look_at_destination(directory: Path, settings: Settings) -> Iterator[Findin
         yield ok("disk", "the destination is not on the node's own disk")
 
 
-def _look_at_troubles(seen: Status) -> Iterator[Finding]:
+def _check_troubles(seen: Status) -> Iterator[Finding]:
     """All but the known damage, which is told with what to do about it."""
     for trouble in seen.troubles:
         if trouble.kind is not TroubleKind.KNOWN_DAMAGE:
@@ -94,15 +94,15 @@ def _look_at_troubles(seen: Status) -> Iterator[Finding]:
             yield found("destination", trouble.sentence)
 
 
-def _look_at_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+def _check_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
     """Of a running node, its own database tells more than a clock does."""
-    if pairing.position is not Position.RUNNING and not seen.damaged:
+    if pairing.relation is not Relation.RUNNING and not seen.damaged:
         old = doubt_of(backup, seen.last_change)
         if old is not None:
             yield warning("destination", old)
 
 
-def _look_at_schema(database: NodeDatabase) -> Iterator[Finding]:
+def _check_schema(database: NodeDatabase) -> Iterator[Finding]:
     if database.unknown_objects:
         yield warning(
             "schema",
@@ -127,7 +127,7 @@ def _no_proof() -> bool:
 def _compare(directory: Path, url: str, backup: Backup, pairing: Pairing) -> Iterator[Finding]:
     """Is the backup as far as the node, and is it the node's?"""
     path = database_path(directory)
-    if pairing.position is not Position.RUNNING:
+    if pairing.relation is not Relation.RUNNING:
         yield finding(pairing, url, directory, lambda: brings_forward(directory, backup))
         return
     if pairing.identity is not Identity.OURS:

@@ -11,7 +11,7 @@ from backends.node.directory import DATABASE, NETWORKS, database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import LOCK_FILE
 from backends.node.session import SESSION_FILE
-from backends.node.sync_point import WITNESS_FILE
+from backends.node.sync_point import SYNC_POINT_FILE
 from backends.node.trusted import Untrusted, trusted_program
 from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.system.owners import run_as, user_name
@@ -26,13 +26,13 @@ OWN_FILES = (
     HSM_SECRET,
     LOCK_FILE,
     WRITER_LOCK_FILE,
-    WITNESS_FILE,
+    SYNC_POINT_FILE,
     SESSION_FILE,
 )
 """What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
 
 
-def look_at_files(config: NodeConfig) -> Iterator[Finding]:
+def check_files(config: NodeConfig) -> Iterator[Finding]:
     """Which config files there are, and whether this is the node's own user."""
     if config.files:
         yield ok("config", ", ".join(str(path) for path in config.files))
@@ -52,7 +52,7 @@ def look_at_files(config: NodeConfig) -> Iterator[Finding]:
         )
 
 
-def look_at_network(config: NodeConfig) -> Iterator[Finding]:
+def check_network(config: NodeConfig) -> Iterator[Finding]:
     """Whether the node that the config starts is the one that is looked at: `network=testnet` is another directory."""
     said = next((setting for setting in reversed(config.settings) if _network(setting) is not None), None)
     if said is not None and config.directory.name in NETWORKS and _network(said) != config.directory.name:
@@ -71,7 +71,7 @@ def _network(setting: Setting) -> str | None:
     return name if name in NETWORKS else None
 
 
-def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
+def check_wallet(config: NodeConfig) -> Iterator[Finding]:
     """Whether the database is the SQLite file that the plugin looks after."""
     setting, expected = config.last("wallet"), database_path(config.directory)
     if setting is None:
@@ -105,7 +105,7 @@ def look_at_wallet(config: NodeConfig) -> Iterator[Finding]:
         yield ok("wallet", f"SQLite, {expected}")
 
 
-def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
+def check_owners(config: NodeConfig) -> Iterator[Finding]:
     """What root has copied into the node's directory is root's, and lightningd cannot open it.
 
     Giving it away is left to whoever put it there: a link, or a second name of a file of root's, would be given away
@@ -130,7 +130,7 @@ def look_at_owners(config: NodeConfig) -> Iterator[Finding]:
         )
 
 
-def look_at_notify(config: NodeConfig) -> Iterator[Finding]:
+def check_notify(config: NodeConfig) -> Iterator[Finding]:
     """The operator's own command, where there is one."""
     with suppress(OSError):
         try:

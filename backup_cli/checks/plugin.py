@@ -24,7 +24,7 @@ STRANGER = 10.0
 """Seconds that a plugin gets to say that it is this one, when nothing else tells."""
 
 
-def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
+def check_plugin(config: NodeConfig) -> Iterator[Finding]:
     """Whether lightningd starts this plugin, cannot live without it, and starts no rival of it."""
     lines = config.plugins()
     twice = config.named_twice()
@@ -50,8 +50,8 @@ def look_at_plugin(config: NodeConfig) -> Iterator[Finding]:
     if len(reals) > 1:
         listed = " and ".join(f"{line.path} ({line.where})" for line in ours)
         yield problem("plugin", f"two of them are started, and the second will stop the node: {listed}; keep one line")
-    yield from _look_at_line(config, ours, asked, told=any(group[0].real in reals for group in twice))
-    yield from _look_at_running(config, ours)
+    yield from _check_line(config, ours, asked, told=any(group[0].real in reals for group in twice))
+    yield from _check_running(config, ours)
 
 
 class NotStarted(BackupError):
@@ -142,7 +142,7 @@ def _as_written(line: PluginLine) -> str:
     return f"{'important-plugin' if line.important else 'plugin'}={line.path}"
 
 
-def _look_at_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, told: bool) -> Iterator[Finding]:
+def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, told: bool) -> Iterator[Finding]:
     """`told` is whether it is known already that lightningd does not start."""
     line = next((line for line in ours if line.important), ours[0])
     disabled = config.disabled(line.path)
@@ -192,7 +192,7 @@ def _how_to_make_it_important(config: NodeConfig, line: PluginLine) -> str:
     return f"{twice}: {shell_line('mv', line.path, aside)}, and add: important-plugin={aside}"
 
 
-def _look_at_running(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Finding]:
+def _check_running(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Finding]:
     """A line that was added since the node started protects nobody yet."""
     if config.pid is None:
         return

@@ -12,7 +12,7 @@ from backup_cli.node_config import NodeConfig
 from backup_cli.secret_words import how_to_tell, known_node, why_wrong
 
 
-def look_at_secret(config: NodeConfig) -> Iterator[Finding]:
+def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
     """Whether it is the right file, and safe where it lies."""
     secret = config.directory / HSM_SECRET
     try:

@@ -8,7 +8,7 @@ from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
 from backends.log.status import Status
 from backends.node.directory import database_path
-from backends.node.pairing import Identity, NextStart, Pairing, Position
+from backends.node.pairing import Identity, NextStart, Pairing, Relation
 from backends.sqlite.copy import SPARE
 from backends.text import shell_line
 from backup_cli.console import size
@@ -16,7 +16,7 @@ from backup_cli.findings import Finding, problem, warning
 from plugin.foresight import takes_snapshot
 
 
-def look_at_room(directory: Path, backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
+def check_space(directory: Path, backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
     """Whether the next start would be refused for want of room.
 
     A new snapshot may need less than is reckoned here: as much as the whole database.
@@ -52,10 +52,10 @@ def look_at_room(directory: Path, backup: Backup, seen: Status, pairing: Pairing
 
 def _snapshot(directory: Path, seen: Status, pairing: Pairing) -> int | None:
     """The size of the database, if the next start puts it into the backup anew."""
-    if pairing.position is Position.RUNNING or pairing.backup.end is None:
+    if pairing.relation is Relation.RUNNING or pairing.backup.end is None:
         return None  # a running node's plugin has decided
     due = pairing.next_start(lambda: False) is NextStart.SNAPSHOT
-    if not due and pairing.position in (Position.EQUAL, Position.NO_VERSION):
+    if not due and pairing.relation in (Relation.EQUAL, Relation.NO_VERSION):
         known = seen.known_damage is not None
         due = takes_snapshot(directory, pairing.backup.backup_id, pairing.backup.end, known_damage=known)
     return database_path(directory).stat().st_size if due else None

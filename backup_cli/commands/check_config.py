@@ -8,16 +8,16 @@ import click
 from backends.errors import BackupError
 from backends.text import counted
 from backup_cli import as_owner
-from backup_cli.checks.backup import look_at_backup
+from backup_cli.checks.backup import check_backup
 from backup_cli.checks.config import (
-    look_at_files,
-    look_at_network,
-    look_at_notify,
-    look_at_owners,
-    look_at_wallet,
+    check_files,
+    check_network,
+    check_notify,
+    check_owners,
+    check_wallet,
 )
-from backup_cli.checks.plugin import look_at_plugin
-from backup_cli.checks.secret import look_at_secret
+from backup_cli.checks.plugin import check_plugin
+from backup_cli.checks.secret import check_hsm_secret
 from backup_cli.console import show_line, show_row
 from backup_cli.findings import Finding, Level, problem
 from backup_cli.for_programs import hand_out_result, json_option
@@ -70,11 +70,11 @@ def _findings(directory: Path, conf: Path | None) -> Iterator[Finding]:
     except BackupError as error:
         yield problem("config", str(error))
     else:
-        yield from look_at_files(config)
-        yield from look_at_network(config)
-        yield from look_at_plugin(config)
-        yield from look_at_wallet(config)
-        yield from look_at_secret(config)
-        yield from look_at_owners(config)
-        yield from look_at_notify(config)
-    yield from look_at_backup(directory)
+        yield from check_files(config)
+        yield from check_network(config)
+        yield from check_plugin(config)
+        yield from check_wallet(config)
+        yield from check_hsm_secret(config)
+        yield from check_owners(config)
+        yield from check_notify(config)
+    yield from check_backup(directory)

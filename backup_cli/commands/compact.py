@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from backends.compaction.compact import segments_freed
-from backends.confined.work import fold
+from backends.confined.work import compact_backup
 from backends.errors import BackupError, Unrestorable
 from backends.log.backup import Backup
 from backends.log.format.records import is_part_of, segment_index
 from backends.log.status import Status
 from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.writer import Writer
 from backends.storage.reaching import reaching
 from backends.system.interrupts import deferred, ignored
 from backends.system.scratch import scratch_directory, scratch_place
@@ -56,17 +57,18 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
             return
         # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
         with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
-            folded = _fold(url, backup, scratch or scratch_place(), show)
-        with _forgotten_on_failure(backup):
-            if folded is None or not _gains(backup, folded, before):
+            compacted = _compact(url, backup, scratch or scratch_place(), show)
+        with _discarded_on_failure(backup):
+            if compacted is None or not _gains(backup, compacted, before):
                 backup.discard_compaction()
                 _tell_needless(url, _NO_GAIN, dry_run, as_json)
                 return
-            writer = backup.open(lambda level, line: warn(line), compacted=folded)
-            with closing(writer):
-                with ignored():
-                    writer.publish_compaction(folded)
-                after = writer.sizes()
+            writer = backup.open(lambda level, line: warn(line), compacted=compacted)
+        # From here on only through the writer, which touches nothing once another one has taken over.
+        with closing(writer):
+            with _discarded_on_failure(writer), ignored():
+                writer.publish_compaction(compacted)
+            after = writer.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     if as_json:
         hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
@@ -74,13 +76,13 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
 
 
 @contextmanager
-def _forgotten_on_failure(backup: Backup) -> Iterator[None]:
+def _discarded_on_failure(holder: Backup | Writer) -> Iterator[None]:
     """The new snapshot, as large as a database, does not stay when it gets no name."""
     try:
         yield
     except BaseException:
         with deferred(), suppress(BackupError, OSError):
-            backup.discard_compaction()
+            holder.discard_compaction()
         raise
 
 
@@ -92,10 +94,10 @@ def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
     say(f"{url}: {why}")
 
 
-def _fold(url: str, backup: Backup, scratch: Path, show: Progress) -> CompactedSnapshot | None:
+def _compact(url: str, backup: Backup, scratch: Path, show: Progress) -> CompactedSnapshot | None:
     """What is to be published; nothing is left of it otherwise, here or at the destination."""
-    with scratch_directory(scratch) as place, _forgotten_on_failure(backup):
-        return fold(url, place, show)
+    with scratch_directory(scratch) as place, _discarded_on_failure(backup):
+        return compact_backup(url, place, show)
 
 
 _NOTHING_YET = "there is nothing to compact yet"
@@ -105,13 +107,13 @@ _LAST_SEGMENT = "a compaction would gain nothing now (the last changes are alway
 _NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 
 
-def _gains(backup: Backup, folded: CompactedSnapshot, before: Status) -> bool:
+def _gains(backup: Backup, compacted: CompactedSnapshot, before: Status) -> bool:
     """Whether the backup becomes smaller: the new snapshot takes the place of the old one and of whole segments."""
-    snapshot = sum(_size(backup, name) for name in backup.storage.names() if is_part_of(name, folded.written))
+    snapshot = sum(_size(backup, name) for name in backup.storage.names() if is_part_of(name, compacted.written))
     segments = sum(
         _size(backup, name)
         for name in backup.storage.names()
-        if (index := segment_index(name)) is not None and index < folded.first_segment
+        if (index := segment_index(name)) is not None and index < compacted.first_segment
     )
     return snapshot < before.snapshot_bytes + segments
 

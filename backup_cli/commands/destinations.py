@@ -37,10 +37,10 @@ _ANSWER = 3.0
 
 _NOT_FOR_PEOPLE = (".", "lost+found")
 
-_MOST_ENTRIES = 1000
+_MAX_ENTRIES = 1000
 """Names in a mount point among which a directory of this user's is looked for."""
 
-_LEAST = 64 << 20
+_MIN_FREE = 64 << 20
 """Free bytes below which a place is not worth offering."""
 
 
@@ -144,7 +144,7 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
     if not lasting:
         return None
     free = status.f_bavail * status.f_frsize
-    if free < _LEAST:
+    if free < _MIN_FREE:
         return None
     directory = _writable_directory(mount.point)
     return Place(
@@ -167,7 +167,7 @@ def _writable_directory(point: Path) -> Path:
     if os.access(point, os.W_OK | os.X_OK):
         return point
     with suppress(OSError), os.scandir(point) as entries:
-        for entry in sorted(islice(entries, _MOST_ENTRIES), key=lambda entry: entry.name):
+        for entry in sorted(islice(entries, _MAX_ENTRIES), key=lambda entry: entry.name):
             mine = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
             if mine and not entry.name.startswith(_NOT_FOR_PEOPLE) and os.access(entry.path, os.W_OK | os.X_OK):
                 return Path(entry.path)

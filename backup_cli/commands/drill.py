@@ -18,9 +18,9 @@ from backends.log.backup import Backup
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.handover import hand_over
 from backends.node.lockfile import read_settings
-from backends.node.pairing import Position
-from backends.node.present import end_of_backup, look_at_node, pair_at
-from backends.sqlite.connection import words
+from backends.node.pairing import Relation
+from backends.node.present import end_of_backup, inspect_node, pair_at
+from backends.sqlite.connection import error_text
 from backends.sqlite.copy import nothing
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
@@ -28,11 +28,11 @@ from backends.urls import parse_url
 from backup_cli import as_owner
 from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
 from backup_cli.drill.player import Player, recorded_calls
-from backup_cli.drill.report import Rehearsal, tell
+from backup_cli.drill.report import DrillReport, tell
 from backup_cli.findings import Level
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.old_age import doubt_of
-from backup_cli.options import A_PATH, REHEARSAL, existing_backup, no_limits, show_statements
+from backup_cli.options import A_PATH, DRILL_PREFIX, existing_backup, no_limits, show_statements
 from backup_cli.pairing_words import finding
 from backup_cli.paths import plugin_path
 from backup_cli.waiting import answered
@@ -60,7 +60,7 @@ def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
     if url is not None:
         as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
-        seen = _recorded_node(scratch, url or _rehearsal_url(scratch))
+        seen = _recorded_node(scratch, url or _drill_url(scratch))
     if as_json:
         hand_out_result(seen.as_json())
     else:
@@ -69,20 +69,20 @@ def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _rehearsal_url(scratch: Path) -> str:
+def _drill_url(scratch: Path) -> str:
     """What is removed a moment later may as well lie in a container's layer."""
     layer = lifetime_of(scratch) is Lifetime.LAYER
     return f"{scratch.as_uri()}?ephemeral=accepted" if layer else scratch.as_uri()
 
 
-def _recorded_node(scratch: Path, url: str) -> Rehearsal:
+def _recorded_node(scratch: Path, url: str) -> DrillReport:
     node, restored = scratch / "node", scratch / "restored.sqlite3"
     node.mkdir()
     calls = recorded_calls()
     with _destination(url) as (place, backup):
         say(f"A recorded node backs up to {place}")
-        standing = backup.create(nothing())
-        hand_over(node, place, backup.id(), standing)
+        position = backup.create(nothing())
+        hand_over(node, place, backup.id(), position)
         latencies = _stream(node, calls)
         with backup.read() as reader:
             snapshot, of_snapshot = reader.snapshot.size(), reader.manifest.base.data_version
@@ -91,7 +91,7 @@ def _recorded_node(scratch: Path, url: str) -> Rehearsal:
             outcome = rebuild_backup(place, restored, show)
         took = time.perf_counter() - began
     comparison = compare_databases(restored, node / "lightningd.sqlite3")
-    return Rehearsal(
+    return DrillReport(
         latencies=latencies,
         snapshot=snapshot,
         log=outcome.stored - snapshot,
@@ -110,7 +110,7 @@ def _destination(url: str) -> Iterator[tuple[str, Backup]]:
     """A new backup in a place of its own below what the URL names; removed afterwards."""
     base, query, options = url.partition("?")
     # usb://STICK alone will do here.
-    place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{REHEARSAL}{secrets.token_hex(4)}"))
+    place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{DRILL_PREFIX}{secrets.token_hex(4)}"))
     backup = backup_at(place)
     answered(place, backup.check_new)
     try:
@@ -141,8 +141,9 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
         player.stop()
     except apsw.Error as error:
         raise BackupError(
-            f"the recorded node's own database in {node.parent.parent} could not be written: {words(error)}. That says "
-            "nothing of the destination; free some space there, or name another directory with TMPDIR, then try again"
+            f"the recorded node's own database in {node.parent.parent} could not be written: {error_text(error)}. That "
+            "says nothing of the destination; free some space there, or name another directory with TMPDIR, then try "
+            "again"
         ) from error
     finally:
         player.kill()
@@ -174,7 +175,7 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
                 "it does run, it runs without the plugin: backup-cli check-config"
             )
     took = time.monotonic() - began
-    pairing = pair_at(directory, settings, end_of_backup(backup, url), look_at_node(directory))
+    pairing = pair_at(directory, settings, end_of_backup(backup, url), inspect_node(directory))
     found = finding(pairing, url, directory, lambda: brings_forward(directory, backup))
     if as_json:
         hand_out_result(
@@ -203,7 +204,7 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
         show_row(name, value, 16)
     if found.level is not Level.OK:
         warn(found.text)
-    old = None if pairing.position is Position.RUNNING else doubt_of(backup, rebuilt.last_time, before_restore=True)
+    old = None if pairing.relation is Relation.RUNNING else doubt_of(backup, rebuilt.last_time, before_restore=True)
     if old is not None:
         warn(old)
     show_line("Verdict: this backup can be restored. Do you also have hsm_secret somewhere safe?")

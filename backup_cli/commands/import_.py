@@ -7,20 +7,20 @@ from pathlib import Path
 import click
 
 from backends import backup_at
-from backends.base import SnapshotSource, Standing
-from backends.confined.work import compare_databases, rebuild_older_file
+from backends.base import Position, SnapshotSource
+from backends.confined.work import compare_databases, rebuild_legacy_file
 from backends.errors import BackupError
 from backends.holder import COMMAND
-from backends.legacy import OlderBackup, older_path
+from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.handover import hand_over
-from backends.node.present import look_at_database
+from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.copy import file_pieces, nothing, watched
 from backends.sqlite.rebuild import Rebuilt
-from backends.sqlite.recovered_copy import settled
+from backends.sqlite.recovered_copy import recovered_copy
 from backends.sqlite.source import inspect
 from backends.system.interrupts import ignored
 from backends.system.scratch import scratch_directory, scratch_place
@@ -86,19 +86,19 @@ def import_(
     if directory is None:
         as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
-    with OlderBackup(older_path(old)) as older:
+    with LegacyBackup(legacy_path(old)) as legacy:
         if directory is None:
             backup.check_new()
             if dry_run:
-                with _read(older, scratch, None, accepted) as source:
+                with _read(legacy, scratch, None, accepted) as source:
                     tell_steps([_would_make(url, source)], as_json)
                 return
             with removed_on_failure(backup) as making:
-                standing, made = _take_over(older, backup, url, scratch, None, accepted)
+                position, made = _take_over(legacy, backup, url, scratch, None, accepted)
                 with ignored():
                     making.keep()
             if as_json:
-                _hand_out(older, backup, url, standing)
+                _hand_out(legacy, backup, url, position)
                 return
             show_line(made)
             say("To bring a node back from it: backup-cli restore --resume URL DEST")
@@ -108,67 +108,69 @@ def import_(
                 backup.check_new()
                 database = database_path(directory)
                 refuse_other_main(directory, database)
-                _refuse_other_version(older, database)
-                there = look_at_database(database)
+                _refuse_other_version(legacy, database)
+                there = inspect_database(database)
                 demand_newest(directory, there, in_words(there, database), consent)
                 if dry_run:
-                    with _read(older, scratch, database, accepted) as source:
+                    with _read(legacy, scratch, database, accepted) as source:
                         steps = [_would_make(url, source), *lock_steps(directory, backup.place.durable_url(url))]
                         tell_steps(steps, as_json)
                     return
                 with removed_on_failure(backup) as making:
-                    standing, made = _take_over(older, backup, url, scratch, database, accepted)
+                    position, made = _take_over(legacy, backup, url, scratch, database, accepted)
                     backup_id, lasting = backup.id(), backup.place.durable_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)
-                        hand_over(directory, lasting, backup_id, standing)
+                        hand_over(directory, lasting, backup_id, position)
                         making.keep()
             for line in backup.place.warnings(directory):
                 warn(line)
             if as_json:
-                _hand_out(older, backup, lasting, standing)
+                _hand_out(legacy, backup, lasting, position)
                 return
             show_line(made)
             _tell_node(aside)
 
 
-def _hand_out(older: OlderBackup, backup: Backup, url: str, standing: Standing) -> None:
-    document = {"url": url, "backup_id": backup.id(), "data_version": standing.data_version}
-    hand_out_result({**document, "older_path": str(older.path), "important_plugin": plugin_path()})
+def _hand_out(legacy: LegacyBackup, backup: Backup, url: str, position: Position) -> None:
+    document = {"url": url, "backup_id": backup.id(), "data_version": position.data_version}
+    hand_out_result({**document, "older_path": str(legacy.path), "important_plugin": plugin_path()})
 
 
 def _take_over(
-    older: OlderBackup,
+    legacy: LegacyBackup,
     backup: Backup,
     url: str,
     scratch: Path | None,
     database: Path | None,
     accepted: bool,
-) -> tuple[Standing, str]:
+) -> tuple[Position, str]:
     """Make the backup; where it ends, and what that is in words."""
-    with _read(older, scratch, database, accepted) as source:
-        standing = _create(backup, source)
+    with _read(legacy, scratch, database, accepted) as source:
+        position = _create(backup, source)
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
-    return standing, f"The backup at {url} is ready and holds {holds}, taken over from {older.path}"
+    return position, f"The backup at {url} is ready and holds {holds}, taken over from {legacy.path}"
 
 
 @contextmanager
-def _read(older: OlderBackup, scratch: Path | None, database: Path | None, accepted: bool) -> Iterator[SnapshotSource]:
+def _read(
+    legacy: LegacyBackup, scratch: Path | None, database: Path | None, accepted: bool
+) -> Iterator[SnapshotSource]:
     """What the older file holds, rebuilt and checked."""
-    say(f"{older.path}: {size(older.stored_bytes())}, last written {moment(older.last_time)}. {BETTER_SOURCE}.")
+    say(f"{legacy.path}: {size(legacy.stored_bytes())}, last written {moment(legacy.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
-            rebuilt, remarks = rebuild_older_file(older.path, place / "older.sqlite3", show)
+            rebuilt, remarks = rebuild_legacy_file(legacy.path, place / "legacy.sqlite3", show)
         for remark in remarks:
             warn(remark)
         if not rebuilt.state.empty and not rebuilt.state.is_lightningd:
             raise BackupError(
-                f"{older.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
+                f"{legacy.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
             )
-        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(older.path), "nothing was made")
+        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(legacy.path), "nothing was made")
         if database is not None:
-            _refuse_other_content(place / "older.sqlite3", database, rebuilt)
-        yield _source(place / "older.sqlite3", rebuilt)
+            _refuse_other_content(place / "legacy.sqlite3", database, rebuilt)
+        yield _source(place / "legacy.sqlite3", rebuilt)
 
 
 def _would_make(url: str, source: SnapshotSource) -> str:
@@ -176,7 +178,7 @@ def _would_make(url: str, source: SnapshotSource) -> str:
     return f"make a new backup at {url} of what the older file holds ({holds})"
 
 
-def _create(backup: Backup, source: SnapshotSource) -> Standing:
+def _create(backup: Backup, source: SnapshotSource) -> Position:
     if not source.size:
         return backup.create(source)
     with progress(f"Writing the snapshot of version {source.data_version}") as show:
@@ -195,21 +197,21 @@ def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:
     )
 
 
-def _refuse_other_version(older: OlderBackup, database: Path) -> None:
+def _refuse_other_version(legacy: LegacyBackup, database: Path) -> None:
     """Early, since reading the whole file may take long; what it holds is compared later all the same."""
     there = database.exists() and database.stat().st_size > 0
-    if not there and older.named_version:
+    if not there and legacy.named_version:
         raise BackupError(
             f"there is no database at {database} that could go on with the new backup; nothing was made. Repeat this "
             "without --lightning-dir, then bring the database back with: backup-cli restore --resume URL DEST"
         )
     if not there:
         return
-    with settled(database) as file:
+    with recovered_copy(database) as file:
         version = inspect(file, writable=False).data_version or 0
-    if version != older.named_version:
+    if version != legacy.named_version:
         raise BackupError(
-            f"the node's database is at version {version}, and the older backup at {older.named_version}; nothing was "
+            f"the node's database is at version {version}, and the older backup at {legacy.named_version}; nothing was "
             f"made. {_WHICH}"
         )
 

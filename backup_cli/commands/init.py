@@ -19,7 +19,7 @@ from backends.node.directory import (
 )
 from backends.node.handover import hand_over
 from backends.node.pairing import Found
-from backends.node.present import look_at_database
+from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.copy import nothing, watched
@@ -71,7 +71,7 @@ def init(
         refuse_other_database(directory, database_path(directory))
         answered(url, backup.check_new)
         database = database_path(directory)
-        there = look_at_database(database)
+        there = inspect_database(database)
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
@@ -79,18 +79,18 @@ def init(
             return
         with removed_on_failure(backup) as making:
             with _database(directory, scratch or directory) as source:
-                standing = backup.create(source)
+                position = backup.create(source)
             for line in backup.place.warnings(directory):
                 warn(line)
             latency = _tell_place(backup)
             backup_id, lasting = backup.id(), backup.place.durable_url(url)
             with ignored():
                 old = set_old_lock_aside(directory)
-                hand_over(directory, lasting, backup_id, standing)
+                hand_over(directory, lasting, backup_id, position)
                 making.keep()
     if old is not None:
         say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
-    holds = f"the database at version {standing.data_version}" if source.pieces else "no database yet"
+    holds = f"the database at version {position.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
     if as_json:
@@ -99,7 +99,7 @@ def init(
                 "url": lasting,
                 "backup_id": backup_id,
                 "node_id": source.node_id,
-                "data_version": standing.data_version,
+                "data_version": position.data_version,
                 "lightning_dir": str(directory),
                 "earlier_lock": None if old is None else str(old),
                 "commit_seconds": latency,

@@ -10,17 +10,17 @@ from typing import NoReturn
 
 import click
 
-from backends.base import Standing
+from backends.base import Position
 from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.errors import BackupError
 from backends.holder import COMMAND
-from backends.legacy import older_backup_at
+from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.handover import hand_over
 from backends.node.pairing import BackupEnd, pair
-from backends.node.present import end_of_backup, look_at_database
+from backends.node.present import end_of_backup, inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.rebuild import Rebuilt
@@ -102,12 +102,12 @@ def restore(
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
     place = as_owner.restore_place(Path(dest))
-    older = older_backup_at(url)
-    if older is not None and resume:
+    legacy = legacy_backup_at(url)
+    if legacy is not None and resume:
         raise BackupError(CANNOT_RESUME)
-    if older is not None and kept:
+    if legacy is not None and kept:
         raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
-    url, backup = (url, None) if older is not None else existing_backup(url)
+    url, backup = (url, None) if legacy is not None else existing_backup(url)
     target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backup is not None:
         old = _name_of_kept(url, backup, resume, not_for_a_node)
@@ -130,7 +130,7 @@ def restore(
     order = _Order(
         url,
         backup,
-        older,
+        legacy,
         target,
         file,
         existing,
@@ -148,7 +148,7 @@ def restore(
         return
     with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backup):
         rebuilt, aside = _restore(order, temporary)
-    tell_summary(target, rebuilt, aside, older is not None)
+    tell_summary(target, rebuilt, aside, legacy is not None)
     if not as_json:
         hand_out_path(target)
     _tell_after(order, rebuilt)
@@ -164,7 +164,7 @@ def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backup), resume, order.older is not None)
+    tell_rules(url, target, _node_of(rebuilt, backup), resume, order.legacy is not None)
     if resume and backup is not None:
         _warn_if_closed(backup)
 
@@ -175,7 +175,7 @@ class _Order:
 
     url: str
     backup: Backup | None
-    older: Path | None
+    legacy: Path | None
     """The older plugin's file, instead of a backup."""
     target: Path
     file: Path
@@ -196,13 +196,13 @@ class _Order:
 def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
     """The whole work; what was rebuilt, and where the old files are now."""
     target, backup = order.target, order.backup
-    rebuilt, standing = _rebuilt(order, temporary.path)
+    rebuilt, position = _rebuilt(order, temporary.path)
     with ignored():  # broken off between these steps, half of the files would have their new names
         aside = move_aside(order.file, order.existing)
         temporary.publish(order.file)
         if order.resume and backup is not None:
             set_old_lock_aside(target.parent)
-            hand_over(target.parent, backup.place.durable_url(order.url), backup.id(), standing)
+            hand_over(target.parent, backup.place.durable_url(order.url), backup.id(), position)
     return rebuilt, aside
 
 
@@ -223,24 +223,24 @@ def _steps(order: _Order) -> list[str]:
     return steps
 
 
-def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Standing | None]:
+def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
     """The database in the file `temporary`, once nothing speaks against it, and where in the log it stands."""
     target, backup = order.target, order.backup
-    standing: Standing | None = None
+    position: Position | None = None
     if backup is None:
-        assert order.older is not None
-        rebuilt = rebuild_from(order.older, temporary, target, order.to_version)
+        assert order.legacy is not None
+        rebuilt = rebuild_from(order.legacy, temporary, target, order.to_version)
         end = BackupEnd("", rebuilt.state.node_id, rebuilt.data_version, False, False, 0, None)
     else:
-        rebuilt, standing, end = _from_backup(order, backup, temporary)
+        rebuilt, position, end = _from_backup(order, backup, temporary)
     demand_known_schema(rebuilt.state.unknown_objects, order.accepted, order.url, "nothing was restored or replaced")
     refuse_if_running(target.parent)  # a large restore takes minutes
     if not order.old:
         demand_no_newer(target, order.url, end, backup is None, order.consent)
-    return rebuilt, standing
+    return rebuilt, position
 
 
-def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Standing | None, BackupEnd]:
+def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Position | None, BackupEnd]:
     """What was rebuilt, the place in the log that it holds (None for a kept generation), and the same as an end."""
     seen, before = backup.status(order.url), look(backup)
     end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.kept else None
@@ -330,7 +330,7 @@ def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: B
     advice = None
     if backup is not None:
         with suppress(BackupError, OSError):  # one of the two cannot be read: then nobody can say
-            advice = which_is_newer(pair(look_at_database(target), end_of_backup(backup, url), None, None))
+            advice = which_is_newer(pair(inspect_database(target), end_of_backup(backup, url), None, None))
     names = ", ".join(str(path) for path in existing)
     raise BackupError(
         f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "

@@ -15,12 +15,12 @@ from backends.log.backup import Backup
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
-from backends.node.handover import bear_witness, restore_command
+from backends.node.handover import record_sync_point, restore_command
 from backends.node.lockfile import Settings, read_settings
-from backends.node.memory import note_beginning
+from backends.node.memory import record_beginning
 from backends.node.memory_words import BOTH_OLDER, what_is_wrong
-from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Position
-from backends.node.present import end_of_backup, look_at_database, pair_at
+from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Relation
+from backends.node.present import end_of_backup, inspect_database, pair_at
 from backends.node.running import refuse_if_running
 from backends.node.session import remember_sessions
 from backends.node.writer_lock import WriterLock
@@ -35,7 +35,7 @@ from backup_cli.console import progress, say, size, warn
 from backup_cli.copying import copied
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
-from backup_cli.legacy import refuse_older_lock
+from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.options import copy_place, lightning_dir
 from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
@@ -67,7 +67,7 @@ def resync(
     as_owner.refuse_anothers(scratch)
     refuse_if_running(directory)
     settings = read_settings(directory)
-    refuse_older_lock(directory, settings)
+    refuse_legacy_lock(directory, settings)
     backup = backup_at(settings.url)
     with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
@@ -88,7 +88,7 @@ def resync(
 
 def _database(directory: Path, settings: Settings) -> NodeDatabase:
     path = database_path(directory)
-    database = look_at_database(path)
+    database = inspect_database(path)
     if database.found is Found.NOTHING:
         raise BackupError(
             f"there is no database at {path}, so nothing was changed; to get it back, run: "
@@ -129,10 +129,10 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
             f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states the higher version "
             "is not the newer one"
         )
-    elif pairing.copied and pairing.position is not Position.BEHIND:
+    elif pairing.copied and pairing.relation is not Relation.BEHIND:
         why += f"; {why_copied(pairing)}"
         advice = f"If that one is in use, never start this one: {TWO_NODES}"
-    elif pairing.position is Position.NO_VERSION:
+    elif pairing.relation is Relation.NO_VERSION:
         lost = State(lost.what, None)
         why += ", so nobody can tell which of the two is newer"
         advice = "See which of them the node last ran with"
@@ -155,20 +155,20 @@ def _resync(
     with copied(database_path(directory), scratch) as source, ExitStack() as opened:
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
         writer = opened.enter_context(closing(_open(backup, session)))
-        before = writer.standing.data_version
+        before = writer.position.data_version
         if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
             raise BackupError(
                 f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
                 "Stop that node, then repeat this"
             )
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
-            note = partial(note_beginning, directory, backup_id, writer.standing)
+            note = partial(record_beginning, directory, backup_id, writer.position)
             writer.take_snapshot(watched(source, show), "resync", note)
         with ignored():
-            standing = writer.standing
+            position = writer.position
             writer.close()
     with ignored():
-        bear_witness(directory, backup_id, standing)
+        record_sync_point(directory, backup_id, position)
 
 
 def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:

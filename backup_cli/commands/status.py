@@ -14,8 +14,8 @@ from backends.log.backup import Backup
 from backends.log.format.documents import reason_in_short
 from backends.log.status import Status, Trouble, TroubleKind
 from backends.node.lockfile import read_settings
-from backends.node.present import end_of_backup, look_at_node, pair_at
-from backends.node.sync_point import read_witness
+from backends.node.present import end_of_backup, inspect_node, pair_at
+from backends.node.sync_point import read_sync_point
 from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.checks.backup import NOTHING_MORE
@@ -77,7 +77,7 @@ def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, F
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
     """What only the node's side knows: its last run ended because something could not be saved."""
-    last = read_witness(directory)
+    last = read_sync_point(directory)
     if last is None or last.failure is None:
         return seen
     told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
@@ -98,7 +98,7 @@ def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Findin
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    pairing = pair_at(directory, settings, end_of_backup(backup, url, seen), look_at_node(directory))
+    pairing = pair_at(directory, settings, end_of_backup(backup, url, seen), inspect_node(directory))
     return finding(pairing, url, directory, lambda: brings_forward(directory, backup))
 
 

@@ -13,8 +13,8 @@ from backends.log.backup import Backup
 from backends.node.directory import database_path
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
-from backends.node.pairing import Identity, Pairing, Position
-from backends.node.present import end_of_backup, look_at_node, pair_at
+from backends.node.pairing import Identity, Pairing, Relation
+from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.running import refuse_if_running
 from backends.sqlite.compare import Comparison
 from backends.system.scratch import scratch_directory, scratch_place
@@ -168,13 +168,13 @@ def _pairing(url: str, backup: Backup, directory: Path) -> Pairing:
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
-    return pair_at(directory, settings, end_of_backup(backup, url), look_at_node(directory))
+    return pair_at(directory, settings, end_of_backup(backup, url), inspect_node(directory))
 
 
 def _stand(url: str, backup: Backup, directory: Path, pairing: Pairing) -> Finding:
     """What the next start makes of the two, and what is safe to type: as check-config says it."""
     known = pairing.memory.verdict is Memory.AGREES
-    if known and pairing.identity is Identity.OURS and pairing.position is Position.EQUAL:
+    if known and pairing.identity is Identity.OURS and pairing.relation is Relation.EQUAL:
         return problem(
             "version",
             f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "

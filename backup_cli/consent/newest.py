@@ -12,12 +12,12 @@ import click
 from backends import backup_at
 from backends.change import VERSIONS, ahead
 from backends.errors import BackupError
-from backends.legacy import OlderBackup, older_backup_at
+from backends.legacy import LegacyBackup, legacy_backup_at
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings, read_settings
-from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Position, pair
+from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Relation, pair
 from backends.node.present import end_of_backup, pair_at
-from backends.node.sync_point import look, read_witness
+from backends.node.sync_point import look, read_sync_point
 from backends.text import shell_line
 from backup_cli.console import age, warn
 from backup_cli.pairing_words import TWO_NODES, why_copied
@@ -96,7 +96,7 @@ def demand_newest(
     if settings is None:
         return
     if settings.backup_id is None:
-        _compare_with_older(directory, settings, kept, what, consent)
+        _compare_with_legacy(directory, settings, kept, what, consent)
         return
     end, missing = _end_of(settings)
     if end is None:
@@ -119,14 +119,14 @@ def demand_newest(
             f"If that one is in use, never start this one again: {TWO_NODES}",
             consent,
         )
-    elif pairing.copied and pairing.position is not Position.BEHIND:
+    elif pairing.copied and pairing.relation is not Relation.BEHIND:
         demand_consent(
             f"{what}, and {settings.url}, which {LOCK_FILE} names, is at version {end.version}; {why_copied(pairing)}",
             lost,
             f"If that one is in use, never start this one: {TWO_NODES}",
             consent,
         )
-    elif pairing.position is Position.NO_VERSION:
+    elif pairing.relation is Relation.NO_VERSION:
         demand_consent(
             f"{what}, and neither does {settings.url}, which {LOCK_FILE} names: nobody can tell which is newer",
             State(lost.what, None),
@@ -178,7 +178,7 @@ def _compare_with_note(
     restored: str | None,
 ) -> None:
     """The backup is away: what the node's own side has noted of it is all that there is."""
-    note = read_witness(directory)
+    note = read_sync_point(directory)
     if note is not None and note.backup_id != settings.backup_id:
         note = None
     nothing = kept.found is Found.NOTHING
@@ -209,15 +209,15 @@ def _compare_with_note(
     )
 
 
-def _compare_with_older(
+def _compare_with_legacy(
     directory: Path, settings: Settings, kept: NodeDatabase, what: str, consent: Sequence[str]
 ) -> None:
     """backup.lock is the older plugin's, whose file names the version that it ends with."""
     try:
-        path = older_backup_at(settings.url)
+        path = legacy_backup_at(settings.url)
         if path is None:
             raise BackupError("it is not there")
-        with OlderBackup(path) as older:
+        with LegacyBackup(path) as older:
             named = older.named_version
     except BackupError as error:
         if kept.found is Found.NOTHING or _changed_ago(directory) < RECENT:

@@ -6,8 +6,8 @@ from pathlib import Path
 from backends.node.directory import DATABASE
 from backends.node.memory import Memory, remembered
 from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
-from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Pairing, Position, pair
-from backends.node.present import look_at_database
+from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Pairing, Relation, pair
+from backends.node.present import inspect_database
 from backup_cli.consent.newest import State, demand_consent, demand_newest
 from backup_cli.pairing_words import both
 
@@ -42,7 +42,7 @@ def _demand_remembered(directory: Path, url: str, end: BackupEnd, consent: Seque
 
 
 def _demand_older(target: Path, url: str, end: BackupEnd, consent: Sequence[str]) -> None:
-    database = look_at_database(target)
+    database = inspect_database(target)
     pairing = pair(database, end, None, None)
     if pairing.backup_surely_newest:
         return
@@ -51,22 +51,22 @@ def _demand_older(target: Path, url: str, end: BackupEnd, consent: Sequence[str]
         why += f": they are two nodes' ({database.node_id} and {end.node_id})"
         lost = State(lost.what, None)
         advice = "Restore to another directory; each node needs one of its own"
-    elif pairing.position is Position.AHEAD:
+    elif pairing.relation is Relation.AHEAD:
         why += ": the database is the newer state, and a node that runs from an older one can lose every channel"
         advice = (
             "No restore is needed: the database is the one to go on with; backup-cli check-config says whether the "
             "node can. To look at the backup, restore it to another directory"
         )
     else:
-        why += f": {_INCOMPARABLE.get(pairing.position, 'nobody can tell which is newer')}"
+        why += f": {_INCOMPARABLE.get(pairing.relation, 'nobody can tell which is newer')}"
         lost = State(lost.what, None)
         advice = "Find out whether the node last ran with that file, and with the plugin: then the backup is as new"
     demand_consent(why, lost, advice, consent)
 
 
 _INCOMPARABLE = {
-    Position.CORRUPT: "which of the two is newer cannot be told from a damaged file",
-    Position.UNREADABLE: "a file that cannot be read may be the newer state",
+    Relation.CORRUPT: "which of the two is newer cannot be told from a damaged file",
+    Relation.UNREADABLE: "a file that cannot be read may be the newer state",
 }
 
 
@@ -75,7 +75,7 @@ def which_is_newer(pairing: Pairing) -> str | None:
     there, saved = pairing.database.version, pairing.backup.version
     if there is None or pairing.identity is Identity.OTHER_NODE:
         return None
-    if pairing.position is Position.AHEAD:
+    if pairing.relation is Relation.AHEAD:
         return f"It holds version {there}, the backup only {saved}: it is the newer state, and the one to go on with"
-    which = "the same as" if pairing.position is Position.EQUAL else "older than"
+    which = "the same as" if pairing.relation is Relation.EQUAL else "older than"
     return f"It holds version {there}, {which} the backup's {saved}"

@@ -20,7 +20,7 @@ _EDGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class DrillReport:
     """Times in seconds, sizes in bytes."""
 
     latencies: list[float]
@@ -57,7 +57,7 @@ class Rehearsal:
         }
 
 
-def tell(seen: Rehearsal) -> None:
+def tell(seen: DrillReport) -> None:
     """Print it, ending in a verdict."""
     ordered = sorted(seen.latencies)
     median, p99 = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]

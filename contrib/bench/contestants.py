@@ -44,8 +44,8 @@ def ours(directory: Path, calls: list[Call]) -> Run:
     """(b)"""
     url = (directory / "backup").as_uri()
     backup = backup_at(url)
-    standing = backup.create(nothing())
-    hand_over(directory, url, backup.id(), standing)
+    position = backup.create(nothing())
+    hand_over(directory, url, backup.id(), position)
     run = _play("lightningd-backup", directory, [sys.executable, "-m", "plugin.main"], calls, directory / "backup")
     began = time.perf_counter()
     with backup.read() as reader:
@@ -57,8 +57,8 @@ def compacting(directory: Path, calls: list[Call]) -> Run:
     """(b) again, with a threshold so low that a compaction is nearly always under way."""
     url = (directory / "backup").as_uri()
     backup = backup_at(url)
-    standing = backup.create(nothing())
-    hand_over(directory, url, backup.id(), standing)
+    position = backup.create(nothing())
+    hand_over(directory, url, backup.id(), position)
     os.environ["LIGHTNINGD_BACKUP_COMPACT_AT"] = "1"
     try:
         return _play("lightningd-backup, compacting", directory, [sys.executable, "-m", "plugin.main"], calls)

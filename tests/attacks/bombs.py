@@ -71,7 +71,7 @@ def snapshot_of(database: bytes) -> bytes:
     return snapshot(*pieces, Forged(end, RecordKind.END, 0, data_version=0))
 
 
-def older_file(snapshot: bytes, *changes: tuple[str, ...]) -> bytes:
+def legacy_file(snapshot: bytes, *changes: tuple[str, ...]) -> bytes:
     """A file of the older plugin: perhaps a snapshot at version 0, then these changes."""
     records = [struct.pack(">IIB", len(snapshot), 0, 2) + snapshot] if snapshot else []
     for version, change in enumerate(changes, 1):

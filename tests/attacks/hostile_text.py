@@ -43,7 +43,7 @@ def assert_calm(text: str, lines: int | None = None) -> None:
 def saved(world: World, *statements: str) -> None:
     """The backup holds one more change, of these statements: whoever can write to the destination can do that."""
     writer = backup_at(world.url).open(silent)
-    call = transaction(writer.standing.data_version + 1, *statements)
+    call = transaction(writer.position.data_version + 1, *statements)
     writer.append(Change(call.data_version, list(call.writes)))
     writer.close()
 

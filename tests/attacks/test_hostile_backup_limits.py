@@ -15,16 +15,16 @@ import pytest
 
 from backends import backup_at
 from backends.confined import parent
-from backends.log.reader.last_changes import MOST_CHANGES, read_end
+from backends.log.reader.last_changes import MAX_CHANGES, read_end
 from backends.sqlite import limits
 from tests.attacks.bombs import (
     BUSY,
     DOUBLING,
     TABLES,
+    legacy_file,
     log,
     long_statement,
     many_rows,
-    older_file,
     snapshot_of,
     written,
 )
@@ -228,7 +228,7 @@ def test_a_table_of_many_rows_where_one_is_expected(tmp_path: Path, scratch: Pat
 
 def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
     old = tmp_path / "older.bkp"
-    old.write_bytes(older_file(many_rows(tmp_path / "rows"), ("SELECT 1",)))
+    old.write_bytes(legacy_file(many_rows(tmp_path / "rows"), ("SELECT 1",)))
     said, memory, disk = measured(scratch, "restore", f"file://{old}", scratch / "restored")
     assert said.code == 3, said
     assert memory < 75 and disk < 100
@@ -239,7 +239,7 @@ def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
 def test_a_table_that_doubles(tmp_path: Path, scratch: Path, older: bool) -> None:
     if older:
         place = tmp_path / "older.bkp"
-        place.write_bytes(older_file(b"", TABLES, DOUBLING))
+        place.write_bytes(legacy_file(b"", TABLES, DOUBLING))
         said, memory, disk = measured(scratch, "restore", f"file://{place}", scratch / "restored")
     else:
         url = hostile(tmp_path, segment=log(TABLES, DOUBLING))
@@ -293,7 +293,7 @@ def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path
     url = hostile(tmp_path, segment=segment(advancing, *[nothing] * 20_000))
     with backup_at(url).read() as generation:
         end = read_end(generation)
-    assert len(end.changes) == MOST_CHANGES and end.sequence == 20_001 and not end.whole
+    assert len(end.changes) == MAX_CHANGES and end.sequence == 20_001 and not end.whole
 
 
 def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) -> None:

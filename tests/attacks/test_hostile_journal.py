@@ -11,7 +11,7 @@ import pytest
 
 from backends.errors import BackupError
 from backends.node.pairing import Found
-from backends.node.present import look_at_database
+from backends.node.present import inspect_database
 from backends.sqlite.as_found import Unclear, as_found
 from backends.sqlite.compare import compare
 from backends.sqlite.connection import OLDEST_SQLITE, names_super_journal, refuse_old_sqlite
@@ -92,7 +92,7 @@ def test_nor_by_looking_at_it(tmp_path: Path, victim: Path) -> None:
     database = attacked(tmp_path, victim)
     before = beside(database)
     assert as_found(database) is Unclear.NO_DATABASE
-    assert look_at_database(database).found is Found.CORRUPT
+    assert inspect_database(database).found is Found.CORRUPT
     assert beside(database) == before and victim.exists()
 
 

@@ -23,7 +23,7 @@ from backends.errors import BackupError
 from backends.log.format.documents import encode_document
 from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, RecordHeader, encode_record
 from backends.mounts.superblock import read_names
-from backends.node.sync_point import encode, read_witness
+from backends.node.sync_point import encode, read_sync_point
 from backends.storage.nfs import version3, version41
 from backends.times import moment
 from backup_cli.console import age, ago, moment_ago
@@ -301,7 +301,7 @@ def test_anything_in_a_file_of_the_nodes_side(whole: World, place: World, data: 
 
 
 def test_note_of_an_earlier_release_is_read(place: World) -> None:
-    note = read_witness(place.directory)
+    note = read_sync_point(place.directory)
     assert note is not None
     assert b"written" not in encode(note)
 

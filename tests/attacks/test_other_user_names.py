@@ -10,7 +10,7 @@ import pytest
 
 from backends.node import files
 from backends.node.lockfile import Settings, write_settings
-from backends.node.sync_point import OpenWitness, Witness
+from backends.node.sync_point import OpenSyncPoint, SyncPoint
 from backends.storage.local import LocalStorage
 from backends.system.locks import FileLock
 from backup_cli.restore_place import unfinished
@@ -71,8 +71,8 @@ def test_hard_link_in_the_place_of_a_lock_is_not_emptied(tmp_path: Path, elsewhe
 def test_hard_link_in_the_place_of_the_sync_point_is_replaced(tmp_path: Path, elsewhere: Path) -> None:
     """This one means nothing by itself, and is made anew."""
     os.link(elsewhere, tmp_path / "backup.witness")
-    note = OpenWitness(tmp_path)
-    note.write(Witness("id", 1, 1, 1, None, None))
+    note = OpenSyncPoint(tmp_path)
+    note.write(SyncPoint("id", 1, 1, 1, None, None))
     note.close()
     assert elsewhere.read_text() == KEPT
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from backup_cli.drill.report import Rehearsal, histogram, tell, verdict
+from backup_cli.drill.report import DrillReport, histogram, tell, verdict
 
 
-def seen(latencies: list[float], differences: list[str]) -> Rehearsal:
-    return Rehearsal(latencies, 2048, 93, 1000, 0.25, 1008, 4096, 36, 410, differences)
+def seen(latencies: list[float], differences: list[str]) -> DrillReport:
+    return DrillReport(latencies, 2048, 93, 1000, 0.25, 1008, 4096, 36, 410, differences)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,20 @@ import random
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from backends.base import MAX_ROLL_FORWARD
+from backends.compaction.compact import compact_log
+from backends.errors import InUse
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.writer import Writer
+from backends.storage.local import LocalStorage
+from backup_cli.commands.compact import compact
 from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.corruption import DAMAGED, flip, segment, snapshot
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
 from tests.fake_lightningd import History, Refused, SeparateDatabase
+from tests.log.histories import backup_in, silent
 
 
 @pytest.fixture
@@ -214,8 +222,8 @@ def test_a_backup_that_may_not_be_written(grown: World) -> None:
 
 def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, history: History) -> None:
     """The backup itself may be well, and could not be told of it."""
-    witness = lived.directory / "backup.witness"
-    assert witness.exists()
+    sync_point = lived.directory / "backup.witness"
+    assert sync_point.exists()
     node = lived.node()
     node.start()
     node.play(history.notes(1))
@@ -231,3 +239,27 @@ def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, histo
     lived.run([refused])
     assert backup_cli("status", "--lightning-dir", lived.directory).code == 0
     assert json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)["health"] == "ok"
+
+
+def test_compact_that_is_overtaken_leaves_the_other_ones_snapshot_alone(
+    grown: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over nfs://. It removed all that looked like an unfinished compaction, and the other one then failed."""
+    monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
+    other = backup_in(LocalStorage(grown.backup))
+    publish, theirs = Writer.publish_compaction, list[tuple[Writer, CompactedSnapshot]]()
+
+    def overtaken(writer: Writer, compacted: CompactedSnapshot) -> None:
+        monkeypatch.setattr(Writer, "publish_compaction", publish)
+        made = compact_log(other.storage, grown.root)
+        assert made is not None
+        theirs.append((other.open(silent, compacted=made), made))
+        writer.publish_compaction(compacted)
+
+    monkeypatch.setattr(Writer, "publish_compaction", overtaken)
+    said = CliRunner().invoke(compact, [grown.url])
+    assert isinstance(said.exception, InUse)
+    [(writer, made)] = theirs
+    writer.publish_compaction(made)
+    writer.close()
+    grown.assert_restored_equals_the_nodes()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.node.lockfile import read_settings, write_settings
-from backends.node.sync_point import read_witness, write_witness
+from backends.node.sync_point import read_sync_point, write_sync_point
 from backup_cli.node_config import read_config
 from tests.cli.cli_asserts import assert_refused
 from tests.contrib.checking import check, configure, the_problem
@@ -127,9 +127,9 @@ os._exit(0)
 
 @pytest.mark.usefixtures("quick")
 def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
-    noted = read_witness(node)
+    noted = read_sync_point(node)
     assert noted is not None
-    write_witness(node, replace(noted, failure="the disk was full"))
+    write_sync_point(node, replace(noted, failure="the disk was full"))
     code, lines = check(node)
     assert code == 0 and len(lines) == 1 and "the disk was full" in lines[0]
 

@@ -106,7 +106,7 @@ def test_the_same_sentence_is_told_once_and_a_flood_is_cut_off(tmp_path: Path, n
     notifier.tell("broken", "the end")  # never too much
     wait_for(lambda: "the end" in lines(tmp_path / "told"))
     time.sleep(0.1)
-    assert len(lines(tmp_path / "told")) == notify.MOST + 1
+    assert len(lines(tmp_path / "told")) == notify.MAX_CALLS + 1
     assert lines(tmp_path / "told").count("again") == 1
 
 
@@ -137,7 +137,7 @@ def test_a_failing_command_is_named_in_the_log(tmp_path: Path, notifier: Notifie
 def test_a_command_that_hangs_is_killed(
     tmp_path: Path, notifier: Notifier, log: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "PATIENCE", 1.5)
+    monkeypatch.setattr(notify, "TIMEOUT", 1.5)
     command(tmp_path, "echo $$ > pid; sleep 60")
     notifier.start()
     notifier.tell("broken", "help")

@@ -19,7 +19,7 @@ from pathlib import Path
 import apsw
 
 from backends import place_at
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
@@ -69,7 +69,7 @@ class Stream:
         self.error: BaseException | None = None
         self.most = 1 << 30
         """After so many it stops by itself."""
-        self._history = History(self.writer.standing.data_version)
+        self._history = History(self.writer.position.data_version)
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._write, self._maintain)]
 
     def start(self) -> "Stream":
@@ -114,9 +114,9 @@ def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
     """A compaction that holds the node to be stopped."""
     backup = open_()
     writer = backup.open(silent)
-    folded = fold(backup.storage, scratch)
-    if folded is not None:
-        writer.publish_compaction(folded)
+    compacted = compact_log(backup.storage, scratch)
+    if compacted is not None:
+        writer.publish_compaction(compacted)
     writer.close()
     return []
 

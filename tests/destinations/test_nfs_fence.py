@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import Damaged
-from backends.storage.base import Fenced, Storage
+from backends.storage.base import FileFenced, Storage
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
@@ -97,7 +97,7 @@ def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not
             stream.thread.join(30)
         done += len(stream.acknowledged)
         lost += sum(record not in seen for record in stream.acknowledged)
-        refused += isinstance(stream.error, Fenced)
+        refused += isinstance(stream.error, FileFenced)
     assert lost == 0, f"{lost} of {done} acknowledged changes are missing from what the taker has read"
     assert refused == ROUNDS
     assert done > ROUNDS
@@ -221,7 +221,7 @@ def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int
     handle.write_durably(0, b"record")
     assert server.asked == (0 if tells else 1)
     server.mode, server.links = mode, links
-    with pytest.raises(Fenced):
+    with pytest.raises(FileFenced):
         handle.write_durably(6, b"another")
 
 
@@ -233,7 +233,7 @@ def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, f
     server.refuses, server.mode = error, mode
     with pytest.raises(OSError) as caught:
         handle.write_durably(0, b"record")
-    assert isinstance(caught.value, Fenced) is fenced
+    assert isinstance(caught.value, FileFenced) is fenced
     assert fenced or caught.value.errno == error
 
 

@@ -103,14 +103,14 @@ def test_node_that_dies_between_two_writes_of_a_record_goes_on(
     for cut in CUTS:
         line = Line(server)
         node = opener(line.of(url, server), options)().open(silent, "node")
-        history.version = node.standing.data_version
+        history.version = node.position.data_version
         small, large = change(history.note("x" * cut)), change(history.note(text))
         node.append(small)
         line.large, line.ends_at = 0, cut
         graves.append((line, dies_in(node, line, large)))
         backup = opener(url, options)()
         again = backup.open(lambda level, line: torn.append(line), "node")
-        assert again.standing.data_version == small.data_version
+        assert again.position.data_version == small.data_version
         assert contents(backup).changes[-1] == (small.data_version, tuple(small.statements))
         again.close()
     assert len(torn) == len(CUTS) - 1, torn  # of the first cut nothing is seen

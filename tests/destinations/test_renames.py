@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.log.writer.options import LogOptions
 from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
@@ -106,9 +106,9 @@ def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_p
     writer = place().open(silent, "session")
     for change in changes(10, 1):
         writer.append(change)
-    folded = fold(writer.storage, tmp_path, leave_out=1)
-    assert folded is not None
-    writer.publish_compaction(folded)
+    compacted = compact_log(writer.storage, tmp_path, leave_out=1)
+    assert compacted is not None
+    writer.publish_compaction(compacted)
     writer.close()
     assert "manifest" in watch.renamed
     assert watch.over_an_open_one == []

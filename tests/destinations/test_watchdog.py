@@ -20,8 +20,8 @@ TICK = 0.01
 class Guarded:
     """A commit gate whose destination is a place of the test's."""
 
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, commit_timeout: float) -> None:
+        self.commit_timeout = commit_timeout
         self.given_up: list[str] = []
 
     def where(self) -> str:
@@ -45,8 +45,8 @@ class Call:
 class Watching:
     """A watchdog at work, in a time of its own that runs a hundred times as fast."""
 
-    def __init__(self, patience: float) -> None:
-        self.gate = Guarded(patience)
+    def __init__(self, commit_timeout: float) -> None:
+        self.gate = Guarded(commit_timeout)
         self.said: list[tuple[str, str]] = []
         self.ended: list[int] = []
         self.over = threading.Event()
@@ -68,7 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def watching() -> Iterator[Watching]:
-    watching = Watching(patience=0.4)
+    watching = Watching(commit_timeout=0.4)
     yield watching
     watching.dog.stop()
 
@@ -136,7 +136,7 @@ def test_pyln_lets_another_thread_answer_while_the_hook_is_stuck() -> None:
     out = io.TextIOWrapper(io.BytesIO())
     plugin = Plugin(autopatch=False, dynamic=False)
     plugin.stdout = out
-    watching, stuck = Watching(patience=0.05), threading.Event()
+    watching, stuck = Watching(commit_timeout=0.05), threading.Event()
 
     def db_write(data_version: int, writes: list[str], request: Any, **_: Any) -> dict[str, str]:
         watching.dog.begin(request)

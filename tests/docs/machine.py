@@ -3,8 +3,8 @@
     python -m tests.docs.machine PROGRAM ARGUMENTS …
 
 The lightningd is that of `tests/fake_lightningd`: it starts the plugin that the config names, keeps a real database,
-and a block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say of peers and
-chain is not. Without a plugin in the config nothing happens there.
+and a block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say of peers
+and chain is not. Without a plugin in the config nothing happens there.
 """
 
 import ctypes

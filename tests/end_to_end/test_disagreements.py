@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from backends.node.sync_point import read_witness, write_witness
+from backends.node.sync_point import read_sync_point, write_sync_point
 from tests.end_to_end.crash import Death, Life
 from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken
 from tests.fake_lightningd import (
@@ -229,9 +229,9 @@ def test_change_whose_write_failed_and_that_was_saved_all_the_same_is_made_again
     """It is what the node would have been; but nothing that a failed disk gives back is built upon."""
     call = history.note()
     die_before_commit(lived, call)
-    witness = read_witness(lived.directory)
-    assert witness is not None
-    write_witness(lived.directory, replace(witness, failure="Input/output error"))
+    sync_point = read_sync_point(lived.directory)
+    assert sync_point is not None
+    write_sync_point(lived.directory, replace(sync_point, failure="Input/output error"))
     node = lived.run(history.notes(2))
     assert "1 change behind its backup" in said_at(node, "unusual")[0]
     assert len(snapshots_taken(node)) == 1

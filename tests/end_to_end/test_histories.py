@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from backends import backup_at
 from backends.change import foreign_keys_setting
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.mounts import ephemeral
@@ -83,7 +83,7 @@ class NodeHistory(RuleBasedStateMachine):
         self.gate: CommitGate | None = None
         self.points: SyncPointThread | None = None
         self.connection: apsw.Connection | None = None
-        self.folded: CompactedSnapshot | None = None
+        self.compacted: CompactedSnapshot | None = None
         self.version = 0
         self.foreign_keys_off = False
         self.told = False  # whether the backup has heard of what this run began with
@@ -93,8 +93,8 @@ class NodeHistory(RuleBasedStateMachine):
     @initialize()
     def a_new_node(self) -> None:
         backup = backup_at(self.url)
-        standing = backup.create(nothing())
-        hand_over(self.directory, self.url, backup.id(), standing)
+        position = backup.create(nothing())
+        hand_over(self.directory, self.url, backup.id(), position)
         self._start()
         self._commit(first_call())
         self._stop([])
@@ -199,7 +199,7 @@ class NodeHistory(RuleBasedStateMachine):
             self.gate.writer._lock.release()
         self.gate._lock._lock.forget()
         self.connection.close(True)
-        self.gate = self.connection = self.folded = None
+        self.gate = self.connection = self.compacted = None
 
     # What happens
 
@@ -240,10 +240,10 @@ class NodeHistory(RuleBasedStateMachine):
             assert self.points is not None
             self.points.look(ending=True)
         elif act == FOLD and self.told:
-            self.folded = fold(self._writer.storage, self.directory)
-        elif act == SWITCH and self.folded is not None:
-            self._writer.publish_compaction(self.folded)
-            self.folded = None
+            self.compacted = compact_log(self._writer.storage, self.directory)
+        elif act == SWITCH and self.compacted is not None:
+            self._writer.publish_compaction(self.compacted)
+            self.compacted = None
 
     def _end(self, calls: list[Call], how: str) -> None:
         if how in (STOPPED, STOPPED_LATE):
@@ -285,7 +285,7 @@ class NodeHistory(RuleBasedStateMachine):
             self._execute(call)
             self._end_transaction(call, "COMMIT")
         self.connection.close()
-        self.gate = self.connection = self.folded = None
+        self.gate = self.connection = self.compacted = None
 
     def _fail(self, call: Call, *, reached: bool) -> None:
         """The disk fails in this call; whether it got the change all the same, nobody knows."""
@@ -303,9 +303,9 @@ class NodeHistory(RuleBasedStateMachine):
         self.allowed.append(self._with_open_transaction())
 
     def _compact(self) -> None:
-        folded = fold(self._writer.storage, self.directory)
-        if folded is not None:
-            self._writer.publish_compaction(folded)
+        compacted = compact_log(self._writer.storage, self.directory)
+        if compacted is not None:
+            self._writer.publish_compaction(compacted)
 
     # What must hold
 

@@ -89,10 +89,10 @@ def test_a_copy_of_the_stopped_node_is_refused_once_the_node_has_run_again(lived
     copy = another_machine(lived)
     with lived.node() as node:
         node.play(history.notes(4))
-        marker = (lived.backup / "session").read_bytes()
+        fence = (lived.backup / "session").read_bytes()
         copy.run_without_plugin(History(copy.version).notes(9))
         assert "has taken over the backup" in refused_at_start(copy)
-        assert (lived.backup / "session").read_bytes() == marker
+        assert (lived.backup / "session").read_bytes() == fence
         node.play(history.notes(4))
     lived.assert_restored_equals_the_nodes()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.legacy import OlderBackup, rebuild_older
+from backends.legacy import LegacyBackup, rebuild_legacy
 from tests.fake_lightningd import Call, contents
 from tests.fake_lightningd.database import Database
 from tests.legacy.written import Written
@@ -16,8 +16,8 @@ class Restored:
 
     def __init__(self, path: Path, target: Path, to_version: int | None = None) -> None:
         self.database = target
-        with OlderBackup(path) as backup:
-            made = rebuild_older(backup, target, to_version=to_version)
+        with LegacyBackup(path) as backup:
+            made = rebuild_legacy(backup, target, to_version=to_version)
         rebuilt = made.rebuilt
         self.left_out, self.torn, self.remarks = made.left_out, rebuilt.torn, made.remarks
         self.version, self.changes, self.foreign_keys = rebuilt.data_version, rebuilt.changes, rebuilt.foreign_keys
@@ -37,7 +37,7 @@ class Bench:
         return self._directory / f"{next(self._numbers)}-{name}"
 
     def file(self, written: Written | bytes, tail: bytes = b"") -> Path:
-        path = self.path("older.bkp")
+        path = self.path("legacy.bkp")
         path.write_bytes((written if isinstance(written, bytes) else written.data()) + tail)
         return path
 

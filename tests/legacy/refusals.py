@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.legacy import OlderDamaged
+from backends.legacy import LegacyDamaged
 from tests.fake_lightningd import Call, History
 from tests.legacy.conftest import Bench
 from tests.legacy.written import Written
@@ -13,8 +13,8 @@ def history(notes: int = 4) -> tuple[History, list[Call]]:
     return life, [life.first(), *life.notes(notes)]
 
 
-def refused(bench: Bench, file: Written | bytes, last_good: int | None, tail: bytes = b"") -> OlderDamaged:
-    with pytest.raises(OlderDamaged) as caught:
+def refused(bench: Bench, file: Written | bytes, last_good: int | None, tail: bytes = b"") -> LegacyDamaged:
+    with pytest.raises(LegacyDamaged) as caught:
         bench.restore(file, tail)
     assert caught.value.last_good == last_good, caught.value
     assert caught.value.exit_code == 3

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.errors import BackupError, NotABackup
-from backends.legacy import OlderDamaged, is_older_backup
+from backends.legacy import LegacyDamaged, is_legacy_backup
 from tests.fake_lightningd import Call, History, contents
 from tests.legacy.conftest import Bench
 from tests.legacy.written import HEADER_SIZE, Written, written
@@ -33,11 +33,11 @@ def test_cut_anywhere_within_what_was_acknowledged(bench: Bench) -> None:
     for length in range(len(data)):
         path = bench.file(data[:length])
         if length < HEADER_SIZE:
-            assert is_older_backup(path) == (length >= 4)
-            with pytest.raises((OlderDamaged, NotABackup)):
+            assert is_legacy_backup(path) == (length >= 4)
+            with pytest.raises((LegacyDamaged, NotABackup)):
                 bench.restore(data[:length])
             continue
-        with pytest.raises(OlderDamaged) as caught:
+        with pytest.raises(LegacyDamaged) as caught:
             bench.restore(data[:length])
         whole = whole_records(file, length)
         assert caught.value.last_good == (calls[whole - 1].data_version if whole else None)
@@ -53,7 +53,7 @@ def test_cut_within_a_change_that_had_been_sent_again(bench: Bench) -> None:
         file.change(*life.notes(changes_after))
         end = file.starts[-1] if changes_after else HEADER_SIZE + len(file.records)
         for length in range(second + 9, end, 7):
-            with pytest.raises(OlderDamaged) as caught:
+            with pytest.raises(LegacyDamaged) as caught:
                 bench.restore(file.data()[:length])
             assert caught.value.last_good == calls[-1].data_version - 1
 

@@ -7,15 +7,15 @@ import pytest
 
 from backends.change import ahead
 from backends.errors import BackupError, NotABackup, Unreachable
-from backends.legacy import OlderBackup, is_older_backup, older_backup_at, older_path, rebuild_older
+from backends.legacy import LegacyBackup, is_legacy_backup, legacy_backup_at, legacy_path, rebuild_legacy
 from tests.fake_lightningd import History, recorded_database
 from tests.legacy.conftest import Bench
 from tests.legacy.written import Written, written
 
 
 def test_it_is_known_by_its_header(bench: Bench) -> None:
-    assert is_older_backup(bench.file(Written()))
-    assert is_older_backup(bench.file(written([History().first()])))
+    assert is_legacy_backup(bench.file(Written()))
+    assert is_legacy_backup(bench.file(written([History().first()])))
 
 
 def test_anything_else_is_not_one(tmp_path: Path) -> None:
@@ -28,34 +28,34 @@ def test_anything_else_is_not_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     for name in names:
-        assert not is_older_backup(tmp_path / name), name
+        assert not is_legacy_backup(tmp_path / name), name
     for name in names[:-1]:
         with pytest.raises((NotABackup, Unreachable), match="nothing was changed"):
-            OlderBackup(tmp_path / name)
+            LegacyBackup(tmp_path / name)
 
 
 def test_a_link_to_one_is_one(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bench.file(Written()))
-    assert is_older_backup(tmp_path / "link")
+    assert is_legacy_backup(tmp_path / "link")
 
 
 def test_paths_and_urls() -> None:
-    assert older_path("/mnt/old.bkp") == Path("/mnt/old.bkp")
-    assert older_path("old.bkp") == Path("old.bkp")
-    assert older_path("~/old.bkp") == Path.home() / "old.bkp"
-    assert older_path("file:///mnt/with%20blank.bkp") == Path("/mnt/with blank.bkp")
+    assert legacy_path("/mnt/old.bkp") == Path("/mnt/old.bkp")
+    assert legacy_path("old.bkp") == Path("old.bkp")
+    assert legacy_path("~/old.bkp") == Path.home() / "old.bkp"
+    assert legacy_path("file:///mnt/with%20blank.bkp") == Path("/mnt/with blank.bkp")
     with pytest.raises(BackupError, match="server of the older plugin"):
-        older_path("socket:127.0.0.1:8700")
+        legacy_path("socket:127.0.0.1:8700")
     with pytest.raises(BackupError, match="https"):
-        older_path("https://example.org/old.bkp")
+        legacy_path("https://example.org/old.bkp")
 
 
 def test_a_url_that_names_one(bench: Bench, tmp_path: Path) -> None:
     path = bench.file(Written())
-    assert older_backup_at(path.as_uri()) == path
-    assert older_backup_at(tmp_path.as_uri()) is None
-    assert older_backup_at((tmp_path / "missing").as_uri()) is None
-    assert older_backup_at(f"nfs://server{path}") is None
+    assert legacy_backup_at(path.as_uri()) == path
+    assert legacy_backup_at(tmp_path.as_uri()) is None
+    assert legacy_backup_at((tmp_path / "missing").as_uri()) is None
+    assert legacy_backup_at(f"nfs://server{path}") is None
 
 
 def test_distances_wrap() -> None:
@@ -66,8 +66,8 @@ def test_progress_goes_from_nothing_to_all(bench: Bench) -> None:
     life = History()
     path = bench.file(written([life.first(), *life.notes(1000)]))
     seen: list[tuple[int, int]] = []
-    with OlderBackup(path) as backup:
-        rebuild_older(backup, bench.path("restored.sqlite3"), lambda done, total: seen.append((done, total)))
+    with LegacyBackup(path) as backup:
+        rebuild_legacy(backup, bench.path("restored.sqlite3"), lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert {total for _, total in seen} == {path.stat().st_size}
     assert seen[-1][0] == seen[-1][1]

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from backends.errors import BackupError
-from backends.legacy import OlderBackup, OlderDamaged, rebuild_older
+from backends.legacy import LegacyBackup, LegacyDamaged, rebuild_legacy
 from tests.legacy.conftest import Bench
 from tests.legacy.refusals import history, refused
 from tests.legacy.written import Written, written
@@ -49,14 +49,14 @@ def test_damage_after_the_version_that_is_wanted_is_no_matter(bench: Bench) -> N
     _, calls = history()
     data = written(calls).data()[:-1]
     assert bench.restore(data, to_version=4).holds_what(bench.node(*calls[:4]))
-    with pytest.raises(OlderDamaged):
+    with pytest.raises(LegacyDamaged):
         bench.restore(data, to_version=5)
 
 
 def test_a_file_that_a_node_still_writes_is_refused(bench: Bench) -> None:
     life, calls = history()
     path = bench.file(written(calls))
-    with OlderBackup(path) as backup:
+    with LegacyBackup(path) as backup:
         path.write_bytes(written([*calls, life.note()]).data())
         with pytest.raises(BackupError, match="a node with the older plugin is running"):
-            rebuild_older(backup, bench.path("restored.sqlite3"))
+            rebuild_legacy(backup, bench.path("restored.sqlite3"))

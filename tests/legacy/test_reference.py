@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.legacy import is_older_backup
+from backends.legacy import is_legacy_backup
 from tests.end_to_end.db_compare import differences
 from tests.fake_lightningd import read_recording, recorded_database
 from tests.legacy.conftest import Bench, Restored
@@ -33,9 +33,9 @@ def unpacked(packed: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_what_the_older_plugin_wrote(bench: Bench, name: str) -> None:
-    file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("older.bkp"))
+    file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("legacy.bkp"))
     own = unpacked(_SHARED / "traces" / REFERENCES[name] / "after.sqlite3.gz", bench.path("after.sqlite3"))
-    assert is_older_backup(file)
+    assert is_legacy_backup(file)
     restored = Restored(file, bench.path("restored.sqlite3"))
     assert differences(restored.database, own) == []
     assert restored.torn is None
@@ -44,7 +44,7 @@ def test_what_the_older_plugin_wrote(bench: Bench, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "rewound"])
 def test_the_writer_here_writes_the_same(bench: Bench, name: str) -> None:
-    file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("older.bkp"))
+    file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("legacy.bkp"))
     assert file.read_bytes() == recorded(rewound_after=436 if name == "rewound" else None).data()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.legacy import OlderDamaged
+from backends.legacy import LegacyDamaged
 from tests.fake_lightningd import Call
 from tests.legacy.conftest import Bench
 from tests.legacy.refusals import history, refused
@@ -68,7 +68,7 @@ def test_a_snapshot_with_a_damaged_page(bench: Bench) -> None:
     _, calls = history(200)
     database = bytearray(bench.node(*calls).read_bytes())
     database[4096 * 4 : 4096 * 4 + 64] = b"\xa5" * 64
-    with pytest.raises(OlderDamaged):
+    with pytest.raises(LegacyDamaged):
         bench.restore(Written().add(201, bytes(database), SNAPSHOT))
 
 

@@ -80,7 +80,7 @@ def writer(created: Maker) -> Iterator[Writer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers do not wait for a writer that is not there."""
-    monkeypatch.setattr("backends.log.reader.records._PATIENCE", 0)
+    monkeypatch.setattr("backends.log.reader.records._ATTEMPTS", 0)
     monkeypatch.setattr("backends.log.reader.opening._PAUSE", 0.0)
 
 

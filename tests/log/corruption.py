@@ -67,9 +67,9 @@ def make(*, closed: bool) -> Made:
     ):
         writer.append(step)
         states.append(states[-1].appended(step))
-        if writer.standing.data_version == BASE + 5:
+        if writer.position.data_version == BASE + 5:
             writer.maintain()
-    assert writer.standing.data_version == LAST
+    assert writer.position.data_version == LAST
     if closed:
         writer.close()
     else:
@@ -178,7 +178,7 @@ def check_error(error: BackupError, files: Files) -> None:
 def go_on(writer: Writer) -> None:
     """Append to an opened backup, and read it back."""
     before = contents(backup_in(writer.storage)).changes
-    version = writer.standing.data_version + 1
+    version = writer.position.data_version + 1
     writer.append(Change(version, [bump(version)]))
     assert contents(backup_in(writer.storage)).changes == (*before, (version, (bump(version),)))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import apsw
 
-from backends.base import Report, SnapshotSource, Standing
+from backends.base import Position, Report, SnapshotSource
 from backends.change import Change
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.log.backup import Backup
 from backends.log.reader.opening import open_generation
 from backends.log.reader.snapshot import PIECE, SnapshotReader, open_parts
@@ -107,11 +107,11 @@ class Node:
         """As another process would see it."""
         return backup_in(self.storage, self.options)
 
-    def open(self, session: str = "one", report: Report = silent) -> Standing:
+    def open(self, session: str = "one", report: Report = silent) -> Position:
         """As a new process would."""
         self._writer = None
         self._writer = self.backup().open(report, session)
-        return self._writer.standing
+        return self._writer.position
 
     @property
     def writer(self) -> Writer:
@@ -144,22 +144,22 @@ class Node:
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Fold all but the last change; what happens meanwhile; switch."""
-        count = self.now.foldable(1)
+        count = self.now.compactable(1)
         with reaching(self.storage):
-            folded = fold(self.storage, self.scratch, leave_out=1)
-        if folded is None:
+            compacted = compact_log(self.storage, self.scratch, leave_out=1)
+        if compacted is None:
             assert count == 0
             return
         meanwhile()
-        after = self.now.folded(self._snapshot_of(folded), count, folded.generation)
+        after = self.now.compacted(self._snapshot_of(compacted), count, compacted.generation)
         assert rows(after.snapshot) == rows(database(after.before))
-        self._step(after, lambda: self.writer.publish_compaction(folded))
+        self._step(after, lambda: self.writer.publish_compaction(compacted))
 
-    def _snapshot_of(self, folded: CompactedSnapshot) -> bytes:
+    def _snapshot_of(self, compacted: CompactedSnapshot) -> bytes:
         with open_generation(self.plain) as generation, ExitStack() as files:
             backup_id = generation.manifest.backup_id
-            parts = open_parts(self.plain, folded.written, files, self.plain.names())
-            return b"".join(SnapshotReader(parts, backup_id, folded.generation, folded.base.data_version))
+            parts = open_parts(self.plain, compacted.written, files, self.plain.names())
+            return b"".join(SnapshotReader(parts, backup_id, compacted.generation, compacted.base.data_version))
 
 
 def database(committed: tuple[Change, ...]) -> bytes:

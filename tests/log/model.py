@@ -66,7 +66,7 @@ class Model:
         changes = tuple((change.data_version, tuple(change.statements)) for change in self.changes)
         return Contents(self.generation, self.snapshot, changes)
 
-    def foldable(self, leave_out: int) -> int:
+    def compactable(self, leave_out: int) -> int:
         """How many changes a compaction folds that leaves so many of the version out."""
         places = [number for number, change in enumerate(self.changes) if change.advances]
         return places[-leave_out] if len(places) >= leave_out else 0
@@ -80,7 +80,7 @@ class Model:
         assert generation > self.generation
         return Model(generation, snapshot, (), committed)
 
-    def folded(self, snapshot: bytes, changes: int, generation: int) -> "Model":
+    def compacted(self, snapshot: bytes, changes: int, generation: int) -> "Model":
         """After a compaction of the first so many changes into this snapshot."""
         before = self.before + self.changes[:changes]
         assert generation > self.generation

@@ -17,8 +17,8 @@ from tests.log.model import contents, versions
 
 
 def test_a_new_backup_holds_its_database(make: Maker) -> None:
-    standing = make().create(source(DATABASE, 1, "02aa"))
-    assert standing.data_version == 1
+    position = make().create(source(DATABASE, 1, "02aa"))
+    assert position.data_version == 1
     found = contents(make())
     assert (found.snapshot, found.changes) == (DATABASE, ())
     assert make().node_id() == "02aa"
@@ -93,9 +93,9 @@ def test_nothing_is_written_before_opening(writer: Writer, created: Maker) -> No
 def test_changes_are_read_back(writer: Writer, created: Maker) -> None:
     written = changes(20, 1)
     for number, one in enumerate(written, 1):
-        before = writer.standing
+        before = writer.position
         writer.append(one)
-        after = writer.standing
+        after = writer.position
         assert (after.data_version, after.sequence) == (one.data_version, before.sequence + 1)
         assert len(contents(created()).changes) == number
     assert contents(created()).changes == tuple((one.data_version, tuple(one.statements)) for one in written)
@@ -171,5 +171,5 @@ def test_versions_wrap(make: Maker) -> None:
     for one in (history.note(), history.note(), history.note()):
         writer.append(change(one))
     assert versions(make()) == [VERSIONS - 1, 0, 1]
-    assert writer.standing.data_version == 1
+    assert writer.position.data_version == 1
     writer.close()

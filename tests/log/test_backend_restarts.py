@@ -9,8 +9,8 @@ import apsw
 import pytest
 
 from backends.base import MAX_ROLL_FORWARD
-from backends.compaction.compact import fold
-from backends.errors import BackupError, Damaged, Replaced
+from backends.compaction.compact import compact_log
+from backends.errors import BackupError, Damaged, Fenced
 from backends.log.format.records import FileHeader, FileKind, snapshot_name, time_now
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.options import DEFAULT_OPTIONS
@@ -32,10 +32,10 @@ def test_the_log_goes_on_after_a_restart(writer: Writer, created: Maker, end: Ca
         for one in written[start : start + 4]:
             writer.append(one)
         writer.maintain()
-        before = writer.standing
+        before = writer.position
         end(writer)
         writer = created().open(silent, f"session {start}")
-        assert writer.standing == before
+        assert writer.position == before
     writer.close()
     assert versions(created()) == list(range(2, 14))
 
@@ -69,7 +69,7 @@ def test_a_new_snapshot_begins_a_new_generation(writer: Writer, created: Maker) 
         writer.append(one)
     data = noise(5000).encode()
     writer.take_snapshot(source(data, 9), "a run without the plugin")
-    assert writer.standing.data_version == 9
+    assert writer.position.data_version == 9
     assert writer.sizes().records == 0
     for one in changes(2, 9):
         writer.append(one)
@@ -77,7 +77,7 @@ def test_a_new_snapshot_begins_a_new_generation(writer: Writer, created: Maker) 
     assert (found.snapshot, [version for version, _ in found.changes]) == (data, [10, 11])
     writer.close()
     again = created().open(silent, "again")
-    assert again.standing.data_version == 11
+    assert again.position.data_version == 11
     again.close()
 
 
@@ -126,7 +126,7 @@ def test_a_replaced_writer_refuses(created: Maker) -> None:
     second = created().open(silent, "second")
     first.maintain()
     assert told == ["broken"]
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         first.append(changes(1, 2)[0])
     second.append(changes(1, 2)[0])
     first.close()
@@ -154,18 +154,18 @@ def test_a_compaction_leaves_what_may_be_rolled_forward(writer: Writer, created:
     written = changes(MAX_ROLL_FORWARD + 4, 1)
     for one in written[:MAX_ROLL_FORWARD]:
         writer.append(one)
-    assert fold(writer.storage, tmp_path) is None
+    assert compact_log(writer.storage, tmp_path) is None
     for one in written[MAX_ROLL_FORWARD:]:
         writer.append(one)
-    folded = fold(writer.storage, tmp_path)
-    assert folded is not None
+    compacted = compact_log(writer.storage, tmp_path)
+    assert compacted is not None
     last = written[-1].data_version
     writer.append(changes(1, last)[0])
-    writer.publish_compaction(folded)
+    writer.publish_compaction(compacted)
     assert versions(created()) == list(range(last - MAX_ROLL_FORWARD + 1, last + 2))
     writer.close()
     again = created().open(silent, "again")
-    assert again.standing.data_version == last + 1
+    assert again.position.data_version == last + 1
     again.close()
 
 
@@ -237,7 +237,7 @@ def test_a_kept_generation_goes_after_a_week(writer: Writer, created: Maker, mon
     writer.take_snapshot(source(b"another database", 3), "resync")
     writer.maintain()
     assert created().kept() is not None
-    monkeypatch.setattr("backends.log.writer.keeping.time_now", lambda: time_now() + KEEP_FOR + 1)
+    monkeypatch.setattr("backends.log.reader.kept.time_now", lambda: time_now() + KEEP_FOR + 1)
     writer._next_tidying = 0.0
     writer.maintain()
     assert created().kept() is None
@@ -250,9 +250,9 @@ def test_a_compaction_leaves_the_kept_generation(writer: Writer, created: Maker,
     writer.take_snapshot(source(DATABASE, 1), "resync")
     for one in changes(5, 1):
         writer.append(one)
-    folded = fold(writer.storage, tmp_path, leave_out=1)
-    assert folded is not None
-    writer.publish_compaction(folded)
+    compacted = compact_log(writer.storage, tmp_path, leave_out=1)
+    assert compacted is not None
+    writer.publish_compaction(compacted)
     assert versions(created()) == [6]
     generation = created().read_kept()
     assert generation is not None

@@ -53,7 +53,7 @@ class Sufferer(Node):
     def check_refusal(self) -> None:
         """After a failed commit nothing more is taken, and nothing is even tried."""
         writer = self._writer
-        if writer is None or writer.finished is None:
+        if writer is None or writer.failure is None:
             return
         calls = dict(self.faulty.calls)
         writer.maintain()
@@ -67,7 +67,7 @@ class Sufferer(Node):
         """With this writer if it still may (a compaction failed), else with a new one."""
         if self.model is None:
             return
-        if self._writer is None or self._writer.finished is not None:
+        if self._writer is None or self._writer.failure is not None:
             self.close()
             self.open("after a failure")
         found = contents(backup_in(self.plain))

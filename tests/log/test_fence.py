@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from backends import place_at
-from backends.errors import BackupError, Replaced
+from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
 from backends.log.writer.options import LogOptions
 from backends.storage import local_files
-from backends.storage.base import Fenced
+from backends.storage.base import FileFenced
 from backends.storage.local import LocalStorage
 from tests.log.conftest import DATABASE, SMALL
 from tests.log.destinations import Maker
@@ -36,7 +36,7 @@ class Stream:
 
     def __init__(self, backup: Backup, name: str) -> None:
         self.writer = backup.open(silent, name)
-        self.acknowledged = self.writer.standing.data_version
+        self.acknowledged = self.writer.position.data_version
         self.refusal: BackupError | None = None
         self._rng = random.Random(name)
         self._stop = threading.Event()
@@ -108,7 +108,7 @@ def disturbed(created: Maker, rounds: int) -> int:
         taken_over_at = second.acknowledged
         stream.join()
         lost += max(0, stream.acknowledged - taken_over_at)
-        assert isinstance(stream.refusal, Replaced)
+        assert isinstance(stream.refusal, Fenced)
         with suppress(BackupError):
             stream.writer.close()
         stream = second.start()
@@ -131,7 +131,7 @@ def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
         first = Stream(created(), f"first {number}").start()
         time.sleep(0.02)
         second = created().open(silent, f"second {number}")
-        taken_over_at = second.standing.data_version
+        taken_over_at = second.position.data_version
         time.sleep(0.05)
         first.end()
         lost += max(0, first.acknowledged - taken_over_at)
@@ -151,7 +151,7 @@ def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) ->
     else:
         (tmp_path / "another").write_bytes(b"theirs")
         (tmp_path / "another").rename(tmp_path / "segment")
-    with pytest.raises(Fenced):
+    with pytest.raises(FileFenced):
         handle.write_durably(4, b"not ours any more")
     handle.close()
 
@@ -193,7 +193,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
     def take_over() -> None:
         if not second:
             second.append(0)
-            second[0] = created().open(silent, "second").standing.data_version
+            second[0] = created().open(silent, "second").position.data_version
 
     def creating(self: LocalStorage, name: str) -> object:
         if self is first.storage and name.startswith("segment-00000002-") and moment == "before the segment is made":
@@ -210,7 +210,7 @@ def test_segment_made_ahead_during_a_take_over_is_never_used(
     monkeypatch.setattr(LocalStorage, "create", creating)
     monkeypatch.setattr(LocalStorage, "rename_new", renaming)
     acknowledged = 2
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         while True:
             (change,) = changes(1, acknowledged, 900)
             first.append(change)
@@ -256,7 +256,7 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
         first.send_signal(signal.SIGSTOP)
         time.sleep(0.01)
         second = created().open(silent, f"second {number}")
-        taken_over_at = second.standing.data_version
+        taken_over_at = second.position.data_version
         second.append(changes(1, taken_over_at)[0])
         first.send_signal(signal.SIGCONT)
         assert first.wait(30) == 1  # refused
@@ -273,7 +273,7 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, m
     node.append(changes(1, 1)[0])
     command = created().open(silent)
     node.maintain()
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         node.append(changes(1, 2)[0])
     command.close()
     last = created().last_writer()
@@ -284,15 +284,15 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, m
 def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
     """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
     first = created().open(silent, "first")
-    marker = first.storage.read_small("session")
+    fence = first.storage.read_small("session")
     version = 1
     while first.sizes().segments < options.segment_size:
         (change,) = changes(1, version, 900)
         first.append(change)
         version = change.data_version
     second = created().open(silent, "second")
-    assert second.standing.data_version == version
-    first.storage.publish("session", marker)
-    with pytest.raises(Replaced):
+    assert second.position.data_version == version
+    first.storage.publish("session", fence)
+    with pytest.raises(Fenced):
         first.append(changes(1, version)[0])
     second.close()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backends.base import MAX_ROLL_FORWARD
-from backends.compaction.compact import LEAVE_OUT_MIN, fold
+from backends.compaction.compact import LEAVE_OUT_MIN, compact_log
 from backends.errors import BackupError
 from backends.log.reader.opening import open_generation as really_open
 from backends.log.writer.options import LogOptions
@@ -100,12 +100,12 @@ def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) 
         node.note(noise(700, seed))
         node.writer.maintain()
     with at_each_point(disk, node.note):
-        folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+        compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     before = contents(node.backup())
     committed = len(node.now.changes)
     with at_each_point(disk, node.note):
-        node.writer.publish_compaction(folded)
+        node.writer.publish_compaction(compacted)
     assert len(node.now.changes) > committed + 5
     found = contents(node.backup())
     assert (before.generation, found.generation) == (1, 2)
@@ -118,7 +118,7 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
     for seed in range(300):
         node.note(noise(700, seed))
     shown: list[float] = []
-    assert fold(node.storage, node.scratch, lambda done, total: shown.append(done / total)) is not None
+    assert compact_log(node.storage, node.scratch, lambda done, total: shown.append(done / total)) is not None
     assert shown == sorted(shown)
     assert 0.0 < shown[0] < 0.5
     assert 0.5 in shown
@@ -145,11 +145,11 @@ def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
     node.open("with a segment for each commit")
     codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments._go_on)}
     writer = node.writer
-    first = writer.standing.sequence
+    first = writer.position.sequence
     for seed in range(20):
         with at_each_line(codes, lambda: None if writer._slow.locked() else writer.preallocate()):
             node.note(noise(400, seed))
-    assert writer.standing.sequence == first + 20
+    assert writer.position.sequence == first + 20
     assert contents(node.backup()) == node.now.contents
     assert writer.segment_index > 10
     check(node)
@@ -170,19 +170,19 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
 
     monkeypatch.setattr("backends.compaction.compact.open_generation", opening)
     with pytest.raises(BackupError, match="overtaken"):
-        fold(node.storage, node.scratch, leave_out=1)
+        compact_log(node.storage, node.scratch, leave_out=1)
     check(node)
 
 
 def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
     for _ in range(5):
         node.note()
-    folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     node.snapshot()
     node.note("after it")
     with pytest.raises(BackupError, match="overtaken"):
-        node.writer.publish_compaction(folded)
+        node.writer.publish_compaction(compacted)
     check(node)
 
 
@@ -194,25 +194,25 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
     node.open()
     for _ in range(5):
         node.note()
-    folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):
-        node.writer.publish_compaction(folded)
+        node.writer.publish_compaction(compacted)
     with node.backup().read() as generation:
         assert generation.manifest.generation == 2
     node.note()
-    again = fold(node.storage, node.scratch, leave_out=1)
+    again = compact_log(node.storage, node.scratch, leave_out=1)
     assert again is not None
     node.writer.publish_compaction(again)
     with node.backup().read() as generation:
         assert generation.manifest.generation == 3
     node.note()
-    folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     storage.fail("sync_names", errno.EIO, nth=2)
     with pytest.raises(BackupError):
-        node.writer.publish_compaction(folded)
+        node.writer.publish_compaction(compacted)
     committed = node.now.contents.changes
     data = database(node.now.committed)
     found: list[Contents] = []
@@ -247,9 +247,9 @@ def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node:
     """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
     for seed in range(20):
         node.note(noise(1 << 20, seed))
-    folded = fold(node.storage, node.scratch)
-    assert folded is not None
-    node.writer.publish_compaction(folded)
+    compacted = compact_log(node.storage, node.scratch)
+    assert compacted is not None
+    node.writer.publish_compaction(compacted)
     left = contents(node.backup()).changes
     assert LEAVE_OUT_MIN <= len(left) < MAX_ROLL_FORWARD
     assert [version for version, _ in left] == [*range(22 - len(left), 22)]
@@ -259,7 +259,7 @@ def test_a_change_larger_than_all_that_may_stay_out_still_does(node: Node) -> No
     node.note()
     for seed in range(3):
         node.note(noise(5 << 20, seed))
-    folded = fold(node.storage, node.scratch)
-    assert folded is not None
-    node.writer.publish_compaction(folded)
+    compacted = compact_log(node.storage, node.scratch)
+    assert compacted is not None
+    node.writer.publish_compaction(compacted)
     assert len(contents(node.backup()).changes) == LEAVE_OUT_MIN

@@ -51,7 +51,7 @@ def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
     backup = backup_in(storage)
     with within(MEMORY):
         writer = backup.open(silent, "again")
-        assert writer.standing.data_version == 3
+        assert writer.position.data_version == 3
     writer.close()
     assert versions(backup_in(storage)) == [1, 2, 3]
 

@@ -19,10 +19,10 @@ from tests.log.histories import backup_in, change, changes, silent, source
 
 
 def test_new_backup_has_none(make: Maker) -> None:
-    standing = make().create(source())
+    position = make().create(source())
     with make().read() as generation:
         end = read_end(generation)
-    assert (end.sequence, end.checksum, end.data_version) == (0, standing.checksum, 0)
+    assert (end.sequence, end.checksum, end.data_version) == (0, position.checksum, 0)
     assert (end.changes, end.whole) == ((), True)
 
 
@@ -41,7 +41,7 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
             writer.append(each)
             sent.append(each)
         writer.maintain()
-        standing = writer.standing
+        position = writer.position
         if number % 40 == 39:
             writer.close()
     writer.close()
@@ -51,7 +51,7 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
     with make().read() as generation:
         every = [list(stored.statements) for stored in generation.changes()]
     assert (end.sequence, end.checksum, end.data_version) == (
-        standing.sequence, standing.checksum, standing.data_version,
+        position.sequence, position.checksum, position.data_version,
     )  # fmt: skip
     assert sum(one.advances for one in end.changes) == min(count, MAX_ROLL_FORWARD)
     assert read == every[-len(read) :]

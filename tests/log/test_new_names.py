@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from backends import place_at
-from backends.compaction.compact import fold
-from backends.errors import BackupError, Damaged, Replaced
+from backends.compaction.compact import compact_log
+from backends.errors import BackupError, Damaged, Fenced
 from backends.log.backup import Backup
 from backends.log.format.documents import MANIFEST
 from backends.log.writer.options import LogOptions
@@ -32,7 +32,7 @@ SIZE = 900
 
 def fill(writer: Writer, count: int) -> None:
     """So many commits of a size, with the maintenance between them."""
-    for change in changes(count, writer.standing.data_version, SIZE):
+    for change in changes(count, writer.position.data_version, SIZE):
         writer.append(change)
         writer.maintain()
 
@@ -84,16 +84,16 @@ def overtaken_in_a_segment(
         fill(seconds[0], commits)
 
     first = created().open(silent, "first")
-    begun = first.standing.data_version
+    begun = first.position.data_version
     names = held_up(first, "segment-", take_over, safely=safely, made=made)
     while not names:
         fill(first, 1)
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         fill(first, 1)
     (second,) = seconds
     with suppress(BackupError):
         fill(second, 60)
-    acknowledged = list(range(begun + 1, second.standing.data_version + 1))
+    acknowledged = list(range(begun + 1, second.position.data_version + 1))
     for writer in (first, second):
         writer.close()
     return acknowledged, versions(created())
@@ -107,24 +107,24 @@ def overtaken_in_a_compaction(created: Maker, scratch: Path, *, safely: bool = T
         second = other.open(silent, "second")
         seconds.append(second)
         fill(second, 5)
-        folded = fold(other.storage, scratch, leave_out=1)
-        assert folded is not None
-        second.publish_compaction(folded)
+        compacted = compact_log(other.storage, scratch, leave_out=1)
+        assert compacted is not None
+        second.publish_compaction(compacted)
         fill(second, 5)
 
     first = created().open(silent, "first")
     fill(first, 5)
-    folded = fold(first.storage, scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(first.storage, scratch, leave_out=1)
+    assert compacted is not None
     names = held_up(first, "snapshot-", take_over, safely=safely, made=True)
     with suppress(BackupError):
-        first.publish_compaction(folded)
+        first.publish_compaction(compacted)
     assert names
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         fill(first, 1)
     (second,) = seconds
     fill(second, 5)
-    last = second.standing.data_version
+    last = second.position.data_version
     for writer in (first, second):
         writer.close()
     return list(range(last - 5, last + 1)), versions(created())
@@ -187,11 +187,11 @@ def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
         publish(self, name, data)
 
     for _ in range(2):
-        folded = fold(writer.storage, tmp_path, leave_out=1)
-        assert folded is not None
+        compacted = compact_log(writer.storage, tmp_path, leave_out=1)
+        assert compacted is not None
         monkeypatch.setattr(LocalStorage, "publish", fails)
         with pytest.raises(BackupError):
-            writer.publish_compaction(folded)
+            writer.publish_compaction(compacted)
         monkeypatch.setattr(LocalStorage, "publish", publish)
         if restarted:
             writer.close()
@@ -199,14 +199,14 @@ def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
         fill(writer, 5)
     assert {"snapshot-00000002", "snapshot-00000003"} <= set(writer.storage.names())
     before = contents(created())
-    folded = fold(writer.storage, tmp_path, leave_out=1)
-    assert folded is not None
-    writer.publish_compaction(folded)
+    compacted = compact_log(writer.storage, tmp_path, leave_out=1)
+    assert compacted is not None
+    writer.publish_compaction(compacted)
     after = contents(created())
     assert (before.generation, after.generation) == (1, 4)
     assert after.changes == before.changes[-1:]
     assert [name for name in writer.storage.names() if name.startswith("snapshot-")] == ["snapshot-00000004"]
-    writer.take_snapshot(source(DATABASE, writer.standing.data_version), "test")
+    writer.take_snapshot(source(DATABASE, writer.position.data_version), "test")
     fill(writer, 3)
     writer.close()
     assert contents(created()).generation == 5
@@ -220,11 +220,11 @@ def test_segment_that_could_not_be_named_is_made_anew(
     """Whether its name is there or not; the writer has not been replaced, and goes on."""
     faulty = FaultyStorage(created().storage)
     writer = backup_in(faulty, options).open(silent, "writer")
-    begun = writer.standing.data_version
+    begun = writer.position.data_version
     faulty.fail(operation, 5, done=done)  # type: ignore[arg-type]
     fill(writer, 60)
     assert faulty.struck == 1
-    last = writer.standing.data_version
+    last = writer.position.data_version
     writer.close()
     assert versions(created()) == list(range(begun + 1, last + 1))
     again = created().open(silent, "again")

@@ -99,5 +99,5 @@ def test_rebuild_hands_on_end_of_log_only_when_it_came_so_far(tmp_path: Path) ->
     with node.backup().read() as reader:
         whole = rebuild(reader, tmp_path / "whole.sqlite3", take=lambda change: True)
         early = rebuild(reader, tmp_path / "early.sqlite3", take=lambda change: change.data_version <= 2)
-    assert (whole.data_version, whole.end) == (4, node.writer.standing)
+    assert (whole.data_version, whole.end) == (4, node.writer.position)
     assert (early.data_version, early.end) == (2, None)

@@ -84,7 +84,7 @@ class Cuts:
 def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
     """Open what was left, append to it, and read it back: while it is open, after the end, and by another writer."""
     writer = backup_in(storage, options).open(silent, "after the cut")
-    version = writer.standing.data_version + 1
+    version = writer.position.data_version + 1
     change = Change(version, ["SELECT 'after the cut'", bump(version)])
     writer.append(change)
     writer.maintain()

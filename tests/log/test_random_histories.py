@@ -108,8 +108,8 @@ class Histories(RuleBasedStateMachine):
         if self.node.model is None:
             return
         assert contents(self.node.backup()) == self.node.now.contents
-        standing = self.node.writer.standing
-        assert standing.data_version == self.node.now.version
+        position = self.node.writer.position
+        assert position.data_version == self.node.now.version
 
 
 @pytest.mark.usefixtures("impatient")

@@ -44,7 +44,7 @@ def test_beginning_anew_beside_a_name_that_no_segment_has(killed: Made, index: i
     """No release writes such a number: the file is a stranger's, and neither the log's end nor in its way."""
     backup = backup_of({**killed.files, segment_name(index): b"not ours"}, TINY)
     writer = backup.open(silent, "writer")
-    assert writer.standing.data_version == LAST
+    assert writer.position.data_version == LAST
     writer.close()
     writer = backup.open_anew(silent, "resync")
     writer.take_snapshot(source(b"the database of now", LAST + 5), "resync")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backends.errors import Replaced
+from backends.errors import Fenced
 from backends.log.format.records import segment_name
 from backends.log.writer.options import LogOptions
 from backends.log.writer.segment import create_segment
@@ -26,7 +26,7 @@ def segments(
     """With segment 1, which holds so many bytes already."""
     current = create_segment(storage, BACKUP_ID, 1, options, [held])
     slow = threading.Lock()
-    return Segments(storage, BACKUP_ID, current, slow, options, check, lambda: Replaced("fenced"))
+    return Segments(storage, BACKUP_ID, current, slow, options, check, lambda: Fenced("fenced"))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_segment_is_not_gone_on_in_when_the_one_before_is_fenced(storage: Simula
     """A writer that was held up may have put its own mark back, so that the marker shows nothing."""
     tested = segments(storage, small)
     tested.current.handle = Handle()  # type: ignore[assignment]
-    with pytest.raises(Replaced, match="fenced"):
+    with pytest.raises(Fenced, match="fenced"):
         tested.prepare()
 
 
@@ -85,10 +85,10 @@ def test_marker_is_looked_at_again_once_the_next_segment_has_its_name(
 
     def check() -> None:
         if segment_name(2) in storage.names():
-            raise Replaced("taken over meanwhile")
+            raise Fenced("taken over meanwhile")
 
     tested = segments(storage, small, check)
-    with pytest.raises(Replaced, match="meanwhile"):
+    with pytest.raises(Fenced, match="meanwhile"):
         tested.prepare()
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import Standing
-from backends.compaction.compact import fold
-from backends.errors import Replaced, WriteFailed
+from backends.base import Position
+from backends.compaction.compact import compact_log
+from backends.errors import Fenced, WriteFailed
 from backends.log.format.documents import MANIFEST, SESSION, Session
 from backends.log.format.records import snapshot_name
 from backends.log.writer import fence as session
-from backends.log.writer.fence import SessionMarker
+from backends.log.writer.fence import WriterFence
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from plugin.maintenance import TICK
@@ -21,7 +21,7 @@ from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-MOST_SECONDS = 15
+MAX_SECONDS = 15
 """After which a replaced writer must refuse."""
 
 
@@ -65,7 +65,7 @@ def replacing(node: Node) -> Writer:
 
 def fill(second: Writer, count: int = 40) -> None:
     """Let the second writer go on through many segments."""
-    for change in changes(count, second.standing.data_version, 500):
+    for change in changes(count, second.position.data_version, 500):
         second.append(change)
         second.maintain()
 
@@ -79,17 +79,17 @@ def last_writer(node: Node) -> str:
 def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
     first, second = node.writer, replacing(node)
     began = clock.now
-    with pytest.raises(Replaced, match="taken over"):
-        while clock.now < began + MOST_SECONDS:
+    with pytest.raises(Fenced, match="taken over"):
+        while clock.now < began + MAX_SECONDS:
             clock.now += TICK
             first.maintain()
-            first.append(changes(1, first.standing.data_version)[0])
-    with pytest.raises(Replaced):
+            first.append(changes(1, first.position.data_version)[0])
+    with pytest.raises(Fenced):
         first.take_snapshot(source(b"a database", 9), "test")
-    second.append(changes(1, second.standing.data_version)[0])
-    clock.now += MOST_SECONDS
+    second.append(changes(1, second.position.data_version)[0])
+    clock.now += MAX_SECONDS
     second.maintain()
-    second.append(changes(1, second.standing.data_version)[0])
+    second.append(changes(1, second.position.data_version)[0])
 
 
 def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
@@ -98,8 +98,8 @@ def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
     fill(second)
     before = contents(node.backup())
     first.maintain()
-    with pytest.raises(Replaced):
-        first.append(changes(1, first.standing.data_version)[0])
+    with pytest.raises(Fenced):
+        first.append(changes(1, first.position.data_version)[0])
     fill(second)
     assert contents(node.backup()).changes[: len(before.changes)] == before.changes
     assert len(contents(node.backup()).changes) == len(before.changes) + 40
@@ -122,10 +122,10 @@ def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.Monke
 def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
     """What is left to them: neither of them knows whose files lie there."""
     for writer in (second, node.writer):
-        clock.now += MOST_SECONDS
+        clock.now += MAX_SECONDS
         writer.maintain()
-        with pytest.raises(Replaced):
-            writer.append(changes(1, writer.standing.data_version)[0])
+        with pytest.raises(Fenced):
+            writer.append(changes(1, writer.position.data_version)[0])
 
 
 def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,18 +140,18 @@ def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pyte
 
 def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one would go on in segments that no reader looks at any more."""
-    folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     second = taken_over_while_publishing(node, MANIFEST, monkeypatch)
-    node.writer.publish_compaction(folded)
+    node.writer.publish_compaction(compacted)
     assert_both_stop(node, second[0], clock)
     assert last_writer(node) == "second"
 
 
 def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snapshot has its name already; the second one does not even notice."""
-    folded, second = fold(node.storage, node.scratch, leave_out=1), list[Writer]()
-    assert folded is not None
+    compacted, second = compact_log(node.storage, node.scratch, leave_out=1), list[Writer]()
+    assert compacted is not None
     rename = node.storage.rename_new
 
     def taken_over(old: str, new: str) -> None:
@@ -160,21 +160,21 @@ def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, mon
             second.append(replacing(node))
 
     monkeypatch.setattr(node.storage, "rename_new", taken_over)
-    with pytest.raises(Replaced):
-        node.writer.publish_compaction(folded)
+    with pytest.raises(Fenced):
+        node.writer.publish_compaction(compacted)
     fill(second[0])
     assert contents(node.backup()).generation == 1
 
 
 def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
     first = node.writer
-    folded = fold(node.storage, node.scratch, leave_out=1)
-    assert folded is not None
+    compacted = compact_log(node.storage, node.scratch, leave_out=1)
+    assert compacted is not None
     second = replacing(node)
     fill(second)
     before = contents(node.backup())
-    with pytest.raises(Replaced):
-        first.publish_compaction(folded)
+    with pytest.raises(Fenced):
+        first.publish_compaction(compacted)
     assert contents(node.backup()) == before
 
 
@@ -183,7 +183,7 @@ def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
     second.take_snapshot(source(b"the database of the second", 20), "test")
     fill(second)
     before = contents(node.backup())
-    with pytest.raises(Replaced):
+    with pytest.raises(Fenced):
         first.take_snapshot(source(b"the database of the first", 20), "test")
     assert contents(node.backup()) == before
 
@@ -207,11 +207,11 @@ def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clo
             node.storage.remove(SESSION)
         else:
             node.storage.publish(SESSION, data)
-        clock.now += MOST_SECONDS
+        clock.now += MAX_SECONDS
         writer.maintain()
         assert [level for level, _ in told if level != "unusual"] == ["broken"]
-        with pytest.raises(Replaced, match="gone"):
-            writer.append(changes(1, writer.standing.data_version)[0])
+        with pytest.raises(Fenced, match="gone"):
+            writer.append(changes(1, writer.position.data_version)[0])
         writer.close()
         if data is not None:
             node.storage.remove(SESSION)
@@ -223,9 +223,9 @@ def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: C
     node.storage.remove(MANIFEST)
     if data is not None:
         node.storage.publish(MANIFEST, data)
-    clock.now += MOST_SECONDS
+    clock.now += MAX_SECONDS
     node.writer.maintain()
-    with pytest.raises(Replaced, match="gone or overwritten"):
+    with pytest.raises(Fenced, match="gone or overwritten"):
         node.note()
 
 
@@ -242,7 +242,7 @@ def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock:
     storage.heal()
     clock.now += 6
     writer.maintain()
-    writer.append(changes(1, writer.standing.data_version)[0])
+    writer.append(changes(1, writer.position.data_version)[0])
 
 
 def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
@@ -250,15 +250,15 @@ def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("extend", errno.ENOSPC, sticky=True)
     storage.fail("create", errno.ENOSPC, sticky=True)
-    for change in changes(3, first.standing.data_version, 1500):
+    for change in changes(3, first.position.data_version, 1500):
         first.append(change)
         first.maintain()
     assert storage.struck > 0
     replacing(node)
-    clock.now += MOST_SECONDS
+    clock.now += MAX_SECONDS
     first.maintain()
-    with pytest.raises(Replaced):
-        first.append(changes(1, first.standing.data_version)[0])
+    with pytest.raises(Fenced):
+        first.append(changes(1, first.position.data_version)[0])
 
 
 def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Clock) -> None:
@@ -266,12 +266,12 @@ def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Cl
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("write_durably", errno.EIO)
     with pytest.raises(WriteFailed):
-        first.append(changes(1, first.standing.data_version)[0])
+        first.append(changes(1, first.position.data_version)[0])
     replacing(node)
-    clock.now += MOST_SECONDS
+    clock.now += MAX_SECONDS
     first.maintain()
     with pytest.raises(WriteFailed):
-        first.append(changes(1, first.standing.data_version)[0])
+        first.append(changes(1, first.position.data_version)[0])
     first.close()
     assert last_writer(node) == "second"
 
@@ -292,9 +292,9 @@ def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None
     assert storage.calls["rename"] == 0
     for _ in range(600):
         clock.now += 1
-        writer.append(changes(1, writer.standing.data_version)[0])
+        writer.append(changes(1, writer.position.data_version)[0])
         writer.maintain()
-        assert noted(SimulatedStorage(node.storage.disk)).sequence >= writer.standing.sequence - 66  # type: ignore[attr-defined]
+        assert noted(SimulatedStorage(node.storage.disk)).sequence >= writer.position.sequence - 66  # type: ignore[attr-defined]
     marker_writes = storage.calls["rename"]
     assert 9 <= marker_writes <= 12
 
@@ -303,10 +303,10 @@ def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
     """What is noted is the standing, which moves only after a change is durable."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
-    marker = SessionMarker(storage, "one", None, 1, Standing(1, 7, 0), DEFAULT_OPTIONS)
+    fence = WriterFence(storage, "one", None, 1, Position(1, 7, 0), DEFAULT_OPTIONS)
     assert noted(storage).sequence == 7
     clock.now += 100
-    marker.look(lambda: Standing(2, 8, 0), lambda: None)
+    fence.look(lambda: Position(2, 8, 0), lambda: None)
     assert (noted(storage).sequence, noted(storage).data_version) == (8, 2)
-    marker.end(Standing(3, 9, 0))
+    fence.end(Position(3, 9, 0))
     assert (noted(storage).sequence, noted(storage).closed) == (9, True)

@@ -11,7 +11,7 @@ from backends.node.pairing import (
     NextStart,
     NodeDatabase,
     Pairing,
-    Position,
+    Relation,
     pair,
 )
 
@@ -38,28 +38,28 @@ NOTHING, NO_VERSION = NodeDatabase(Found.NOTHING), NodeDatabase(Found.NO_VERSION
 @pytest.mark.parametrize(
     ("database", "end", "position", "distance"),
     [
-        (at(5), backup(5), Position.EQUAL, 0),
-        (at(7), backup(5), Position.AHEAD, 2),
-        (at(5), backup(7), Position.BEHIND, -2),
-        (at(0), backup(VERSIONS - 1), Position.AHEAD, 1),
-        (at(VERSIONS - 1), backup(1), Position.BEHIND, -2),
-        (at(0), backup(3_000_000_000), Position.BEHIND, -3_000_000_000),
-        (at(5), backup(0, empty=True), Position.AHEAD, 5),
-        (at(0), backup(0, empty=True), Position.AHEAD, 1),
-        (NOTHING, backup(0, empty=True), Position.BOTH_EMPTY, 0),
-        (NOTHING, backup(5), Position.NO_DATABASE, -5),
-        (NOTHING, backup(0), Position.NO_DATABASE, 0),
-        (NO_VERSION, backup(0), Position.NO_VERSION, 0),
-        (NO_VERSION, backup(5), Position.BEHIND, -5),
-        (NO_VERSION, backup(0, empty=True), Position.AHEAD, 1),
-        (NodeDatabase(Found.CORRUPT), backup(5), Position.CORRUPT, 0),
-        (NodeDatabase(Found.UNREADABLE), backup(5), Position.UNREADABLE, 0),
-        (NodeDatabase(Found.IN_USE), backup(5), Position.RUNNING, 0),
+        (at(5), backup(5), Relation.EQUAL, 0),
+        (at(7), backup(5), Relation.AHEAD, 2),
+        (at(5), backup(7), Relation.BEHIND, -2),
+        (at(0), backup(VERSIONS - 1), Relation.AHEAD, 1),
+        (at(VERSIONS - 1), backup(1), Relation.BEHIND, -2),
+        (at(0), backup(3_000_000_000), Relation.BEHIND, -3_000_000_000),
+        (at(5), backup(0, empty=True), Relation.AHEAD, 5),
+        (at(0), backup(0, empty=True), Relation.AHEAD, 1),
+        (NOTHING, backup(0, empty=True), Relation.BOTH_EMPTY, 0),
+        (NOTHING, backup(5), Relation.NO_DATABASE, -5),
+        (NOTHING, backup(0), Relation.NO_DATABASE, 0),
+        (NO_VERSION, backup(0), Relation.NO_VERSION, 0),
+        (NO_VERSION, backup(5), Relation.BEHIND, -5),
+        (NO_VERSION, backup(0, empty=True), Relation.AHEAD, 1),
+        (NodeDatabase(Found.CORRUPT), backup(5), Relation.CORRUPT, 0),
+        (NodeDatabase(Found.UNREADABLE), backup(5), Relation.UNREADABLE, 0),
+        (NodeDatabase(Found.IN_USE), backup(5), Relation.RUNNING, 0),
     ],
 )
-def test_where_the_database_stands(database: NodeDatabase, end: BackupEnd, position: Position, distance: int) -> None:
+def test_where_the_database_stands(database: NodeDatabase, end: BackupEnd, relation: Relation, distance: int) -> None:
     found = paired(database, end)
-    assert (found.position, found.distance) == (position, distance)
+    assert (found.relation, found.distance) == (relation, distance)
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,19 @@ import pytest
 from backends.change import DATABASE_HEADER
 from backends.node.sync_point import (
     SIZE,
-    WITNESS_FILE,
+    SYNC_POINT_FILE,
     Fingerprint,
-    OpenWitness,
-    Witness,
+    OpenSyncPoint,
+    SyncPoint,
     fingerprint,
-    read_witness,
-    remove_witness,
-    write_witness,
+    read_sync_point,
+    remove_sync_point,
+    write_sync_point,
 )
 
-WITNESS = Witness("0123456789abcdef", 77, 42, 0xDEADBEEF, Fingerprint(12, 4096, 1_700_000_000_123_456_789, 9, 77), None)
+SYNC_POINT = SyncPoint(
+    "0123456789abcdef", 77, 42, 0xDEADBEEF, Fingerprint(12, 4096, 1_700_000_000_123_456_789, 9, 77), None
+)
 
 
 def execute(path: Path, sql: str) -> None:
@@ -82,66 +84,67 @@ def test_a_missing_file_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "witness", [WITNESS, replace(WITNESS, fingerprint=None, failure="the disk is full"), replace(WITNESS, sequence=0)]
+    "sync_point",
+    [SYNC_POINT, replace(SYNC_POINT, fingerprint=None, failure="the disk is full"), replace(SYNC_POINT, sequence=0)],
 )
-def test_what_is_written_is_read(tmp_path: Path, witness: Witness) -> None:
-    write_witness(tmp_path, replace(WITNESS, sequence=1))
-    write_witness(tmp_path, witness)
-    assert read_witness(tmp_path) == witness
+def test_what_is_written_is_read(tmp_path: Path, sync_point: SyncPoint) -> None:
+    write_sync_point(tmp_path, replace(SYNC_POINT, sequence=1))
+    write_sync_point(tmp_path, sync_point)
+    assert read_sync_point(tmp_path) == sync_point
     assert (tmp_path / "backup.witness").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == [WITNESS_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [SYNC_POINT_FILE]
 
 
 def test_no_witness(tmp_path: Path) -> None:
-    assert read_witness(tmp_path) is None
-    assert read_witness(tmp_path / "missing") is None
+    assert read_sync_point(tmp_path) is None
+    assert read_sync_point(tmp_path / "missing") is None
 
 
 def test_a_removed_witness_is_gone(tmp_path: Path) -> None:
-    write_witness(tmp_path, WITNESS)
-    remove_witness(tmp_path)
-    assert read_witness(tmp_path) is None
-    remove_witness(tmp_path)
+    write_sync_point(tmp_path, SYNC_POINT)
+    remove_sync_point(tmp_path)
+    assert read_sync_point(tmp_path) is None
+    remove_sync_point(tmp_path)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 300, b"null", b"[]", b'"x"', b"\xff", b"{", b"[" * 60000, b'{"sequence": 1}', b" " * 70000]
 )
 def test_anything_else_is_no_witness(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / WITNESS_FILE).write_bytes(content)
-    assert read_witness(tmp_path) is None
+    (tmp_path / SYNC_POINT_FILE).write_bytes(content)
+    assert read_sync_point(tmp_path) is None
 
 
 def test_a_directory_is_no_witness(tmp_path: Path) -> None:
-    (tmp_path / WITNESS_FILE).mkdir()
-    assert read_witness(tmp_path) is None
+    (tmp_path / SYNC_POINT_FILE).mkdir()
+    assert read_sync_point(tmp_path) is None
 
 
 def rewrite(directory: Path, document: object) -> None:
     """A file that is whole, whatever it says."""
     line = json.dumps(document).encode()
-    (directory / WITNESS_FILE).write_bytes(line + b"\n%08x\n" % crc32(line))
+    (directory / SYNC_POINT_FILE).write_bytes(line + b"\n%08x\n" % crc32(line))
 
 
 def test_file_is_whole_as_these_tests_write_it(tmp_path: Path) -> None:
-    write_witness(tmp_path, WITNESS)
-    rewrite(tmp_path, json.loads((tmp_path / WITNESS_FILE).read_bytes().splitlines()[0]))
-    assert read_witness(tmp_path) == WITNESS
+    write_sync_point(tmp_path, SYNC_POINT)
+    rewrite(tmp_path, json.loads((tmp_path / SYNC_POINT_FILE).read_bytes().splitlines()[0]))
+    assert read_sync_point(tmp_path) == SYNC_POINT
 
 
 def test_no_part_of_a_witness_is_one(tmp_path: Path) -> None:
-    write_witness(tmp_path, WITNESS)
-    whole = (tmp_path / WITNESS_FILE).read_bytes().rstrip()
+    write_sync_point(tmp_path, SYNC_POINT)
+    whole = (tmp_path / SYNC_POINT_FILE).read_bytes().rstrip()
     for length in range(len(whole)):
-        (tmp_path / WITNESS_FILE).write_bytes(whole[:length])
-        assert read_witness(tmp_path) is None
+        (tmp_path / SYNC_POINT_FILE).write_bytes(whole[:length])
+        assert read_sync_point(tmp_path) is None
 
 
 @pytest.mark.parametrize("field", ["backup_id", "sequence", "data_version", "checksum", "fingerprint", "failure"])
 @pytest.mark.parametrize("value", [True, 1.5, [], {}, {"inode": 1}, "missing", "wrong"])
 def test_a_wrong_type_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
-    write_witness(tmp_path, WITNESS)
-    path = tmp_path / WITNESS_FILE
+    write_sync_point(tmp_path, SYNC_POINT)
+    path = tmp_path / SYNC_POINT_FILE
     document = json.loads(path.read_bytes().splitlines()[0])
     if value == "missing":
         del document[field]
@@ -150,39 +153,39 @@ def test_a_wrong_type_is_no_witness(tmp_path: Path, field: str, value: object) -
     else:
         document[field] = value
     rewrite(tmp_path, document)
-    assert read_witness(tmp_path) is None
+    assert read_sync_point(tmp_path) is None
 
 
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns", "change_counter", "header"])
 @pytest.mark.parametrize("value", [None, True, "1", 1.0])
 def test_a_wrong_fingerprint_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
-    write_witness(tmp_path, WITNESS)
-    path = tmp_path / WITNESS_FILE
+    write_sync_point(tmp_path, SYNC_POINT)
+    path = tmp_path / SYNC_POINT_FILE
     document = json.loads(path.read_bytes().splitlines()[0])
     document["fingerprint"][field] = value
     rewrite(tmp_path, document)
-    assert read_witness(tmp_path) is None
+    assert read_sync_point(tmp_path) is None
 
 
 def test_no_changed_byte_is_believed(tmp_path: Path) -> None:
-    write_witness(tmp_path, WITNESS)
-    path = tmp_path / WITNESS_FILE
+    write_sync_point(tmp_path, SYNC_POINT)
+    path = tmp_path / SYNC_POINT_FILE
     whole = path.read_bytes()
     for place in [*range(len(whole.rstrip())), SIZE - 1]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert read_witness(tmp_path) is None
+        assert read_sync_point(tmp_path) is None
 
 
 def test_note_written_in_place_of_another(tmp_path: Path) -> None:
     """Each is read as it was written, also a shorter one; any mixture of two is none, as a power cut may leave it."""
-    file = OpenWitness(tmp_path)
-    path = tmp_path / WITNESS_FILE
-    notes = [WITNESS, replace(WITNESS, sequence=10**9), replace(WITNESS, fingerprint=None, sequence=1)]
+    file = OpenSyncPoint(tmp_path)
+    path = tmp_path / SYNC_POINT_FILE
+    notes = [SYNC_POINT, replace(SYNC_POINT, sequence=10**9), replace(SYNC_POINT, fingerprint=None, sequence=1)]
     images = []
     for note in notes:
         file.write(note)
         file.sync()
-        assert read_witness(tmp_path) == note
+        assert read_sync_point(tmp_path) == note
         assert path.stat().st_mode & 0o777 == 0o600
         images.append(path.read_bytes())
     file.close()
@@ -191,35 +194,35 @@ def test_note_written_in_place_of_another(tmp_path: Path) -> None:
         for new in images:
             for place in range(512):
                 path.write_bytes(new[:place] + old[place:])
-                assert read_witness(tmp_path) in (None, *notes)
+                assert read_sync_point(tmp_path) in (None, *notes)
 
 
 def test_replaced_note_is_not_overwritten(tmp_path: Path) -> None:
-    file = OpenWitness(tmp_path)
-    file.write(WITNESS)
-    failed = replace(WITNESS, failure="the disk is full")
-    write_witness(tmp_path, failed)
-    file.write(WITNESS)
+    file = OpenSyncPoint(tmp_path)
+    file.write(SYNC_POINT)
+    failed = replace(SYNC_POINT, failure="the disk is full")
+    write_sync_point(tmp_path, failed)
+    file.write(SYNC_POINT)
     file.close()
-    assert read_witness(tmp_path) == failed
+    assert read_sync_point(tmp_path) == failed
 
 
 @pytest.mark.parametrize("failure", ["x" * 100_000, "\U0001f4a3" * 10_000], ids=["long", "long in JSON"])
 def test_failure_of_any_length_is_read_again(tmp_path: Path, failure: str) -> None:
-    write_witness(tmp_path, replace(WITNESS, failure=failure))
-    found = read_witness(tmp_path)
+    write_sync_point(tmp_path, replace(SYNC_POINT, failure=failure))
+    found = read_sync_point(tmp_path)
     assert found is not None
     assert found.failure == failure[:4000]
-    file = OpenWitness(tmp_path)
-    file.write(WITNESS)
+    file = OpenSyncPoint(tmp_path)
+    file.write(SYNC_POINT)
     file.close()
-    assert read_witness(tmp_path) == WITNESS
+    assert read_sync_point(tmp_path) == SYNC_POINT
 
 
 def test_link_in_place_of_the_note_is_not_written_to(tmp_path: Path) -> None:
-    (tmp_path / WITNESS_FILE).symlink_to(tmp_path / "elsewhere")
-    file = OpenWitness(tmp_path)
-    file.write(WITNESS)
+    (tmp_path / SYNC_POINT_FILE).symlink_to(tmp_path / "elsewhere")
+    file = OpenSyncPoint(tmp_path)
+    file.write(SYNC_POINT)
     file.close()
-    assert read_witness(tmp_path) == WITNESS
+    assert read_sync_point(tmp_path) == SYNC_POINT
     assert not (tmp_path / "elsewhere").exists()

@@ -12,9 +12,9 @@ from backends.log.backup import Backup
 from backends.log.format.documents import MANIFEST
 from backends.log.format.records import segment_index
 from backends.log.known_damage import found_now, write_damage
-from backends.node.handover import bear_witness, hand_over
+from backends.node.handover import hand_over, record_sync_point
 from backends.node.lockfile import LOCK_FILE, Settings, write_settings
-from backends.node.sync_point import WITNESS_FILE
+from backends.node.sync_point import SYNC_POINT_FILE
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.copy import nothing
 from backends.storage.base import LOCK
@@ -38,8 +38,8 @@ class Node:
         self.database = self.directory / "lightningd.sqlite3"
         self.said: list[str] = []
         self.held: list[WriterLock | FileLock] = []
-        standing = self.log().create(nothing())
-        hand_over(self.directory, self.backup.as_uri(), self.log().id(), standing)
+        position = self.log().create(nothing())
+        hand_over(self.directory, self.backup.as_uri(), self.log().id(), position)
 
     def log(self) -> Backup:
         """The backup, not opened."""
@@ -69,7 +69,7 @@ class Node:
             self.commit(call)
         assert gate.writer is not None
         gate.writer.note_node_id(NODE_ID)
-        bear_witness(self.directory, gate.backup_id, gate.writer.standing)
+        record_sync_point(self.directory, gate.backup_id, gate.writer.position)
         gate.close()
 
     def everything(self) -> dict[str, str]:
@@ -102,7 +102,7 @@ def state(name: str) -> Callable[[Callable[[Node], Any]], None]:
 
 
 state("stopped cleanly")(lambda node: None)
-state("its sync point is gone")(lambda node: (node.directory / WITNESS_FILE).unlink())
+state("its sync point is gone")(lambda node: (node.directory / SYNC_POINT_FILE).unlink())
 state("it was started without the plugin, and wrote a change")(lambda node: node.commit(NEXT))
 state("the backup is known to be damaged")(
     lambda node: write_damage(LocalStorage(node.backup), found_now("verify", "a lie", 1))
@@ -199,7 +199,7 @@ def _(node: Node) -> None:
         if call is NEXT:
             shutil.copytree(node.directory, copy)
     assert gate.writer is not None
-    bear_witness(node.directory, gate.backup_id, gate.writer.standing)
+    record_sync_point(node.directory, gate.backup_id, gate.writer.position)
     gate.close()
     node.directory, node.database = copy, copy / node.database.name
     node.commit(AFTER)

@@ -15,7 +15,7 @@ from backends.base import SnapshotSource
 from backends.change import Change
 from backends.node.handover import hand_over
 from backends.node.session import SESSION_FILE
-from backends.node.sync_point import read_witness
+from backends.node.sync_point import read_sync_point
 from plugin.commit_gate import CONTINUE, CommitGate
 from tests.fake_lightningd import Call, foreign_keys, transaction
 from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, ask, segments
@@ -157,16 +157,16 @@ def test_later_call(node: Node, row: Row) -> None:
     node.commit(NEXT)
     happen_meanwhile(node, gate, row.state)
     assert gate.writer is not None
-    before = gate.writer.standing
+    before = gate.writer.position
     answer = ask(gate, row.call)
     assert row.why in " ".join(node.said)
     if row.answer in (Answer.REFUSED, Answer.NOT_ACKNOWLEDGED):
         assert answer == {"result": "fail", "message": f"backup: {gate.refusal}"}
         assert node.log().end().sequence == before.sequence + (row.answer is Answer.NOT_ACKNOWLEDGED)
         assert_refused_from_now_on(gate, answer)
-        witness = read_witness(node.directory)
-        assert witness is not None
-        assert witness.failure == gate.refusal, "the next start must not believe that all is well"
+        sync_point = read_sync_point(node.directory)
+        assert sync_point is not None
+        assert sync_point.failure == gate.refusal, "the next start must not believe that all is well"
     else:
         assert answer == CONTINUE, gate.refusal
         assert_saved(node, row)
@@ -230,8 +230,8 @@ def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(t
     node = Node(tmp_path)
     node.log().remove()
     old = made(node.database, "CREATE TABLE version (version INTEGER)", "INSERT INTO version VALUES (1)")
-    standing = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
-    hand_over(node.directory, node.backup.as_uri(), node.log().id(), standing)
+    position = node.log().create(SnapshotSource([old.read_bytes()], 0, None))
+    hand_over(node.directory, node.backup.as_uri(), node.log().id(), position)
     node.database.unlink()
     gate = node.start()
     node.database.touch()

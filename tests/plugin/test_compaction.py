@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.compaction.compact import fold
+from backends.compaction.compact import compact_log
 from backends.log.known_damage import DAMAGE, found_now
 from backends.storage.local import LocalStorage
 from backends.system.scratch import scratch_directory
@@ -34,7 +34,7 @@ class Watched:
         self.backup = backup_in(LocalStorage(directory / "b"))
         self.backup.create(source())
         self.writer = self.backup.open(silent, "one")
-        for one in changes(compaction.NEVER_FOLDED + 4):
+        for one in changes(compaction.NEVER_COMPACTED + 4):
             self.writer.append(one)
         self.told: list[str] = []
         self.damage = DamageWatch(self.node, self.report)
@@ -125,7 +125,7 @@ def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monk
 
 def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
-    monkeypatch.setattr(compaction, "LEAST", 1)
+    monkeypatch.setattr(compaction, "MIN_SEGMENT_BYTES", 1)
     clock = FakeClock()
     monkeypatch.setattr(compaction, "time", clock)
     for waiting in (600.0, 1200.0):
@@ -193,9 +193,9 @@ def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypat
     for one in changes(40, 1):
         watched.writer.append(one)
     watched.compaction.tick(watched.writer)  # removes what an earlier one has left
-    folded = fold(watched.writer.storage, watched.node)
-    assert folded is not None
-    monkeypatch.setattr(compaction, "_COMPACTOR", f"print({folded.encode()!r})")
+    compacted = compact_log(watched.writer.storage, watched.node)
+    assert compacted is not None
+    monkeypatch.setattr(compaction, "_COMPACTOR", f"print({compacted.encode()!r})")
     watched.begin()
     backup_in(LocalStorage(watched.node.parent / "b")).damage.note(found_now("verify", "a bad change", 2))
     watched.until(lambda: not watched.compaction.running)
@@ -205,7 +205,7 @@ def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypat
 
 def left_by_a_dead_process(watched: Watched) -> list[Path]:
     """A copy of a database in the node's directory, and half a snapshot in the backup."""
-    copy = watched.node / ".lightningd-backup-x" / "folded.sqlite3"
+    copy = watched.node / ".lightningd-backup-x" / "compacted.sqlite3"
     copy.parent.mkdir()
     (copy.parent / "lock").touch()
     half = [watched.node.parent / "b" / f"snapshot-00000002-compaction-0a1b2c3d{part}.tmp" for part in ("", ".1")]
@@ -257,4 +257,4 @@ def test_where_a_priority_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "nice", refused)
     monkeypatch.setattr(psutil.Process, "ionice", refused)
     monkeypatch.setattr(Path, "write_text", refused)
-    compactor._be_humble()
+    compactor.lower_priority()

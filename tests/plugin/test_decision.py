@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.base import Standing
+from backends.base import Position
 from backends.change import VERSIONS, WRAP_WINDOW, Change
 from backends.sqlite.replay import Replay, ReplayFailed
 from backends.text import counted
@@ -17,9 +17,9 @@ from tests.sqlite.databases import NODE
 LAST = VERSIONS - 1
 
 
-def standing(version: int) -> Standing:
+def position(version: int) -> Position:
     """A backup that ends there."""
-    return Standing(version, sequence=version + 10, checksum=7)
+    return Position(version, sequence=version + 10, checksum=7)
 
 
 def transaction(version: int) -> Change:
@@ -33,7 +33,7 @@ def pragma(version: int, text: str = "PRAGMA foreign_keys = OFF;") -> Change:
 
 
 def decided(backup: int, change: Change, *, doubt: str | None = None) -> Do:
-    return decide(standing(backup), change, doubt).do
+    return decide(position(backup), change, doubt).do
 
 
 # lightningd as it goes on
@@ -41,16 +41,16 @@ def decided(backup: int, change: Change, *, doubt: str | None = None) -> Do:
 
 @pytest.mark.parametrize("backup", [0, 1, 2, 1009, (1 << 31) - 1, 1 << 31, LAST - 1])
 def test_the_next_transaction_is_appended(backup: int) -> None:
-    assert decide(standing(backup), transaction(backup + 1), None) == Decision(Do.APPEND)
+    assert decide(position(backup), transaction(backup + 1), None) == Decision(Do.APPEND)
 
 
 def test_a_new_nodes_first_calls() -> None:
     """Versions 1, 1, 2, 2, 3: an equal version is a PRAGMA, and no sign that the change before was not committed."""
     calls = [transaction(1), pragma(1), transaction(2), pragma(2, "PRAGMA foreign_keys = ON;"), transaction(3)]
-    at = standing(0)
+    at = position(0)
     for call in calls:
         assert decide(at, call, None).do is Do.APPEND
-        at = Standing(call.data_version, at.sequence + 1, 0)
+        at = Position(call.data_version, at.sequence + 1, 0)
 
 
 @pytest.mark.parametrize("setting", ["ON", "OFF", "on"])
@@ -80,7 +80,7 @@ def test_the_version_wraps_to_zero() -> None:
 
 @pytest.mark.parametrize("distance", [1, 2, 100, 1 << 20])
 def test_ahead_takes_a_snapshot(distance: int) -> None:
-    decision = decide(standing(7), transaction(8 + distance), None)
+    decision = decide(position(7), transaction(8 + distance), None)
     assert decision.do is Do.SNAPSHOT
     assert f"{distance} ahead" in decision.why
 
@@ -96,7 +96,7 @@ def test_ahead_across_the_wrap(backup: int, database: int) -> None:
 
 @pytest.mark.parametrize("change", [transaction(6), pragma(5)])
 def test_the_same_version_in_doubt_takes_a_snapshot(change: Change) -> None:
-    assert decide(standing(5), change, "touched") == Decision(Do.SNAPSHOT, "touched")
+    assert decide(position(5), change, "touched") == Decision(Do.SNAPSHOT, "touched")
 
 
 def test_doubt_is_no_reason_to_go_on_from_a_database_that_is_behind() -> None:
@@ -111,7 +111,7 @@ def test_doubt_is_no_reason_to_go_on_from_a_database_that_is_behind() -> None:
 @pytest.mark.parametrize("behind", [1, 2, 3, 1000])
 def test_behind_is_refused(backup: int, behind: int) -> None:
     database = backup - behind
-    decision = decide(standing(backup), transaction(database + 1), None)
+    decision = decide(position(backup), transaction(database + 1), None)
     assert decision.do is Do.REFUSE
     assert f"lost {counted(behind, 'change')}" in decision.why
     assert decision.restore
@@ -136,7 +136,7 @@ def test_behind_across_the_wrap_is_refused(database: int) -> None:
 @pytest.mark.parametrize("doubt", [None, "touched"])
 @pytest.mark.parametrize("version", [0, 5, 6])
 def test_the_empty_writes_of_postgresql(version: int, doubt: str | None) -> None:
-    decision = decide(standing(5), Change(version, []), doubt)
+    decision = decide(position(5), Change(version, []), doubt)
     assert decision.do is Do.REFUSE
     assert "PostgreSQL" in decision.why
 
@@ -145,7 +145,7 @@ def test_the_empty_writes_of_postgresql(version: int, doubt: str | None) -> None
     "text", ["PRAGMA journal_mode = WAL;", "pragma user_version = 3", "  PRAGMA foreign_keys", "PRAGMA foreign_keys=1"]
 )
 def test_a_pragma_that_nobody_knows(text: str) -> None:
-    decision = decide(standing(5), pragma(5, text), None)
+    decision = decide(position(5), pragma(5, text), None)
     assert decision.do is Do.REFUSE
     assert "PRAGMA that this release does not know" in decision.why
 
@@ -170,7 +170,7 @@ def test_nothing_is_acknowledged_that_a_restore_would_refuse(
 ) -> None:
     """It would be in a backup that looks whole, and nobody would know before the day that it is needed."""
     change = Change(6, ["CREATE TABLE x (y)", statement, *([bump(6)] if bumps else ["DROP TABLE x"])])
-    decision = decide(standing(change.database_stood_at), change, None)
+    decision = decide(position(change.database_stood_at), change, None)
     assert decision.do is Do.REFUSE
     assert f"a statement that this release does not know ({shown})" in decision.why
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed):
@@ -196,7 +196,7 @@ def test_what_a_restore_can_do_is_acknowledged(tmp_path: Path, statement: str) -
 
 @pytest.mark.parametrize("to", [0, 4, 5, 7, LAST])
 def test_a_bump_to_another_version_than_the_call_carries(to: int) -> None:
-    decision = decide(standing(5), Change(6, ["INSERT INTO a VALUES (1)", bump(to)]), None)
+    decision = decide(position(5), Change(6, ["INSERT INTO a VALUES (1)", bump(to)]), None)
     assert decision.do is Do.REFUSE
     assert "leads to another one" in decision.why
 
@@ -209,8 +209,8 @@ doubts = st.none() | st.just("touched")
 
 
 @st.composite
-def standings(draw: st.DrawFn) -> Standing:
-    return standing(draw(versions))
+def standings(draw: st.DrawFn) -> Position:
+    return position(draw(versions))
 
 
 @st.composite
@@ -223,14 +223,14 @@ def changes(draw: st.DrawFn, about: int | None = None) -> Change:
 
 
 @st.composite
-def meetings(draw: st.DrawFn) -> tuple[Standing, Change, str | None]:
+def meetings(draw: st.DrawFn) -> tuple[Position, Change, str | None]:
     """A backup and a call, near each other more often than not."""
     at = draw(standings())
     return at, draw(changes(at.data_version) | changes()), draw(doubts)
 
 
 @given(meetings())
-def test_nothing_is_appended_to_another_version(meeting: tuple[Standing, Change, str | None]) -> None:
+def test_nothing_is_appended_to_another_version(meeting: tuple[Position, Change, str | None]) -> None:
     at, change, doubt = meeting
     if decide(at, change, doubt).do is Do.APPEND:
         assert change.database_stood_at == at.data_version
@@ -238,7 +238,7 @@ def test_nothing_is_appended_to_another_version(meeting: tuple[Standing, Change,
 
 
 @given(meetings())
-def test_a_database_that_is_behind_is_always_refused(meeting: tuple[Standing, Change, str | None]) -> None:
+def test_a_database_that_is_behind_is_always_refused(meeting: tuple[Position, Change, str | None]) -> None:
     at, change, doubt = meeting
     behind = (at.data_version - change.database_stood_at) % VERSIONS
     if 0 < behind < WRAP_WINDOW:
@@ -247,7 +247,7 @@ def test_a_database_that_is_behind_is_always_refused(meeting: tuple[Standing, Ch
 
 @given(meetings())
 def test_a_snapshot_is_only_taken_of_a_database_that_is_not_behind(
-    meeting: tuple[Standing, Change, str | None],
+    meeting: tuple[Position, Change, str | None],
 ) -> None:
     at, change, doubt = meeting
     if decide(at, change, doubt).do is Do.SNAPSHOT:
@@ -257,20 +257,20 @@ def test_a_snapshot_is_only_taken_of_a_database_that_is_not_behind(
 
 
 @given(meetings())
-def test_every_refusal_and_every_detour_says_why(meeting: tuple[Standing, Change, str | None]) -> None:
+def test_every_refusal_and_every_detour_says_why(meeting: tuple[Position, Change, str | None]) -> None:
     decision = decide(*meeting)
     assert (decision.why == "") == (decision.do is Do.APPEND)
 
 
 @given(meetings())
-def test_it_is_a_function(meeting: tuple[Standing, Change, str | None]) -> None:
+def test_it_is_a_function(meeting: tuple[Position, Change, str | None]) -> None:
     assert decide(*meeting) == decide(*meeting)
 
 
 @given(standings(), st.lists(st.sampled_from(["commit", "pragma"]), max_size=30))
-def test_a_node_that_runs_on_is_never_refused(at: Standing, acts: list[str]) -> None:
+def test_a_node_that_runs_on_is_never_refused(at: Position, acts: list[str]) -> None:
     """Wherever it begins, across the wrap too."""
     for act in acts:
         call = transaction((at.data_version + 1) % VERSIONS) if act == "commit" else pragma(at.data_version)
         assert decide(at, call, None).do is Do.APPEND
-        at = Standing(call.data_version, at.sequence + 1, 0)
+        at = Position(call.data_version, at.sequence + 1, 0)

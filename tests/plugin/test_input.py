@@ -109,7 +109,7 @@ def test_call_that_comes_while_leaving_is_read_later(pipe: Pipe, monkeypatch: py
 
 def test_does_not_leave_in_the_middle_of_a_message(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when its patience is over."""
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "TIMEOUT", 0.0)
     pipe.send(MESSAGES[0][:10])
     pipe.input.leave_when_quiet()
     threading.Timer(QUIET / 2, pipe.send, [MESSAGES[0][10:]]).start()
@@ -118,7 +118,7 @@ def test_does_not_leave_in_the_middle_of_a_message(pipe: Pipe, monkeypatch: pyte
 
 def test_leaves_between_two_calls_when_they_never_end(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightningd waits 30 seconds and then kills, perhaps within a call."""
-    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
     over = threading.Event()
 
     def send() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends import backup_at
-from backends.node.sync_point import read_witness
+from backends.node.sync_point import read_sync_point
 from tests.end_to_end.world import World, said_at
 from tests.fake_lightningd import (
     Call,
@@ -88,9 +88,9 @@ def test_session_is_closed_in_order(lived: World, history: History) -> None:
     writer = backup_at(lived.url).last_writer()
     assert writer is not None
     assert writer.closed
-    witness = read_witness(lived.directory)
-    assert witness is not None
-    assert witness.data_version == lived.version
+    sync_point = read_sync_point(lived.directory)
+    assert sync_point is not None
+    assert sync_point.data_version == lived.version
 
 
 def test_stop_before_the_first_call(lived: World) -> None:
@@ -178,9 +178,9 @@ def test_lightningd_dies_before_the_commit_and_leaves_a_hot_journal(lived: World
         Victim.NODE,
     )
     assert has_hot_journal(lived.directory)
-    witness = read_witness(lived.directory)
-    assert witness is not None
-    assert witness.data_version < history.version
+    sync_point = read_sync_point(lived.directory)
+    assert sync_point is not None
+    assert sync_point.data_version < history.version
     node.die()
     assert has_hot_journal(lived.directory)
     assert lived.version == history.version - 1

@@ -17,12 +17,12 @@ from backends import backup_at
 from backends.base import Report
 from backends.change import DATABASE_HEADER, Change
 from backends.log.writer.writer import Writer
-from backends.node.sync_point import LogEnd, OpenWitness, look, read_witness, write_witness
+from backends.node.sync_point import LogEnd, OpenSyncPoint, look, read_sync_point, write_sync_point
 from backends.sqlite.copy import nothing
 from backends.sqlite.source import inspect
 from plugin import sync_point as module
-from plugin.doubt import confess, why_doubted, witness_of
-from plugin.sync_point import DEAD_AT_MOST, SyncPointThread
+from plugin.doubt import record_failure, sync_point_of, why_doubted
+from plugin.sync_point import MAX_DEAD, SyncPointThread
 from tests.fake_lightningd import (
     Call,
     Database,
@@ -79,12 +79,12 @@ class Rig:
 
     def doubt(self) -> str | None:
         """What a start would find now, if both were killed at this moment."""
-        return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.writer.standing)
+        return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.writer.position)
 
     def noted(self) -> bool:
         """Whether there is a note about the backup's very last change."""
-        witness = read_witness(self.directory)
-        return witness is not None and witness.sequence == self.writer.standing.sequence
+        sync_point = read_sync_point(self.directory)
+        return sync_point is not None and sync_point.sequence == self.writer.position.sequence
 
     def commit(self, database: Database | SeparateDatabase, call: Call) -> None:
         database.execute(call.writes, transaction=True)
@@ -203,7 +203,7 @@ def test_another_change_by_a_run_after_lightningd_has_died(rig: Rig, database: S
     run_without_plugin(
         rig.directory, [transaction(call.data_version, "DELETE FROM vars WHERE substr(name, 1, 4) = 'note'")]
     )
-    time.sleep(DEAD_AT_MOST)
+    time.sleep(MAX_DEAD)
     rig.points.look()
     rig.points.stop()
     assert not rig.noted()
@@ -260,12 +260,12 @@ def test_failure_stays_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     rig.commit(database, rig.history.note())
     rig.hook.refusal = "the disk is full"
-    confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
+    record_failure(rig.directory, rig.hook.backup_id, rig.writer.position, "the disk is full")
     rig.points.look()
     rig.points.stop()
-    witness = read_witness(rig.directory)
-    assert witness is not None
-    assert witness.failure == "the disk is full"
+    sync_point = read_sync_point(rig.directory)
+    assert sync_point is not None
+    assert sync_point.failure == "the disk is full"
 
 
 def test_failure_during_a_look_stays_noted(
@@ -274,14 +274,14 @@ def test_failure_during_a_look_stays_noted(
     """The look has found that nothing was refused, and writes a moment later."""
     rig.points.look()
     rig.commit(database, rig.history.note())
-    write = OpenWitness.write
+    write = OpenSyncPoint.write
 
     def slowly(*arguments: object) -> None:
         rig.hook.refusal = "the disk is full"
-        confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
+        record_failure(rig.directory, rig.hook.backup_id, rig.writer.position, "the disk is full")
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(OpenWitness, "write", slowly)
+    monkeypatch.setattr(OpenSyncPoint, "write", slowly)
     rig.points.look()
     assert "the disk is full" in str(rig.doubt())
 
@@ -290,14 +290,14 @@ def test_failure_before_the_first_note_stays_noted(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that is opened to be written is then the one with the failure in it."""
-    opened = OpenWitness.__init__
+    opened = OpenSyncPoint.__init__
 
-    def slowly(file: OpenWitness, directory: Path) -> None:
+    def slowly(file: OpenSyncPoint, directory: Path) -> None:
         rig.hook.refusal = "the disk is full"
-        confess(rig.directory, rig.hook.backup_id, rig.writer.standing, "the disk is full")
+        record_failure(rig.directory, rig.hook.backup_id, rig.writer.position, "the disk is full")
         opened(file, directory)
 
-    monkeypatch.setattr(OpenWitness, "__init__", slowly)
+    monkeypatch.setattr(OpenSyncPoint, "__init__", slowly)
     rig.points.look()
     assert "the disk is full" in str(rig.doubt())
 
@@ -345,7 +345,7 @@ def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_
         rig.points.look()
         if rig.doubt() is None:
             noted.append(None)
-            assert left_by_a_kill(rig) == rig.writer.standing.data_version
+            assert left_by_a_kill(rig) == rig.writer.position.data_version
 
     watched = _Watched(step)
     with closing(apsw.Connection(str(rig.directory / NAME), vfs="watched")) as connection:
@@ -482,12 +482,12 @@ def test_database_is_opened_once_while_idle(
 def test_note_costs_no_sync_before_the_node_is_idle(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[OpenWitness] = []
+    synced: list[OpenSyncPoint] = []
 
-    def sync(file: OpenWitness) -> None:
+    def sync(file: OpenSyncPoint) -> None:
         synced.append(file)
 
-    monkeypatch.setattr(OpenWitness, "sync", sync)
+    monkeypatch.setattr(OpenSyncPoint, "sync", sync)
     inode = 0
     for _ in range(10):
         rig.commit(database, rig.history.note())
@@ -538,7 +538,7 @@ def test_directory_that_cannot_be_synced_is_told_once(
 
 
 def test_longer_note_of_a_run_before(rig: Rig, database: SeparateDatabase) -> None:
-    write_witness(rig.directory, witness_of("0" * 32, rig.writer.standing, None, "x" * 4000))
+    write_sync_point(rig.directory, sync_point_of("0" * 32, rig.writer.position, None, "x" * 4000))
     (rig.directory / "backup.witness").open("ab").write(b"more" * 2000)
     rig.points.look()
     assert rig.doubt() is None

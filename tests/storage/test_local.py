@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backends.storage.base import NO_LINKS, Fenced
+from backends.storage.base import NO_LINKS, FileFenced
 from backends.storage.local import LocalStorage
 
 UMASKS = [0o022, 0o077, 0o000, 0o777]
@@ -305,7 +305,7 @@ def test_new_name_that_another_writer_takes_in_the_same_moment(
             (directory / there).write_bytes(b"theirs")
 
     monkeypatch.setattr(os, "link", linked)
-    with closing(storage.create("segment.tmp")), pytest.raises(Fenced):
+    with closing(storage.create("segment.tmp")), pytest.raises(FileFenced):
         storage.rename_new("segment.tmp", "segment")
     assert descriptors() == before
     assert taken == "removed" or storage.read_small("segment") == b"theirs"

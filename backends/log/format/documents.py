@@ -28,7 +28,7 @@ COMPACTION = "compaction"
 _DETAILS = " ("
 """Where the details begin, in brackets, with which a `reason` may go on: a failure's whole sentence, for example."""
 
-_MOST_TEXT = 1000
+_MAX_TEXT = 1000
 """Characters in a field; what no reader would take must not be written either."""
 
 
@@ -80,7 +80,7 @@ class Manifest:
             "foreign_keys": base.foreign_keys,
             "first_segment": self.first_segment,
             "created": self.created,
-            "reason": self.reason[:_MOST_TEXT],  # it may tell an error of any length
+            "reason": self.reason[:_MAX_TEXT],  # it may tell an error of any length
             "node_id": self.node_id,
         }
 
@@ -238,7 +238,7 @@ def _boolean(fields: dict[str, Any], key: str) -> bool:
 
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise _wrong(fields, key)
     # It will be shown on a terminal, and may come from a stranger's disk.
     return "".join(character if character.isprintable() else "?" for character in value)

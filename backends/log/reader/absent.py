@@ -32,7 +32,7 @@ def no_manifest(storage: Storage) -> NotABackup:
     )
 
 
-def taken(storage: Storage) -> BackupError:
+def already_exists(storage: Storage) -> BackupError:
     """The error to raise when a new backup should be made where something is already."""
     place = storage.describe()
     names = [MANIFEST]

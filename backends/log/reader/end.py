@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, Manifest, Session
 from backends.log.format.records import (
@@ -34,26 +34,26 @@ class Found:
 
     index: int
     tail: Tail
-    standing: Standing | None  # after its last record; None when it holds none
+    position: Position | None  # after its last record; None when it holds none
 
 
 def find_end(
     storage: Storage, manifest: Manifest, session: Session | None, names: Sequence[str]
-) -> tuple[Found, Standing]:
+) -> tuple[Found, Position]:
     """The segment in which the log ends, and where it ends, by reading only. `names` are those of all files.
 
     Raises Damaged; OSError from the storage.
     """
     try:
         _check_snapshot(storage, manifest, names)
-        last, standing = _survey(storage, manifest, names)
+        last, position = scan_segments(storage, manifest, names)
     except FileNotFoundError as error:
         raise missing_file("current", str(error.filename or error), MANIFEST, storage) from None
-    _check_end(storage, manifest, session, last, standing)
+    _check_end(storage, manifest, session, last, position)
     kept = read_kept(storage, manifest)
     if any(_of_another_generation(name, manifest) and not is_kept(name, kept) for name in names):
         _check_whole_log(storage)
-    return last, standing
+    return last, position
 
 
 def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
@@ -71,40 +71,40 @@ def _check_whole_log(storage: Storage) -> None:
             pass
 
 
-def _survey(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Standing]:
+def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Position]:
     """The segment in which the log ends, and where it ends. Segments after it were made ahead and never used."""
     last: Found | None = None
     for index in reversed(segment_indexes(names, manifest)):
-        found = _look_into(storage, manifest, index)
-        unused = found.standing is None and found.tail.end is End.CLEAN
+        found = scan_segment(storage, manifest, index)
+        unused = found.position is None and found.tail.end is End.CLEAN
         if last is None:
             if unused and index != manifest.first_segment:
                 continue
             last = found
         elif found.tail.end is End.TORN:
-            good = found.standing.data_version if found.standing else _version_before(storage, manifest, index)
+            good = found.position.data_version if found.position else _version_before(storage, manifest, index)
             what = f"{found.tail.why}, and the log goes on after it"
             raise Damaged(what, segment_name(index), found.tail.offset, good)
-        if found.standing is not None:
-            return last, found.standing
+        if found.position is not None:
+            return last, found.position
     base = manifest.base
     assert last is not None
-    return last, Standing(base.data_version, base.sequence, base.checksum, manifest.created)
+    return last, Position(base.data_version, base.sequence, base.checksum, manifest.created)
 
 
-def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
+def scan_segment(storage: Storage, manifest: Manifest, index: int) -> Found:
     """Walk the records of one segment: checksums and chain, no unpacking."""
-    standing: Standing | None = None
+    position: Position | None = None
     name = segment_name(index)
     try:
         with closing(storage.open(name)) as handle:
             reader = RecordReader(handle, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, index), None, None)
             for record in reader.records():
                 header = record.header
-                standing = Standing(header.data_version, header.sequence, header.checksum, header.time)
-            return Found(index, reader.tail(), standing)
+                position = Position(header.data_version, header.sequence, header.checksum, header.time)
+            return Found(index, reader.tail(), position)
     except Damaged as error:
-        if error.last_good is not None and standing is not None and standing.sequence >= manifest.base.sequence:
+        if error.last_good is not None and position is not None and position.sequence >= manifest.base.sequence:
             raise
         good = _version_before(storage, manifest, index)
         raise Damaged(error.what, error.file, error.offset, good) from None
@@ -113,9 +113,9 @@ def _look_into(storage: Storage, manifest: Manifest, index: int) -> Found:
 def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
     """The version that the segments before this one led to. Raises Damaged for damage in them."""
     for earlier in range(index - 1, manifest.first_segment - 1, -1):
-        standing = _look_into(storage, manifest, earlier).standing
-        if standing is not None and standing.sequence > manifest.base.sequence:
-            return standing.data_version
+        position = scan_segment(storage, manifest, earlier).position
+        if position is not None and position.sequence > manifest.base.sequence:
+            return position.data_version
     return manifest.base.data_version
 
 
@@ -125,19 +125,19 @@ def check_sequence(sequence: int) -> None:
         raise Damaged(f"it counts {sequence} changes, and no node makes so many:", "the log", 0)
 
 
-def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, standing: Standing) -> None:
-    check_sequence(standing.sequence)
-    if standing.sequence < manifest.base.sequence:
+def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, position: Position) -> None:
+    check_sequence(position.sequence)
+    if position.sequence < manifest.base.sequence:
         raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)
     if session is not None and manifest.generation < session.generation:
-        raise old_manifest(manifest, session, standing.data_version)
-    if session is not None and standing.sequence < session.sequence:
+        raise old_manifest(manifest, session, position.data_version)
+    if session is not None and position.sequence < session.sequence:
         raise Damaged(
-            f"the log ends with record {standing.sequence}, and record {session.sequence} (version "
+            f"the log ends with record {position.sequence}, and record {session.sequence} (version "
             f"{session.data_version}) was once saved: the end of the log is missing",
             segment_name(last.index),
             last.tail.offset,
-            standing.data_version,
+            position.data_version,
             misnamed(storage),
         )
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format.records import segment_name
@@ -59,7 +59,7 @@ class Reader:
         """A pass over the headers of the changes' records, which costs no more than reading them."""
         return Scan(self.log, self._check_saved)
 
-    def _check_saved(self, end: Standing) -> str | None:
+    def _check_saved(self, end: Position) -> str | None:
         """Raises Damaged when more was once saved than the log holds, or the session marker cannot be read.
 
         Else says in words why nothing tells whether the end of the log is missing; None when something does.
@@ -89,13 +89,13 @@ class Reader:
             )
         return None
 
-    def _check_kept(self, end: Standing, version: int) -> None:
+    def _check_kept(self, end: Position, version: int) -> None:
         """Raises Damaged unless the log of a kept generation leads to the version that it once led to."""
         if end.data_version != version:
             what = f"the log ends at version {end.data_version}, and version {version} was once saved: its end is gone"
             raise self._end_missing(what, end)
 
-    def _end_missing(self, what: str, end: Standing, beside: str = "") -> Damaged:
+    def _end_missing(self, what: str, end: Position, beside: str = "") -> Damaged:
         index, handle = self.log.segments[-1]
         return Damaged(what, segment_name(index), handle.size(), end.data_version, beside)
 

@@ -16,7 +16,7 @@ from backends.log.reader.generation import Reader
 from backends.log.reader.records import RecordReader
 from backends.log.reader.unpacking import Unpacker, Unreadable
 
-MOST_CHANGES = 1 << 14
+MAX_CHANGES = 1 << 14
 """Changes that are kept of a log's end: those that do not advance the version are few in a node's, and may be millions
 in a log that somebody made to use up the node's memory. Whoever needs an earlier one finds it too far away."""
 
@@ -75,9 +75,9 @@ def read_end(reader: Reader) -> LogEnd:
             raise Damaged("the log does not go on from the segment before", segment_name(found.index + 1), 0)
         following = found.first
         changes.extendleft(reversed(found.changes))
-        while len(changes) > MOST_CHANGES:
+        while len(changes) > MAX_CHANGES:
             changes.popleft()
-        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD or len(changes) == MOST_CHANGES
+        enough = sum(change.advances for change in changes) >= MAX_ROLL_FORWARD or len(changes) == MAX_CHANGES
         if enough or found.first.sequence <= base.sequence:
             break
     else:
@@ -145,7 +145,7 @@ class _Segment:
                 continue
             self.changes.append(LoggedChange(header, number, stream))
             advancing += bool(header.flags & Flag.ADVANCES)
-            while advancing > MAX_ROLL_FORWARD or len(self.changes) > MOST_CHANGES:
+            while advancing > MAX_ROLL_FORWARD or len(self.changes) > MAX_CHANGES:
                 advancing -= self.changes.popleft().advances
         tail = records.tail()
         if tail.end is End.TORN and not is_last:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from backends.base import Standing
+from backends.base import Position
 from backends.errors import Damaged
 from backends.log.format.documents import Manifest
 from backends.log.format.records import (
@@ -65,7 +65,7 @@ class Log:
 class EndOfLog:
     """How a log ends that was read to its end."""
 
-    position: Standing
+    position: Position
     """The last record; the snapshot where there is none."""
     torn: str | None
     """In words, what was cut off the end, if anything."""
@@ -78,11 +78,11 @@ class EndOfLog:
 class _Pass:
     """What both kinds of passes know while they are under way, and in the end."""
 
-    def __init__(self, log: Log, check_saved: Callable[[Standing], str | None]) -> None:
+    def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
         """`check_saved` gets the end and says why it is unverified; it raises Damaged when some of the log is gone."""
         base = log.manifest.base
         self._log, self._check_saved = log, check_saved
-        self.position = Standing(base.data_version, base.sequence, base.checksum, log.manifest.created)
+        self.position = Position(base.data_version, base.sequence, base.checksum, log.manifest.created)
         """The last record that was read and is good. Records are read ahead: it may not have been handed out yet."""
         self.bytes_read = 0
         """Bytes of records read so far."""
@@ -116,7 +116,7 @@ class _Pass:
                 header = last.header
                 chain = Chain(header.sequence, header.checksum)
                 if header.sequence > base.sequence:
-                    self.position = Standing(header.data_version, header.sequence, header.checksum, header.time)
+                    self.position = Position(header.data_version, header.sequence, header.checksum, header.time)
                 self.bytes_read += last.offset + len(last.payload) + RECORD_HEADER_SIZE - run[0].offset
                 yield reader, run
             if number <= self._log.begun:
@@ -167,7 +167,7 @@ class _Pass:
 class Changes(_Pass):
     """Every change after the snapshot; iterate it once. Raises Damaged meanwhile."""
 
-    def __init__(self, log: Log, check_saved: Callable[[Standing], str | None]) -> None:
+    def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
         super().__init__(log, check_saved)
         self._each = self._changes()
 
@@ -207,7 +207,7 @@ class Scan(_Pass):
     Raises Damaged meanwhile.
     """
 
-    def __init__(self, log: Log, check_saved: Callable[[Standing], str | None]) -> None:
+    def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
         super().__init__(log, check_saved)
         self._each = self._headers()
 

@@ -26,7 +26,7 @@ _READ_AHEAD = 1 << 18
 LARGE = 1 << 20
 """Stored bytes of a record above which it is not held in memory."""
 
-_PATIENCE = 10
+_ATTEMPTS = 10
 """How often a bad tail is looked at again, 20 ms apart: beside a running writer it is a record under way."""
 
 
@@ -171,7 +171,7 @@ class RecordReader:
 
     def _look_again(self, offset: int) -> Record | Tail:
         """A record that is still being written becomes a good one; what stays bad is classified."""
-        for _ in range(_PATIENCE):
+        for _ in range(_ATTEMPTS):
             if first_nonzero(self.handle, offset, self.handle.size()) is None:
                 break
             time.sleep(0.02)

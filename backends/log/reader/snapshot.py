@@ -26,7 +26,7 @@ from backends.log.reader.records import Chain, Record, RecordReader
 from backends.storage.base import ReadHandle, Storage
 
 PIECE = 1 << 18
-_MOST_STORED = PIECE + (PIECE >> 6) + 1024
+_MAX_STORED = PIECE + (PIECE >> 6) + 1024
 """Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
 
 END_RECORD = struct.Struct("<Q32s")
@@ -108,7 +108,7 @@ class SnapshotReader:
         for part, (name, handle) in enumerate(self._parts):
             header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
             # No version is good after a part of a database.
-            reader = RecordReader(handle, name, header, chain, None, _MOST_STORED, good_after=None)
+            reader = RecordReader(handle, name, header, chain, None, _MAX_STORED, good_after=None)
             for record in reader.records():
                 chain = Chain(record.header.sequence, record.header.checksum)
                 yield reader, record

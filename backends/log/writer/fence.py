@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from backends.base import Standing
-from backends.errors import BackupError, Replaced
+from backends.base import Position
+from backends.errors import BackupError, Fenced
 from backends.log.format.documents import SESSION, Base, Session
 from backends.log.format.records import time_now
 from backends.log.reader.opening import read_session
@@ -22,7 +22,7 @@ from backends.storage.base import Storage
 from backends.text import process_in_words
 
 
-class SessionMarker:
+class WriterFence:
     """This writer's mark in the backup."""
 
     def __init__(
@@ -31,7 +31,7 @@ class SessionMarker:
         session_id: str | None,
         before: Session | None,
         generation: int,
-        standing: Standing,
+        position: Position,
         options: LogOptions,
     ) -> None:
         self._storage, self._options = storage, options
@@ -40,13 +40,13 @@ class SessionMarker:
         node_id = before.node_id if before else None
         self.session = Session(
             secrets.token_hex(8), mark, socket.gethostname()[:200], os.getpid(), time_now(),
-            generation, standing.sequence, standing.data_version, False, node_id, None,
+            generation, position.sequence, position.data_version, False, node_id, None,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()
         self._changed = False
         self._write(self.session)
 
-    def look(self, standing: Callable[[], Standing], check_generation: Callable[[], None]) -> None:
+    def look(self, position: Callable[[], Position], check_generation: Callable[[], None]) -> None:
         """Raise Replaced when the mark or the generation is not ours any more; note what was acknowledged.
 
         Does nothing most times.
@@ -57,16 +57,16 @@ class SessionMarker:
         self._looked = now
         self.check()
         check_generation()
-        old = now - self._noted >= self._options.note_every and standing().sequence != self.session.sequence
+        old = now - self._noted >= self._options.note_every and position().sequence != self.session.sequence
         if old or self._changed:
             self._noted, self._changed = now, False
-            self._note(standing())
+            self._note(position())
 
-    def learn_node_id(self, node_id: str) -> None:
+    def note_node_id(self, node_id: str) -> None:
         """Remember whose backup this is."""
         self._change(replace(self.session, node_id=node_id))
 
-    def tell_trouble(self, trouble: str | None) -> None:
+    def note_trouble(self, trouble: str | None) -> None:
         """What whoever looks at the backup should know; None: all is well."""
         self._change(replace(self.session, trouble=trouble[:900] if trouble else None))
 
@@ -79,20 +79,20 @@ class SessionMarker:
         """A new generation has been published: from the next note on an older manifest is known to be one."""
         self._change(replace(self.session, generation=generation))
 
-    def note(self, standing: Standing) -> None:
+    def note(self, position: Position) -> None:
         """Write down now what else waits for the next look. Raises Replaced or OSError."""
         self.check()
         self._changed = False
-        self._note(standing)
+        self._note(position)
 
-    def end(self, standing: Standing) -> None:
+    def end(self, position: Position) -> None:
         """The last note of a session that ended in order."""
         self.check()
         self.session = replace(self.session, closed=True)
-        self._note(standing)
+        self._note(position)
 
-    def _note(self, standing: Standing) -> None:
-        self._write(replace(self.session, sequence=standing.sequence, data_version=standing.data_version))
+    def _note(self, position: Position) -> None:
+        self._write(replace(self.session, sequence=position.sequence, data_version=position.data_version))
 
     def _write(self, session: Session) -> None:
         self._storage.publish(SESSION, session.encode())
@@ -105,7 +105,7 @@ class SessionMarker:
         except BackupError:
             there = None  # overwritten by something that is not this release: not ours, in any case
         if there is None:
-            raise Replaced(
+            raise Fenced(
                 f"the session marker in {self._storage.describe()} is gone: the backup was removed or exchanged while "
                 "this node wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is "
                 "lost for good, make a new one: backup-cli init"
@@ -116,7 +116,7 @@ class SessionMarker:
                 # ever in a segment that has no name any more: with our mark in place again it stops as well.
                 with suppress(OSError):
                     self._write(self.session)
-            raise _replaced_by(there, self._storage)
+            raise _fenced_by(there, self._storage)
 
 
 def unwritten_session(base: Base) -> Session:
@@ -127,16 +127,16 @@ def unwritten_session(base: Base) -> Session:
     )  # fmt: skip
 
 
-def replaced_by(storage: Storage) -> Replaced:
+def fenced_by(storage: Storage) -> Fenced:
     """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
     try:
         other = read_session(storage)
     except (OSError, BackupError):
         other = None
     if other is None or (other.host, other.pid) != (socket.gethostname(), os.getpid()):
-        return _replaced_by(other, storage)
+        return _fenced_by(other, storage)
     # Our own mark: a person has done it, or one that took the backup over and whose mark was overwritten.
-    return Replaced(
+    return Fenced(
         f"files of the backup in {storage.describe()} were made read-only or removed while this node wrote to them, "
         "and its last change was not committed. Another node that takes the backup over does so: if there is one, "
         "start only one of the two, as two nodes with the same keys lose money. If there is none, see what changed "
@@ -144,9 +144,9 @@ def replaced_by(storage: Storage) -> Replaced:
     )
 
 
-def _replaced_by(other: Session | None, storage: Storage) -> Replaced:
+def _fenced_by(other: Session | None, storage: Storage) -> Fenced:
     who = "another process" if other is None else f"another node ({other.host}, {process_in_words(other.pid)})"
-    return Replaced(
+    return Fenced(
         f"{who} has taken over the backup in {storage.describe()}, and this node's last change was not committed: two "
         "nodes with the same keys lose money. Stop one of them for good; only the other may go on"
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from backends.errors import BackupError, Replaced
+from backends.errors import BackupError, Fenced
 from backends.log.format.documents import MANIFEST, Base, Manifest
 from backends.log.format.records import time_now
 from backends.log.reader.opening import read_manifest
@@ -65,13 +65,13 @@ class CurrentGeneration:
         try:
             there = read_manifest(self._storage)
         except BackupError:
-            raise Replaced(
+            raise Fenced(
                 f"the manifest in {place} is gone or overwritten: the backup was removed or exchanged while this node "
                 "wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is lost for "
                 "good, make a new one: backup-cli init"
             ) from None
         if there != self.manifest:
-            raise Replaced(
+            raise Fenced(
                 f"another process has begun a generation of its own in {place} while this node wrote to it: two nodes "
                 "with the same keys lose money. Stop one of them for good, then run on the other: backup-cli resync"
             )

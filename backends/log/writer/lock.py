@@ -30,7 +30,7 @@ class SoleWriter:
     def look(self) -> None:
         """Raise what `acquire` would while another process has it, and change nothing."""
         with self._told():
-            self._storage.look_at_lock()
+            self._storage.check_lock()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 
-from backends.base import Standing
+from backends.base import Position
 from backends.log.format.codec import StreamError
 from backends.log.format.documents import Manifest, Session
 from backends.log.format.records import (
@@ -33,7 +33,7 @@ from backends.log.writer.options import LogOptions
 from backends.log.writer.segment import Segment, create_segment
 from backends.storage.base import TEMPORARY, Storage
 
-_MOST_ASIDE = 64 << 20
+_MAX_ASIDE = 64 << 20
 
 
 def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
@@ -42,7 +42,7 @@ def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
     torn = 0
     if last.tail.end is End.TORN:
         with closing(storage.open(segment_name(last.index))) as handle:
-            torn = min(max(handle.size() - end, 0), _MOST_ASIDE)
+            torn = min(max(handle.size() - end, 0), _MAX_ASIDE)
     return end + options.preallocated(end) + torn
 
 
@@ -81,23 +81,23 @@ def recover(
     options: LogOptions,
     names: Sequence[str],
     keep: str | None = None,
-) -> tuple[Segment, Standing, str | None]:
+) -> tuple[Segment, Position, str | None]:
     """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
 
     `keep` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
     The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
     storage.
     """
-    last, standing = find_end(storage, manifest, session, names)
+    last, position = find_end(storage, manifest, session, names)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
     records = _records_of(storage, manifest, last)
     segment = create_segment(storage, manifest.backup_id, last.index, options, records, replace=True)
     try:
-        remove_debris(storage, manifest, last.index, check, names, keep)
+        remove_obsolete_files(storage, manifest, last.index, check, names, keep)
     except BaseException:
         segment.handle.close()
         raise
-    return segment, standing, torn
+    return segment, position, torn
 
 
 def _put_torn_aside(storage: Storage, last: Found) -> str:
@@ -105,7 +105,7 @@ def _put_torn_aside(storage: Storage, last: Found) -> str:
     name = segment_name(last.index)
     aside = f"torn-{name}-{int(time.time())}"
     with closing(storage.open(name)) as source:
-        bytes_torn = source.read(last.tail.offset, _MOST_ASIDE).rstrip(b"\0")
+        bytes_torn = source.read(last.tail.offset, _MAX_ASIDE).rstrip(b"\0")
     storage.publish(aside, bytes_torn)
     return (
         f"{last.tail.why} ({name} at byte {last.tail.offset}); it was never acknowledged and was cut off, "
@@ -142,7 +142,7 @@ def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -
         raise reader.damaged(f"a record has changed while it was read ({error})", offset) from None
 
 
-def remove_debris(
+def remove_obsolete_files(
     storage: Storage,
     manifest: Manifest,
     last_segment: int,

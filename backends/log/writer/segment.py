@@ -25,9 +25,9 @@ from backends.log.format.records import (
 )
 from backends.log.reader.records import Chain
 from backends.log.writer.options import LogOptions
-from backends.storage.base import Fenced, Storage, WriteHandle
+from backends.storage.base import FileFenced, Storage, WriteHandle
 
-_MOST_TAKEN = 100
+_MAX_TAKEN = 100
 """Segments without a record in a row that are passed over; each of them took a failure."""
 
 
@@ -73,7 +73,7 @@ class Segment:
                 self._append_past_room(record, end)
         except BaseException as error:
             self._failed = True
-            if not isinstance(error, Fenced):  # by now the record may be part of the log, which is another writer's
+            if not isinstance(error, FileFenced):  # by now the record may be part of the log, which is another writer's
                 self._cut_back()
             raise
         self.end = end
@@ -173,13 +173,13 @@ def create_next_segment(
     record, which a writer that was replaced, or an attempt that failed half way, has left: it stays, as an empty one in
     the middle of the log. To remove it is safe for nobody who may be held up between looking and doing.
     """
-    for attempt in range(_MOST_TAKEN + 1):
+    for attempt in range(_MAX_TAKEN + 1):
         check()
         try:
             return create_segment(storage, backup_id, index + attempt, options)
         except (FileExistsError, FileNotFoundError) as error:  # the latter: tidied up by another writer
             check()
-            if isinstance(error, FileNotFoundError) or attempt == _MOST_TAKEN:
+            if isinstance(error, FileNotFoundError) or attempt == _MAX_TAKEN:
                 raise
     raise AssertionError
 

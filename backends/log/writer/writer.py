@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 
-from backends.base import Announce, Report, Sizes, SnapshotSource, Standing
+from backends.base import Announce, Position, Report, Sizes, SnapshotSource
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
-from backends.errors import BackupError, Replaced, WriteFailed
+from backends.errors import BackupError, Fenced, WriteFailed
 from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.known_damage import DamageNotes, remove_damage
@@ -21,16 +21,16 @@ from backends.log.reader.opening import segment_indexes
 from backends.log.reader.records import Chain
 from backends.log.status import Status, status_of_writer
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
-from backends.log.writer.fence import SessionMarker, replaced_by
+from backends.log.writer.fence import WriterFence, fenced_by
 from backends.log.writer.generation import CurrentGeneration, UnknownGeneration
 from backends.log.writer.keeping import keep_generation, remove_kept, still_kept
 from backends.log.writer.lock import SoleWriter
 from backends.log.writer.options import LogOptions
-from backends.log.writer.recovery import remove_debris, remove_older
+from backends.log.writer.recovery import remove_obsolete_files, remove_older
 from backends.log.writer.segment import Segment
 from backends.log.writer.segments import Segments
 from backends.log.writer.snapshot import next_generation, write_snapshot
-from backends.storage.base import Fenced, Space, Storage
+from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.reaching import reaching
 
 _TIDY_EVERY = 3600.0
@@ -38,7 +38,7 @@ _TIDY_EVERY = 3600.0
 
 
 class Writer:
-    """An open log, which goes on in `segment` after `standing`. Made by `Backup.open`.
+    """An open log, which goes on in `segment` after `position`. Made by `Backup.open`.
 
     After a failed append or snapshot it refuses all further ones: only opening the backup anew tells what is there.
     """
@@ -48,24 +48,24 @@ class Writer:
         storage: Storage,
         manifest: Manifest,
         segment: Segment,
-        standing: Standing,
-        marker: SessionMarker,
+        position: Position,
+        fence: WriterFence,
         lock: SoleWriter,
         report: Report,
         options: LogOptions,
         names: Sequence[str],
     ) -> None:
-        self.storage, self.standing = storage, standing
-        """`standing` is where the log ends now: what the next call is compared with."""
-        self._marker, self._lock, self._report, self._options = marker, lock, report, options
-        self.finished: BackupError | None = None
+        self.storage, self.position = storage, position
+        """`position` is where the log ends now: what the next call is compared with."""
+        self._fence, self._lock, self._report, self._options = fence, lock, report, options
+        self.failure: BackupError | None = None
         """Set once nothing may be appended any more; every later append refuses with it."""
         self._new_session = True
         self._foreign_keys = True
         self._slow = threading.Lock()
-        self._current = CurrentGeneration(storage, manifest, marker.check)
+        self._current = CurrentGeneration(storage, manifest, fence.check)
         self._segments = Segments(
-            storage, manifest.backup_id, segment, self._slow, options, marker.check, lambda: replaced_by(storage)
+            storage, manifest.backup_id, segment, self._slow, options, fence.check, lambda: fenced_by(storage)
         )
         self.damage = DamageNotes(storage, lambda: self.manifest.generation)
         self._snapshot_bytes = 0
@@ -79,22 +79,22 @@ class Writer:
 
     def append(self, change: Change) -> None:
         """Durable when it returns. Raises WriteFailed, Replaced, or what finished the writer before."""
-        if self.finished is not None:
-            raise self.finished
+        if self.failure is not None:
+            raise self.failure
         flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
         flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
         raw = self._encoded(change)
         try:
             segment = self._segments.for_record(len(raw))
-            before, now = self.standing, time_now()
+            before, now = self.position, time_now()
             chain = Chain(before.sequence, before.checksum)
             chain = segment.append(chain, flags, change.data_version, now, change.database, raw)
         except BaseException as error:
-            self._finish(error)
+            self._fail(error)
             if isinstance(error, Exception):
-                raise self.finished or error from error
+                raise self.failure or error from error
             raise
-        self.standing = Standing(change.data_version, chain.sequence, chain.checksum, now)
+        self.position = Position(change.data_version, chain.sequence, chain.checksum, now)
         self._new_session = False
         if not change.advances and (setting := foreign_keys_setting(change.statements)) is not None:
             self._foreign_keys = setting
@@ -105,24 +105,24 @@ class Writer:
             if len(raw) > MAX_CHANGE:
                 raise ValueError(f"it has {len(raw)} bytes of SQL, and no reader takes more than {MAX_CHANGE}")
         except ValueError as error:  # UnicodeEncodeError is one
-            self._finish(error)
-            raise self.finished or error from error
+            self._fail(error)
+            raise self.failure or error from error
         return raw
 
-    def _finish(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
         if isinstance(error, BackupError):
-            self.finished = error
+            self.failure = error
             return
-        if isinstance(error, Fenced):
-            self.finished = replaced_by(self.storage)
+        if isinstance(error, FileFenced):
+            self.failure = fenced_by(self.storage)
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         # What no place could hold is not blamed on one.
         remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount)"
-        self.finished = WriteFailed(
+        self.failure = WriteFailed(
             f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
-            f"and everything up to version {self.standing.data_version} is safe. {remedy}, then start the node again"
+            f"and everything up to version {self.position.data_version} is safe. {remedy}, then start the node again"
         )
 
     # A new generation
@@ -133,23 +133,23 @@ class Writer:
         The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way. After a
         failure the writer is finished, and the old generation is whole and still the current one.
         """
-        if self.finished is not None:
-            raise self.finished
+        if self.failure is not None:
+            raise self.failure
         try:
             with self._slow:
                 self._take_snapshot(source, reason, announce)
         except BaseException as error:
-            self._finish(error.error if isinstance(error, UnknownGeneration) else error)
+            self._fail(error.error if isinstance(error, UnknownGeneration) else error)
             if isinstance(error, Exception):
-                raise self.finished or error from error
+                raise self.failure or error from error
             raise
         with reaching(self.storage):
             self._measure(self.storage.names())
-            self._marker.begin_generation(self.manifest.generation)
-            self._marker.note(self.standing)
+            self._fence.begin_generation(self.manifest.generation)
+            self._fence.note(self.position)
 
     def _take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None) -> None:
-        old, standing, current = self.manifest, self.standing, self._current
+        old, position, current = self.manifest, self.position, self._current
         generation = next_generation(self.storage, old.generation)
         written = write_snapshot(
             self.storage, old.backup_id, generation, source.data_version, source.pieces, self._options
@@ -158,18 +158,18 @@ class Writer:
         first = self._segments.prepare()
         # A chain that no record of the old log is part of: a copy that mixes both is found out.
         checksum = secrets.randbits(32)
-        base = Base(standing.sequence, source.data_version, checksum, source.foreign_keys)
-        if source.data_version != standing.data_version or still_kept(self.storage, old) is None:
+        base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
+        if source.data_version != position.data_version or still_kept(self.storage, old) is None:
             # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
             last = self._segments.current.index
-            keep_generation(self.storage, Kept(old, last, standing.data_version, time_now()))
+            keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
         if announce is not None:
-            announce(Standing(source.data_version, standing.sequence, checksum))
+            announce(Position(source.data_version, position.sequence, checksum))
         current.publish(generation, base, first.index, reason, source.node_id)
         self._segments.begin_generation()
-        self.standing = Standing(source.data_version, standing.sequence, checksum, time_now())
+        self.position = Position(source.data_version, position.sequence, checksum, time_now())
         remove_damage(self.storage)
-        remove_debris(self.storage, self.manifest, first.index, self._marker.check, self.storage.names())
+        remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, self.storage.names())
 
     def publish_compaction(self, compacted: CompactedSnapshot) -> None:
         """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
@@ -184,11 +184,11 @@ class Writer:
                 with suppress(OSError, BackupError):  # what went wrong is to be told, and not that this failed, too
                     self._measure(self.storage.names())
                 raise
-            self._marker.begin_generation(self.manifest.generation)
+            self._fence.begin_generation(self.manifest.generation)
             self._measure(self.storage.names())
 
     def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
-        if compacted.replaces != self.manifest.generation or self.finished is not None:
+        if compacted.replaces != self.manifest.generation or self.failure is not None:
             raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
         self._current.publish_snapshot(compacted.written, compacted.generation)
         self._current.publish(compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None)
@@ -200,33 +200,33 @@ class Writer:
         try:
             yield
         except UnknownGeneration as error:
-            self._finish(error.error)
+            self._fail(error.error)
             raise error.error from None
 
     def discard_compaction(self) -> None:
         """Remove what a compaction that was killed, or gained nothing, has left. Raises BackupError or OSError."""
         with self._slow:
-            if self.finished is None:
-                self._marker.check()
+            if self.failure is None:
+                self._fence.check()
                 remove_unfinished(self.storage)
 
     # Now and then, off the commit path
 
     def maintain(self) -> None:
         """What must be done now and then: preallocate, look at the session marker, remove what was kept long enough."""
-        if self.finished is not None:
+        if self.failure is not None:
             return
         trouble: str | None = None
         duties: list[Callable[[], None]] = [self.preallocate]
-        duties.append(lambda: self._marker.look(lambda: self.standing, self.check_generation))
+        duties.append(lambda: self._fence.look(lambda: self.position, self.check_generation))
         if time.monotonic() >= self._next_tidying:
             self._next_tidying = time.monotonic() + _TIDY_EVERY
             duties.append(self.remove_outdated)
         for duty in duties:
             try:
                 duty()
-            except Replaced as error:
-                self.finished = error
+            except Fenced as error:
+                self.failure = error
                 self._report("broken", str(error))
                 return
             except OSError as error:  # and the other duty is done all the same
@@ -239,7 +239,7 @@ class Writer:
     def preallocate(self) -> None:
         """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
         with self._slow:
-            if self.finished is None:
+            if self.failure is None:
                 self._segments.maintain()
 
     def check_generation(self) -> None:
@@ -251,17 +251,17 @@ class Writer:
         """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
         with self._slow:
             kept = read_kept(self.storage, self.manifest)
-            if self.finished is None and kept is not None and is_over(kept):
-                self._marker.check()
+            if self.failure is None and kept is not None and is_over(kept):
+                self._fence.check()
                 remove_kept(self.storage, kept)
 
     def note_node_id(self, node_id: str) -> None:
         """Remember whose backup this is; a fresh node's database says so only later."""
-        self._marker.learn_node_id(node_id)
+        self._fence.note_node_id(node_id)
 
     def note_trouble(self, trouble: str | None) -> None:
         """Leave a sentence for whoever looks at the backup; None when all is well again."""
-        self._marker.tell_trouble(trouble)
+        self._fence.note_trouble(trouble)
 
     # What there is to know
 
@@ -273,7 +273,7 @@ class Writer:
     @property
     def node_id(self) -> str | None:
         """The public key (hex) of the node whose backup this is, once it was known."""
-        return self.manifest.node_id or self._marker.session.node_id
+        return self.manifest.node_id or self._fence.session.node_id
 
     @property
     def segment_index(self) -> int:
@@ -286,7 +286,7 @@ class Writer:
 
     def sizes(self) -> Sizes:
         """What the current generation takes; costs no I/O."""
-        records = self.standing.sequence - self.manifest.base.sequence
+        records = self.position.sequence - self.manifest.base.sequence
         return Sizes(self._snapshot_bytes, self._segments.bytes_since(self.manifest.first_segment), records)
 
     def space(self) -> Space:
@@ -300,7 +300,7 @@ class Writer:
         space = self._space or self.space()
         known = self.damage.remembered()
         return status_of_writer(
-            url, self.manifest, self._marker.session, self.standing, self.sizes(), space, known, self.finished
+            url, self.manifest, self._fence.session, self.position, self.sizes(), space, known, self.failure
         )
 
     def _measure(self, names: Sequence[str]) -> None:
@@ -326,13 +326,13 @@ class Writer:
         if self._closed:
             return
         self._closed = True
-        failed = self.finished is not None
-        self.finished = self.finished or BackupError("this backup was closed; start the node again")
+        failed = self.failure is not None
+        self.failure = self.failure or BackupError("this backup was closed; start the node again")
         try:
             with suppress(OSError, BackupError):
                 with self._slow:
                     self._segments.close(failed=failed)
                 if not failed:
-                    self._marker.end(self.standing)
+                    self._fence.end(self.position)
         finally:
             self._lock.release()

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from backends.storage.base import Fenced, ReadHandle, WriteHandle
+from backends.storage.base import FileFenced, ReadHandle, WriteHandle
 from backends.storage.nfs.channel import Channel
 from backends.storage.nfs.protocol import SECTOR, Attributes, Handle, Protocol
 from backends.storage.nfs.xdr import Malformed
@@ -77,11 +77,11 @@ class Writer(_File, WriteHandle):
                 lambda protocol: self._commit(protocol, handle, offset, data),
                 lambda protocol: self._settle(protocol, handle, offset, data),
             )
-        except Fenced:
+        except FileFenced:
             raise
         except OSError as error:
             if error.errno in _MAY_BE_FENCED and self._is_fenced(handle):
-                raise Fenced(self._name) from error
+                raise FileFenced(self._name) from error
             raise
 
     def is_fenced(self) -> bool:
@@ -90,7 +90,7 @@ class Writer(_File, WriteHandle):
     def _commit(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
         _, after = _write(protocol, handle, offset, data, durably=True)
         if (after or protocol.attributes(handle)).sealed:
-            raise Fenced(self._name)
+            raise FileFenced(self._name)
 
     def _is_fenced(self, handle: Handle) -> bool:
         """Whether the server refuses a write because another writer has taken the file."""

@@ -18,15 +18,15 @@ from backends.storage.nfs.xdr import Malformed, Unpacker
 Address = tuple[str, int]
 
 _LAST_FRAGMENT = 1 << 31
-_MOST = 4 << 20
+_MAX_MESSAGE = 4 << 20
 """Bytes of the largest answer that is believed: what is asked for here takes little more than 1 MiB."""
 
-_MOST_PARTS = 4096
+_MAX_PARTS = 4096
 """Fragments of an answer; a server may send empty ones for ever."""
 
 _NO_SUCH_PROCEDURE = 3
 _AUTH_SYS = 1
-_MOST_GROUPS = 16
+_MAX_GROUPS = 16
 
 _DEAD_AFTER = 15
 """Seconds after which a server whose machine acknowledges nothing counts as gone.
@@ -59,7 +59,7 @@ class Identity:
     def __init__(self, uid: int | None = None, gid: int | None = None) -> None:
         own = uid is None and gid is None
         self.uid = os.geteuid() if uid is None else uid
-        groups = sorted(set(os.getgroups()))[:_MOST_GROUPS] if own else []
+        groups = sorted(set(os.getgroups()))[:_MAX_GROUPS] if own else []
         body = b"".join(
             (
                 xdr.number(0),
@@ -118,7 +118,7 @@ class Connection:
             mark = struct.unpack(">I", self._receive_exactly(4, until))[0]
             length = mark & ~_LAST_FRAGMENT
             size += length
-            if size > _MOST or len(parts) > _MOST_PARTS:
+            if size > _MAX_MESSAGE or len(parts) > _MAX_PARTS:
                 raise Malformed(f"the server announces an answer of {size} bytes in {len(parts) + 1} parts")
             parts.append(self._receive_exactly(length, until))
             if mark & _LAST_FRAGMENT:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from backends.commit_timeout import patience_of
+from backends.commit_timeout import commit_timeout_of
 from backends.storage.nfs.protocol import Protocol
 from backends.storage.nfs.rpc import Identity, Refused
 from backends.storage.nfs.version3 import Ports, Version3
@@ -70,7 +70,7 @@ def server_of(destination: Destination) -> Server:
         _VERSIONS[version] if version else None,
         Identity(_number(destination, "uid", (1 << 32) - 1), _number(destination, "gid", (1 << 32) - 1)),
         destination.option("noresvport", "false") != "true",
-        patience_of(destination),
+        commit_timeout_of(destination),
         list(PurePosixPath(destination.path).parent.parts[1:]),
     )
 

@@ -37,9 +37,9 @@ _FALSE_RETRY, _UNCACHED = 10076, 10068
 HEADS = 1024
 """Bytes in a call for all that is not data."""
 
-_MOST = (1 << 20) + 4096
+_MAX_MESSAGE = (1 << 20) + 4096
 _LIST_OF_OPERATIONS = 16
-_MOST_OPERATIONS_USED = 6
+_MAX_OPERATIONS_USED = 6
 
 
 class Operation:
@@ -115,7 +115,7 @@ class Session:
 
     def _begin(self, client_sequence: int, until: float) -> tuple[bytes, int]:
         """The session's id, and the most bytes of one call."""
-        channel = b"".join(map(number, (0, _MOST, _MOST, 4096, _LIST_OF_OPERATIONS, 1, 0)))
+        channel = b"".join(map(number, (0, _MAX_MESSAGE, _MAX_MESSAGE, 4096, _LIST_OF_OPERATIONS, 1, 0)))
         no_security = xdr.numbers([0])
         request = long(self.client_id) + number(client_sequence) + number(0) + channel * 2 + number(0) + no_security
         answer = self._compound([Operation(_CREATE_SESSION, request)], until)
@@ -126,11 +126,11 @@ class Session:
         largest = min(answer.number(), answer.number())
         answer.number()
         operations = answer.number()
-        if largest < HEADS + SECTOR or operations < _MOST_OPERATIONS_USED:
+        if largest < HEADS + SECTOR or operations < _MAX_OPERATIONS_USED:
             raise Refused(
                 errno.EPROTONOSUPPORT,
                 f"the server takes calls of {largest} bytes and {operations} operations in a session of NFS 4.1, and "
-                f"a backup needs {HEADS + SECTOR} and {_MOST_OPERATIONS_USED} (version=3 may do)",
+                f"a backup needs {HEADS + SECTOR} and {_MAX_OPERATIONS_USED} (version=3 may do)",
             )
         return ident, largest
 

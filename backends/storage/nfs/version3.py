@@ -29,7 +29,7 @@ _GETATTR, _SETATTR, _LOOKUP, _READ, _WRITE, _CREATE, _MKDIR = 1, 2, 3, 6, 7, 8, 
 _REMOVE, _RMDIR, _RENAME, _LINK, _READDIR, _READDIRPLUS = 12, 13, 14, 15, 16, 17
 _FSSTAT, _FSINFO, _COMMIT = 18, 19, 21
 
-_MOST_IO = 1 << 20
+_MAX_IO = 1 << 20
 _LIST_BYTES = 1 << 16
 
 
@@ -55,7 +55,7 @@ class Version3(Protocol):
         self._connection = self._connect(self._port)
         self._roots: dict[str, Handle] = {}
         self._lists_attributes = True  # until the server says that it has no READDIRPLUS
-        self.largest_read = self.largest_write = _MOST_IO
+        self.largest_read = self.largest_write = _MAX_IO
 
     def reconnect(self, why: Disconnected) -> None:
         self._connection.close()
@@ -122,7 +122,7 @@ class Version3(Protocol):
         most_read = answer.number()
         answer.fixed(8)
         most_write = answer.number()
-        self.largest_read, self.largest_write = limit(most_read, _MOST_IO), limit(most_write, _MOST_IO)
+        self.largest_read, self.largest_write = limit(most_read, _MAX_IO), limit(most_write, _MAX_IO)
 
     # Files and names
 

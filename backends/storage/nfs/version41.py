@@ -13,9 +13,9 @@ from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, opaque, 
 _CLOSE, _COMMIT, _CREATE, _GETATTR, _GETFH, _LINK, _LOOKUP, _OPEN = 4, 5, 6, 9, 10, 11, 15, 18
 _PUTFH, _PUTROOTFH, _READ, _READDIR, _REMOVE, _RENAME, _SAVEFH, _SETATTR, _WRITE = 22, 24, 25, 26, 28, 29, 32, 34, 38
 
-_TYPE, _SIZE, _MOST_READ, _MOST_WRITE, _MODE, _LINKS, _AVAILABLE, _TOTAL = 1, 4, 30, 31, 33, 35, 42, 44
+_TYPE, _SIZE, _MAX_READ, _MAX_WRITE, _MODE, _LINKS, _AVAILABLE, _TOTAL = 1, 4, 30, 31, 33, 35, 42, 44
 _KINDS = {1: Kind.FILE, 2: Kind.DIRECTORY}
-_LONG_ATTRIBUTES = frozenset({_SIZE, _MOST_READ, _MOST_WRITE, _AVAILABLE, _TOTAL})
+_LONG_ATTRIBUTES = frozenset({_SIZE, _MAX_READ, _MAX_WRITE, _AVAILABLE, _TOTAL})
 _SHORT_ATTRIBUTES = frozenset({_TYPE, _MODE, _LINKS})
 _KNOWN_ATTRIBUTES = _LONG_ATTRIBUTES | _SHORT_ATTRIBUTES
 _MAX_BITMAP = 8
@@ -30,7 +30,7 @@ _CURRENT = number(1) + bytes(12)
 _FILE_SYNC = 2
 _BOTH_WITHOUT_DELEGATION = 3 | 0x0400
 _DIRECTORY = 2
-_MOST_IO = 1 << 20
+_MAX_IO = 1 << 20
 
 _LIST_BYTES = 1 << 16
 
@@ -74,13 +74,13 @@ class Version41(Protocol):
         return handle
 
     def learn_limits(self, handle: Handle) -> None:
-        values, most = self._values(handle, _MOST_READ, _MOST_WRITE), self._most
-        self.largest_read = limit(values.get(_MOST_READ, 0), most)
-        self.largest_write = limit(values.get(_MOST_WRITE, 0), most)
+        values, most = self._values(handle, _MAX_READ, _MAX_WRITE), self._most
+        self.largest_read = limit(values.get(_MAX_READ, 0), most)
+        self.largest_write = limit(values.get(_MAX_WRITE, 0), most)
 
     @property
     def _most(self) -> int:
-        return min(self._session.largest - HEADS, _MOST_IO)
+        return min(self._session.largest - HEADS, _MAX_IO)
 
     def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]:
         answer = self._within(directory, [Operation(_LOOKUP, text(name)), _LOOK, Operation(_GETFH)], name)
