@@ -40,7 +40,7 @@ oldest: $(READY_TO_TEST) ## the tests nearest to the dependencies, with the olde
 	sed -n '/^install_requires/,/^$$/s/^ *\(.*\) >= \([0-9.]*\)/\1==\2.*/p' setup.cfg > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(VENV)/oldest/requirements.txt --editable '.[test]'
-	$(VENV)/oldest/bin/pytest $(PARALLEL) tests/database tests/log/test_backend.py tests/plugin/test_main.py tests/plugin/test_process.py \
+	$(VENV)/oldest/bin/pytest $(PARALLEL) tests/sqlite tests/log/test_backup.py tests/plugin/test_main.py tests/plugin/test_process.py \
 		tests/cli/test_usage.py tests/cli/test_init.py tests/cli/test_restore.py tests/end_to_end/test_isolated.py \
 		tests/end_to_end/test_recordings.py
 
@@ -69,7 +69,7 @@ powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=
 		$(if $(RECORDING),--recording $(RECORDING)) $(if $(EVERY),--every $(EVERY)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(READY_TO_TEST) ## every random test with twenty times as many tries, the attacks and the readers of hostile files first
-	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest $(PARALLEL) tests/attacks tests/log tests/older tests/database tests/storage tests/node/test_processes.py \
+	LIGHTNINGD_BACKUP_CAMPAIGN=1 $(BIN)/pytest $(PARALLEL) tests/attacks tests/log tests/legacy tests/sqlite tests/storage tests/node/test_processes.py \
 		tests/cli/test_usage.py tests/cli/test_stopped_at_every_step.py \
 		tests/end_to_end/test_histories.py
 

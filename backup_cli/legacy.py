@@ -9,7 +9,7 @@ from backends.legacy import LegacyBackup, legacy_backup_at
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.sqlite.rebuild import Rebuilt
 from backup_cli.console import progress, size, warn
-from backup_cli.restore_words import tell_plan_of
+from backup_cli.restore_text import tell_plan_of
 
 CANNOT_RESUME = (
     "no node can go on with a backup of the older plugin, so --resume has no meaning; nothing was restored. Restore "

@@ -20,7 +20,7 @@ from backends.node.files import create_file, read_small_file
 from backends.node.lockfile import LOCK_FILE
 from backends.sqlite.limits import lift
 from backends.storage.base import Closed
-from backends.storage.reaching import closed_error
+from backends.storage.unreachable import closed_error
 from backends.system.interrupts import deferred
 from backends.system.owners import user_name
 from backends.text import counted, one_line, printable

@@ -14,7 +14,7 @@ from backends.errors import BackupError, Damaged, Fenced, InUse, Unreachable
 from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backup_cli.console import age, warn
-from backup_cli.pairing_words import TWO_NODES
+from backup_cli.pairing_text import TWO_NODES
 
 take_over = click.option(
     "--take-over",

@@ -19,10 +19,10 @@ from backends.log.backup import Backup
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
-from backends.node.handover import restore_command
+from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
 from backends.node.memory import record_beginning
-from backends.node.sync_point import LogEnd
+from backends.node.sync_point import SavedEnd
 from backends.node.writer_lock import WriterLock
 from backends.sqlite.connection import refuse_old_sqlite
 from backends.sqlite.copy import consistent_copy
@@ -73,7 +73,7 @@ class CommitGate:
         """Held while this process has the database open through SQLite; not on the commit path."""
         self.noting = threading.Lock()
         """Held while the sync point is written."""
-        self.begins: LogEnd | None = None
+        self.begins: SavedEnd | None = None
         """Where the last new generation of this session begins, which no note may leave out until it is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None

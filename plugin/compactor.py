@@ -17,7 +17,7 @@ from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Unrestorable
 from backends.log.reader.opening import read_manifest
 from backends.sqlite import limits
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE

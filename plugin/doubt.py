@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backends.base import Position
-from backends.node.sync_point import Fingerprint, LogEnd, SyncPoint, read_sync_point, write_sync_point
+from backends.node.sync_point import Fingerprint, SavedEnd, SyncPoint, read_sync_point, write_sync_point
 
 
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, position: Position) -> str | None:
@@ -34,7 +34,7 @@ def sync_point_of(
     position: Position,
     seen: Fingerprint | None,
     failure: str | None = None,
-    begins: LogEnd | None = None,
+    begins: SavedEnd | None = None,
 ) -> SyncPoint:
     """That the database held the backup's last change when its file looked so."""
     point = (position.sequence, position.data_version, position.checksum)
@@ -53,7 +53,9 @@ def record_end(directory: Path, backup_id: str, position: Position, session: str
     if _fits(sync_point, backup_id, position):
         over = replace(sync_point, ended=session)
     else:
-        over = replace(sync_point, written=LogEnd(session, position.sequence, position.data_version, position.checksum))
+        over = replace(
+            sync_point, written=SavedEnd(session, position.sequence, position.data_version, position.checksum)
+        )
     with contextlib.suppress(OSError):
         write_sync_point(directory, over)
 

@@ -23,7 +23,7 @@ from backends.base import Position
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.reader.last_changes import LogEnd, LoggedChange, read_end, statements_of
+from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
@@ -68,7 +68,7 @@ class Facts:
     """All that the decision depends on."""
 
     found: AsFound | Unclear
-    end: LogEnd
+    end: LastChanges
     backup_id: str
     expected_id: str
     last_session: str | None
@@ -147,7 +147,7 @@ _DISOWNED = {
 }
 
 
-def _why_disowned(note: SyncPoint, end: LogEnd, sessions: Sequence[str]) -> WhyLeft | None:
+def _why_disowned(note: SyncPoint, end: LastChanges, sessions: Sequence[str]) -> WhyLeft | None:
     """Whether the log's end may be somebody else's work: what he appended must not get into the node's database."""
     position = Position(end.data_version, end.sequence, end.checksum)
     verdict = judge(note, position, sessions[-1] if sessions else None).verdict
@@ -164,7 +164,7 @@ class Read:
     """What the backup says."""
 
     backup_id: str
-    end: LogEnd
+    end: LastChanges
     missing: Sequence[LoggedChange] | WhyLeft
     statements: list[Sequence[str]]
     known_damage: bool

@@ -14,7 +14,7 @@ from backends.node.copied import may_have_gone_its_own_way
 from backends.node.directory import database_path
 from backends.node.lockfile import LOCK_FILE, Settings
 from backends.node.memory import Memory, remembered
-from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
+from backends.node.memory_text import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.session import known_sessions, remember_sessions
 from backends.node.sync_point import Fingerprint
 from backends.node.wallet import put_it_here, wallet_elsewhere

@@ -45,7 +45,7 @@ from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.running import lightningd_has_started
-from backends.node.sync_point import Fingerprint, LogEnd, OpenSyncPoint, change_counter
+from backends.node.sync_point import Fingerprint, OpenSyncPoint, SavedEnd, change_counter
 from backends.sqlite.source import inspect
 from plugin.doubt import sync_point_of
 
@@ -80,7 +80,7 @@ class Committing(Protocol):
     """Held by whoever opens the database through SQLite."""
     noting: threading.Lock
     """Held by whoever writes the sync point."""
-    begins: LogEnd | None
+    begins: SavedEnd | None
     """Where a new generation begins that is being published, or was."""
 
     @property

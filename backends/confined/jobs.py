@@ -12,7 +12,7 @@ from backends.legacy import LegacyBackup, rebuild_legacy
 from backends.sqlite.compare import compare, foreign_key_violations
 from backends.sqlite.limits import scale
 from backends.sqlite.rebuild import Rebuilt, rebuild
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.system.pulse import pulse
 
 _MAX_SENTENCE = 500

@@ -28,7 +28,7 @@ from backends.log.writer.snapshot import max_compressed_size, publish_snapshot, 
 from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Closed, Space
-from backends.storage.reaching import closed_to_us, reaching
+from backends.storage.unreachable import closed_to_us, reaching
 from backends.system.interrupts import deferred
 
 SMALL_FILES = 128 << 10

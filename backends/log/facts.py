@@ -10,7 +10,7 @@ from backends.log.known_damage import KnownDamage, read_damage
 from backends.log.reader.end import Found, find_end
 from backends.log.reader.opening import read_manifest, read_session
 from backends.storage.base import Storage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 
 
 class Facts:

@@ -14,7 +14,7 @@ from backends.errors import BackupError, Damaged
 from backends.log.format.documents import decode_document, encode_document
 from backends.log.format.records import MAX_NUMBER, time_now
 from backends.storage.base import Storage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.times import believed, moment
 
 DAMAGE = "damage"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backends.base import LastWriter, Position
 from backends.node.session import known_sessions
-from backends.node.sync_point import LogEnd, OpenSyncPoint, SyncPoint, read_sync_point
+from backends.node.sync_point import OpenSyncPoint, SavedEnd, SyncPoint, read_sync_point
 
 
 class Memory(Enum):
@@ -68,14 +68,14 @@ def judge(note: SyncPoint, end: Position, newest_session: str | None) -> Remembe
     return Remembered(Memory.FOREIGN if over else Memory.AGREES, last.data_version)
 
 
-def last_of(note: SyncPoint) -> LogEnd:
+def last_of(note: SyncPoint) -> SavedEnd:
     """The last change that it tells of. With a session when that has ended with it."""
     if note.written is not None:
         return note.written
-    return LogEnd(note.ended or "", note.sequence, note.data_version, note.checksum)
+    return SavedEnd(note.ended or "", note.sequence, note.data_version, note.checksum)
 
 
-def record_beginning(directory: Path, backup_id: str, before: Position, begins: Position) -> LogEnd:
+def record_beginning(directory: Path, backup_id: str, before: Position, begins: Position) -> SavedEnd:
     """Note durably that a generation which begins at `begins` is about to be published, after a log that ends `before`.
 
     A new generation gives its beginning another checksum than the change before it has. A node that was killed right
@@ -83,7 +83,7 @@ def record_beginning(directory: Path, backup_id: str, before: Position, begins: 
     Where it cannot be noted, that false alarm is all that it costs: it must not keep a snapshot from being taken.
     Returns what any later note has to say of it, too.
     """
-    note, new = read_sync_point(directory), LogEnd("", begins.sequence, begins.data_version, begins.checksum)
+    note, new = read_sync_point(directory), SavedEnd("", begins.sequence, begins.data_version, begins.checksum)
     if note is None or note.backup_id != backup_id:
         return new  # nothing is remembered that it could contradict
     written = note.begins if note.begins is not None and _is_at(note.begins, before) else note.written
@@ -97,5 +97,5 @@ def record_beginning(directory: Path, backup_id: str, before: Position, begins: 
     return new
 
 
-def _is_at(point: LogEnd, end: Position) -> bool:
+def _is_at(point: SavedEnd, end: Position) -> bool:
     return (point.sequence, point.data_version, point.checksum) == (end.sequence, end.data_version, end.checksum)

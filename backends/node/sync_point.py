@@ -50,7 +50,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
-class LogEnd:
+class SavedEnd:
     """The last change that a session saved, whether or not lightningd has committed it."""
 
     session: str
@@ -81,8 +81,8 @@ class SyncPoint:
     fingerprint: Fingerprint | None
     failure: str | None
     ended: str | None = None
-    written: LogEnd | None = None
-    begins: LogEnd | None = None
+    written: SavedEnd | None = None
+    begins: SavedEnd | None = None
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
@@ -256,7 +256,7 @@ def _sync_point(document: Any) -> SyncPoint:
         fields["fingerprint"] = Fingerprint(**_checked(fields["fingerprint"], _FINGERPRINT_KINDS))
     for name in _ADDED:
         if fields[name] is not None:
-            fields[name] = LogEnd(**_checked(fields[name], _LOG_END_KINDS))
+            fields[name] = SavedEnd(**_checked(fields[name], _LOG_END_KINDS))
     return SyncPoint(**fields)
 
 

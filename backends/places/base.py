@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from backends.storage.base import Storage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 
 
 class Place(ABC):

@@ -11,7 +11,7 @@ from backends.mounts.unfit import ACCEPTED, EPHEMERAL, refuse_device, why_epheme
 from backends.near_miss import of_a_file_with_host
 from backends.places.base import Place
 from backends.storage.local import LocalStorage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.urls import BadURL, Destination
 
 

@@ -11,7 +11,7 @@ from backends.places.base import Place
 from backends.storage.found import Found, FoundStorage
 from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.text import printable
 from backends.urls import BadURL, Destination, parse_url, quote
 

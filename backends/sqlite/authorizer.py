@@ -2,7 +2,7 @@
 
 Three things keep a change inside its file and its time. The connection has no extensions, no virtual tables, nothing
 attached, and only the functions that a node calls (`connect`), so that a statement on tables can do no more than write
-to them; SQLite asks `Guard` about every action of all others; and `Guard` ends a change that runs on and on.
+to them; SQLite asks `ReplayAuthorizer` about every action of all others; and it ends a change that runs on and on.
 """
 
 import re
@@ -55,7 +55,7 @@ PLAIN = (
 )
 """How statements begin that write rows, or define tables and indexes, and do no more if they are one statement.
 
-Nearly all are so. Asking `Guard` about each column of each of them would take a fifth of the time of a replay.
+Nearly all are so. Asking about each column of each of them would take a fifth of the time of a replay.
 """
 
 
@@ -70,14 +70,14 @@ _NEVER_REPLAYED = re.compile(
 
 
 def never_replayed(statements: Iterable[str]) -> str | None:
-    """The first of a change's statements that `Guard` would surely refuse when the backup is restored."""
+    """The first of a change's statements that `ReplayAuthorizer` would surely refuse when the backup is restored."""
     for statement in statements:
         if not statement.startswith(PLAIN) and _NEVER_REPLAYED.match(statement):
             return statement
     return None
 
 
-class Guard:
+class ReplayAuthorizer:
     """Answers SQLite's questions, and remembers in words what it refused."""
 
     def __init__(self, *, in_place: bool = False) -> None:

@@ -18,7 +18,7 @@ import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
 from backends.errors import BackupError, Unrestorable
-from backends.sqlite.authorizer import PLAIN, Guard
+from backends.sqlite.authorizer import PLAIN, ReplayAuthorizer
 from backends.sqlite.connection import (
     READ_ONLY,
     READ_WRITE,
@@ -59,7 +59,7 @@ connection has dropped all modules; `pragma_optimize` runs statements of its own
 
 _ASKS_ITSELF = "ALTER TABLE "
 """To add a column to a STRICT table, SQLite reads from `pragma_quick_check`. Nothing can be named in one such statement
-that is a table to read from; if there may be several, `Guard` is asked."""
+that is a table to read from; if there may be several, `ReplayAuthorizer` is asked."""
 
 _HUGE = 1 << 20
 """Characters of a statement that SQLite needs more memory for."""
@@ -132,7 +132,7 @@ class Replay:
         self.path = path
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
-        self._guard = Guard(in_place=in_place)
+        self._guard = ReplayAuthorizer(in_place=in_place)
         self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
         self._most: int | None = None

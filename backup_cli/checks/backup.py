@@ -18,7 +18,7 @@ from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.old_age import doubt_of
-from backup_cli.pairing_words import finding
+from backup_cli.pairing_text import finding
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 

@@ -9,7 +9,7 @@ from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
 from backends.text import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig
-from backup_cli.secret_words import how_to_tell, known_node, why_wrong
+from backup_cli.secret_text import how_to_tell, known_node, why_wrong
 
 
 def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from backends.log.format.records import is_part_of, segment_index
 from backends.log.status import Status
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from backends.system.interrupts import deferred, ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted

@@ -16,7 +16,7 @@ from backends.confined.work import compare_databases, rebuild_backup
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.mounts.ephemeral import Lifetime, lifetime_of
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.node.lockfile import read_settings
 from backends.node.pairing import Relation
 from backends.node.present import end_of_backup, inspect_node, pair_at
@@ -33,7 +33,7 @@ from backup_cli.findings import Level
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.old_age import doubt_of
 from backup_cli.options import A_PATH, DRILL_PREFIX, existing_backup, no_limits, show_statements
-from backup_cli.pairing_words import finding
+from backup_cli.pairing_text import finding
 from backup_cli.paths import plugin_path
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward

@@ -14,7 +14,7 @@ from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup
 from backends.node.directory import database_path
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
@@ -39,7 +39,7 @@ from backup_cli.options import (
     show_statements,
     url_argument,
 )
-from backup_cli.pairing_words import in_words
+from backup_cli.pairing_text import in_words
 from backup_cli.paths import plugin_path
 from backup_cli.replica import refuse_other_main
 

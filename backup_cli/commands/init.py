@@ -17,7 +17,7 @@ from backends.node.directory import (
     database_path,
     looks_like_a_nodes,
 )
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.node.pairing import Found
 from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
@@ -41,10 +41,10 @@ from backup_cli.options import (
     set_old_lock_aside,
     url_argument,
 )
-from backup_cli.pairing_words import in_words
+from backup_cli.pairing_text import in_words
 from backup_cli.paths import plugin_path
 from backup_cli.replica import refuse_other_database
-from backup_cli.secret_words import warn_of_secret
+from backup_cli.secret_text import warn_of_secret
 from backup_cli.waiting import answered
 
 

@@ -18,7 +18,7 @@ from backends.holder import COMMAND
 from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.node.pairing import BackupEnd, pair
 from backends.node.present import end_of_backup, inspect_database
 from backends.node.running import refuse_if_running
@@ -56,7 +56,7 @@ from backup_cli.restore_place import (
     target_of,
     unfinished,
 )
-from backup_cli.restore_words import (
+from backup_cli.restore_text import (
     WHY_OLD_IS_DEADLY,
     restored_document,
     tell_plan,

@@ -15,10 +15,10 @@ from backends.log.backup import Backup
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
-from backends.node.handover import record_sync_point, restore_command
+from backends.node.hand_over import record_sync_point, restore_command
 from backends.node.lockfile import Settings, read_settings
 from backends.node.memory import record_beginning
-from backends.node.memory_words import BOTH_OLDER, what_is_wrong
+from backends.node.memory_text import BOTH_OLDER, what_is_wrong
 from backends.node.pairing import Found, Identity, NodeDatabase, Pairing, Relation
 from backends.node.present import end_of_backup, inspect_database, pair_at
 from backends.node.running import refuse_if_running
@@ -38,7 +38,7 @@ from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.options import copy_place, lightning_dir
 from backup_cli.ownership import alone, take_over
-from backup_cli.pairing_words import TWO_NODES, both, in_words, why_copied
+from backup_cli.pairing_text import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
 from backup_cli.waiting import answered
 

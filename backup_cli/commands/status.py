@@ -23,7 +23,7 @@ from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row
 from backup_cli.findings import Finding, Level
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
-from backup_cli.pairing_words import finding
+from backup_cli.pairing_text import finding
 from backup_cli.prometheus import metrics, unreadable
 from plugin.foresight import brings_forward
 

@@ -33,7 +33,7 @@ from backup_cli.options import (
     show_statements,
     url_argument,
 )
-from backup_cli.pairing_words import finding, remembered_otherwise
+from backup_cli.pairing_text import finding, remembered_otherwise
 from plugin.foresight import brings_forward
 
 

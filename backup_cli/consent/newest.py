@@ -20,7 +20,7 @@ from backends.node.present import end_of_backup, pair_at
 from backends.node.sync_point import look, read_sync_point
 from backends.text import shell_line
 from backup_cli.console import age, warn
-from backup_cli.pairing_words import TWO_NODES, why_copied
+from backup_cli.pairing_text import TWO_NODES, why_copied
 from backup_cli.waiting import answered
 
 UNKNOWN = "unknown"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from backends.node.directory import DATABASE
 from backends.node.memory import Memory, remembered
-from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
+from backends.node.memory_text import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import BackupEnd, Found, Identity, NodeDatabase, Pairing, Relation, pair
 from backends.node.present import inspect_database
 from backup_cli.consent.newest import State, demand_consent, demand_newest
-from backup_cli.pairing_words import both
+from backup_cli.pairing_text import both
 
 
 def demand_no_newer(target: Path, url: str, end: BackupEnd, older: bool, consent: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import psutil
 
 from backends import backup_at
 from backends.change import foreign_keys_setting
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.sqlite.copy import nothing
 from backends.sqlite.rebuild import rebuild
 from backup_cli.drill.player import Player

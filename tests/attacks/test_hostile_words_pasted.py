@@ -21,7 +21,7 @@ from backends.mounts.sticks import find_stick
 from backends.mounts.superblock import Names
 from backends.mounts.table import Mount
 from backends.mounts.volumes import Volume
-from backends.node.handover import restore_command
+from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
 from backup_cli.commands.versions import Versions, _table
 from tests.attacks.hostile_text import assert_calm, some

@@ -8,7 +8,8 @@ from backends import place_at
 from backends.log.backup import Backup
 from backends.log.writer.options import LogOptions
 from tests.destinations.places import KINDS, Places
-from tests.log import test_backend, test_backend_restarts
+from tests.log import test_backup as test_backend
+from tests.log import test_backup_restarts as test_backend_restarts
 from tests.log.conftest import created, impatient, no_lock, options, small, tiny, writer
 from tests.log.destinations import Maker
 

@@ -24,7 +24,7 @@ from backends.compaction.compact import compact_log
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.mounts import ephemeral
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.sqlite.copy import nothing
 from backends.sqlite.rebuild import rebuild
 from plugin.before_manifest import before_manifest

@@ -20,7 +20,7 @@ from backends.log.writer.snapshot import next_generation
 from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Storage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 from tests.fake_lightningd.calls import Call, History
 from tests.log.model import Model
 

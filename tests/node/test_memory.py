@@ -7,7 +7,7 @@ import pytest
 
 from backends.base import Position
 from backends.node.memory import Memory, judge, record_beginning
-from backends.node.sync_point import LogEnd, SyncPoint, read_sync_point, write_sync_point
+from backends.node.sync_point import SavedEnd, SyncPoint, read_sync_point, write_sync_point
 
 NOTE = SyncPoint("b" * 32, 5, 50, 555, None, None)
 """The node had change 5 acknowledged."""
@@ -32,7 +32,7 @@ def test_end_of_the_log_against_the_last_change_acknowledged(end: Position, verd
 
 
 def test_log_that_goes_on_after_a_session_that_has_ended_is_foreign() -> None:
-    ended = replace(NOTE, written=LogEnd("session", 5, 50, 555))
+    ended = replace(NOTE, written=SavedEnd("session", 5, 50, 555))
     assert judge(ended, Position(51, 6, 1), "session").verdict is Memory.FOREIGN
     assert judge(ended, Position(51, 6, 1), "a later session").verdict is Memory.AGREES
 

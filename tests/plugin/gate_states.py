@@ -12,7 +12,7 @@ from backends.log.backup import Backup
 from backends.log.format.documents import MANIFEST
 from backends.log.format.records import segment_index
 from backends.log.known_damage import found_now, write_damage
-from backends.node.handover import hand_over, record_sync_point
+from backends.node.hand_over import hand_over, record_sync_point
 from backends.node.lockfile import LOCK_FILE, Settings, write_settings
 from backends.node.sync_point import SYNC_POINT_FILE
 from backends.node.writer_lock import WriterLock

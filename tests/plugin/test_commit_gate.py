@@ -13,7 +13,7 @@ import pytest
 
 from backends.base import SnapshotSource
 from backends.change import Change
-from backends.node.handover import hand_over
+from backends.node.hand_over import hand_over
 from backends.node.session import SESSION_FILE
 from backends.node.sync_point import read_sync_point
 from plugin.commit_gate import CONTINUE, CommitGate

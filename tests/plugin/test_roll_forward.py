@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backends.base import MAX_ROLL_FORWARD
 from backends.change import DATABASE_HEADER, VERSIONS, database_fingerprint
 from backends.log.format.records import RECORD_MAGIC, Flag, RecordHeader, RecordKind
-from backends.log.reader.last_changes import LogEnd, LoggedChange
+from backends.log.reader.last_changes import LastChanges, LoggedChange
 from backends.sqlite.as_found import AsFound, Unclear
 from backends.sqlite.source import DatabaseState
 from plugin.at_start import WhyLeft
@@ -42,9 +42,9 @@ def logged(version: int, database: int | None = None, *, advances: bool = True, 
     return LoggedChange(header, 0, 64)
 
 
-def log(*changes: LoggedChange, whole: bool = False) -> LogEnd:
+def log(*changes: LoggedChange, whole: bool = False) -> LastChanges:
     """A log that ends with these."""
-    return LogEnd(99, 7, changes[-1].header.data_version, TIME, changes, whole)
+    return LastChanges(99, 7, changes[-1].header.data_version, TIME, changes, whole)
 
 
 FACTS = Facts(

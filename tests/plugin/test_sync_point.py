@@ -17,7 +17,7 @@ from backends import backup_at
 from backends.base import Report
 from backends.change import DATABASE_HEADER, Change
 from backends.log.writer.writer import Writer
-from backends.node.sync_point import LogEnd, OpenSyncPoint, look, read_sync_point, write_sync_point
+from backends.node.sync_point import OpenSyncPoint, SavedEnd, look, read_sync_point, write_sync_point
 from backends.sqlite.copy import nothing
 from backends.sqlite.source import inspect
 from plugin import sync_point as module
@@ -47,7 +47,7 @@ class Hook:
         self.database_header: bytes | None = None
         self.reading_database = threading.Lock()
         self.noting = threading.Lock()
-        self.begins: LogEnd | None = None
+        self.begins: SavedEnd | None = None
         self.said: list[tuple[str, str]] = []
         self.report: Report = lambda level, line: self.said.append((level, line))
         self.begun = -1e9  # this lightningd is seen alive by its pipe alone

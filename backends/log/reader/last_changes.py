@@ -42,7 +42,7 @@ class LoggedChange(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LogEnd:
+class LastChanges:
     """Where the log ends, and the changes that led there."""
 
     sequence: int
@@ -57,7 +57,7 @@ class LogEnd:
     """Whether these are all changes since the snapshot."""
 
 
-def read_end(reader: Reader) -> LogEnd:
+def read_end(reader: Reader) -> LastChanges:
     """The end of an open generation's log. Raises Damaged for damage in what was read, or OSError.
 
     Nothing is unpacked.
@@ -93,7 +93,7 @@ def read_end(reader: Reader) -> LogEnd:
         raise Damaged("the log ends before its snapshot", segment_name(reader.log.segments[0][0]), 0)
     _check_acknowledged(reader, reached[0])
     whole = reached[0] - base.sequence == len(changes)
-    return LogEnd(*reached, tuple(changes), whole)
+    return LastChanges(*reached, tuple(changes), whole)
 
 
 def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from zlib import crc32
 
+from backends.base import Position
 from backends.log.format.codec import LEVEL_CHANGES, Compressor
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
@@ -23,7 +24,6 @@ from backends.log.format.records import (
     encode_record,
     segment_name,
 )
-from backends.log.reader.records import Chain
 from backends.log.writer.options import LogOptions
 from backends.storage.base import FileFenced, Storage, WriteHandle
 
@@ -54,15 +54,15 @@ class Segment:
         """Whether the next record belongs into another segment."""
         return self.end >= self._options.segment_size
 
-    def append(self, chain: Chain, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Chain:
-        """One change, durable when this returns. After any exception the segment may not be appended to again."""
+    def append(self, after: Position, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Position:
+        """One change, durable when this returns the position after it. After any exception nothing more is appended."""
         if self._stream is None:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
         payload = self._stream.add(raw)
         header = RecordHeader(
             RECORD_MAGIC, RecordKind.CHANGE, flags, len(payload), len(raw), data_version,
-            chain.sequence + 1, now, database, chain.checksum, 0,
+            after.sequence + 1, now, database, after.checksum, 0,
         )  # fmt: skip
         record, checksum = encode_record(header, payload)
         end = self.end + len(record)
@@ -77,7 +77,7 @@ class Segment:
                 self._cut_back()
             raise
         self.end = end
-        return Chain(header.sequence, checksum)
+        return Position(data_version, header.sequence, checksum, now)
 
     def _cut_back(self) -> None:
         """Remove what a failed write has left: cut within a sector, it would look like damage at the next start."""

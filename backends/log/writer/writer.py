@@ -18,7 +18,6 @@ from backends.log.format.records import Flag, is_part_of, segment_name, snapshot
 from backends.log.known_damage import DamageNotes, remove_damage
 from backends.log.reader.kept import is_over, read_kept
 from backends.log.reader.opening import segment_indexes
-from backends.log.reader.records import Chain
 from backends.log.status import Status, status_of_writer
 from backends.log.writer.compacted import CompactedSnapshot, remove_unfinished
 from backends.log.writer.fence import WriterFence, fenced_by
@@ -31,7 +30,7 @@ from backends.log.writer.segment import Segment
 from backends.log.writer.segments import Segments
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.storage.base import FileFenced, Space, Storage
-from backends.storage.reaching import reaching
+from backends.storage.unreachable import reaching
 
 _TIDY_EVERY = 3600.0
 """Seconds between two looks at what need not be kept any longer."""
@@ -86,15 +85,13 @@ class Writer:
         raw = self._encoded(change)
         try:
             segment = self._segments.for_record(len(raw))
-            before, now = self.position, time_now()
-            chain = Chain(before.sequence, before.checksum)
-            chain = segment.append(chain, flags, change.data_version, now, change.database, raw)
+            position = segment.append(self.position, flags, change.data_version, time_now(), change.database, raw)
         except BaseException as error:
             self._fail(error)
             if isinstance(error, Exception):
                 raise self.failure or error from error
             raise
-        self.position = Position(change.data_version, chain.sequence, chain.checksum, now)
+        self.position = position
         self._new_session = False
         if not change.advances and (setting := foreign_keys_setting(change.statements)) is not None:
             self._foreign_keys = setting

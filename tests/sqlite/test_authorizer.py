@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.sqlite import authorizer as guard_module
+from backends.sqlite import authorizer as authorizer_module
 from backends.sqlite.replay import Replay, ReplayFailed
 from tests.sqlite.databases import NODE, made, node, rows
 
@@ -77,7 +77,7 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
     ],
 )
 def test_a_statement_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
-    monkeypatch.setattr(guard_module, "MAX_STEPS", 5_000_000)
+    monkeypatch.setattr(authorizer_module, "MAX_STEPS", 5_000_000)
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         began = time.monotonic()
@@ -87,7 +87,7 @@ def test_a_statement_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_long_changes_are_each_allowed_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_module, "MAX_STEPS", 5_000_000)
+    monkeypatch.setattr(authorizer_module, "MAX_STEPS", 5_000_000)
     three_million = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250000) "
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE)

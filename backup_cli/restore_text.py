@@ -15,8 +15,8 @@ from backends.sqlite.rebuild import Rebuilt
 from backends.text import counted
 from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
-from backup_cli.pairing_words import finding
-from backup_cli.secret_words import about_secret, warn_of_secret
+from backup_cli.pairing_text import finding
+from backup_cli.secret_text import about_secret, warn_of_secret
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 

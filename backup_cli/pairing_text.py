@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.node.directory import database_path
-from backends.node.handover import restore_command
+from backends.node.hand_over import restore_command
 from backends.node.lockfile import LOCK_FILE
 from backends.node.memory import Memory
-from backends.node.memory_words import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
+from backends.node.memory_text import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.pairing import DISPUTED, Found, Identity, NextStart, NodeDatabase, Pairing, Relation
 from backends.text import counted
 from backup_cli.console import ago
