@@ -7,10 +7,7 @@ import json
 import os
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from backends import backend_for
 from backends.confined import limits
@@ -24,7 +21,6 @@ from plugin.compaction import NOTHING, UNRESTORABLE
 
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
-    _be_humble()
     limits.confine()
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
@@ -56,20 +52,6 @@ def main() -> int:
 
 def _advice(error: limits.BeyondLimits) -> str:
     return f"{error.what}. If that is right so, do it with the node stopped: backup-cli compact --no-limits URL"
-
-
-def _be_humble() -> None:
-    """The node comes first, on processor and disk, and stays when memory runs out.
-
-    Where a sandbox forbids to say so, it is compacted all the same.
-    """
-    with suppress(OSError):
-        os.nice(19)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
-        with suppress(OSError, psutil.Error):
-            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 def _end_with_the_plugin() -> None:

@@ -1,14 +1,15 @@
 """Commits beside a compaction of a large database: how long the slowest of them wait.
 
-python -m contrib.bench.large [--directory DIR] [--rounds N] [--mib N] [--json FILE]
+python -m contrib.bench.large [--directory DIR] [--rounds N] [--megabytes N] [--json FILE]
 
 The database is the recording's and a table of random bytes, which do not compress: what a compaction reads, replays,
 writes and removes is then as large as it can be. Commits come one after the other, first without a compaction and then
-until it has ended.
+beside one and for some seconds more.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -29,20 +30,23 @@ from contrib.bench.long_log import long_log
 
 Call = dict[str, Any]
 
-MIB = 286
-"""Megabytes (of a million bytes) of a busy node's database after two years."""
+MEGABYTES = 286
+"""Of the database, a million bytes each."""
 
 ROW = 1000
+AFTERWARDS = 5.0
+"""Seconds that commits go on for when it has ended: the room of what it removed comes back to the disk then."""
+
 ALONE = 3000
 """Commits without a compaction, to compare with."""
 
-LOOPS = 150
+LOOPS = 80
 """Of the recording: more than the longest compaction lasts."""
 
 
 @dataclass(slots=True)
 class Beside:
-    """Seconds that each commit took, without a compaction and beside one, and how long that one lasted."""
+    """Seconds that each commit took, without a compaction and from when one began, and seconds that it lasted."""
 
     alone: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
@@ -75,7 +79,16 @@ class _Listening(Player):
             yield message
 
 
-def beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
+def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGABYTES) -> Beside:
+    """So many compactions, each of a database of its own below `directory`. Raises RuntimeError when one fails."""
+    again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
+    for _ in range(count):
+        with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
+            found.add(_beside(Path(scratch), calls, again, megabytes * 1_000_000))
+    return found
+
+
+def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
     """One compaction of a database of `size` bytes in `directory`. Raises RuntimeError when it fails."""
     _prepare(directory, calls, size)
     found, rest = Beside(), iter(again)
@@ -84,13 +97,15 @@ def beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> 
         for _ in range(ALONE):
             found.alone.append(player.play(next(rest)))
         player.compact()
-        began = time.monotonic()
+        began, until = time.monotonic(), math.inf
         for call in rest:
             found.busy.append(player.play(call))
-            if player.ended:
+            if player.ended and not found.lasted:
+                found.lasted = time.monotonic() - began
+                until = time.monotonic() + AFTERWARDS
+            if time.monotonic() > until:
                 break
-        found.lasted = time.monotonic() - began
-        if not player.ended:
+        if not found.lasted:
             raise RuntimeError("the compaction outlasted the recording")
         player.stop()
     finally:
@@ -153,19 +168,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
     parser.add_argument("--rounds", type=int, default=3, help="how many compactions")
-    parser.add_argument("--mib", type=int, default=MIB, help="megabytes of the database")
+    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of the database")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
-    calls = recorded_calls()
-    again = long_log(calls, LOOPS)[len(calls) :]
-    found = Beside()
-    for _ in range(options.rounds):
-        with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=options.directory) as scratch:
-            one = beside(Path(scratch), calls, again, options.mib * 1_000_000)
-        print_tail(figures(one))
-        found.add(one)
-    if options.rounds > 1:
-        print_tail(figures(found))
+    found = rounds(options.directory, recorded_calls(), options.rounds, options.megabytes)
+    print_tail(figures(found))
     if options.json is not None:
         options.json.write_text(json.dumps(figures(found), indent=1) + "\n")
 
