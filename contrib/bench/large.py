@@ -94,6 +94,7 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
     found, rest = Beside(), iter(again)
     player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
     try:
+        player.play(next(rest))  # the first one also opens the backup
         for _ in range(ALONE):
             found.alone.append(player.play(next(rest)))
         player.compact()
