@@ -42,7 +42,10 @@ HANGS_AFTER = 1800.0
 _LOOK_EVERY = 60.0
 """Seconds between two looks at it."""
 
-_COMPACTOR = "from plugin.compactor import main; sys.exit(main())"
+_COMPACTOR = (
+    "from plugin.low_priority import lower_priority; lower_priority(); "  # to import the rest is work already
+    "from plugin.compactor import main; sys.exit(main())"
+)
 
 
 class Compaction:

@@ -7,10 +7,7 @@ import json
 import os
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from backends import backup_at
 from backends.compaction.compact import compact_log
@@ -25,7 +22,6 @@ from plugin.compaction import NOTHING, UNRESTORABLE
 
 def main() -> int:
     """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
-    lower_priority()
     limits.confine()
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
@@ -57,20 +53,6 @@ def main() -> int:
 
 def _advice(error: limits.BeyondLimits) -> str:
     return f"{error.what}. If that is right so, do it with the node stopped: backup-cli compact --no-limits URL"
-
-
-def lower_priority() -> None:
-    """The node comes first, on processor and disk, and stays when memory runs out.
-
-    Where a sandbox forbids to say so, it is compacted all the same.
-    """
-    with suppress(OSError):
-        os.nice(19)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
-        with suppress(OSError, psutil.Error):
-            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 def _end_with_the_plugin() -> None:

@@ -1,5 +1,6 @@
 """The mounts that this process sees, from /proc/self/mountinfo (see proc(5))."""
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -57,6 +58,15 @@ def mount_of(path: Path) -> Mount:
     # Not in the table: seen from inside a chroot. The longest mount point above it is the next best.
     above = [mount for mount in table if there == mount.point or mount.point in there.parents]
     return max(above, key=lambda mount: len(mount.point.parts))
+
+
+def mount_at(descriptor: int) -> Mount:
+    """The mount that an open file lies on. OSError when that cannot be told."""
+    ident = _mount_ident(descriptor)
+    for mount in mounts():
+        if mount.ident == ident:
+            return mount
+    raise OSError(errno.ENOENT, "its mount is not to be seen from here")
 
 
 def _nearest_directory(path: Path) -> tuple[Path, int]:

@@ -30,6 +30,7 @@ from backends.storage.base import (
 )
 from backends.storage.closed import closed_inside, closed_on_the_way
 from backends.storage.local_files import Reader, Writer
+from backends.system.giving_back import give_back_beside, open_large
 from backends.system.locks import FileLock, NoLocks, held_by
 
 _DIRECTORY_MODE = 0o700
@@ -184,8 +185,14 @@ class LocalStorage(Storage):
             os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def remove(self, name: str) -> None:
+        """The room that a large file takes comes back in the seconds after, beside whatever else is done."""
         with self._at(name) as directory:
-            os.unlink(name, dir_fd=directory)
+            large = open_large(name, directory)
+            try:
+                os.unlink(name, dir_fd=directory)
+            finally:
+                if large is not None:
+                    give_back_beside(large)
 
     def seal(self, name: str) -> bool:
         with self._at(name) as directory:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backends.errors import BackupError
+from backends.system.giving_back import give_back, open_large
 from backends.system.interrupts import deferred
 
 _PREFIX = ".lightningd-backup-"
@@ -149,7 +150,12 @@ def _empty(directory: int, deepest: int) -> None:
     """Remove all that lies in an open directory, the lock last: until then others see that somebody is at work."""
     for name in sorted(os.listdir(directory), key=lambda name: name == _LOCK):
         if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=directory)
+            large = open_large(name, directory)
+            try:
+                os.unlink(name, dir_fd=directory)
+            finally:
+                if large is not None:
+                    give_back(large, synced=False)
         elif deepest:
             with _opened(name, directory) as inner:
                 _empty(inner, deepest - 1)

@@ -15,6 +15,8 @@ from backup_cli.console import size
 from backup_cli.drill.player import recorded_calls
 from contrib.bench.budget import replay_ratio, startup
 from contrib.bench.contestants import Call, Run, answering, bare_writes, compacting, least, ours, replica, unsynced
+from contrib.bench.large import MEGABYTES, print_tail, rounds
+from contrib.bench.large import figures as tail_figures
 from contrib.bench.picture import draw
 
 CONTESTANTS: tuple[Callable[[Path, list[Call]], Run], ...] = (answering, ours, replica, unsynced, least)
@@ -31,7 +33,10 @@ def main() -> None:
     calls = recorded_calls()
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=options.directory) as scratch:
         figures, runs = measure(Path(scratch), calls, options.rounds)
+    figures["large"] = tail_figures(rounds(options.directory, calls, options.rounds))
     print_table(figures)
+    print(f"\nbeside a compaction of {MEGABYTES} MB (µs):")
+    print_tail(figures["large"])
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.svg is not None:

@@ -82,7 +82,7 @@ def test_a_removed_backup_is_gone(created: Maker) -> None:
 
 def test_nothing_is_written_before_opening(writer: Writer, created: Maker) -> None:
     """What writes is the writer's alone, and only opening makes one."""
-    for name in ("append", "sizes", "maintain", "take_snapshot", "standing"):
+    for name in ("append", "sizes", "maintain", "take_snapshot", "position"):
         assert hasattr(writer, name)
         assert not hasattr(created(), name)
 

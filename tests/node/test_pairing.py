@@ -36,7 +36,7 @@ NOTHING, NO_VERSION = NodeDatabase(Found.NOTHING), NodeDatabase(Found.NO_VERSION
 
 
 @pytest.mark.parametrize(
-    ("database", "end", "position", "distance"),
+    ("database", "end", "relation", "distance"),
     [
         (at(5), backup(5), Relation.EQUAL, 0),
         (at(7), backup(5), Relation.AHEAD, 2),

@@ -1,0 +1,182 @@
+"""Commits beside a compaction of a large database: how long the slowest of them wait.
+
+python -m contrib.bench.large [--directory DIR] [--rounds N] [--megabytes N] [--json FILE]
+
+The database is the recording's and a table of random bytes, which do not compress: what a compaction reads, replays,
+writes and removes is then as large as it can be. Commits come one after the other, first without a compaction and then
+beside one and for some seconds more.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from backends import backup_at
+from backends.node.hand_over import hand_over
+from backends.sqlite.copy import consistent_copy
+from backup_cli.drill.player import Player, recorded_calls
+from contrib.bench.long_log import long_log
+
+Call = dict[str, Any]
+
+MEGABYTES = 286
+"""Of the database, a million bytes each."""
+
+ROW = 1000
+AFTERWARDS = 5.0
+"""Seconds that commits go on for when it has ended: the room of what it removed comes back to the disk then."""
+
+ALONE = 3000
+"""Commits without a compaction, to compare with."""
+
+LOOPS = 80
+"""Of the recording: more than the longest compaction lasts."""
+
+
+@dataclass(slots=True)
+class Beside:
+    """Seconds that each commit took, without a compaction and from when one began, and seconds that it lasted."""
+
+    alone: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    lasted: float = 0.0
+
+    def add(self, other: "Beside") -> None:
+        """Another round's."""
+        self.alone += other.alone
+        self.busy += other.busy
+        self.lasted += other.lasted
+
+
+class _Listening(Player):
+    """A node that also hears what the plugin writes into its log."""
+
+    def __init__(self, directory: Path, plugin: list[str]) -> None:
+        self.ended = False
+        super().__init__(directory, plugin)
+
+    def compact(self) -> None:
+        """Ask for a compaction."""
+        self._request("backup-compact", {})
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        for message in super()._messages():
+            line = str(message.get("params", {}).get("message", ""))
+            if "compaction failed" in line:
+                raise RuntimeError(line)
+            self.ended = self.ended or "compaction ended" in line
+            yield message
+
+
+def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGABYTES) -> Beside:
+    """So many compactions, each of a database of its own below `directory`. Raises RuntimeError when one fails."""
+    again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
+    for _ in range(count):
+        with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
+            found.add(_beside(Path(scratch), calls, again, megabytes * 1_000_000))
+    return found
+
+
+def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
+    """One compaction of a database of `size` bytes in `directory`. Raises RuntimeError when it fails."""
+    _prepare(directory, calls, size)
+    found, rest = Beside(), iter(again)
+    player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
+    try:
+        player.play(next(rest))  # the first one also opens the backup
+        for _ in range(ALONE):
+            found.alone.append(player.play(next(rest)))
+        player.compact()
+        began, until = time.monotonic(), math.inf
+        for call in rest:
+            found.busy.append(player.play(call))
+            if player.ended and not found.lasted:
+                found.lasted = time.monotonic() - began
+                until = time.monotonic() + AFTERWARDS
+            if time.monotonic() > until:
+                break
+        if not found.lasted:
+            raise RuntimeError("the compaction outlasted the recording")
+        player.stop()
+    finally:
+        player.kill()
+    return found
+
+
+def _prepare(directory: Path, calls: list[Call], size: int) -> None:
+    """A node with a large database, and a backup that holds it."""
+    path = directory / "lightningd.sqlite3"
+    database = apsw.Connection(str(path))
+    database.execute("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA foreign_keys = ON")
+    for call in calls:
+        for statement in call["writes"]:
+            database.execute(statement)
+    database.execute("CREATE TABLE bench_filler (id INTEGER PRIMARY KEY, bytes BLOB)")
+    count = f"WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < {size // (ROW + 24)})"
+    database.execute(f"{count} INSERT INTO bench_filler (bytes) SELECT randomblob({ROW}) FROM count")
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.close()
+    url = (directory / "backup").as_uri()
+    backup = backup_at(url)
+    with consistent_copy(path, directory, writable=True) as source:
+        standing = backup.create(source)
+    hand_over(directory, url, backup.id(), standing)
+    os.sync()  # what was prepared must not be in the way of what is measured
+
+
+def figures(found: Beside) -> dict[str, Any]:
+    """Median and tail of both, in microseconds, and the tail's ratio."""
+    alone, busy = _tail(found.alone), _tail(found.busy)
+    return {"alone": alone, "beside a compaction": busy, "compacting_s": round(found.lasted, 1)}
+
+
+def _tail(latencies: list[float]) -> dict[str, float]:
+    ordered = sorted(latencies)
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6)
+
+    return {
+        "commits": len(ordered),
+        "median_us": round(statistics.median(ordered) * 1e6),
+        "p99_us": at(0.99),
+        "p99.9_us": at(0.999),
+        "max_us": at(1),
+    }
+
+
+def print_tail(found: dict[str, Any]) -> None:
+    """For a person."""
+    print(f"{'':40}{'commits':>8}{'median':>8}{'p99':>8}{'p99.9':>8}{'max':>8}")
+    for name in ("alone", "beside a compaction"):
+        row = found[name]
+        print(f"{name:40}" + "".join(f"{row[key]:8}" for key in row))
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="how many compactions")
+    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of the database")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    options = parser.parse_args()
+    found = rounds(options.directory, recorded_calls(), options.rounds, options.megabytes)
+    print_tail(figures(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures(found), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
