@@ -1,1 +1,1 @@
-"""A node's database: read beside the node, rebuilt from its changes, compared with another."""
+"""A node's SQLite database: read while the node runs, rebuilt from its changes, compared with another database."""

@@ -147,7 +147,7 @@ def test_a_command_refuses_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.Mon
     url = hostile_backup(tmp_path, [], ["INSERT INTO version VALUES (1)"])
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
     said = backup_cli("verify", url, "--scratch", tmp_path)
-    assert_refused(said, rf"the SQLite library here is {version}, .*nothing changed.*pip install --upgrade")
+    assert_refused(said, rf"the SQLite library here is {version}; .*nothing changed.*pip install --upgrade")
 
 
 def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History) -> None:
