@@ -1,4 +1,4 @@
-"""The process that unpacks and executes a backup's bytes. It reads its job as one line from stdin and reports on stdout.
+"""The process that unpacks and executes a backup's bytes: it reads a job as one line from stdin, and reports on stdout.
 
 `parent` starts it; it is killed when its parent dies.
 """

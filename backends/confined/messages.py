@@ -148,7 +148,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def raise_failure(message: dict[str, Any]) -> NoReturn:
-    """Raise the error that a message of `failure` describes, with its own class. Raises Nonsense for an unknown kind."""
+    """Raise the error that a message of `failure` describes, as its own class. Raises Nonsense for an unknown kind."""
     error = _error_of(text(message, "failed"), message)
     if isinstance(error, BackupError) and isinstance(message.get("withheld"), str):
         error.withheld = printable(message["withheld"], MAX_WITHHELD)

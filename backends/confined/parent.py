@@ -133,7 +133,7 @@ class _Listening:
         return lines
 
     def _understand(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """The job's result, if the message has it; None for a progress message. Raises the error in a failure message."""
+        """The job's result, if the message has one; None for a progress message. Raises the error that it reports."""
         if "failed" in message:
             raise_failure(message)
         if "done" in message:

@@ -300,7 +300,7 @@ def as_backup_error(error: apsw.Error, path: Path) -> BackupError:
             "from it"
         )
     if isinstance(error, apsw.FullError):
-        return BackupError(f"the disk of {path} is full; nothing was replaced. Free some space and try again")
+        return BackupError(f"the disk with {path} is full; nothing was replaced. Free some space and try again")
     if isinstance(error, apsw.ReadOnlyError):
         return BackupError(
             f"{path} was left in the middle of a write, and cannot be recovered without writing to it; nothing was "
