@@ -192,8 +192,9 @@ class Storage(ABC):
     def lock(self, what: str) -> Lock | None:
         """Lock the backup against the other processes of this machine, including those in containers.
 
-        `what` says what this process does with the backup; it is shown to the processes that are kept out. Returns None
-        where the storage has no locks. Raises `backends.system.locks.Locked` if another process holds the lock.
+        `what` is what this process calls itself (see `Holder`); processes that are kept out show it to their users.
+        Returns None where the storage has no locks. Raises `backends.system.locks.Locked` if another process holds the
+        lock.
         """
         return None
 

@@ -53,7 +53,7 @@ def test_memory_is_refused_by_init_whatever_is_accepted(world: World, place: Pat
     mount(kind, place)
     for options in ("", "?ephemeral=accepted"):
         said = backup_cli("init", "--lightning-dir", world.directory, f"{place.as_uri()}/b{options}")
-        assert_refused(said, rf"lies on {kind} .*in this machine's memory.*Mount the disk that is meant")
+        assert_refused(said, rf"is on {kind} .*in this machine's memory.*Mount the disk that you want")
     assert list(place.iterdir()) == [] and not (world.directory / "backup.lock").exists()
 
 

@@ -188,10 +188,10 @@ def test_zeros_that_may_still_arrive_are_never_written_behind(storage: Storage, 
             handle.extend(1 << 16, 1 << 16)
             handle.write_durably(1 << 16, RECORD)
             return
-        with pytest.raises(OSError, match="room was made"):
+        with pytest.raises(OSError, match="while the file was preallocated"):
             handle.extend(1 << 16, 1 << 16)
         handle.write_durably(len(RECORD), RECORD)
-        with pytest.raises(OSError, match="room was made"):
+        with pytest.raises(OSError, match="while the file was preallocated"):
             handle.write_durably(1 << 16, RECORD)
 
 
