@@ -14,7 +14,7 @@ class Lifetime(Enum):
     LASTING = "lasting"
     """Permanently, as far as this machine can tell."""
     LAYER = "layer"
-    """As long as the container (or live system) exists whose own layer, above that of its image, this is."""
+    """Until the container (or live system) is removed: this is its own layer, on top of its image."""
     MEMORY = "memory"
     """Until the machine is switched off."""
 

@@ -1,4 +1,4 @@
-"""A directory of a mounted filesystem that must be found, or checked, each time a backup is opened.
+"""A directory of a mounted filesystem whose mount is looked up, or checked, each time a backup is opened.
 
 The place where a share or a stick is mounted can change from one start to the next, and an empty mount point looks just
 like a directory. So nothing is assumed before the first use, and the mount is checked again before a directory is made.

@@ -97,7 +97,7 @@ class LocalStorage(Storage):
                 raise
 
     def unmake(self) -> None:
-        """Remove the directory and its files. Raises OSError, and keeps the directory, if it has other entries, too."""
+        """Remove the directory and its files. Raises OSError, and keeps the directory, if anything else is in it."""
         for name in self.names():
             self.remove(name)
         with self._at(above=True) as parent:

@@ -19,8 +19,8 @@ def reaching(storage: Storage) -> Iterator[None]:
         place = storage.describe()
         if isinstance(error, FileNotFoundError) and not _there(storage):
             raise Unreachable(
-                f"there is no backup at {place}: is the disk or share that holds it mounted, and the "
-                "name right? Nothing was changed; mount it, or correct the URL, then try again"
+                f"there is no backup at {place}: is the disk or share that holds it mounted, and "
+                "is the name right? Nothing was changed; mount it, or correct the URL, then try again"
             ) from error
         if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
             raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
@@ -49,7 +49,7 @@ def closed_error(why: str, closed: list[Closed]) -> ClosedToUser:
     more = f" and {len(closed) - _SHOWN} more" if len(closed) > _SHOWN else ""
     first = closed[0]
     alone = all((each.uid, each.gid) == (first.uid, first.gid) for each in closed) and first.uid is not None
-    who = f"the user {user_name(first.uid)}" if alone and first.uid is not None else "the user whose backup is meant"
+    who = f"the user {user_name(first.uid)}" if alone and first.uid is not None else "the user who owns the backup"
     return ClosedToUser(
         f"{why}: only the owner may read {named}{more}. A backup belongs to the user that lightningd runs as, and "
         f"nobody else may read it. Nothing was changed; run this as {who}",
@@ -77,7 +77,7 @@ def _there(storage: Storage) -> bool:
 
 
 def _file_in(error: OSError) -> str:
-    """For a PermissionError, name the file that this user may not use, and its rightful owner; otherwise empty."""
+    """For a PermissionError: which file this user may not use, and who should own it. Otherwise empty."""
     if not isinstance(error, PermissionError) or not error.filename:
         return ""
     return (

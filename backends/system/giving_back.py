@@ -77,7 +77,7 @@ def give_back_beside(descriptor: int) -> None:
 
 
 def _is_ours_alone(descriptor: int) -> bool:
-    """Whether the file has no name and no other process has it open (a restore may: one that began before the removal).
+    """Whether the file has no name and no other process has it open (a restore that began before the removal may).
 
     The kernel grants a write lease only on a file that nobody else has open.
     """

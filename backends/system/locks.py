@@ -53,7 +53,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path, what: str, directory: int | None = None) -> None:
-        """`directory` is an open descriptor of the directory of `path`, which must stay open in `acquire` and `look`."""
+        """`directory` is an open descriptor of the directory of `path`; it must stay open in `acquire` and `look`."""
         self.path, self._what, self._directory = path, what, directory
         self._descriptor: int | None = None
 
@@ -89,9 +89,7 @@ class FileLock:
             descriptor = self._open(os.O_CREAT)
             try:
                 self._refuse_borrowed(descriptor)
-                if (
-                    os.fstat(descriptor).st_mode & 0o077
-                ):  # it was copied or restored: every user who can read it could lock it
+                if os.fstat(descriptor).st_mode & 0o077:  # copied or restored: users who can read a file can lock it
                     with suppress(OSError):
                         os.fchmod(descriptor, 0o600)
                 self._lock(descriptor, fcntl.LOCK_EX)

@@ -61,7 +61,7 @@ def test_the_name_of_a_disk_that_is_not_plugged_in_is_refused(world: World) -> N
     if lifetime_of(Path("/dev/sdz1")) is not Lifetime.MEMORY:
         pytest.skip("/dev is not in memory here")
     said = backup_cli("init", "--lightning-dir", world.directory, "file:///dev/sdz1")
-    assert_refused(said, "names of the machine's devices are.*Mount the disk that is meant.*backup-cli destinations")
+    assert_refused(said, "list of this machine's devices.*Mount the disk that you want.*backup-cli destinations")
     assert not Path("/dev/sdz1").exists()
 
 

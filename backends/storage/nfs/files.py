@@ -111,9 +111,7 @@ class Writer(_File, WriteHandle):
             end = start + SECTOR - (offset + start) % SECTOR  # any of the disk's own sectors may be written
             found = there[start:end].rstrip(b"\0")  # and a part of one, if the server said that it took fewer bytes
             if not data[start:end].startswith(found):
-                raise OSError(
-                    errno.EIO, f"{self._name} has other bytes at offset {offset + start} than those that were written"
-                )
+                raise OSError(errno.EIO, f"{self._name} differs at byte {offset + start} from what was written")
             start = end
         self._commit(protocol, handle, offset, data)
 
@@ -207,7 +205,7 @@ def _write(
 
 
 def _piece(offset: int, length: int, most: int) -> int:
-    """How many bytes to send in one call: all `length`, or as many of `most` as end at the end of a disk sector.
+    """How many bytes to send in one call: all `length`, or at most `most`, up to the end of a disk sector.
 
     So a node that dies between two calls leaves whole sectors of its record followed by zeros, as a disk that loses
     power does. A reader treats that as torn, and a record that was cut within a sector as damaged.

@@ -176,10 +176,7 @@ MAX_NAME = 1024
 
 
 def check_name(name: str, came: int) -> None:
-    """Raise Malformed if a listing is too long after `came` entries, or `name`, its last one, is.
-
-    Such a listing would only fill the memory.
-    """
+    """Raise Malformed if `name`, entry number `came` of a listing, is too long or one too many. It wastes memory."""
     if came > MAX_ENTRIES or len(name) > MAX_NAME:
         raise Malformed(
             f"the server's listing of a directory does not end ({came} names, the last of {len(name)} bytes)"

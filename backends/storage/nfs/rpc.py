@@ -104,7 +104,7 @@ class Connection:
                 raise
             self.close()
             raise Disconnected(f"the connection to {_name(self.address)} broke: {error.strerror or error}") from error
-        except BaseException:  # of any kind: an answer left unread must not be taken for that of the next call
+        except BaseException:  # whatever it is: an unread answer must not be taken for that of the next call
             self.close()
             raise
 

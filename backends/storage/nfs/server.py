@@ -109,8 +109,7 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
 
 
 def _may_be_a_host(name: str) -> bool:
-    """Whether the resolver accepts the name. For an empty label, or one of 64 letters, it raises something other than
-    OSError."""
+    """Whether the name can be given to the resolver; it raises no OSError for an empty label or one of 64 letters."""
     try:
         return bool(name.encode("idna")) and name.isprintable() and " " not in name
     except UnicodeError:

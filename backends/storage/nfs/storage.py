@@ -88,7 +88,7 @@ class NfsStorage(Storage):
             raise Refused(errno.EACCES, f"the server does not permit it; {self._server.wants()}") from error
 
     def unmake(self) -> None:
-        """Remove the directory and its files. Raises OSError, and keeps the directory, if it has other entries, too."""
+        """Remove the directory and its files. Raises OSError, and keeps the directory, if anything else is in it."""
 
         def unmake(protocol: Protocol, directory: Handle) -> None:
             for name, attributes in protocol.entries(directory):
