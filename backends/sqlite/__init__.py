@@ -1,1 +1,1 @@
-"""A node's SQLite database: read while the node runs, rebuilt from its changes, compared with another database."""
+"""Everything that is done with SQLite: a node's database is copied, rebuilt from its changes, and compared."""
