@@ -1,4 +1,4 @@
-"""The side of the command that an operator runs: it starts the child that reads the backup, watches it, can kill it.
+"""The parent's side, in the command that an operator runs: it starts the child that reads the backup, and watches it.
 
 Ctrl-C and `kill` reach only the parent: the child is in a session of its own, may ignore signals, and is then killed.
 """

@@ -57,7 +57,7 @@ def read_change(file: LegacyFile, offset: int) -> LegacyChange:
     if not frame.length:
         raise Unfit("a change has no statements, as lightningd sends them when its database is PostgreSQL")
     version = frame.data_version
-    # Checked before anything large is read: where a damaged length leads, there is no end of a change.
+    # Checked before anything large is read: a damaged length does not lead to the end of a change.
     tail = file.read(max(frame.payload, frame.end - BUMP_SIZE), min(frame.length, BUMP_SIZE))
     bump = _LAST_BUMP.search(tail)
     if bump is None:

@@ -36,7 +36,7 @@ class LegacyChanges:
     def __init__(self, file: LegacyFile, path: Path, survey: Outline) -> None:
         self._file, self._path, self._survey = file, path, survey
         self.data_version = 0 if survey.snapshot is None else survey.snapshot.data_version
-        """The version reached so far."""
+        """The version that the changes passed so far lead to."""
         self._left_out: list[int] = []
         self._end: LegacyEnd | None = None
         self._each = self._changes()

@@ -65,7 +65,7 @@ def allow_only_known(connection: apsw.Connection) -> None:
 def _override(connection: apsw.Connection, name: str, kind: str, arguments: int) -> None:
     if kind == "s":
         connection.create_scalar_function(name, _refusing(name), arguments, flags=_HARMLESS)
-    else:  # overridden as a scalar, SQLite would only report that there is no such aggregate or window function
+    else:  # an override as a scalar would make SQLite report only that it is no aggregate or window function
         refuse = _refusing(name)
         connection.create_window_function(name, lambda: (None, refuse, refuse, refuse, refuse), arguments)
 

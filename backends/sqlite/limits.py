@@ -25,7 +25,7 @@ FLOOR = 64 * MIB
 
 FOR_A_DATABASE_BYTE = 8
 """Bytes that the rebuilt database may have per byte of the snapshot. A migration copies tables one after the other, and
-the space of dropped tables is reused: three would be enough."""
+the space of dropped tables is reused: three were enough."""
 
 FOR_A_STORED_BYTE = 256
 """Bytes that a stored byte may unpack to. Recorded calls shrink to a twelfth, the most similar ones to a hundredth."""
@@ -74,7 +74,7 @@ class BeyondLimits(BackupError):
 
 
 _ANYWAY = (
-    "Nothing was made from it. Most likely this backup was altered, or not made by this program: do not start a node "
+    "Nothing was made from it. Most likely this backup was altered, or does not come from a node: do not start a node "
     "from it, and look for another copy. If you know that it is a node's own, repeat the command with --no-limits"
 )
 """What is safe, and what to type, after one of these limits was reached."""

@@ -47,7 +47,8 @@ CACHE_KIB = 32 << 10
 """Size of SQLite's page cache: a third of the memory budget, enough for the pages that a large node changes often."""
 
 _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ?"
-"""The statement that ends nearly every change, each time with another number. Prepared only once, it costs a third."""
+"""The statement that ends nearly every change, each time with another number. Prepared once, it takes a third of the
+time."""
 
 _LONG = 1000
 """Characters. A statement of this length is rarely repeated word for word, so that looking it up in the cache of
@@ -78,8 +79,8 @@ _DO_NEXT = (
 )
 _NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
 _ALTERED = (
-    "; this backup was altered, or not made by this program. Do not start a node from it; look for another copy of the "
-    "backup"
+    "; this backup was altered, or does not come from a node. Do not start a node from it; look for another copy of "
+    "the backup"
 )
 
 
