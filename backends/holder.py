@@ -39,4 +39,4 @@ class Holder:
 
 
 UNNAMED = Holder(None, "one that is just starting or ending")
-IN_TURNS = Holder(None, "one after the other")
+IN_TURNS = Holder(None, "several, one after the other")

@@ -40,7 +40,7 @@ class Destination:
         """Raise BadURL for an option that is not among `known`: it is probably a misspelling of one that is."""
         for name, _ in self.options:
             if name not in known:
-                raise BadURL(f"{self}: there is no option {name!r}; there is {', '.join(known)}")
+                raise BadURL(f"{self}: there is no option {name!r}; the options are: {', '.join(known)}")
 
     def below(self, name: str) -> "Destination":
         """The destination in the directory `name` inside this one."""

@@ -43,7 +43,7 @@ def _own_directory(error: PermissionError) -> str:
     """
     parent = Path(error.filename).parent if error.filename else None
     if parent is None or not only_roots(parent):
-        return "have a directory there that belongs to this user"
+        return "have root create a directory there that belongs to this user"
     own = parent / user_name(os.geteuid())
     line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
     return f"as root, make a directory there for this user ({own}), and make the backup in it: {line}"

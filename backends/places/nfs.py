@@ -45,8 +45,8 @@ class MountedSharePlace(Place):
         for name, _ in destination.options:
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
-                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; that one "
-                    f"has the options {', '.join(_MOUNTED_OPTIONS)}"
+                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
+                    f"options are: {', '.join(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
         self._share = FoundStorage(self._find, f"{self._path} (a network share)", self._read_only)

@@ -197,7 +197,7 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
     """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
-        raise Damaged("the file is not what a writer leaves (empty, or overwritten)", name, 0)
+        raise Damaged("the file is not one that a writer writes (it is empty, or was overwritten),", name, 0)
     if rest != b"%08x\n" % crc32(line):
         raise Damaged("the text does not match its checksum", name, 0)
     try:
@@ -214,7 +214,7 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
     name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
-    return Damaged(f"{key} is {_shown(fields.get(key))}, which no writer leaves", name, 0)
+    return Damaged(f"{key} is {_shown(fields.get(key))}, which no writer writes,", name, 0)
 
 
 def _shown(value: Any) -> str:

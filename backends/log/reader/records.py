@@ -123,7 +123,7 @@ class RecordReader:
         offset = FILE_HEADER_SIZE
         while offset < self._limit:
             run = self._run_at(offset)
-            if not run:  # whatever comes here wants a closer look
+            if not run:  # the first record, a large one, a bad one, or the end
                 found = self._record_at(offset) or self._look_again(offset)
                 if isinstance(found, Tail):
                     tail = found

@@ -67,7 +67,7 @@ class SnapshotReader:
                     raise reader.damaged("the database in it does not match its digest", record.offset)
                 return
             if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
-                raise reader.damaged("a record that no snapshot has", record.offset)
+                raise reader.damaged("a record that no snapshot contains", record.offset)
             assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
             try:
                 piece = stream.whole(record.payload, record.header.size)

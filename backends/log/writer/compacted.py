@@ -40,12 +40,12 @@ class CompactedSnapshot:
         base = compacted.base
         numbers = (compacted.replaces, compacted.generation, compacted.first_segment, base.sequence, base.data_version)
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in (*numbers, base.checksum)):
-            raise ValueError("a number that no compaction has")
+            raise ValueError("a number that no compaction produces")
         prefix = f"{snapshot_name(compacted.generation)}{BY}-"
         if type(base.foreign_keys) is not bool or not re.fullmatch(
             f"{prefix}[0-9a-f]{{8}}{re.escape(TEMPORARY)}", str(compacted.written)
         ):
-            raise ValueError("a name that no compaction gives")
+            raise ValueError("a name that no compaction produces")
         return compacted
 
 
