@@ -68,10 +68,8 @@ class Backup:
     def last_writer(self) -> LastWriter | None:
         """Who wrote this backup last; None if no node has written yet or the session marker cannot be read."""
         with self._reaching():
-            last = self._session_if_readable()
-        if last is None or not last.session_id:  # no node has written to it yet
-            return None
-        return LastWriter(last.session_id, last.host, last.pid, last.started, last.closed)
+            session = self._session_if_readable()
+        return None if session is None else session.last_writer
 
     def look(self) -> Facts:
         """What the backup says about itself now, each file read once. Changes nothing and disturbs no writer."""

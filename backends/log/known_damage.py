@@ -135,12 +135,12 @@ def _shown(text: str) -> str:
 def _number(fields: dict[str, Any], key: str) -> int:
     value = fields.get(key)
     if type(value) is not int or not 0 <= value < MAX_NUMBER:
-        raise Damaged(f"its {key} is not a value that a writer writes,", DAMAGE, 0)
+        raise Damaged(f"an impossible value of {key}", DAMAGE, 0)
     return value
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
-        raise Damaged(f"its {key} is not a value that a writer writes,", DAMAGE, 0)
+        raise Damaged(f"an impossible value of {key}", DAMAGE, 0)
     return _shown(value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from backends.base import LastWriter
 from backends.change import VERSIONS
 from backends.errors import Damaged, NotABackup
 from backends.log.format.records import FORMAT, MAX_NUMBER, MAX_SEQUENCE, from_the_future
@@ -164,6 +165,13 @@ class Session:
     node_id: str | None
     trouble: str | None  # a sentence if the last compaction failed, saying why; otherwise None
 
+    @property
+    def last_writer(self) -> LastWriter | None:
+        """Who wrote this backup last; None when no node has written to it yet."""
+        if not self.session_id:
+            return None
+        return LastWriter(self.session_id, self.host, self.pid, self.started, self.closed)
+
     def encode(self) -> bytes:
         """The bytes of the file."""
         return encode_document({name: getattr(self, name) for name in self.__slots__})
@@ -197,7 +205,7 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
     """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
-        raise Damaged("the file is not one that a writer writes (it is empty, or was overwritten),", name, 0)
+        raise Damaged("empty or overwritten content", name, 0)
     if rest != b"%08x\n" % crc32(line):
         raise Damaged("the text does not match its checksum", name, 0)
     try:
@@ -214,7 +222,7 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
     name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
-    return Damaged(f"{key} is {_shown(fields.get(key))}, which no writer writes,", name, 0)
+    return Damaged(f"an impossible value of {key} ({_shown(fields.get(key))})", name, 0)
 
 
 def _shown(value: Any) -> str:

@@ -55,6 +55,11 @@ class Reader:
         """A pass over every change after the snapshot."""
         return Changes(self.log, self._check_saved)
 
+    @property
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node that this backup belongs to; None if not known yet."""
+        return self.manifest.node_id or (None if self.session is None else self.session.node_id)
+
     def scan(self) -> Scan:
         """A pass over the record headers of every change after the snapshot: unpacks nothing."""
         return Scan(self.log, self._check_saved)
