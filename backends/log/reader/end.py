@@ -75,7 +75,7 @@ def _check_whole_log(storage: Storage) -> None:
 
 
 def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Position]:
-    """The segment in which the log ends, and the position. Segments after it were preallocated and never used."""
+    """The segment in which the log ends, and the position. Segments after it were made in advance and never used."""
     last: Found | None = None
     for index in reversed(segment_indexes(names, manifest)):
         found = scan_segment(storage, manifest, index)
