@@ -54,7 +54,7 @@ def _one_by_one(path: Path, calls: list[Call]) -> float:
 
 
 def startup(directory: Path, times: int = 15) -> tuple[float, float]:
-    """Median seconds: from starting our plugin to its manifest; and for an interpreter that only imports pyln.client."""
+    # What pip installed is compiled already; without this variable, our modules are from the second run on.
     environment = {**os.environ, "LIGHTNINGD_PLUGIN": "1"}
     # Modules that pip installed are compiled already; without this variable, ours are from the second run on.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
