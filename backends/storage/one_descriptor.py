@@ -48,7 +48,7 @@ class OneDescriptor(WriteHandle):
         if self._failed is not None:
             raise self._failed
         self.write(offset, data)
-        os.fdatasync(self._number)
+        self._synced(os.fdatasync)
 
     def extend(self, offset: int, length: int) -> None:
         end = offset + length
@@ -59,8 +59,11 @@ class OneDescriptor(WriteHandle):
         self.sync()
 
     def sync(self) -> None:
+        self._synced(os.fsync)
+
+    def _synced(self, sync: Callable[[int], None]) -> None:
         try:
-            os.fsync(self._number)
+            sync(self._number)
         except OSError as error:
             self._failed = error
             raise
