@@ -133,7 +133,9 @@ def test_init_names_the_function_that_cannot_be_called(world: World, history: Hi
         execute(connection, "CREATE INDEX mine ON vars (hex(name))")
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
     assert_refused(
-        said, "calls the function hex, as no lightningd's does; nothing was written. If you made it, drop it"
+        said,
+        "calls the function hex, which no lightningd database does; nothing was written. If you added it, stop the "
+        "node, drop it",
     )
 
 

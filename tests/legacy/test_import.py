@@ -129,7 +129,7 @@ def test_a_tail_is_told(world: World, old: Path) -> None:
     written(calls).save(old, tail=b"\0" * 77)
     said = backup_cli("import", old, world.url)
     assert said.code == 0
-    assert "the file's last 77 bytes" in said.text
+    assert "the last 77 bytes of the file" in said.text
     assert differences(world.restore(), world.database) == []
 
 

@@ -56,7 +56,7 @@ def test_a_snapshot_of_an_older_state_is_refused(bench: Bench) -> None:
 def test_a_snapshot_that_says_another_version(bench: Bench) -> None:
     _, calls = history()
     error = refused(bench, Written().snapshot(6, bench.node(*calls)), None)
-    assert "holds version 5" in str(error)
+    assert "says version 6, but the snapshot is at version 5" in str(error)
 
 
 def test_a_snapshot_that_is_no_database(bench: Bench) -> None:

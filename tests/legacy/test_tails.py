@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.text import counted
 from tests.legacy.conftest import Bench
 from tests.legacy.refusals import history, refused
 from tests.legacy.written import SNAPSHOT, payload, record, written
@@ -37,7 +38,7 @@ def test_a_tail_behind_the_headers_end(bench: Bench, tail: bytes) -> None:
     restored = bench.restore(written(calls), tail)
     assert restored.holds_what(bench.node(*calls))
     assert restored.torn is not None
-    assert f"last {len(tail)} bytes" in restored.torn
+    assert f"the last {counted(len(tail), 'byte')} of the file" in restored.torn
     assert "power cut" in restored.remarks[-1]
 
 

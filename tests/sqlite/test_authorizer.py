@@ -81,7 +81,7 @@ def test_a_statement_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         began = time.monotonic()
-        with pytest.raises(ReplayFailed, match="does not come to an end"):
+        with pytest.raises(ReplayFailed, match="a statement that does not end"):
             replay.execute([statement], 8)
         assert time.monotonic() - began < 30
 

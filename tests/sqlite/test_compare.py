@@ -121,7 +121,7 @@ def test_text_that_is_not_valid_utf8(tmp_path: Path) -> None:
 def test_a_table_whose_rows_cannot_be_numbered(tmp_path: Path) -> None:
     path = made(tmp_path / "a", "CREATE TABLE t (rowid, oid, _rowid_)")
     other = made(tmp_path / "b", "CREATE TABLE t (rowid, oid, _rowid_)", "INSERT INTO t VALUES (1, 2, 3)")
-    assert compare(path, other).differences == ["table t cannot be compared: its columns hide the numbers of its rows"]
+    assert compare(path, other).differences == ["table t cannot be compared: its columns hide the rowid"]
 
 
 def test_a_table_with_very_many_columns(tmp_path: Path) -> None:
@@ -247,11 +247,11 @@ def test_foreign_key_violations_are_counted(tmp_path: Path) -> None:
         "INSERT INTO mismatched VALUES (1)",
     )
     assert foreign_key_violations(path) == [
-        "table c: 2 rows refer to rows of p that are not there, first in row 2",
-        "table c: 1 row refers to rows of p that are not there, first in row 3",
-        "table lost: 1 row refers to rows of nowhere that are not there, first in row 1",
+        "table c: 2 rows refer to missing rows of p, first in row 2",
+        "table c: 1 row refers to a missing row of p, first in row 3",
+        "table lost: 1 row refers to a missing row of nowhere, first in row 1",
         "the foreign keys of table mismatched cannot be checked: foreign key mismatch - mismatched referencing c",
-        "table w: 1 row refers to rows of p that are not there",
+        "table w: 1 row refers to a missing row of p",
     ]
 
 

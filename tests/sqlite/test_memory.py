@@ -94,7 +94,7 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 def test_a_short_statement_that_wants_all_memory(tmp_path: Path, statement: str) -> None:
     command = [sys.executable, "-c", GREED, str(tmp_path / "db"), statement]
     said, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    assert said.startswith("the change with data version 9 wants more memory (over 256 MiB) than")
+    assert said.startswith("the change with data version 9 needs more memory (over 256 MiB) than")
     assert int(peak) * 1024 < MEMORY + 64 * MIB
 
 

@@ -70,7 +70,7 @@ def test_a_writing_node_is_told_to_stop(tmp_path: Path) -> None:
     path = node(tmp_path / "db")
     with closing(apsw.Connection(str(path))) as lightningd:
         execute(lightningd, "BEGIN EXCLUSIVE")
-        with pytest.raises(Busy, match=r"Stop the node, then repeat this"):
+        with pytest.raises(Busy, match=r"Stop the node, then try again"):
             copy_database(path, tmp_path / "copy", writable=False)
         with pytest.raises(Busy):
             inspect(path, writable=False)
@@ -103,7 +103,7 @@ def test_a_hot_journal_is_rolled_back(tmp_path: Path) -> None:
 def test_a_hot_journal_cannot_be_rolled_back_by_reading_alone(tmp_path: Path) -> None:
     path = with_hot_journal(tmp_path)
     before = beside(path)
-    with pytest.raises(BackupError, match=r"middle of a write.*repeat this"):
+    with pytest.raises(BackupError, match=r"middle of a write.*try again"):
         copy_database(path, tmp_path / "copy", writable=False)
     assert beside(path) == before and not (tmp_path / "copy").exists()
 
@@ -195,7 +195,7 @@ def test_a_copy_that_the_disk_refuses_says_why(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(BackupError, match=r"failed: (the disk failed|disk I/O error); the database is as it was"):
+        with pytest.raises(BackupError, match=r"failed: (the disk failed|disk I/O error); the database is unchanged"):
             copy_database(source, tmp_path / "copy", writable=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
