@@ -44,7 +44,9 @@ def with_timeout(url: str, seconds: int) -> str:
     return f"{url}{'&' if '?' in url else '?'}timeout={seconds}"
 
 
-def test_a_server_that_comes_back_after_half_a_minute(places: Places, world_at: WorldAt, history: History) -> None:
+def test_server_that_hangs_for_half_a_minute_delays_the_commit(
+    places: Places, world_at: WorldAt, history: History
+) -> None:
     world = world_at(places.url("nfs41")).init()
     with world.node() as node:
         node.play([history.first(), *history.notes(3)])
@@ -59,7 +61,9 @@ def test_a_server_that_comes_back_after_half_a_minute(places: Places, world_at: 
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: WorldAt, history: History) -> None:
+def test_server_that_hangs_beyond_commit_timeout_stops_the_node(
+    kind: str, places: Places, world_at: WorldAt, history: History
+) -> None:
     """Also when the writing thread is in a call that nothing can interrupt, as on the mounted share."""
     world = world_at(with_timeout(places.url(kind), SHORT)).init()
     with pytest.raises(Refused, match="not answered") as caught, world.node() as node:
@@ -76,7 +80,7 @@ def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: World
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_server_that_hangs_before_the_first_call(
+def test_server_that_hangs_before_first_commit_stops_the_node(
     kind: str, places: Places, world_at: WorldAt, history: History
 ) -> None:
     world = world_at(with_timeout(places.url(kind), SHORT)).init()
@@ -92,7 +96,7 @@ def test_a_server_that_hangs_before_the_first_call(
 
 
 @pytest.mark.parametrize("version", ["nfs3", "nfs41"])
-def test_a_server_that_is_killed_and_restarted(
+def test_nfs_server_killed_and_restarted_delays_the_commit(
     version: str, places: Places, world_at: WorldAt, history: History
 ) -> None:
     world = world_at(places.url(version)).init()
@@ -109,7 +113,7 @@ def test_a_server_that_is_killed_and_restarted(
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: History) -> None:
+def test_share_unmounted_under_running_node_stops_it(places: Places, world_at: WorldAt, history: History) -> None:
     """sshfs gives up at once; the node stops, and goes on when the share is back."""
     world = world_at(places.url("sshfs")).init()
     try:
@@ -124,7 +128,9 @@ def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: H
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_connection_that_sshfs_makes_anew(places: Places, world_at: WorldAt, history: History) -> None:
+def test_sshfs_reconnect_stops_the_node_and_next_start_continues(
+    places: Places, world_at: WorldAt, history: History
+) -> None:
     """As docs/nfs.md says of `-o reconnect`: what was open before is dead all the same. The next start goes on."""
     url = places.url("sshfs")
     places.sshfs.unmount()
@@ -140,7 +146,7 @@ def test_a_connection_that_sshfs_makes_anew(places: Places, world_at: WorldAt, h
 
 
 @pytest.mark.parametrize("words", [("status",), ("verify",), ("init",), ("check-config",), ("resync",), ("drill",)])
-def test_a_command_does_not_hang_with_its_destination(
+def test_command_does_not_hang_with_its_destination(
     words: tuple[str, ...], places: Places, world_at: WorldAt, history: History
 ) -> None:
     """Whoever looks what is wrong with a share must not be left with a silent terminal that Ctrl-C does not end."""
@@ -160,7 +166,7 @@ def test_a_command_does_not_hang_with_its_destination(
     assert "Traceback" not in said.text
 
 
-def test_a_mount_that_hangs_does_not_hide_the_others(places: Places, world_at: WorldAt) -> None:
+def test_hanging_mount_does_not_hide_the_other_destinations(places: Places, world_at: WorldAt) -> None:
     stick, world = places.stick("ext4"), world_at(places.url("sshfs"))
     with hanging(places, "sshfs", 30):
         said = spawned(*command("destinations", "--lightning-dir", world.directory))

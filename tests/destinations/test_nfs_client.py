@@ -59,7 +59,7 @@ def cut_once(proxy: Proxy, how: str, after: int = 0) -> None:
     proxy.before = before
 
 
-def test_a_commit_is_one_round_trip(storage: Storage, proxy: Proxy) -> None:
+def test_commit_over_nfs_is_one_round_trip(storage: Storage, proxy: Proxy) -> None:
     with closing(storage.create("segment")) as handle:
         handle.extend(0, 1 << 20)
         handle.write_durably(0, RECORD)  # the first one connects
@@ -70,7 +70,7 @@ def test_a_commit_is_one_round_trip(storage: Storage, proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
-def test_a_commit_is_settled_when_its_connection_is_cut(
+def test_commit_over_nfs_survives_a_cut_connection(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str
 ) -> None:
     with closing(storage.create("segment")) as handle:
@@ -83,7 +83,7 @@ def test_a_commit_is_settled_when_its_connection_is_cut(
         assert reader.read(0, 1 << 17) == (RECORD * 3).ljust(1 << 16, b"\0")
 
 
-def test_a_commit_in_doubt_never_covers_something_else(
+def test_retried_nfs_commit_never_overwrites_another_writers_bytes(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
 ) -> None:
     with closing(storage.create("segment")) as handle:
@@ -105,7 +105,7 @@ def test_a_commit_in_doubt_never_covers_something_else(
     assert path.read_bytes()[len(RECORD) :].startswith(b"another writer's")
 
 
-def test_a_commit_of_which_the_servers_disk_got_some_sectors_is_settled(
+def test_retried_nfs_commit_completes_a_half_written_record(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
 ) -> None:
     """The server lost its power in the middle: up to a sector of its disk all is there, behind it nothing."""
@@ -129,7 +129,7 @@ def test_a_commit_of_which_the_servers_disk_got_some_sectors_is_settled(
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(16))
-def test_every_call_of_a_publish_can_be_cut(
+def test_publish_over_nfs_survives_a_cut_at_every_call(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
     storage.publish("manifest", b"old")
@@ -142,7 +142,7 @@ def test_every_call_of_a_publish_can_be_cut(
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(8))
-def test_every_call_of_making_and_unmaking_can_be_cut(
+def test_make_and_unmake_over_nfs_survive_a_cut_at_every_call(
     there: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
     storage = there()
@@ -157,7 +157,7 @@ def test_every_call_of_making_and_unmaking_can_be_cut(
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(4))
-def test_every_call_of_a_rename_to_a_new_name_can_be_cut(
+def test_rename_new_over_nfs_survives_a_cut_at_every_call(
     storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
     """A link that was made, and whose answer was lost, is not taken for another writer's."""
@@ -177,7 +177,7 @@ def test_every_call_of_a_rename_to_a_new_name_can_be_cut(
     assert there().names() == ["another.tmp", "segment"]
 
 
-def test_zeros_that_may_still_arrive_are_never_written_behind(storage: Storage, proxy: Proxy) -> None:
+def test_nothing_is_written_to_space_where_late_zeros_may_still_arrive(storage: Storage, proxy: Proxy) -> None:
     """Over NFSv3 a late call cannot be kept away; over 4.1 it can."""
     with closing(storage.create("segment")) as handle:
         assert isinstance(handle, files.Writer)
@@ -195,7 +195,7 @@ def test_zeros_that_may_still_arrive_are_never_written_behind(storage: Storage, 
             handle.write_durably(1 << 16, RECORD)
 
 
-def test_removed_files_are_kept_for_readers_and_forgotten_later(
+def test_files_removed_over_nfs_are_kept_for_readers_for_a_while(
     storage: Storage, there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.publish("segment", b"old")
@@ -209,7 +209,7 @@ def test_removed_files_are_kept_for_readers_and_forgotten_later(
             another_process.read(0, 10)
 
 
-def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
+def test_nfs_server_that_is_not_there_is_reported_at_once(places: Places) -> None:
     (port,) = free_ports(1)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="cannot be reached"):
@@ -220,14 +220,14 @@ def test_a_server_that_is_not_there_is_said_at_once(places: Places) -> None:
 @pytest.mark.parametrize(
     ("host", "said"), [("[::1]", r"nfs://\[::1\]/backup"), ("127.0.0.1", "nfs://127.0.0.1/backup")]
 )
-def test_a_server_is_called_as_in_its_url(host: str, said: str) -> None:
+def test_unreachable_nfs_server_is_named_as_in_its_url(host: str, said: str) -> None:
     (port,) = free_ports(1)
     with pytest.raises(Unreachable, match=said):
         backup_at(f"nfs://{host}/backup/lightning.bkp?version=4.1&nfsport={port}").id()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_server_that_permits_nothing_is_said_with_what_it_must_be_told(
+def test_nfs_server_that_permits_nothing_is_reported_with_the_export_option_it_needs(
     places: Places, version: str, tmp_path: Path
 ) -> None:
     """`insecure` is what most people miss: lightningd does not run as root, and has no port below 1024."""
@@ -236,14 +236,14 @@ def test_a_server_that_permits_nothing_is_said_with_what_it_must_be_told(
         backup_at(places.ganesha.url(version, f"{tmp_path.name}/lightning.bkp") + "&uid=4711&gid=4711").check_new()
 
 
-def test_a_name_that_no_server_takes_is_said(places: Places) -> None:
+def test_nfs_path_with_invalid_name_is_refused(places: Places) -> None:
     url = f"nfs://127.0.0.1/backup/../lightning.bkp?version=4.1&nfsport={places.ganesha.port}"
     with pytest.raises(BackupError, match="Invalid argument"):
         backup_at(url).check_new()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> None:
+def test_nfs_path_that_is_not_exported_is_refused(places: Places, version: str) -> None:
     url = f"nfs://127.0.0.1/nowhere/lightning.bkp?version={version}&nfsport={places.ganesha.port}"
     with pytest.raises(BackupError, match=r"does not exist|does not permit it; /nowhere must be exported"):
         backup_at(f"{url}&mountport={places.ganesha.mount_port}").check_new()
@@ -253,7 +253,7 @@ def test_a_path_that_is_not_exported_is_said(places: Places, version: str) -> No
     "query",
     ["colour=red", "version=2", "version=4.0", "nfsport=x", "timeout=1", "timeout=soon", "uid=-1", "nfsport=99999"],
 )
-def test_options_that_make_no_sense(query: str) -> None:
+def test_nfs_url_with_invalid_option_is_refused(query: str) -> None:
     with pytest.raises(BadURL):
         backup_at(f"nfs://nas.local/export/lightning.bkp?{query}")
 
@@ -261,6 +261,6 @@ def test_options_that_make_no_sense(query: str) -> None:
 @pytest.mark.parametrize(
     "host", ["nas:port", "[::1", ":2049", "nas:99999", "fe80::1", "nas..local", "n" * 64, "%ff", "n%00s", "my%20nas"]
 )
-def test_hosts_that_make_no_sense(host: str) -> None:
+def test_nfs_url_with_invalid_host_is_refused(host: str) -> None:
     with pytest.raises(BadURL):
         backup_at(f"nfs://{host}/export/lightning.bkp")

@@ -81,7 +81,7 @@ class Stream:
 
 
 @pytest.mark.parametrize("take", [sealed, replaced, removed])
-def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not_see(
+def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see(
     there: Callable[[], Storage], take: Callable[[Storage], None]
 ) -> None:
     """At random moments: what the taker reads after it has sealed the file is all that is ever acknowledged."""
@@ -103,7 +103,7 @@ def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not
     assert done > ROUNDS
 
 
-def test_neither_of_two_nodes_loses_what_was_acknowledged(url: str, tmp_path: Path) -> None:
+def test_two_nodes_over_nfs_lose_nothing_acknowledged(url: str, tmp_path: Path) -> None:
     """`python -m tests.destinations.disturbed` does the same for as many rounds as wanted."""
     tally = disturb(created(opener(url, SMALL_SEGMENTS)), tmp_path, ROUNDS, 5)
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
@@ -117,7 +117,7 @@ def slowly_watched(url: str) -> Open:
     return opener(url, replace(SMALL, check_every=1e9))
 
 
-def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(slowly_watched: Open) -> None:
+def test_writer_held_up_before_naming_a_segment_replaces_none_over_nfs(slowly_watched: Open) -> None:
     for made in (False, True):
         slowly_watched().create(source(DATABASE, 1))
         acknowledged, found = overtaken_in_a_segment(slowly_watched, 60, made=made)
@@ -125,16 +125,14 @@ def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(slo
         slowly_watched().remove()
 
 
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(
-    slowly_watched: Open, tmp_path: Path
-) -> None:
+def test_writer_held_up_before_naming_a_snapshot_replaces_none_over_nfs(slowly_watched: Open, tmp_path: Path) -> None:
     slowly_watched().create(source(DATABASE, 1))
     acknowledged, found = overtaken_in_a_compaction(slowly_watched, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
 @pytest.mark.usefixtures("impatient")
-def test_harness_sees_what_a_rename_destroys(slowly_watched: Open, tmp_path: Path) -> None:
+def test_harness_sees_damage_from_rename_over_a_file_over_nfs(slowly_watched: Open, tmp_path: Path) -> None:
     slowly_watched().create(source(DATABASE, 1))
     with pytest.raises(Damaged):
         overtaken_in_a_segment(slowly_watched, 60, safely=False)
@@ -145,7 +143,7 @@ def test_harness_sees_what_a_rename_destroys(slowly_watched: Open, tmp_path: Pat
 
 
 @pytest.mark.parametrize("refusal", [errno.EOPNOTSUPP, errno.EPERM])
-def test_server_without_links_is_asked_first(
+def test_rename_new_replaces_nothing_on_nfs_server_without_hard_links(
     there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def refused(*_: object) -> None:
@@ -166,7 +164,7 @@ def test_server_without_links_is_asked_first(
     assert storage.read_small("segment") == b"one goes on"
 
 
-def test_new_name_leaves_the_file_unsealed_and_no_removed_one_behind(there: Callable[[], Storage]) -> None:
+def test_rename_new_over_nfs_leaves_one_unsealed_file_and_no_hidden_one(there: Callable[[], Storage]) -> None:
     storage = there()
     assert isinstance(storage, NfsStorage)
     with closing(storage.create("segment.tmp")) as handle:
@@ -178,7 +176,7 @@ def test_new_name_leaves_the_file_unsealed_and_no_removed_one_behind(there: Call
     ]
 
 
-def test_fence_costs_no_further_call(places: Places) -> None:
+def test_fence_over_nfs_costs_no_further_call(places: Places) -> None:
     for kind in ("nfs3", "nfs41"):
         with closing(Proxy(places.ganesha.port)) as proxy:
             url = places.url(kind).replace(f"nfsport={places.ganesha.port}", f"nfsport={proxy.port}")
@@ -192,7 +190,7 @@ def test_fence_costs_no_further_call(places: Places) -> None:
                 assert proxy.calls == before + 10
 
 
-def test_sealed_file_can_be_read_and_replaced(there: Callable[[], Storage]) -> None:
+def test_sealed_file_over_nfs_can_be_read_and_replaced(there: Callable[[], Storage]) -> None:
     storage = there()
     storage.publish("segment", b"content")
     assert storage.seal("segment")
@@ -204,18 +202,18 @@ def test_sealed_file_can_be_read_and_replaced(there: Callable[[], Storage]) -> N
     assert storage.read_small("segment") == b"anew"
 
 
-def test_file_that_is_not_there_cannot_be_sealed(there: Callable[[], Storage]) -> None:
+def test_missing_file_over_nfs_cannot_be_sealed(there: Callable[[], Storage]) -> None:
     with pytest.raises(FileNotFoundError):
         there().seal("segment")
 
 
-def test_there_is_no_lock_over_nfs_itself(there: Callable[[], Storage]) -> None:
+def test_lock_over_nfs_client_is_none(there: Callable[[], Storage]) -> None:
     assert there().lock("a test") is None
 
 
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize(("mode", "links"), [(0o400, 1), (0o600, 0), (0o477, 2)])
-def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int, links: int) -> None:
+def test_nfs_write_without_attributes_in_answer_asks_for_them(tells: bool, mode: int, links: int) -> None:
     server = Server(tells=tells)
     handle = writer(server)
     handle.write_durably(0, b"record")
@@ -226,7 +224,9 @@ def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int
 
 
 @pytest.mark.parametrize(("error", "mode", "fenced"), [(13, 0o400, True), (13, 0o600, False), (28, 0o400, False)])
-def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, fenced: bool) -> None:
+def test_permission_error_on_sealed_file_is_a_fence_and_any_other_is_raised(
+    error: int, mode: int, fenced: bool
+) -> None:
     """Most let the file's owner; what is refused for another reason is said as it is."""
     server = Server()
     handle = writer(server)
@@ -237,7 +237,9 @@ def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, f
     assert fenced or caught.value.errno == error
 
 
-def test_server_without_modes_seals_nothing(there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nfs_server_without_modes_reports_that_nothing_was_sealed(
+    there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It ignores them, or refuses; the caller is told, for it must know that nobody is kept out."""
 
     def refused(*_: object) -> None:

@@ -88,7 +88,7 @@ def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
 @pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past_the_room", "into_zeros"])
-def test_node_that_dies_between_two_writes_of_a_record_goes_on(
+def test_node_killed_between_two_writes_of_a_record_starts_again(
     server: Ganesha,
     version: str,
     room: int,
@@ -118,7 +118,7 @@ def test_node_that_dies_between_two_writes_of_a_record_goes_on(
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
 @pytest.mark.parametrize("short", [1, 7, 8, 100, 500, 513])
-def test_record_of_which_any_part_is_missing_is_torn(
+def test_record_missing_any_of_its_nfs_writes_is_torn(
     server: Ganesha, version: str, short: int, graves: list[tuple[Line, threading.Thread]], tmp_path: Path
 ) -> None:
     """Of a length that leaves so many bytes to the last write, if each but that took all that the server takes."""
@@ -151,7 +151,7 @@ def test_record_of_which_any_part_is_missing_is_torn(
 
 @pytest.mark.parametrize("most", [512, 1000, 4096, 65_536, 100_000])
 @pytest.mark.parametrize("offset", [0, 64, 511, 512, 70_001])
-def test_every_part_of_a_write_ends_where_a_sector_does(most: int, offset: int) -> None:
+def test_large_nfs_write_is_split_at_sector_boundaries(most: int, offset: int) -> None:
     server = Server()
     server.largest_write = most
     ends = list[int]()
@@ -170,7 +170,9 @@ def test_every_part_of_a_write_ends_where_a_sector_does(most: int, offset: int) 
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
-def test_connection_that_commits_knows_the_servers_limit(server: Ganesha, version: str, tmp_path: Path) -> None:
+def test_connection_for_commits_knows_largest_write_of_the_server(
+    server: Ganesha, version: str, tmp_path: Path
+) -> None:
     """Not only the one that has looked for the directory: more is refused, or cut by the server where it likes."""
     line = Line(server)
     with closing(line.proxy):

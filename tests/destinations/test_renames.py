@@ -76,7 +76,7 @@ def kill(writer: Writer) -> None:
             segment.handle.close()
 
 
-def test_nothing_is_renamed_over_an_open_file(place: Open, watch: Watch) -> None:
+def test_no_rename_replaces_an_open_file_in_a_whole_life(place: Open, watch: Watch) -> None:
     """A whole life: starts after a stop and after a kill, full segments, compactions, new generations."""
     place().create(source(DATABASE, 1))
     version = 1
@@ -101,7 +101,7 @@ def test_nothing_is_renamed_over_an_open_file(place: Open, watch: Watch) -> None
     assert versions(place())[-1] == version
 
 
-def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_path: Path) -> None:
+def test_no_rename_replaces_an_open_file_in_a_compaction(watch: Watch, place: Open, tmp_path: Path) -> None:
     place().create(source(DATABASE, 1))
     writer = place().open(silent, "session")
     for change in changes(10, 1):
@@ -114,7 +114,7 @@ def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_p
     assert watch.over_an_open_one == []
 
 
-def test_watch_sees_a_rename_over_an_open_file(watch: Watch, tmp_path: Path) -> None:
+def test_harness_sees_a_rename_over_an_open_file(watch: Watch, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     for name in ("old", "new"):
         storage.create(name).close()

@@ -38,7 +38,7 @@ def buy(tmp_path: Path) -> Iterator[Buy]:
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_a_recorded_node(kind: str, places: Places, world_at: WorldAt) -> None:
+def test_recorded_node_on_stick_is_restored_equal(kind: str, places: Places, world_at: WorldAt) -> None:
     world = world_at(places.url(kind))
     FRESH.prepare(world)
     node = world.run(FRESH.calls())
@@ -48,7 +48,7 @@ def test_a_recorded_node(kind: str, places: Places, world_at: WorldAt) -> None:
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_it_is_found_under_another_path(
+def test_stick_mounted_elsewhere_is_found_by_label(
     kind: str, buy: Buy, world_at: WorldAt, history: History, tmp_path: Path
 ) -> None:
     stick = buy(STICKS[kind]).plug()
@@ -62,14 +62,14 @@ def test_it_is_found_under_another_path(
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_names_are_read_from_the_device(kind: str, buy: Buy) -> None:
+def test_label_and_uuid_of_stick_are_read_from_its_device(kind: str, buy: Buy) -> None:
     stick = buy(STICKS[kind])
     names = read_names(stick.image)
     assert names is not None
     assert (names.label, names.uuid) == (stick.label, run("blkid", "-p", "-s", "UUID", "-o", "value", stick.image))
 
 
-def test_it_is_found_by_uuid(buy: Buy) -> None:
+def test_stick_is_found_by_uuid_in_either_case(buy: Buy) -> None:
     stick = buy(ExFat).plug()
     names = read_names(stick.image)
     assert names is not None
@@ -78,19 +78,19 @@ def test_it_is_found_by_uuid(buy: Buy) -> None:
         backup_at(f"usb://{uuid}/lightning.bkp").check_new()
 
 
-def test_it_is_not_plugged_in() -> None:
+def test_stick_not_plugged_in_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="'NOSUCHSTICK' is not plugged in"):
         backup_at("usb://NOSUCHSTICK/lightning.bkp").check_new()
 
 
-def test_it_is_not_mounted(buy: Buy) -> None:
+def test_stick_plugged_in_but_not_mounted_is_unreachable(buy: Buy) -> None:
     stick = buy(Ext4)
     stick.attach()
     with pytest.raises(Unreachable, match=r"plugged in \(/dev/loop\d+\), but not mounted"):
         backup_at(stick.url()).check_new()
 
 
-def test_it_is_present_twice(buy: Buy) -> None:
+def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(buy: Buy) -> None:
     one, other = buy(Ext4, "SAME").plug(), buy(Btrfs, "SAME").plug()
     with pytest.raises(Unreachable, match="2 sticks are called 'SAME'") as caught:
         backup_at(one.url()).check_new()
@@ -103,7 +103,7 @@ def test_it_is_present_twice(buy: Buy) -> None:
     backup_at(f"usb://{names.uuid}/lightning.bkp").check_new()
 
 
-def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
+def test_copy_of_stick_plugged_in_beside_it_is_refused(buy: Buy) -> None:
     """Made with dd: no UUID tells them apart."""
     one, copy = buy(Ext4, "SAME"), buy(Ext4, "SAME")
     copy.image.write_bytes(one.image.read_bytes())
@@ -114,7 +114,9 @@ def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
     assert "write the UUID" not in str(caught.value)
 
 
-def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) -> None:
+def test_stick_mounted_read_only_stops_the_node_but_can_be_restored_from(
+    buy: Buy, world_at: WorldAt, history: History
+) -> None:
     stick = buy(Ext4).plug()
     world = world_at(stick.url()).init()
     world.run([history.first()])
@@ -126,7 +128,7 @@ def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) 
         node.db_write(history.note())
 
 
-def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
+def test_stick_pulled_out_while_mounted_is_reported_as_that(buy: Buy) -> None:
     stick = buy(ExFat).plug()
     assert isinstance(stick, ExFat)
     stick.kill()
@@ -135,7 +137,7 @@ def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
 
 
 @pytest.mark.parametrize("kind", [ExFat, Fat])
-def test_it_is_pulled_out_while_running(
+def test_stick_pulled_out_under_running_node_stops_it(
     kind: type[ExFat] | type[Fat], buy: Buy, world_at: WorldAt, history: History
 ) -> None:
     stick = buy(kind).plug()
@@ -152,7 +154,9 @@ def test_it_is_pulled_out_while_running(
     world.assert_restored_equals_the_nodes()
 
 
-def test_it_becomes_read_only_while_running(buy: Buy, world_at: WorldAt, history: History) -> None:
+def test_stick_that_becomes_read_only_under_running_node_stops_it(
+    buy: Buy, world_at: WorldAt, history: History
+) -> None:
     """What Linux does with ext4 on a stick that gives errors."""
     stick = buy(Ext4).plug()
     assert isinstance(stick, Ext4)
@@ -168,7 +172,7 @@ def test_it_becomes_read_only_while_running(buy: Buy, world_at: WorldAt, history
     world.assert_restored_equals_the_nodes()
 
 
-def test_it_is_full(buy: Buy, world_at: WorldAt, history: History) -> None:
+def test_stick_that_fills_up_under_running_node_stops_it(buy: Buy, world_at: WorldAt, history: History) -> None:
     stick = buy(Ext4).plug()
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
@@ -182,7 +186,7 @@ def test_it_is_full(buy: Buy, world_at: WorldAt, history: History) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: WorldAt) -> None:
+def test_init_on_stick_without_permissions_warns_that_everyone_may_read_it(buy: Buy, world_at: WorldAt) -> None:
     stick = buy(ExFat).plug()
     world = world_at(stick.url())
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
@@ -191,12 +195,12 @@ def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: World
 
 
 @pytest.mark.parametrize("url", ["usb:///lightning.bkp", "usb://STICK/", "usb://STICK/a.bkp?colour=red"])
-def test_urls_that_make_no_sense(url: str) -> None:
+def test_invalid_usb_url_is_refused(url: str) -> None:
     with pytest.raises(BadURL):
         backup_at(url)
 
 
-def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:
+def test_stick_is_found_by_what_udev_knows_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:
     """Its links, and its database that tells two sticks of one label apart; both need no privileges."""
     one, other = buy(Ext4), buy(Btrfs)
     for stick in (one, other):
@@ -221,7 +225,7 @@ def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: B
 
 
 @pytest.mark.parametrize("kind", [Ext4, Btrfs, ExFat])
-def test_the_disk_under_a_path(kind: type[Stick], buy: Buy) -> None:
+def test_disk_under_a_path_is_that_of_its_stick(kind: type[Stick], buy: Buy) -> None:
     stick = buy(kind).plug()
     assert disks_of(stick.point) == {Path(stick.device).name}
     assert disks_of(stick.point) != disks_of(Path("/"))

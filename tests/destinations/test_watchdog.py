@@ -73,7 +73,7 @@ def watching() -> Iterator[Watching]:
     watching.dog.stop()
 
 
-def test_a_quick_commit_is_not_spoken_of(watching: Watching) -> None:
+def test_watchdog_says_nothing_of_quick_commits(watching: Watching) -> None:
     for _ in range(50):
         watching.dog.begin(Call())
         time.sleep(0.004)
@@ -83,7 +83,7 @@ def test_a_quick_commit_is_not_spoken_of(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_a_slow_commit_is_spoken_of_again_and_again(watching: Watching) -> None:
+def test_watchdog_repeats_that_a_slow_commit_waits(watching: Watching) -> None:
     call = Call()
     watching.dog.begin(call)
     time.sleep(0.3)
@@ -95,7 +95,7 @@ def test_a_slow_commit_is_spoken_of_again_and_again(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_each_commit_waits_for_itself(watching: Watching) -> None:
+def test_watchdog_counts_the_time_of_each_commit_by_itself(watching: Watching) -> None:
     for _ in range(4):
         watching.dog.begin(Call())
         time.sleep(0.15)
@@ -103,7 +103,7 @@ def test_each_commit_waits_for_itself(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_a_commit_that_waits_too_long_is_refused_and_the_process_ends(watching: Watching) -> None:
+def test_watchdog_refuses_commit_beyond_timeout_and_ends_the_process(watching: Watching) -> None:
     call = Call()
     watching.dog.begin(call)
     assert watching.over.wait(5)
@@ -115,7 +115,7 @@ def test_a_commit_that_waits_too_long_is_refused_and_the_process_ends(watching: 
     assert watching.ended == [1]
 
 
-def test_an_answer_of_the_last_moment_does_no_harm(watching: Watching) -> None:
+def test_watchdog_ends_the_process_though_the_hook_answered_at_last_moment(watching: Watching) -> None:
     class Answered(Call):
         def set_result(self, result: Any) -> None:
             raise ValueError("not pending")
@@ -125,13 +125,13 @@ def test_an_answer_of_the_last_moment_does_no_harm(watching: Watching) -> None:
     assert watching.ended == [1]
 
 
-def test_leaving_is_not_waited_for_forever(watching: Watching) -> None:
+def test_watchdog_ends_the_process_when_leaving_takes_too_long(watching: Watching) -> None:
     watching.dog.leave_within(0.05)
     assert watching.over.wait(5)
     assert watching.ended == [0]
 
 
-def test_pyln_lets_another_thread_answer_while_the_hook_is_stuck() -> None:
+def test_pyln_sends_watchdog_answer_while_the_hook_is_stuck() -> None:
     """The public way that all of this rests on."""
     out = io.TextIOWrapper(io.BytesIO())
     plugin = Plugin(autopatch=False, dynamic=False)

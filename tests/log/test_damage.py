@@ -122,14 +122,14 @@ def test_zeros_in_one_sector_of_last_record_is_torn(killed: Made) -> None:
         assert open_verdict(killed, files) == "torn"
 
 
-def test_zeros_in_one_sector_of_last_record_after_the_end_of_the_session_is_damage(closed: Made) -> None:
+def test_zeros_in_one_sector_of_last_record_of_closed_session_is_damage(closed: Made) -> None:
     for share in sectors(*last_record(closed)):
         found = damage({**closed.files, closed.last: zeroed(closed.files[closed.last], *share)})
         assert "once saved" in found.what
         assert found.last_good == LAST - 1
 
 
-def test_zeros_in_a_part_of_a_sector_is_damage(killed: Made) -> None:
+def test_zeros_in_part_of_a_sector_of_last_record_is_damage(killed: Made) -> None:
     start, stop = last_record(killed)
     data = killed.files[killed.last]
     for part in (
@@ -141,7 +141,7 @@ def test_zeros_in_a_part_of_a_sector_is_damage(killed: Made) -> None:
         assert damage({**killed.files, killed.last: zeroed(data, *part)}).offset == start
 
 
-def test_zeros_in_a_sector_of_a_middle_record_is_damage(killed: Made) -> None:
+def test_zeros_in_one_sector_of_middle_record_is_damage(killed: Made) -> None:
     name = killed.segments[0]
     start, stop = record_bounds(killed.files[name])[-2:]
     for share in sectors(start, stop):
@@ -152,7 +152,7 @@ def test_zeros_in_a_sector_of_a_middle_record_is_damage(killed: Made) -> None:
         assert open_verdict(killed, files) == "found by readers"
 
 
-def test_what_is_torn_is_put_aside(killed: Made) -> None:
+def test_torn_record_is_put_aside_when_opened(killed: Made) -> None:
     start, stop = last_record(killed)
     data = killed.files[killed.last][: stop - 100]
     backup = backup_of({**killed.files, killed.last: data}, TINY)
@@ -166,7 +166,7 @@ def test_what_is_torn_is_put_aside(killed: Made) -> None:
     writer.close()
 
 
-def test_a_torn_end_and_something_after_it_is_damage(killed: Made) -> None:
+def test_torn_record_with_something_after_it_is_damage(killed: Made) -> None:
     start, stop = last_record(killed)
     share = sectors(start, stop)[1]
     data = zeroed(killed.files[killed.last], *share)
@@ -174,7 +174,7 @@ def test_a_torn_end_and_something_after_it_is_damage(killed: Made) -> None:
     assert damage({**killed.files, killed.last: flipped(data, stop + 10, 1)}).offset == start
 
 
-def test_a_torn_segment_before_another_is_damage(killed: Made) -> None:
+def test_torn_record_in_segment_before_another_is_damage(killed: Made) -> None:
     first, last = killed.segments[:2]
     start, stop = record_bounds(killed.files[first])[-2:]
     cut = {**killed.files, first: killed.files[first][: stop - 10]}
@@ -185,7 +185,7 @@ def test_a_torn_segment_before_another_is_damage(killed: Made) -> None:
     assert (found.file, found.offset) == (first, start)
 
 
-def test_records_left_out_or_exchanged_or_doubled_are_damage(closed: Made) -> None:
+def test_records_missing_or_swapped_or_doubled_are_damage(closed: Made) -> None:
     data = closed.files[closed.last]
     bounds = record_bounds(data)
     records = [data[start:stop] for start, stop in pairwise(bounds)]
@@ -201,7 +201,7 @@ def test_records_left_out_or_exchanged_or_doubled_are_damage(closed: Made) -> No
     assert open_verdict(closed, files) == "found by readers"
 
 
-def test_text_that_looks_like_a_record_is_none(closed: Made) -> None:
+def test_text_that_looks_like_record_header_is_not_taken_for_a_record(closed: Made) -> None:
     """A peer may choose text that a node stores, but not the zero bytes that each real header has."""
     real = closed.files[closed.last][FILE_HEADER_SIZE:][:RECORD_HEADER_SIZE]
     for inside, end in ((text_like_a_record(), End.TORN), (real, End.DAMAGED)):

@@ -39,7 +39,7 @@ def masks(offset: int) -> list[int]:
 
 
 @VERDICTS
-def test_a_flip_anywhere_is_named_or_loses_nothing(made: Made, verdict: Verdict) -> None:
+def test_flip_of_any_byte_is_named_or_loses_nothing(made: Made, verdict: Verdict) -> None:
     counts: Counter[str] = Counter()
     for name, data in made.files.items():
         if verdict is open_verdict and name.startswith("snapshot"):
@@ -63,14 +63,14 @@ def fills(data: bytes, cut: int) -> dict[str, bytes]:
 
 
 @VERDICTS
-def test_a_cut_after_the_end_of_the_session_is_always_damage(verdict: Verdict) -> None:
+def test_cut_at_any_byte_of_closed_session_is_damage(verdict: Verdict) -> None:
     made = make(closed=True)
     counts = cut_everywhere(made, verdict)
     assert set(counts) == {"end: damaged", "zeros: damaged", "noise: damaged"}
 
 
 @VERDICTS
-def test_a_cut_after_the_writer_was_killed(verdict: Verdict) -> None:
+def test_cut_at_any_byte_after_kill_is_damage_or_torn_or_shorter_log(verdict: Verdict) -> None:
     made = make(closed=False)
     bounds = record_bounds(made.files[made.last])
     counts = cut_everywhere(made, verdict)

@@ -27,7 +27,7 @@ LOOKS: tuple[Operation, ...] = ("exists", "names", "open", "space", "size", "rea
 WRITES: tuple[Operation, ...] = ("write", "write_durably", "extend")
 
 
-class Sufferer(Node):
+class NodeOnFailingDisk(Node):
     """A node on a disk that fails. It mends the disk when a step is refused, starts again, and goes on."""
 
     def __init__(self, scratch: Path) -> None:
@@ -92,7 +92,7 @@ class Sufferer(Node):
                 assert found in (self.now.contents, self.next.contents)
 
 
-def live(node: Sufferer) -> None:
+def live(node: NodeOnFailingDisk) -> None:
     """Every kind of step."""
     while node.model is None:
         node.attempt(node.create)
@@ -140,13 +140,15 @@ def faults(operation: Operation, calls: int) -> Iterator[tuple[int, int, float]]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_operation_fails_at_each_occurrence(operation: Operation, tmp_path: Path) -> None:
-    well = Sufferer(tmp_path)
+def test_disk_operation_failing_at_each_occurrence_loses_nothing_acknowledged(
+    operation: Operation, tmp_path: Path
+) -> None:
+    well = NodeOnFailingDisk(tmp_path)
     live(well)
     assert well.refusals == well.faulty.struck == 0
     counts: Counter[str] = Counter()
     for nth, number, done in faults(operation, well.faulty.calls[operation]):
-        node = Sufferer(tmp_path)
+        node = NodeOnFailingDisk(tmp_path)
         node.faulty.fail(operation, number, nth=nth, done=done)
         live(node)
         counts["faults"] += node.faulty.struck

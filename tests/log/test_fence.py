@@ -118,11 +118,11 @@ def disturbed(created: Maker, rounds: int) -> int:
     return lost
 
 
-def test_take_over_of_a_stream_loses_nothing_acknowledged(created: Maker) -> None:
+def test_takeover_of_busy_writer_loses_nothing_acknowledged(created: Maker) -> None:
     assert disturbed(created, ROUNDS) == 0
 
 
-def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
+def test_harness_sees_loss_when_file_is_not_checked_after_each_sync(
     created: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
@@ -140,7 +140,7 @@ def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
 
 
 @pytest.mark.parametrize("how", ["sealed", "removed", "replaced"])
-def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) -> None:
+def test_write_to_file_taken_by_another_writer_is_not_acknowledged(tmp_path: Path, how: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment")
     handle.write_durably(0, b"ours")
@@ -157,7 +157,7 @@ def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) ->
 
 
 @pytest.mark.parametrize("rename", ["rename", "rename_new"])
-def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
+def test_file_renamed_by_its_own_writer_is_still_written_to(tmp_path: Path, rename: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment.tmp")
     getattr(storage, rename)("segment.tmp", "segment")
@@ -165,7 +165,7 @@ def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
     handle.close()
 
 
-def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path) -> None:
+def test_mount_that_hides_write_bits_is_still_written_to(tmp_path: Path) -> None:
     """Some mounts give every file a mode of their own (fmask=0377): no fence there, and no refusal either."""
     real = os.fstat
 
@@ -181,7 +181,7 @@ def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path
 
 
 @pytest.mark.parametrize("moment", ["before the segment is made", "while it is made", "when it has its name"])
-def test_segment_made_ahead_during_a_take_over_is_never_used(
+def test_preallocated_segment_made_during_takeover_is_never_used(
     created: Maker, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """The first writer is held up between its looks at the marker; the other takes over and ends meanwhile."""
@@ -227,7 +227,7 @@ from tests.log.histories import changes
 backup = backup_at(sys.argv[1])
 backup.storage.lock = lambda what: None
 writer = backup.open(lambda level, line: None, "first")
-version = writer.standing.data_version
+version = writer.position.data_version
 print(version, flush=True)
 while True:
     (change,) = changes(1, version, 300)
@@ -237,7 +237,7 @@ while True:
 """
 
 
-def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes_on(
+def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
     created: Maker, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is frozen (a suspended virtual machine, a debugger) wakes up after the take-over is complete."""
@@ -265,7 +265,9 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
 
 
 @pytest.mark.parametrize("options", [SMALL], ids=["checks each time"])
-def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_notices_offline_command_by_session_marker_alone(
+    created: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing can be sealed only the marker tells; a command must not go on under the node's own one."""
     monkeypatch.setattr(LocalStorage, "seal", lambda self, name: False)
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
@@ -281,7 +283,7 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, m
     assert last.session_id == "the node"  # which may go on with its backup at its next start
 
 
-def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
+def test_replaced_writer_that_rewrites_its_marker_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
     """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
     first = created().open(silent, "first")
     fence = first.storage.read_small("session")

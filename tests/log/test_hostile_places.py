@@ -80,7 +80,9 @@ def a_socket(path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("change", [link, link_within, endless, circle, pipe, directory, a_socket])
-def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None], name: str) -> None:
+def test_link_or_pipe_or_directory_in_place_of_a_file_is_refused(
+    place: Path, change: Callable[[Path], None], name: str
+) -> None:
     change(place / name)
 
     def made() -> Backup:
@@ -91,14 +93,14 @@ def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None]
             attempt()
 
 
-def test_a_backup_that_is_a_link_itself(place: Path) -> None:
+def test_backup_directory_that_is_a_link_is_read(place: Path) -> None:
     """That is the user's choice: the path is theirs."""
     link = place.parent / "link"
     link.symlink_to(place)
     assert contents(backup_at(link.as_uri())) == contents(backup_at(place.as_uri()))
 
 
-def test_a_writer_writes_through_no_link(place: Path) -> None:
+def test_writer_does_not_write_through_links_with_names_it_will_use(place: Path) -> None:
     """Names that it will use next lead to files of the user's."""
     treasure = place.parent / "treasure"
     treasure.write_bytes(b"precious")
@@ -148,20 +150,20 @@ def sparse(directory: Path, length: int) -> None:
         file.truncate(length + 200)
 
 
-def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
+def test_compression_bomb_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     size = 128 << 20
     bomb = Forged(zeros(size), flags=FRAME, size=size)
     put(tmp_path / "bomb", backup(segment=segment(bomb, packed())))
     assert grown(tmp_path / "bomb") < 64
 
 
-def test_a_large_window_costs_no_memory(tmp_path: Path) -> None:
+def test_large_compression_window_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     wide = Forged(zstd_block(b"x" * 1000, 30), flags=FRAME, size=1000)
     put(tmp_path / "window", backup(segment=segment(wide)))
     assert grown(tmp_path / "window") < 32
 
 
-def test_a_snapshot_of_holes_costs_no_memory(tmp_path: Path) -> None:
+def test_sparse_snapshot_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     put(tmp_path / "holes", backup())
     (claim,) = [records([Forged(length=1 << 29, kind=3, size=1 << 18, data_version=0)], 0, 0)]
     with (tmp_path / "holes" / snapshot_name(1)).open("wb") as file:
@@ -170,7 +172,7 @@ def test_a_snapshot_of_holes_costs_no_memory(tmp_path: Path) -> None:
     assert grown(tmp_path / "holes") < 32
 
 
-def test_a_file_larger_than_any_is_not_read(tmp_path: Path) -> None:
+def test_segment_larger_than_any_real_one_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     put(tmp_path / "large", backup())
     sparse(tmp_path / "large", (1 << 32) - 1)
     assert grown(tmp_path / "large") < 32

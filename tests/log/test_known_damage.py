@@ -38,7 +38,7 @@ def storage() -> SimulatedStorage:
     return SimulatedStorage(SimulatedDisk())
 
 
-def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
+def test_known_damage_is_read_back_and_the_first_found_stays(storage: SimulatedStorage) -> None:
     made(storage)
     assert read_damage(storage, 1) is None
     write_damage(storage, BAD)
@@ -47,7 +47,7 @@ def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
     assert read_damage(storage, 1) == BAD, "what was found first stays"
 
 
-def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
+def test_known_damage_of_another_generation_is_ignored(storage: SimulatedStorage) -> None:
     """Also when an old copy of the backup was put over it."""
     writer = made(storage)
     for other in (0, 2, 7):
@@ -61,7 +61,7 @@ def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
         assert (DAMAGE in storage.names()) == stays
 
 
-def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStorage) -> None:
+def test_control_characters_and_long_text_in_known_damage_are_not_shown(storage: SimulatedStorage) -> None:
     made(storage)
     storage.publish(DAMAGE, KnownDamage(1, "\x1b[31m", "ü" + "x" * 5000, 1).encode())
     known = read_damage(storage, 1)
@@ -81,7 +81,7 @@ def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStora
     ],
     ids=["empty", "cut", "flipped", "bare", "negative", "future", "list"],
 )
-def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
+def test_unreadable_damage_file_counts_as_damage_until_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
     writer = made(storage)
     storage.publish(DAMAGE, data)
     assert backup_in(storage).status("").health == "damaged"
@@ -95,7 +95,9 @@ def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedS
     assert writer.damage.read() is None and writer.status("").health == "ok"
 
 
-def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage) -> None:
+def test_writer_remembers_damage_that_it_could_not_save(
+    monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage
+) -> None:
     writer = made(storage)
 
     def full(name: str, data: bytes) -> None:
@@ -108,7 +110,7 @@ def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatc
     assert writer.status("").health == "damaged"
 
 
-def test_the_power_is_cut_at_every_operation_of_finding_and_healing() -> None:
+def test_known_damage_survives_power_cut_at_every_operation_of_new_snapshot() -> None:
     """Known, or healed: never neither."""
     seen = set()
     for number in range(1, 400):

@@ -35,7 +35,7 @@ def storage(tmp_path: Path) -> LocalStorage:
     return storage
 
 
-def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
+def test_large_record_is_read_within_memory_limit(storage: LocalStorage) -> None:
     with closing(storage.open(segment_name(1))) as handle:
         assert handle.size() > SIZE
     backup = backup_in(storage)
@@ -47,7 +47,7 @@ def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
     assert found[1][1] > SIZE
 
 
-def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
+def test_log_with_large_record_is_opened_within_memory_limit(storage: LocalStorage) -> None:
     backup = backup_in(storage)
     with within(MEMORY):
         writer = backup.open(silent, "again")
@@ -57,7 +57,7 @@ def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> None:
+def test_changed_byte_far_into_large_record_is_damage(storage: LocalStorage, tmp_path: Path) -> None:
     path = tmp_path / "lightning.bkp" / segment_name(1)
     with path.open("r+b") as file:
         file.seek(SIZE // 2)
@@ -70,16 +70,16 @@ def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_disk_that_gives_other_bytes_the_second_time(
+def test_large_record_that_differs_at_second_reading_is_damage(
     storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read once to be checked and once to be unpacked."""
     monkeypatch.setattr(StoredPayload, "is_good", lambda _: True)
-    test_a_changed_byte_far_into_it(storage, tmp_path)
+    test_changed_byte_far_into_large_record_is_damage(storage, tmp_path)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_large_record_of_nothing(tmp_path: Path) -> None:
+def test_large_record_of_holes_is_read_within_memory_limit(tmp_path: Path) -> None:
     """A file with a hole takes no room on a stranger's disk; its record would take all of a small machine's memory."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     storage.make()

@@ -18,7 +18,7 @@ from tests.log.destinations import Maker
 from tests.log.histories import backup_in, change, changes, silent, source
 
 
-def test_new_backup_has_none(make: Maker) -> None:
+def test_new_backup_has_no_last_changes(make: Maker) -> None:
     position = make().create(source())
     with make().read() as generation:
         end = read_end(generation)
@@ -58,7 +58,7 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
     assert end.whole == (len(read) == len(sent))
 
 
-def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
+def test_foreign_keys_setting_is_given_for_each_last_change(make: Maker) -> None:
     make().create(source())
     history = History()
     writer = make().open(silent, "one")
@@ -80,7 +80,9 @@ def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
     assert told == [True, True, False, False, True, True, True]
 
 
-def test_only_the_last_segments_are_read(tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_of_long_log_is_read_from_last_segments_only(
+    tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long the log is."""
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"), small)
     backup.create(source())

@@ -83,7 +83,7 @@ def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list
         assert versions(backup_at(url)) == []
 
 
-def test_lock_of_a_killed_process_is_free(url: str) -> None:
+def test_lock_of_killed_process_is_free(url: str) -> None:
     with another_process(url) as process:
         process.kill()
         process.wait()
@@ -93,7 +93,7 @@ def test_lock_of_a_killed_process_is_free(url: str) -> None:
     assert versions(backup_at(url)) == [2]
 
 
-def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:
+def test_lock_is_released_after_failed_open(url: str) -> None:
     segment = next(Path(url.removeprefix("file://")).glob("segment-*"))
     whole = segment.read_bytes()
     segment.write_bytes(b"")
@@ -103,7 +103,7 @@ def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:
     opened(url).close()
 
 
-def test_place_without_locks_is_used_without(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_place_that_has_no_locks_is_opened_without_lock(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(self: FileLock) -> None:
         raise NoLocks
 

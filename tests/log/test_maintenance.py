@@ -84,7 +84,7 @@ def check(node: Node) -> None:
     assert contents(node.backup()) == node.now.contents
 
 
-def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk) -> None:
+def test_commits_at_each_point_of_maintenance_are_kept(node: Node, disk: SimulatedDisk) -> None:
     node.options = replace(node.options, preallocate_min=16 << 10, preallocate_max=16 << 10)
     node.open("with room for what comes within one upkeep")
     for seed in range(60):
@@ -95,7 +95,7 @@ def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk) ->
     check(node)
 
 
-def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) -> None:
+def test_commits_at_each_point_of_compaction_are_kept(node: Node, disk: SimulatedDisk) -> None:
     for seed in range(30):
         node.note(noise(700, seed))
         node.writer.maintain()
@@ -113,7 +113,7 @@ def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) 
     assert found.changes == node.now.contents.changes[-len(found.changes) :]
 
 
-def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
+def test_progress_of_compaction_reaches_the_end_only_when_it_is_done(node: Node) -> None:
     """Not when the database is rebuilt: for a large one, half of the time is still to come."""
     for seed in range(300):
         node.note(noise(700, seed))
@@ -125,7 +125,7 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
     assert shown[-2] < shown[-1] == 1.0
 
 
-def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_rebuilt_for_compaction_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is gone a moment later, and lies on the node's own disk, often a card that wears out."""
     synced: list[Path] = []
     monkeypatch.setattr("backends.sqlite.replay.sync", synced.append)
@@ -139,7 +139,7 @@ def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatc
     check(node)
 
 
-def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
+def test_maintenance_at_each_line_of_a_commit_loses_nothing(node: Node) -> None:
     """The segment that is being gone on to must not be made a second time, over the one that is written to."""
     node.options = replace(node.options, segment_size=600)
     node.open("with a segment for each commit")
@@ -155,7 +155,7 @@ def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
     check(node)
 
 
-def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_snapshot_during_compaction_makes_it_refuse(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was folded is of a generation that is gone; publishing it would destroy the new one."""
     for _ in range(5):
         node.note()
@@ -174,7 +174,7 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
     check(node)
 
 
-def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
+def test_new_snapshot_after_compaction_keeps_it_from_being_published(node: Node) -> None:
     for _ in range(5):
         node.note()
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
@@ -186,7 +186,9 @@ def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
     check(node)
 
 
-def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) -> None:
+def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_snapshot(
+    node: Node, disk: SimulatedDisk
+) -> None:
     """The manifest was renamed, and the sync after it failed: its number must not come to name another snapshot."""
     storage = FaultyStorage(node.storage)
     node.writer.close()
@@ -229,7 +231,7 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["none made ahead", "made ahead"])
-def test_a_record_that_does_not_fit_any_more(node: Node, ahead: bool) -> None:
+def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) -> None:
     """It needs the next segment at once."""
     node.note(noise(6000))
     node.options = replace(node.options, max_file=node.writer.sizes().segments + 1200)
@@ -243,7 +245,7 @@ def test_a_record_that_does_not_fit_any_more(node: Node, ahead: bool) -> None:
     check(node)
 
 
-def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node: Node) -> None:
+def test_compaction_leaves_out_fewer_changes_when_they_are_large(node: Node) -> None:
     """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
     for seed in range(20):
         node.note(noise(1 << 20, seed))
@@ -255,7 +257,7 @@ def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node:
     assert [version for version, _ in left] == [*range(22 - len(left), 22)]
 
 
-def test_a_change_larger_than_all_that_may_stay_out_still_does(node: Node) -> None:
+def test_compaction_leaves_out_the_minimum_however_large_the_changes(node: Node) -> None:
     node.note()
     for seed in range(3):
         node.note(noise(5 << 20, seed))

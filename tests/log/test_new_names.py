@@ -150,7 +150,7 @@ def created(tmp_path: Path, options: LogOptions) -> Maker:
 
 @pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("commits", [0, 1, 60])
-def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(
+def test_writer_held_up_before_naming_a_segment_replaces_none_of_the_others(
     created: Maker, commits: int, made: bool
 ) -> None:
     acknowledged, found = overtaken_in_a_segment(created, commits, made=made)
@@ -158,23 +158,23 @@ def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_harness_sees_what_a_rename_over_a_segment_destroys(created: Maker, made: bool) -> None:
+def test_harness_sees_damage_from_rename_over_a_segment(created: Maker, made: bool) -> None:
     with pytest.raises(Damaged):
         overtaken_in_a_segment(created, 60, safely=False, made=made)
 
 
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(created: Maker, tmp_path: Path) -> None:
+def test_writer_held_up_before_naming_a_snapshot_replaces_none_of_the_others(created: Maker, tmp_path: Path) -> None:
     acknowledged, found = overtaken_in_a_compaction(created, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
-def test_harness_sees_what_a_rename_over_a_snapshot_destroys(created: Maker, tmp_path: Path) -> None:
+def test_harness_sees_damage_from_rename_over_a_snapshot(created: Maker, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         overtaken_in_a_compaction(created, tmp_path, safely=False)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
+def test_snapshot_named_but_never_published_does_not_block_the_next(
     created: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
     writer = created().open(silent, "first")
@@ -214,7 +214,7 @@ def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
 
 @pytest.mark.parametrize("done", [0.0, 1.0])
 @pytest.mark.parametrize("operation", ["rename_new", "sync_names"])
-def test_segment_that_could_not_be_named_is_made_anew(
+def test_segment_that_could_not_be_renamed_is_made_again(
     created: Maker, options: LogOptions, operation: str, done: float
 ) -> None:
     """Whether its name is there or not; the writer has not been replaced, and goes on."""

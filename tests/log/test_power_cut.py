@@ -96,7 +96,7 @@ def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
     assert contents(backup_in(storage)) == expected
 
 
-def a_long_life(node: Node) -> None:
+def long_life(node: Node) -> None:
     """Every kind of step in every kind of place."""
     node.create()
     node.open("one")
@@ -135,7 +135,7 @@ def a_long_life(node: Node) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
-def test_a_cut_at_every_point(
+def test_power_cut_at_every_point_loses_nothing_acknowledged(
     tmp_path: Path,
     small: LogOptions,
     monkeypatch: pytest.MonkeyPatch,
@@ -147,7 +147,7 @@ def test_a_cut_at_every_point(
     monkeypatch.setattr("backends.log.format.torn._BLOCK", LARGE)
     disk = SimulatedDisk()
     cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path, options=replace(small, note_every=note_every)))
-    a_long_life(cuts.node)
+    long_life(cuts.node)
     disk.watch = None
     assert contents(backup_in(SimulatedStorage(disk))) == cuts.node.now.contents
     for what, count in cuts.counts.items():

@@ -36,12 +36,12 @@ def kill(node: Node) -> None:
     node.open("after a kill")
 
 
-def upkeep(node: Node) -> None:
+def maintenance(node: Node) -> None:
     node.writer.maintain()
 
 
 STEPS: dict[str, Callable[[Node], None]] = {
-    step.__name__: step for step in (Node.note, large_note, upkeep, Node.snapshot, Node.compact, stop, kill)
+    step.__name__: step for step in (Node.note, large_note, maintenance, Node.snapshot, Node.compact, stop, kill)
 }
 
 
@@ -113,7 +113,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_random_histories() -> None:
+def test_random_history_with_kills_and_power_cuts_is_read_as_acknowledged() -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(

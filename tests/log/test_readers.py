@@ -55,7 +55,7 @@ class BusyNode:
         """One step."""
         steps: dict[Callable[[], object], int] = {
             self._note: 40, self.node.writer.maintain: 20, self.node.compact: 2, self.node.snapshot: 1,
-            self._restart: 2, self._die: 2,
+            self._restart: 2, self._kill: 2,
         }  # fmt: skip
         (step,) = self._rng.choices(list(steps), list(steps.values()))
         step()
@@ -69,7 +69,7 @@ class BusyNode:
         self.node.close()
         self.node.open("after a stop")
 
-    def _die(self) -> None:
+    def _kill(self) -> None:
         self.node.open("after it was killed")
 
 
@@ -95,7 +95,7 @@ class Beside(FaultyStorage):
 
 @pytest.mark.parametrize("pace", [2, 5, 15])
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_a_step_of_the_writer_before_some_looks_of_the_reader(
+def test_reader_interrupted_by_steps_of_writer_sees_a_whole_backup(
     tmp_path: Path, small: LogOptions, seed: int, pace: int
 ) -> None:
     storage = SimulatedStorage(SimulatedDisk())
@@ -134,7 +134,7 @@ def rest(reader: Reader) -> Contents:
     return Contents(reader.manifest.generation, snapshot, changes)
 
 
-def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
+def test_writer_moving_to_next_segment_does_not_disturb_a_reader(node: Node) -> None:
     with node.backup().read() as reader:
         changes = iter(reader.changes())
         assert next(changes).data_version == 1
@@ -145,7 +145,7 @@ def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
         assert versions in ([2], [2, 3], [2, 3, 4], [2, 3, 4, 5])  # the sixth is in the next segment
 
 
-def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
+def test_old_generation_is_read_whole_while_a_new_one_begins(node: Node) -> None:
     """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
     before = node.now.contents
     with node.backup().read() as reader:
@@ -156,7 +156,7 @@ def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
     assert contents(node.backup()) == node.now.contents
 
 
-def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
+def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(node: Node) -> None:
     """At each look of the opening once."""
     counting = FaultyStorage(node.storage)
     contents(backup_in(counting))
@@ -177,7 +177,7 @@ def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
         assert found in (before, node.now.contents)
 
 
-def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
+def test_writer_that_stops_while_reader_opens_does_not_disturb_it(node: Node) -> None:
     """It takes the segment away that it had made ahead, and that a reader may have seen."""
     looks = 0
 
@@ -194,7 +194,7 @@ def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
 
 
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_readers_beside_a_busy_writer(tmp_path: Path, small: LogOptions, seed: int) -> None:
+def test_readers_in_threads_beside_busy_writer_see_a_whole_backup(tmp_path: Path, small: LogOptions, seed: int) -> None:
     """On a real filesystem, in threads."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     busy = BusyNode(storage, tmp_path, seed, small)
@@ -228,7 +228,7 @@ def test_readers_beside_a_busy_writer(tmp_path: Path, small: LogOptions, seed: i
     assert len(readings) > 1
 
 
-def test_a_record_that_comes_while_it_is_looked_at(
+def test_record_half_written_at_first_look_is_not_torn(
     tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of it is there at first: beside a running writer that is no torn end, and says nothing of damage."""

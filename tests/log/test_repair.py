@@ -24,7 +24,7 @@ def killed() -> Made:
 
 
 @pytest.mark.parametrize("name", [SESSION, "segment-00000001", "segment-00000002", snapshot_name(1)])
-def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) -> None:
+def test_new_snapshot_makes_damaged_backup_whole(killed: Made, name: str) -> None:
     backup = backup_of({**killed.files, name: flipped(killed.files[name], 70, 1)}, TINY)
     backup.last_writer()
     backup.node_id()
@@ -40,7 +40,7 @@ def test_a_new_snapshot_makes_a_damaged_backup_whole(killed: Made, name: str) ->
 
 
 @pytest.mark.parametrize("index", [(1 << 63) - 1, (1 << 64) - 1, 10**30])
-def test_beginning_anew_beside_a_name_that_no_segment_has(killed: Made, index: int) -> None:
+def test_resync_beside_file_with_impossible_segment_number_succeeds(killed: Made, index: int) -> None:
     """No release writes such a number: the file is a stranger's, and neither the log's end nor in its way."""
     backup = backup_of({**killed.files, segment_name(index): b"not ours"}, TINY)
     writer = backup.open(silent, "writer")
@@ -52,7 +52,7 @@ def test_beginning_anew_beside_a_name_that_no_segment_has(killed: Made, index: i
     assert contents(backup).snapshot == b"the database of now"
 
 
-def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
+def test_interrupted_resync_takes_nothing_away(killed: Made) -> None:
     """With a session marker that cannot be read, and a good log."""
     files = {**killed.files, SESSION: flipped(killed.files[SESSION], 70, 1)}
     disk = SimulatedDisk()
@@ -69,13 +69,13 @@ def test_an_attempt_to_begin_anew_takes_nothing_away(killed: Made) -> None:
     assert contents(backup_in(storage)) == killed.contents
 
 
-def test_a_manifest_survives_its_own_encoding(killed: Made) -> None:
+def test_manifest_of_real_backup_is_encoded_back_unchanged(killed: Made) -> None:
     manifest = Manifest.decode(killed.files[MANIFEST])
     assert Manifest.decode(manifest.encode()) == manifest
     assert manifest.base.data_version == BASE
 
 
-def test_damage_before_the_snapshot_of_a_compaction_is_named_with_its_version(tmp_path: Path, tiny: LogOptions) -> None:
+def test_damage_after_compaction_names_version_of_its_snapshot_as_last_good(tmp_path: Path, tiny: LogOptions) -> None:
     storage = SimulatedStorage(SimulatedDisk())
     node = Node(storage, tmp_path, options=tiny)
     node.create()

@@ -8,7 +8,7 @@ from backends.log.reader.statements import spooled
 
 
 @pytest.mark.parametrize("size", [100_000, 10 << 20])
-def test_discarding_them_runs_no_python(size: int) -> None:
+def test_discarding_spooled_statements_runs_no_python(size: int) -> None:
     """A Ctrl-C that arrives in a destructor is swallowed there, with a traceback, and the command goes on."""
     begun: list[str] = []
     statements = spooled([b"x" * size], size)

@@ -76,7 +76,7 @@ def last_writer(node: Node) -> str:
     return last.session_id
 
 
-def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
+def test_replaced_writer_refuses_within_seconds(node: Node, clock: Clock) -> None:
     first, second = node.writer, replacing(node)
     began = clock.now
     with pytest.raises(Fenced, match="taken over"):
@@ -92,7 +92,7 @@ def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
     second.append(changes(1, second.position.data_version)[0])
 
 
-def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
+def test_maintenance_of_replaced_writer_makes_no_segment_over_the_others(node: Node) -> None:
     """It has not looked yet, and its segment is nearly full."""
     first, second = node.writer, replacing(node)
     fill(second)
@@ -128,7 +128,9 @@ def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
             writer.append(changes(1, writer.position.data_version)[0])
 
 
-def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_note_written_over_other_session_marker_stops_both_writers(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one would believe itself alone, and write for ever to a file that has no name any more."""
     second = taken_over_while_publishing(node, SESSION, monkeypatch)
     clock.now += 61
@@ -138,7 +140,9 @@ def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pyte
     assert last_writer(node) == "second"
 
 
-def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_written_over_other_generation_stops_both_writers(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one would go on in segments that no reader looks at any more."""
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
     assert compacted is not None
@@ -148,7 +152,9 @@ def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeyp
     assert last_writer(node) == "second"
 
 
-def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_takeover_just_before_manifest_stops_publication_of_compaction(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The snapshot has its name already; the second one does not even notice."""
     compacted, second = compact_log(node.storage, node.scratch, leave_out=1), list[Writer]()
     assert compacted is not None
@@ -166,7 +172,7 @@ def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, mon
     assert contents(node.backup()).generation == 1
 
 
-def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
+def test_replaced_writer_publishes_no_compaction(node: Node) -> None:
     first = node.writer
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
     assert compacted is not None
@@ -178,7 +184,7 @@ def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
     assert contents(node.backup()) == before
 
 
-def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
+def test_replaced_writer_takes_no_snapshot(node: Node) -> None:
     first, second = node.writer, replacing(node)
     second.take_snapshot(source(b"the database of the second", 20), "test")
     fill(second)
@@ -188,7 +194,7 @@ def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
     assert contents(node.backup()) == before
 
 
-def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
+def test_close_of_replaced_writer_takes_nothing_away(node: Node) -> None:
     first = node.writer
     first.maintain()  # makes a segment ahead, whose name the second one will use
     second = replacing(node)
@@ -199,7 +205,7 @@ def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
     assert last_writer(node) == "second"
 
 
-def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock) -> None:
+def test_session_marker_gone_or_overwritten_ends_the_writer(node: Node, clock: Clock) -> None:
     for data in (None, b"", b"{}", b"\xff" * 3000, noise(500).encode()):
         told: list[tuple[str, str]] = []
         writer = node.backup().open(lambda level, line, told=told: told.append((level, line)), "writer")  # type: ignore[misc]
@@ -218,7 +224,7 @@ def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clo
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{}"])
-def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock, data: bytes | None) -> None:
+def test_manifest_gone_or_overwritten_ends_the_writer(node: Node, clock: Clock, data: bytes | None) -> None:
     """A directory without one is no backup, whatever is written there still."""
     node.storage.remove(MANIFEST)
     if data is not None:
@@ -229,7 +235,7 @@ def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: C
         node.note()
 
 
-def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock: Clock) -> None:
+def test_destination_that_does_not_answer_is_not_taken_for_a_takeover(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     told: list[tuple[str, str]] = []
     writer = backup_in(storage, node.options).open(lambda level, line: told.append((level, line)), "writer")
@@ -245,7 +251,7 @@ def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock:
     writer.append(changes(1, writer.position.data_version)[0])
 
 
-def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
+def test_full_disk_does_not_hide_a_takeover(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("extend", errno.ENOSPC, sticky=True)
@@ -261,7 +267,7 @@ def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
         first.append(changes(1, first.position.data_version)[0])
 
 
-def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Clock) -> None:
+def test_write_failure_before_takeover_stays_the_reason(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("write_durably", errno.EIO)
@@ -280,7 +286,7 @@ def noted(storage: SimulatedStorage) -> Session:
     return Session.decode(storage.read_small(SESSION))
 
 
-def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None:
+def test_acknowledged_position_is_noted_in_session_marker_rarely(node: Node, clock: Clock) -> None:
     """To be kind to flash; an idle node's marker is not written at all."""
     storage = FaultyStorage(node.storage)
     writer = backup_in(storage, node.options).open(silent, "writer")
@@ -299,7 +305,7 @@ def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None
     assert 9 <= marker_writes <= 12
 
 
-def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
+def test_noted_position_never_runs_ahead_of_the_log(clock: Clock) -> None:
     """What is noted is the standing, which moves only after a change is durable."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
