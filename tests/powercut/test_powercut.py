@@ -48,7 +48,7 @@ def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Ou
         ("btrfs", ("--sample", 8, "--random", 0, "--starts", 0, "--rest", 0)),
     ],
 )
-def test_node_goes_on_by_itself_after_every_power_cut(
+def test_node_starts_without_loss_after_every_power_cut(
     tmp_path: Path, filesystem: str, options: Sequence[object]
 ) -> None:
     code, outcomes, said = campaign(tmp_path, filesystem, *options)
