@@ -95,7 +95,7 @@ class Life:
 
 @settings(deadline=None, max_examples=60 * CAMPAIGN)
 @given(events=EVENTS, end=ENDS)
-def test_what_was_committed_is_restored(events: list[str], end: str) -> None:
+def test_legacy_backup_of_random_history_restores_what_was_committed(events: list[str], end: str) -> None:
     with TemporaryDirectory() as directory:
         bench = Bench(Path(directory))
         life = Life(bench)

@@ -17,15 +17,15 @@ MIB = 1 << 20
 _RESTORE = """
 import sys
 from pathlib import Path
-from backends.legacy import OlderBackup, rebuild_older
-with OlderBackup(Path(sys.argv[1])) as backup:
-    print(rebuild_older(backup, Path(sys.argv[2])).rebuilt.data_version)
+from backends.legacy import LegacyBackup, rebuild_legacy
+with LegacyBackup(Path(sys.argv[1])) as backup:
+    print(rebuild_legacy(backup, Path(sys.argv[2])).rebuilt.data_version)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
-def test_a_large_snapshot_in_the_middle_and_a_large_change(bench: Bench) -> None:
+def test_large_legacy_snapshot_and_change_are_restored_in_little_memory(bench: Bench) -> None:
     life = History()
     calls = [life.first(), *life.notes(3)]
     database = grown(bench.node(*calls), 128 * MIB)
