@@ -45,7 +45,7 @@ def lightningd(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return made
 
 
-def test_whole_lightningd_is_found(lightningd: Path, directory: Path) -> None:
+def test_lightningd_in_proc_is_found_with_its_command_line(lightningd: Path, directory: Path) -> None:
     assert running_lightningd(directory) == 4711
     found = process(4711)
     assert found is not None
@@ -58,7 +58,7 @@ ODD = [b"", b"\0", b"\0\0\0", b"\xff\xfe\0\x80", b"lightningd", b"lightningd\0",
 
 
 @pytest.mark.parametrize("denied", [False, True])
-def test_process_that_ends_at_any_step_or_says_odd_things_never_raises(
+def test_process_that_ends_while_read_or_has_odd_entries_never_raises(
     lightningd: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
     """From a real failure: a root's lightningd that was just ending had its name still, and no words any more."""
@@ -84,7 +84,7 @@ def test_process_that_ends_at_any_step_or_says_odd_things_never_raises(
         ask(directory)
 
 
-def test_command_lines_at_random_never_raise(
+def test_random_command_line_of_a_process_never_raises(
     lightningd: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backends.node.running.works_in", lambda pid, directory: None)
@@ -105,7 +105,9 @@ def ask(directory: Path) -> None:
     lightningd_has_started(directory)
 
 
-def test_command_line_that_leads_in_a_circle(lightningd: Path, directory: Path, tmp_path: Path) -> None:
+def test_lightning_dir_option_that_is_a_circular_link_finds_no_node(
+    lightningd: Path, directory: Path, tmp_path: Path
+) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (lightningd / "cmdline").write_bytes(b"lightningd\0--lightning-dir=%s\0" % bytes(tmp_path / "loop"))
     (lightningd / "cwd").unlink()
@@ -114,7 +116,7 @@ def test_command_line_that_leads_in_a_circle(lightningd: Path, directory: Path, 
 
 
 @pytest.mark.parametrize("look", [process, lambda pid: works_in(pid, Path("/"))])
-def test_processes_that_end_while_they_are_looked_at(look: Callable[[int], object]) -> None:
+def test_real_processes_that_end_while_read_never_raise(look: Callable[[int], object]) -> None:
     """Real ones, by the hundred."""
     stop = threading.Event()
 
@@ -145,18 +147,18 @@ def test_processes_that_end_while_they_are_looked_at(look: Callable[[int], objec
         ([1000], [65534], True),
     ],
 )
-def test_whose_process_it_is(users: list[int], groups: list[int], counts: bool) -> None:
+def test_process_counts_as_ours_by_user_and_group(users: list[int], groups: list[int], counts: bool) -> None:
     made = Process(1, 1, "lightningd", [], frozenset(users), frozenset(groups), False)
     assert made.belongs_to({0, 1000}) is counts
 
 
-def test_family_of_this_process_goes_up_to_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_family_of_this_process_holds_it_and_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {os.getpid(), os.getppid()} <= family()
     monkeypatch.setattr(module, "PROC", tmp_path)
     assert family() == {os.getpid(), os.getppid()}
 
 
-def test_zombie_and_dead_number() -> None:
+def test_zombie_process_has_ended_and_dead_pid_is_none() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     child.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -167,7 +169,7 @@ def test_zombie_and_dead_number() -> None:
     assert process(child.pid) is None
 
 
-def test_file_open_for_writing_is_told_from_one_open_for_reading(tmp_path: Path) -> None:
+def test_file_open_for_writing_is_distinguished_from_open_for_reading(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
     facts = (file.stat(), file.name, superblock_of(file))
