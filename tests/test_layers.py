@@ -84,7 +84,7 @@ def test_module_imports_nothing_from_a_layer_above_its_own(module: str) -> None:
     assert not above, f"{module} imports from above: {sorted(above)}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:
@@ -99,7 +99,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_only_the_group_imports_the_commands() -> None:
+def test_commands_are_imported_by_main_only() -> None:
     """A helper that two commands need stands beside them, and not in one of them."""
     users = {
         module
