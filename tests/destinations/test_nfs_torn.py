@@ -87,7 +87,7 @@ def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
-@pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past_the_room", "into_zeros"])
+@pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past preallocated space", "into zeros"])
 def test_node_killed_between_two_writes_of_a_record_starts_again(
     server: Ganesha,
     version: str,

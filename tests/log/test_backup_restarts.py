@@ -120,7 +120,7 @@ def test_last_writer_names_session_and_whether_it_closed(created: Maker) -> None
 
 
 @pytest.mark.usefixtures("writer")
-@pytest.mark.parametrize("options", [replace(DEFAULT_OPTIONS, check_every=0.0)], ids=["checks each time"])
+@pytest.mark.parametrize("options", [replace(DEFAULT_OPTIONS, check_every=0.0)], ids=["marker checked each time"])
 def test_replaced_writer_refuses_to_append(created: Maker) -> None:
     told: list[str] = []
     first = created().open(lambda level, line: told.append(level), "first")

@@ -264,7 +264,7 @@ def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
         second.close()
 
 
-@pytest.mark.parametrize("options", [SMALL], ids=["checks each time"])
+@pytest.mark.parametrize("options", [SMALL], ids=["marker checked each time"])
 def test_writer_notices_offline_command_by_session_marker_alone(
     created: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

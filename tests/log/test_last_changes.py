@@ -28,7 +28,7 @@ def test_new_backup_has_no_last_changes(make: Maker) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 120])
-def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> None:
+def test_last_changes_equal_those_read_from_the_whole_log(make: Maker, count: int) -> None:
     """Through segments of every kind, restarts, and lone PRAGMAs."""
     history, sent = History(), list[Change]()
     make().create(source())
@@ -105,7 +105,7 @@ def test_end_of_long_log_is_read_from_last_segments_only(
     assert len(opened) <= 3
 
 
-def test_end_that_was_once_saved_and_is_gone_is_damage(tmp_path: Path) -> None:
+def test_missing_end_of_saved_log_is_damage(tmp_path: Path) -> None:
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"))
     backup.create(source())
     writer = backup.open(silent, "one")

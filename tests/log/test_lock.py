@@ -68,8 +68,12 @@ def opened(url: str) -> Writer:
     return backup_at(url).open(silent, "this one")
 
 
-@pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
-def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list[str]) -> None:
+@pytest.mark.parametrize(
+    "namespace",
+    [[], ["unshare", "--pid", "--fork", "--mount-proc"]],
+    ids=["same PID namespace", "another PID namespace"],
+)
+def test_second_process_on_locked_backup_is_refused_and_changes_nothing(url: str, namespace: list[str]) -> None:
     if namespace and subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("this user may make no PID namespace")
     with another_process(url, *namespace):

@@ -230,7 +230,7 @@ def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_sna
             assert rows(one.snapshot) == rows(database(node.now.committed[: -len(one.changes)]))
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["none made ahead", "made ahead"])
+@pytest.mark.parametrize("ahead", [False, True], ids=["no next segment", "preallocated"])
 def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) -> None:
     """It needs the next segment at once."""
     node.note(noise(6000))

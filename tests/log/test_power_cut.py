@@ -134,7 +134,7 @@ def long_life(node: Node) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
+@pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted at each maintenance", "never noted"])
 def test_power_cut_at_every_point_loses_nothing_acknowledged(
     tmp_path: Path,
     small: LogOptions,

@@ -44,7 +44,7 @@ def test_full_segment_takes_a_record_while_there_is_no_next_one(storage: Simulat
     """On the commit path no file is made as long as that can wait for the maintenance thread."""
     tested = segments(storage, small, held=full_content(small))
     before = storage.names()
-    assert tested.current.full_content
+    assert tested.current.full
     assert tested.for_record(100).index == 1
     assert storage.names() == before
 

@@ -178,7 +178,7 @@ def test_removed_link_leaves_its_target_whole(tmp_path: Path, storage: LocalStor
     assert other.stat().st_size == SIZE
 
 
-def test_scratch_copy_is_cut_step_by_step_and_not_synced(tmp_path: Path, calls: Calls) -> None:
+def test_removed_scratch_copy_is_cut_step_by_step_and_not_synced(tmp_path: Path, calls: Calls) -> None:
     """A sync would write to the disk what is left of a copy that has never been there."""
     with scratch_directory(tmp_path) as directory:
         sparse(directory / "folded.sqlite3")

@@ -167,7 +167,7 @@ def test_reader_sees_what_is_written_while_it_is_open(storage: Storage, opener: 
             assert reader.read(0, 10) == b"onetwo"
 
 
-def test_names_are_sorted(storage: Storage, opener: Opener) -> None:
+def test_names_of_files_are_sorted(storage: Storage, opener: Opener) -> None:
     for name in ("b", "segment-00000010", "a.tmp", "segment-00000009", "manifest"):
         storage.create(name).close()
     expected = ["a.tmp", "b", "manifest", "segment-00000009", "segment-00000010"]
