@@ -30,6 +30,7 @@ from tests.fake_lightningd import (
     SeparateDatabase,
     Victim,
     at_once,
+    committed_version,
     contents,
     cut_at,
     has_hot_journal,
@@ -38,7 +39,6 @@ from tests.fake_lightningd import (
     recorded_database,
     run_without_plugin,
     scripted_plugin,
-    stands_at,
 )
 
 
@@ -66,7 +66,7 @@ def test_calls_and_lone_pragmas_reach_the_plugin_in_order(tmp_path: Path) -> Non
     with Node(tmp_path, scripted_plugin(tmp_path)) as node:
         node.play([*calls, *history.notes(2)])
         assert node.rpc("seen") == {"seen": [1, 1, 2, 2, 3, 4], "directory": str(tmp_path)}
-        assert stands_at(tmp_path) == 4
+        assert committed_version(tmp_path) == 4
 
 
 def test_early_calls_of_node_come_before_init(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_foreign_keys_of_node_are_on_until_a_pragma_turns_them_off(tmp_path: Pat
         with pytest.raises(OutOfStep, match="FOREIGN KEY"):
             node.db_write(history.transaction("INSERT INTO b VALUES (2)"))
         node.die()
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 # Refusals
@@ -117,7 +117,7 @@ def test_answer_other_than_continue_ends_the_node(
     with pytest.raises(Refused, match=message) as refused:
         node.db_write(history.note())
     assert "id" in refused.value.reply
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
     assert not node.wire.alive
 
 
@@ -126,7 +126,7 @@ def test_plugin_that_dies_in_the_hook_ends_the_node(tmp_path: Path) -> None:
     node.start()
     with pytest.raises(PluginDied):
         node.db_write(History().first())
-    assert stands_at(tmp_path) is None
+    assert committed_version(tmp_path) is None
     assert node.wire.process.returncode == 3
 
 
@@ -138,7 +138,7 @@ def test_important_plugin_killed_between_calls_ends_the_node(tmp_path: Path) -> 
     os.kill(node.pid, signal.SIGKILL)
     with pytest.raises(PluginDied):
         node.db_write(history.note())
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
 def test_plain_plugin_killed_between_calls_is_not_missed(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_plain_plugin_killed_between_calls_is_not_missed(tmp_path: Path) -> None
         node.play([history.first()])
         node.die(Victim.PLUGIN)
         node.db_write(history.note())
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
 
 
 def test_hook_that_hangs_raises_timeout(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_call_that_does_not_fit_the_database_is_out_of_step(tmp_path: Path, data
             Node(tmp_path, ANSWERING_PLUGIN, database=database) as node,
         ):
             node.db_write(call)
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
 # Deaths
@@ -220,7 +220,7 @@ def test_death_at_any_moment_of_a_call_commits_only_what_was_answered(
     assert not node.wire.alive
     committed = victim is Victim.PLUGIN and moment is Moment.BEFORE_COMMIT
     node.die()
-    assert stands_at(tmp_path) == (2 if committed else 1)
+    assert committed_version(tmp_path) == (2 if committed else 1)
 
 
 def test_next_run_of_node_continues_from_what_was_committed(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_next_run_of_node_continues_from_what_was_committed(tmp_path: Path) -> N
     node.die_at(Moment.BEFORE_COMMIT, history.note())
     with Node(tmp_path, ANSWERING_PLUGIN) as again:
         again.play(History(version=4).notes(2))
-    assert stands_at(tmp_path) == 6
+    assert committed_version(tmp_path) == 6
 
 
 def test_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_node_may_write_after_the_plugin_was_stopped(tmp_path: Path) -> None:
     node.play([history.first()])
     assert node.stop(late=history.notes(2)) == 0
     assert node.logs[-1] == ("info", "goodbye")
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 @pytest.mark.parametrize("how", ["stop", "shut_down"])
@@ -271,7 +271,7 @@ def test_plugin_without_shutdown_subscription_is_killed_at_the_end(tmp_path: Pat
     node.start()
     node.play([history.first()])
     assert getattr(node, how)(late=history.notes(2)) == -signal.SIGKILL
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 STAYS = "import threading; threading.Timer(0.4, os._exit, [0]).start()"
@@ -291,7 +291,7 @@ def test_calls_during_shutdown_go_through_the_hook_until_the_plugin_left(tmp_pat
 
     assert node.shut_down(during(), late=(history.note() for _ in range(1))) == 0
     assert heard.read_text() == "1 2 3 "
-    assert stands_at(tmp_path) == 6
+    assert committed_version(tmp_path) == 6
 
 
 def test_node_waiting_for_shutdown_keeps_the_pipe_of_the_plugin_open(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_node_waiting_for_shutdown_keeps_the_pipe_of_the_plugin_open(tmp_path: P
     node.start()
     node.play([History().first()])
     with pytest.raises(AssertionError, match="still there"):
-        node.shut_down(patience=0.3)
+        node.shut_down(timeout=0.3)
     assert node.wire.alive
     assert node.wire.hang_up() == 0
     node.die()
@@ -313,7 +313,7 @@ def test_plugin_that_leaves_within_a_call_during_shutdown_aborts_the_node(tmp_pa
     node.play([history.first()])
     with pytest.raises(LeftInCall):
         node.shut_down(history.notes(3))
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
     assert not node.wire.alive
 
 
@@ -324,7 +324,7 @@ def test_refusal_during_shutdown_aborts_the_node(tmp_path: Path) -> None:
     node.play([history.first()])
     with pytest.raises(Refused):
         node.shut_down(history.notes(1))
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
 # lightningd's own RPC
@@ -387,7 +387,7 @@ def test_call_larger_than_the_pipe_is_sent_while_the_plugin_logs(tmp_path: Path)
     with Node(tmp_path, scripted_plugin(tmp_path, "plugin.log('x' * 200_000)")) as node:
         node.notify("block_added", {"block": "y" * 200_000}, hold=True)
         node.play([history.first(), history.big(4 << 20)])
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
 
 
 def test_method_of_plugin_that_fails_raises_rpc_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from backends.storage.nfs.protocol import TryLater
 from backends.storage.nfs.rpc import Connection, Disconnected
 from backends.storage.nfs.session41 import Operation, Session, SessionLost
-from tests.destinations.scripted import Scripted, Server, writer
+from tests.destinations.scripted_nfs import Scripted, Server, writer
 
 
 def test_sync_fails_when_nfs_server_restarted_since_the_write() -> None:

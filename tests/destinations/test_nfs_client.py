@@ -29,7 +29,7 @@ def proxy(places: Places) -> Iterator[Proxy]:
 
 
 @pytest.fixture(params=VERSIONS)
-def there(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path: Path) -> Callable[[], Storage]:
+def open_storage(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path: Path) -> Callable[[], Storage]:
     """Opens the storage, through the proxy."""
     name = tmp_path.name
     (places.ganesha.exported / name).mkdir()
@@ -41,8 +41,8 @@ def there(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path
 
 
 @pytest.fixture
-def storage(there: Callable[[], Storage]) -> Storage:
-    storage = there()
+def storage(open_storage: Callable[[], Storage]) -> Storage:
+    storage = open_storage()
     storage.make()
     return storage
 
@@ -71,7 +71,7 @@ def test_commit_over_nfs_is_one_round_trip(storage: Storage, proxy: Proxy) -> No
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 def test_commit_over_nfs_survives_a_cut_connection(
-    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str
+    storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, how: str
 ) -> None:
     with closing(storage.create("segment")) as handle:
         handle.extend(0, 1 << 16)
@@ -79,12 +79,12 @@ def test_commit_over_nfs_survives_a_cut_connection(
         cut_once(proxy, how)
         handle.write_durably(len(RECORD), RECORD)
         handle.write_durably(2 * len(RECORD), RECORD)
-    with closing(there().open("segment")) as reader:
+    with closing(open_storage().open("segment")) as reader:
         assert reader.read(0, 1 << 17) == (RECORD * 3).ljust(1 << 16, b"\0")
 
 
 def test_retried_nfs_commit_never_overwrites_another_writers_bytes(
-    storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
+    storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
 ) -> None:
     with closing(storage.create("segment")) as handle:
         handle.extend(0, 1 << 16)
@@ -106,7 +106,7 @@ def test_retried_nfs_commit_never_overwrites_another_writers_bytes(
 
 
 def test_retried_nfs_commit_completes_a_half_written_record(
-    storage: Storage, there: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
+    storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
 ) -> None:
     """The server lost its power in the middle: up to a sector of its disk all is there, behind it nothing."""
     with closing(storage.create("segment")) as handle:
@@ -123,42 +123,42 @@ def test_retried_nfs_commit_completes_a_half_written_record(
 
         proxy.before = half_written
         handle.write_durably(len(RECORD), RECORD)
-    with closing(there().open("segment")) as reader:
+    with closing(open_storage().open("segment")) as reader:
         assert reader.read(0, 1 << 17) == (RECORD * 2).ljust(1 << 16, b"\0")
 
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(16))
 def test_publish_over_nfs_survives_a_cut_at_every_call(
-    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+    storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
     storage.publish("manifest", b"old")
     cut_once(proxy, how, after)
     storage.publish("manifest", b"new")
     proxy.before = lambda _: ""
-    assert there().names() == ["manifest"]
-    assert there().read_small("manifest") == b"new"
+    assert open_storage().names() == ["manifest"]
+    assert open_storage().read_small("manifest") == b"new"
 
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(8))
 def test_make_and_unmake_over_nfs_survive_a_cut_at_every_call(
-    there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+    open_storage: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
-    storage = there()
+    storage = open_storage()
     assert not storage.exists()
     cut_once(proxy, how, after)
     storage.make()
     storage.create("a").close()
     storage.unmake()
     proxy.before = lambda _: ""
-    assert not there().exists()
+    assert not open_storage().exists()
 
 
 @pytest.mark.parametrize("how", ["drop", "answerless"])
 @pytest.mark.parametrize("after", range(4))
 def test_rename_new_over_nfs_survives_a_cut_at_every_call(
-    storage: Storage, there: Callable[[], Storage], proxy: Proxy, how: str, after: int
+    storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
     """A link that was made, and whose answer was lost, is not taken for another writer's."""
     with closing(storage.create("segment.tmp")) as handle:
@@ -167,14 +167,14 @@ def test_rename_new_over_nfs_survives_a_cut_at_every_call(
         storage.rename_new("segment.tmp", "segment")
         proxy.before = lambda _: ""
         handle.write_durably(len(RECORD), RECORD)
-    assert there().names() == ["segment"]
-    assert there().read_small("segment") == RECORD * 2
+    assert open_storage().names() == ["segment"]
+    assert open_storage().read_small("segment") == RECORD * 2
     storage.publish("another.tmp", b"another")
     cut_once(proxy, how, after)
     with pytest.raises(FileExistsError):
         storage.rename_new("another.tmp", "segment")
     proxy.before = lambda _: ""
-    assert there().names() == ["another.tmp", "segment"]
+    assert open_storage().names() == ["another.tmp", "segment"]
 
 
 def test_nothing_is_written_to_space_where_late_zeros_may_still_arrive(storage: Storage, proxy: Proxy) -> None:
@@ -196,10 +196,10 @@ def test_nothing_is_written_to_space_where_late_zeros_may_still_arrive(storage: 
 
 
 def test_files_removed_over_nfs_are_kept_for_readers_for_a_while(
-    storage: Storage, there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+    storage: Storage, open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.publish("segment", b"old")
-    with closing(there().open("segment")) as another_process:
+    with closing(open_storage().open("segment")) as another_process:
         storage.remove("segment")
         assert storage.names() == []
         assert another_process.read(0, 10) == b"old"

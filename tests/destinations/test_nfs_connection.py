@@ -18,7 +18,7 @@ from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
 from backends.storage.nfs.xdr import Malformed, Unpacker, number
 
 
-class Spoken:
+class FakeProtocol:
     """A protocol that has what a test needs of one."""
 
     largest_read = 1000
@@ -28,8 +28,8 @@ class Spoken:
         pass
 
 
-def spoken(what: Spoken | None = None) -> Protocol:
-    return cast(Protocol, what or Spoken())
+def fake_protocol(what: FakeProtocol | None = None) -> Protocol:
+    return cast(Protocol, what or FakeProtocol())
 
 
 def test_nfs_host_with_several_addresses_is_reached_on_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_nfs_server_that_answers_try_later_to_first_call_is_waited_for() -> None
         attempts += 1
         if attempts < 3:
             raise TryLater("/")
-        return spoken()
+        return fake_protocol()
 
     assert Channel(connect, 10.0).do(lambda protocol: protocol.largest_read) == 1000
 
@@ -155,10 +155,10 @@ def test_rpc_call_refused_by_server_says_why(answer: bytes, said: str) -> None:
 
 
 def test_nfs_read_that_returns_too_many_bytes_is_an_error() -> None:
-    class Generous(Spoken):
+    class Generous(FakeProtocol):
         def read(self, handle: bytes, offset: int, length: int) -> tuple[bytes, bool]:
             return bytes(length + 1), False
 
     with pytest.raises(OSError, match="1001 bytes where 1000") as caught:
-        Reader(Channel(lambda until: spoken(Generous()), 10.0), b"handle", "segment").read(0, 5000)
+        Reader(Channel(lambda until: fake_protocol(Generous()), 10.0), b"handle", "segment").read(0, 5000)
     assert caught.value.errno == errno.EPROTO

@@ -16,15 +16,15 @@ from backends.storage.base import FileFenced, Storage
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
-from tests.destinations.disturbed import SMALL_SEGMENTS, Open, created, disturb, opener
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
-from tests.destinations.scripted import Server, writer
-from tests.log.conftest import DATABASE, SMALL, impatient
+from tests.destinations.scripted_nfs import Server, writer
+from tests.destinations.second_writer import SMALL_SEGMENTS, Open, created, disturb, opener
+from tests.log.conftest import DATABASE, SMALL, readers_do_not_wait
 from tests.log.histories import source
-from tests.log.test_new_names import overtaken_in_a_compaction, overtaken_in_a_segment
+from tests.log.test_takeover_renames import overtaken_in_a_compaction, overtaken_in_a_segment
 
-__all__ = ["impatient"]
+__all__ = ["readers_do_not_wait"]
 
 ROOM, RECORD = 1 << 20, 200
 ROUNDS = 25
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, places: Places) -> str:
 
 
 @pytest.fixture
-def there(url: str) -> Callable[[], Storage]:
+def open_storage(url: str) -> Callable[[], Storage]:
     """Opens an empty directory there, over new connections."""
     place = opener(url)
     place().storage.make()
@@ -82,12 +82,12 @@ class Stream:
 
 @pytest.mark.parametrize("take", [sealed, replaced, removed])
 def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see(
-    there: Callable[[], Storage], take: Callable[[Storage], None]
+    open_storage: Callable[[], Storage], take: Callable[[Storage], None]
 ) -> None:
     """At random moments: what the taker reads after it has sealed the file is all that is ever acknowledged."""
     done, lost, refused, choice = 0, 0, 0, random.Random(11)
     for _ in range(ROUNDS):
-        stream, taker = Stream(there()), there()
+        stream, taker = Stream(open_storage()), open_storage()
         with closing(taker.open("segment")) as before:
             stream.thread.start()
             time.sleep(choice.uniform(0, 0.05))
@@ -104,7 +104,7 @@ def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see
 
 
 def test_two_nodes_over_nfs_lose_nothing_acknowledged(url: str, tmp_path: Path) -> None:
-    """`python -m tests.destinations.disturbed` does the same for as many rounds as wanted."""
+    """`python -m tests.destinations.second_writer` does the same for as many rounds as wanted."""
     tally = disturb(created(opener(url, SMALL_SEGMENTS)), tmp_path, ROUNDS, 5)
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
     assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
@@ -131,7 +131,7 @@ def test_writer_held_up_before_naming_a_snapshot_replaces_none_over_nfs(slowly_w
     assert found[-len(acknowledged) :] == acknowledged
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("readers_do_not_wait")
 def test_harness_sees_damage_from_rename_over_a_file_over_nfs(slowly_watched: Open, tmp_path: Path) -> None:
     slowly_watched().create(source(DATABASE, 1))
     with pytest.raises(Damaged):
@@ -144,14 +144,14 @@ def test_harness_sees_damage_from_rename_over_a_file_over_nfs(slowly_watched: Op
 
 @pytest.mark.parametrize("refusal", [errno.EOPNOTSUPP, errno.EPERM])
 def test_rename_new_replaces_nothing_on_nfs_server_without_hard_links(
-    there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
+    open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def refused(*_: object) -> None:
         raise OSError(refusal, "refused")
 
     for version in (Version3, Version41):
         monkeypatch.setattr(version, "link", refused)
-    storage = there()
+    storage = open_storage()
     with closing(storage.create("one.tmp")) as one, closing(storage.create("another.tmp")) as another:
         one.write_durably(0, b"one")
         another.write_durably(0, b"another")
@@ -164,8 +164,8 @@ def test_rename_new_replaces_nothing_on_nfs_server_without_hard_links(
     assert storage.read_small("segment") == b"one goes on"
 
 
-def test_rename_new_over_nfs_leaves_one_unsealed_file_and_no_hidden_one(there: Callable[[], Storage]) -> None:
-    storage = there()
+def test_rename_new_over_nfs_leaves_one_unsealed_file_and_no_hidden_one(open_storage: Callable[[], Storage]) -> None:
+    storage = open_storage()
     assert isinstance(storage, NfsStorage)
     with closing(storage.create("segment.tmp")) as handle:
         storage.rename_new("segment.tmp", "segment")
@@ -190,8 +190,8 @@ def test_fence_over_nfs_costs_no_further_call(places: Places) -> None:
                 assert proxy.calls == before + 10
 
 
-def test_sealed_file_over_nfs_can_be_read_and_replaced(there: Callable[[], Storage]) -> None:
-    storage = there()
+def test_sealed_file_over_nfs_can_be_read_and_replaced(open_storage: Callable[[], Storage]) -> None:
+    storage = open_storage()
     storage.publish("segment", b"content")
     assert storage.seal("segment")
     assert storage.seal("segment")
@@ -202,13 +202,13 @@ def test_sealed_file_over_nfs_can_be_read_and_replaced(there: Callable[[], Stora
     assert storage.read_small("segment") == b"anew"
 
 
-def test_missing_file_over_nfs_cannot_be_sealed(there: Callable[[], Storage]) -> None:
+def test_missing_file_over_nfs_cannot_be_sealed(open_storage: Callable[[], Storage]) -> None:
     with pytest.raises(FileNotFoundError):
-        there().seal("segment")
+        open_storage().seal("segment")
 
 
-def test_lock_over_nfs_client_is_none(there: Callable[[], Storage]) -> None:
-    assert there().lock("a test") is None
+def test_lock_over_nfs_client_is_none(open_storage: Callable[[], Storage]) -> None:
+    assert open_storage().lock("a test") is None
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -238,14 +238,14 @@ def test_permission_error_on_sealed_file_is_a_fence_and_any_other_is_raised(
 
 
 def test_nfs_server_without_modes_reports_that_nothing_was_sealed(
-    there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+    open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ignores them, or refuses; the caller is told, for it must know that nobody is kept out."""
 
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    storage = there()
+    storage = open_storage()
     storage.publish("segment", b"content")
     for does in (lambda *_: None, refused):
         for version in (Version3, Version41):

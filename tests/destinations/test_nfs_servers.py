@@ -17,9 +17,9 @@ from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, text
-from tests.destinations.disturbed import Open, created, opener
 from tests.destinations.places import Places
-from tests.destinations.scripted import Scripted
+from tests.destinations.scripted_nfs import Scripted
+from tests.destinations.second_writer import Open, created, opener
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, silent
 from tests.log.model import versions

@@ -17,9 +17,9 @@ from backends.log.writer.options import DEFAULT_OPTIONS
 from backends.log.writer.writer import Writer
 from backends.storage.nfs import files
 from backends.storage.nfs.storage import NfsStorage
-from tests.destinations.disturbed import created, opener
 from tests.destinations.proxy import Proxy
-from tests.destinations.scripted import Server, writer
+from tests.destinations.scripted_nfs import Server, writer
+from tests.destinations.second_writer import created, opener
 from tests.destinations.servers import Ganesha
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
@@ -62,16 +62,16 @@ class Line:
 
 
 @pytest.fixture
-def graves() -> Iterator[list[tuple[Line, threading.Thread]]]:
+def dead_nodes() -> Iterator[list[tuple[Line, threading.Thread]]]:
     """Nodes that died: they try until their time is over, on lines that nobody else gets meanwhile."""
-    graves = list[tuple[Line, threading.Thread]]()
-    yield graves
-    for line, thread in graves:
+    dead_nodes = list[tuple[Line, threading.Thread]]()
+    yield dead_nodes
+    for line, thread in dead_nodes:
         thread.join(30)
         line.proxy.close()
 
 
-def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
+def die_during_append(node: Writer, line: Line, last: Change) -> threading.Thread:
     """Nobody is told of this change: the node is gone before."""
 
     def append() -> None:
@@ -92,7 +92,7 @@ def test_node_killed_between_two_writes_of_a_record_starts_again(
     server: Ganesha,
     version: str,
     room: int,
-    graves: list[tuple[Line, threading.Thread]],
+    dead_nodes: list[tuple[Line, threading.Thread]],
     tmp_path: Path,
 ) -> None:
     options = replace(DEFAULT_OPTIONS, preallocate_min=room, preallocate_max=room)
@@ -107,7 +107,7 @@ def test_node_killed_between_two_writes_of_a_record_starts_again(
         small, large = change(history.note("x" * cut)), change(history.note(text))
         node.append(small)
         line.large, line.ends_at = 0, cut
-        graves.append((line, dies_in(node, line, large)))
+        dead_nodes.append((line, die_during_append(node, line, large)))
         backup = opener(url, options)()
         again = backup.open(lambda level, line: torn.append(line), "node")
         assert again.position.data_version == small.data_version
@@ -119,7 +119,7 @@ def test_node_killed_between_two_writes_of_a_record_starts_again(
 @pytest.mark.parametrize("version", ["3", "4.1"])
 @pytest.mark.parametrize("short", [1, 7, 8, 100, 500, 513])
 def test_record_missing_any_of_its_nfs_writes_is_torn(
-    server: Ganesha, version: str, short: int, graves: list[tuple[Line, threading.Thread]], tmp_path: Path
+    server: Ganesha, version: str, short: int, dead_nodes: list[tuple[Line, threading.Thread]], tmp_path: Path
 ) -> None:
     """Of a length that leaves so many bytes to the last write, if each but that took all that the server takes."""
     (server.exported / tmp_path.name).mkdir(exist_ok=True)

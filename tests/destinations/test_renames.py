@@ -14,8 +14,8 @@ from backends.compaction.compact import compact_log
 from backends.log.writer.options import LogOptions
 from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
-from tests.destinations.disturbed import Open, opener
 from tests.destinations.places import Places
+from tests.destinations.second_writer import Open, opener
 from tests.log.conftest import DATABASE, no_lock, small
 from tests.log.histories import changes, noise, silent, source
 from tests.log.model import versions

@@ -34,7 +34,7 @@ def share(tmp_path: Path) -> Iterator[Sshfs]:
     share.stop()
 
 
-def a_mount(kind: str, *options: str) -> Mount:
+def mount_of_kind(kind: str, *options: str) -> Mount:
     return Mount(1, (0, 50), "/", Path("/mnt/nas"), kind, "nas:/volume1", frozenset({"rw", *options}))
 
 
@@ -156,12 +156,12 @@ def test_url_of_mounted_share_with_nfs_client_options_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
 def test_network_filesystem_is_recognised(kind: str) -> None:
-    assert is_network(a_mount(kind))
+    assert is_network(mount_of_kind(kind))
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", "tmpfs", "overlay", "fuseblk", "autofs", "fuse.encfs"])
 def test_local_filesystem_is_not_taken_for_a_network_one(kind: str) -> None:
-    assert not is_network(a_mount(kind))
+    assert not is_network(mount_of_kind(kind))
 
 
 @pytest.mark.parametrize(
@@ -169,20 +169,20 @@ def test_local_filesystem_is_not_taken_for_a_network_one(kind: str) -> None:
     [("nfs4", "soft"), ("nfs", "softerr"), ("nfs", "async"), ("cifs", "nostrictsync"), ("9p", "cache=loose")],
 )
 def test_mount_option_that_breaks_durability_is_named(kind: str, option: str) -> None:
-    (line,) = promise_breakers(a_mount(kind, option, "relatime"))
+    (line,) = promise_breakers(mount_of_kind(kind, option, "relatime"))
     assert f"`{option}`" in line
 
 
 @pytest.mark.parametrize("options", [("hard", "vers=4.2"), ("hard", "nolock"), ("sync",)])
 def test_mount_options_that_keep_durability_are_not_warned_about(options: tuple[str, ...]) -> None:
     """`nolock` matters for the node's own directory only: the backup takes no lock on the share."""
-    assert promise_breakers(a_mount("nfs", *options)) == []
+    assert promise_breakers(mount_of_kind("nfs", *options)) == []
 
 
 def test_nolock_mount_option_under_node_directory_is_named() -> None:
-    assert "`nolock`" in str(lock_breaker(a_mount("nfs", "nolock")))
-    assert lock_breaker(a_mount("nfs4", "hard")) is None
-    assert lock_breaker(a_mount("ext4", "nolock")) is None
+    assert "`nolock`" in str(lock_breaker(mount_of_kind("nfs", "nolock")))
+    assert lock_breaker(mount_of_kind("nfs4", "hard")) is None
+    assert lock_breaker(mount_of_kind("ext4", "nolock")) is None
 
 
 def test_mount_of_a_path_is_found_even_below_missing_directories(share: Sshfs) -> None:

@@ -20,11 +20,11 @@ from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.world import backup_cli
 from tests.fake_lightningd import History, Refused
 
-Buy = Callable[..., Stick]
+NewStick = Callable[..., Stick]
 
 
 @pytest.fixture
-def buy(tmp_path: Path) -> Iterator[Buy]:
+def new_stick(tmp_path: Path) -> Iterator[NewStick]:
     """New sticks, plugged in by the test; away at its end."""
     bought: list[Stick] = []
 
@@ -49,9 +49,9 @@ def test_recorded_node_on_stick_is_restored_equal(kind: str, places: Places, wor
 
 @pytest.mark.parametrize("kind", STICKS)
 def test_stick_mounted_elsewhere_is_found_by_label(
-    kind: str, buy: Buy, world_at: WorldAt, history: History, tmp_path: Path
+    kind: str, new_stick: NewStick, world_at: WorldAt, history: History, tmp_path: Path
 ) -> None:
-    stick = buy(STICKS[kind]).plug()
+    stick = new_stick(STICKS[kind]).plug()
     world = world_at(stick.url()).init()
     world.run([history.first(), *history.notes(3)])
     stick.pull()
@@ -62,15 +62,15 @@ def test_stick_mounted_elsewhere_is_found_by_label(
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_label_and_uuid_of_stick_are_read_from_its_device(kind: str, buy: Buy) -> None:
-    stick = buy(STICKS[kind])
+def test_label_and_uuid_of_stick_are_read_from_its_device(kind: str, new_stick: NewStick) -> None:
+    stick = new_stick(STICKS[kind])
     names = read_names(stick.image)
     assert names is not None
     assert (names.label, names.uuid) == (stick.label, run("blkid", "-p", "-s", "UUID", "-o", "value", stick.image))
 
 
-def test_stick_is_found_by_uuid_in_either_case(buy: Buy) -> None:
-    stick = buy(ExFat).plug()
+def test_stick_is_found_by_uuid_in_either_case(new_stick: NewStick) -> None:
+    stick = new_stick(ExFat).plug()
     names = read_names(stick.image)
     assert names is not None
     assert names.uuid is not None
@@ -83,15 +83,15 @@ def test_stick_not_plugged_in_is_unreachable() -> None:
         backup_at("usb://NOSUCHSTICK/lightning.bkp").check_new()
 
 
-def test_stick_plugged_in_but_not_mounted_is_unreachable(buy: Buy) -> None:
-    stick = buy(Ext4)
+def test_stick_plugged_in_but_not_mounted_is_unreachable(new_stick: NewStick) -> None:
+    stick = new_stick(Ext4)
     stick.attach()
     with pytest.raises(Unreachable, match=r"plugged in \(/dev/loop\d+\), but not mounted"):
         backup_at(stick.url()).check_new()
 
 
-def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(buy: Buy) -> None:
-    one, other = buy(Ext4, "SAME").plug(), buy(Btrfs, "SAME").plug()
+def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(new_stick: NewStick) -> None:
+    one, other = new_stick(Ext4, "SAME").plug(), new_stick(Btrfs, "SAME").plug()
     with pytest.raises(Unreachable, match="2 sticks are called 'SAME'") as caught:
         backup_at(one.url()).check_new()
     for stick in (one, other):
@@ -103,9 +103,9 @@ def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(buy: Buy) 
     backup_at(f"usb://{names.uuid}/lightning.bkp").check_new()
 
 
-def test_copy_of_stick_plugged_in_beside_it_is_refused(buy: Buy) -> None:
+def test_copy_of_stick_plugged_in_beside_it_is_refused(new_stick: NewStick) -> None:
     """Made with dd: no UUID tells them apart."""
-    one, copy = buy(Ext4, "SAME"), buy(Ext4, "SAME")
+    one, copy = new_stick(Ext4, "SAME"), new_stick(Ext4, "SAME")
     copy.image.write_bytes(one.image.read_bytes())
     for stick in (one, copy):
         stick.plug()
@@ -115,9 +115,9 @@ def test_copy_of_stick_plugged_in_beside_it_is_refused(buy: Buy) -> None:
 
 
 def test_stick_mounted_read_only_stops_the_node_but_can_be_restored_from(
-    buy: Buy, world_at: WorldAt, history: History
+    new_stick: NewStick, world_at: WorldAt, history: History
 ) -> None:
-    stick = buy(Ext4).plug()
+    stick = new_stick(Ext4).plug()
     world = world_at(stick.url()).init()
     world.run([history.first()])
     stick.remount_read_only()
@@ -128,8 +128,8 @@ def test_stick_mounted_read_only_stops_the_node_but_can_be_restored_from(
         node.db_write(history.note())
 
 
-def test_stick_pulled_out_while_mounted_is_reported_as_that(buy: Buy) -> None:
-    stick = buy(ExFat).plug()
+def test_stick_pulled_out_while_mounted_is_reported_as_that(new_stick: NewStick) -> None:
+    stick = new_stick(ExFat).plug()
     assert isinstance(stick, ExFat)
     stick.kill()
     with pytest.raises(Unreachable, match="was pulled out while it was mounted"):
@@ -138,9 +138,9 @@ def test_stick_pulled_out_while_mounted_is_reported_as_that(buy: Buy) -> None:
 
 @pytest.mark.parametrize("kind", [ExFat, Fat])
 def test_stick_pulled_out_under_running_node_stops_it(
-    kind: type[ExFat] | type[Fat], buy: Buy, world_at: WorldAt, history: History
+    kind: type[ExFat] | type[Fat], new_stick: NewStick, world_at: WorldAt, history: History
 ) -> None:
-    stick = buy(kind).plug()
+    stick = new_stick(kind).plug()
     assert isinstance(stick, (ExFat, Fat))
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
@@ -155,10 +155,10 @@ def test_stick_pulled_out_under_running_node_stops_it(
 
 
 def test_stick_that_becomes_read_only_under_running_node_stops_it(
-    buy: Buy, world_at: WorldAt, history: History
+    new_stick: NewStick, world_at: WorldAt, history: History
 ) -> None:
     """What Linux does with ext4 on a stick that gives errors."""
-    stick = buy(Ext4).plug()
+    stick = new_stick(Ext4).plug()
     assert isinstance(stick, Ext4)
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
@@ -172,8 +172,10 @@ def test_stick_that_becomes_read_only_under_running_node_stops_it(
     world.assert_restored_equals_the_nodes()
 
 
-def test_stick_that_fills_up_under_running_node_stops_it(buy: Buy, world_at: WorldAt, history: History) -> None:
-    stick = buy(Ext4).plug()
+def test_stick_that_fills_up_under_running_node_stops_it(
+    new_stick: NewStick, world_at: WorldAt, history: History
+) -> None:
+    stick = new_stick(Ext4).plug()
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
         node.play([history.first(), *history.notes(3)])
@@ -186,8 +188,10 @@ def test_stick_that_fills_up_under_running_node_stops_it(buy: Buy, world_at: Wor
     world.assert_restored_equals_the_nodes()
 
 
-def test_init_on_stick_without_permissions_warns_that_everyone_may_read_it(buy: Buy, world_at: WorldAt) -> None:
-    stick = buy(ExFat).plug()
+def test_init_on_stick_without_permissions_warns_that_everyone_may_read_it(
+    new_stick: NewStick, world_at: WorldAt
+) -> None:
+    stick = new_stick(ExFat).plug()
     world = world_at(stick.url())
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
     assert said.code == 0
@@ -200,9 +204,11 @@ def test_invalid_usb_url_is_refused(url: str) -> None:
         backup_at(url)
 
 
-def test_stick_is_found_by_what_udev_knows_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:
+def test_stick_is_found_by_what_udev_knows_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_stick: NewStick
+) -> None:
     """Its links, and its database that tells two sticks of one label apart; both need no privileges."""
-    one, other = buy(Ext4), buy(Btrfs)
+    one, other = new_stick(Ext4), new_stick(Btrfs)
     for stick in (one, other):
         stick.attach()
     links = tmp_path / "disk" / "by-label"
@@ -225,8 +231,8 @@ def test_stick_is_found_by_what_udev_knows_of_it(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", [Ext4, Btrfs, ExFat])
-def test_disk_under_a_path_is_that_of_its_stick(kind: type[Stick], buy: Buy) -> None:
-    stick = buy(kind).plug()
+def test_disk_under_a_path_is_that_of_its_stick(kind: type[Stick], new_stick: NewStick) -> None:
+    stick = new_stick(kind).plug()
     assert disks_of(stick.point) == {Path(stick.device).name}
     assert disks_of(stick.point) != disks_of(Path("/"))
     assert disks_of(Path("/proc")) == frozenset()

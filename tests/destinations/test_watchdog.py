@@ -17,7 +17,7 @@ from plugin.watchdog import Watchdog
 TICK = 0.01
 
 
-class Guarded:
+class FakeCommitGate:
     """A commit gate whose destination is a place of the test's."""
 
     def __init__(self, commit_timeout: float) -> None:
@@ -46,7 +46,7 @@ class Watching:
     """A watchdog at work, in a time of its own that runs a hundred times as fast."""
 
     def __init__(self, commit_timeout: float) -> None:
-        self.gate = Guarded(commit_timeout)
+        self.gate = FakeCommitGate(commit_timeout)
         self.said: list[tuple[str, str]] = []
         self.ended: list[int] = []
         self.over = threading.Event()

@@ -114,7 +114,7 @@ class SeparateDatabase:
             raise OutOfStep(failure)
 
 
-def stands_at(directory: Path) -> int | None:
+def committed_version(directory: Path) -> int | None:
     """The committed data version of the database in `directory`, None when it has none.
 
     It opens the database as lightningd would: a hot journal is rolled back.

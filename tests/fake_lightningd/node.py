@@ -98,15 +98,15 @@ class Node:
         code = self.wire.hang_up() if self._says_shutdown() else self._kill_plugin()
         return self._end(code, late)
 
-    def shut_down(self, during: Iterable[Call] = (), late: Iterable[Call] = (), patience: float = 30.0) -> int:
+    def shut_down(self, during: Iterable[Call] = (), late: Iterable[Call] = (), timeout: float = 30.0) -> int:
         """A clean stop as lightningd makes it; returns the plugin's exit code.
 
         It says `shutdown` and waits for the plugin to leave. Meanwhile it makes the calls of `during` (an iterator may
         take its time between them), each through the hook as long as the plugin is there, and LeftInCall is what
         becomes of one that it does not answer. Those of `late` come when it has left. AssertionError when it is still
-        there after `patience` seconds, when lightningd would kill it.
+        there after `timeout` seconds, when lightningd would kill it.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         if not self._says_shutdown():
             return self._end(self._kill_plugin(), [*during, *late])
         for call in during:
@@ -115,7 +115,7 @@ class Node:
                 self.ask(call)
             self.commit()
         left = self.wire.listen(deadline - time.monotonic(), self.wire.has_left)
-        assert left, f"the plugin is still there {patience} s after `shutdown`; its last logs: {self.logs[-3:]}"
+        assert left, f"the plugin is still there {timeout} s after `shutdown`; its last logs: {self.logs[-3:]}"
         return self._end(self.wire.hang_up(), late)
 
     def _says_shutdown(self) -> bool:

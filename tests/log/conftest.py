@@ -45,7 +45,7 @@ def small() -> LogOptions:
 
 
 @pytest.fixture
-def tiny(impatient: None) -> LogOptions:
+def tiny(readers_do_not_wait: None) -> LogOptions:
     """For a test that tries every byte; the backups that `make` makes have it, too."""
     return TINY
 
@@ -78,14 +78,14 @@ def writer(created: Maker) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def readers_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers do not wait for a writer that is not there."""
     monkeypatch.setattr("backends.log.reader.records._ATTEMPTS", 0)
     monkeypatch.setattr("backends.log.reader.opening._PAUSE", 0.0)
 
 
 @pytest.fixture
-def in_time() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     """No test waits for ever."""
 
     seconds = 20

@@ -175,7 +175,7 @@ def check_error(error: BackupError, files: Files) -> None:
         assert good is None
 
 
-def go_on(writer: Writer) -> None:
+def append_and_read_back(writer: Writer) -> None:
     """Append to an opened backup, and read it back."""
     before = contents(backup_in(writer.storage)).changes
     version = writer.position.data_version + 1
@@ -183,6 +183,6 @@ def go_on(writer: Writer) -> None:
     assert contents(backup_in(writer.storage)).changes == (*before, (version, (bump(version),)))
 
 
-def tell(counts: Counter[str]) -> None:
+def print_counts(counts: Counter[str]) -> None:
     """For whoever runs the tests with -s or -rP."""
     print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))

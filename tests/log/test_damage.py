@@ -22,10 +22,10 @@ from tests.log.corruption import (
     LAST,
     Files,
     Made,
+    append_and_read_back,
     backup_of,
     files_in,
     flipped,
-    go_on,
     make,
     open_verdict,
     read_verdict,
@@ -36,7 +36,7 @@ from tests.log.corruption import (
 from tests.log.histories import noise, silent
 from tests.log.model import contents, contents_and_tear
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_torn_record_is_put_aside_when_opened(killed: Made) -> None:
     assert backup.storage.read_small(aside) == data[start:]
     assert len(told) == 1
     assert aside in told[0]
-    go_on(writer)
+    append_and_read_back(writer)
     writer.close()
 
 

@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.log.corruption import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
+from tests.log.corruption import Files, Made, flipped, make, open_verdict, print_counts, read_verdict, record_bounds
 from tests.log.histories import CAMPAIGN
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 Verdict = Callable[[Made, Files], str]
 VERDICTS = pytest.mark.parametrize("verdict", [read_verdict, open_verdict], ids=["read", "open"])
@@ -48,7 +48,7 @@ def test_flip_of_any_byte_is_named_or_loses_nothing(made: Made, verdict: Verdict
             for mask in masks(offset):
                 found = verdict(made, {**made.files, name: flipped(data, offset, mask)})
                 counts[f"{name}: {found}"] += 1
-    tell(counts)
+    print_counts(counts)
     found_at_all = {what.partition(": ")[2] for what in counts}
     assert found_at_all <= {"damaged", "found by readers", "same", "torn, nothing lost"}
     assert "manifest: same" not in counts
@@ -91,5 +91,5 @@ def cut_everywhere(made: Made, verdict: Verdict) -> Counter[str]:
     for cut in range(len(data)):
         for fill, left in fills(data, cut).items():
             counts[f"{fill}: {verdict(made, {**made.files, made.last: left})}"] += 1
-    tell(counts)
+    print_counts(counts)
     return counts

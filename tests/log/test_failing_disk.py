@@ -20,7 +20,7 @@ from tests.log.model import contents
 from tests.storage.faulty import OPERATIONS, FaultyStorage, Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 NUMBERS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE]
 LOOKS: tuple[Operation, ...] = ("exists", "names", "open", "space", "size", "read")
@@ -46,7 +46,7 @@ class NodeOnFailingDisk(Node):
             self.refusals += 1
             self.check_refusal()
             self.faulty.heal()
-            self.go_on()
+            self.restart_if_needed()
         if self.faulty.struck > struck:
             self.check_power_cut()
 
@@ -63,7 +63,7 @@ class NodeOnFailingDisk(Node):
             writer.take_snapshot(source(), "test")
         assert dict(self.faulty.calls) == calls
 
-    def go_on(self) -> None:
+    def restart_if_needed(self) -> None:
         """With this writer if it still may (a compaction failed), else with a new one."""
         if self.model is None:
             return

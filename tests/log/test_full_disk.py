@@ -12,7 +12,7 @@ from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage, Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 CHANGES: tuple[Operation, ...] = (
     "make", "unmake", "create", "rename", "remove", "sync_names",

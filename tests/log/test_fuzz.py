@@ -14,7 +14,7 @@ from tests.log.forge import FIELDS, Forged, backup, document, manifest, packed, 
 from tests.log.histories import CAMPAIGN, backup_in, silent
 from tests.log.model import contents
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 quick = settings(
     max_examples=150 * CAMPAIGN, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -7,6 +7,7 @@ import pytest
 from backends.errors import BackupError, Damaged
 from backends.log.format.records import MAX_SEQUENCE, RecordKind
 from backends.log.reader.snapshot import PIECE
+from tests.log.bounded_reading import MEMORY, read, refused, within
 from tests.log.corruption import backup_of
 from tests.log.forge import (
     ADVANCES,
@@ -23,9 +24,8 @@ from tests.log.forge import (
 )
 from tests.log.histories import silent
 from tests.log.model import contents
-from tests.log.victim import MEMORY, read, refused, within
 
-pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait", "time_limit")
 
 
 def test_forged_backup_without_faults_is_read() -> None:

@@ -7,13 +7,13 @@ import pytest
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, SESSION
 from backends.log.format.records import MAX_NUMBER, MAX_SEQUENCE, segment_name
+from tests.log.bounded_reading import read, refused
 from tests.log.corruption import backup_of
 from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
 from tests.log.histories import backup_in, silent
 from tests.log.model import contents
-from tests.log.victim import read, refused
 
-pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait", "time_limit")
 
 HUGE = 10**1000
 ODD: list[object] = [

@@ -18,7 +18,7 @@ from tests.log.forge import FRAME, ID, Forged, backup, packed, records, segment,
 from tests.log.histories import silent
 from tests.log.model import contents
 
-pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait", "time_limit")
 
 NAMES = ["manifest", "session", snapshot_name(1), segment_name(1)]
 
@@ -38,28 +38,28 @@ def put(directory: Path, files: Files) -> None:
         (directory / name).write_bytes(data)
 
 
-def link(path: Path) -> None:
+def link_to_outside(path: Path) -> None:
     """To a whole file elsewhere."""
     path.rename(path.parent.parent / "elsewhere")
     path.symlink_to(path.parent.parent / "elsewhere")
 
 
-def link_within(path: Path) -> None:
+def link_inside(path: Path) -> None:
     path.rename(path.parent / "elsewhere")
     path.symlink_to("elsewhere")
 
 
-def endless(path: Path) -> None:
+def link_to_dev_zero(path: Path) -> None:
     path.unlink()
     path.symlink_to("/dev/zero")
 
 
-def circle(path: Path) -> None:
+def circular_link(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.name)
 
 
-def pipe(path: Path) -> None:
+def fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -69,7 +69,7 @@ def directory(path: Path) -> None:
     path.mkdir()
 
 
-def a_socket(path: Path) -> None:
+def unix_socket(path: Path) -> None:
     path.unlink()
     with socket.socket(socket.AF_UNIX) as server:
         before = Path.cwd()
@@ -79,7 +79,9 @@ def a_socket(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("change", [link, link_within, endless, circle, pipe, directory, a_socket])
+@pytest.mark.parametrize(
+    "change", [link_to_outside, link_inside, link_to_dev_zero, circular_link, fifo, directory, unix_socket]
+)
 def test_link_or_pipe_or_directory_in_place_of_a_file_is_refused(
     place: Path, change: Callable[[Path], None], name: str
 ) -> None:

@@ -13,10 +13,10 @@ from backends.log.format.records import segment_name
 from backends.log.reader.records import LARGE, StoredPayload
 from backends.storage.local import LocalStorage
 from tests.fake_lightningd.calls import bump
+from tests.log.bounded_reading import MEMORY, within
 from tests.log.forge import FRAME, Forged, backup, segment
 from tests.log.histories import backup_in, silent, source
 from tests.log.model import versions
-from tests.log.victim import MEMORY, within
 
 SIZE = 2 * MEMORY
 """Bytes that are stored: noise, which does not compress."""
@@ -56,7 +56,7 @@ def test_log_with_large_record_is_opened_within_memory_limit(storage: LocalStora
     assert versions(backup_in(storage)) == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("readers_do_not_wait")
 def test_changed_byte_far_into_large_record_is_damage(storage: LocalStorage, tmp_path: Path) -> None:
     path = tmp_path / "lightning.bkp" / segment_name(1)
     with path.open("r+b") as file:
@@ -69,7 +69,7 @@ def test_changed_byte_far_into_large_record_is_damage(storage: LocalStorage, tmp
     assert caught.value.last_good == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("readers_do_not_wait")
 def test_large_record_that_differs_at_second_reading_is_damage(
     storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +78,7 @@ def test_large_record_that_differs_at_second_reading_is_damage(
     test_changed_byte_far_into_large_record_is_damage(storage, tmp_path)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("readers_do_not_wait")
 def test_large_record_of_holes_is_read_within_memory_limit(tmp_path: Path) -> None:
     """A file with a hole takes no room on a stranger's disk; its record would take all of a small machine's memory."""
     storage = LocalStorage(tmp_path / "lightning.bkp")

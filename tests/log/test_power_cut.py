@@ -28,7 +28,7 @@ POINTS_OF_A_RECOVERY = 24
 LARGE = 1 << 18
 """Bytes from which on a record is read in pieces, here: a quarter of what it is. The large one has more."""
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 class Cuts:
@@ -74,14 +74,14 @@ class Cuts:
             return
         if acknowledged is not None and found == acknowledged.contents:
             self.counts["as acknowledged"] += 1
-            go_on(storage, acknowledged, self.node.options)
+            reopen_and_append(storage, acknowledged, self.node.options)
         else:
             assert found == under_way.contents
             self.counts["with the unacknowledged step"] += 1
-            go_on(storage, under_way, self.node.options)
+            reopen_and_append(storage, under_way, self.node.options)
 
 
-def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
+def reopen_and_append(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
     """Open what was left, append to it, and read it back: while it is open, after the end, and by another writer."""
     writer = backup_in(storage, options).open(silent, "after the cut")
     version = writer.position.data_version + 1

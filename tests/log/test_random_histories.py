@@ -112,7 +112,7 @@ class Histories(RuleBasedStateMachine):
         assert position.data_version == self.node.now.version
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("readers_do_not_wait")
 def test_random_history_with_kills_and_power_cuts_is_read_as_acknowledged() -> None:
     run_state_machine_as_test(
         Histories,

@@ -81,7 +81,7 @@ def check(found: Contents, states: list[Model], since: int) -> None:
     assert committed in [Model(changes=state.committed).contents.changes for state in states[since:]]
 
 
-class Beside(FaultyStorage):
+class InterruptedStorage(FaultyStorage):
     """Lets somebody else act before everything that is done here."""
 
     def __init__(self, storage: Storage, act: Callable[[], None]) -> None:
@@ -110,7 +110,7 @@ def test_reader_interrupted_by_steps_of_writer_sees_a_whole_backup(
 
     for _ in range(READINGS):
         since = busy.acknowledged()
-        check(contents(backup_in(Beside(storage, act))), busy.states(), since)
+        check(contents(backup_in(InterruptedStorage(storage, act))), busy.states(), since)
     print(f"{READINGS} readings, {looks} looks, {dict(busy.counts)}")
 
 
@@ -173,7 +173,7 @@ def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(n
                 node.writer.maintain()
 
         before = node.now.contents
-        found = contents(backup_in(Beside(node.storage, act)))
+        found = contents(backup_in(InterruptedStorage(node.storage, act)))
         assert found in (before, node.now.contents)
 
 
@@ -190,7 +190,7 @@ def test_writer_that_stops_while_reader_opens_does_not_disturb_it(node: Node) ->
             node.writer.maintain()
 
     for _ in range(50):
-        assert contents(backup_in(Beside(node.storage, act))) == node.now.contents
+        assert contents(backup_in(InterruptedStorage(node.storage, act))) == node.now.contents
 
 
 @pytest.mark.parametrize("seed", range(CAMPAIGN))

@@ -9,12 +9,12 @@ from backends.log.format.documents import MANIFEST, SESSION, Manifest
 from backends.log.format.records import segment_name, snapshot_name
 from backends.log.writer.options import LogOptions
 from tests.log.conftest import TINY
-from tests.log.corruption import BASE, LAST, Made, backup_of, files_in, flipped, go_on, make
+from tests.log.corruption import BASE, LAST, Made, append_and_read_back, backup_of, files_in, flipped, make
 from tests.log.histories import Node, backup_in, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def test_new_snapshot_makes_damaged_backup_whole(killed: Made, name: str) -> Non
     backup.node_id()
     writer = backup.open_anew(silent, "resync")
     writer.take_snapshot(source(b"the database of now", LAST + 5), "resync")
-    go_on(writer)
+    append_and_read_back(writer)
     writer.close()
     found = contents(backup)
     assert (found.generation, found.snapshot) == (2, b"the database of now")
     again = backup_in(backup.storage, TINY).open(silent, "again")
-    go_on(again)
+    append_and_read_back(again)
     again.close()
 
 

@@ -21,14 +21,14 @@ from tests.log.corruption import (
     flipped,
     make,
     open_verdict,
+    print_counts,
     read_verdict,
-    tell,
 )
 from tests.log.histories import backup_in, changes, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 SNAPSHOT = snapshot_name(1)
 
@@ -152,7 +152,7 @@ def test_backup_half_copied_file_by_file_is_never_read_shorter(closed: Made) -> 
                 counts[read_verdict(closed, files)] += 1
                 if size % 5 == 0:
                     open_verdict(closed, files)
-    tell(counts)
+    print_counts(counts)
     assert set(counts) <= {"damaged", "notabackup", "same"}
 
 

@@ -7,7 +7,7 @@ for which that is so, and the names of the other things that happen, before and 
 import time
 from collections.abc import Callable, Sequence
 
-from tests.fake_lightningd import Call, stands_at
+from tests.fake_lightningd import Call, committed_version
 from tests.powercut.disks import Recorder
 from tests.powercut.machine import Machine
 
@@ -97,7 +97,7 @@ class Life:
         self._ask()
         self._node.die()
         self._start()
-        if stands_at(self._machine.directory) == self._calls[self._done].data_version:
+        if committed_version(self._machine.directory) == self._calls[self._done].data_version:
             self._done += 1
 
     def _compact(self) -> None:

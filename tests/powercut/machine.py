@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
-from tests.fake_lightningd import Call, Node, fresh_schema, recorded_database, stands_at, transaction
+from tests.fake_lightningd import Call, Node, committed_version, fresh_schema, recorded_database, transaction
 from tests.fake_lightningd.database import Database
 from tests.powercut.disks import Filesystem, Recorder, mounted
 
@@ -86,7 +86,7 @@ class Machine:
 
     def next_call(self) -> Call:
         """What a node does first that finds its database as it is: it begins anew, or makes a change."""
-        version = stands_at(self.directory)
+        version = committed_version(self.directory)
         if version is None:
             return fresh_schema()
         name = f"after the cut at {version}"

@@ -19,7 +19,7 @@ STATE = DatabaseState(data_version=7, node_id="02ab", is_lightningd=True, empty=
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "BUSY_TIMEOUT", 20)
 
 

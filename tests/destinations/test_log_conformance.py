@@ -10,10 +10,10 @@ from backends.log.writer.options import LogOptions
 from tests.destinations.places import KINDS, Places
 from tests.log import test_backup as test_backend
 from tests.log import test_backup_restarts as test_backend_restarts
-from tests.log.conftest import created, impatient, no_lock, options, small, tiny, writer
+from tests.log.conftest import created, no_lock, options, readers_do_not_wait, small, tiny, writer
 from tests.log.destinations import Maker
 
-__all__ = ["created", "impatient", "no_lock", "options", "small", "tiny", "writer"]
+__all__ = ["created", "no_lock", "options", "readers_do_not_wait", "small", "tiny", "writer"]
 
 globals().update(
     (name, test)

@@ -1,6 +1,6 @@
 """A writer at full speed that a second one disturbs: what either of them acknowledged must be in the backup.
 
-    python -m tests.destinations.disturbed [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
+    python -m tests.destinations.second_writer [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
 
 The two are backups of their own with connections of their own, as two machines would be; the second one comes at a
 random moment, by every way in which a second writer comes to a backup.
@@ -110,7 +110,7 @@ def by_another_node(open_: Open, name: str, _: Path) -> list[str]:
     return second.acknowledged
 
 
-def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
+def by_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
     """A compaction that holds the node to be stopped."""
     backup = open_()
     writer = backup.open(silent)
@@ -128,7 +128,7 @@ def by_starts(open_: Open, name: str, _: Path) -> list[str]:
     return []
 
 
-WAYS = (by_another_node, by_a_compaction, by_starts)
+WAYS = (by_another_node, by_compaction, by_starts)
 
 
 def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
