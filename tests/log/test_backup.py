@@ -1,4 +1,4 @@
-"""What every backup does when it is made, found and appended to, wherever it lies."""
+"""What every backup does when it is created, found and appended to, at every kind of destination."""
 
 from collections.abc import Iterator
 
@@ -81,7 +81,7 @@ def test_removed_backup_is_gone_and_can_be_removed_again(created: Maker) -> None
 
 
 def test_backup_has_no_writing_methods_before_open(writer: Writer, created: Maker) -> None:
-    """What writes is the writer's alone, and only opening makes one."""
+    """Only a Writer can write, and only `open` makes one."""
     for name in ("append", "sizes", "maintain", "take_snapshot", "position"):
         assert hasattr(writer, name)
         assert not hasattr(created(), name)
@@ -105,7 +105,7 @@ def test_appended_changes_are_read_back_at_once(writer: Writer, created: Maker) 
 def test_clock_far_out_of_range_does_not_stop_commits(
     make: Maker, monkeypatch: pytest.MonkeyPatch, clock: float, kept: int
 ) -> None:
-    """A small board without a battery starts with any time."""
+    """A small board without a battery-backed clock may start with any time."""
     monkeypatch.setattr("backends.log.format.records.time.time", lambda: clock)
     backup = make()
     backup.create(source(DATABASE, 1))

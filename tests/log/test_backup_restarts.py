@@ -1,4 +1,4 @@
-"""What every backup does with restarts, new generations and other writers, wherever it writes."""
+"""What every backup does with restarts, new generations and other writers, at every kind of destination."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -172,7 +172,7 @@ def test_compaction_leaves_changes_that_may_be_rolled_forward(writer: Writer, cr
 
 
 def test_compaction_in_middle_of_migration_keeps_foreign_keys_off(tmp_path: Path) -> None:
-    """Foreign keys are off there, and stay so for what is replayed after the new snapshot."""
+    """Foreign keys are off there, and stay off for the changes replayed after the new snapshot."""
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
     node.create()
     node.open()

@@ -1,4 +1,4 @@
-"""Damage to the records of one file: what is torn, what is corrupt, and what the error says."""
+"""Damage to the records of one file: what counts as torn, what as corrupt, and what the error says."""
 
 from contextlib import closing, suppress
 from itertools import pairwise
@@ -41,18 +41,18 @@ pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 @pytest.fixture
 def closed() -> Made:
-    """A backup closed in order."""
+    """A backup that was closed cleanly."""
     return make(closed=True)
 
 
 @pytest.fixture
 def killed() -> Made:
-    """One whose writer was killed."""
+    """A backup whose writer was killed."""
     return make(closed=False)
 
 
 def damage(files: Files) -> Damaged:
-    """What reading and opening say, and they say the same."""
+    """The error of reading these files; opening them must fail with the same file and last good version."""
     with pytest.raises(Damaged) as read:
         contents(backup_of(files))
     with pytest.raises(Damaged) as opened:
@@ -64,7 +64,7 @@ def damage(files: Files) -> Damaged:
 def last_record(made: Made) -> tuple[int, int]:
     """Where the last record begins and ends."""
     start, stop = record_bounds(made.files[made.last])[-2:]
-    assert start % SECTOR <= SECTOR - RECORD_HEADER_SIZE, "its header should lie in one sector"
+    assert start % SECTOR <= SECTOR - RECORD_HEADER_SIZE, "its header should be within one sector"
     return start, stop
 
 
@@ -105,7 +105,7 @@ def test_flip_in_first_record_after_the_snapshot_names_its_version(closed: Made)
 
 
 def sectors(start: int, stop: int) -> list[tuple[int, int]]:
-    """The shares of a record in each sector."""
+    """The parts of a record that fall in each sector."""
     cuts = [start, *range((start // SECTOR + 1) * SECTOR, stop, SECTOR), stop]
     return list(pairwise(cuts))
 
@@ -202,17 +202,17 @@ def test_records_missing_or_swapped_or_doubled_are_damage(closed: Made) -> None:
 
 
 def test_text_that_looks_like_record_header_is_not_taken_for_a_record(closed: Made) -> None:
-    """A peer may choose text that a node stores, but not the zero bytes that each real header has."""
+    """A peer may choose text that the node stores, but every real header contains zero bytes, and SQL text cannot."""
     real = closed.files[closed.last][FILE_HEADER_SIZE:][:RECORD_HEADER_SIZE]
     for inside, end in ((text_like_a_record(), End.TORN), (real, End.DAMAGED)):
-        # A record whose first sector never came, with this in a later one.
+        # A record whose first sector never reached the disk, with this text in a later one.
         files = {"segment": bytes(SECTOR) + noise(100).encode() + inside + noise(300).encode()}
         with closing(backup_of(files).storage.open("segment")) as handle:
             assert classify(handle, FILE_HEADER_SIZE).end is end
 
 
 def text_like_a_record() -> bytes:
-    """A whole record header that is text in UTF-8."""
+    """A record header with a valid checksum that is also UTF-8 text."""
     for time in range(0x21212121, 0x7F7F7F7F):
         fields = (
             RECORD_MAGIC,

@@ -1,4 +1,4 @@
-"""A full disk, and one that is dead for good: commits are refused, and nothing that was acknowledged is harmed."""
+"""A full disk, and one that has failed for good: commits are refused, and nothing that was acknowledged is harmed."""
 
 import errno
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_start_on_full_disk_fails_and_loses_nothing(tmp_path: Path, small: LogOp
 
 
 def test_commits_continue_when_preallocation_fails(tmp_path: Path, small: LogOptions) -> None:
-    """Only the space ahead of use fails: each write then makes the file longer, and is as durable."""
+    """Only preallocation fails: each write then lengthens the file, and is just as durable."""
     disk = SimulatedDisk()
     storage = FaultyStorage(SimulatedStorage(disk))
     node = Node(storage, tmp_path, options=small)

@@ -1,4 +1,4 @@
-"""Random backups whose checksums fit, and random bytes: a reader gives what is there or says what is wrong."""
+"""Random backups with valid checksums, and random bytes: a reader returns what is there or says what is wrong."""
 
 import json
 
@@ -42,7 +42,7 @@ JSON = st.recursive(
 
 
 def try_all(files: Files) -> None:
-    """Read, then become the writer, then read again: no way ends in anything but a sentence."""
+    """Read, open for writing, read again: each step succeeds or fails with a BackupError, and nothing else."""
     storage: Storage = backup_of(files).storage
     try:
         before = contents(backup_in(storage))

@@ -1,4 +1,4 @@
-"""Records from a stranger's disk: they fail with a sentence, soon, and without much memory."""
+"""Records from an attacker's disk: reading them fails with a clear error, soon, and without much memory."""
 
 import random
 
@@ -47,7 +47,7 @@ def test_record_with_wrong_or_huge_length_is_damage(length: int) -> None:
 
 
 def test_record_length_no_file_can_hold_is_damage_and_not_torn() -> None:
-    """The header's own checksum fits: such a record was never begun."""
+    """The header's own checksum is valid: a writer never began such a record, so it is not torn."""
     assert read(backup(segment=segment(packed(), packed(length=1 << 20), rest=b"x" * 1000))) == [1]
     assert "claims" in str(refused(backup(segment=segment(packed(), packed(length=1 << 31), rest=b"x" * 1000))))
 
@@ -72,7 +72,7 @@ def test_record_with_wrong_previous_checksum_is_damage() -> None:
 
 
 def test_log_near_highest_sequence_number_is_not_appended_to() -> None:
-    """Nothing is appended where the next number could not be written, or read again."""
+    """Nothing is appended where the next sequence number could not be written or read back."""
     for last in (MAX_SEQUENCE, (1 << 63) - 1):
         log = segment(packed(), packed(), sequence=last)
         assert isinstance(refused(backup(manifest=manifest(sequence=last), segment=log)), Damaged)
@@ -145,7 +145,7 @@ def test_compression_bomb_that_claims_more_than_any_change_is_damage() -> None:
 
 
 def test_compression_bomb_of_allowed_size_is_read_within_memory_limit() -> None:
-    """As large as a change may be: it costs room in the temporary directory, and no memory."""
+    """As large as a change may be: it takes space in the temporary directory, and no memory."""
     size = 32 << 20
     files = backup(segment=segment(Forged(zeros(size), flags=FRAME | ADVANCES, size=size)))
     with within(MEMORY), backup_of(files).read() as generation:
@@ -165,7 +165,7 @@ def test_many_compression_bombs_take_no_more_memory_than_one() -> None:
 
 
 def test_compressed_stream_of_empty_blocks_is_damage() -> None:
-    """Blocks that unpack to no byte, megabytes of them."""
+    """Megabytes of blocks that unpack to nothing."""
     stream = zstd_block(b"x")[:-4] + b"\x00\x00\x00" * (1 << 20)
     for size in (1, 1 << 20):
         assert isinstance(refused(backup(segment=segment(Forged(stream, flags=FRAME, size=size)))), Damaged)

@@ -1,4 +1,4 @@
-"""Manifests, sessions and names from a stranger's disk: they fail with a sentence, soon, and without much memory."""
+"""Manifests, sessions and names from an attacker's disk: they fail with a clear error, soon, and in little memory."""
 
 import json
 
@@ -24,7 +24,7 @@ ODD: list[object] = [
 
 @pytest.mark.parametrize("key", FIELDS)
 def test_manifest_with_odd_value_is_refused_where_it_matters(key: str) -> None:
-    """What the backup depends on is damage. When and why it was made only tells a person something."""
+    """An odd value is damage where the backup depends on it. The creation time and the reason are only for people."""
     accepted: dict[str, list[object]] = {"foreign_keys": [True], "node_id": [None, *ODD[8:12]]}
     informative = key in ("created", "reason")
     fine = accepted.get(key, [])
@@ -99,7 +99,7 @@ def test_segment_with_huge_index_is_damage_or_ignored() -> None:
     for index in (2, 100, 10**12, 10**18, MAX_NUMBER - 1):
         files = {**backup(), segment_name(index): segment(packed(), index=index)}
         assert isinstance(refused(files), Damaged)
-    for index in (MAX_NUMBER, 10**40, 10**4000):  # the name of no segment
+    for index in (MAX_NUMBER, 10**40, 10**4000):  # not the name of a segment
         assert read({**backup(), f"segment-{index}": b"x"}) == [1, 2]
 
 
@@ -109,7 +109,7 @@ def test_file_named_almost_like_a_segment_is_ignored() -> None:
 
 
 def test_forged_backup_that_can_be_read_can_be_opened_for_writing() -> None:
-    """What can be read and opened can be written to."""
+    """A forged backup that can be read can also be opened for writing, and keeps its changes."""
     writer = backup_of(backup()).open(silent, "victim")
     writer.close()
     assert len(contents(backup_in(writer.storage)).changes) == 2

@@ -1,4 +1,4 @@
-"""A directory from a stranger's disk: links, pipes and the like in the place of files; what reading really costs."""
+"""A directory from an attacker's disk: links, pipes and the like in place of files; what reading really costs."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ NAMES = ["manifest", "session", snapshot_name(1), segment_name(1)]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with a small whole backup."""
+    """A directory with a small undamaged backup."""
     put(tmp_path / "lightning.bkp", backup())
     backup_at((tmp_path / "lightning.bkp").as_uri()).open(silent, "writer").close()
     assert {file.name for file in (tmp_path / "lightning.bkp").iterdir()} == set(NAMES)
@@ -39,7 +39,7 @@ def put(directory: Path, files: Files) -> None:
 
 
 def link_to_outside(path: Path) -> None:
-    """To a whole file elsewhere."""
+    """Move the file out of the backup, and leave a link to it."""
     path.rename(path.parent.parent / "elsewhere")
     path.symlink_to(path.parent.parent / "elsewhere")
 
@@ -96,14 +96,14 @@ def test_link_or_pipe_or_directory_in_place_of_a_file_is_refused(
 
 
 def test_backup_directory_that_is_a_link_is_read(place: Path) -> None:
-    """That is the user's choice: the path is theirs."""
+    """The user has chosen the path, and may choose a link."""
     link = place.parent / "link"
     link.symlink_to(place)
     assert contents(backup_at(link.as_uri())) == contents(backup_at(place.as_uri()))
 
 
 def test_writer_does_not_write_through_links_with_names_it_will_use(place: Path) -> None:
-    """Names that it will use next lead to files of the user's."""
+    """Links with the names that the writer uses next point to a file of the user's."""
     treasure = place.parent / "treasure"
     treasure.write_bytes(b"precious")
     for name in ("session.tmp", "manifest.tmp", segment_name(1) + ".tmp", segment_name(2), segment_name(2) + ".tmp"):
@@ -119,7 +119,7 @@ from backends import backup_at
 from backends.errors import BackupError
 
 def peak():
-    # ru_maxrss begins with what the process that has forked this one had, and would hide as much.
+    # ru_maxrss starts at the peak of the process that forked this one, and would hide that much growth.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 before = peak()
@@ -136,7 +136,7 @@ print(peak() - before)
 
 
 def grown(directory: Path) -> int:
-    """MiB by which a process grows that reads this backup."""
+    """By how many MiB a process grows when it reads this backup."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, directory.as_uri()], capture_output=True, text=True, timeout=60
     )
@@ -145,7 +145,7 @@ def grown(directory: Path) -> int:
 
 
 def sparse(directory: Path, length: int) -> None:
-    """A record that claims to lie in a file of holes."""
+    """Write a segment whose record claims `length` bytes, all of them a hole in the file."""
     (claim,) = [records([Forged(length=length, flags=FRAME, size=1 << 30)], 0, 0)]
     with (directory / segment_name(1)).open("wb") as file:
         file.write(FileHeader(FileKind.SEGMENT, ID, 1).encode() + claim)

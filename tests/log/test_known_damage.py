@@ -1,4 +1,4 @@
-"""The document that says what is wrong with a backup: it survives everything but a new snapshot of the database."""
+"""The file that says what is wrong with a backup: only a new snapshot of the database removes it."""
 
 import random
 from functools import partial
@@ -25,7 +25,7 @@ BAD = found_now("compaction", "the change with data version 3 cannot be executed
 
 
 def made(storage: Storage) -> Writer:
-    """The writer of a backup of a few changes."""
+    """The writer of a new backup with a few changes."""
     backup_in(storage).create(source(b"database", 0))
     writer = backup_in(storage).open(silent, "one")
     for change in changes(5):
@@ -48,7 +48,7 @@ def test_known_damage_is_read_back_and_the_first_found_stays(storage: SimulatedS
 
 
 def test_known_damage_of_another_generation_is_ignored(storage: SimulatedStorage) -> None:
-    """Also when an old copy of the backup was put over it."""
+    """Also when an old copy of the backup was copied over it."""
     writer = made(storage)
     for other in (0, 2, 7):
         assert not writer.damage.note(found_now("verify", "late", other))
@@ -111,7 +111,7 @@ def test_writer_remembers_damage_that_it_could_not_save(
 
 
 def test_known_damage_survives_power_cut_at_every_operation_of_new_snapshot() -> None:
-    """Known, or healed: never neither."""
+    """After each cut the damage is known or healed, never unknown and unhealed."""
     seen = set()
     for number in range(1, 400):
         disk = SimulatedDisk()

@@ -1,4 +1,4 @@
-"""A change may be as large as the memory: it is written in one piece, and never read back in one."""
+"""A change may be as large as the memory: it is written in one piece, and read back in small ones."""
 
 import random
 from base64 import b64encode
@@ -19,12 +19,12 @@ from tests.log.histories import backup_in, silent, source
 from tests.log.model import versions
 
 SIZE = 2 * MEMORY
-"""Bytes that are stored: noise, which does not compress."""
+"""Bytes stored: noise, which does not compress."""
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> LocalStorage:
-    """A backup whose last record but one is large, left by a writer that was killed."""
+    """A backup whose second-to-last record is large, left by a killed writer."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     backup_in(storage).create(source())
     writer = backup_in(storage).open(silent, "writer")
@@ -73,14 +73,14 @@ def test_changed_byte_far_into_large_record_is_damage(storage: LocalStorage, tmp
 def test_large_record_that_differs_at_second_reading_is_damage(
     storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read once to be checked and once to be unpacked."""
+    """A large record is read twice: once to check it, and once to unpack it."""
     monkeypatch.setattr(StoredPayload, "is_good", lambda _: True)
     test_changed_byte_far_into_large_record_is_damage(storage, tmp_path)
 
 
 @pytest.mark.usefixtures("readers_do_not_wait")
 def test_large_record_of_holes_is_read_within_memory_limit(tmp_path: Path) -> None:
-    """A file with a hole takes no room on a stranger's disk; its record would take all of a small machine's memory."""
+    """A sparse file costs an attacker no disk space, but its record would take all of a small machine's memory."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     storage.make()
     forged = segment(Forged(b"x", flags=FRAME, length=(1 << 28) - 200, size=1 << 20))

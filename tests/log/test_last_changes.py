@@ -1,4 +1,4 @@
-"""The end of a log, read without the rest of it."""
+"""The last changes of a log, read without reading the rest of it."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_new_backup_has_no_last_changes(make: Maker) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 120])
 def test_last_changes_equal_those_read_from_the_whole_log(make: Maker, count: int) -> None:
-    """Through segments of every kind, restarts, and lone PRAGMAs."""
+    """Across segments of every kind, restarts, and lone PRAGMAs."""
     history, sent = History(), list[Change]()
     make().create(source())
     for number, one in enumerate(changes(count, size=300)):
@@ -83,7 +83,7 @@ def test_foreign_keys_setting_is_given_for_each_last_change(make: Maker) -> None
 def test_end_of_long_log_is_read_from_last_segments_only(
     tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long the log is."""
+    """Of a log with more than ten segments, at most three are opened."""
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"), small)
     backup.create(source())
     writer = backup.open(silent, "one")

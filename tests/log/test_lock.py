@@ -1,4 +1,4 @@
-"""The lock in the backup: processes of one machine are kept apart, whatever container or PID namespace they are in."""
+"""The lock in the backup keeps the processes of one machine apart, whatever container or PID namespace they run in."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ _REAL_LOCK = LocalStorage.lock
 
 @pytest.fixture(autouse=True)
 def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not here."""
+    """Switch the lock back on for these tests."""
     monkeypatch.setattr(LocalStorage, "lock", _REAL_LOCK)
 
 

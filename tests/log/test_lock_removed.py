@@ -1,4 +1,4 @@
-"""The file of a lock goes with its holder, and never lets two in: processes by the dozen that take turns."""
+"""A lock's file is removed with the lock, and still never admits two holders: tried by processes that take turns."""
 
 import fcntl
 import os
@@ -69,7 +69,7 @@ def test_lock_file_is_removed_on_release(tmp_path: Path) -> None:
 def test_lock_taken_on_file_just_removed_is_taken_again_on_the_new_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was opened before its holder removed it, and locked afterwards: nobody else would find it."""
+    """The file was opened before its holder removed it, and locked afterwards: nobody else would find that lock."""
     first, second, third = (FileLock(tmp_path / "lock", name) for name in ("first", "second", "third"))
     first.acquire()
     real = fcntl.flock
@@ -89,7 +89,7 @@ def test_lock_taken_on_file_just_removed_is_taken_again_on_the_new_file(
 
 
 def test_lock_file_of_another_holder_is_not_removed_on_release(tmp_path: Path) -> None:
-    """Somebody has deleted the lock's file by hand, and another process has made one of its own since."""
+    """Somebody deleted the lock's file by hand, and another process has created its own since."""
     first, second = FileLock(tmp_path / "lock", "first"), FileLock(tmp_path / "lock", "second")
     first.acquire()
     (tmp_path / "lock").unlink()
@@ -101,7 +101,7 @@ def test_lock_file_of_another_holder_is_not_removed_on_release(tmp_path: Path) -
 
 
 def test_lock_file_on_a_share_stays_after_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a share: the next holder of this lock, on another machine, may not see for seconds that it was removed."""
+    """The next holder, on another machine, may not see for seconds that the file was removed."""
     monkeypatch.setattr("backends.system.locks._REMOVABLE", frozenset())
     lock = FileLock(tmp_path / "lock", "test")
     lock.acquire()

@@ -1,4 +1,4 @@
-"""The hook's thread and the keeper's, at the same time, in every order of their steps that may matter."""
+"""The hook's thread and the maintenance thread at work together, in every order of their steps that may matter."""
 
 import errno
 import random
@@ -35,7 +35,7 @@ def disk() -> SimulatedDisk:
 
 @pytest.fixture
 def node(disk: SimulatedDisk, tmp_path: Path, small: LogOptions) -> Node:
-    """A new one, with its schema saved."""
+    """A new node whose schema is saved."""
     node = Node(SimulatedStorage(disk), tmp_path, options=small)
     node.create()
     node.open()
@@ -45,7 +45,7 @@ def node(disk: SimulatedDisk, tmp_path: Path, small: LogOptions) -> Node:
 
 @contextmanager
 def at_each_point(disk: SimulatedDisk, act: Callable[[], None]) -> Iterator[None]:
-    """Let `act` happen before each effect that anything else has on the disk."""
+    """Call `act` before each effect that anything else has on the disk."""
 
     def watch() -> None:
         disk.watch = None
@@ -59,7 +59,7 @@ def at_each_point(disk: SimulatedDisk, act: Callable[[], None]) -> Iterator[None
 
 @contextmanager
 def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None]:
-    """Let `act` happen before each line of these functions."""
+    """Call `act` before each line of these functions."""
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if frame.f_code not in codes:
@@ -77,7 +77,7 @@ def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None
 
 
 def check(node: Node) -> None:
-    """What was acknowledged is there, now and after the writer was killed."""
+    """Everything acknowledged is there, now and after the writer was killed."""
     assert contents(node.backup()) == node.now.contents
     node.open("again")
     node.note("goes on")
@@ -86,7 +86,7 @@ def check(node: Node) -> None:
 
 def test_commits_at_each_point_of_maintenance_are_kept(node: Node, disk: SimulatedDisk) -> None:
     node.options = replace(node.options, preallocate_min=16 << 10, preallocate_max=16 << 10)
-    node.open("with room for what comes within one upkeep")
+    node.open("with space for what is committed during one maintenance")
     for seed in range(60):
         node.note(noise(700, seed))
         with at_each_point(disk, node.note):
@@ -114,7 +114,7 @@ def test_commits_at_each_point_of_compaction_are_kept(node: Node, disk: Simulate
 
 
 def test_progress_of_compaction_reaches_the_end_only_when_it_is_done(node: Node) -> None:
-    """Not when the database is rebuilt: for a large one, half of the time is still to come."""
+    """It is at one half when the database is rebuilt: for a large one, half of the time is still to come."""
     for seed in range(300):
         node.note(noise(700, seed))
     shown: list[float] = []
@@ -126,7 +126,7 @@ def test_progress_of_compaction_reaches_the_end_only_when_it_is_done(node: Node)
 
 
 def test_database_rebuilt_for_compaction_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is gone a moment later, and lies on the node's own disk, often a card that wears out."""
+    """It is deleted a moment later, and is on the node's own disk, often a card that wears out."""
     synced: list[Path] = []
     monkeypatch.setattr("backends.sqlite.replay.sync", synced.append)
     for _ in range(5):
@@ -140,7 +140,7 @@ def test_database_rebuilt_for_compaction_is_not_synced(node: Node, monkeypatch: 
 
 
 def test_maintenance_at_each_line_of_a_commit_loses_nothing(node: Node) -> None:
-    """The segment that is being gone on to must not be made a second time, over the one that is written to."""
+    """The next segment, to which the commit moves, must not be created again over the one that is being written."""
     node.options = replace(node.options, segment_size=600)
     node.open("with a segment for each commit")
     codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments._go_on)}
@@ -156,7 +156,7 @@ def test_maintenance_at_each_line_of_a_commit_loses_nothing(node: Node) -> None:
 
 
 def test_new_snapshot_during_compaction_makes_it_refuse(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was folded is of a generation that is gone; publishing it would destroy the new one."""
+    """The compacted snapshot belongs to a generation that is gone; publishing it would destroy the new one."""
     for _ in range(5):
         node.note()
     times = iter(range(10))
@@ -189,7 +189,7 @@ def test_new_snapshot_after_compaction_keeps_it_from_being_published(node: Node)
 def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_snapshot(
     node: Node, disk: SimulatedDisk
 ) -> None:
-    """The manifest was renamed, and the sync after it failed: its number must not come to name another snapshot."""
+    """The manifest was renamed and the sync after it failed: no other snapshot may get its generation number."""
     storage = FaultyStorage(node.storage)
     node.writer.close()
     node.storage = storage
@@ -232,7 +232,7 @@ def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_sna
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["no next segment", "preallocated"])
 def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) -> None:
-    """It needs the next segment at once."""
+    """A record that does not fit into its segment needs the next one at once, preallocated or not."""
     node.note(noise(6000))
     node.options = replace(node.options, max_file=node.writer.sizes().segments + 1200)
     node.open("with a file that is nearly full")
@@ -246,7 +246,7 @@ def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) 
 
 
 def test_compaction_leaves_out_fewer_changes_when_they_are_large(node: Node) -> None:
-    """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
+    """Sixteen changes of a mebibyte each, left out, would make the next compaction due at once, and so on."""
     for seed in range(20):
         node.note(noise(1 << 20, seed))
     compacted = compact_log(node.storage, node.scratch)

@@ -1,4 +1,4 @@
-"""A pass over a log says how it ends once all of it was read, and not before."""
+"""A pass over a log knows how the log ends once it has read all of it, and not before."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ BEGINS = 20
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Backup:
-    """A snapshot and four changes."""
+    """A backup with a snapshot and four changes."""
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"))
     backup.create(source(b"a database", BEGINS))
     writer = backup.open(silent, "one")
@@ -31,7 +31,7 @@ def backup(tmp_path: Path) -> Backup:
 
 
 def rewritten(tmp_path: Path, first: int, cut: int) -> None:
-    """The segment from its record `first` on, with so many bytes cut off the last one and zeros in their place."""
+    """Keep the segment from its record `first` on, with the last `cut` bytes of its last record replaced by zeros."""
     (segment,) = (tmp_path / "lightning.bkp").glob("segment-*")
     segment.chmod(0o600)
     data = segment.read_bytes()
@@ -60,7 +60,7 @@ def test_end_of_log_is_the_same_for_changes_and_scan_and_a_second_pass(backup: B
 
 def test_torn_end_of_log_is_reported_by_changes_and_scan(backup: Backup, tmp_path: Path) -> None:
     rewritten(tmp_path, first=0, cut=1500)
-    (tmp_path / "lightning.bkp" / "session").unlink()  # it knows that the fourth change was acknowledged
+    (tmp_path / "lightning.bkp" / "session").unlink()  # it says that the fourth change was acknowledged
     with backup.read() as reader:
         passes: list[Changes | Scan] = [reader.changes(), reader.scan()]
         assert [len(list(one)) for one in passes] == [3, 3]
@@ -82,7 +82,7 @@ def test_torn_end_of_acknowledged_log_is_damage(backup: Backup, tmp_path: Path) 
 
 
 def test_missing_first_record_leaves_snapshot_as_last_good_version(backup: Backup, tmp_path: Path) -> None:
-    """Changes that do not go on from the snapshot cannot be replayed: they were once called good."""
+    """Changes that do not follow the snapshot cannot be replayed. Once, an error called them good."""
     rewritten(tmp_path, first=1, cut=0)
     with backup.read() as reader, pytest.raises(Damaged) as caught:
         list(reader.changes())

@@ -1,6 +1,6 @@
-"""Readers beside a writer that appends, compacts, begins anew, stops and starts always see a whole backup.
+"""Readers beside a writer that appends, compacts, takes snapshots, stops and starts always see a whole backup.
 
-What is read is what the node had committed at some moment between the beginning and the end of the reading.
+What they read is what the node had committed at some moment between the beginning and the end of the reading.
 """
 
 import random
@@ -26,7 +26,7 @@ SECONDS = 2.0
 
 
 class BusyNode:
-    """A node that does something at random when told to, and every state that its backup has had."""
+    """A node that takes random steps when told to, and a record of every state that its backup has had."""
 
     def __init__(self, storage: Storage, scratch: Path, seed: int, options: LogOptions) -> None:
         self.node = Node(storage, scratch, options=options)
@@ -43,12 +43,12 @@ class BusyNode:
             self._states.append(self.node.now)
 
     def states(self) -> list[Model]:
-        """So far; the last one may not be acknowledged yet."""
+        """The states so far; the last one may not be acknowledged yet."""
         assert self.node.next is not None
         return [*self._states, self.node.next]
 
     def acknowledged(self) -> int:
-        """Which of them a reader that begins now must see at least."""
+        """The index of the oldest state that a reader which begins now may see."""
         return len(self._states) - 1
 
     def act(self) -> None:
@@ -74,7 +74,7 @@ class BusyNode:
 
 
 def check(found: Contents, states: list[Model], since: int) -> None:
-    """What was read is one of the states since then, if only from an earlier generation and the changes after it."""
+    """Check that what was read is one of the states from `since` on; it may come from an earlier generation."""
     generation = next(state for state in states if state.generation == found.generation)
     assert found.snapshot == generation.snapshot
     committed = Model(changes=generation.before).contents.changes + found.changes
@@ -82,7 +82,7 @@ def check(found: Contents, states: list[Model], since: int) -> None:
 
 
 class InterruptedStorage(FaultyStorage):
-    """Lets somebody else act before everything that is done here."""
+    """A storage that calls `act` before each of its operations."""
 
     def __init__(self, storage: Storage, act: Callable[[], None]) -> None:
         super().__init__(storage)
@@ -116,7 +116,7 @@ def test_reader_interrupted_by_steps_of_writer_sees_a_whole_backup(
 
 @pytest.fixture
 def node(tmp_path: Path, small: LogOptions) -> Node:
-    """With a segment made ahead, that a reader opens, too."""
+    """A node with a preallocated segment, which a reader opens, too."""
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=small)
     node.create()
     node.open()
@@ -128,7 +128,7 @@ def node(tmp_path: Path, small: LogOptions) -> Node:
 
 
 def rest(reader: Reader) -> Contents:
-    """What an opened generation gives."""
+    """What a generation that was opened earlier still gives."""
     snapshot = b"".join(reader.snapshot)
     changes = tuple((change.data_version, tuple(change.statements)) for change in reader.changes())
     return Contents(reader.manifest.generation, snapshot, changes)
@@ -146,7 +146,7 @@ def test_writer_moving_to_next_segment_does_not_disturb_a_reader(node: Node) -> 
 
 
 def test_old_generation_is_read_whole_while_a_new_one_begins(node: Node) -> None:
-    """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
+    """The new generation's records are in a segment that the reader has open, and do not belong to what it reads."""
     before = node.now.contents
     with node.backup().read() as reader:
         node.snapshot()
@@ -157,7 +157,7 @@ def test_old_generation_is_read_whole_while_a_new_one_begins(node: Node) -> None
 
 
 def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(node: Node) -> None:
-    """At each look of the opening once."""
+    """The new generation begins once before each storage operation of the opening."""
     counting = FaultyStorage(node.storage)
     contents(backup_in(counting))
     for number in range(1, sum(counting.calls.values()) + 1):
@@ -178,7 +178,7 @@ def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(n
 
 
 def test_writer_that_stops_while_reader_opens_does_not_disturb_it(node: Node) -> None:
-    """It takes the segment away that it had made ahead, and that a reader may have seen."""
+    """A writer that stops removes its preallocated segment, which a reader may already have seen."""
     looks = 0
 
     def act() -> None:
@@ -231,7 +231,7 @@ def test_readers_in_threads_beside_busy_writer_see_a_whole_backup(tmp_path: Path
 def test_record_half_written_at_first_look_is_not_torn(
     tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of it is there at first: beside a running writer that is no torn end, and says nothing of damage."""
+    """Beside a running writer, a half-written record is neither a torn end nor damage: the other half is on its way."""
     busy = BusyNode(LocalStorage(tmp_path / "backup"), tmp_path, 1, small)
     path = tmp_path / "backup" / "segment-00000001"
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A damaged backup is made whole by a new snapshot; the attempt takes nothing away."""
+"""A new snapshot makes a damaged backup whole; an attempt that fails takes nothing away."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_new_snapshot_makes_damaged_backup_whole(killed: Made, name: str) -> Non
 
 @pytest.mark.parametrize("index", [(1 << 63) - 1, (1 << 64) - 1, 10**30])
 def test_resync_beside_file_with_impossible_segment_number_succeeds(killed: Made, index: int) -> None:
-    """No release writes such a number: the file is a stranger's, and neither the log's end nor in its way."""
+    """No release writes such a number: the file is foreign, is not the log's end, and must not get in its way."""
     backup = backup_of({**killed.files, segment_name(index): b"not ours"}, TINY)
     writer = backup.open(silent, "writer")
     assert writer.position.data_version == LAST
@@ -53,7 +53,7 @@ def test_resync_beside_file_with_impossible_segment_number_succeeds(killed: Made
 
 
 def test_interrupted_resync_takes_nothing_away(killed: Made) -> None:
-    """With a session marker that cannot be read, and a good log."""
+    """The session marker cannot be read, and the log is good."""
     files = {**killed.files, SESSION: flipped(killed.files[SESSION], 70, 1)}
     disk = SimulatedDisk()
     storage = SimulatedStorage(disk)

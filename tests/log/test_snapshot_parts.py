@@ -1,4 +1,4 @@
-"""A snapshot that does not fit into one file goes on in further ones."""
+"""A snapshot that does not fit into one file continues in further ones."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ SMALL_FILES = LogOptions(max_file=2 * PIECE + 4096)
 
 
 def backup_in(place: Path) -> Backup:
-    """The backup in this directory, each of whose files takes no more than two pieces."""
+    """The backup in this directory, with files of at most two pieces each."""
     return Backup(place_at(place.as_uri()), SMALL_FILES)
 
 
@@ -87,7 +87,7 @@ def test_parts_of_snapshot_are_kept_and_removed_together(tmp_path: Path) -> None
 
 
 def test_snapshot_is_synced_while_it_is_written() -> None:
-    """All at the end, it would lie in front of the node's next commit: on a slow stick for minutes."""
+    """A single sync at the end would hold up the node's next commit: on a slow stick for minutes."""
     storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
     storage.make()
     write_snapshot(storage, bytes(16), 1, 7, PIECES, LogOptions(max_file=1 << 30, sync_every=2 * PIECE))
@@ -95,7 +95,7 @@ def test_snapshot_is_synced_while_it_is_written() -> None:
 
 
 class _LyingWriter(WriteHandle):
-    """Changes a bit of what it is given, and says that all is well."""
+    """Changes a bit of what it is given, and reports success."""
 
     def __init__(self, handle: WriteHandle) -> None:
         self._handle = handle
@@ -122,7 +122,7 @@ class _LyingWriter(WriteHandle):
 def test_snapshot_that_disk_stores_wrongly_leaves_old_generation_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new snapshot is read back before the old generation goes: the old one stays, whole."""
+    """A new snapshot is read back before the old generation is removed: here the old one stays, whole."""
     place = made(tmp_path)
     writer = backup_in(place).open(silent, "writer")
     create = LocalStorage.create

@@ -1,4 +1,4 @@
-"""A record of which only the first bytes arrived: whoever sends it in parts may die between two of them."""
+"""A record of which only the first bytes arrived: a writer that sends it in parts may die between two of them."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from tests.log.histories import noise
 
 ROOM = 4096
 TOO_FEW = 8
-"""Missing bytes that cannot be told from ones that have changed, within one sector."""
+"""So few missing bytes within one sector cannot be distinguished from changed ones."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ def record(length: int) -> bytes:
 
 
 def tail_of(offset: int, written: bytes, after: bytes = b"") -> Tail:
-    """What a reader makes of these bytes at the offset, in a file that is filled with zeros."""
+    """How a reader classifies these bytes at the offset, in a file otherwise filled with zeros."""
     content = bytes(offset) + written
     return classify(Bytes(content.ljust(offset + ROOM, b"\0") + after), offset)
 

@@ -1,4 +1,4 @@
-"""Files that are missing, half copied, from another backup, from another time or from the future."""
+"""Files that are missing, half copied, from another backup, from another time or of a newer format."""
 
 import json
 from collections import Counter
@@ -35,18 +35,18 @@ SNAPSHOT = snapshot_name(1)
 
 @pytest.fixture
 def closed() -> Made:
-    """A backup closed in order."""
+    """A backup that was closed cleanly."""
     return make(closed=True)
 
 
 @pytest.fixture
 def killed() -> Made:
-    """One whose writer was killed."""
+    """A backup whose writer was killed."""
     return make(closed=False)
 
 
 def refused(files: Files, kind: type[BackupError]) -> str:
-    """The sentence with which reading and opening both refuse."""
+    """The message with which both reading and opening refuse these files."""
     with pytest.raises(kind) as opened:
         backup_of(files, TINY).open(silent, "writer")
     with pytest.raises(kind) as read:
@@ -56,7 +56,7 @@ def refused(files: Files, kind: type[BackupError]) -> str:
 
 
 def without(files: Files, *names: str) -> Files:
-    """All but these."""
+    """The files without these names."""
     return {name: data for name, data in files.items() if name not in names}
 
 
@@ -88,7 +88,7 @@ def test_missing_last_segment_is_damage(closed: Made) -> None:
 
 
 def test_missing_first_segment_of_later_generation_is_damage(closed: Made) -> None:
-    """An older one that lies there still must not be taken for it."""
+    """A segment of the older generation that is still there must not be taken for the missing one."""
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     writer.take_snapshot(source(b"a database", LAST), "test")
     *_, first = [name for name in writer.storage.names() if name.startswith("segment")]
@@ -108,7 +108,7 @@ def test_missing_session_marker_loses_nothing(closed: Made) -> None:
 
 
 def test_missing_session_marker_is_reported_as_unverified_end(closed: Made) -> None:
-    """It is the only witness of a log that was cut between two records."""
+    """Only the session marker could show that a log was cut between two records."""
     status = backup_of(without(closed.files, SESSION)).status("")
     (trouble,) = status.troubles
     assert trouble.kind is TroubleKind.END_UNVERIFIED
@@ -120,7 +120,7 @@ def test_missing_session_marker_is_reported_as_unverified_end(closed: Made) -> N
 
 
 def test_unreadable_session_marker_is_damage_but_takes_no_version_away(closed: Made) -> None:
-    """It is damage, and everything before the end is as good as it was: to look at, or for a copy without it."""
+    """It is damage, but every change can still be read: to look at, or from a copy without the marker."""
     for broken in (b"", flipped(closed.files[SESSION], 70, 1)):
         files = {**closed.files, SESSION: broken}
         assert SESSION in refused(files, Damaged)
@@ -165,7 +165,7 @@ def test_backup_half_copied_into_preallocated_files_is_damage(closed: Made) -> N
 
 
 def test_cut_snapshot_is_found_without_reading_all_of_it(closed: Made) -> None:
-    """By a start and by `status`, which read a snapshot's ends only: else the node would go on with nothing."""
+    """By a start and by `status`, which read only a snapshot's ends: else the node would run without a usable one."""
     data = closed.files[SNAPSHOT]
     for size in range(len(data)):
         for left in (data[:size], data[:size] + bytes(len(data) - size)):
@@ -217,7 +217,7 @@ def test_older_copy_of_a_segment_is_damage(closed: Made) -> None:
 
 
 def test_segments_of_two_diverged_copies_are_damage(closed: Made) -> None:
-    """Two copies of one backup that both went on: their records do not chain."""
+    """Two copies of one backup, both continued: their records do not chain."""
     histories = []
     for seed in (1, 2):
         writer = backup_of(closed.files, TINY).open(silent, f"writer {seed}")
@@ -236,7 +236,7 @@ def test_segments_of_two_diverged_copies_are_damage(closed: Made) -> None:
 
 
 def test_snapshot_of_a_diverged_copy_is_damage(closed: Made) -> None:
-    """The same number, from a copy of the backup that went its own way."""
+    """The snapshot has the right number, but comes from a copy of the backup that was continued separately."""
     files = []
     for version in (LAST, LAST + 1):
         writer = backup_of(closed.files, TINY).open(silent, "writer")
@@ -248,7 +248,7 @@ def test_snapshot_of_a_diverged_copy_is_damage(closed: Made) -> None:
 
 
 def test_copy_made_while_new_generation_began_is_damage(killed: Made) -> None:
-    """It has the old manifest and snapshot, and the segment made ahead, written to since: nothing is missing."""
+    """The copy has the old manifest and snapshot, and the preallocated segment, written since: no file is missing."""
     writer = backup_of(killed.files, TINY).open(silent, "writer")
     writer.maintain()
     writer.take_snapshot(source(b"the same version with other content", LAST), "test")
@@ -267,7 +267,7 @@ def test_older_copy_of_the_manifest_is_damage(closed: Made) -> None:
 
 
 def test_old_copy_put_over_newer_backup_is_refused_and_removes_nothing(closed: Made) -> None:
-    """A start must not remove the newer generation, which is whole, for the sake of one that does not fit its log."""
+    """A start must not remove the newer generation, which is whole, in favour of one that does not fit its log."""
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     writer.take_snapshot(source(b"a database", LAST), "test")
     writer.append(changes(1, LAST)[0])
@@ -282,19 +282,19 @@ def test_old_copy_put_over_newer_backup_is_refused_and_removes_nothing(closed: M
 
 
 def test_files_with_unknown_names_are_ignored(closed: Made) -> None:
-    debris = {
+    unknown = {
         "torn-segment-00000001-1700000000": b"x", "manifest.tmp": b"x", "segment-1": b"x", "segment-0000000x": b"x",
         "snapshot-00000009.tmp": b"x", "segment-00000007.tmp": b"x", "README": b"x", "segment-": b"", "snapshot-": b"",
     }  # fmt: skip
-    assert read_verdict(closed, {**closed.files, **debris}) == "same"
-    assert open_verdict(closed, {**closed.files, **without(debris, "torn-segment-00000001-1700000000")}) == "same"
+    assert read_verdict(closed, {**closed.files, **unknown}) == "same"
+    assert open_verdict(closed, {**closed.files, **without(unknown, "torn-segment-00000001-1700000000")}) == "same"
 
 
 def test_bytes_after_end_of_snapshot_are_ignored(closed: Made) -> None:
     assert read_verdict(closed, {**closed.files, SNAPSHOT: closed.files[SNAPSHOT] + b"x" * 600}) == "same"
 
 
-# From the future
+# Of a newer format
 
 
 def document_of(version: object, data: bytes) -> bytes:
