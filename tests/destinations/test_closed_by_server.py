@@ -1,4 +1,4 @@
-"""A backup on an NFS server that belongs to another user: the client says whose it is, as far as the server tells."""
+"""A backup on an NFS server that belongs to another user: the client names the owner if the server gives it."""
 
 import os
 import shutil

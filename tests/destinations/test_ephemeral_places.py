@@ -1,4 +1,4 @@
-"""Places where nothing stays: refused as destinations, at each start too, and still good to read from."""
+"""Places where nothing stays: refused as destinations, also at each start, but backups there can still be read."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def as_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Where something is mounted, and unmounted afterwards."""
+    """A mount point; whatever a test mounts there is unmounted afterwards."""
     need("mount", "umount")
     point = tmp_path / "place"
     point.mkdir()
@@ -42,7 +42,7 @@ def mount(kind: str, point: Path, options: str = "") -> None:
 
 
 def layer(point: Path, upper_in: Path) -> None:
-    """An overlay as a container has it: what is written goes to a directory beside others."""
+    """Mount an overlay, as a container has it: what is written goes to the directory `upper`."""
     for name in ("lower", "upper", "work"):
         (upper_in / name).mkdir()
     mount("overlay", point, f"lowerdir={upper_in}/lower,upperdir={upper_in}/upper,workdir={upper_in}/work")
@@ -123,7 +123,7 @@ def test_overlay_over_memory_is_refused_even_with_ephemeral_accepted(world: Worl
 
 
 def moved_to_memory(lived: World, place: Path) -> str:
-    """The disk is not mounted any more, and a copy of the backup lies in its place."""
+    """Mount memory in place of the disk, with a copy of the backup on it; returns the URL of the copy."""
     mount("tmpfs", place)
     subprocess.run(["cp", "-a", lived.backup, place / "b"], check=True)
     url = f"{place.as_uri()}/b"
@@ -174,7 +174,7 @@ def test_drill_in_a_layer_works_unless_it_is_given_as_destination(tmp_path: Path
 
 
 def test_destinations_does_not_list_memory_filesystems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One on a memory disk has a label, a UUID and room as any other."""
+    """A filesystem on a memory disk has a label, a UUID and free space like any other."""
     monkeypatch.setattr("backup_cli.commands.destinations.lifetime_of_mount", lambda mount: Lifetime.MEMORY)
     assert [each for each in places(frozenset())[0] if not each.url.startswith("nfs")] == []
 

@@ -1,4 +1,4 @@
-"""The conformance suite of all places, over NFS, on a mounted share and on sticks."""
+"""The conformance suite of the log, over NFS, on a mounted share and on sticks."""
 
 from collections.abc import Iterator
 
@@ -25,6 +25,6 @@ globals().update(
 
 @pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest, places: Places, options: LogOptions) -> Iterator[Maker]:
-    """Makes the backup of a destination where there is no backup yet."""
+    """Returns the Backup at a destination where no backup has been created yet, a new object each time."""
     url = places.url(request.param)
     yield lambda: Backup(place_at(url), options)

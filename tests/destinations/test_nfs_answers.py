@@ -1,4 +1,4 @@
-"""The user-space NFS client and answers that real servers give only on their worst days."""
+"""The user-space NFS client, given answers that real servers give only on their worst days."""
 
 import errno
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.destinations.scripted_nfs import Scripted, Server, writer
 
 
 def test_sync_fails_when_nfs_server_restarted_since_the_write() -> None:
-    """Its verifier tells: what it had only in memory is gone, though COMMIT succeeds."""
+    """Its verifier changes: what it had only in memory is gone, although COMMIT succeeds."""
     server = Server()
     handle = writer(server)
     handle.write(0, bytes(100))
@@ -44,7 +44,7 @@ def test_sync_succeeds_when_nfs_server_restarted_only_after_the_last_sync() -> N
 
 
 def test_nfs_write_answered_as_unstable_is_followed_by_commit() -> None:
-    """A stable write may be answered with UNSTABLE only against the rules; nothing is believed until a COMMIT."""
+    """The protocol forbids answering a stable write with UNSTABLE; if a server does, only a COMMIT is believed."""
     server = Server(obeys=False)
     writer(server).write_durably(0, b"record")
     assert server.commits == 1
@@ -89,7 +89,7 @@ def call(session: Session) -> Any:
 
 
 def test_nfs_call_that_was_put_off_keeps_its_sequence_number() -> None:
-    """The server has not counted it; a number left out would end the session."""
+    """The server has not counted the call, and a skipped number would end the session."""
     session, connection = begun()
     call(session)
     connection.busy = 2
@@ -114,7 +114,7 @@ def test_nfs_sequence_numbers_wrap_to_zero() -> None:
 
 
 def cut(session: Session, connection: Scripted, status: int) -> None:
-    """The connection breaks, and the server answers the number that is sent again with this status."""
+    """Break the connection; the server answers the number that is sent again with this status."""
     connection.busy, connection.status = 1, status
     session.resume(cast(Connection, connection), 0.0, Disconnected("the connection broke"))
 
@@ -139,7 +139,7 @@ def test_nfs_session_that_is_over_keeps_late_calls_out() -> None:
 
 @pytest.mark.parametrize("status", [CONN_NOT_BOUND, SEQ_MISORDERED])
 def test_nfs_session_that_may_still_live_is_replaced_and_no_longer_fences(status: int) -> None:
-    """A new one is begun, but zeros that were sent in the old one may still arrive: nobody may rely on the contrary."""
+    """A new session begins, but zeros sent in the old one may still arrive: it must not claim to keep them out."""
     session, connection = begun()
     cut(session, connection, status)
     call(session)

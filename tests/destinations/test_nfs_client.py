@@ -1,4 +1,4 @@
-"""The user-space NFS client: what a commit costs, and what becomes of calls whose connection is cut."""
+"""The user-space NFS client: what a commit costs, and what happens to calls whose connection is cut."""
 
 import errno
 import time
@@ -30,7 +30,7 @@ def proxy(places: Places) -> Iterator[Proxy]:
 
 @pytest.fixture(params=VERSIONS)
 def open_storage(request: pytest.FixtureRequest, places: Places, proxy: Proxy, tmp_path: Path) -> Callable[[], Storage]:
-    """Opens the storage, through the proxy."""
+    """Opens the storage over new connections, through the proxy."""
     name = tmp_path.name
     (places.ganesha.exported / name).mkdir()
     url = places.ganesha.url(request.param, f"{name}/lightning.bkp").replace(
@@ -48,7 +48,7 @@ def storage(open_storage: Callable[[], Storage]) -> Storage:
 
 
 def cut_once(proxy: Proxy, how: str, after: int = 0) -> None:
-    """Let the connection be cut at the next call but `after`."""
+    """Cut the connection once, after `after` more calls."""
     left = after
 
     def before(_: bytes) -> str:
@@ -108,7 +108,7 @@ def test_retried_nfs_commit_never_overwrites_another_writers_bytes(
 def test_retried_nfs_commit_completes_a_half_written_record(
     storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, places: Places, tmp_path: Path
 ) -> None:
-    """The server lost its power in the middle: up to a sector of its disk all is there, behind it nothing."""
+    """The server lost its power during the write: everything up to a sector boundary is there, and nothing after it."""
     with closing(storage.create("segment")) as handle:
         handle.extend(0, 1 << 16)
         handle.write_durably(0, RECORD)
@@ -160,7 +160,7 @@ def test_make_and_unmake_over_nfs_survive_a_cut_at_every_call(
 def test_rename_new_over_nfs_survives_a_cut_at_every_call(
     storage: Storage, open_storage: Callable[[], Storage], proxy: Proxy, how: str, after: int
 ) -> None:
-    """A link that was made, and whose answer was lost, is not taken for another writer's."""
+    """A link that was made, and whose answer was lost, must not be mistaken for another writer's."""
     with closing(storage.create("segment.tmp")) as handle:
         handle.write_durably(0, RECORD)
         cut_once(proxy, how, after)
@@ -178,7 +178,7 @@ def test_rename_new_over_nfs_survives_a_cut_at_every_call(
 
 
 def test_nothing_is_written_to_space_where_late_zeros_may_still_arrive(storage: Storage, proxy: Proxy) -> None:
-    """Over NFSv3 a late call cannot be kept away; over 4.1 it can."""
+    """Over NFSv3 a late call cannot be kept out; over NFSv4.1 it can."""
     with closing(storage.create("segment")) as handle:
         assert isinstance(handle, files.Writer)
         handle.extend(0, 1 << 16)

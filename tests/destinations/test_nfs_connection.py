@@ -1,4 +1,4 @@
-"""The user-space NFS client against servers that behave oddly; none of them is a real one."""
+"""The user-space NFS client against fake servers that behave oddly."""
 
 import errno
 import socket
@@ -19,7 +19,7 @@ from backends.storage.nfs.xdr import Malformed, Unpacker, number
 
 
 class FakeProtocol:
-    """A protocol that has what a test needs of one."""
+    """The part of a protocol that these tests need."""
 
     largest_read = 1000
     until = 0.0
@@ -33,7 +33,7 @@ def fake_protocol(what: FakeProtocol | None = None) -> Protocol:
 
 
 def test_nfs_host_with_several_addresses_is_reached_on_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also from a reserved port (only root has one): a NAS with an IPv6 address need not serve NFS there."""
+    """Also from a reserved port, which only root may use: a NAS with an IPv6 address need not serve NFS on it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
         real = socket.getaddrinfo
@@ -46,11 +46,11 @@ def test_nfs_host_with_several_addresses_is_reached_on_the_one_that_answers(monk
 
 
 def test_silent_nfs_host_is_given_up_after_a_short_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel would ask it more and more rarely, and hear of its return up to half a minute late."""
+    """The kernel would try it less and less often, and notice its return up to half a minute late."""
     monkeypatch.setattr(rpc, "_ATTEMPT", 0.2)
     with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as listener:
         address = listener.getsockname()
-        waiting = [socket.socket() for _ in range(3)]  # more than it lets in: whoever comes then hears nothing
+        waiting = [socket.socket() for _ in range(3)]  # more than its backlog takes: later connections get no answer
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(address)
@@ -63,7 +63,7 @@ def test_silent_nfs_host_is_given_up_after_a_short_attempt(monkeypatch: pytest.M
 
 
 def test_nfs_server_that_answers_try_later_to_first_call_is_waited_for() -> None:
-    """Linux does so after a start, until its mountd has said who may have what."""
+    """Linux does so after a start, until its mountd has said who may access what."""
     attempts = 0
 
     def connect(until: float) -> Protocol:
@@ -87,7 +87,7 @@ def test_nfs_server_that_was_never_there_is_not_waited_for() -> None:
 
 
 def answering(answer: bytes) -> tuple[str, int]:
-    """The address of a server that answers the first call on each connection with `answer` after the call's number."""
+    """The address of a server that answers one call with `answer`, in which NMBR stands for the call's number."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -1,4 +1,4 @@
-"""Two writers over NFS itself: whoever is replaced acknowledges nothing more, as the answer to each write tells."""
+"""Two writers over the NFS client: the answer to each write shows the replaced one that it must stop."""
 
 import errno
 import random
@@ -32,35 +32,35 @@ ROUNDS = 25
 
 @pytest.fixture(params=["nfs3", "nfs41"])
 def url(request: pytest.FixtureRequest, places: Places) -> str:
-    """Of a place on the server where there is no backup yet."""
+    """The URL of a place on the server where there is no backup yet."""
     return places.url(request.param)
 
 
 @pytest.fixture
 def open_storage(url: str) -> Callable[[], Storage]:
-    """Opens an empty directory there, over new connections."""
+    """Opens an empty directory on the server, over new connections each time."""
     place = opener(url)
     place().storage.make()
     return lambda: place().storage
 
 
 def sealed(storage: Storage) -> None:
-    """What a take-over does first."""
+    """Seal the file, which a takeover does first."""
     assert storage.seal("segment")
 
 
 def replaced(storage: Storage) -> None:
-    """By a second writer that does not seal."""
+    """Another writer replaces or removes the file without sealing it."""
     storage.publish("segment", b"another file")
 
 
 def removed(storage: Storage) -> None:
-    """By a second writer that does not seal."""
+    """Another writer replaces or removes the file without sealing it."""
     storage.remove("segment")
 
 
 class Stream:
-    """A writer of one file at full speed, until it is refused; `most` records more once its file was taken."""
+    """A writer of one file at full speed, until it is refused or has written `last` records."""
 
     def __init__(self, storage: Storage) -> None:
         self._handle = storage.create("segment")
@@ -84,7 +84,7 @@ class Stream:
 def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see(
     open_storage: Callable[[], Storage], take: Callable[[Storage], None]
 ) -> None:
-    """At random moments: what the taker reads after it has sealed the file is all that is ever acknowledged."""
+    """At random moments: everything ever acknowledged is in what the taker reads after it has sealed the file."""
     done, lost, refused, choice = 0, 0, 0, random.Random(11)
     for _ in range(ROUNDS):
         stream, taker = Stream(open_storage()), open_storage()
@@ -104,16 +104,16 @@ def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see
 
 
 def test_two_nodes_over_nfs_lose_nothing_acknowledged(url: str, tmp_path: Path) -> None:
-    """`python -m tests.destinations.second_writer` does the same for as many rounds as wanted."""
+    """`python -m tests.destinations.second_writer` does the same for any number of rounds."""
     tally = disturb(created(opener(url, SMALL_SEGMENTS)), tmp_path, ROUNDS, 5)
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
-    assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
+    assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may disappear while it scans; then it has done no harm
     assert tally.acknowledged > 10 * ROUNDS
 
 
 @pytest.fixture
 def slowly_watched(url: str) -> Open:
-    """That place with small segments; the session marker is looked at too rarely to help."""
+    """The same place with small segments; the session marker is checked too rarely to help."""
     return opener(url, replace(SMALL, check_every=1e9))
 
 
@@ -227,7 +227,7 @@ def test_nfs_write_without_attributes_in_answer_asks_for_them(tells: bool, mode:
 def test_permission_error_on_sealed_file_is_a_fence_and_any_other_is_raised(
     error: int, mode: int, fenced: bool
 ) -> None:
-    """Most let the file's owner; what is refused for another reason is said as it is."""
+    """Most servers let the file's owner write. A write refused for another reason raises that reason."""
     server = Server()
     handle = writer(server)
     server.refuses, server.mode = error, mode
@@ -240,7 +240,7 @@ def test_permission_error_on_sealed_file_is_a_fence_and_any_other_is_raised(
 def test_nfs_server_without_modes_reports_that_nothing_was_sealed(
     open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ignores them, or refuses; the caller is told, for it must know that nobody is kept out."""
+    """It ignores modes or refuses to set them. The caller must know that nobody is kept out: `seal` returns False."""
 
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -1,4 +1,4 @@
-"""Servers that lack what RFC 1813 and 8881 let them lack, or name numbers that make no sense; and removed files."""
+"""NFS servers without what RFC 1813 and 8881 make optional, or with numbers that make no sense; and removed files."""
 
 import os
 import struct
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, places: Places) -> Open:
 
 @pytest.fixture(params=["status", "procedure"])
 def without_readdirplus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The real server says that it has no READDIRPLUS, in one of two ways; the rest is its own. Which it was asked."""
+    """Make the real server appear to lack READDIRPLUS, in one of two ways. Returns the listing procedures called."""
     asked, real = list[int](), Connection.call
 
     def call(self: Connection, program: int, version: int, procedure: int, data: bytes, until: float) -> Unpacker:
@@ -44,7 +44,7 @@ def without_readdirplus(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         if program == 100003 and procedure == READDIRPLUS:
             if request.param == "status":
                 return Unpacker(number(NOT_SUPPORTED) + number(0))
-            return real(self, program, version, 99, data, until)  # one that no server knows
+            return real(self, program, version, 99, data, until)  # a procedure that no server knows
         return real(self, program, version, procedure, data, until)
 
     monkeypatch.setattr(Connection, "call", call)
@@ -70,7 +70,7 @@ def test_nfs_server_without_readdirplus_is_listed(places: Places, without_readdi
 
 
 def test_nfs_directory_of_many_files_is_listed_whole(place: Open, places: Places) -> None:
-    """It takes several answers."""
+    """The listing takes several answers."""
     storage = place().storage
     storage.make()
     (directory,) = places.ganesha.exported.glob(f"{cast(NfsStorage, storage)._server.directory[-1]}/lightning.bkp")
@@ -84,7 +84,7 @@ def test_nfs_directory_of_many_files_is_listed_whole(place: Open, places: Places
 
 
 class Endless(Connection):
-    """A server of NFSv3 whose directory has no end."""
+    """An NFSv3 server whose directory has no end."""
 
     def __init__(self, names: int) -> None:
         self.names = names
@@ -129,7 +129,7 @@ def test_nfs_size_limit_below_a_sector_is_refused(told: int) -> None:
 
 @pytest.mark.parametrize("largest", [0, 1000, 1024, 1535])
 def test_nfs_session_too_small_for_a_write_is_refused(largest: int) -> None:
-    """Refused, not an error: where the URL leaves the version open, version 3 is tried then."""
+    """It raises Refused and not another error: if the URL leaves the version open, version 3 is then tried."""
     connection = Scripted()
     connection.largest = largest
     with pytest.raises(Refused, match=f"calls of {largest} bytes"):
@@ -157,7 +157,7 @@ def test_nfs_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def on_disk(places: Places, storage: Storage) -> dict[str, int]:
-    """Every file in the backup, hidden ones too, and its size."""
+    """Every file in the backup, hidden ones included, and its size."""
     parent = cast(NfsStorage, storage)._server.directory[-1]
     return {path.name: path.stat().st_size for path in (places.ganesha.exported / parent / "lightning.bkp").iterdir()}
 
@@ -169,7 +169,7 @@ def hidden(files: dict[str, int]) -> int:
 def test_restarts_over_nfs_keep_removed_files_within_their_space_limit(
     place: Open, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is started again and again: each start replaces the last segment."""
+    """Each start of a node replaces the last segment."""
     room = 400_000
     monkeypatch.setattr(gone, "ROOM", room)
     monkeypatch.setattr("backends.storage.nfs.storage.ROOM", room)
@@ -183,7 +183,7 @@ def test_restarts_over_nfs_keep_removed_files_within_their_space_limit(
             assert hidden(files) <= max(room, live), files
         writer.close()
         most = max(most, hidden(on_disk(places, writer.storage)))
-    assert most > room // 2, "it was never near the bound"
+    assert most > room // 2, "it was never near the limit"
     assert versions(open_()) == list(range(2, 12 * 20 + 2))
 
 
@@ -223,7 +223,7 @@ def entry(age: float, size: int) -> tuple[str, Attributes]:
         ([(1, 300 << 20)], 300 << 20, []),
         ([(2, 1), (1, 300 << 20)], 300 << 20, [1]),
         ([(gone.GRACE + 5, 1), (gone.GRACE - 5, 2)], 0, [1]),
-        ([(-gone.GRACE - 5, 1)], 0, [1]),  # the clock stood wrong when it was removed
+        ([(-gone.GRACE - 5, 1)], 0, [1]),  # the clock was wrong when it was removed
     ],
 )
 def test_removed_nfs_files_to_delete_are_chosen_by_age_and_size(

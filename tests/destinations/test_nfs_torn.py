@@ -1,4 +1,4 @@
-"""A record that is larger than what the server takes in one write, and a node that dies between two of them."""
+"""A record larger than the server takes in one write, and a node that dies between two of its writes."""
 
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from tests.log.model import contents
 LARGE = 3 << 20
 LIMITS = (64 << 10, 100_000)
 CUTS = (0, 1, 2, 17)
-"""Which of the record's writes (there are more) is the first that does not arrive."""
+"""Which of the record's writes is the first that does not arrive; there are more writes than these."""
 
 
 @pytest.fixture(scope="module", params=LIMITS)
@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 class Line:
-    """A node's connection, which ends for good at one of the large calls that go over it."""
+    """A node's connection, which breaks for good at a chosen one of its large calls."""
 
     def __init__(self, server: Ganesha) -> None:
         self.proxy = Proxy(server.port)
@@ -57,13 +57,13 @@ class Line:
         return "drop" if self.ended.is_set() else ""
 
     def of(self, url: str, server: Ganesha) -> str:
-        """The server's URL, over this line."""
+        """The server's URL, changed to go over this connection."""
         return url.replace(f"nfsport={server.port}", f"nfsport={self.proxy.port}")
 
 
 @pytest.fixture
 def dead_nodes() -> Iterator[list[tuple[Line, threading.Thread]]]:
-    """Nodes that died: they try until their time is over, on lines that nobody else gets meanwhile."""
+    """Nodes that died: their threads retry until they time out, on ports that nobody else may get until then."""
     dead_nodes = list[tuple[Line, threading.Thread]]()
     yield dead_nodes
     for line, thread in dead_nodes:
@@ -72,7 +72,7 @@ def dead_nodes() -> Iterator[list[tuple[Line, threading.Thread]]]:
 
 
 def die_during_append(node: Writer, line: Line, last: Change) -> threading.Thread:
-    """Nobody is told of this change: the node is gone before."""
+    """Append a change during which the connection breaks for good; it is never acknowledged."""
 
     def append() -> None:
         with pytest.raises(WriteFailed):
@@ -113,7 +113,7 @@ def test_node_killed_between_two_writes_of_a_record_starts_again(
         assert again.position.data_version == small.data_version
         assert contents(backup).changes[-1] == (small.data_version, tuple(small.statements))
         again.close()
-    assert len(torn) == len(CUTS) - 1, torn  # of the first cut nothing is seen
+    assert len(torn) == len(CUTS) - 1, torn  # the first cut leaves no trace
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
@@ -121,7 +121,7 @@ def test_node_killed_between_two_writes_of_a_record_starts_again(
 def test_record_missing_any_of_its_nfs_writes_is_torn(
     server: Ganesha, version: str, short: int, dead_nodes: list[tuple[Line, threading.Thread]], tmp_path: Path
 ) -> None:
-    """Of a length that leaves so many bytes to the last write, if each but that took all that the server takes."""
+    """The record's length leaves `short` bytes for the last write if all others are as large as the server allows."""
     (server.exported / tmp_path.name).mkdir(exist_ok=True)
     url = server.url(version, f"{tmp_path.name}/lightning.bkp")
     opener(url)().storage.make()
@@ -173,7 +173,7 @@ def test_large_nfs_write_is_split_at_sector_boundaries(most: int, offset: int) -
 def test_connection_for_commits_knows_largest_write_of_the_server(
     server: Ganesha, version: str, tmp_path: Path
 ) -> None:
-    """Not only the one that has looked for the directory: more is refused, or cut by the server where it likes."""
+    """Not only the connection that looked up the directory: the server refuses a larger write, or cuts it anywhere."""
     line = Line(server)
     with closing(line.proxy):
         (server.exported / tmp_path.name).mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""No file is renamed over one that the process holds open.
+"""No file is renamed over one that the process has open.
 
 FUSE filesystems (sshfs, ntfs-3g, bindfs) and the kernel's NFS client turn that into two renames: the open file first
-gets a hidden name, and a connection that drops in between loses the name. Two of two starts over sshfs ended so.
+gets a hidden name, and a connection that drops in between loses the name. Over sshfs, two starts out of two ended so.
 """
 
 import os
@@ -26,7 +26,7 @@ KINDS = ("file", "sshfs", "exfat")
 
 
 class Watch:
-    """Each rename, with whether its target was open at that moment."""
+    """Records each rename, and each whose target was open at that moment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.renamed: list[str] = []
@@ -61,7 +61,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, small: LogOptions) -> Open:
-    """A backup that is not made yet."""
+    """A place where no backup has been created yet."""
     if request.param == "file":
         return opener((tmp_path / "lightning.bkp").as_uri(), small)
     places: Places = request.getfixturevalue("places")
@@ -69,7 +69,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, small: LogOptions) -> 
 
 
 def kill(writer: Writer) -> None:
-    """As the kernel does it: every descriptor is closed, nothing is tidied up."""
+    """End the writer as SIGKILL would: every descriptor is closed, nothing is tidied up."""
     segments = writer._segments
     for segment in (*segments._retired, segments.current, segments._next):
         if segment is not None:
@@ -77,7 +77,7 @@ def kill(writer: Writer) -> None:
 
 
 def test_no_rename_replaces_an_open_file_in_a_whole_life(place: Open, watch: Watch) -> None:
-    """A whole life: starts after a stop and after a kill, full segments, compactions, new generations."""
+    """A whole life: starts after a stop and after a kill, full segments, a new generation, a note of trouble."""
     place().create(source(DATABASE, 1))
     version = 1
     for number in range(3):

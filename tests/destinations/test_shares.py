@@ -1,4 +1,4 @@
-"""A mounted share: what is accepted as one, what is noticed when another is in its place, what is warned about."""
+"""A mounted share: what is accepted as one, how another share in its place is noticed, and what is warned about."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +27,7 @@ from tests.legacy.written import written
 
 @pytest.fixture
 def share(tmp_path: Path) -> Iterator[Sshfs]:
-    """A share of this test's own, mounted."""
+    """A mounted share of this test's own."""
     share = Sshfs(tmp_path)
     share.start()
     yield share
@@ -129,7 +129,7 @@ def test_commands_that_set_a_backup_remember_its_share(
 def test_share_that_uploads_files_only_on_close_is_refused_but_readable(
     kind: str, tmp_path: Path, world_at: WorldAt, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rclone uploads a log that stays open only when the node stops, whatever is synced; a copy there can be read."""
+    """rclone uploads a file only when it is closed, so the log only when the node stops; a copy there can be read."""
     url = f"nfs://{tmp_path}/lightning.bkp"
     world: Elsewhere = world_at(f"file://{tmp_path}/lightning.bkp")
     world.init().run([history.first()])
@@ -144,7 +144,7 @@ def test_share_that_uploads_files_only_on_close_is_refused_but_readable(
             refused()
     assert not (tmp_path / "another.bkp").exists()
     target = tmp_path / "restored.sqlite3"
-    with backup_at(url).read() as generation:  # in this process: another one knows no such mount
+    with backup_at(url).read() as generation:  # in this process: only here is the mount faked
         rebuild(generation, target)
     assert differences(target, world.database) == []
 

@@ -1,4 +1,4 @@
-"""Sticks: found by what they are called, and pulled out at the worst moments."""
+"""Sticks: found by label or UUID, and pulled out at the worst moments."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ NewStick = Callable[..., Stick]
 
 @pytest.fixture
 def new_stick(tmp_path: Path) -> Iterator[NewStick]:
-    """New sticks, plugged in by the test; away at its end."""
+    """Makes new sticks, which the test plugs in; they are removed at its end."""
     bought: list[Stick] = []
 
     def one(kind: type[Stick], label: str = "") -> Stick:
@@ -104,7 +104,7 @@ def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(new_stick:
 
 
 def test_copy_of_stick_plugged_in_beside_it_is_refused(new_stick: NewStick) -> None:
-    """Made with dd: no UUID tells them apart."""
+    """A copy made with dd has the same UUID."""
     one, copy = new_stick(Ext4, "SAME"), new_stick(Ext4, "SAME")
     copy.image.write_bytes(one.image.read_bytes())
     for stick in (one, copy):
@@ -123,7 +123,7 @@ def test_stick_mounted_read_only_stops_the_node_but_can_be_restored_from(
     stick.remount_read_only()
     with pytest.raises(Unreachable, match="mounted read-only"):
         backup_at(stick.url("another.bkp")).check_new()
-    world.restore()  # reading needs no more
+    world.restore()  # a restore only reads
     with pytest.raises(Refused, match=f"{stick.label}.*mounted read-only"), world.node() as node:
         node.db_write(history.note())
 
@@ -157,7 +157,7 @@ def test_stick_pulled_out_under_running_node_stops_it(
 def test_stick_that_becomes_read_only_under_running_node_stops_it(
     new_stick: NewStick, world_at: WorldAt, history: History
 ) -> None:
-    """What Linux does with ext4 on a stick that gives errors."""
+    """Linux does this with ext4 on a stick that gives errors."""
     stick = new_stick(Ext4).plug()
     assert isinstance(stick, Ext4)
     world = world_at(stick.url()).init()
@@ -207,7 +207,7 @@ def test_invalid_usb_url_is_refused(url: str) -> None:
 def test_stick_is_found_by_what_udev_knows_of_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_stick: NewStick
 ) -> None:
-    """Its links, and its database that tells two sticks of one label apart; both need no privileges."""
+    """udev's links, and its database, which distinguishes two sticks with one label. Any user may read both."""
     one, other = new_stick(Ext4), new_stick(Btrfs)
     for stick in (one, other):
         stick.attach()

@@ -25,9 +25,9 @@ BEYOND_FUSEFAT = {
     suite.test_writer_follows_its_file_through_rename.__name__,
     suite.test_refused_rename_new_disturbs_neither_writer.__name__,
 }
-"""fusefat grows a file only by writing at its very end, and whole clusters after a rename; Linux's own vfat is not so.
+"""Tests that fusefat fails: it grows a file only by a write at its end, and by whole clusters after a rename.
 
-The log does no more than that: its own conformance suite passes there as a whole.
+Linux's own vfat has no such limits. fusefat is enough for the log: its whole conformance suite passes there.
 """
 
 
@@ -53,7 +53,7 @@ def storage(opener: Opener) -> Storage:
 
 
 def test_unmake_removes_directory_and_its_closed_files(storage: Storage, opener: Opener) -> None:
-    """Without an open file: FUSE keeps that one's name until it is closed."""
+    """The file is closed before: FUSE keeps the name of an open file until it is closed."""
     storage.create("snapshot.tmp").close()
     storage.publish("manifest", b"old")
     with closing(storage.open("manifest")) as reader:

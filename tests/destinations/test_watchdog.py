@@ -1,4 +1,4 @@
-"""A commit that waits: the node's log says so, and after the deadline another thread refuses it."""
+"""A commit that waits for its destination: the node's log says so, and after the deadline another thread refuses it."""
 
 import io
 import json
@@ -18,7 +18,7 @@ TICK = 0.01
 
 
 class FakeCommitGate:
-    """A commit gate whose destination is a place of the test's."""
+    """A commit gate with an invented destination."""
 
     def __init__(self, commit_timeout: float) -> None:
         self.commit_timeout = commit_timeout
@@ -43,7 +43,7 @@ class Call:
 
 
 class Watching:
-    """A watchdog at work, in a time of its own that runs a hundred times as fast."""
+    """A running watchdog whose time passes a hundred times as fast."""
 
     def __init__(self, commit_timeout: float) -> None:
         self.gate = FakeCommitGate(commit_timeout)
@@ -60,7 +60,7 @@ class Watching:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 s become 50 ms."""
+    """Shorten the watchdog's 5 s to 50 ms."""
     monkeypatch.setattr(module, "FIRST_WORD", 0.05)
     monkeypatch.setattr(module, "AGAIN_EVERY", 0.1)
     monkeypatch.setattr(module, "_UNTIL_READ", 0.0)
@@ -132,7 +132,7 @@ def test_watchdog_ends_the_process_when_leaving_takes_too_long(watching: Watchin
 
 
 def test_pyln_sends_watchdog_answer_while_the_hook_is_stuck() -> None:
-    """The public way that all of this rests on."""
+    """The watchdog depends on this public feature of pyln-client."""
     out = io.TextIOWrapper(io.BytesIO())
     plugin = Plugin(autopatch=False, dynamic=False)
     plugin.stdout = out
@@ -147,7 +147,7 @@ def test_pyln_sends_watchdog_answer_while_the_hook_is_stuck() -> None:
     call = {"jsonrpc": "2.0", "id": "cln:db_write#7", "method": "db_write", "params": {"data_version": 1, "writes": []}}
 
     def dispatch() -> None:
-        with suppress(ValueError):  # answered already; by then the process has ended
+        with suppress(ValueError):  # already answered; the real process would have ended by then
             plugin._multi_dispatch([json.dumps(call).encode(), b""])
 
     dispatched = threading.Thread(target=dispatch, daemon=True)

@@ -1,4 +1,4 @@
-"""The faults happen where a test has put them, and leave behind what it said."""
+"""The faults of FaultyStorage strike where a test has set them, and leave behind what it asked for."""
 
 import errno
 import random
@@ -21,7 +21,7 @@ def storage(disk: SimulatedDisk) -> FaultyStorage:
 
 
 def everything(storage: FaultyStorage) -> None:
-    """Each operation once or more."""
+    """Call each operation once or more."""
     storage.exists()
     storage.make()
     storage.publish("manifest", b"data")

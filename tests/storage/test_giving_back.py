@@ -1,4 +1,4 @@
-"""A large file that is removed is given back a piece at a time, and never to the harm of whoever still reads it."""
+"""A large file that is removed is cut piece by piece, and never while somebody still reads it."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ SIZE = LARGE + 12345
 
 
 class Calls:
-    """What is asked of the kernel, in order: `(size, None)` for a cut, `(None, size)` for a sync."""
+    """The calls to the kernel, in their order: `(size, None)` for a cut, `(None, size)` for a sync."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[int | None, int | None]] = []
@@ -28,7 +28,7 @@ class Calls:
         self.kind(monkeypatch, "ext4")
 
     def kind(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-        """Let every file lie on such a filesystem."""
+        """Let every file appear to be on a filesystem of this kind."""
 
         def there(descriptor: int) -> Mount:
             return replace(mount_at(descriptor), kind=kind)
@@ -68,7 +68,7 @@ def sparse(path: Path, size: int = SIZE) -> Path:
 
 
 def wait_until_given_back() -> None:
-    """Wait until all is given back."""
+    """Wait until every removed file is gone."""
     for thread in threading.enumerate():
         if thread.name == "giving back":
             thread.join(30)
@@ -99,7 +99,7 @@ def test_removed_large_file_of_backup_is_cut_and_synced_step_by_step(
 
 
 def test_removed_file_that_somebody_reads_stays_whole(tmp_path: Path, storage: LocalStorage, calls: Calls) -> None:
-    """A restore that began before a compaction ended reads the generation before to its end."""
+    """A restore that began before a compaction ended still reads the previous generation to its end."""
     path = sparse(tmp_path / "lightning.bkp" / "snapshot-00000001")
     with path.open("r+b") as file:
         file.seek(SIZE - 3)
@@ -152,13 +152,13 @@ def test_small_file_is_removed_without_being_cut(tmp_path: Path, storage: LocalS
 def test_file_on_share_or_xfs_is_not_open_while_it_is_removed(
     tmp_path: Path, storage: LocalStorage, calls: Calls, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """NFS and FUSE would keep it under a hidden name, and the room with it."""
+    """NFS and FUSE would keep an open file under a hidden name, and its space with it."""
     path = sparse(tmp_path / "lightning.bkp" / "snapshot-00000001")
     calls.kind(monkeypatch, kind)
     before, unlink, during = descriptors(), os.unlink, []
 
     def counted(name: str, *, dir_fd: int) -> None:
-        during.append(descriptors() - before - 1)  # but for the directory
+        during.append(descriptors() - before - 1)  # without the directory's own
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", counted)
@@ -179,9 +179,9 @@ def test_removed_link_leaves_its_target_whole(tmp_path: Path, storage: LocalStor
 
 
 def test_removed_scratch_copy_is_cut_step_by_step_and_not_synced(tmp_path: Path, calls: Calls) -> None:
-    """A sync would write to the disk what is left of a copy that has never been there."""
+    """A sync would write the rest of the copy to the disk, where it has never been."""
     with scratch_directory(tmp_path) as directory:
-        sparse(directory / "folded.sqlite3")
+        sparse(directory / "compacted.sqlite3")
         calls.made.clear()
     assert calls.made == [(size, None) for size in in_steps()]
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What only a directory on a real filesystem can go wrong with."""
+"""What can go wrong only with a directory on a real filesystem."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """How many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -210,7 +210,7 @@ def test_shared_disk_is_recognised_before_the_directory_is_made(tmp_path: Path, 
     os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="needs root and btrfs-progs, to make subvolumes"
 )
 def test_two_subvolumes_count_as_one_disk(tmp_path: Path) -> None:
-    """So many systems come set up (/ and /home), and each says that it is a filesystem of its own."""
+    """Many systems are set up with two (/ and /home), and each reports a device number of its own."""
     image, point = tmp_path / "image", tmp_path / "point"
     with image.open("wb") as file:
         file.truncate(128 << 20)
@@ -265,7 +265,7 @@ def test_io_error_of_link_is_not_taken_for_missing_hard_links(
 
 
 def test_link_that_was_made_but_reported_as_taken_is_recognised_as_ours(storage: LocalStorage, directory: Path) -> None:
-    """The kernel's NFS client asks again, and hears that the name is taken."""
+    """The kernel's NFS client repeats the call, and is told that the name is taken."""
     storage.publish("segment.tmp", b"data")
     os.link(directory / "segment.tmp", directory / "segment")
     storage.rename_new("segment.tmp", "segment")
@@ -286,7 +286,7 @@ def test_rename_new_to_name_of_directory_or_dead_link_is_refused(
 
 
 def test_rename_new_leaves_nothing_open_under_the_old_name(storage: LocalStorage, directory: Path) -> None:
-    """The kernel's NFS client would keep a hidden name for the file, for ever if the machine dies."""
+    """The kernel's NFS client would keep a hidden name for the open file, forever if the machine dies."""
     before = descriptors()
     with closing(storage.create("segment.tmp")):
         storage.rename_new("segment.tmp", "segment")

@@ -1,4 +1,4 @@
-"""Filesystems that fail, do things by halves, or know less than POSIX asks for."""
+"""Filesystems that fail, do only half of what they are asked, or offer less than POSIX demands."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def storage(directory: Path) -> LocalStorage:
 
 
 def failing(call: str, number: int, monkeypatch: pytest.MonkeyPatch, directories: bool = False) -> None:
-    """Let a call of `os` fail, for directories only when told so."""
+    """Let a function of `os` fail; with `directories`, for directories only."""
     real = getattr(os, call)
 
     def fail(descriptor: int, *rest: object) -> None:

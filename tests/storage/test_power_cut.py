@@ -1,4 +1,4 @@
-"""A power cut in the middle of a run, at each point where one can come."""
+"""Power cuts on the simulated disk: at each point of a run where one can come."""
 
 import errno
 import random

@@ -1,4 +1,4 @@
-"""The simulated disk forgets all that it may, and nothing that it may not."""
+"""The simulated disk loses everything that it may lose, and nothing that it may not."""
 
 import random
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""What every storage does, wherever it is."""
+"""What every storage does, at every kind of place."""
 
 import errno
 from collections.abc import Iterator
