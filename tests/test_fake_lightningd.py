@@ -1,4 +1,4 @@
-"""The stand-in lightningd itself: what it commits, what it loses, and what it refuses to accept."""
+"""The fake lightningd itself: what it commits, what it loses, and what it refuses to accept."""
 
 import os
 import signal
@@ -275,7 +275,7 @@ def test_plugin_without_shutdown_subscription_is_killed_at_the_end(tmp_path: Pat
 
 
 STAYS = "import threading; threading.Timer(0.4, os._exit, [0]).start()"
-"""A plugin that goes on answering for a moment after `shutdown`."""
+"""A plugin that keeps answering for a moment after `shutdown`."""
 
 
 def test_calls_during_shutdown_go_through_the_hook_until_the_plugin_left(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_calls_during_shutdown_go_through_the_hook_until_the_plugin_left(tmp_pat
 
 
 def test_node_waiting_for_shutdown_keeps_the_pipe_of_the_plugin_open(tmp_path: Path) -> None:
-    """It must find out by itself that it is time to leave."""
+    """The plugin must notice `shutdown` itself: the node does not close the pipe for it."""
     node = Node(tmp_path, scripted_plugin(tmp_path, shutdown="pass"))
     node.start()
     node.play([History().first()])

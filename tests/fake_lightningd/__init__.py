@@ -1,9 +1,9 @@
-"""A stand-in lightningd: the other side of the plugin protocol, with a real database that can die at any moment.
+"""A fake lightningd: the other side of the plugin protocol, with a real database, that can die at any moment.
 
     with Node(directory, command) as node:
         node.play(read_recording(RECORDED_CALLS))
 
-It is written from what lightningd does, not from what the plugin expects of it, and uses nothing of the project's.
+It is written from what lightningd does, not from what the plugin expects of it, and uses no code of the project.
 """
 
 from tests.fake_lightningd.calls import (

@@ -1,4 +1,4 @@
-"""Small files, cut at every byte and with every byte changed."""
+"""Small legacy backups, cut at every byte and with every byte changed."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +44,7 @@ def test_cut_at_any_byte_of_acknowledged_legacy_backup_is_damage(bench: Bench) -
 
 
 def test_cut_in_resent_change_names_version_before_both_as_last_good(bench: Bench) -> None:
-    """The one that it replaces was never committed, so the last good version is the one before both."""
+    """The change that it replaces was never committed, so the last good version is the one before both."""
     calls = calls_with_pragmas()
     for changes_after in (0, 1):
         file = written(calls).starts_with(calls[-1])
@@ -72,7 +72,7 @@ def test_cut_in_unacknowledged_change_loses_nothing_acknowledged(bench: Bench) -
 
 
 def outcome(bench: Bench, data: bytes) -> object:
-    """The content that came of it, or None for a refusal; anything else is a bug."""
+    """The restored content, or None for a refusal; any other outcome is a bug."""
     try:
         return contents(bench.restore(data).database)
     except BackupError as error:
@@ -83,7 +83,7 @@ def outcome(bench: Bench, data: bytes) -> object:
 
 @pytest.mark.parametrize("bit", [0, 5, 7])
 def test_flip_in_legacy_header_changes_nothing_or_is_refused(bench: Bench, bit: int) -> None:
-    """In the file's header, or in a record's: everything that is not SQL."""
+    """In the file's header or a record's header: everything that is not SQL."""
     calls = calls_with_pragmas()
     file = written(calls).starts_with(calls[-1])
     own, data = contents(bench.node(*calls)), file.data()

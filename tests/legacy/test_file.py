@@ -1,4 +1,4 @@
-"""Which files are taken for the older plugin's, and what is said of those that cannot be read."""
+"""Which files are recognised as legacy backups, and what is said about those that cannot be read."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever a node and the older plugin do together, what is restored is what the node had committed."""
+"""Whatever a node and the older plugin did together, a restore gives what the node had committed."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +53,7 @@ class Life:
         self.commit(self.history.note("it's"))
 
     def may_start_with_pragma(self) -> bool:
-        """Otherwise the older plugin stops the node."""
+        """Whether the older plugin accepts a PRAGMA as first call; otherwise it stops the node."""
         version = self.history.version
         return self.file.version == version - 1 or (0 < self.file.previous_version == version - 1)
 
@@ -70,7 +70,7 @@ class Life:
         self.commit(self.history.foreign_keys(on=True))
 
     def compact(self) -> None:
-        """As far as that writer does it right: when its last change is a transaction."""
+        """Compact as the older plugin does, where it does it correctly: when its last change is a transaction."""
         if len(self.calls) < 2 or self.calls[-1].outside_transaction:
             return
         before = self.bench.node(*self.calls[:-1])
@@ -78,7 +78,7 @@ class Life:
         self.file = Written().add(last.data_version - 1, before.read_bytes(), SNAPSHOT).change(last)
 
     def begin_anew(self) -> None:
-        """A snapshot into the same file."""
+        """Append a snapshot to the same file."""
         self.file.snapshot(self.history.version, self.bench.node(*self.calls))
 
     def end(self, how: str) -> bytes:

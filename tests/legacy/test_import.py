@@ -1,4 +1,4 @@
-"""`backup-cli import`: the older plugin's file becomes a backup that a node goes on with."""
+"""`backup-cli import`: the older plugin's file becomes a backup that a node continues."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ cli.add_command(import_)
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Where the older plugin's file lies."""
+    """The path of the older plugin's file, which is not there yet."""
     (tmp_path / "old disk").mkdir()
     return tmp_path / "old disk" / "file.bkp"
 
@@ -30,7 +30,7 @@ def lived(world: World, count: int = 30) -> tuple[History, list[Call]]:
 
 
 def refused(world: World, code: int, *arguments: object) -> Said:
-    """Nothing at the destination, nothing changed at the node."""
+    """Run an import that must be refused: it writes nothing at the destination, and changes nothing of the node."""
     before = tree(world.root)
     said = backup_cli("import", *arguments)
     assert said.code == code, said

@@ -1,4 +1,4 @@
-"""Lengths that lead nowhere, or too far; one version of a file; a file that is written meanwhile."""
+"""Legacy backups: record lengths that are wrong, a restore to a version, and a file that is still being written."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""A large file is read piece by piece."""
+"""A large legacy backup is read piece by piece."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Files that the older plugin itself has written, and the same built here from the recording."""
+"""Legacy backups written by the older plugin itself, and the same built here from the recording."""
 
 import gzip
 import shutil

@@ -46,7 +46,7 @@ def test_restore_of_legacy_backup_reports_what_it_left_out(world: World, old: Pa
 
 
 def test_restore_beyond_version_in_legacy_header_is_explained(world: World, old: Path) -> None:
-    """The plan names the header's version, before the file was read."""
+    """The plan, shown before the file is read, names only the version in the header."""
     calls = lived(world)
     written(calls[:-2]).change(*calls[-2:], dies_before_header=True).save(old)
     said = backup_cli("restore", old.as_uri(), world.root / "restored.sqlite3")

@@ -1,4 +1,4 @@
-"""Which of two records of one version counts."""
+"""Which of two records with the same version counts in a legacy backup."""
 
 from tests.fake_lightningd import Call, History, bump
 from tests.legacy.conftest import Bench
@@ -15,7 +15,7 @@ def test_resent_legacy_change_counts_once(bench: Bench) -> None:
 
 
 def test_resent_legacy_change_with_other_content_replaces_the_first(bench: Bench) -> None:
-    """The first was not committed, or the second could not have been made at the version before."""
+    """The first cannot have been committed: otherwise the second could not follow the version before."""
     _, calls = history()
     other = Call(5, ("INSERT INTO vars (name, val) VALUES ('another', 'life');", bump(5)))
     after = Call(6, ("INSERT INTO vars (name) VALUES ('more');", bump(6)))
@@ -35,7 +35,7 @@ def test_legacy_change_resent_several_times_counts_once(bench: Bench) -> None:
 
 def test_resent_first_legacy_change_counts_once(bench: Bench) -> None:
     _, calls = history(0)
-    # That writer does not step back to version 0, but its file looks so all the same.
+    # The older plugin never steps back to version 0, but its file looks as if it had.
     restored = bench.restore(written([*calls, *calls]))
     assert restored.holds_what(bench.node(*calls))
 
@@ -49,7 +49,7 @@ def test_lone_pragma_in_legacy_backup_takes_nothing_back(bench: Bench) -> None:
 
 
 def test_lone_pragma_as_first_call_of_legacy_session_takes_nothing_back(bench: Bench) -> None:
-    """The older plugin takes it for the committed change sent again, and steps back; the change counts all the same."""
+    """The older plugin takes it for the committed change sent again, and steps back; the change still counts."""
     life, calls = history()
     file = written(calls).starts_with(life.foreign_keys(on=False))
     assert file.end < HEADER_SIZE + len(file.records)
@@ -78,7 +78,7 @@ def test_legacy_backup_rewound_by_more_than_one_change_is_damage(bench: Bench) -
 
 
 def test_lost_end_of_rewound_legacy_backup_is_damage(bench: Bench) -> None:
-    """After a rewind the header's end is too small by a record, here a large one; early releases did not count them."""
+    """After a rewind the header's end is too small by one record, here a large one; early releases kept no count."""
     life, calls = history()
     calls.append(life.note("large " * 1000))
     file = written(calls).starts_with(calls[-1]).change(*life.notes(3))
@@ -107,7 +107,7 @@ def test_data_version_in_legacy_backup_wraps_to_zero(bench: Bench) -> None:
     node = bench.node(*calls[:-1], Call(0, (calls[-1].writes[0],)))
     life = History(4294967293)
     calls = [life.note(), life.note()]
-    # SQLite counts on; the number that is sent wraps.
+    # SQLite counts beyond 32 bits; the number that is sent wraps.
     wrapped = Call(0, ("INSERT INTO vars (name) VALUES ('wrapped')", bump(0)))
     restored = bench.restore(Written().snapshot(4294967293, node).change(*calls, wrapped))
     assert restored.version == 0

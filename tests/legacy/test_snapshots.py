@@ -1,4 +1,4 @@
-"""Snapshots at the beginning and in the middle."""
+"""Snapshots at the beginning and in the middle of legacy backups."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_legacy_backup_that_begins_with_snapshot_is_restored(bench: Bench) -> No
 
 
 def restarted_with_snapshot(bench: Bench, calls: list[Call], version: int, header_anew: bool) -> Written:
-    """As an early release's `init` over an existing file leaves it, or one through the older plugin's server."""
+    """A file as left by an early release's `init` over an existing one, or by `init` through the older plugin's server."""
     node = bench.node(*calls)
     file = written(calls[:3])
     if header_anew:
@@ -49,7 +49,7 @@ def test_legacy_snapshot_of_older_state_is_damage_unless_one_behind(bench: Bench
     error = refused(bench, written(calls).snapshot(5, node), 10)
     assert "older version 5" in str(error)
     assert life.version == 10
-    # One behind only: that last change had not been committed.
+    # Only one behind: the last change had not been committed.
     assert bench.restore(written(calls[:6]).snapshot(5, node)).holds_what(node)
 
 

@@ -1,4 +1,4 @@
-"""Statements of early lightningds, foreign keys, and changes that no node makes."""
+"""Legacy backups: statements of early lightningds, foreign keys, and changes that no node makes."""
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_foreign_keys_are_on_after_legacy_node_died_before_its_pragma(bench: Ben
         "INSERT INTO children VALUES (1)",
     )
     calls += [life.transaction(*tables), life.foreign_keys(on=False), life.note()]
-    # Here it died, and the next start begins with foreign keys on.
+    # The node died here, and the next start begins with foreign keys on.
     next_start = life.transaction("DELETE FROM parents")
     restored = bench.restore(written([*calls, next_start]))
     own = bench.node(*calls, life.foreign_keys(on=True), next_start)

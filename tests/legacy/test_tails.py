@@ -1,4 +1,4 @@
-"""The header is written second: what lies behind its end."""
+"""The older plugin writes the header after the record: what a file holds after the end in its header."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_tail_after_end_in_legacy_header_is_torn(bench: Bench, tail: bytes) -> N
 
 
 def test_rest_of_longer_overwritten_legacy_change_is_a_tail(bench: Bench) -> None:
-    """As if a shorter change had been written over a longer one."""
+    """The file looks as if a shorter change had been written over a longer one."""
     _, calls = history()
     restored = bench.restore(written(calls), payload(calls[-1])[20:])
     assert restored.holds_what(bench.node(*calls))

@@ -1,4 +1,4 @@
-"""The database file from outside: at which moments it holds what was committed."""
+"""The database file seen from outside: at which moments it holds exactly what was committed."""
 
 import sqlite3
 from contextlib import closing

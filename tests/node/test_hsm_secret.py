@@ -1,4 +1,4 @@
-"""Whose an `hsm_secret` is: held against lightningd's own expectations and databases of real nodes."""
+"""Which node an `hsm_secret` belongs to: checked against lightningd's own tests and databases of real nodes."""
 
 import gzip
 import hmac
@@ -19,7 +19,7 @@ ABANDON = b"abandon abandon abandon abandon abandon abandon abandon abandon aban
 ABANDON_ID = "03653e90c1ce4660fd8505dd6d643356e93cfe202af109d382787639dd5890e87d"
 RITUAL = b"ritual idle hat sunny universe pluck key alpha wing cake have wedding"
 RITUAL_SEED = bytes.fromhex("31bb58d1180831868fd5f562bb74659dca1e9673d034af635df53d677b9e5f03")
-"""Of "blame expire …": the first 32 bytes of a BIP-39 seed, as lightningd's tests have it."""
+"""The first 32 bytes of the BIP-39 seed of "blame expire …", as in lightningd's tests."""
 
 WITHOUT_PASSPHRASE = bytes(32)
 WITH_PASSPHRASE = bytes(31) + b"\1"
@@ -45,7 +45,7 @@ def checked(tmp_path: Path, content: bytes, node_id: str | None = NODE_ID) -> Ch
     ],
 )
 def test_plain_secret_gives_node_id_that_lightningds_tests_expect(tmp_path: Path, name: str, node_id: str) -> None:
-    """Their nodes' secrets are their directories' names."""
+    """In lightningd's tests, a node's secret is the name of its directory."""
     secret = name.encode().ljust(32, b"\0")
     assert checked(tmp_path, secret, node_id) == Checked(Verdict.MATCHES, node_id, node_id)
     assert checked(tmp_path, secret, NODE_ID) == Checked(Verdict.DIFFERS, node_id, NODE_ID)
@@ -80,7 +80,7 @@ def test_mnemonic_gives_node_id_of_its_seed(tmp_path: Path) -> None:
 
 
 def test_salt_is_counted_up_when_derived_key_is_not_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lightningd's counter is a little-endian word; no secret is known for which it gets past zero."""
+    """lightningd's counter is a little-endian word. No secret is known for which it gets beyond zero."""
     real, seen = hmac.digest, []
 
     def digest(key: bytes, message: bytes, kind: str) -> bytes:
@@ -92,7 +92,7 @@ def test_salt_is_counted_up_when_derived_key_is_not_valid(tmp_path: Path, monkey
     assert seen[::2] == [bytes(4), b"\1\0\0\0", b"\2\0\0\0"]
 
 
-# Forms that do not tell
+# Forms that do not show the node
 
 
 def test_encrypted_secret_is_not_guessed_at(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_mnemonic_written_by_hand_is_malformed_but_named_as_of_this_node(tmp_pat
     assert "of this node" in checked(tmp_path, written, ABANDON_ID).why
 
 
-# Files that are no files
+# Not a regular file
 
 
 def test_hsm_secret_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_hsm_secret_that_is_missing_or_no_file_is_not_read(tmp_path: Path) -> No
     secret = tmp_path / "hsm_secret"
     assert check_secret(secret, NODE_ID).verdict is Verdict.MISSING
     os.mkfifo(secret)
-    assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED, "and nobody waits for a writer"
+    assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED, "and the check does not wait for a writer"
     secret.unlink()
     secret.mkdir()
     assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED
@@ -198,7 +198,7 @@ def test_verdict_shows_nothing_of_the_secret(tmp_path: Path, content: bytes) -> 
 
 
 def test_failure_while_deriving_wipes_the_secret_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that is broken, at the worst moment."""
+    """A broken package fails while the secret is in memory."""
     buffers: list[bytearray] = []
 
     def breaks(content: memoryview, expected: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a node remembers of its backup, held against where the backup ends."""
+"""What a node remembers of its backup, compared with where the backup ends."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +10,11 @@ from backends.node.memory import Memory, judge, record_beginning
 from backends.node.sync_point import SavedEnd, SyncPoint, read_sync_point, write_sync_point
 
 NOTE = SyncPoint("b" * 32, 5, 50, 555, None, None)
-"""The node had change 5 acknowledged."""
+"""The node's note that change 5 was acknowledged."""
 
 END = Position(50, 5, 555)
 ANEW = Position(50, 5, 999)
-"""A generation that begins where change 5 was."""
+"""The position of a new generation that begins after change 5."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The way to a directory, walked one name at a time."""
+"""The way to a directory, followed name by name."""
 
 import grp
 import os

@@ -1,4 +1,4 @@
-"""Which of a node's database and a backup is the newer state, and whose backup it is: every case of the decision."""
+"""Whether a node's database or its backup is newer, and whose backup it is: every case of the decision."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Other people's processes are read while they end, and say what they like: nothing may come of it but an answer."""
+"""Other users' processes may end while they are read, and may have any name: the code must always give an answer."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lightningd(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a made-up /proc tells of one lightningd of this user that works in the directory."""
+    """A made-up /proc with one lightningd of this user that works in the directory; returns its entry."""
     proc = tmp_path / "proc"
     monkeypatch.setattr(module, "PROC", proc)
     made = proc / "4711"
@@ -61,7 +61,7 @@ ODD = [b"", b"\0", b"\0\0\0", b"\xff\xfe\0\x80", b"lightningd", b"lightningd\0",
 def test_process_that_ends_while_read_or_has_odd_entries_never_raises(
     lightningd: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
-    """From a real failure: a root's lightningd that was just ending had its name still, and no words any more."""
+    """From a real failure: root's lightningd was just ending, and still had its name but no command line any more."""
     if denied:
         monkeypatch.setattr("backends.node.running.works_in", lambda pid, directory: None)
     whole = {name: (lightningd / name).read_bytes() for name in ("status", "cmdline", "mountinfo", "fdinfo/7")}
@@ -72,7 +72,7 @@ def test_process_that_ends_while_read_or_has_odd_entries_never_raises(
             ask(directory)
         path.unlink()
         ask(directory)
-        path.mkdir()  # an error of another kind
+        path.mkdir()  # gives another kind of error
         ask(directory)
         path.rmdir()
         path.write_bytes(content)
@@ -80,7 +80,7 @@ def test_process_that_ends_while_read_or_has_odd_entries_never_raises(
     for link in ("cwd", "fd/7"):
         (lightningd / link).unlink()
         ask(directory)
-        (lightningd / link).symlink_to(link.rpartition("/")[2])  # in a circle
+        (lightningd / link).symlink_to(link.rpartition("/")[2])  # a circular link
         ask(directory)
 
 
@@ -99,7 +99,7 @@ def test_random_command_line_of_a_process_never_raises(
 
 
 def ask(directory: Path) -> None:
-    """Everything that looks at other processes."""
+    """Call everything that examines other processes."""
     running_lightningd(directory)
     used_by_another(directory)
     lightningd_has_started(directory)
@@ -117,7 +117,7 @@ def test_lightning_dir_option_that_is_a_circular_link_finds_no_node(
 
 @pytest.mark.parametrize("look", [process, lambda pid: works_in(pid, Path("/"))])
 def test_real_processes_that_end_while_read_never_raise(look: Callable[[int], object]) -> None:
-    """Real ones, by the hundred."""
+    """Hundreds of real processes that start and end."""
     stop = threading.Event()
 
     def come_and_go() -> None:
@@ -140,7 +140,7 @@ def test_real_processes_that_end_while_read_never_raise(look: Callable[[int], ob
     [
         ([1000], [1000], True),
         ([0], [0], True),
-        ([0], [65534], False),  # a setuid program that has made itself root's
+        ([0], [65534], False),  # a setuid program that has become root entirely
         ([65534, 0], [65534], False),  # a setuid program
         ([65534], [65534], False),
         ([1000, 65534], [1000], False),
@@ -179,4 +179,4 @@ def test_file_open_for_writing_is_distinguished_from_open_for_reading(tmp_path: 
         assert opened(os.getpid(), *facts) is False
         with file.open("ab"):
             assert opened(os.getpid(), *facts) is True
-        assert opened(os.getpid(), facts[0], facts[1], "0:0") is None  # not looked at: it may hang
+        assert opened(os.getpid(), facts[0], facts[1], "0:0") is None  # not examined: it may hang

@@ -1,4 +1,4 @@
-"""Is a lightningd at work here: asked of real processes."""
+"""Whether a lightningd is running in a directory, tried with real processes."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); f.wr
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A network directory with all that a crash leaves behind."""
+    """A network directory with everything that a crash leaves behind."""
     path = tmp_path / "lightning" / "regtest"
     path.mkdir(parents=True)
     with closing(sqlite3.connect(path / "lightningd.sqlite3")) as database, database:
@@ -68,7 +68,7 @@ def test_lock_on_pid_file_beside_a_link_to_the_directory_counts(directory: Path,
 
 
 def test_query_for_running_node_never_takes_the_pid_file_lock(directory: Path) -> None:
-    """A lightningd that starts at that moment must not find its pid file locked."""
+    """A lightningd that starts during the query must not find its pid file locked."""
     program = "f = open(a[0], 'r+')\nfor i in range(20000):\n"
     program += "    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n    fcntl.lockf(f, fcntl.LOCK_UN)"
     pid_file = directory.parent / "lightningd-regtest.pid"
@@ -81,7 +81,7 @@ def test_query_for_running_node_never_takes_the_pid_file_lock(directory: Path) -
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        with running(program, pid_file):  # it would end at the first lock that it does not get
+        with running(program, pid_file):  # it would end at the first lock that it cannot get
             pass
     finally:
         stop.set()
@@ -115,7 +115,7 @@ def test_lightningd_elsewhere_or_other_program_in_directory_does_not_count(direc
 
 
 def _hide_directory_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this one: another lightningd may run on this machine."""
+    """Hide the directory of this process only: another lightningd may be running on this machine."""
     monkeypatch.setattr(module, "works_in", lambda other, directory: None if other == pid else False)
 
 
@@ -181,7 +181,7 @@ def test_zombie_lightningd_does_not_count(directory: Path) -> None:
 
 
 def test_read_lock_on_pid_file_does_not_count(directory: Path) -> None:
-    """Whoever can read the pid file can hold one; lightningd's own is for writing."""
+    """Whoever can read the pid file can hold a read lock on it; lightningd takes a write lock."""
     program = "f = open(a[0]); fcntl.lockf(f, fcntl.LOCK_SH | fcntl.LOCK_NB)"
     with running(program, directory.parent / "lightningd-regtest.pid"):
         assert running_lightningd(directory) is None
@@ -198,7 +198,7 @@ def test_other_user_with_database_open_counts_only_for_writing(directory: Path) 
 
 @only_root
 def test_lock_held_by_other_user_counts_while_pid_file_is_the_owners_alone(directory: Path) -> None:
-    """It was open for writing: the owner, or root, gave it away. Where others may write, it may be anybody."""
+    """Only the owner or root could open it for writing, and gave it away. If others may write, it may be anybody's."""
     pid_file = directory.parent / "lightningd-regtest.pid"
     pid_file.chmod(0o644)
     with running(f"{LOCK}; os.setuid(65534)", pid_file) as node:
@@ -217,7 +217,7 @@ def test_node_run_by_its_own_user_counts_for_root(directory: Path) -> None:
 
 @only_root
 def test_lock_held_in_another_pid_namespace_counts(directory: Path) -> None:
-    """As beside a container: the holder has no number here, and there is a node all the same."""
+    """As beside a container: the holder has no PID here, but a node is running."""
     program = "import sys; from pathlib import Path; from backends.node.running import running_lightningd as f\n"
     program += "print(f(Path(sys.argv[1])))"
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program, str(directory)]

@@ -1,4 +1,4 @@
-"""The witness: what the database file looked like, and that only a whole note counts."""
+"""The sync point, in `backup.witness`: the fingerprint of the database file, and that only a whole note counts."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_directory_is_no_sync_point(tmp_path: Path) -> None:
 
 
 def rewrite(directory: Path, document: object) -> None:
-    """A file that is whole, whatever it says."""
+    """Write a sync point with a valid checksum, whatever it contains."""
     line = json.dumps(document).encode()
     (directory / SYNC_POINT_FILE).write_bytes(line + b"\n%08x\n" % crc32(line))
 
@@ -177,7 +177,7 @@ def test_flip_of_any_byte_of_sync_point_is_none(tmp_path: Path) -> None:
 
 
 def test_sync_point_overwritten_in_place_is_never_a_mixture_of_two(tmp_path: Path) -> None:
-    """Each is read as it was written, also a shorter one; any mixture of two is none, as a power cut may leave it."""
+    """Each is read as written, also a shorter one. A mixture of two, as after a power cut, is not a sync point."""
     file = OpenSyncPoint(tmp_path)
     path = tmp_path / SYNC_POINT_FILE
     notes = [SYNC_POINT, replace(SYNC_POINT, sequence=10**9), replace(SYNC_POINT, fingerprint=None, sequence=1)]

@@ -1,4 +1,4 @@
-"""One writer at a time, with real processes that die."""
+"""The lock that admits one writer at a time, tried with real processes that die."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def test_writer_lock_file_names_its_holder_and_is_private(tmp_path: Path) -> Non
 
 
 def test_writer_lock_file_that_others_could_read_is_made_private(tmp_path: Path) -> None:
-    """As a copied or restored node directory may have it."""
+    """A copied or restored node directory may have such a file."""
     path = tmp_path / WRITER_LOCK_FILE
     path.write_text("")
     path.chmod(0o644)
@@ -109,13 +109,13 @@ def test_writer_lock_is_not_kept_by_a_forked_child(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         os.close(waiting)
-        os.read(go, 1)  # until the parent is done
+        os.read(go, 1)  # waits until the parent is done
         os._exit(0)
     try:
-        assert not is_free(tmp_path)  # the child closed its hold and not the lock
+        assert not is_free(tmp_path)  # the child closed its descriptor, but did not release the lock
         lock._lock.forget()  # as if the parent had died
         deadline = time.monotonic() + 10
-        while not is_free(tmp_path):  # the child closes it right after the fork
+        while not is_free(tmp_path):  # the child closes its descriptor right after the fork
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:

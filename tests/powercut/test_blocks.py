@@ -1,4 +1,4 @@
-"""What a disk may hold after a cut is worked out right: else no campaign proves anything."""
+"""What a disk may hold after a cut is worked out correctly: otherwise no campaign proves anything."""
 
 import json
 import random
@@ -13,7 +13,7 @@ SIZE = 64 * SECTOR
 
 
 class Written:
-    """A log as the recorder writes it, made by hand."""
+    """A log in the recorder's format, written by hand."""
 
     def __init__(self, directory: Path) -> None:
         self.path, self.start = directory / "log", directory / "start"
@@ -112,7 +112,7 @@ def test_torn_write_keeps_or_loses_whole_sectors(log: Written) -> None:
 
 
 def test_cut_anywhere_in_random_log_is_what_a_disk_would_hold(log: Written) -> None:
-    """Against the plainest way to work it out: everything before the last flush, from the start, in order."""
+    """Compared with the simplest way to work it out: every write before the last flush, applied in turn."""
     chance = random.Random(5)
     states, flushed, now = [bytes(SIZE)], bytearray(SIZE), bytearray(SIZE)
     for _ in range(300):

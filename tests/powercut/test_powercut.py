@@ -14,7 +14,7 @@ from tests.powercut.disks import Unavailable, check_available
 from tests.powercut.proof import GOOD, Outcome
 
 CALLS = 24
-"""Of the recording: a new node's migrations, and its first transactions."""
+"""How many of the recorded calls are played: a new node's migrations, and its first transactions."""
 
 NOT_GOOD = [outcome.name for outcome in Outcome if outcome not in GOOD]
 
@@ -22,7 +22,7 @@ Outcomes = dict[str, Counter[str]]
 
 
 def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Outcomes, str]:
-    """Its exit code, the outcomes of each kind of cut, and what it printed."""
+    """Run a campaign; returns its exit code, the outcomes of each kind of cut, and what it printed."""
     try:
         check_available([filesystem])
     except Unavailable as error:

@@ -1,4 +1,4 @@
-"""A database looked at as SQLite would find it: the same answer as SQLite's own, and not a byte is changed."""
+"""A database examined as SQLite would find it: the answer is SQLite's own, and not a byte is changed."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ DATABASE = "lightningd.sqlite3"
 
 
 def found_by_sqlite(directory: Path, scratch: Path) -> AsFound:
-    """What SQLite makes of a copy that it may write to."""
+    """What SQLite finds in a copy that it may write to."""
     shutil.copytree(directory, scratch)
     with opened(scratch / DATABASE, READ_WRITE) as connection:
         state = state_of(connection)
@@ -33,7 +33,7 @@ def found_by_sqlite(directory: Path, scratch: Path) -> AsFound:
 
 
 def killed_in(directory: Path, *calls: Call, cache_pages: int = 10) -> None:
-    """All but the last of these are committed; the last one's pages lie in the file, and its journal beside it."""
+    """Commit all but the last of these calls; the last one's pages are in the file, and its journal beside it."""
     database = SeparateDatabase(directory, cache_pages)
     *committed, last = calls
     for call in committed:
@@ -68,7 +68,7 @@ def test_hot_journal_is_rolled_back_in_memory_only(tmp_path: Path, history: Hist
 def test_database_after_any_crash_is_found_as_sqlite_finds_it(
     tmp_path: Path, seed: int, cache_pages: int, cut: int
 ) -> None:
-    """Also with a journal of which a power cut has left only a part."""
+    """Also when a power cut has left only a part of the journal."""
     chance, node = random.Random(seed), tmp_path / "node"
     shutil.rmtree(node, ignore_errors=True)
     node.mkdir()

@@ -1,4 +1,4 @@
-"""A backup from a stranger's disk: what its changes and its snapshot may not do."""
+"""A backup from an attacker's disk: what its changes and its snapshot may not do."""
 
 import time
 from contextlib import suppress
@@ -53,7 +53,7 @@ def test_hostile_statement_in_a_change_is_refused(
 
 
 def test_lone_pragma_that_would_have_no_effect_is_refused(tmp_path: Path) -> None:
-    """At the node it had one."""
+    """On the node it had an effect, so ignoring it would replay something else."""
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed, match="PRAGMA foreign_keys"):
         replay.execute(["PRAGMA foreign_keys = 0"], 5)
 
@@ -155,6 +155,6 @@ def test_only_plain_statements_are_executed_unguarded(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Replay, "_execute_guarded", lambda replay, statement: asked.append(statement))
-    with Replay(tmp_path / "db") as replay, suppress(ReplayFailed):  # some fail: there is such a table already
+    with Replay(tmp_path / "db") as replay, suppress(ReplayFailed):  # some fail: the table exists already
         replay.execute(["CREATE TABLE t (x)", statement])
     assert asked == ([] if plain else [statement])

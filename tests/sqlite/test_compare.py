@@ -1,4 +1,4 @@
-"""Two databases compared by content: every difference is found, and nothing is changed by looking."""
+"""Two databases compared by content: every difference is found, and the comparison changes nothing."""
 
 import shutil
 import tempfile
@@ -143,7 +143,7 @@ def test_empty_file_equals_empty_database(tmp_path: Path) -> None:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The temporary directory, where nothing may be left."""
+    """The temporary directory, in which nothing may be left."""
     directory = tmp_path / "tmp"
     directory.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(directory))

@@ -1,4 +1,4 @@
-"""Memory does not grow with the database, nor as a stranger's statement wishes: a node may run on a small machine."""
+"""Memory use does not grow with the database, nor with an attacker's statement: a node may run on a small machine."""
 
 import subprocess
 import sys
@@ -127,7 +127,7 @@ def test_database_that_wants_all_memory_is_not_reported_as_a_disk_failure(
         f"CREATE TABLE child (a, b AS ({' || '.join(['a'] * 9)}) REFERENCES parent (id))",
         f"INSERT INTO child VALUES ('{'x' * 2_000_000}')",
     )
-    monkeypatch.setattr(connection, "MEMORY", 32 * MIB)  # so that less is enough to try it
+    monkeypatch.setattr(connection, "MEMORY", 32 * MIB)  # a small limit, so that a small database reaches it
     before = apsw.hard_heap_limit(32 * MIB)
     try:
         with pytest.raises(BackupError, match=r"takes more memory to read than there is, or .*over \d\d MiB"):
@@ -148,7 +148,7 @@ def test_long_statement_may_use_the_memory_it_needs(tmp_path: Path) -> None:
 
 @needs_proc
 def test_large_value_in_snapshot_may_use_the_memory_it_needs(tmp_path: Path) -> None:
-    """Another process has met no such statement: to it the value comes with the database."""
+    """A process that did not execute the INSERT meets the large value only in the database."""
     large = f"INSERT INTO large VALUES ('{'x' * (MEMORY // 4)}')"
     with Replay(tmp_path / "db") as replay:
         replay.execute([*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"], 7)
@@ -160,10 +160,10 @@ def test_large_value_in_snapshot_may_use_the_memory_it_needs(tmp_path: Path) -> 
 
 
 def test_index_larger_than_memory_limit_is_built(tmp_path: Path) -> None:
-    """A migration may make an index of a large table."""
+    """A migration may build an index of a large table."""
     made = f"INSERT INTO large {TIMES.format(150000)} SELECT randomblob(1000) FROM n"
     with Replay(node(tmp_path / "db", "CREATE TABLE large (x)", made)) as replay:
-        apsw.hard_heap_limit(96 * MIB)  # so that less is enough to try it
+        apsw.hard_heap_limit(96 * MIB)  # a small limit, so that a small database reaches it
         replay.execute(["CREATE INDEX by_x ON large (x)"], 10)
         replay.finish()
     assert (tmp_path / "db").stat().st_size > 300 * MIB

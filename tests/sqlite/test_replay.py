@@ -82,7 +82,7 @@ def test_replay_keeps_all_changes_across_its_own_transactions(tmp_path: Path) ->
 
 
 def test_replayed_schema_keeps_the_text_of_each_statement(tmp_path: Path) -> None:
-    """Executed together with others, a CREATE without a ';' of its own would end differently."""
+    """Joined with other statements, a CREATE without its own ';' would be stored with another end."""
     written = [
         "CREATE TABLE t (x)",
         "CREATE INDEX i ON t (x);",
@@ -267,7 +267,7 @@ def test_statement_with_surrogate_or_nul_is_refused(tmp_path: Path) -> None:
     "number", ["9" * 5000, "7\u00a0", "\u0667"], ids=["5000 digits", "no-break space", "Arabic seven"]
 )
 def test_statement_that_only_looks_like_the_version_bump_does_not_count_as_one(tmp_path: Path, number: str) -> None:
-    """To SQLite the first is a number that no version has, and the others are none."""
+    """To SQLite the first is a number that is no data version, and the others are not numbers."""
     statement = f"UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {number}"
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)

@@ -1,4 +1,4 @@
-"""Reading a node's database: beside the running node, after its crash, and when it is not what it should be."""
+"""Reading a node's database: beside the running node, after a crash, and when it is not what it should be."""
 
 import resource
 import stat
@@ -190,7 +190,7 @@ def test_copy_does_not_overwrite_an_existing_file(tmp_path: Path) -> None:
 
 
 def test_copy_refused_by_the_disk_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files takes the disk's part."""
+    """A limit on file sizes plays the disk that refuses a write."""
     source = node(tmp_path / "db", "CREATE TABLE big (x)", "INSERT INTO big VALUES (zeroblob(400000))")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
