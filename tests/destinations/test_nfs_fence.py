@@ -198,8 +198,8 @@ def test_sealed_file_over_nfs_can_be_read_and_replaced(open_storage: Callable[[]
     assert storage.read_small("segment") == b"content"
     storage.publish("segment", b"other")
     with closing(storage.create("segment")) as handle:
-        handle.write_durably(0, b"anew")
-    assert storage.read_small("segment") == b"anew"
+        handle.write_durably(0, b"again")
+    assert storage.read_small("segment") == b"again"
 
 
 def test_missing_file_over_nfs_cannot_be_sealed(open_storage: Callable[[], Storage]) -> None:

@@ -13,7 +13,7 @@ from tests.log.histories import CAMPAIGN
 
 EVENTS = st.lists(
     st.sampled_from(
-        ["note", "note", "long", "restart", "uncommitted", "migration", "first pragma", "compact", "begun anew"]
+        ["note", "note", "long", "restart", "uncommitted", "migration", "first pragma", "compact", "new snapshot"]
     ),
     max_size=25,
 )
@@ -46,7 +46,7 @@ class Life:
                 self.history.foreign_keys(on=True), starts=self.may_start_with_pragma()
             ),
             "compact": self.compact,
-            "begun anew": self.begin_anew,
+            "new snapshot": self.take_snapshot,
         }[event]()
 
     def note(self) -> None:
@@ -77,7 +77,7 @@ class Life:
         last = self.calls[-1]
         self.file = Written().add(last.data_version - 1, before.read_bytes(), SNAPSHOT).change(last)
 
-    def begin_anew(self) -> None:
+    def take_snapshot(self) -> None:
         """Append a snapshot to the same file."""
         self.file.snapshot(self.history.version, self.bench.node(*self.calls))
 

@@ -25,7 +25,7 @@ REFERENCES = {
 
 def unpacked(packed: Path, target: Path) -> Path:
     if not packed.exists():
-        pytest.skip(f"what the older plugin wrote lies outside of this project, and is not at hand: {packed}")
+        pytest.skip(f"what the older plugin wrote is not part of this project, and is not available: {packed}")
     with gzip.open(packed) as source, target.open("xb") as file:
         shutil.copyfileobj(source, file)
     return target

@@ -16,21 +16,21 @@ def test_legacy_backup_that_begins_with_snapshot_is_restored(bench: Bench) -> No
     assert restored.holds_what(bench.node(*calls, *more))
 
 
-def restarted_with_snapshot(bench: Bench, calls: list[Call], version: int, header_anew: bool) -> Written:
-    """A file as left by an early release's `init` over an existing one, or by `init` through the older plugin's server."""
+def restarted_with_snapshot(bench: Bench, calls: list[Call], version: int, fresh_header: bool) -> Written:
+    """A file as an early release's `init` over an existing one leaves it, or one through the older plugin's server."""
     node = bench.node(*calls)
     file = written(calls[:3])
-    if header_anew:
+    if fresh_header:
         file.version = file.previous_version = file.previous_end = file.count = 0
         file.end = HEADER_SIZE
     return file.snapshot(version, node)
 
 
-@pytest.mark.parametrize("header_anew", [True, False])
-def test_snapshot_in_middle_of_legacy_backup_replaces_what_was_before(bench: Bench, header_anew: bool) -> None:
+@pytest.mark.parametrize("fresh_header", [True, False])
+def test_snapshot_in_middle_of_legacy_backup_replaces_what_was_before(bench: Bench, fresh_header: bool) -> None:
     life, calls = history(9)
     more = life.notes(2)
-    file = restarted_with_snapshot(bench, calls, 10, header_anew).change(*more).starts_with(more[-1])
+    file = restarted_with_snapshot(bench, calls, 10, fresh_header).change(*more).starts_with(more[-1])
     restored = bench.restore(file)
     assert restored.holds_what(bench.node(*calls, *more))
     assert restored.changes == 2

@@ -40,7 +40,7 @@ class Made:
 
     @property
     def segments(self) -> list[str]:
-        """The names of its segments, in order."""
+        """The names of its segments, sorted."""
         return sorted(name for name in self.files if segment_index(name) is not None)
 
     @property

@@ -40,7 +40,7 @@ class Stream:
         self.refusal: BackupError | None = None
         self._rng = random.Random(name)
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._append), threading.Thread(target=self._upkeep)]
+        self._threads = [threading.Thread(target=self._append), threading.Thread(target=self._maintain)]
 
     def start(self) -> "Stream":
         for thread in self._threads:
@@ -69,7 +69,7 @@ class Stream:
                 return
             self.acknowledged = change.data_version
 
-    def _upkeep(self) -> None:
+    def _maintain(self) -> None:
         while not self._stop.is_set() and self.refusal is None:
             self.writer.maintain()
             time.sleep(0.001)

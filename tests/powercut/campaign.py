@@ -201,12 +201,12 @@ def _arguments() -> argparse.Namespace:
         default=RECORDED_CALLS,
         help="db_write calls, or a directory with db_write.jsonl.gz and before.sqlite3.gz",
     )
-    parser.add_argument("--calls", type=int, help="only so many of them")
-    parser.add_argument("--every", type=int, default=1, help="cut at every so many calls")
-    parser.add_argument("--sample", type=int, help="of those only so many, chosen at random")
-    parser.add_argument("--random", type=int, default=100, help="so many cuts at random of each kind")
-    parser.add_argument("--starts", type=int, default=50, help="after so many of the cuts, cut the start as well")
-    parser.add_argument("--commands", type=int, default=20, help="so many cuts within each command; 0: none at all")
+    parser.add_argument("--calls", type=int, help="play only the first CALLS of them")
+    parser.add_argument("--every", type=int, default=1, help="cut at one call in EVERY")
+    parser.add_argument("--sample", type=int, help="make only SAMPLE of those cuts, chosen at random")
+    parser.add_argument("--random", type=int, default=100, help="number of random cuts of each kind")
+    parser.add_argument("--starts", type=int, default=50, help="number of cuts after which the start is cut, too")
+    parser.add_argument("--commands", type=int, default=20, help="number of cuts within each command; 0: no commands")
     parser.add_argument("--rest", type=float, default=IDLE_FOR, help="seconds for which the node rests once")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument(

@@ -49,7 +49,7 @@ class SimulatedDisk:
     after the last one, before it returns.
 
     `watch`, when set, is called at each of these points, before the effect: `crash` called there gives what a cut
-    at this point leaves, and the run goes on.
+    at this point leaves, and the run continues.
     """
 
     def __init__(self, capacity: int = 1 << 30) -> None:

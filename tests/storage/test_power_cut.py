@@ -20,7 +20,7 @@ def disk() -> SimulatedDisk:
 
 
 def cuts(run: Callable[[Storage], None], prepare: Callable[[Storage], None]) -> list[list[dict[str, bytes]]]:
-    """The outcomes of a cut at each point of `run`, in order; each ends in PowerCut."""
+    """The outcomes of a cut at each point of `run`, from the first to the last; each run ends in PowerCut."""
 
     def fresh() -> SimulatedDisk:
         disk = SimulatedDisk()
