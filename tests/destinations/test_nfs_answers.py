@@ -71,7 +71,7 @@ def test_partial_nfs_writes_are_continued(durably: bool) -> None:
 
 
 def test_nfs_write_that_takes_nothing_is_an_error() -> None:
-    with pytest.raises(OSError, match="writes nothing"):
+    with pytest.raises(OSError, match="wrote nothing"):
         writer(Server(most=0)).write_durably(0, b"record")
 
 

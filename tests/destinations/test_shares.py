@@ -93,7 +93,7 @@ def test_other_share_mounted_in_its_place_is_refused(
         node.db_write(history.note())
     with pytest.raises(Unreachable, match="Is that the right share"):
         backup_at(url).id()
-    with pytest.raises(Unreachable, match="another share is in the place") as caught:
+    with pytest.raises(Unreachable, match="the wrong share is mounted") as caught:
         backup_at(remembered).id()
     assert source in str(caught.value)
     assert list(share.point.iterdir()) == []

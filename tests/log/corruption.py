@@ -45,7 +45,7 @@ class Made:
 
     @property
     def last(self) -> str:
-        """The segment in which the log ends; a later one is only preallocated."""
+        """The segment in which the log ends; a later one was only made in advance."""
         return [name for name in self.segments if any(self.files[name][FILE_HEADER_SIZE:])][-1]
 
 

@@ -181,7 +181,7 @@ def test_mount_that_hides_write_bits_is_still_written_to(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("moment", ["before the segment is made", "while it is made", "when it has its name"])
-def test_preallocated_segment_made_during_takeover_is_never_used(
+def test_segment_made_in_advance_during_takeover_is_never_used(
     created: Maker, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """The first writer is held up between two checks of the marker; meanwhile the other takes over and finishes."""

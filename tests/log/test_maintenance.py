@@ -230,9 +230,9 @@ def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_sna
             assert rows(one.snapshot) == rows(database(node.now.committed[: -len(one.changes)]))
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["no next segment", "preallocated"])
+@pytest.mark.parametrize("ahead", [False, True], ids=["no next segment", "made in advance"])
 def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) -> None:
-    """A record that does not fit into its segment needs the next one at once, preallocated or not."""
+    """A record that does not fit into its segment needs the next one at once, made in advance or not."""
     node.note(noise(6000))
     node.options = replace(node.options, max_file=node.writer.sizes().segments + 1200)
     node.open("with a file that is nearly full")

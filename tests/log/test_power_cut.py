@@ -110,7 +110,7 @@ def long_life(node: Node) -> None:
     for seed in range(5):
         node.note(noise(2500, seed))
         node.writer.maintain()
-    node.note("in a preallocated segment")
+    node.note("in a segment made in advance")
     for seed in range(6):
         node.note(noise(3000, seed))
     node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(2 * LARGE)}'"))

@@ -116,7 +116,7 @@ def test_reader_interrupted_by_steps_of_writer_sees_a_whole_backup(
 
 @pytest.fixture
 def node(tmp_path: Path, small: LogOptions) -> Node:
-    """A node with a preallocated segment, which a reader opens, too."""
+    """A node with a segment made in advance, which a reader opens, too."""
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=small)
     node.create()
     node.open()
@@ -178,7 +178,7 @@ def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(n
 
 
 def test_writer_that_stops_while_reader_opens_does_not_disturb_it(node: Node) -> None:
-    """A writer that stops removes its preallocated segment, which a reader may already have seen."""
+    """A writer that stops removes the segment it had made in advance, which a reader may already have seen."""
     looks = 0
 
     def act() -> None:

@@ -49,7 +49,7 @@ def test_full_segment_takes_a_record_while_there_is_no_next_one(storage: Simulat
     assert storage.names() == before
 
 
-def test_full_segment_is_left_for_the_preallocated_one(storage: SimulatedStorage, small: LogOptions) -> None:
+def test_full_segment_is_left_for_the_one_made_in_advance(storage: SimulatedStorage, small: LogOptions) -> None:
     tested = segments(storage, small, held=full_content(small))
     left = tested.current.end
     tested.maintain()

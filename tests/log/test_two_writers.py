@@ -196,7 +196,7 @@ def test_replaced_writer_takes_no_snapshot(node: Node) -> None:
 
 def test_close_of_replaced_writer_takes_nothing_away(node: Node) -> None:
     first = node.writer
-    first.maintain()  # preallocates a segment whose name the second one will use
+    first.maintain()  # makes a segment in advance, whose name the second one will use
     second = replacing(node)
     fill(second)
     before = contents(node.backup())
@@ -244,7 +244,7 @@ def test_destination_that_does_not_answer_is_not_taken_for_a_takeover(node: Node
         clock.now += 6
         writer.maintain()
     assert [level for level, _ in told] == ["unusual"]
-    assert "so far every change is saved" in told[0][1]
+    assert "every change until now is saved" in told[0][1]
     storage.heal()
     clock.now += 6
     writer.maintain()
@@ -290,7 +290,7 @@ def test_acknowledged_position_is_noted_in_session_marker_rarely(node: Node, clo
     """To spare flash memory; the marker of an idle node is not written at all."""
     storage = FaultyStorage(node.storage)
     writer = backup_in(storage, node.options).open(silent, "writer")
-    writer.maintain()  # preallocates a segment
+    writer.maintain()  # makes a segment in advance
     storage.calls.clear()
     for _ in range(1000):
         clock.now += 1

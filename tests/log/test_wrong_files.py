@@ -64,7 +64,7 @@ def without(files: Files, *names: str) -> Files:
 
 
 def test_missing_manifest_is_no_backup(closed: Made) -> None:
-    assert "not copied to the end" in refused(without(closed.files, MANIFEST), NotABackup)
+    assert "the copy is incomplete" in refused(without(closed.files, MANIFEST), NotABackup)
 
 
 def test_missing_snapshot_is_damage(closed: Made) -> None:
@@ -135,7 +135,7 @@ def test_unreadable_session_marker_is_damage_but_takes_no_version_away(closed: M
         assert (seen.damaged, seen.data_version) == (True, LAST)
 
 
-def test_missing_preallocated_segment_loses_nothing(killed: Made) -> None:
+def test_missing_segment_made_in_advance_loses_nothing(killed: Made) -> None:
     ahead = killed.segments[-1]
     assert ahead != killed.last
     assert read_verdict(killed, without(killed.files, ahead)) == "same"
@@ -173,7 +173,7 @@ def test_cut_snapshot_is_found_without_reading_all_of_it(closed: Made) -> None:
             if left != data:
                 assert SNAPSHOT in refused(files, Damaged)
                 assert backup_of(files).status("").damaged
-    assert "not copied whole" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
+    assert "not copied completely" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
     assert not backup_of({**closed.files, SNAPSHOT: data + b"x"}).status("").damaged
 
 
@@ -248,7 +248,7 @@ def test_snapshot_of_a_diverged_copy_is_damage(closed: Made) -> None:
 
 
 def test_copy_made_while_new_generation_began_is_damage(killed: Made) -> None:
-    """The copy has the old manifest and snapshot, and the preallocated segment, written since: no file is missing."""
+    """It has the old manifest and snapshot, and the segment made in advance, written since: no file is missing."""
     writer = backup_of(killed.files, TINY).open(silent, "writer")
     writer.maintain()
     writer.take_snapshot(source(b"the same version with other content", LAST), "test")
