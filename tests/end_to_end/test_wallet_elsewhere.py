@@ -17,7 +17,7 @@ from plugin.before_manifest import before_manifest
 from tests.end_to_end.refusal import content
 from tests.end_to_end.test_set_back import play_and_set_back
 from tests.end_to_end.world import PLUGIN, World, backup_cli, spawned
-from tests.fake_lightningd import Call, History, Refused, stands_at
+from tests.fake_lightningd import Call, History, Refused, committed_version
 from tests.fake_lightningd.database import Database
 from tests.legacy.written import written
 
@@ -151,7 +151,7 @@ def test_stale_file_is_not_brought_forward(lived: World, history: History) -> No
     (lived.directory.parent / "config").write_text("")
     start = before_manifest(lived.directory)
     assert start.left is None, "and without the setting it is"
-    assert stands_at(lived.directory) == stands_at(place)
+    assert committed_version(lived.directory) == committed_version(place)
 
 
 def test_replica_here_and_database_elsewhere_is_refused(lived: World, history: History) -> None:
