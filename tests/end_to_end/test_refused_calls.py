@@ -110,7 +110,7 @@ def test_another_file_than_the_one_in_the_directory(lived: World) -> None:
     """`--wallet` names it: what lies in the directory is not lightningd's, and no snapshot of it may be taken."""
     node = lived.node()
     node.start()
-    with pytest.raises(Refused, match=r"says its database is at version 9, and the file .* at 6.*--wallet"):
+    with pytest.raises(Refused, match=r"says its database is at version 9, but the file .* is at 6.*--wallet"):
         node.ask(transaction(10, "DELETE FROM db_upgrades"))
     assert lived.status()["data_version"] == 6
     lived.assert_restored_equals_the_nodes()

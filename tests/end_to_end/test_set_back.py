@@ -421,7 +421,7 @@ def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, histo
     node = lived.node()
     node.start()
     aside.rename(lived.backup)
-    with pytest.raises(Refused, match=r"opened the database \(put that right and start the node again"):
+    with pytest.raises(Refused, match=r"opened the database \(fix that and start the node again"):
         node.db_write(History(lived.version).note())
     lived.run([])
     assert lived.version == history.version
