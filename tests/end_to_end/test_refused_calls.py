@@ -134,12 +134,12 @@ def test_the_right_database_put_back_is_gone_on_with(world: World, history: Hist
 def test_postgresql(taken_over: World) -> None:
     """Its changes come without statements, whatever the version."""
     for version in (0, 1, taken_over.version, taken_over.version + 1):
-        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Take it out")
+        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Remove it from")
 
 
 def test_postgresql_on_a_node_without_a_database_file(world: World) -> None:
     world.init()
-    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Take it out")
+    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Remove it from")
 
 
 def test_a_pragma_that_nobody_knows(taken_over: World) -> None:
