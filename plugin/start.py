@@ -70,7 +70,7 @@ def identified(directory: Path, settings: Settings, backup: Backup) -> Facts:
     if settings.backup_id is not None and settings.backup_id != seen.backup_id:
         raise BackupError(
             f"backup.lock expects the backup {settings.backup_id}, but {settings.url} holds {seen.backup_id}: it "
-            f"belongs to another node, or was made anew. Nothing was changed; put the right one back; "
+            f"belongs to another node, or was created again. Nothing was changed; put the right one back; "
             f"{_if_lost(directory)}"
         )
     return seen
