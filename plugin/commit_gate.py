@@ -74,8 +74,7 @@ class CommitGate:
         self.noting = threading.Lock()
         """Held while the sync point is written."""
         self.begins: SavedEnd | None = None
-        """Where this session's last new generation begins. Every sync point must contain it until that generation is
-        the log."""
+        """Where this session's last new generation begins: in every sync point, until that generation is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
@@ -161,7 +160,7 @@ class CommitGate:
         writer = self.writer = backup.open(self.report, self._session, seen=seen)
         position = writer.position
         self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
-        with suppress(OSError):  # without the file, nothing is known about the database
+        with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
         self.report(
@@ -214,8 +213,8 @@ class CommitGate:
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
 
     def _heal(self, writer: Writer, change: Change, why: str) -> None:
-        """Take a new snapshot in the middle of a session. Nothing depends on it: if it cannot be taken, go on as
-        before.
+        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
+        it.
 
         If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
         timeout stays.
@@ -237,8 +236,10 @@ class CommitGate:
         check_source(self.directory, self.where(), self._node_id, source, version)
 
     def _refuse_emptied(self, backup: Backup, position: Position) -> None:
-        """Refuse to replace a backup that holds a database by an empty one. Both may be at version 0: old nodes keep no
-        version, and at 2^32 it wraps."""
+        """Refuse to replace a backup that holds a database by an empty one.
+
+        Both may be at version 0: old nodes keep no version, and at 2^32 it wraps.
+        """
         if self._found_at_start.seen is not None:
             return
         with backup.read() as generation:

@@ -57,7 +57,7 @@ class Compaction:
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
         self._given_up = self._tidied = False
-        self._wait = RETRY_AFTER  # seconds, after the next failure
+        self._wait = RETRY_AFTER  # seconds to wait after the next failure
         self._not_below = 0  # none is due before this record: there was nothing to compact
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""

@@ -23,8 +23,7 @@ HEAL_AT_ONCE = 64 << 20
 """Bytes of a database for which a running node can be kept waiting: a second or two with a slow stick."""
 
 SLOWEST = 4 << 20
-"""Bytes a second that any destination can take. At this rate, the snapshot must fit into a quarter of the commit
-timeout."""
+"""Bytes a second that any destination takes; the snapshot may take a quarter of the commit timeout."""
 
 TRY_AGAIN = 60.0
 """Seconds from a failed attempt to the next."""
@@ -46,8 +45,7 @@ class DamageWatch:
         """Why the next call should begin with a new snapshot; None when it should not."""
 
     def at_start(self, known: KnownDamage | None) -> str | None:
-        """Why the node's first call should begin with a new snapshot: what an earlier process found. None if
-        nothing."""
+        """Note what an earlier process found; returns why the first call should begin with a new snapshot, if so."""
         self.known = known
         return self.known.sentence() if self.known is not None else None
 
@@ -64,7 +62,7 @@ class DamageWatch:
             self._notice(writer, writer.damage.read())
 
     def found(self, writer: Writer, by: str, what: str, generation: int) -> None:
-        """Damage was found beside the node just now. Raises nothing: if it cannot be recorded yet, it is recorded
+        """Report damage found beside the node just now. Raises nothing: what cannot be recorded yet is recorded
         later."""
         damage = found_now(by, what, generation)
         try:

@@ -1,5 +1,4 @@
-"""Makes a process give way to the node, on processor and disk. Imports little, because it is called before everything
-else."""
+"""Makes a process give way to the node, on processor and disk. Imports little: it is called before all else."""
 
 import os
 import time
@@ -19,8 +18,7 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 """The nice value of this session as a whole (see sched(7)). Missing where the kernel does not group by session."""
 
 _TRIES, _PAUSE = 20, 0.1
-"""The kernel accepts one such change every 0.1 s from all processes of the machine together, and refuses others
-meanwhile."""
+"""The kernel accepts one such change in 0.1 s, from all processes of the machine, and refuses others meanwhile."""
 
 
 def lower_priority() -> None:

@@ -34,8 +34,7 @@ def register(plugin: Plugin, handler: HookHandler, calls: Input) -> None:
     db_write.__signature__ = _ByName(list(inspect.signature(db_write).parameters.values()))  # type: ignore[attr-defined]
 
     def init(options: dict[str, Any], configuration: dict[str, Any], **_: Any) -> None:
-        """With SQLite everything was decided at the first db_write; if none has come, the database may not be
-        SQLite."""
+        """With SQLite all was decided at the first db_write; if none has come, it may not be SQLite."""
         handler.ask_for_wallet(Path(configuration["lightning-dir"], configuration["rpc-file"]))
 
     def shutdown(*_: Any, **__: Any) -> None:
@@ -102,7 +101,7 @@ really protected, run: backup-cli check-config"""
 
 def main() -> None:
     """Answer lightningd until it closes our stdin."""
-    if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # as pyln-client checks, whose advice does not fit this plugin
+    if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # pyln-client checks the same, but its advice does not fit this plugin
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
         sys.exit(2)
     without_tracebacks()

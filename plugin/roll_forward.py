@@ -176,7 +176,7 @@ def catch_up(directory: Path, settings: Settings) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
     with ExitStack() as held:
-        # First: until then, another writer may add changes to the backup that the database lacks.
+        # First: until the lock is held, another writer may add changes that the database lacks.
         locked = lock_in_time(directory, held, began + ALONE_WITHIN)
         return _catch_up(directory, settings, began, locked)
 

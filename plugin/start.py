@@ -144,8 +144,7 @@ def check_beginning_anew(directory: Path, backup: Backup, seen: Facts, database:
 
 
 def remember_new_session(directory: Path, backup_id: str, last: LastWriter | None) -> str:
-    """The id of the session that is about to begin, recorded durably on the node's side before the backup carries
-    it."""
+    """The id of the session about to begin: recorded here, durably, before the backup carries it."""
     new = secrets.token_hex(8)
     remember_sessions(directory, backup_id, [*([] if last is None else [last.session_id]), new])
     return new

@@ -107,7 +107,7 @@ class SyncPointThread:
         self._file: DatabaseFile | None = None
         self._sync_point: OpenSyncPoint | None = None
         self._last: Position | None = None  # the backup's end when it was last looked at
-        self._changed = self._synced = 0.0  # when it became so; when the directory was last synced
+        self._changed = self._synced = 0.0  # when that changed; when the directory was last synced
         self._noted: Position | None = None
         self._asked: Position | None = None  # for which the database was opened, with whatever result
         self._durable = self._directory_synced = True
@@ -200,10 +200,10 @@ class SyncPointThread:
         return self._file
 
     def _sync_directory(self) -> None:
-        """Make the removal of the journal durable: SQLite does not, so a power cut can bring the last commit's journal
-        back.
+        """Make the removal of the journal durable, because SQLite does not.
 
-        The backup still holds that change; this is for nodes that lose power and cannot reach their backup.
+        Otherwise a power cut can bring the last commit's journal back. The backup still holds that change; this is for
+        nodes that lose power and cannot reach their backup.
         """
         self._synced, self._directory_synced = time.monotonic(), True
         try:

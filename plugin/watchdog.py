@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from backends.base import Report
 
 FIRST_WORD = 5.0
-"""Seconds of waiting after which the node's log says so first."""
+"""Seconds of waiting after which the node's log first says so."""
 
 AGAIN_EVERY = 10.0
+"""Seconds between two such lines."""
 
 _TICK = 0.5
 _UNTIL_READ = 0.5
@@ -82,8 +83,7 @@ class Watchdog:
     # Off the commit path
 
     def leave_within(self, seconds: float) -> None:
-        """The plugin is ending: if it has not ended in that time (`stop`), because the destination hangs, end it
-        anyway."""
+        """The plugin is ending: end it after `seconds` unless `stop` is called, because the destination may hang."""
 
         def wait() -> None:
             if self._stop.wait(seconds):

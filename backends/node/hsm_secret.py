@@ -1,5 +1,4 @@
-"""Which node does an `hsm_secret` belong to? It determines the node's id, which is in the node's database and its
-backup.
+"""Which node does an `hsm_secret` belong to? It makes the node's id, which is in the node's database and its backup.
 
 A file from another node, or an older one of this node, looks right until the day it is needed.
 

@@ -117,8 +117,10 @@ class Pairing:
     wrote_last: bool = False
     """Whether the backup's last writer is known to have been this directory."""
     copied: bool = False
-    """Whether this directory may be a copy that has diverged: then the higher version need not be the newer state. Only
-    set for a node's own directory with the backup that its backup.lock names."""
+    """Whether this directory may be a copy that has diverged, so that the higher version need not be the newer state.
+
+    Only set for a node's own directory with the backup that its backup.lock names.
+    """
     memory: Remembered = NOTHING
     """What the node remembers about the end of the backup."""
 

@@ -26,8 +26,10 @@ def known_sessions(directory: Path, backup_id: str) -> list[str] | None:
 
 
 def remember_sessions(directory: Path, backup_id: str, sessions: list[str]) -> None:
-    """Record these session ids durably, before the newest of them is put into the backup: a crash in between must not
-    lock the node out."""
+    """Record these session ids durably, before the backup carries the newest of them.
+
+    Otherwise a crash in between would lock the node out. OSError.
+    """
     document = {"backup_id": backup_id, "sessions": sessions, "directory": directory.stat().st_ino}
     replace_file(directory / SESSION_FILE, json.dumps(document).encode() + b"\n", durably=True)
 

@@ -160,8 +160,9 @@ def read_sync_point(directory: Path) -> SyncPoint | None:
 
 
 def write_sync_point(directory: Path, sync_point: SyncPoint) -> None:
-    """Write the sync point (mode 0600), durably. After an OSError the old one is still there, or, if only the sync
-    failed, the new one.
+    """Write the sync point (mode 0600), durably. OSError when that fails.
+
+    Then the old one is still there or, if only the last sync failed, the new one.
 
     A power cut right after `restore` must not leave a node whose database nothing vouches for, and what the last run
     could not save must not be forgotten.
