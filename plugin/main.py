@@ -101,7 +101,7 @@ really protected, run: backup-cli check-config"""
 
 def main() -> None:
     """Answer lightningd until it closes our stdin."""
-    if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # pyln-client checks the same, but its advice does not fit this plugin
+    if os.environ.get("LIGHTNINGD_PLUGIN") != "1":  # pyln-client checks this, but its advice does not fit here
         print(BY_HAND.format(path=Path(sys.argv[0]).absolute()))
         sys.exit(2)
     without_tracebacks()

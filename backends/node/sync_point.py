@@ -181,7 +181,7 @@ class OpenSyncPoint:
         """OSError when the file cannot be opened or created."""
         try:
             self._descriptor = _opened(directory / SYNC_POINT_FILE)
-        except OSError:  # another user's, a link, a FIFO, a hard link: it holds nothing that could be read
+        except OSError:  # another user's, a link, a FIFO, a hard link: nothing in it counts
             remove_sync_point(directory)
             self._descriptor = _opened(directory / SYNC_POINT_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
