@@ -77,7 +77,7 @@ def test_database_set_back_is_brought_forward(lived: World, history: History, be
         node.play(history.notes(2))
     (line,) = said_at(node, "unusual")
     assert f"{counted(behind, 'change')} behind its backup at version {history.version - 2 - behind}" in line
-    assert f"at version {history.version - 2} now" in line
+    assert f"now at version {history.version - 2}, like the backup" in line
     assert line.isascii()
     assert snapshots_taken(node) == []
     lived.assert_restored_equals_the_nodes()
