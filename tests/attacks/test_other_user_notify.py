@@ -272,7 +272,7 @@ def test_exchange_while_it_is_looked_at_runs_nothing_of_theirs(node: Node, calle
 def test_links_without_end_are_refused(node: Node) -> None:
     node.command.unlink()
     node.command.symlink_to(NOTIFY_FILE)
-    assert "cannot be looked at" in by_plugin(node)
+    assert "cannot be examined" in by_plugin(node)
     assert stat.S_ISLNK(node.command.lstat().st_mode) and node.called == []
 
 
@@ -282,4 +282,4 @@ def test_it_is_said_before_there_is_trouble(node: Node) -> None:
     notifier = Notifier(node.directory, lambda level, line: log.append(f"{level} {line}"))
     notifier.start()
     notifier.stop()
-    assert len(log) == 1 and log[0].startswith(f"unusual {NOTIFY_FILE} is not called, nobody hears of trouble: ")
+    assert len(log) == 1 and log[0].startswith(f"unusual {NOTIFY_FILE} is not called, so nobody is told of trouble: ")

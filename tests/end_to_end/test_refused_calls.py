@@ -110,7 +110,7 @@ def test_another_file_than_the_one_in_the_directory(lived: World) -> None:
     """`--wallet` names it: what lies in the directory is not lightningd's, and no snapshot of it may be taken."""
     node = lived.node()
     node.start()
-    with pytest.raises(Refused, match=r"says its database is at version 9, and the file .* at 6.*--wallet"):
+    with pytest.raises(Refused, match=r"says its database is at version 9, but the file .* is at 6.*--wallet"):
         node.ask(transaction(10, "DELETE FROM db_upgrades"))
     assert lived.status()["data_version"] == 6
     lived.assert_restored_equals_the_nodes()
@@ -134,12 +134,12 @@ def test_the_right_database_put_back_is_gone_on_with(world: World, history: Hist
 def test_postgresql(taken_over: World) -> None:
     """Its changes come without statements, whatever the version."""
     for version in (0, 1, taken_over.version, taken_over.version + 1):
-        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Take it out")
+        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Remove it from")
 
 
 def test_postgresql_on_a_node_without_a_database_file(world: World) -> None:
     world.init()
-    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Take it out")
+    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Remove it from")
 
 
 def test_a_pragma_that_nobody_knows(taken_over: World) -> None:

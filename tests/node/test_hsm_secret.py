@@ -106,7 +106,7 @@ def test_mnemonic_with_passphrase_is_not_guessed_at(tmp_path: Path, count: int) 
     assert checked(tmp_path, WITHOUT_PASSPHRASE + words).verdict is Verdict.DIFFERS
 
 
-# Files that lightningd would not take
+# Files that lightningd would not accept
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_mnemonic_with_passphrase_is_not_guessed_at(tmp_path: Path, count: int) 
         (SECRET.hex().encode(), "(of this node) as text, in hexadecimal digits: xxd -r -p"),
         (SECRET.hex().upper().encode() + b"\n", "(of this node) as text, in hexadecimal digits: xxd -r -p"),
         (WITHOUT_PASSPHRASE.hex().encode(), "as text, in hexadecimal digits"),
-        (ABANDON + b"\n", f"nothing but the words (of another node, {ABANDON_ID}, if no passphrase"),
+        (ABANDON + b"\n", f"only the words (of another node, {ABANDON_ID}, if they have no passphrase)"),
         (WITHOUT_PASSPHRASE + ABANDON + b"\n", f"its words (of another node, {ABANDON_ID}) are not written as"),
-        (WITHOUT_PASSPHRASE + ABANDON.replace(b" ", b"  "), "with single blanks"),
-        (WITHOUT_PASSPHRASE + ABANDON.upper(), "in small letters"),
+        (WITHOUT_PASSPHRASE + ABANDON.replace(b" ", b"  "), "with single spaces"),
+        (WITHOUT_PASSPHRASE + ABANDON.upper(), "in lower case"),
         (WITH_PASSPHRASE + ABANDON + b"\n", "its words are not written as"),
         (b"cl10leetsllhdmn9m42vcsamx24zrxgs3qrl7ahwvhw4fnzrhve25gvezzyqqcsnm5m6ac\n", "codex32"),
     ],

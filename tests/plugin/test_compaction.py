@@ -84,7 +84,7 @@ def test_one_that_works_is_not_held_to_hang(watched: Watched, monkeypatch: pytes
     monkeypatch.setattr(compaction, "HANGS_AFTER", 0.5)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
-    assert "nothing to fold" in watched.told[-1]
+    assert "nothing to compact" in watched.told[-1]
 
 
 def test_nothing_to_fold_ends_an_earlier_trouble(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, mon
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     told = [fail() for _ in range(8)]
     for line, minutes in zip(told, (10, 20, 40, 80, 160, 320, 360, 360), strict=True):
-        assert f"it is tried again in {minutes} minutes, or at once with: lightning-cli backup-compact" in line
+        assert f"the next attempt is in {minutes} minutes, or at once with: lightning-cli backup-compact" in line
     monkeypatch.setattr(compaction, "_COMPACTOR", NOTHING)
     fail()
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
@@ -122,7 +122,7 @@ def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monk
         watched.compaction._fail(watched.writer, "it is broken")
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
-    assert "it is tried again in 360 minutes" in watched.told[-1]
+    assert "the next attempt is in 360 minutes" in watched.told[-1]
 
 
 def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

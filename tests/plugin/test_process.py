@@ -111,7 +111,7 @@ def test_a_broken_package_refuses_the_first_call(lived: World, history: History,
     before = tree(lived.backup)
     node = lived.node(command=[sys.executable, "-c", program])
     node.start()
-    with pytest.raises(Refused, match=r"not installed whole .*then start the node again"):
+    with pytest.raises(Refused, match=r"not completely installed .*then start the node again"):
         node.db_write(history.note())
     node.die()
     assert tree(lived.backup) == before

@@ -104,6 +104,6 @@ class Life:
         if not self._node.initialised:
             self._node.init()
         assert self._node.rpc("backup-compact")["started"]
-        ends = ("compaction ended", "there is nothing to fold")
+        ends = ("compaction ended", "there is nothing to compact")
         ended = self._node.wire.listen(30, lambda: any(end in text for _, text in self._node.logs for end in ends))
         assert ended, self._node.logs
