@@ -127,8 +127,8 @@ def check_owners(config: NodeConfig) -> Iterator[Finding]:
             f"node's user, {user_name(owner)}, so the node cannot open "
             f"{'it' if len(foreign) == 1 else 'them'} and will not start. Whoever put "
             f"{'it' if len(foreign) == 1 else 'them'} there should check with ls -l that nothing was replaced since, "
-            "then give each file to that user (chown). What backup-cli itself creates there belongs to that user from "
-            "the start, even when root runs it",
+            "then make that user the owner. What backup-cli itself creates there belongs to that user from the start, "
+            "even when root runs it",
         )
 
 

@@ -55,7 +55,7 @@ def test_restore_and_verify_refuse_it_by_name(tmp_path: Path, schema: list[str],
     url = hostile_backup(tmp_path, schema)
     (tmp_path / "new").mkdir()
     for said in (restore(url, tmp_path / "new"), verify(url, tmp_path)):
-        assert_refused(said, rf"holds what no lightningd makes, and it would run inside the node: {told}")
+        assert_refused(said, rf"holds objects that no lightningd makes, and they would run inside the node: {told}")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -96,7 +96,7 @@ def test_what_was_accepted_comes_along(tmp_path: Path) -> None:
     url = hostile_backup(tmp_path, ["CREATE VIEW mine AS SELECT 1 AS x"])
     assert verify(url, tmp_path).code == 1
     said = verify(url, tmp_path, "--accept-schema")
-    assert said.code == 0 and "you accepted that: view mine" in said.err and "is whole" in said.out
+    assert said.code == 0 and "you accepted: view mine" in said.err and "is whole" in said.out
     (tmp_path / "new").mkdir()
     assert restore(url, tmp_path / "new", "--accept-schema").code == 0
     assert rows(tmp_path / "new" / "lightningd.sqlite3", "SELECT x FROM mine") == [(1,)]

@@ -107,7 +107,7 @@ def test_dry_init_says_what_init_does_and_changes_nothing(old_node: World) -> No
     said = backup_cli("init", "--dry-run", "--lightning-dir", old_node.directory, old_node.url)
     assert said.code == 0, said
     assert tree(old_node.root, locks=True) == before
-    assert f"would make a backup at {old_node.url}" in said.out
+    assert f"would create a backup at {old_node.url}" in said.out
     assert f"would write {old_node.directory / 'backup.lock'}" in said.out
     assert backup_cli("init", "--lightning-dir", old_node.directory, old_node.url).code == 0
     before = tree(old_node.root, locks=True)

@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     "a corrupt database": (corrupt, "is corrupt: .*nothing was written"),
     "a link to a database that is not there": (
         on_a_disk_that_is_not_mounted,
-        "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was made; mount it",
+        "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was created; mount it",
     ),
     "a database that was cut": (cut, "is corrupt"),
     "the destination exists": (occupied, "is there already, and nothing in it was touched; it is no backup"),

@@ -84,4 +84,4 @@ def test_another_nodes_config_is_in_nobodys_way(home: Path, old_node: World) -> 
 
 def test_where_no_config_tells_it_is_a_warning(home: Path, second: Path, old_node: World) -> None:
     said = init(second, old_node)
-    assert said.code == 0 and "warning: there is no hsm_secret beside" in said.err and "no replica" in said.err
+    assert said.code == 0 and "warning: there is no hsm_secret next to" in said.err and "not a replica" in said.err

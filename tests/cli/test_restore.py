@@ -61,7 +61,7 @@ def test_a_file_that_lightningd_would_not_see(lived: World, place: Path) -> None
 
 def test_what_a_person_must_do_and_must_never_do(lived: World, place: Path) -> None:
     said = restore(lived, place).err
-    for words in ("hsm_secret belongs beside", "must never run again", "Never start from an older copy", "--resume"):
+    for words in ("hsm_secret belongs next to", "must never run again", "Never start from an older copy", "--resume"):
         assert words in said
 
 
@@ -257,7 +257,7 @@ def test_resume_needs_a_nodes_directory(lived: World, place: Path) -> None:
 
 def test_an_old_version_is_never_called_like_a_nodes_database(lived: World, place: Path) -> None:
     usage = restore(lived, place, "--not-for-a-node")
-    assert (usage.code, "belongs to --to-version" in usage.err) == (2, True)
+    assert (usage.code, "needs --to-version or --kept" in usage.err) == (2, True)
     assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
     refused = restore(lived, place, "--to-version", "3", "--not-for-a-node", "--resume")
     assert_refused(refused, "for looking at only")
@@ -289,7 +289,7 @@ def test_stopped_it_leaves_nothing(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
-    if "stopped; what was begun was undone" not in said and process.returncode in (0, -number):  # when all was done
+    if "stopped; the unfinished work was undone" not in said and process.returncode in (0, -number):  # when all was done
         assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
         return
     assert process.returncode == (130 if number == signal.SIGINT else -number)

@@ -166,7 +166,7 @@ def test_a_mount_that_hangs_does_not_hide_the_others(places: Places, world_at: W
         said = spawned(*command("destinations", "--lightning-dir", world.directory))
     assert said.code == 0
     assert stick.url() in said.out
-    assert f"Does not answer, and is left out: {places.sshfs.source}" in said.err
+    assert f"Left out, because it does not answer: {places.sshfs.source}" in said.err
 
 
 def play_until_refused(node: Node, history: History) -> NoReturn:

@@ -45,7 +45,7 @@ def test_a_new_backup_is_made_of_it(world: World, old: Path, as_url: bool) -> No
     before = file.read_bytes()
     said = backup_cli("import", old.as_uri() if as_url else old, world.url)
     assert said.code == 0, said
-    assert f"version {world.version}, taken over from {old}" in said.out
+    assert f"version {world.version}, imported from {old}" in said.out
     assert "it is the better source: stop the node and run backup-cli init URL" in said.text
     assert differences(world.restore(), world.database) == []
     assert file.read_bytes() == before
