@@ -228,7 +228,7 @@ def test_nothing_of_roots_is_left_by(theirs: World, name: str) -> None:
     words = [re.sub("^(URL|PARENT|NODE|ABOVE|HOME)", lambda found: places[found[1]], word) for word in COMMANDS[name]]
     said = cli(*words)
     assert said.code == 0, said
-    assert f"goes on as {NAMELESS}" in said.err
+    assert f"going on as {NAMELESS}" in said.err
     assert "chown" not in said.text
     assert of_root(theirs.root) == []
 
@@ -238,7 +238,7 @@ def test_roots_own_node_is_left_to_root(place: Path, history: History) -> None:
     own.init().run([history.first(), *history.notes(2)])
     for arguments in (("resync", "--lightning-dir", own.directory), ("verify", own.url), ("compact", own.url)):
         said = cli(*arguments)
-        assert said.code == 0 and "goes on as" not in said.err
+        assert said.code == 0 and "going on as" not in said.err
     assert cli("restore", own.url, place / "x.sqlite3").code == 0
     assert (place / "x.sqlite3").stat().st_uid == 0
 

@@ -57,7 +57,7 @@ def test_only_backup_in_a_directory_of_roots_is_another_users(node: World, act: 
     segment.write_bytes(data)
     given_to(NAMELESS, node.backup)
     said = cli(act, node.backup.parent.as_uri())
-    assert f"goes on as {NAMELESS}" in said.err, said
+    assert f"going on as {NAMELESS}" in said.err, said
     assert [path for path in node.backup.iterdir() if path.stat().st_uid == 0] == []
 
 
@@ -155,7 +155,7 @@ def test_program_of_the_directorys_owner_sees_nothing_of_the_command_that_was_ro
     secret.touch(mode=0o600)
     line = shlex.join(command("check-config", "--lightning-dir", node.directory))
     said = run("sh", "-c", f'exec 7< "$0"; {line}', secret)
-    assert f"goes on as {NAMELESS}" in said.err, said
+    assert f"going on as {NAMELESS}" in said.err, said
     assert seen.read_text() == ""
     assert "done" in files.read_text() and str(secret) not in files.read_text()
 
@@ -251,7 +251,7 @@ def test_root_whom_the_share_takes_for_nobody(node: World, act: str) -> None:
     given_to(NAMELESS, node.root)
     home.chmod(0o700)
     said = run(*SQUASHED, *command(*words[act]))
-    assert f"goes on as {NAMELESS}" in said.err, said
+    assert f"going on as {NAMELESS}" in said.err, said
     assert said.code == (1 if act == "check-config" else 0), said
 
 

@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "several nodes": (several_nodes, "holds several nodes.*repeat this with --lightning-dir"),
     "a file for a directory": (a_file_for_a_directory, "is not a directory"),
-    "a database of something else": (not_lightningds, "is not a database of lightningd.*Nothing was made"),
+    "a database of something else": (not_lightningds, "is not a lightningd database.*Nothing was created"),
     "garbage for a database": (garbage, "is corrupt"),
     "a corrupt database": (corrupt, "is corrupt: .*nothing was written"),
     "a link to a database that is not there": (

@@ -88,7 +88,7 @@ def test_nothing_is_overwritten(lived: World, place: Path, suffix: str) -> None:
     """Neither a database nor what SQLite keeps beside one: a stale journal would be rolled into the restored one."""
     leftovers(place, [suffix])
     before = tree(place)
-    assert_refused(restore(lived, place), f"lightningd.sqlite3{suffix} is there already, and nothing .*add --replace")
+    assert_refused(restore(lived, place), f"lightningd.sqlite3{suffix} exists already, and nothing .*add --replace")
     assert tree(place) == before
 
 
@@ -111,7 +111,7 @@ def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
     shutil.copy(lived.database, place.parent / "elsewhere")
     (place / "lightningd.sqlite3").symlink_to(target)
     before = tree(place)
-    assert_refused(restore(lived, place), "is there already" if "else" in target else "is a link to missing, and noth")
+    assert_refused(restore(lived, place), "exists already" if "else" in target else "is a link to missing, and noth")
     assert tree(place) == before
     if target == "missing":
         assert_refused(restore(lived, place, "--replace"), "is that disk mounted.*remove the link first")

@@ -56,7 +56,7 @@ def test_it_is_missing(node: Path, tmp_path: Path) -> None:
         ("#!/bin/sh\ncat >/dev/null\n", "it printed no message"),
         ("#!/bin/sh\necho hello\necho\n", "does not answer"),
         ("#!/nowhere/python\n", "No such file"),
-        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": []}\'\necho\n', "no manifest"),
+        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": []}\'\necho\n', "is not a manifest"),
         ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": {"hooks": []}}\'\necho\n', "not this plugin"),
     ],
 )

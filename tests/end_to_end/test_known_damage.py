@@ -279,5 +279,5 @@ def test_verify_that_cannot_write_says_so(lived: World, history: History, monkey
 
     monkeypatch.setattr(LocalStorage, "publish", read_only)
     said = by_verify(lived)
-    assert said.code == 3 and "could not be noted in the backup" in said.err
+    assert said.code == 3 and "could not be recorded in the backup" in said.err
     assert not (lived.backup / DAMAGE).exists()
