@@ -97,8 +97,8 @@ def backup(url: str) -> bool:
     """For a command that only concerns a backup: if this is root, become the owner of the backup, or of the directory
     in which it will be created.
 
-    Returns whether this was root and is another user now. A place on another machine checks by itself who asks, so it
-    changes nothing. Raises BackupError when the place does not answer.
+    Returns whether this was root and is another user now. For a place on another machine, which itself checks who asks,
+    root stays root. Raises BackupError when the place does not answer.
     """
     if os.geteuid() != 0:
         return False
@@ -277,7 +277,7 @@ def _leave_roots_environment(user: _User) -> None:
             del os.environ[name]
     os.environ.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
     if not os.access(os.environ.get("TMPDIR", "/"), os.W_OK | os.X_OK):
-        os.environ.pop("TMPDIR", None)  # root's own
+        os.environ.pop("TMPDIR", None)  # root's own, where this user may not write
     tempfile.tempdir = None
 
 

@@ -182,9 +182,8 @@ def _echo(
     """
     stream = sys.stderr if err else sys.stdout
     encoding = stream.encoding or "ascii"
-    shown = (
-        one_line(line).encode(encoding, "backslashreplace").decode(encoding)
-    )  # an old terminal: no traceback for "…"
+    # An old terminal's encoding may lack "…": that is escaped, instead of raising an error.
+    shown = one_line(line).encode(encoding, "backslashreplace").decode(encoding)
     colours = has_colours(stream)
     if _bars:
         click.echo(_CLEAR_LINE, err=True, nl=False, color=True)

@@ -9,9 +9,9 @@ class Level(Enum):
 
     OK = "ok"
     WARNING = "warning"
-    """Protected, but something should be better."""
+    """The node is protected, but something should be better."""
     PROBLEM = "problem"
-    """Not protected, or the node will not start."""
+    """The node is not protected, or will not start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ for command in (init, restore, import_, verify, status, versions, compact, resyn
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code. Every error is shown as one sentence; a traceback is a bug."""
     interrupts.listen()
-    _open_what_is_closed()
+    _open_missing_streams()
     try:
         code = run(arguments)
     except Exception as error:  # a bug; its traceback could print the node's values, or escape sequences
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _open_what_is_closed() -> None:
+def _open_missing_streams() -> None:
     """Open /dev/null for each standard file that is missing: some supervisors start programs without any.
 
     Otherwise every message would fail, and the next file to be opened, one of the backup's, would get the descriptor to
@@ -82,7 +82,7 @@ _STOPPED = 130
 
 def run(arguments: list[str] | None = None) -> int:
     """Like `main`, but returns the exit code."""
-    if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
+    if any("\0" in word for word in arguments or ()):  # no shell can pass it, and no path contains it
         fail("an argument contains a NUL byte")
         return 2
     typed = sys.argv[1:] if arguments is None else arguments

@@ -102,7 +102,7 @@ def _running(directory: Path) -> tuple[int | None, list[str]]:
     except psutil.Error:
         return None, []
     if "lightningd" not in (process.name(), Path(words[0]).name if words else ""):
-        return None, []  # some other program that has the database open
+        return None, []  # another program has the database open
     return pid, words[1:]
 
 

@@ -114,7 +114,7 @@ class Seen:
 
     writer: LastWriter | None
     end: Position | None
-    """None when damage hides it."""
+    """The position at which the log ends; None when damage hides it."""
 
 
 def look(backup: Backup) -> Seen:

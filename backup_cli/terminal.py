@@ -92,7 +92,7 @@ class Bar:
             seconds = int((time.monotonic() - self._began) * (1000 - done) / done)
             left = f"  {seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
         label = f"{self._label:<24}"
-        room = min(36, self._width - len(label) - len("  []  100 %  00:00:00 left") - 1)
-        full = round(room * done / 1000)
-        bar = f"  [{'#' * full}{'-' * (room - full)}]" if room >= 10 else ""
+        length = min(36, self._width - len(label) - len("  []  100 %  00:00:00 left") - 1)
+        full = round(length * done / 1000)
+        bar = f"  [{'#' * full}{'-' * (length - full)}]" if length >= 10 else ""
         return f"{label}{bar}  {done // 10:>3} %{left}"[: max(self._width - 1, 1)]

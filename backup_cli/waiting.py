@@ -51,7 +51,7 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
 
 
 class _Asking(Generic[_Result]):
-    """A question under way in a thread of its own."""
+    """A call to a destination, running in its own thread."""
 
     def __init__(self, ask: Callable[[], _Result]) -> None:
         self._ask = ask

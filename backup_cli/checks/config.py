@@ -123,12 +123,10 @@ def check_owners(config: NodeConfig) -> Iterator[Finding]:
     if foreign and owner != 0:
         yield problem(
             "owner",
-            f"{', '.join(foreign)} in {config.directory} {'does' if len(foreign) == 1 else 'do'} not belong to the "
-            f"node's user, {user_name(owner)}, so the node cannot open "
-            f"{'it' if len(foreign) == 1 else 'them'} and will not start. Whoever put "
-            f"{'it' if len(foreign) == 1 else 'them'} there should check with ls -l that nothing was replaced since, "
-            "then make that user the owner. What backup-cli itself creates there belongs to that user from the start, "
-            "even when root runs it",
+            f"files in {config.directory} do not belong to the node's user, {user_name(owner)}, so the node cannot "
+            f"open them and will not start: {', '.join(foreign)}. Whoever put them there should check with ls -l that "
+            "they have not been replaced since, then make that user their owner. What backup-cli itself creates there "
+            "belongs to that user from the start, even when root runs it",
         )
 
 

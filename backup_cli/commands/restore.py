@@ -176,7 +176,7 @@ class _Order:
     url: str
     backup: Backup | None
     legacy: Path | None
-    """The older plugin's file, instead of a backup."""
+    """The older plugin's file; then there is no `backup`."""
     target: Path
     file: Path
     """The file that `target` leads to, if it is a link; else `target`."""
@@ -217,7 +217,7 @@ def _steps(order: _Order) -> list[str]:
         rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
     steps = [] if directory.exists() else [f"create the directory {directory}"]
-    steps += [f"move {path} aside, to {file.name}.before-restore-TIME beside it" for path in order.existing]
+    steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
     steps.append(f"write the database ({holds}) to {file}")
     if order.resume and order.backup is not None:
         steps += lock_steps(directory, order.backup.place.durable_url(order.url))

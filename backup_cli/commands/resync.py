@@ -158,8 +158,8 @@ def _resync(
         before = writer.position.data_version
         if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
             raise BackupError(
-                f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
-                "Stop that node, then repeat this"
+                f"the backup has meanwhile grown to version {before}, so a node is writing to it; nothing in it was "
+                "lost. Stop that node, then repeat this"
             )
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
             note = partial(record_beginning, directory, backup_id, writer.position)

@@ -32,7 +32,7 @@ class Versions:
     kept_until: int | None
     """When a generation that was replaced will be removed (seconds since 1970); None for the one in use."""
     damage: str | None
-    """What is damaged in it, after `last_version`; None if nothing was found."""
+    """What is damaged in it; None if nothing was found. The records up to `last_version` are whole."""
     end_unverified: str | None
     """Why nobody can tell whether its end is missing; None if that was checked."""
 

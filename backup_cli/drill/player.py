@@ -20,11 +20,11 @@ from backends.change import Change, foreign_keys_setting
 from backends.errors import BackupError
 
 PATIENCE = 180.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for an answer of the plugin."""
 
 
 class Player:
-    """A node in `directory`, and the plugin that protects it."""
+    """A simulated node in `directory`, and the plugin process that protects it."""
 
     def __init__(self, directory: Path, plugin: list[str]) -> None:
         self.database = directory / "lightningd.sqlite3"
@@ -48,7 +48,7 @@ class Player:
 
     @property
     def pid(self) -> int:
-        """The plugin's process."""
+        """The plugin's process id."""
         return self._process.pid
 
     def has(self, call: dict[str, Any]) -> bool:

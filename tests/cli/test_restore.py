@@ -289,7 +289,10 @@ def test_stopped_it_leaves_nothing(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
-    if "stopped; the unfinished work was undone" not in said and process.returncode in (0, -number):  # when all was done
+    if "stopped; the unfinished work was undone" not in said and process.returncode in (
+        0,
+        -number,
+    ):  # when all was done
         assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
         return
     assert process.returncode == (130 if number == signal.SIGINT else -number)

@@ -58,7 +58,10 @@ def test_a_lock_of_the_older_plugin(node: Path, tmp_path: Path, url: str) -> Non
     (tmp_path / "file.bkp").write_bytes(b"\0\0\0\1" + bytes(508))
     (node / "backup.lock").write_text(json.dumps({"backend_url": url}))
     line = the_problem(node)
-    assert f"was written by the older backup plugin and names {url}" in line and "run: backup-cli init URL, with a new" in line
+    assert (
+        f"was written by the older backup plugin and names {url}" in line
+        and "run: backup-cli init URL, with a new" in line
+    )
     assert_refused(backup_cli("resync", "--lightning-dir", node), "run: backup-cli init URL, with a new URL")
 
 
