@@ -209,7 +209,7 @@ def test_restore_of_another_nodes_backup(lived: World, history: History) -> None
     theirs = History()
     other.run([theirs.first(), theirs.transaction(set_id.format("03" * 33)), *theirs.notes(30)])
     said = backup_cli("restore", "--replace", other.url, lived.directory)
-    assert_refused(said, "two nodes' .*Restore to another directory.*--discard-newer unknown")
+    assert_refused(said, "two nodes .*Restore to another directory.*--discard-newer unknown")
 
     lived.database.rename(lived.root / "its dead disk")
     said = backup_cli("restore", other.url, lived.directory)
