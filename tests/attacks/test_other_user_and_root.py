@@ -387,7 +387,7 @@ def test_destination_that_only_root_may_write_to_says_what_to_type(theirs: World
     mount.mkdir()
     said = cli("init", "--lightning-dir", theirs.directory, f"{mount.as_uri()}/lightning.bkp")
     assert said.code == 1 and "Nothing was made" in said.err
-    found = re.search(r"make the backup in that one \((.*?)\): (install -d .*), or choose", said.err)
+    found = re.search(r"for this user \((.*?)\), and make the backup in it: (install -d .*), or choose", said.err)
     assert found is not None, said
     assert run("sh", "-c", found[2]).code == 0
     said = cli("init", "--lightning-dir", theirs.directory, f"{Path(found[1]).as_uri()}/lightning.bkp")

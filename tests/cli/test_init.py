@@ -145,7 +145,7 @@ def test_the_same_disk_is_a_warning(old_node: World) -> None:
     said = init(old_node)
     assert said.code == 0
     assert "warning: " in said.err
-    assert "lies on the same disk as the node's directory" in said.err
+    assert "is on the same disk as the node's directory" in said.err
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second filesystem at hand")

@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "the destination is half a backup": (
         occupied_by_an_init_that_was_killed,
-        "is there already, but not as a whole backup: it has no manifest.*Nothing was touched",
+        "is there already, but is not a whole backup: it has no manifest.*Nothing was touched",
     ),
     "the destination is a file": (occupied_by_a_file, "is there already, and nothing in it was touched"),
     "the destination's parent does not exist": (no_parent, "does not exist. Nothing was made; is the disk .*mounted"),

@@ -163,7 +163,8 @@ def test_backup_that_is_being_made_is_not_called_left_over(grown: World, tmp_pat
         for command_ in words.values():
             said = backup_cli(*command_(other)[3:])
             if other.backup.joinpath("snapshot-00000001").exists():
-                assert_refused(said, rf"another process \(pid {process.pid}, .*is making .*wait until it has ended")
+                expected = rf"another process \(pid {process.pid}, .*is making .*wait until that process has ended"
+                assert_refused(said, expected)
             assert said.code == 1
             assert "delete" not in said.text
         assert tree(other.backup) == before

@@ -99,7 +99,7 @@ def test_a_near_miss_gets_the_url_that_was_meant(typed: str, meant: str, tmp_pat
         ("file:backup", "write it as: file:///backup"),
         ("file:///mnt/backup/lightning.bkp?timout=30", "there is no option 'timout'"),
         ("file:///mnt/backup/lightning.bkp?timeout=soon", "not a number of seconds"),
-        ("nfs://nas..local/export/lightning.bkp", "no server's name"),
+        ("nfs://nas..local/export/lightning.bkp", "cannot be a server's name"),
     ],
 )
 def test_mistakes_in_a_url(url: str, hint: str, tmp_path: Path) -> None:

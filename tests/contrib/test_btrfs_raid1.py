@@ -153,7 +153,7 @@ def test_damaged_scrubbed_healed(mirror: Mirror, tmp_path: Path) -> None:
     mirror.mount()
     assert verify(url) == 0  # read from the other half
     code, said = mirror.maintain()
-    assert code == 1 and "blocks were wrong on one disk and are mended" in said
+    assert code == 1 and "blocks were wrong on one disk and have been repaired" in said
     assert "have a look at that disk" in said and "corruption_errs" in said
     code, said = mirror.maintain()
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
@@ -255,7 +255,7 @@ def test_directory_of_another_user_on_the_way_is_no_place_for_a_mount(mirror: Mi
 def test_mountpoint_that_would_break_fstab_is_refused(mirror: Mirror, tmp_path: Path, name: str) -> None:
     mirror.mountpoint = tmp_path / name
     done = mirror.setup()
-    assert done.returncode == 1 and "has other signs" in done.stderr
+    assert done.returncode == 1 and "has other characters" in done.stderr
     assert mirror.fstab.read_text() == "# nothing yet\n" and not mirror.mountpoint.exists()
 
 

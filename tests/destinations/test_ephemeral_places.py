@@ -53,7 +53,7 @@ def test_memory_is_refused_by_init_whatever_is_accepted(world: World, place: Pat
     mount(kind, place)
     for options in ("", "?ephemeral=accepted"):
         said = backup_cli("init", "--lightning-dir", world.directory, f"{place.as_uri()}/b{options}")
-        assert_refused(said, rf"lies on {kind} .*in this machine's memory.*Mount the disk that is meant")
+        assert_refused(said, rf"is on {kind} .*in this machine's memory.*Mount the disk that you want")
     assert list(place.iterdir()) == [] and not (world.directory / "backup.lock").exists()
 
 
@@ -61,7 +61,7 @@ def test_the_name_of_a_disk_that_is_not_plugged_in_is_refused(world: World) -> N
     if lifetime_of(Path("/dev/sdz1")) is not Lifetime.MEMORY:
         pytest.skip("/dev is not in memory here")
     said = backup_cli("init", "--lightning-dir", world.directory, "file:///dev/sdz1")
-    assert_refused(said, "names of the machine's devices are.*Mount the disk that is meant.*backup-cli destinations")
+    assert_refused(said, "list of this machine's devices.*Mount the disk that you want.*backup-cli destinations")
     assert not Path("/dev/sdz1").exists()
 
 

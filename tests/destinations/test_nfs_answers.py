@@ -71,7 +71,7 @@ def test_writes_that_take_a_part_only_are_gone_on_with(durably: bool) -> None:
 
 
 def test_a_write_that_takes_nothing_is_not_repeated_for_ever() -> None:
-    with pytest.raises(OSError, match="writes nothing"):
+    with pytest.raises(OSError, match="wrote nothing"):
         writer(Server(most=0)).write_durably(0, b"record")
 
 

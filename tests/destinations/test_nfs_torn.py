@@ -79,7 +79,7 @@ def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
             node.append(last)
 
     storage = cast(NfsStorage, node.storage)
-    storage._commits._patience = storage._rest._patience = 2.0
+    storage._commits._commit_timeout = storage._rest._commit_timeout = 2.0
     thread = threading.Thread(target=append, daemon=True)
     thread.start()
     assert line.ended.wait(30), "the record went over in fewer writes"
@@ -135,7 +135,7 @@ def test_record_of_which_any_part_is_missing_is_torn(
         with closing(opener(line.of(url, server))().storage.create("segment")) as handle:
             assert isinstance(handle, files.Writer)
             handle.extend(0, 1 << 20)
-            handle._commits._patience = 0.5
+            handle._commits._commit_timeout = 0.5
             line.large, line.ends_at = 0, cut
             with suppress(TimeoutError):
                 handle.write_durably(offset, record)

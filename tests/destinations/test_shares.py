@@ -87,7 +87,7 @@ def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: Hi
         node.db_write(history.note())
     with pytest.raises(Unreachable, match="Is that the right share"):
         backup_at(url).id()
-    with pytest.raises(Unreachable, match="another share is in the place") as caught:
+    with pytest.raises(Unreachable, match="the wrong share is mounted") as caught:
         backup_at(remembered).id()
     assert source in str(caught.value)
     assert list(share.point.iterdir()) == []

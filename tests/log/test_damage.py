@@ -77,7 +77,7 @@ def test_flip_in_payload_of_middle_record_is_damage(killed: Made, number: int) -
     assert (found.file, found.offset) == (killed.last, offset)
     good = version_at(data, bounds[number - 1]) if number else version_at(before, record_bounds(before)[-2])
     assert found.last_good == good
-    assert "whole ones follow" in found.what
+    assert "complete records follow" in found.what
     assert str(found.last_good) in str(found)
 
 

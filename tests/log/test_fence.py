@@ -227,7 +227,7 @@ from tests.log.histories import changes
 backup = backup_at(sys.argv[1])
 backup.storage.lock = lambda what: None
 writer = backup.open(lambda level, line: None, "first")
-version = writer.standing.data_version
+version = writer.position.data_version
 print(version, flush=True)
 while True:
     (change,) = changes(1, version, 300)

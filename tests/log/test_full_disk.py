@@ -73,7 +73,7 @@ def test_commits_go_on_without_room_ahead(tmp_path: Path, small: LogOptions) -> 
         node.note(noise(1000, seed))
         node.writer.maintain()
     assert len(told) == 1
-    assert "so far every change is saved" in told[0]
+    assert "every change until now is saved" in told[0]
     assert contents(backup_in(SimulatedStorage(disk))) == node.now.contents
     storage.heal()
     node.writer.maintain()

@@ -238,7 +238,7 @@ def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock:
         clock.now += 6
         writer.maintain()
     assert [level for level, _ in told] == ["unusual"]
-    assert "so far every change is saved" in told[0][1]
+    assert "every change until now is saved" in told[0][1]
     storage.heal()
     clock.now += 6
     writer.maintain()

@@ -64,7 +64,7 @@ def without(files: Files, *names: str) -> Files:
 
 
 def test_missing_manifest(closed: Made) -> None:
-    assert "not copied to the end" in refused(without(closed.files, MANIFEST), NotABackup)
+    assert "the copy is incomplete" in refused(without(closed.files, MANIFEST), NotABackup)
 
 
 def test_missing_snapshot(closed: Made) -> None:
@@ -173,7 +173,7 @@ def test_snapshot_that_was_cut_is_found_without_reading_all_of_it(closed: Made) 
             if left != data:
                 assert SNAPSHOT in refused(files, Damaged)
                 assert backup_of(files).status("").damaged
-    assert "not copied whole" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
+    assert "not copied completely" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
     assert not backup_of({**closed.files, SNAPSHOT: data + b"x"}).status("").damaged
 
 

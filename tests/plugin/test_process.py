@@ -129,7 +129,7 @@ def slowly(self, change):
     time.sleep(1.25)
     append(self, change)
 Writer.append = slowly
-start.patience_of = lambda url: 0.7
+start.commit_timeout_of = lambda url: 0.7
 main()
 """
 
