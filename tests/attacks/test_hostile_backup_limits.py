@@ -139,7 +139,7 @@ def test_a_call_that_never_ends_is_ended_by_a_signal(tmp_path: Path, scratch: Pa
     )
     words = ["verify", url, "--scratch", str(scratch)] if act == "verify" else ["restore", url, str(scratch / "db")]
     code, took, err = stopped([sys.executable, "-c", spinning, *words], number, lambda: any(scratch.rglob("*")))
-    assert "stopped; what was begun was undone" in err and "Traceback" not in err
+    assert "stopped; the unfinished work was undone" in err and "Traceback" not in err
     assert code == (130 if number == signal.SIGINT else -number)
     assert took < 2
     assert list(scratch.iterdir()) == []

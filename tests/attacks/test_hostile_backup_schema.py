@@ -55,7 +55,7 @@ def test_restore_and_verify_refuse_it_by_name(tmp_path: Path, schema: list[str],
     url = hostile_backup(tmp_path, schema)
     (tmp_path / "new").mkdir()
     for said in (restore(url, tmp_path / "new"), verify(url, tmp_path)):
-        assert_refused(said, rf"holds what no lightningd makes, and it would run inside the node: {told}")
+        assert_refused(said, rf"holds objects that no lightningd makes, and they would run inside the node: {told}")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -63,7 +63,7 @@ def test_restore_and_verify_refuse_it_by_name(tmp_path: Path, schema: list[str],
     "made", [["CREATE TRIGGER r AFTER INSERT ON version BEGIN SELECT 1; END"], ["CREATE VIEW r AS SELECT 1"]]
 )
 def test_what_a_change_makes_is_refused_as_well(tmp_path: Path, made: list[str]) -> None:
-    assert_refused(verify(hostile_backup(tmp_path, [], made), tmp_path), "holds what no lightningd makes.* r")
+    assert_refused(verify(hostile_backup(tmp_path, [], made), tmp_path), "holds objects that no lightningd makes.* r")
 
 
 def test_import_refuses_it(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_import_refuses_it(tmp_path: Path) -> None:
     old.write_bytes(written.header + written.records)
     before = set(tmp_path.iterdir())
     said = backup_cli("import", old, f"file://{tmp_path / 'new.bkp'}", "--scratch", tmp_path)
-    assert said.code == 1 and "trigger steal on version" in said.err and "nothing was made" in said.err, said
+    assert said.code == 1 and "trigger steal on version" in said.err and "nothing was created" in said.err, said
     assert set(tmp_path.iterdir()) == before
     said = backup_cli("import", old, f"file://{tmp_path / 'new.bkp'}", "--scratch", tmp_path, "--accept-schema")
     assert said.code == 0, said
@@ -96,7 +96,7 @@ def test_what_was_accepted_comes_along(tmp_path: Path) -> None:
     url = hostile_backup(tmp_path, ["CREATE VIEW mine AS SELECT 1 AS x"])
     assert verify(url, tmp_path).code == 1
     said = verify(url, tmp_path, "--accept-schema")
-    assert said.code == 0 and "you accepted that: view mine" in said.err and "is whole" in said.out
+    assert said.code == 0 and "you accepted: view mine" in said.err and "is whole" in said.out
     (tmp_path / "new").mkdir()
     assert restore(url, tmp_path / "new", "--accept-schema").code == 0
     assert rows(tmp_path / "new" / "lightningd.sqlite3", "SELECT x FROM mine") == [(1,)]

@@ -43,7 +43,7 @@ def init(directory: Path, world: World) -> Said:
 def test_the_replica_is_refused(where: str, home: Path, second: Path, old_node: World) -> None:
     (home / where).write_text(f"alias=x\n#wallet=y\n{pair(home, second)}")
     before = tree(home, second)
-    assert_refused(init(second, old_node), f"is the replica of .*nothing was made.*--lightning-dir {home}/bitcoin")
+    assert_refused(init(second, old_node), f"is the replica of .*nothing was created.*--lightning-dir {home}/bitcoin")
     assert tree(home, second) == before and not old_node.backup.exists()
     assert init(home, old_node).code == 0, "and what it says to type works"
 
@@ -65,13 +65,13 @@ def test_the_nodes_directory_holds_only_the_replica(home: Path, second: Path, ol
 
 def test_a_database_elsewhere(home: Path, second: Path, old_node: World) -> None:
     (home / "config").write_text("wallet=sqlite3:///srv/other.sqlite3\n")
-    assert_refused(init(home, old_node), "its database is /srv/other.sqlite3.* is not it. Nothing was made")
+    assert_refused(init(home, old_node), "its database is /srv/other.sqlite3.* is another file. Nothing was created")
 
 
 def test_postgresql(home: Path, old_node: World) -> None:
     (home / "config").write_text("wallet=postgres://user:secret@host/db\n")
     said = init(home, old_node)
-    assert_refused(said, r"\(postgres\).*Nothing was made")
+    assert_refused(said, r"\(postgres\).*Nothing was created")
     assert "secret" not in said.text
 
 
@@ -84,4 +84,4 @@ def test_another_nodes_config_is_in_nobodys_way(home: Path, old_node: World) -> 
 
 def test_where_no_config_tells_it_is_a_warning(home: Path, second: Path, old_node: World) -> None:
     said = init(second, old_node)
-    assert said.code == 0 and "warning: there is no hsm_secret beside" in said.err and "no replica" in said.err
+    assert said.code == 0 and "warning: there is no hsm_secret next to" in said.err and "not a replica" in said.err

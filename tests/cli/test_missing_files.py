@@ -94,4 +94,4 @@ def test_an_empty_directory_beside_a_backup_names_it(grown: World) -> None:
 def test_nothing_beside_it_adds_nothing(world: World) -> None:
     said = backup_cli("status", world.url)
     assert said.code == 1
-    assert "Beside it" not in said.text
+    assert "Next to it" not in said.text

@@ -72,6 +72,6 @@ def test_copied_directory_while_the_last_session_is_open(lived: World, history: 
 def test_copied_directory_after_an_end_in_order(lived: World, history: History) -> None:
     """A node that has moved."""
     copy_in_place_of_it(lived)
-    assert "the database is at 6, as its backup is" in check_config(lived).text
+    assert "the database and its backup are both at version 6" in check_config(lived).text
     lived.run(history.notes(1))
     lived.assert_restored_equals_the_nodes()

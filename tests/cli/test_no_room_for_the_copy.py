@@ -59,7 +59,7 @@ def test_start_of_the_plugin_and_what_it_says_to_type(full: World, tmp_path: Pat
 @needs_small_disks
 def test_check_config_says_the_same_before(full: World) -> None:
     said = backup_cli("check-config", "--lightning-dir", full.directory)
-    assert "Make room there first, or have the snapshot taken with the copy on another disk" in said.text
+    assert "Free some space there first, or take the snapshot now, with the copy on another disk" in said.text
     assert f"backup-cli resync --lightning-dir {full.directory} --scratch DIR" in said.text
 
 

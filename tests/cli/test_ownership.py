@@ -125,7 +125,7 @@ def test_resume_beside_a_running_node_is_refused(lived: World, place: Path, hist
         node.play(history.notes(2))
         said = restore(lived, place, "--resume", "--take-over")
         assert said.code == 0
-        assert "it must be off" in said.err
+        assert "the other one must be off" in said.err
 
 
 def test_a_copy_of_a_backup_that_is_being_written_is_called_old(lived: World, place: Path, history: History) -> None:

@@ -51,14 +51,14 @@ def test_into_a_backup(lived: World, manifest: bytes | None) -> None:
     if manifest is not None:
         (other / "manifest").write_bytes(manifest)
     before = tree(lived.root)
-    assert_refused(backup_cli("restore", lived.url, other), "is a backup itself, so nothing was restored there")
+    assert_refused(backup_cli("restore", lived.url, other), "is itself a backup, so nothing was restored there")
     assert tree(lived.root) == before
 
 
 def test_into_the_backup_itself(lived: World) -> None:
     before = tree(lived.backup)
     for dest in (lived.backup, lived.backup / "restored.sqlite3"):
-        assert_refused(backup_cli("restore", lived.url, dest), "is a backup itself, so nothing was restored there")
+        assert_refused(backup_cli("restore", lived.url, dest), "is itself a backup, so nothing was restored there")
     assert tree(lived.backup) == before
 
 

@@ -186,8 +186,8 @@ def test_command_that_is_overtaken_where_there_are_no_locks_says_so(
         overtaken.discard_compaction()
     said = str(refused.value)
     assert re.match(rf"another process \(.*process {os.getpid()}\b.*\) has begun to write", said)
-    assert ("has ended by now" in said) is ended
-    assert "Wait until that one has ended" in said
+    assert ("has ended since" in said) is ended
+    assert "Wait until that process has ended" in said
 
 
 def test_file_that_another_process_removes_is_told_as_that(grown: World, monkeypatch: pytest.MonkeyPatch) -> None:

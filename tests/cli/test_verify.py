@@ -121,7 +121,7 @@ def test_rows_that_refer_to_nothing_are_the_nodes_own(lived: World, history: His
     )
     said = verify(lived, "--lightning-dir", lived.directory)
     assert said.code == 0
-    assert "note: the node's own database holds this, too: table children: 1 row" in said.err
+    assert "note: the node's own database also has this: table children: 1 row" in said.err
 
 
 def test_a_database_that_is_not_there_or_in_use(lived: World) -> None:

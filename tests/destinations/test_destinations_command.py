@@ -78,7 +78,7 @@ def test_stick_this_user_may_not_write_to_is_reported_as_left_out(tmp_path: Path
         said = spawned(*as_mortal(), *command("destinations", "--lightning-dir", tmp_path))
         assert said.code == 0
         assert stick.url() not in said.out
-        assert f"This user may not write there, and it is left out: {stick.device}" in said.err
+        assert f"Left out, because this user may not write there: {stick.device}" in said.err
     finally:
         stick.discard()
 
@@ -173,7 +173,7 @@ def test_mounted_disk_is_listed_to_ordinary_user_without_udev(open_stick: Ext4) 
     urls = {place["mounted_at"]: place["url"] for place in json.loads(said.out)}
     assert urls[str(open_stick.point)] == f"file://{open_stick.point}/lightning.bkp", said
     text = as_nobody("destinations")
-    assert "Nothing that is mounted here would do" not in text.err
+    assert "Nothing that is mounted here is suitable" not in text.err
     assert f"{open_stick.device} at {open_stick.point}: ext4, " in text.out
 
 
@@ -193,5 +193,5 @@ def test_own_directory_on_mounted_disk_is_listed(open_stick: Ext4) -> None:
 def test_user_who_may_write_nowhere_is_told_which_disk_was_left_out(open_stick: Ext4) -> None:
     open_stick.point.chmod(0o755)
     said = as_nobody("destinations")
-    assert f"This user may not write there, and it is left out: {open_stick.device}" in said.err
+    assert f"Left out, because this user may not write there: {open_stick.device}" in said.err
     assert "Nothing that is mounted" not in said.err

@@ -172,7 +172,7 @@ def test_hanging_mount_does_not_hide_the_other_destinations(places: Places, worl
         said = spawned(*command("destinations", "--lightning-dir", world.directory))
     assert said.code == 0
     assert stick.url() in said.out
-    assert f"Does not answer, and is left out: {places.sshfs.source}" in said.err
+    assert f"Left out, because it does not answer: {places.sshfs.source}" in said.err
 
 
 def play_until_refused(node: Node, history: History) -> NoReturn:

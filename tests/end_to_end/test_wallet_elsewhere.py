@@ -245,7 +245,7 @@ def test_restore_says_that_lightningd_would_run_from_another_file(lived: World) 
     said = backup_cli("restore", lived.url, place)
     assert said.code == 0
     assert f"warning: {place.parent}/config line 1 sets wallet" in said.err
-    assert "lightningd runs from /srv/other.sqlite3, and NOT from what was restored" in said.text
+    assert "lightningd runs from /srv/other.sqlite3, and NOT from the restored database" in said.text
 
 
 def test_init_says_where_to_move_the_database(world: World, history: History) -> None:

@@ -45,7 +45,7 @@ def test_import_makes_a_new_backup_equal_to_the_database(world: World, old: Path
     before = file.read_bytes()
     said = backup_cli("import", old.as_uri() if as_url else old, world.url)
     assert said.code == 0, said
-    assert f"version {world.version}, taken over from {old}" in said.out
+    assert f"version {world.version}, imported from {old}" in said.out
     assert "it is the better source: stop the node and run backup-cli init URL" in said.text
     assert differences(world.restore(), world.database) == []
     assert file.read_bytes() == before

@@ -52,7 +52,9 @@ def test_restore_beyond_version_in_legacy_header_is_explained(world: World, old:
     said = backup_cli("restore", old.as_uri(), world.root / "restored.sqlite3")
     assert said.code == 0
     last = calls[-1].data_version
-    assert f"names version {last - 2}; the whole changes after it reach version {last}, and all of them" in said.err
+    assert (
+        f"names version {last - 2}; the complete changes in the file reach version {last}, and all of them" in said.err
+    )
     assert differences(world.root / "restored.sqlite3", world.database) == []
 
 
