@@ -37,7 +37,7 @@ def _refusal(world: World, call: Call, command: list[str], *, important: bool) -
 
 
 def content(world: World) -> dict[str, bytes]:
-    """The backup's files, but for the room laid ahead in them and the marker of who opened it last."""
+    """The content of the backup's files, without preallocated zeros and without the session marker."""
     files = [path for path in world.backup.rglob("*") if path.name != "session"] if world.backup.is_dir() else []
     return {path.name: path.read_bytes().rstrip(b"\0") for path in files}
 
