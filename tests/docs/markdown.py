@@ -27,7 +27,7 @@ class Command:
 
 @dataclass(slots=True)
 class Event:
-    """`<!-- sandbox: … -->`: what happens meanwhile, and no reader types."""
+    """`<!-- sandbox: … -->`: something that happens meanwhile, and that no reader types."""
 
     text: str
     line: int
