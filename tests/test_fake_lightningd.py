@@ -1,4 +1,4 @@
-"""The stand-in lightningd itself: what it commits, what it loses, and what it refuses to accept."""
+"""The fake lightningd itself: what it commits, what it loses, and what it refuses to accept."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def database(request: pytest.FixtureRequest) -> type[Database] | type[SeparateDa
 AnyDatabase = type[Database] | type[SeparateDatabase]
 
 
-def test_a_recorded_node_ends_with_its_recorded_database(tmp_path: Path, database: AnyDatabase) -> None:
+def test_recorded_node_ends_with_its_recorded_database(tmp_path: Path, database: AnyDatabase) -> None:
     with Node(tmp_path, ANSWERING_PLUGIN, database=database) as node:
         node.play(read_recording())
     recorded = recorded_database(tmp_path / "recorded.sqlite3")
@@ -60,7 +60,7 @@ def test_a_recorded_node_ends_with_its_recorded_database(tmp_path: Path, databas
     assert node.stderr == ""
 
 
-def test_calls_reach_the_plugin_in_order_and_pragmas_too(tmp_path: Path) -> None:
+def test_calls_and_pragmas_reach_the_plugin_in_sequence(tmp_path: Path) -> None:
     history = History()
     calls = [history.first(), history.foreign_keys(on=False), history.note(), history.foreign_keys(on=True)]
     with Node(tmp_path, scripted_plugin(tmp_path)) as node:
@@ -107,7 +107,9 @@ def test_foreign_keys_are_on_and_off_again_when_told(tmp_path: Path, database: A
         ("return {'result': 'continue', 'more': 1}", "continue"),
     ],
 )
-def test_anything_but_continue_ends_the_node(tmp_path: Path, database: AnyDatabase, hook: str, message: str) -> None:
+def test_answer_other_than_continue_ends_the_node(
+    tmp_path: Path, database: AnyDatabase, hook: str, message: str
+) -> None:
     history = History()
     run_without_plugin(tmp_path, [history.first()])
     node = Node(tmp_path, scripted_plugin(tmp_path, hook), database=database)
@@ -119,7 +121,7 @@ def test_anything_but_continue_ends_the_node(tmp_path: Path, database: AnyDataba
     assert not node.wire.alive
 
 
-def test_a_plugin_that_dies_in_the_hook_ends_the_node(tmp_path: Path) -> None:
+def test_plugin_that_dies_in_the_hook_ends_the_node(tmp_path: Path) -> None:
     node = Node(tmp_path, scripted_plugin(tmp_path, "os._exit(3)"), important=False)
     node.start()
     with pytest.raises(PluginDied):
@@ -128,7 +130,7 @@ def test_a_plugin_that_dies_in_the_hook_ends_the_node(tmp_path: Path) -> None:
     assert node.wire.process.returncode == 3
 
 
-def test_an_important_plugin_that_died_between_calls_ends_the_node(tmp_path: Path) -> None:
+def test_important_plugin_that_died_between_calls_ends_the_node(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
@@ -139,7 +141,7 @@ def test_an_important_plugin_that_died_between_calls_ends_the_node(tmp_path: Pat
     assert stands_at(tmp_path) == 1
 
 
-def test_a_plain_plugin_that_died_between_calls_is_not_missed(tmp_path: Path) -> None:
+def test_plain_plugin_that_died_between_calls_is_not_missed(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, ANSWERING_PLUGIN, important=False) as node:
         node.play([history.first()])
@@ -148,7 +150,7 @@ def test_a_plain_plugin_that_died_between_calls_is_not_missed(tmp_path: Path) ->
     assert stands_at(tmp_path) == 2
 
 
-def test_a_hook_that_hangs_is_noticed(tmp_path: Path) -> None:
+def test_hook_that_hangs_is_noticed(tmp_path: Path) -> None:
     node = Node(tmp_path, scripted_plugin(tmp_path, "time.sleep(60)"), timeout=1.0)
     node.start()
     with pytest.raises(TimeoutError, match="db_write"):
@@ -156,7 +158,7 @@ def test_a_hook_that_hangs_is_noticed(tmp_path: Path) -> None:
     node.die()
 
 
-def test_a_plugin_that_goes_on_after_the_stop_is_noticed(tmp_path: Path) -> None:
+def test_plugin_that_does_not_end_after_the_stop_is_noticed(tmp_path: Path) -> None:
     node = Node(
         tmp_path, scripted_plugin(tmp_path, "import threading; threading.Thread(target=time.sleep, args=[60]).start()")
     )
@@ -167,7 +169,7 @@ def test_a_plugin_that_goes_on_after_the_stop_is_noticed(tmp_path: Path) -> None
     node.die()
 
 
-def test_a_plugin_without_the_hook_is_not_started_with(tmp_path: Path) -> None:
+def test_plugin_without_the_hook_is_not_accepted(tmp_path: Path) -> None:
     command = scripted_plugin(tmp_path)
     path = tmp_path / "plugin.py"
     path.write_text(path.read_text().replace("plugin.add_hook", "print"))
@@ -178,14 +180,14 @@ def test_a_plugin_without_the_hook_is_not_started_with(tmp_path: Path) -> None:
     assert not (tmp_path / "lightningd.sqlite3").exists()  # the database is opened after the manifest
 
 
-def test_a_plugin_that_cannot_start(tmp_path: Path) -> None:
+def test_plugin_that_cannot_start_raises_plugin_died(tmp_path: Path) -> None:
     node = Node(tmp_path, [sys.executable, "-c", "raise SystemExit('no settings')"])
     with pytest.raises(PluginDied, match="getmanifest"):
         node.start()
     assert node.stderr == "no settings\n"
 
 
-def test_calls_that_do_not_fit_the_database(tmp_path: Path, database: AnyDatabase) -> None:
+def test_call_that_does_not_fit_the_database_raises_out_of_step(tmp_path: Path, database: AnyDatabase) -> None:
     run_without_plugin(tmp_path, [History().first()])
     for call in (History(version=4).note(), History(version=1).transaction("INSERT INTO nowhere VALUES (1)")):
         with (
@@ -201,7 +203,9 @@ def test_calls_that_do_not_fit_the_database(tmp_path: Path, database: AnyDatabas
 
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("victim", Victim)
-def test_deaths_in_a_call(tmp_path: Path, database: AnyDatabase, moment: Moment, victim: Victim) -> None:
+def test_death_in_a_call_commits_only_after_continue(
+    tmp_path: Path, database: AnyDatabase, moment: Moment, victim: Victim
+) -> None:
     history, heard = History(), tmp_path / "heard"
     record = f"open({str(heard)!r}, 'a').write(f'{{data_version}} ')"
     node = Node(tmp_path, scripted_plugin(tmp_path, record), database=database)
@@ -219,7 +223,7 @@ def test_deaths_in_a_call(tmp_path: Path, database: AnyDatabase, moment: Moment,
     assert stands_at(tmp_path) == (2 if committed else 1)
 
 
-def test_the_next_run_goes_on_from_what_was_committed(tmp_path: Path) -> None:
+def test_next_run_goes_on_from_the_committed_state(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
@@ -230,7 +234,7 @@ def test_the_next_run_goes_on_from_what_was_committed(tmp_path: Path) -> None:
     assert stands_at(tmp_path) == 6
 
 
-def test_a_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
+def test_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
     history = History()
     run_without_plugin(tmp_path, [history.first(), history.big()])
     before = contents(tmp_path / "lightningd.sqlite3")
@@ -250,7 +254,7 @@ def test_a_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
 # The end
 
 
-def test_the_node_writes_after_the_plugin_was_stopped(tmp_path: Path) -> None:
+def test_node_writes_after_the_plugin_was_stopped(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path))
     node.start()
@@ -261,7 +265,7 @@ def test_the_node_writes_after_the_plugin_was_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "shut_down"])
-def test_a_plugin_that_does_not_want_to_hear_of_the_end_is_killed(tmp_path: Path, how: str) -> None:
+def test_plugin_without_a_shutdown_subscription_is_killed(tmp_path: Path, how: str) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
@@ -274,7 +278,7 @@ STAYS = "import threading; threading.Timer(0.4, os._exit, [0]).start()"
 """A plugin that goes on answering for a moment after `shutdown`."""
 
 
-def test_calls_during_the_end_go_through_the_hook_until_the_plugin_has_left(tmp_path: Path) -> None:
+def test_calls_during_shutdown_reach_the_hook_until_the_plugin_has_left(tmp_path: Path) -> None:
     history, heard = History(), tmp_path / "heard"
     node = Node(tmp_path, scripted_plugin(tmp_path, f"open({str(heard)!r}, 'a').write(f'{{data_version}} ')", STAYS))
     node.start()
@@ -290,8 +294,8 @@ def test_calls_during_the_end_go_through_the_hook_until_the_plugin_has_left(tmp_
     assert stands_at(tmp_path) == 6
 
 
-def test_nothing_is_closed_while_the_node_waits_for_the_plugin(tmp_path: Path) -> None:
-    """It must find out by itself that it is time to leave."""
+def test_plugins_pipe_stays_open_while_the_node_waits_for_its_end(tmp_path: Path) -> None:
+    """The plugin must find out by itself that it is time to leave."""
     node = Node(tmp_path, scripted_plugin(tmp_path, shutdown="pass"))
     node.start()
     node.play([History().first()])
@@ -302,7 +306,7 @@ def test_nothing_is_closed_while_the_node_waits_for_the_plugin(tmp_path: Path) -
     node.die()
 
 
-def test_a_plugin_that_leaves_within_a_call_at_the_end_makes_the_node_abort(tmp_path: Path) -> None:
+def test_plugin_that_leaves_in_a_call_during_shutdown_aborts_the_node(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path, "data_version < 3 or time.sleep(30)", STAYS))
     node.start()
@@ -313,7 +317,7 @@ def test_a_plugin_that_leaves_within_a_call_at_the_end_makes_the_node_abort(tmp_
     assert not node.wire.alive
 
 
-def test_a_refusal_at_the_end(tmp_path: Path) -> None:
+def test_refusal_during_shutdown_is_not_committed(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path, "if data_version > 1: return {'result': 'fail'}", STAYS))
     node.start()
@@ -333,7 +337,7 @@ def test_a_refusal_at_the_end(tmp_path: Path) -> None:
         ((23, 5), {"wallet": "postgres://x"}),
     ],
 )
-def test_listconfigs(tmp_path: Path, version: tuple[int, int], answer: object) -> None:
+def test_listconfigs_answers_in_old_and_new_form(tmp_path: Path, version: tuple[int, int], answer: object) -> None:
     with RpcSocket(tmp_path, "postgres://x", version=version, fails=1) as rpc:
         client = LightningRpc(str(rpc.path))
         with pytest.raises(ClientError, match="still starting"):
@@ -348,7 +352,7 @@ def test_listconfigs(tmp_path: Path, version: tuple[int, int], answer: object) -
 
 
 @pytest.mark.parametrize("delivery", [at_once, in_pieces(7), in_pieces(4096), cut_at(1, 5, -1), cut_at(-2, -1)])
-def test_deliveries(tmp_path: Path, delivery: Delivery) -> None:
+def test_calls_delivered_in_any_pieces_are_committed_exactly(tmp_path: Path, delivery: Delivery) -> None:
     history = History()
     odd = "a'; DROP TABLE vars; --\n\n\r\n\"\\ \u2028 ☃ 𝄞 é"
     with Node(tmp_path, ANSWERING_PLUGIN, delivery=delivery) as node:
@@ -357,7 +361,7 @@ def test_deliveries(tmp_path: Path, delivery: Delivery) -> None:
         assert found.execute("SELECT val FROM vars WHERE name = 'note 2'").fetchone() == (odd,)
 
 
-def test_several_messages_in_one_write(tmp_path: Path) -> None:
+def test_messages_held_back_arrive_together_in_one_write(tmp_path: Path) -> None:
     writes: list[int] = []
 
     def watched(data: bytes) -> Sequence[bytes]:
@@ -376,7 +380,7 @@ def test_several_messages_in_one_write(tmp_path: Path) -> None:
         assert node.wait_for_log("heard") == "heard 7"
 
 
-def test_a_call_larger_than_any_pipe_while_the_plugin_talks(tmp_path: Path) -> None:
+def test_call_larger_than_a_pipe_is_committed_while_the_plugin_logs(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, scripted_plugin(tmp_path, "plugin.log('x' * 200_000)")) as node:
         node.notify("block_added", {"block": "y" * 200_000}, hold=True)
@@ -384,7 +388,7 @@ def test_a_call_larger_than_any_pipe_while_the_plugin_talks(tmp_path: Path) -> N
     assert stands_at(tmp_path) == 2
 
 
-def test_a_method_that_fails(tmp_path: Path) -> None:
+def test_rpc_method_that_fails_raises_rpc_error(tmp_path: Path) -> None:
     with Node(tmp_path, scripted_plugin(tmp_path)) as node:
         with pytest.raises(RpcError, match="division by zero"):
             node.rpc("fail")

@@ -1,4 +1,4 @@
-"""Imports go one way: no module imports from a layer above its own, and none from itself in a circle."""
+"""Imports go one way: no module imports from a layer above its own, and there are no import cycles."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    # What everything speaks of. A module of its own stands for itself; a folder for all that is in it.
+    # What everything uses. A name is one module, or a folder with everything in it.
     ["text", "times"],
     ["near_miss", "holder", "errors"],
     ["change", "base", "urls", "commit_timeout"],
@@ -69,7 +69,7 @@ def imported(module: str) -> Iterator[str]:
 
 
 def layer_of(module: str) -> int:
-    """That of the longest name that it begins with."""
+    """The layer of the longest name in NAMES that the module's name begins with."""
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
@@ -84,7 +84,7 @@ def test_module_imports_nothing_from_a_layer_above_its_own(module: str) -> None:
     assert not above, f"{module} imports from above: {sorted(above)}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:
@@ -99,8 +99,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_only_the_group_imports_the_commands() -> None:
-    """A helper that two commands need stands beside them, and not in one of them."""
+def test_commands_are_imported_by_the_command_group_only() -> None:
+    """A helper that two commands need belongs beside them, and not in one of them."""
     users = {
         module
         for module in modules()
