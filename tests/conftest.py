@@ -45,9 +45,10 @@ _work_where_it_lasts()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Three for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their time.
+    """Three workers for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their
+    time.
 
-    None, and xdist decides, where its own variable is set.
+    None, so that xdist decides, if its own variable is set.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
@@ -55,7 +56,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that no core waits for one at the end. They mostly wait, and `--dist worksteal` gives the
+    """Slow tests first, so that no core waits for one at the end. They mostly wait, and `--dist worksteal` gives the
     beginning to one worker, so that they wait one after the other beside the busy ones."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -69,7 +69,7 @@ def test_calls_and_pragmas_reach_the_plugin_in_sequence(tmp_path: Path) -> None:
         assert stands_at(tmp_path) == 4
 
 
-def test_early_calls_come_before_init(tmp_path: Path) -> None:
+def test_early_calls_reach_the_plugin_before_init(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, scripted_plugin(tmp_path, "plugin.log(f'call {data_version}')")) as node:
         node.play([history.first(), *history.notes(3)], early=2)
@@ -78,7 +78,7 @@ def test_early_calls_come_before_init(tmp_path: Path) -> None:
     assert node.logs[-1] == ("info", "goodbye")
 
 
-def test_foreign_keys_are_on_and_off_again_when_told(tmp_path: Path, database: AnyDatabase) -> None:
+def test_foreign_keys_are_on_at_first_and_follow_lone_pragmas(tmp_path: Path, database: AnyDatabase) -> None:
     history = History()
     calls = [
         history.first(),
@@ -150,7 +150,7 @@ def test_plain_plugin_that_died_between_calls_is_not_missed(tmp_path: Path) -> N
     assert stands_at(tmp_path) == 2
 
 
-def test_hook_that_hangs_is_noticed(tmp_path: Path) -> None:
+def test_hook_that_hangs_raises_timeout_error(tmp_path: Path) -> None:
     node = Node(tmp_path, scripted_plugin(tmp_path, "time.sleep(60)"), timeout=1.0)
     node.start()
     with pytest.raises(TimeoutError, match="db_write"):

@@ -85,7 +85,7 @@ def recording_plugin(theirs: World, place: Path) -> Path:
     return record
 
 
-def test_important_plugin_is_started_as_the_directorys_owner(theirs: World, place: Path) -> None:
+def test_important_plugin_is_started_as_the_owner_of_the_node_directory(theirs: World, place: Path) -> None:
     record = recording_plugin(theirs, place)
     said = cli("check-config", "--lightning-dir", theirs.directory, environment={"ROOTS_TOKEN": "12345"})
     assert "starts and does not answer" in said.out, said
@@ -158,7 +158,7 @@ while time.monotonic() < until:
 """
 
 
-def test_restored_file_exchanged_for_a_link_to_roots_database_changes_neither(place: Path, history: History) -> None:
+def test_restored_file_exchanged_for_a_link_to_roots_database_does_not_alter_it(place: Path, history: History) -> None:
     theirs = World(place / "home")
     theirs.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
     own = place / "root" / "lightningd.sqlite3"

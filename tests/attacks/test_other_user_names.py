@@ -37,7 +37,7 @@ def old_node(world: World, history: History) -> World:
 
 
 @pytest.mark.parametrize("act", ["init", "resync", "restore", "compact"])
-def test_no_file_is_open_to_others_even_for_a_moment(old_node: World, act: str) -> None:
+def test_files_written_by_commands_are_never_readable_for_others(old_node: World, act: str) -> None:
     """From a real finding: the copy of backup.lock had the umask's mode for a moment, and was read in 9 of 12 tries."""
     words: dict[str, list[object]] = {
         "init": ["--lightning-dir", old_node.directory, f"{old_node.url}.new"],

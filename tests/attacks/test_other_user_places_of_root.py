@@ -67,8 +67,8 @@ def test_backup_of_another_user_found_below_roots_directory_is_used_as_that_user
 def test_node_directory_opened_to_another_user_by_an_acl_is_refused(
     node: World, other: tuple[str, int], place: Path
 ) -> None:
-    """Its owner and group are root, and an access control list lets somebody else write: root read the link that he
-    had put in the place of backup.lock."""
+    """From a real finding: owner and group are root, but an access control list lets another user write. Root read
+    through a link that this user had put in place of backup.lock."""
     if other[0] == "g":
         other = ("g", _group_of_somebody())
     may_write_too(node.directory, other)
@@ -220,7 +220,7 @@ def test_container_root_in_a_users_volume_gets_a_command_that_works(node: World,
     assert cli("status", "--lightning-dir", home).code == 0
 
 
-def test_user_without_name_and_home_can_use_every_command(node: World) -> None:
+def test_user_without_name_and_home_can_use_commands(node: World) -> None:
     """A supervisor may set neither. Every command used to fail, each with another error."""
     given_to(NAMELESS, node.root)
     nameless = [*as_user(NAMELESS), "env", "-u", "HOME", *command()]
@@ -242,7 +242,7 @@ SQUASHED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-c
 
 
 @pytest.mark.parametrize("act", ["status", "verify", "restore", "restore to a file", "check-config"])
-def test_root_squashed_by_a_share_can_use_every_command(node: World, act: str) -> None:
+def test_root_squashed_by_a_share_can_use_commands(node: World, act: str) -> None:
     """The commands used to refuse what is unreadable before root had become the user who may read it."""
     home = node.directory.parent
     words: dict[str, list[object]] = {

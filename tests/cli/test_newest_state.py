@@ -89,7 +89,7 @@ def test_resync_of_an_older_database_is_refused(set_back: World) -> None:
 
 
 def test_newer_state_replaced_by_a_mistaken_resync_can_be_restored(set_back: World) -> None:
-    """The wrong version of the two was given up; the node has even gone on from the old one."""
+    """The newer of the two states was given up by mistake, and the node has even gone on from the older one."""
     assert resync(set_back, "--discard-newer", 26).code == 0
     set_back.run(History(set_back.version).notes(3))
     listed = backup_cli("versions", set_back.url)
@@ -113,7 +113,7 @@ def test_resync_over_a_damaged_backup_counts_the_changes_behind_the_damage(set_b
 
 
 def test_resync_of_a_database_without_a_version_is_refused(world: World, history: History) -> None:
-    """Neither of the two tells its version: nobody knows which is newer."""
+    """Neither database nor backup has a version: nobody knows which is newer."""
     world.run_without_plugin([history.first()])
     forget_version(world)
     assert init(world).code == 0
@@ -473,7 +473,8 @@ def taken_over_elsewhere(world: World, history: History) -> None:
 
 
 def copy_while_running(behind: int, ahead: int, *, closed: bool) -> Callable[[World, History], None]:
-    """This world becomes a copy of itself, made while the node ran; that one has gone on since, and so has this one."""
+    """Turn this world into a copy of itself, made while the node ran. The original has gone on since, and so has the
+    copy."""
 
     def act(world: World, history: History) -> None:
         original = world.directory.with_name("original")

@@ -137,7 +137,7 @@ def test_restore_beside_a_running_node_warns_that_the_copy_will_be_old(
         assert said.code == 0
         assert re.search(r"warning: a node \(\S+, process \d+\) is writing to this .*never start a node", said.err)
     said = restore(lived, place / "again.sqlite3")
-    assert "writing to this backup" not in said.err, "that node was stopped in order"
+    assert "writing to this backup" not in said.err, "that node was stopped cleanly"
 
 
 def test_resume_after_a_crash_needs_no_flag(crashed: World, place: Path) -> None:

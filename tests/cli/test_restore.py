@@ -168,7 +168,7 @@ def test_database_moved_aside_is_never_overwritten_by_a_later_restore(
 
 
 def test_database_moved_aside_still_has_its_hot_journal(lived: World, history: History) -> None:
-    """Their names belong together as before, so that SQLite would still roll the hot journal back."""
+    """Their names still belong together, so that SQLite would still roll the hot journal back."""
     lived.run([history.big()])
     before = everything(lived.database)
     node = lived.node(database=partial(SeparateDatabase, cache_pages=10))

@@ -1,4 +1,4 @@
-"""`backup-cli status` tells and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
+"""`backup-cli status` reports and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
 
 import json
 import os

@@ -80,7 +80,7 @@ def test_plain_terminal_gets_no_colours(old_node: World, term: str, environment:
     assert "\x1b[3" in on_a_terminal("check-config", "--lightning-dir", old_node.directory)[1]
 
 
-def test_dumb_terminal_gets_no_bars(old_node: World) -> None:
+def test_dumb_terminal_gets_no_progress_bars(old_node: World) -> None:
     code, written = on_a_terminal("init", "--lightning-dir", old_node.directory, old_node.url, term="dumb")
     assert code == 0
     assert "\r" not in written
@@ -99,7 +99,7 @@ def test_dumb_terminal_gets_no_bars(old_node: World) -> None:
         "backup-cli resync --discard-newer 1234567",
     ],
 )
-def test_command_to_paste_is_never_broken(command: str, width: int) -> None:
+def test_command_to_paste_is_never_broken_across_lines(command: str, width: int) -> None:
     for before in range(20, 100, 7):
         message = f"error: {'word ' * (before // 5)}so type this: {command}; then look whether the node starts again"
         lines = laid_out(message, width)

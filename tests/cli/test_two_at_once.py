@@ -108,7 +108,7 @@ def locks(world: World) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_second_writing_command_names_the_first(grown: World, first: str, second: str) -> None:
+def test_second_writing_command_is_refused_and_names_the_first(grown: World, first: str, second: str) -> None:
     wanted = locks(grown)[1:] if second == "compact" and first in ("resync", "restore --resume") else locks(grown)
     with stopped_at_work(WRITING[first](grown), *wanted) as process:
         said = spawned(*WRITING[second](grown))
@@ -145,7 +145,7 @@ def test_writing_commands_beside_a_running_plugin_name_it(grown: World) -> None:
 
 
 @pytest.mark.parametrize("first", ["compact", "resync"])
-def test_plugin_that_starts_beside_a_command_names_it(grown: World, first: str) -> None:
+def test_plugin_that_starts_beside_a_command_refuses_and_names_it(grown: World, first: str) -> None:
     stands = grown.version
     with stopped_at_work(WRITING[first](grown), *locks(grown)) as process:
         with pytest.raises(Refused, match=rf"process \(pid {process.pid}, "), grown.node() as node:

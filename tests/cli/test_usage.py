@@ -20,7 +20,7 @@ COMMANDS = sorted(cli.commands)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name: str) -> None:
+def test_each_command_has_help_by_short_and_long_option(name: str) -> None:
     for option in ("-h", "--help"):
         said = backup_cli(name, option)
         assert said.code == 0

@@ -1,4 +1,4 @@
-"""`backup-cli versions` tells what can be brought back, and `restore --kept` brings back what was replaced."""
+"""`backup-cli versions` lists what can be restored, and `restore --kept` restores a generation that was replaced."""
 
 import json
 import shutil

@@ -23,7 +23,7 @@ from tests.end_to_end.world import backup_cli
 
 
 @pytest.mark.usefixtures("quick")
-def test_check_config_reports_a_wrong_lock_and_a_missing_destination(node: Path, tmp_path: Path) -> None:
+def test_check_config_reports_a_backup_lock_that_fits_no_backup(node: Path, tmp_path: Path) -> None:
     settings = read_settings(node)
     write_settings(node, type(settings)(settings.url, "11" * 16))
     assert "another node, or was made anew" in the_problem(node)

@@ -137,7 +137,7 @@ def test_failing_notify_command_is_logged_with_its_exit_code(tmp_path: Path, not
     assert "ended with 7" in log[0][1]
 
 
-def test_hanging_notify_command_is_killed_with_its_children(
+def test_hanging_notify_command_is_killed_and_logged(
     tmp_path: Path, notifier: Notifier, log: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "TIMEOUT", 1.5)
@@ -151,7 +151,8 @@ def test_hanging_notify_command_is_killed_with_its_children(
 
 
 def test_notify_command_finishes_although_its_plugin_ends_at_once(tmp_path: Path) -> None:
-    """As after a refusal: lightningd aborts, the plugin ends, and a service manager sends SIGTERM to what is left."""
+    """This happens after a refusal: lightningd aborts, the plugin ends, and a service manager sends SIGTERM to what is
+    left."""
     command(tmp_path, 'echo $$ > pid; sleep 0.5; echo "$2" > told')
     program = (
         "import sys; from pathlib import Path; from plugin.notify import Notifier\n"

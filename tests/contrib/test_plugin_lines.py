@@ -30,7 +30,7 @@ def lightningd_starts(node: Path) -> bool:
     """Whether lightningd takes the plugin lines of the config above this directory, by its own rules (v26.06).
 
     From its lightningd/options.c and lightningd/plugin.c: `plugin_register` knows a file by its real path, and a
-    second registration fails, but for what lies in its own `plugins` directory, which comes last.
+    second registration fails, except for files in its own `plugins` directory, which comes last.
     """
     known = set[str]()
     for line in (node.parent / "config").read_text().splitlines():

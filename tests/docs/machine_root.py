@@ -129,7 +129,7 @@ class Machine:
 
 
 def _mounted() -> list[str]:
-    """Filesystems besides / that hold what is needed, the outer ones first."""
+    """Mount points other than / above the files that are needed, the outer ones first."""
     needed = [Path(path) for path in ("/etc/resolv.conf", "/etc/hosts", "/usr/bin", "/var/lib", "/opt")]
     needed += [ROOT, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve()]
     above = {place for path in needed for place in (path, *path.parents)} - {Path("/")}

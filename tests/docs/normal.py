@@ -41,7 +41,8 @@ def normal(lines: list[str]) -> list[str]:
 
 
 def same(expected: list[str], actual: list[str]) -> bool:
-    """Whether the page tells the truth. A line `…` in it stands for any lines, and `…` in a line for any text."""
+    """Whether the output is what the page shows. A line `…` in it stands for any lines, and `…` in a line for any
+    text."""
     pattern = ""
     for line in normal(expected):
         if line.strip() == "…":

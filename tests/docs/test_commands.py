@@ -96,7 +96,7 @@ def _line(step: Command | Event) -> int:
 
 
 def _exported(page: Page) -> list[tuple[int, str]]:
-    """Line and text of what a script for a machine has put into the environment of the commands after it."""
+    """Line and text of each `export PATH=` in a script for a machine, which counts for the commands after it."""
     scripts = [command for block in page.blocks for command in block.commands]
     return [(one.first, line) for one in scripts for line in one.text.splitlines() if line.startswith("export PATH=")]
 

@@ -199,7 +199,7 @@ def test_private_copy_leaves_the_real_machine_unchanged(tmp_path: Path) -> None:
 
 
 def installed_works(machine: Machine) -> None:
-    """Both programs of ~/lightningd-backup, from what is installed there."""
+    """Both programs of ~/lightningd-backup run from what is installed there."""
     there = "/home/me/lightningd-backup/bin"
     ask = f"from backup_cli.checks.probe import *; print(ask_for_manifest(Path('{there}/lightningd-backup')))"
     said = machine.must(f'cd ~; {there}/backup-cli --version; {there}/python -c "{ask}"')

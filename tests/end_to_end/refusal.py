@@ -9,7 +9,7 @@ from tests.fake_lightningd import Call, Refused
 
 
 def refusal(world: World, call: Call, command: list[str] = PLUGIN) -> str:
-    """Start the node and make this call: what the operator reads. Nothing else may happen."""
+    """Start the node and make this call; returns the refusal that the operator reads. Nothing may have changed."""
     as_important = _refusal(world, call, command, important=True)
     as_plain = _refusal(world, call, command, important=False)
     assert as_important == as_plain

@@ -31,7 +31,7 @@ _NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 
 class Stream:
-    """A node's commits, as fast as they go, each with a row of its own, until it is told to stop or is refused."""
+    """A node's commits at full speed, each with a row of its own, until it is ended or refused."""
 
     def __init__(self, node: Node, version: int, name: str) -> None:
         self._node, self._version, self.name = node, version, name
@@ -92,7 +92,7 @@ class Disturbed:
         self._number, self._fenced = 0, fenced
 
     def round(self) -> None:
-        """A stream, somebody who disturbs it, and what the backup holds afterwards."""
+        """One round: a stream, a disturbance, and a check of what the backup holds afterwards."""
         self._number += 1
         self.world = World(self.root / f"round-{self._number}")
         self.world.init().run([*new_node("02aa"), *History(2).notes(3)])

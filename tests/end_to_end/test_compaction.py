@@ -78,7 +78,7 @@ def test_compaction_is_not_begun_again_and_again_when_there_is_nothing_to_compac
         assert begun(node) <= 2, node.logs
 
 
-def test_one_large_change_does_not_begin_a_compaction(world: World, history: History) -> None:
+def test_single_large_change_does_not_begin_a_compaction(world: World, history: History) -> None:
     with world.init().node() as node:
         node.play([history.first(), incompressible(history, 17 * MIB)])
         node.wire.listen(1.0)

@@ -63,7 +63,9 @@ def test_kill_while_the_node_is_idle_costs_no_snapshot(lived: World, history: Hi
 
 
 @pytest.mark.parametrize("again", [1, 3])
-def test_change_that_was_never_committed_is_made_again(lived: World, history: History, again: int) -> None:
+def test_acknowledged_change_that_was_never_committed_is_made_again_at_the_next_start(
+    lived: World, history: History, again: int
+) -> None:
     """Also when the node dies in the same way again and again."""
     for _ in range(again):
         die_before_commit(lived, history.note("never committed, until now"))

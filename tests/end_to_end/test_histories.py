@@ -310,7 +310,7 @@ class NodeHistory(RuleBasedStateMachine):
     # What must hold
 
     def _settle(self) -> None:
-        """Before the database changes without the backup's knowing: note what the backup holds now."""
+        """Note what the backup holds now, before the database changes without the plugin."""
         if self.told and not self.allowed:
             self.allowed = [self._committed()]
 

@@ -33,7 +33,7 @@ WHEN = pytest.mark.parametrize("when", ["before", "after"])
 
 
 def dying(when: str) -> list[str]:
-    """The plugin, which is killed when it has published a new generation, or is about to."""
+    """The command of a plugin that kills itself right before or right after it publishes a new generation."""
     return [sys.executable, "-c", f"WHEN = {when!r}\n{DIES}\nfrom plugin.main import main\nmain()"]
 
 

@@ -81,9 +81,9 @@ for line in sys.stdin:
 
 @contextmanager
 def starts(directory: Path) -> Iterator[Callable[[int], int | None]]:
-    """What brings the database forward until it has taken so many steps: how many were left; None when it was killed.
+    """Yields a function that lets a start take `steps` steps: how many it had left over, or None if it was killed.
 
-    AssertionError once one has ended in any other way.
+    AssertionError if a start ends in any other way.
     """
     words = [sys.executable, "-c", STARTS, str(directory)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -75,7 +75,7 @@ def transaction_to(version: int) -> Call:
 
 
 def test_lost_database_without_a_version_column_is_refused(world: World) -> None:
-    """An old node's backup stands at version 0, as an empty database does: it must not take the backup's place."""
+    """An old node's backup is at version 0, as an empty database is: the empty one must not replace the backup."""
     world.run_without_plugin(
         [
             Call(
@@ -107,7 +107,8 @@ def test_database_of_another_node_at_the_same_version_is_refused(taken_over: Wor
 
 
 def test_database_that_is_not_the_file_in_the_directory_is_refused(lived: World) -> None:
-    """`--wallet` names it: what lies in the directory is not lightningd's, and no snapshot of it may be taken."""
+    """`--wallet` names another file: the one in the directory is not lightningd's, and no snapshot of it may be
+    taken."""
     node = lived.node()
     node.start()
     with pytest.raises(Refused, match=r"says its database is at version 9, and the file .* at 6.*--wallet"):

@@ -277,7 +277,7 @@ def test_set_back_database_is_left_alone_without_proof(
     assert {path: what for path, what in lived.everything_on_disk().items() if path != str(found)} == before
 
 
-def test_database_too_far_behind_is_refused_with_the_reason(lived: World, history: History) -> None:
+def test_database_too_far_behind_to_roll_forward_is_refused_with_the_reason(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(20), keep=3)
     before = lived.database.read_bytes()
     node = lived.node()
@@ -289,7 +289,7 @@ def test_database_too_far_behind_is_refused_with_the_reason(lived: World, histor
     assert lived.database.read_bytes() == before
 
 
-def test_database_that_is_open_elsewhere_is_left_alone(
+def test_set_back_database_that_is_open_elsewhere_is_left_alone(
     lived: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugin.roll_forward.ALONE_WITHIN", 0.5)
@@ -304,7 +304,7 @@ def test_database_that_is_open_elsewhere_is_left_alone(
     assert start(lived).left is None
 
 
-def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -> None:
+def test_start_waits_for_the_plugin_of_a_killed_node_to_end(lived: World, history: History) -> None:
     """The old plugin has saved a change that was never committed, and is slow to end."""
     killed = lived.node(database=SeparateDatabase)
     killed.start()
@@ -459,7 +459,7 @@ def test_sync_point_file_of_another_user_is_replaced(lived: World, history: Hist
     assert said_at(lived.run(history.notes(1)), "unusual") == []
 
 
-def test_roll_forward_on_a_full_node_disk_is_refused_by_name(
+def test_roll_forward_on_a_full_node_disk_leaves_the_database_alone(
     lived: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no space even for the note that is written before the changes."""

@@ -197,7 +197,7 @@ def test_wallet_that_names_the_file_in_the_directory_is_accepted(world: World, h
 
 
 def test_config_beside_a_linked_network_directory_is_found(world: World, tmp_path: Path) -> None:
-    """The config file lies beside the link, and not above what it leads to."""
+    """The config file is beside the link, and not above its target."""
     home = world.root / "home"
     home.mkdir()
     (home / "regtest").symlink_to(world.directory)

@@ -319,7 +319,7 @@ def test_session_priority_that_the_kernel_is_too_busy_to_set_is_retried(
     assert (tmp_path / "autogroup").read_text() == "10"
 
 
-def test_compaction_runs_although_priorities_cannot_be_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lowering_priorities_in_a_sandbox_that_forbids_it_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox may forbid to lower priorities. A backup that grows without end would be worse."""
 
     def refused(*_: object) -> None:

@@ -120,7 +120,7 @@ def test_commit_is_noted_at_next_look(rig: Rig, database: SeparateDatabase) -> N
         assert rig.doubt() is None
 
 
-def test_very_first_commit_is_noted(rig: Rig, database: SeparateDatabase) -> None:
+def test_very_first_commit_of_a_node_is_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     assert rig.doubt() is None
 
@@ -458,7 +458,7 @@ def test_lone_pragma_is_noted_when_idle(rig: Rig, database: SeparateDatabase, mo
     assert rig.doubt() is None
 
 
-def test_database_is_opened_once_while_idle(
+def test_sync_point_opens_an_unchanged_database_once(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To learn whose it is; never again while nothing changes."""
@@ -501,7 +501,7 @@ def test_note_costs_no_sync_before_the_node_is_idle(
     assert len(synced) == 1
 
 
-def test_directory_is_synced_soon_after_each_commit_and_not_too_often(
+def test_node_directory_is_synced_soon_after_commits_and_not_too_often(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -519,7 +519,7 @@ def test_directory_is_synced_soon_after_each_commit_and_not_too_often(
     assert set(synced) == {rig.directory}
 
 
-def test_directory_that_cannot_be_synced_is_told_once(
+def test_directory_that_cannot_be_synced_is_logged_once(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(directory: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from backends.sqlite import copy as taking
 from tests.cli.cli_asserts import assert_refused
-from tests.end_to_end.test_room_foretold import KIB, leave_free
+from tests.end_to_end.test_space_prediction import KIB, leave_free
 from tests.end_to_end.world import World, backup_cli, tree
 from tests.fake_lightningd import History, Refused
 from tests.small_disk import needs_small_disks, small_disk
