@@ -23,6 +23,7 @@ from backends.base import Position
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, foreign_keys_setting, previous
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
+from backends.log.known_damage import read_damage
 from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
@@ -229,9 +230,9 @@ def read_backup(
 ) -> Read:
     """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
     note = read_sync_point(directory)  # before the backup, which may be growing
-    last, damage = backup.last_writer(), backup.damage.read()
-    node_id = backup.node_id()
     with backup.read() as reader:
+        last = None if reader.session is None else reader.session.last_writer
+        damage = read_damage(backup.storage, reader.manifest.generation)
         backup_id = reader.manifest.backup_id.hex()
         facts = Facts(
             found=found,
@@ -241,7 +242,7 @@ def read_backup(
             last_session=None if last is None else last.session_id,
             sessions=known_sessions(directory, backup_id),
             same_directory=were_here(directory, backup_id),
-            node_id=node_id,
+            node_id=reader.node_id,
             known_damage=damage is not None,
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,

@@ -1,0 +1,1 @@
+"""Compaction: the history becomes a new snapshot, beside a writer that continues."""

@@ -68,10 +68,8 @@ class Backup:
     def last_writer(self) -> LastWriter | None:
         """Who wrote this backup last; None when nobody has yet."""
         with self._reaching():
-            last = self._session_if_readable()
-        if last is None or not last.session_id:  # no node has written to it yet
-            return None
-        return LastWriter(last.session_id, last.host, last.pid, last.started, last.closed)
+            session = self._session_if_readable()
+        return None if session is None else session.last_writer
 
     def look(self) -> Facts:
         """What it says of itself now, each thing read once; nothing is changed, and no writer is disturbed."""

@@ -51,10 +51,7 @@ class Facts:
     @property
     def last_writer(self) -> LastWriter | None:
         """Who wrote this backup last; None when nobody has yet, or nothing tells."""
-        last = self._session
-        if last is None or not last.session_id:  # no node has written to it yet
-            return None
-        return LastWriter(last.session_id, last.host, last.pid, last.started, last.closed)
+        return None if self._session is None else self._session.last_writer
 
     @property
     def end(self) -> Position:

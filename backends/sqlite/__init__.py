@@ -1,1 +1,1 @@
-"""A node's database: read beside the node, rebuilt from its changes, compared with another."""
+"""Everything that is done with SQLite: copying, replaying, rebuilding, comparing."""

@@ -1,0 +1,1 @@
+"""What `check-config` looks at, one module for each subject."""

@@ -1,0 +1,1 @@
+"""The drill: playing a recorded node, and reporting what was measured."""

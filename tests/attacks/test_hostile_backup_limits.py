@@ -275,7 +275,7 @@ def test_temporary_files_of_one_statement_do_not_fill_the_disk(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of the files is smaller than the limit for one file."""
-    tighter = "from backends.confined import child, limits; limits.SPOOL = 0; child.main()"
+    tighter = "from backends.confined import child; from backends.sqlite import limits; limits.SPOOL = 0; child.main()"
     monkeypatch.setattr(parent, "_CHILD", f"import sys; sys.path += sys.argv[1:]; {tighter}")
     value = f"INSERT INTO t VALUES (x'{'41' * 1_000_000}')"
     url = hostile(tmp_path, segment=log(TABLES, ("CREATE TABLE t (x BLOB)", value), (SORTS,)))

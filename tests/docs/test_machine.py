@@ -42,7 +42,8 @@ def test_commands_of_readme_work_on_a_machine(tmp_path: Path) -> None:
         made = reader.run(PYTEST_ADDOPTS="tests/docs/test_choosing.py -k test_choosing_page_covers_every_way")
         drilled = [".venv/bin/backup-cli drill", "…", "identical", "Verdict: …"]
         linted = [".venv/bin/ruff check .", "…", ".venv/bin/ruff format --check .", "…", ".venv/bin/mypy", "…"]
-        assert same([*drilled, *linted, ".venv/bin/pytest -n auto", "…", "1 passed in …"], made), "\n".join(made)
+        tested = [".venv/bin/pytest -n auto --dist worksteal", "…", "1 passed in …"]
+        assert same([*drilled, *linted, *tested], made), "\n".join(made)
         assert re.search("^make test$", (ROOT / ".ci" / "run").read_text(), re.M), "this is what CI runs"
 
         said = reader.run(network=True, then="command -v backup-cli")

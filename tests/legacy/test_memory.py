@@ -17,9 +17,9 @@ MIB = 1 << 20
 _RESTORE = """
 import sys
 from pathlib import Path
-from backends.legacy import OlderBackup, rebuild_older
-with OlderBackup(Path(sys.argv[1])) as backup:
-    print(rebuild_older(backup, Path(sys.argv[2])).rebuilt.data_version)
+from backends.legacy import LegacyBackup, rebuild_legacy
+with LegacyBackup(Path(sys.argv[1])) as backup:
+    print(rebuild_legacy(backup, Path(sys.argv[2])).rebuilt.data_version)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

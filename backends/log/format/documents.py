@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from backends.base import LastWriter
 from backends.change import VERSIONS
 from backends.errors import Damaged, NotABackup
 from backends.log.format.records import FORMAT, MAX_NUMBER, MAX_SEQUENCE, from_the_future
@@ -161,6 +162,13 @@ class Session:
     closed: bool
     node_id: str | None
     trouble: str | None  # that the last compaction failed, and why, in a sentence; None unless it did
+
+    @property
+    def last_writer(self) -> LastWriter | None:
+        """Who wrote this backup last; None when no node has written to it yet."""
+        if not self.session_id:
+            return None
+        return LastWriter(self.session_id, self.host, self.pid, self.started, self.closed)
 
     def encode(self) -> bytes:
         """The bytes of the file."""

@@ -1,0 +1,1 @@
+"""From the files of a backup to its changes. Nothing here writes."""

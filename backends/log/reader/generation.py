@@ -55,6 +55,11 @@ class Reader:
         """A pass over every change after the snapshot."""
         return Changes(self.log, self._check_saved)
 
+    @property
+    def node_id(self) -> str | None:
+        """The public key (hex) of the node whose backup this is, once it was known."""
+        return self.manifest.node_id or (None if self.session is None else self.session.node_id)
+
     def scan(self) -> Scan:
         """A pass over the headers of the changes' records, which costs no more than reading them."""
         return Scan(self.log, self._check_saved)

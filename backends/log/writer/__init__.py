@@ -1,0 +1,1 @@
+"""The one writer of a log: appending, segments, snapshots, publishing, fencing, recovery."""

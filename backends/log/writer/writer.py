@@ -84,7 +84,9 @@ class Writer:
         flags |= 0 if self._foreign_keys else Flag.FOREIGN_KEYS_OFF
         raw = self._encoded(change)
         try:
-            segment = self._segments.for_record(len(raw))
+            segment = self._segments.current
+            if segment.full or not segment.fits(len(raw)):
+                segment = self._segments.for_record(len(raw))
             position = segment.append(self.position, flags, change.data_version, time_now(), change.database, raw)
         except BaseException as error:
             self._fail(error)
