@@ -1,4 +1,4 @@
-"""What many tests begin with."""
+"""Fixtures and hooks for all tests."""
 
 import contextlib
 import os
@@ -24,7 +24,8 @@ with contextlib.suppress(ValueError):  # not the main thread
 
 
 def _work_where_it_lasts() -> None:
-    """A backup may not lie in memory, as /tmp often does, and a container has its own layer only."""
+    """Move the temporary directory to a disk: a backup may not be in memory, as /tmp often is, and a container may have
+    only its own layer."""
     places = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path(sys.prefix) / "tmp"]
     if sys.prefix == sys.base_prefix:
         del places[-1]
@@ -44,9 +45,10 @@ _work_where_it_lasts()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Three for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their time.
+    """Three workers for two cores, with `-n auto`: tests wait for disks, servers and deadlines for a third of their
+    time.
 
-    None, and xdist decides, where its own variable is set.
+    None, so that xdist decides, if its own variable is set.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
@@ -54,7 +56,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that no core waits for one at the end. They mostly wait, and `--dist worksteal` gives the
+    """Slow tests first, so that no core waits for one at the end. They mostly wait, and `--dist worksteal` gives the
     beginning to one worker, so that they wait one after the other beside the busy ones."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -67,20 +69,20 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def history() -> History:
-    """The calls of that node, from its first one on."""
+    """The calls of the node in `world`, from its first one on."""
     return History()
 
 
 @pytest.fixture
 def lived(world: World, history: History) -> World:
-    """The node after some days: it ran from its first start on with a backup, and was stopped in order."""
+    """The node after some days: it ran from its first start on with a backup, and was stopped cleanly."""
     world.init().run([history.first(), *history.notes(5)])
     return world
 
 
 @pytest.fixture
 def taken_over(world: World, history: History) -> World:
-    """The same for a node that was older than its backup, which begins with a snapshot."""
+    """Like `lived`, for a node that was older than its backup, which therefore begins with a snapshot."""
     world.run_without_plugin([history.first(), *history.notes(3)])
     world.init()
     world.run(history.notes(8))
@@ -88,8 +90,10 @@ def taken_over(world: World, history: History) -> World:
 
 
 @pytest.fixture(autouse=True)
-def stays_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that root runs in another user's directory becomes that user for good: here, for all later tests."""
+def process_keeps_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forbid that a command becomes another user in this process, as it does for root in that user's directory: it
+    would
+    stay that user for all later tests."""
 
     def refuse(user: object) -> None:
         raise AssertionError("what root does in another user's directory needs a process of its own: tests.other_user")

@@ -1,4 +1,5 @@
-"""An `hsm_secret` and the recorded node given its id: what the recorded node's own secret was, nobody knows."""
+"""A known `hsm_secret`, and the recorded node with the id that belongs to it: the recorded node's own secret is
+unknown."""
 
 import gzip
 
@@ -6,7 +7,7 @@ from tests.fake_lightningd import RECORDED_DATABASE
 
 SECRET = bytes(range(32))
 NODE_ID = "02b2f83174660be98aca0f6ae36ed2c8eb33af0e3783a31b6f6b6816fa074054c7"
-"""What lightningd makes of it."""
+"""The node id that lightningd derives from SECRET."""
 
 RECORDED_NODE_ID = "03b2d8e5bddf0fdfeac9cd783d2d90303308d822edab28073fd4c7a6aad02d6329"
 
@@ -20,5 +21,5 @@ def known_database() -> bytes:
 
 
 def known_writes(writes: list[str]) -> list[str]:
-    """The statements of a recorded call, with that id."""
+    """The statements of a recorded call, with NODE_ID instead of the recorded id."""
     return [statement.replace(RECORDED_NODE_ID, NODE_ID) for statement in writes]

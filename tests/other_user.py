@@ -1,4 +1,4 @@
-"""Directories of another user, and commands run by root (or as that user) with a Python that he may read."""
+"""Directories of another user, and commands run by root (or as that user) with a Python that this user may read."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ NAMELESS = 12345
 """A user without a name, here as on most machines."""
 
 OTHER = 64999
-"""Another one, who is neither root nor the node's."""
+"""Another user, who is neither root nor the node's."""
 
 only_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None or shutil.which("unshare") is None,
@@ -30,13 +30,13 @@ _HERE = Path(__file__).resolve().parent.parent
 
 
 def need_root() -> None:
-    """Skip for everybody who cannot give files away."""
+    """Skip for everybody except root, who can give files away."""
     if os.geteuid() != 0:
         pytest.skip("needs root: files are given to another user")
 
 
 def place_for_others() -> Iterator[Path]:
-    """A directory that every user may pass, unlike pytest's own; a fixture's body."""
+    """A directory that every user may traverse, unlike pytest's own; the body of a fixture."""
     need_root()
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-test-") as name:
         place = Path(name)
@@ -45,25 +45,25 @@ def place_for_others() -> Iterator[Path]:
 
 
 def given_to(uid: int, *paths: Path) -> None:
-    """Everything at and below these paths is that user's from now on; links themselves, not where they lead."""
+    """Give everything at and below these paths to that user; links themselves, not their targets."""
     for path in paths:
         for each in (path, *path.rglob("*")):
             os.chown(each, uid, uid, follow_symlinks=False)
 
 
 def run(*words: object, environment: dict[str, str] | None = None, directory: Path | None = None) -> Said:
-    """A command of root's in a process of its own; every user could go on with its Python."""
+    """Run a command as root in a process of its own, with a Python that every user may read."""
     return spawned(*everybodys_python(), *words, environment=environment, directory=directory)
 
 
 def as_user(uid: int) -> list[str]:
-    """What to put before a command that this user is to run."""
+    """The prefix of a command that this user shall run."""
     return [*everybodys_python(), *_becoming(uid)]
 
 
 @contextmanager
 def looping(user: int, script: str) -> Iterator[None]:
-    """This piece of shell, again and again, as that user. Only root can start it."""
+    """Run this piece of shell again and again as that user. Only root can start it."""
     running = subprocess.Popen(
         [*_becoming(user), "sh", "-c", f"while :; do {script}; done"],
         stdout=subprocess.DEVNULL,
@@ -83,9 +83,9 @@ def _becoming(uid: int) -> list[str]:
 
 @cache
 def everybodys_python() -> tuple[str, ...]:
-    """What to put before a command: nothing, unless this Python lies in a directory of root's that is closed to others.
+    """The prefix of a command: empty, unless this Python is in a directory of root's that is closed to others.
 
-    Then the command sees a private copy of the mounts, in which it is not.
+    In that case the command sees a private copy of the mounts, in which the directory is open.
     """
     probe = [*_becoming(NAMELESS), sys.executable, "-c", "import sys, backup_cli.main; open(sys.executable)"]
     if shutil.which("setpriv") is None:

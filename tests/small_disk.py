@@ -1,4 +1,4 @@
-"""A small real filesystem, for what happens when a disk is full. (In memory no backup may lie.)"""
+"""A small real filesystem, to fill up. (A backup may not be in memory.)"""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ needs_small_disks = pytest.mark.skipif(
 
 @contextmanager
 def small_disk(place: Path, size: int) -> Iterator[None]:
-    """An ext4 of so many bytes, mounted there; its image lies beside it. Skips where nothing can be mounted."""
+    """An ext4 of `size` bytes mounted at `place`, with its image beside it. Skips if nothing can be mounted."""
     image = place.with_name(f"{place.name}.img")
     with image.open("wb") as file:
         file.truncate(size)

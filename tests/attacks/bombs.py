@@ -1,4 +1,4 @@
-"""Backups and files of the older plugin as a stranger would make them to use up a machine."""
+"""Backups and legacy backups as a stranger would make them to exhaust a machine."""
 
 import struct
 import sys
@@ -22,14 +22,14 @@ TABLES = (
     "CREATE TABLE version (version INTEGER)",
     "INSERT INTO vars (name, intval) VALUES ('data_version', 0)",
 )
-"""What a lightningd's database is known by."""
+"""The tables by which a lightningd's database is recognised."""
 
 DOUBLING = (
     "CREATE TABLE t (x BLOB)",
     f"INSERT INTO t VALUES (x'{'00' * 100_000}')",
     *["INSERT INTO t SELECT x FROM t"] * 14,
 )
-"""A few hundred bytes when packed, and 1.6 GB on disk."""
+"""Statements of a few hundred bytes when compressed, which make 1.6 GB on disk."""
 
 BUSY = "UPDATE vars SET val = instr(hex(zeroblob(20000000)), hex(zeroblob(10000000)) || '1')"
 """One call into SQLite that takes days."""
@@ -72,7 +72,7 @@ def snapshot_of(database: bytes) -> bytes:
 
 
 def legacy_file(snapshot: bytes, *changes: tuple[str, ...]) -> bytes:
-    """A file of the older plugin: perhaps a snapshot at version 0, then these changes."""
+    """A legacy backup: a snapshot at version 0 unless it is empty, then these changes."""
     records = [struct.pack(">IIB", len(snapshot), 0, 2) + snapshot] if snapshot else []
     for version, change in enumerate(changes, 1):
         payload = _change(version, *change)
@@ -84,7 +84,7 @@ def legacy_file(snapshot: bytes, *changes: tuple[str, ...]) -> bytes:
 
 
 def long_statement(size: int) -> bytes:
-    """The beginning of a compression stream that unpacks to one statement of so many bytes: a text of blanks."""
+    """The beginning of a compression stream that unpacks to one statement of `size` bytes, mostly blanks."""
     stream, block = zstd.ZstdCompressor(), b" " * (1 << 20)
     begin, end = b"UPDATE vars SET val = '", b"'"
     parts = [stream.compress(begin), *(stream.compress(block) for _ in range(size // len(block)))]
@@ -93,7 +93,7 @@ def long_statement(size: int) -> bytes:
 
 
 def written(directory: Path, files: Files) -> Path:
-    """The files in a new directory."""
+    """Write the files into a new directory."""
     directory.mkdir(mode=0o700)
     for name, data in files.items():
         (directory / name).write_bytes(data)

@@ -21,7 +21,7 @@ from tests.log.forge import ADVANCES, FRAME, zstd_block
 
 
 def last_segment(backup: Path) -> Path:
-    """The newest one that holds a record; the first when none does."""
+    """The newest segment that holds a record; the first if none does."""
     segments = sorted(backup.glob("segment-????????"))
     return next((one for one in reversed(segments) if records(one)), segments[0])
 
@@ -36,14 +36,14 @@ def records(segment: Path) -> list[tuple[int, RecordHeader]]:
 
 
 def empty(segment: Path) -> None:
-    """All its records become zeros: room that was laid ahead, by the look of it."""
+    """Overwrite all records with zeros, so that they look like preallocated space."""
     data = segment.read_bytes()
     writable(segment)
     segment.write_bytes(data[:FILE_HEADER_SIZE] + bytes(len(data) - FILE_HEADER_SIZE))
 
 
 def cut(segment: Path, keep: int) -> None:
-    """Only the first `keep` records are left, exactly, and zeros after them."""
+    """Keep exactly the first `keep` records, and overwrite the rest with zeros."""
     data, found = segment.read_bytes(), records(segment)
     end = found[keep][0] if keep < len(found) else len(data)
     writable(segment)
@@ -51,14 +51,14 @@ def cut(segment: Path, keep: int) -> None:
 
 
 def writable(segment: Path) -> None:
-    """A later writer may have taken its write permission."""
+    """Make the segment writable again: a later writer may have taken its write permission."""
     segment.chmod(0o600)
 
 
 def forge_change(world: World, *statements: str, database: Path | None = None) -> int:
     """Append a change that the node never made; it fits the end of the log, and the database as it is now.
 
-    The version to which it leads.
+    Returns the version to which it leads.
     """
     segment = last_segment(world.backup)
     offset, last = records(segment)[-1]
@@ -80,7 +80,7 @@ def forge_change(world: World, *statements: str, database: Path | None = None) -
 
 
 def forge_session(world: World, **fields: object) -> None:
-    """The session marker with some fields otherwise."""
+    """Change some fields of the session marker."""
     path = world.backup / SESSION
     found = Session.decode(path.read_bytes())
     told = {name: getattr(found, name) for name in Session.__slots__}
@@ -94,6 +94,6 @@ def document(path: Path) -> dict[str, object]:
 
 
 def put_back(copy: Path, place: Path) -> None:
-    """An older copy of a directory takes its place."""
+    """Replace a directory by an older copy of it."""
     shutil.rmtree(place)
     shutil.copytree(copy, place)

@@ -1,4 +1,4 @@
-"""Backups as somebody makes them who owns the destination: every checksum fits."""
+"""Backups as the owner of a destination could forge them: every checksum fits."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tests.log.histories import silent, source
 from tests.sqlite.databases import node
 
 VERSION = 7
-"""Of the snapshot."""
+"""The data version of the snapshot."""
 
 
 def hostile_backup(directory: Path, schema: list[str], *changes: list[str]) -> str:
-    """The URL of a backup whose snapshot holds a node's tables and this, and whose log holds these changes."""
+    """The URL of a backup whose snapshot holds a node's tables and `schema`, and whose log holds these changes."""
     snapshot = node(directory / "snapshot.sqlite3", *schema)
     url = f"file://{directory / 'hostile.bkp'}"
     backup = backup_at(url)

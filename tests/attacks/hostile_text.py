@@ -1,4 +1,4 @@
-"""What a stranger puts into statements, names and files, and what must never become of it."""
+"""What a stranger puts into statements, names and files, and what it must never do."""
 
 import unicodedata
 
@@ -24,7 +24,8 @@ SEQUENCES = {
 
 
 def some(cases: dict[str, str], *names: str) -> pytest.MarkDecorator:
-    """A test for each of these cases, or for those of these names only; `make fuzz` runs all of them."""
+    """Parametrize a test with the named cases only, or with all if none is named; `make fuzz` always runs all of
+    them."""
     chosen = cases if CAMPAIGN > 1 or not names else {name: cases[name] for name in names}
     return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
 
@@ -33,15 +34,15 @@ EVERY_SEQUENCE = {"all": "".join(SEQUENCES.values()), **SEQUENCES}
 
 
 def assert_calm(text: str, lines: int | None = None) -> None:
-    """Nothing in it is obeyed by a terminal, and no stranger has begun a line."""
+    """Assert that the text has no character that a terminal obeys, and no line that a stranger has begun."""
     obeyed = {c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")}
     assert not obeyed, text
     assert not [line for line in text.splitlines() if line.startswith("error: send")], text
     assert lines is None or len(text.splitlines()) == lines, text
 
 
-def saved(world: World, *statements: str) -> None:
-    """The backup holds one more change, of these statements: whoever can write to the destination can do that."""
+def append_change(world: World, *statements: str) -> None:
+    """Append one change of these statements to the backup, as whoever can write to the destination can do."""
     writer = backup_at(world.url).open(silent)
     call = transaction(writer.position.data_version + 1, *statements)
     writer.append(Change(call.data_version, list(call.writes)))
@@ -49,5 +50,5 @@ def saved(world: World, *statements: str) -> None:
 
 
 def quoted(name: str) -> str:
-    """As an identifier of SQL."""
+    """The name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

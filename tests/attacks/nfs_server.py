@@ -1,6 +1,6 @@
 """A server of NFSv3 and NFSv4.1 that holds one backup for reading, in this process, and may answer with any number.
 
-It stands in the place of the client's connection, behind the RPC head; `tests/destinations` has real servers.
+It takes the place of the client's connection, behind the RPC header; `tests/destinations` has real servers.
 """
 
 import errno
@@ -12,27 +12,27 @@ from pathlib import Path
 from backends.storage.nfs.xdr import Unpacker, long, number, numbers, opaque, text
 
 Answer = Callable[[str, bytes], bytes]
-"""Given what was asked and the honest answer: the one that is sent."""
+"""A function from the question and the honest answer to the answer that is sent."""
 
 _MOUNT, _PORTMAP = 100005, 100000
 _NO_SUCH, _READ_ONLY = errno.ENOENT, errno.EROFS
 
 
 class ServerOfOneBackup:
-    """Serves the directory `root`, in which a backup lies, as /export."""
+    """Serves the directory `root`, which holds a backup, as /export."""
 
     def __init__(self, root: Path, answer: Answer) -> None:
         self._root, self._answer = root, answer
 
     def connect(self, *_: object) -> "ServerOfOneBackup":
-        """In the place of a connection's constructor."""
+        """Takes the place of a connection's constructor."""
         return self
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
-        """As `Connection.call`."""
+        """Answers like `Connection.call`."""
         question = Unpacker(arguments)
         if program == _PORTMAP:
             asked, honest = "portmap", number(2049)

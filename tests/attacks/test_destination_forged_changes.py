@@ -33,14 +33,14 @@ def start_refused(world: World, why: str) -> None:
 
 
 def touch(world: World) -> None:
-    """The database's file is not as it was left, so that the plugin looks closer before lightningd opens it."""
+    """Replace the database's file, so that the plugin inspects it before lightningd opens it."""
     data = world.database.read_bytes()
     world.database.unlink()
     world.database.write_bytes(data)
 
 
-def test_forged_change_verifies(lived: World) -> None:
-    """What docs/security.md says plainly: checksums protect from accidents."""
+def test_forged_change_passes_verify(lived: World) -> None:
+    """docs/security.md says so plainly: checksums protect against accidents only."""
     version = forge_change(lived, THEFT)
     said = backup_cli("verify", lived.url)
     assert said.code == 0
@@ -48,7 +48,7 @@ def test_forged_change_verifies(lived: World) -> None:
 
 
 @pytest.mark.parametrize("touched", [False, True], ids=["as it was left", "file touched"])
-def test_forged_change_after_an_orderly_stop_is_never_rolled_forward(lived: World, touched: bool) -> None:
+def test_forged_change_after_a_clean_stop_is_never_rolled_forward(lived: World, touched: bool) -> None:
     if touched:
         touch(lived)
     forge_change(lived, THEFT)
@@ -69,8 +69,10 @@ def test_forged_change_after_lightningd_died_is_never_rolled_forward(lived: Worl
 
 
 @pytest.mark.parametrize("session", ["", "another", "the one before"])
-def test_marker_that_is_forged_as_well_changes_nothing(lived: World, history: History, session: str) -> None:
-    """No session was begun here since, whatever the marker says."""
+def test_forged_change_with_a_forged_session_marker_is_never_rolled_forward(
+    lived: World, history: History, session: str
+) -> None:
+    """No other session began on this node since, whatever the marker says."""
     before = Session.decode((lived.backup / SESSION).read_bytes()).session_id
     lived.run(history.notes(2))
     touch(lived)
@@ -81,7 +83,7 @@ def test_marker_that_is_forged_as_well_changes_nothing(lived: World, history: Hi
 
 
 @pytest.mark.parametrize("command", ["verify", "status", "check-config"])
-def test_commands_tell_of_it_and_advise_no_restore(lived: World, command: str) -> None:
+def test_commands_report_a_forged_change_and_advise_no_restore(lived: World, command: str) -> None:
     version = forge_change(lived, THEFT)
     url = [lived.url] if command == "verify" else []
     said = backup_cli(command, *url, "--lightning-dir", lived.directory)
@@ -90,7 +92,7 @@ def test_commands_tell_of_it_and_advise_no_restore(lived: World, command: str) -
     assert "backup-cli restore" not in said.text
 
 
-def test_restore_over_the_node_wants_consent(lived: World) -> None:
+def test_restore_of_a_forged_change_over_the_node_needs_consent(lived: World) -> None:
     before = lived.version
     forge_change(lived, THEFT)
     said = backup_cli("restore", "--replace", "--resume", lived.url, lived.directory)
@@ -100,7 +102,7 @@ def test_restore_over_the_node_wants_consent(lived: World) -> None:
     assert not stolen(lived)
 
 
-def test_resync_as_advised_ends_it(lived: World, history: History) -> None:
+def test_advised_resync_removes_a_forged_change(lived: World, history: History) -> None:
     version = forge_change(lived, THEFT)
     said = backup_cli("resync", "--lightning-dir", lived.directory, "--discard-newer", version)
     assert said.code == 0, said
@@ -111,8 +113,8 @@ def test_resync_as_advised_ends_it(lived: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("victim", [Victim.NODE, Victim.BOTH])
-def test_the_nodes_own_last_change_is_still_rolled_forward(lived: World, history: History, victim: Victim) -> None:
-    """Saved, and lightningd died before it had committed it."""
+def test_nodes_own_last_change_is_still_rolled_forward(lived: World, history: History, victim: Victim) -> None:
+    """The change was saved, and lightningd died before it had committed it."""
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -123,7 +125,9 @@ def test_the_nodes_own_last_change_is_still_rolled_forward(lived: World, history
     lived.assert_restored_equals_the_nodes()
 
 
-def test_gap_that_is_left_until_backups_are_authenticated(lived: World, history: History) -> None:
+def test_forged_change_after_a_kill_of_both_is_rolled_forward_the_documented_gap(
+    lived: World, history: History
+) -> None:
     """Node and plugin are killed in one moment, and somebody forges the one change that may then be missing.
 
     Nothing on the node's side tells it from the node's own. docs/security.md says so; whoever closes this gap changes

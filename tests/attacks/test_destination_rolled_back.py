@@ -1,7 +1,7 @@
 """Somebody who can write to the destination puts an older state of the backup there.
 
-What lies there cannot show it: a warning comes where the file `session` is gone, whatever was done to the log. What the
-node remembers does show it, wherever it can be asked.
+The backup alone cannot show it: there is a warning only if the file `session` is gone, whatever was done to the log.
+What the node remembers does show it, wherever the node can be asked.
 """
 
 import shutil
@@ -30,11 +30,11 @@ def warned(said: Said) -> bool:
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("closed", [True, False], ids=["after an orderly stop", "after a kill"])
-def test_session_removed_and_log_shortened_is_warned_of_by_every_command(
+@pytest.mark.parametrize("closed", [True, False], ids=["after a clean stop", "after a kill"])
+def test_missing_session_marker_beside_any_log_is_warned_of_by_every_command(
     world: World, history: History, end: str, closed: bool, tmp_path: Path
 ) -> None:
-    """In every combination, also when the log is emptied and looks like a backup that nobody has written to."""
+    """In every combination, also if the log was emptied and looks like a backup that nobody has written to."""
     world.run_without_plugin([history.first(), *history.notes(3)])
     world.init()
     world.run(history.notes(4))
@@ -61,14 +61,14 @@ def test_session_removed_and_log_shortened_is_warned_of_by_every_command(
 
 
 @pytest.mark.parametrize("end", [end for end in ENDS if "untouched" not in end])
-def test_log_shortened_beside_the_session_of_an_orderly_stop_is_damage(lived: World, end: str) -> None:
+def test_log_shortened_after_a_clean_stop_is_damage(lived: World, end: str) -> None:
     ENDS[end](last_segment(lived.backup))
     for said in (backup_cli("verify", lived.url), backup_cli("status", lived.url)):
         assert said.code == 3, said
 
 
-def test_no_backup_is_made_without_a_session(world: World) -> None:
-    """Else nobody could tell one that was never written to from one that was emptied."""
+def test_new_backup_has_a_session_marker_whose_absence_is_warned_of(world: World) -> None:
+    """Otherwise a backup that was never written to could not be told from one that was emptied."""
     world.init()
     assert not warned(backup_cli("status", world.url))
     assert backup_cli("status", world.url).code == 0
@@ -76,7 +76,7 @@ def test_no_backup_is_made_without_a_session(world: World) -> None:
     assert warned(backup_cli("status", world.url))
 
 
-def test_plugin_tells_of_a_missing_session(lived: World, history: History) -> None:
+def test_missing_session_marker_is_logged_by_the_plugin(lived: World, history: History) -> None:
     (lived.backup / "session").unlink()
     node = lived.run(history.notes(1))
     assert any("`session` is missing" in line for line in said_at(node, "unusual"))
@@ -87,7 +87,7 @@ def test_plugin_tells_of_a_missing_session(lived: World, history: History) -> No
 
 @pytest.fixture
 def older(lived: World, history: History) -> int:
-    """The node's version; its backup has been put back by four changes, whole and without a mark of it."""
+    """The node's version. Its backup has been replaced by a whole copy that is four changes older."""
     shutil.copytree(lived.backup, lived.root / "copy")
     lived.run(history.notes(4))
     put_back(lived.root / "copy", lived.backup)
@@ -97,15 +97,15 @@ def older(lived: World, history: History) -> int:
 OLDER = "the backup is older than that"
 
 
-def test_older_copy_looks_whole_to_whoever_knows_nothing_else(lived: World, older: int) -> None:
-    """Said plainly in docs/security.md."""
+def test_older_copy_of_a_backup_passes_verify_without_the_node(lived: World, older: int) -> None:
+    """docs/security.md says so plainly."""
     assert backup_cli("verify", lived.url).code == 0
     assert backup_cli("status", lived.url).code == 0
 
 
 @pytest.mark.usefixtures("older")
 @pytest.mark.parametrize("command", ["verify", "status", "check-config"])
-def test_older_copy_is_found_out_where_the_node_can_be_asked(lived: World, history: History, command: str) -> None:
+def test_older_copy_of_a_backup_is_detected_beside_the_node(lived: World, history: History, command: str) -> None:
     arguments = {
         "verify": (lived.url, "--lightning-dir", lived.directory),
         "status": ("--lightning-dir", lived.directory),
@@ -120,8 +120,8 @@ def test_older_copy_is_found_out_where_the_node_can_be_asked(lived: World, histo
 
 
 @pytest.mark.usefixtures("older")
-def test_node_with_its_newest_database_goes_on_and_says_what_was_done(lived: World, history: History) -> None:
-    """What the database holds is put into the backup; nobody goes on from the older state."""
+def test_node_with_an_older_copy_of_its_backup_takes_a_snapshot_and_says_so(lived: World, history: History) -> None:
+    """A snapshot of the database is put into the backup; nothing continues from the older state."""
     node = lived.run(history.notes(2))
     (line,) = said_at(node, "broken")
     assert OLDER in line
@@ -131,7 +131,7 @@ def test_node_with_its_newest_database_goes_on_and_says_what_was_done(lived: Wor
 
 @pytest.fixture
 def both_older(lived: World, history: History) -> int:
-    """The newest version of a node whose database *and* backup were put back, each whole in itself."""
+    """The newest version of a node whose database *and* backup were replaced by older copies, each whole in itself."""
     shutil.copytree(lived.backup, lived.root / "copy")
     shutil.copy2(lived.database, lived.root / "database")
     lived.run(history.notes(4))
@@ -140,7 +140,7 @@ def both_older(lived: World, history: History) -> int:
     return history.version
 
 
-def test_node_never_runs_from_an_older_state_that_its_backup_agrees_with(lived: World, both_older: int) -> None:
+def test_node_whose_database_and_backup_are_both_older_is_refused(lived: World, both_older: int) -> None:
     node = lived.node()
     node.start()
     before = lived.backup.joinpath("session").read_bytes()
@@ -150,7 +150,7 @@ def test_node_never_runs_from_an_older_state_that_its_backup_agrees_with(lived: 
     assert lived.backup.joinpath("session").read_bytes() == before
 
 
-def test_verify_of_two_identical_older_states_fails(lived: World, both_older: int) -> None:
+def test_verify_of_an_older_backup_and_an_equally_older_database_fails(lived: World, both_older: int) -> None:
     said = backup_cli("verify", lived.url, "--lightning-dir", lived.directory)
     assert "identical with the node's database" in said.text
     assert said.code == 1
@@ -158,13 +158,13 @@ def test_verify_of_two_identical_older_states_fails(lived: World, both_older: in
     assert "resync" not in said.err.replace("what a resync replaced", "")
 
 
-def test_check_config_of_two_older_states(lived: World, both_older: int) -> None:
+def test_check_config_reports_an_older_backup_and_an_equally_older_database(lived: World, both_older: int) -> None:
     said = backup_cli("check-config", "--lightning-dir", lived.directory)
     assert f"version {both_older} acknowledged" in said.text
     assert said.code == 1
 
 
-def test_resync_of_an_older_state_wants_the_newer_version_typed_out(lived: World, both_older: int) -> None:
+def test_resync_of_an_older_state_needs_the_newer_version_typed_out(lived: World, both_older: int) -> None:
     said = backup_cli("resync", "--lightning-dir", lived.directory)
     assert said.code == 1
     assert f"--discard-newer {both_older}" in said.text
@@ -172,7 +172,7 @@ def test_resync_of_an_older_state_wants_the_newer_version_typed_out(lived: World
     lived.run([History(lived.version).note()])
 
 
-def test_restore_into_the_nodes_directory_never_brings_an_older_state_silently(
+def test_restore_of_an_older_copy_into_the_nodes_directory_needs_consent(
     lived: World, older: int, history: History
 ) -> None:
     lived.database.unlink()
@@ -186,13 +186,13 @@ def test_restore_into_the_nodes_directory_never_brings_an_older_state_silently(
     lived.run([History(lived.version).note()])  # asked for, and the node goes on with it
 
 
-def test_older_generation_that_a_marker_tells_of_is_damage_in_any_case(lived: World) -> None:
+def test_generation_older_than_the_session_marker_says_is_damage(lived: World) -> None:
     forge_session(lived, generation=7)
     assert backup_cli("verify", lived.url).code == 3
 
 
-def test_the_nodes_own_runs_are_never_taken_for_it(lived: World, history: History) -> None:
-    """Kills, resyncs, compactions and restores of the node's own leave nothing that a later start would refuse."""
+def test_nodes_own_kills_and_commands_are_never_taken_for_an_older_copy(lived: World, history: History) -> None:
+    """The node's own kills, resyncs, compactions and restores leave nothing that a later start would refuse."""
     for round_ in range(3):
         node = lived.node()
         node.start()

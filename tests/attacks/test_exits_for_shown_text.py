@@ -1,4 +1,4 @@
-"""All that a person sees leaves by a few exits, which take the sting out of it: a new sentence cannot forget to."""
+"""All text that a person sees leaves by a few exits, which make it harmless: a new message cannot forget to."""
 
 import ast
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def written_by(source: Path) -> Iterator[str]:
                 yield called
 
 
-def test_nothing_is_shown_past_the_exits() -> None:
+def test_no_module_prints_except_through_the_known_exits() -> None:
     found: dict[str, set[str]] = {}
     for package in (backends, backup_cli, plugin):
         root = Path(str(package.__file__)).parent

@@ -20,7 +20,7 @@ from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import backup_cli, command, spawned
 from tests.sqlite.databases import NODE, node, rows
 
-# The whole way, in a process that may crash
+# End to end, in a process that may crash
 
 CRASHING = {
     "a tokenizer without its module": ("UPDATE vars SET intval = fts3_tokenizer('simple')", "fts3_tokenizer"),
@@ -40,7 +40,7 @@ def test_verify_refuses_a_function_that_crashes_or_hangs_it(tmp_path: Path, stat
     assert "Traceback" not in said.err
 
 
-def test_restore_of_such_a_backup_leaves_nothing(tmp_path: Path) -> None:
+def test_restore_of_a_backup_that_calls_a_crashing_function_leaves_nothing(tmp_path: Path) -> None:
     url = hostile_backup(tmp_path, [], ["UPDATE vars SET intval = fts3_tokenizer('simple')"])
     (tmp_path / "new").mkdir()
     said = spawned(*command("restore", url, tmp_path / "new"))
@@ -61,7 +61,7 @@ IN_THE_SNAPSHOT = {
 
 
 @pytest.mark.parametrize("schema", IN_THE_SNAPSHOT.values(), ids=IN_THE_SNAPSHOT.keys())
-def test_a_function_in_the_snapshots_schema(tmp_path: Path, schema: list[str]) -> None:
+def test_function_in_the_snapshots_schema_is_refused(tmp_path: Path, schema: list[str]) -> None:
     url = hostile_backup(tmp_path, schema, ["INSERT INTO version VALUES (1)"])
     assert_refused(backup_cli("verify", url, "--scratch", tmp_path), r"\bhex\b.*Do not start a node from it", code=3)
 
@@ -133,8 +133,8 @@ print(len(calls), "calls")
 """
 
 
-def test_every_function_that_sqlite_has_in_every_place(tmp_path: Path) -> None:
-    """In a process of its own: before, the first of them ended it."""
+def test_every_forbidden_function_of_sqlite_is_refused_in_every_place(tmp_path: Path) -> None:
+    """In a process of its own: before functions were refused, the first of these calls crashed it."""
     told = subprocess.run(
         [sys.executable, "-c", EVERYWHERE, str(tmp_path), "UTF-8", "UTF-16"],
         capture_output=True,
@@ -146,22 +146,22 @@ def test_every_function_that_sqlite_has_in_every_place(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{3} calls\n", told.stdout), told.stdout[-500:]
 
 
-def test_functions_are_told_apart_by_the_number_of_their_arguments(tmp_path: Path) -> None:
-    """An extension's function for one argument is found before one that refuses any number of them."""
+def test_forbidden_function_is_refused_with_any_number_of_arguments(tmp_path: Path) -> None:
+    """SQLite prefers an extension's function for one argument to ours that refuses any number of them."""
     with closing(connect(node(tmp_path / "db"), READ_WRITE)) as connection:
         for call in ("fts3_tokenizer('simple')", "fts3_tokenizer('simple', x'00')", "fts5_source_id()", "fts5(1)"):
             with pytest.raises(FunctionRefused):
                 connection.execute(f"SELECT {call}")
 
 
-# What a node does call
+# Functions that a node does call
 
 RECORDINGS = Path(__file__).parents[2] / "backup_cli" / "drill" / "recordings"
 
 TEXT = re.compile(r"[xX]?'(?:[^']|'')*'")
 
 
-def test_recorded_nodes_call_just_these() -> None:
+def test_allowed_functions_are_exactly_those_that_recorded_nodes_call() -> None:
     """Every statement of a node from its first start, through all migrations, prepared and asked about."""
     called: set[str] = set()
     now = ""
@@ -182,7 +182,7 @@ def test_recorded_nodes_call_just_these() -> None:
     assert called == NODES_CALL
 
 
-def test_alter_table_still_has_the_functions_of_its_own(tmp_path: Path) -> None:
+def test_alter_table_may_still_use_sqlites_internal_functions(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         replay.execute(["CREATE TABLE t (a INTEGER, b TEXT) STRICT", "CREATE INDEX i ON t (b)"], 8)
@@ -194,7 +194,7 @@ def test_alter_table_still_has_the_functions_of_its_own(tmp_path: Path) -> None:
     assert rows(tmp_path / "db", "SELECT d, b FROM u") == [(1, "x")]
 
 
-def test_replace_is_sqlites_own_for_what_nodes_look_for(tmp_path: Path) -> None:
+def test_replace_function_equals_sqlites_own_for_short_patterns(tmp_path: Path) -> None:
     values = ["'1:2:3'", "NULL", "15", "1.5", "x'313a32'", "''"]
     with closing(connect(node(tmp_path / "db"), READ_WRITE)) as ours, closing(apsw.Connection(":memory:")) as sqlite:
         for value in values:
@@ -203,7 +203,7 @@ def test_replace_is_sqlites_own_for_what_nodes_look_for(tmp_path: Path) -> None:
                 assert list(ours.execute(query)) == list(sqlite.execute(query)), query
 
 
-def test_replace_that_would_take_hours_in_one_step(tmp_path: Path) -> None:
+def test_replace_function_with_a_long_pattern_is_refused(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         replay.execute([f"UPDATE vars SET val = replace('a:a', '{':' * LONGEST_SOUGHT}', 'x')"], 8)
@@ -214,15 +214,15 @@ def test_replace_that_would_take_hours_in_one_step(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
 
 
-def test_no_more_arguments_than_a_node_needs(tmp_path: Path) -> None:
-    """Each is copied for the function that refuses, and that memory no limit of SQLite's counts."""
+def test_function_call_with_too_many_arguments_is_refused(tmp_path: Path) -> None:
+    """Each argument is copied for the function that refuses, and no limit of SQLite's counts that memory."""
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         with pytest.raises(ReplayFailed, match="too many arguments"):
             replay.execute(["UPDATE vars SET val = concat(val, val, val, val, val)"], 8)
 
 
-def test_the_sentence_names_the_function(tmp_path: Path) -> None:
+def test_refusal_of_a_function_names_it_but_its_finding_does_not(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         with pytest.raises(ReplayFailed) as caught:
@@ -232,13 +232,13 @@ def test_the_sentence_names_the_function(tmp_path: Path) -> None:
     assert caught.value.finding == "the change with data version 8 contains what no node writes"
 
 
-def test_what_is_allowed_besides_takes_neither_time_nor_memory() -> None:
+def test_allowed_functions_include_none_that_costs_time_or_memory() -> None:
     costly = {"hex", "instr", "like", "glob", "printf", "format", "randomblob", "zeroblob", "group_concat", "concat",
               "quote", "unistr", "json", "trim"}  # fmt: skip
     assert not ALLOWED & costly
 
 
-# Tables that SQLite makes when they are named
+# Virtual tables that SQLite makes when they are named
 
 MADE_WHEN_NAMED = (
     "json_each('[1]')", "json_tree('[1]')", "jsonb_each('[1]')", "jsonb_tree('[1]')", "carray(1, 1)", "pragma_optimize",
@@ -265,7 +265,7 @@ ROADS = {
 
 
 @pytest.mark.parametrize("statements", ROADS.values(), ids=ROADS.keys())
-def test_virtual_tables_are_no_tables(tmp_path: Path, statements: list[str]) -> None:
+def test_virtual_table_made_by_naming_it_is_refused(tmp_path: Path, statements: list[str]) -> None:
     """SQLite registers them when they are named, also after `drop_modules`."""
     for number, table in enumerate(MADE_WHEN_NAMED):
         with Replay(node(tmp_path / f"{number}.sqlite3")) as replay, pytest.raises(ReplayFailed) as refused:
@@ -274,6 +274,6 @@ def test_virtual_tables_are_no_tables(tmp_path: Path, statements: list[str]) -> 
         assert "no such table" in said or "contains what no node writes (READ " in said
 
 
-def test_alter_table_of_a_strict_table_still_asks_sqlite(tmp_path: Path) -> None:
+def test_alter_table_of_a_strict_table_is_executed(tmp_path: Path) -> None:
     with Replay(node(tmp_path / "db")) as replay:
         replay.execute(["CREATE TABLE s (x INTEGER) STRICT", "ALTER TABLE s ADD COLUMN y INTEGER NOT NULL DEFAULT 0"])

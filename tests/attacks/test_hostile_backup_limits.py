@@ -47,24 +47,24 @@ SPINNING = (
     "child.JOBS['rebuild_backup'] = spin\n"
     "child.main()\n"
 )
-"""A child that is lost in one call: whatever SQLite is allowed to do, such a call may be found in it again."""
+"""A child process that never returns from one call: another such call may be found in SQLite, whatever is forbidden."""
 
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    """Where rebuilt databases lie meanwhile."""
+    """The directory for databases while they are rebuilt."""
     path = tmp_path / "scratch"
     path.mkdir()
     return path
 
 
 def hostile(tmp_path: Path, **changed: bytes) -> str:
-    """The URL of a whole backup with these files otherwise."""
+    """The URL of a whole backup in which these files are replaced."""
     return written(tmp_path / "hostile.bkp", backup(**changed)).as_uri()
 
 
 def measured(scratch: Path, *words: object) -> tuple[Said, int, int]:
-    """A command in a process of its own: what it said; MiB of memory that the largest process took; MiB it wrote.
+    """Run a command in a process of its own: its output; MiB of memory of the largest process; MiB that it wrote.
 
     Its own peak is VmHWM: ru_maxrss would begin with what this test's process, from which it was forked, had at that
     moment, and that grows with each test (28 MiB became 100). Its children are forked from itself.
@@ -112,7 +112,7 @@ def taken(directory: Path) -> int:
 
 
 def stopped(words: list[str], number: int, begun: Callable[[], bool]) -> tuple[int, float, str]:
-    """Send a running command this signal once its work has begun: its code, seconds until its end, its words."""
+    """Send a running command this signal once its work has begun: its exit code, seconds until its end, its output."""
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 30
@@ -130,7 +130,7 @@ def stopped(words: list[str], number: int, begun: Callable[[], bool]) -> tuple[i
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("act", ["verify", "restore"])
-def test_a_call_that_never_ends_is_ended_by_a_signal(tmp_path: Path, scratch: Path, act: str, number: int) -> None:
+def test_call_that_never_ends_is_ended_by_a_signal(tmp_path: Path, scratch: Path, act: str, number: int) -> None:
     url = hostile(tmp_path, segment=log(TABLES))
     spinning = (
         "import sys\nfrom backends.confined import parent\n"
@@ -147,10 +147,8 @@ def test_a_call_that_never_ends_is_ended_by_a_signal(tmp_path: Path, scratch: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_statement_that_never_ends_is_refused_or_ended_by_a_signal(
-    tmp_path: Path, scratch: Path, number: int
-) -> None:
-    """The real thing, as far as SQLite still gets to execute it."""
+def test_statement_that_never_ends_is_refused_or_ended_by_a_signal(tmp_path: Path, scratch: Path, number: int) -> None:
+    """The same with a real statement, as far as SQLite still executes it."""
     url = hostile(tmp_path, segment=log(TABLES, (BUSY,)))
     process = subprocess.Popen(
         command("verify", url, "--scratch", scratch), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -168,7 +166,7 @@ def test_a_statement_that_never_ends_is_refused_or_ended_by_a_signal(
 
 
 def children_at(place: Path) -> list[int]:
-    """Processes that have something open there."""
+    """Processes that have this path in their command line."""
     found = []
     for process in psutil.process_iter(["pid"]):
         try:
@@ -179,10 +177,10 @@ def children_at(place: Path) -> list[int]:
     return found
 
 
-def test_a_call_that_never_ends_is_ended_without_anybody(
+def test_call_that_never_ends_is_ended_by_the_time_limit(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it has taken so much processor time without any sign; the place where it stands still is named."""
+    """A child that used too much processor time without progress is ended, and the message says where it was stuck."""
     monkeypatch.setattr(parent, "_CHILD", SPINNING)
     monkeypatch.setattr(limits, "STUCK_AFTER", 1.0)
     said = backup_cli("verify", hostile(tmp_path, segment=log(TABLES)), "--scratch", scratch)
@@ -191,7 +189,7 @@ def test_a_call_that_never_ends_is_ended_without_anybody(
     assert not list(Path(tmp_path / "hostile.bkp").glob("damage"))  # it is no proof
 
 
-def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path, scratch: Path) -> None:
+def test_child_process_dies_with_its_killed_parent(tmp_path: Path, scratch: Path) -> None:
     spinning = (
         "import sys\nfrom backends.confined import parent\n"
         f"parent._CHILD = {SPINNING!r}\n"
@@ -217,14 +215,14 @@ def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path, scratch: Path
 # Memory and disk
 
 
-def test_a_table_of_many_rows_where_one_is_expected(tmp_path: Path, scratch: Path) -> None:
+def test_table_of_a_million_rows_instead_of_one_stays_within_the_limits(tmp_path: Path, scratch: Path) -> None:
     url = hostile(tmp_path, snapshot=snapshot_of(many_rows(tmp_path / "rows")), segment=segment())
     said, memory, disk = measured(scratch, "verify", url)
     assert said.code == 3 and "several rows" in said.err, said
     assert memory < 75 and disk < 100
 
 
-def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
+def test_legacy_backup_of_a_million_rows_stays_within_the_limits(tmp_path: Path, scratch: Path) -> None:
     old = tmp_path / "older.bkp"
     old.write_bytes(legacy_file(many_rows(tmp_path / "rows"), ("SELECT 1",)))
     said, memory, disk = measured(scratch, "restore", f"file://{old}", scratch / "restored")
@@ -234,7 +232,7 @@ def test_an_older_file_of_many_rows(tmp_path: Path, scratch: Path) -> None:
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_a_table_that_doubles(tmp_path: Path, scratch: Path, older: bool) -> None:
+def test_table_that_doubles_stays_within_the_limits(tmp_path: Path, scratch: Path, older: bool) -> None:
     if older:
         place = tmp_path / "older.bkp"
         place.write_bytes(legacy_file(b"", TABLES, DOUBLING))
@@ -247,7 +245,7 @@ def test_a_table_that_doubles(tmp_path: Path, scratch: Path, older: bool) -> Non
     assert list(scratch.iterdir()) == []
 
 
-def test_a_snapshot_that_unpacks_to_gigabytes(tmp_path: Path, scratch: Path) -> None:
+def test_snapshot_that_unpacks_to_gigabytes_stays_within_the_limits(tmp_path: Path, scratch: Path) -> None:
     piece = bytes(1 << 18)
     url = hostile(tmp_path, snapshot=snapshot_of(piece * 600), segment=segment())
     said, memory, disk = measured(scratch, "verify", url)
@@ -255,7 +253,7 @@ def test_a_snapshot_that_unpacks_to_gigabytes(tmp_path: Path, scratch: Path) -> 
     assert memory < 150 and disk < 200
 
 
-def test_a_statement_of_a_gigabyte_out_of_a_few_kilobytes(tmp_path: Path, scratch: Path) -> None:
+def test_statement_that_unpacks_to_hundreds_of_megabytes_stays_within_the_limits(tmp_path: Path, scratch: Path) -> None:
     size = (300 << 20) + 100
     bomb = Forged(long_statement(size), size=size, flags=FRAME | 4)
     url = hostile(tmp_path, segment=segment(bomb))
@@ -268,13 +266,13 @@ SORTS = "INSERT INTO vars (name) WITH n (i) AS (VALUES {rows}) SELECT q0.i FROM 
     rows=", ".join(f"({row})" for row in range(50)),
     lists=", ".join(f"(SELECT x, i FROM t, n ORDER BY x, i DESC LIMIT 49 OFFSET 1) AS q{n}" for n in range(12)),
 )
-"""Twelve lists of 50 MB that lie on the disk at the same time, sorted; with more of them, any disk is full."""
+"""Twelve sorted lists of 50 MB that are on the disk at the same time; with more of them, any disk is full."""
 
 
-def test_temporary_files_of_one_statement_fill_no_disk(
+def test_temporary_files_of_one_statement_do_not_fill_the_disk(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them is smaller than a file may be."""
+    """Each of the files is smaller than the limit for one file."""
     tighter = "from backends.confined import child; from backends.sqlite import limits; limits.SPOOL = 0; child.main()"
     monkeypatch.setattr(parent, "_CHILD", f"import sys; sys.path += sys.argv[1:]; {tighter}")
     value = f"INSERT INTO t VALUES (x'{'41' * 1_000_000}')"
@@ -284,8 +282,8 @@ def test_temporary_files_of_one_statement_fill_no_disk(
     assert list(scratch.iterdir()) == []
 
 
-def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path: Path) -> None:
-    """Its end is looked at when the node starts: 77 MB of such records took 460 MiB."""
+def test_log_of_20000_changes_without_effect_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """A start of the node reads the end of the log: 77 MB of such records took 460 MiB of memory."""
     nothing = packed(b"PRAGMA foreign_keys = ON", flags=FRAME, data_version=0)
     advancing = packed(data_version=1)
     url = hostile(tmp_path, segment=segment(advancing, *[nothing] * 20_000))
@@ -294,8 +292,8 @@ def test_a_log_of_changes_that_lead_nowhere_takes_no_memory_of_the_node(tmp_path
     assert len(end.changes) == MAX_CHANGES and end.sequence == 20_001 and not end.whole
 
 
-def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) -> None:
-    """Nobody is ever locked out of his own money."""
+def test_no_limits_option_accepts_a_backup_beyond_the_limits(tmp_path: Path, scratch: Path) -> None:
+    """Nobody is ever locked out of their own money."""
     fewer = DOUBLING[:12]
     url = hostile(tmp_path, segment=log(TABLES, fewer))
     assert backup_cli("verify", url, "--scratch", scratch).code == 3
@@ -323,7 +321,7 @@ def test_no_limits_lets_through_whatever_it_is(tmp_path: Path, scratch: Path) ->
         b"",
     ],
 )
-def test_a_child_that_was_taken_over_is_not_believed(
+def test_child_process_that_answers_nonsense_is_not_believed(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
     times = 1 if says.endswith(b"\n") else 30
@@ -336,7 +334,7 @@ def test_a_child_that_was_taken_over_is_not_believed(
 
 
 @pytest.mark.parametrize("made", ["link", "fifo", "shorter", "nothing", "other"])
-def test_what_a_child_has_not_made_is_not_published(
+def test_file_that_the_child_process_did_not_make_properly_is_not_published(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, made: str
 ) -> None:
     victim = tmp_path / "victim"
@@ -367,8 +365,8 @@ def test_what_a_child_has_not_made_is_not_published(
     assert victim.stat().st_size == 4096
 
 
-def test_errors_come_back_as_themselves(tmp_path: Path, scratch: Path) -> None:
-    """With the words, the exit code, and what the backup remembers of them."""
+def test_error_in_the_child_process_keeps_sentence_exit_code_and_finding(tmp_path: Path, scratch: Path) -> None:
+    """The parent reports the child's error: its sentence, its exit code, and the damage noted in the backup."""
     files: Files = backup(segment=log(TABLES, ("INSERT INTO nowhere VALUES (1)",)))
     place = written(tmp_path / "hostile.bkp", files)
     said = backup_cli("verify", place.as_uri(), "--scratch", scratch)

@@ -1,4 +1,4 @@
-"""A backup whose database brings along what no lightningd makes, and what would run inside lightningd."""
+"""A backup whose database holds objects that no lightningd makes, and that would run inside lightningd."""
 
 import gzip
 import os
@@ -51,7 +51,9 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("schema", "told"), UNKNOWN.values(), ids=UNKNOWN.keys())
-def test_restore_and_verify_refuse_it_by_name(tmp_path: Path, schema: list[str], told: str) -> None:
+def test_restore_and_verify_refuse_an_unknown_schema_object_by_name(
+    tmp_path: Path, schema: list[str], told: str
+) -> None:
     url = hostile_backup(tmp_path, schema)
     (tmp_path / "new").mkdir()
     for said in (restore(url, tmp_path / "new"), verify(url, tmp_path)):
@@ -62,11 +64,11 @@ def test_restore_and_verify_refuse_it_by_name(tmp_path: Path, schema: list[str],
 @pytest.mark.parametrize(
     "made", [["CREATE TRIGGER r AFTER INSERT ON version BEGIN SELECT 1; END"], ["CREATE VIEW r AS SELECT 1"]]
 )
-def test_what_a_change_makes_is_refused_as_well(tmp_path: Path, made: list[str]) -> None:
+def test_schema_object_made_by_a_change_in_the_log_is_refused(tmp_path: Path, made: list[str]) -> None:
     assert_refused(verify(hostile_backup(tmp_path, [], made), tmp_path), "holds objects that no lightningd makes.* r")
 
 
-def test_import_refuses_it(tmp_path: Path) -> None:
+def test_import_of_a_legacy_backup_with_a_trigger_is_refused(tmp_path: Path) -> None:
     database = node(tmp_path / "db", "CREATE TRIGGER steal AFTER INSERT ON version BEGIN SELECT 1; END")
     written = Written().snapshot(7, database)
     old = tmp_path / "old.bkp"
@@ -79,8 +81,9 @@ def test_import_refuses_it(tmp_path: Path) -> None:
     assert said.code == 0, said
 
 
-def test_nothing_is_written_into_a_living_nodes_database(tmp_path: Path) -> None:
-    """Whoever owns the destination could append a change; at the next start it would be made again in place."""
+def test_change_that_makes_a_schema_object_is_not_replayed_into_the_nodes_database(tmp_path: Path) -> None:
+    """Whoever owns the destination could append a change; at the next start it would be replayed into the node's own
+    file."""
     for number, made in enumerate([STEAL, "CREATE VIEW r AS SELECT 1", "CREATE TABLE r (x CHECK (x > 0))"]):
         database = node(tmp_path / f"db{number}")
         before = database.read_bytes()
@@ -89,10 +92,10 @@ def test_nothing_is_written_into_a_living_nodes_database(tmp_path: Path) -> None
         assert database.read_bytes() == before
 
 
-# Whoever knows better
+# The operator knows better
 
 
-def test_what_was_accepted_comes_along(tmp_path: Path) -> None:
+def test_accept_schema_option_restores_the_unknown_object(tmp_path: Path) -> None:
     url = hostile_backup(tmp_path, ["CREATE VIEW mine AS SELECT 1 AS x"])
     assert verify(url, tmp_path).code == 1
     said = verify(url, tmp_path, "--accept-schema")
@@ -102,18 +105,18 @@ def test_what_was_accepted_comes_along(tmp_path: Path) -> None:
     assert rows(tmp_path / "new" / "lightningd.sqlite3", "SELECT x FROM mine") == [(1,)]
 
 
-def test_accepting_what_is_not_there_changes_nothing(tmp_path: Path) -> None:
+def test_accept_schema_option_without_unknown_objects_changes_nothing(tmp_path: Path) -> None:
     assert verify(hostile_backup(tmp_path, []), tmp_path, "--accept-schema").code == 0
 
 
-def test_it_is_no_damage_of_the_backup(tmp_path: Path) -> None:
-    """Noted as damage, it would have the node take snapshot after snapshot of its own view."""
+def test_unknown_schema_object_is_not_noted_as_damage(tmp_path: Path) -> None:
+    """Noted as damage, it would make the node take snapshot after snapshot of its own view."""
     url = hostile_backup(tmp_path, ["CREATE VIEW mine AS SELECT 1 AS x"])
     assert verify(url, tmp_path).code == 1
     assert not (tmp_path / "hostile.bkp" / "damage").exists()
 
 
-def test_init_and_check_config_tell_it_at_once(world: World, history: History) -> None:
+def test_init_and_check_config_warn_of_an_unknown_schema_object(world: World, history: History) -> None:
     world.run_without_plugin([history.first(), *history.notes(3)])
     with closing(apsw.Connection(str(world.database))) as connection:
         execute(connection, "CREATE VIEW payments_by_day AS SELECT 1 AS x")
@@ -126,7 +129,7 @@ def test_init_and_check_config_tell_it_at_once(world: World, history: History) -
     assert backup_cli("verify", world.url, "--accept-schema").code == 0
 
 
-def test_init_names_the_function_that_cannot_be_called(world: World, history: History) -> None:
+def test_init_of_a_database_whose_index_calls_a_forbidden_function_names_it(world: World, history: History) -> None:
     """An expression index of the operator's: the log could never be replayed, and the database is not corrupt."""
     world.run_without_plugin([history.first(), *history.notes(3)])
     with closing(apsw.Connection(str(world.database))) as connection:
@@ -142,21 +145,21 @@ def test_init_names_the_function_that_cannot_be_called(world: World, history: Hi
 # Names
 
 
-def test_names_are_shown_as_one_printable_line(tmp_path: Path) -> None:
+def test_hostile_name_of_a_schema_object_is_one_printable_line(tmp_path: Path) -> None:
     evil = 'CREATE VIEW "\x1b[2J\nerror: all is well\u202e' + "x" * 500 + '" AS SELECT 1'
     said = verify(hostile_backup(tmp_path, [evil]), tmp_path)
     assert said.code == 1 and r"view \x1b[2J\x0aerror: all is well\u202exx" in said.err
     assert "\x1b[2J" not in said.err and "\u202e" not in said.err and "x" * 100 not in said.err
 
 
-def test_thousands_of_them(tmp_path: Path) -> None:
+def test_thousands_of_unknown_schema_objects_are_counted_and_not_all_listed(tmp_path: Path) -> None:
     views = [f"CREATE VIEW w{number} AS SELECT 1" for number in range(2000)]
     with closing(apsw.Connection(str(node(tmp_path / "db", "BEGIN", *views, "COMMIT")))) as connection:
         found = unknown_objects(connection)
     assert found.count == 2000 and len(found.objects) == SHOWN and "and 1980 more" in found.sentence()
 
 
-def test_a_definition_of_megabytes_is_not_read(tmp_path: Path) -> None:
+def test_schema_definition_of_megabytes_is_unknown_without_being_parsed(tmp_path: Path) -> None:
     with closing(apsw.Connection(str(node(tmp_path / "db", f"CREATE TABLE t (x {' ' * 5_000_000})")))) as connection:
         assert unknown_objects(connection).objects == ("table t (its definition)",)
 
@@ -173,12 +176,12 @@ KNOWN = [
 
 
 @pytest.mark.parametrize("schema", KNOWN)
-def test_what_lightningd_might_make(tmp_path: Path, schema: list[str]) -> None:
+def test_schema_that_lightningd_might_make_is_known(tmp_path: Path, schema: list[str]) -> None:
     with closing(apsw.Connection(str(node(tmp_path / "db", *schema)))) as connection:
         assert unknown_objects(connection) == UnknownObjects()
 
 
-def test_a_recorded_nodes_schema_is_known() -> None:
+def test_recorded_nodes_schema_is_known() -> None:
     recording = Path(__file__).parents[2] / "backup_cli" / "drill" / "recordings" / "fresh-channel.sqlite3.gz"
     with closing(apsw.Connection(":memory:")) as connection:
         connection.deserialize("main", gzip.decompress(recording.read_bytes()))
@@ -186,7 +189,7 @@ def test_a_recorded_nodes_schema_is_known() -> None:
         assert not unknown_objects(connection)
 
 
-# At random: whatever SQLite runs has been told of
+# At random: whatever SQLite runs is reported
 
 GAPS = st.sampled_from(
     [" ", "\n", "\t", "/**/", "/*'*/", '/*"*/', "/* ] */", "--'\n", '--"\n', " /* -- */ ", "\f", "\ufeff"]
@@ -230,7 +233,7 @@ def schemas(draw: st.DrawFn) -> list[str]:
 
 @given(schemas())
 @settings(max_examples=150 * CAMPAIGN, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_runs_in_a_random_schema_was_told_of(schema: list[str]) -> None:
+def test_random_schema_that_runs_a_function_is_reported_as_unknown(schema: list[str]) -> None:
     ran: list[int] = []
 
     def probe(*values: "apsw.SQLiteValue") -> int:
@@ -243,7 +246,7 @@ def test_whatever_runs_in_a_random_schema_was_told_of(schema: list[str]) -> None
         try:
             execute(connection, *schema)
         except apsw.Error:
-            return  # SQLite takes it for no schema
+            return  # SQLite does not accept it as a schema
         for statement in (
             "INSERT INTO t (k) VALUES (1)", "INSERT INTO t DEFAULT VALUES", "UPDATE t SET k = 2", "SELECT * FROM t",
             "PRAGMA integrity_check", "SELECT * FROM v", "REINDEX",
@@ -258,8 +261,8 @@ def test_whatever_runs_in_a_random_schema_was_told_of(schema: list[str]) -> None
 
 @given(schemas())
 @settings(max_examples=50 * CAMPAIGN, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_random_schema_calls_nothing_on_our_connections(schema: list[str]) -> None:
-    """The same definitions with a function of SQLite's, made elsewhere and opened by us."""
+def test_random_schema_calls_no_forbidden_function_on_our_connections(schema: list[str]) -> None:
+    """The same definitions, with a function of SQLite's instead of the probe, made elsewhere and opened by us."""
     with closing(apsw.Connection(":memory:")) as connection:
         try:
             execute(connection, "CREATE TABLE version (version PRIMARY KEY)")
@@ -283,6 +286,6 @@ def verify(url: str, scratch: Path, *options: str) -> Said:
     return backup_cli("verify", url, "--scratch", scratch, *options)
 
 
-def test_a_connection_is_given_no_more_than_it_needs(tmp_path: Path) -> None:
+def test_schema_of_a_plain_node_has_no_unknown_objects_on_our_connection(tmp_path: Path) -> None:
     with closing(connect(node(tmp_path / "db"), READ_WRITE)) as connection:
         assert not unknown_objects(connection)

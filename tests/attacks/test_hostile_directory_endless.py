@@ -21,7 +21,7 @@ _PUTFH, _READDIR41 = 22, 26
 
 
 class EndlessV3:
-    """A server of NFSv3 whose directory goes on and on, with one name for all entries, about 1 MiB an answer."""
+    """An NFSv3 server whose directory never ends; all entries have one name, and an answer is about 1 MiB."""
 
     def __init__(self, name: str) -> None:
         attributes = number(1) + number(1) + bytes(80)
@@ -36,7 +36,7 @@ class EndlessV3:
 
 
 class EndlessV41:
-    """The same of NFSv4.1, as its session answers."""
+    """An NFSv4.1 server whose directory never ends, as its session answers."""
 
     def __init__(self, name: str) -> None:
         attributes = numbers([0]) + number(0)
@@ -67,10 +67,11 @@ def entries_v41(name: str) -> tuple[Callable[[bytes], object], EndlessV41]:
 
 @pytest.mark.parametrize("make", [entries_v3, entries_v41])
 @pytest.mark.parametrize("name", [".", "..", "segment-00000001", "x" * 1000, "x" * 60_000])
-def test_nfs_server_that_lists_names_without_end(
+def test_endless_directory_of_an_nfs_server_is_refused_after_two_requests(
     make: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """65,536 names of 60 kB each were 2.8 GiB; and `.` counted for nothing, so that it never ended."""
+    """From real failures: 65,536 names of 60 kB each took 2.8 GiB, and `.` was not counted, so that reading never
+    ended."""
     monkeypatch.setattr(protocol, "MAX_ENTRIES", 1000)
     entries, server = make(name)
     with pytest.raises(Malformed, match=r"does not end|a name of"):
@@ -78,11 +79,11 @@ def test_nfs_server_that_lists_names_without_end(
     assert server.asked <= (1 if len(name) > MAX_NAME else 2)
 
 
-def test_all_names_that_are_believed_fit_into_memory() -> None:
+def test_largest_accepted_directory_fits_into_64_mib() -> None:
     assert MAX_ENTRIES * MAX_NAME <= 64 << 20
 
 
-def test_local_directory_of_more_names_than_a_backup_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_local_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A FUSE filesystem is somebody's program, and may list for ever."""
 
     class Entry:
@@ -109,7 +110,7 @@ def test_local_directory_of_more_names_than_a_backup_has(tmp_path: Path, monkeyp
             look()
 
 
-def test_local_directory_of_really_too_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_directory_with_one_name_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_NAMES", 50)
     for number_ in range(50):
         (tmp_path / f"{number_}").touch()

@@ -36,7 +36,7 @@ VICTIMS = {
 
 @pytest.fixture(params=VICTIMS)
 def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A file elsewhere; it names the journal when that is what SQLite looks for in it."""
+    """A file elsewhere. Its content names the journal if SQLite looks for that before it deletes."""
     name, content = VICTIMS[request.param]
     place = tmp_path / "elsewhere"
     place.mkdir()
@@ -78,7 +78,9 @@ OPENERS: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS.keys())
-def test_no_file_elsewhere_is_touched(tmp_path: Path, victim: Path, opener: Callable[[Path, Path], object]) -> None:
+def test_hostile_journal_deletes_no_file_elsewhere(
+    tmp_path: Path, victim: Path, opener: Callable[[Path, Path], object]
+) -> None:
     database = attacked(tmp_path, victim)
     before, content = beside(database), victim.read_bytes()
     with pytest.raises(BackupError) as caught:
@@ -88,7 +90,7 @@ def test_no_file_elsewhere_is_touched(tmp_path: Path, victim: Path, opener: Call
     assert not isinstance(caught.value, apsw.Error)
 
 
-def test_nor_by_looking_at_it(tmp_path: Path, victim: Path) -> None:
+def test_hostile_journal_deletes_no_file_when_only_inspected(tmp_path: Path, victim: Path) -> None:
     database = attacked(tmp_path, victim)
     before = beside(database)
     assert as_found(database) is Unclear.NO_DATABASE
@@ -96,8 +98,8 @@ def test_nor_by_looking_at_it(tmp_path: Path, victim: Path) -> None:
     assert beside(database) == before and victim.exists()
 
 
-def test_the_attack_is_one(tmp_path: Path) -> None:
-    """SQLite by itself does delete the file: should it ever cease to, this says that the defence has no purpose."""
+def test_plain_sqlite_does_delete_the_file_that_a_hostile_journal_names(tmp_path: Path) -> None:
+    """SQLite by itself does delete the file. If it ever stops doing so, this test says that the defence is obsolete."""
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "elsewhere" / "precious-mj0123459ab"
     file.write_bytes(f"{attacked_path(tmp_path)}-journal".encode() + b"\0")
@@ -107,7 +109,7 @@ def test_the_attack_is_one(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_init_says_what_is_wrong(tmp_path: Path, world: World) -> None:
+def test_init_refuses_a_hostile_journal_with_the_reason(tmp_path: Path, world: World) -> None:
     world.run_without_plugin([History().first()])
     victim = tmp_path / "precious-mj0123459ab"
     victim.write_bytes(f"{world.database}-journal".encode() + b"\0")
@@ -120,7 +122,7 @@ def test_init_says_what_is_wrong(tmp_path: Path, world: World) -> None:
     assert victim.exists()
 
 
-def test_a_journal_of_a_crash_names_none(tmp_path: Path) -> None:
+def test_hot_journal_of_a_real_crash_names_no_super_journal(tmp_path: Path) -> None:
     database = with_hot_journal(tmp_path)
     assert Path(f"{database}-journal").stat().st_size > 0
     assert not names_super_journal(database)
@@ -129,7 +131,7 @@ def test_a_journal_of_a_crash_names_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 16, 17])
-def test_a_journal_that_is_too_short_to_name_one(tmp_path: Path, size: int) -> None:
+def test_journal_too_short_to_name_a_super_journal_is_harmless(tmp_path: Path, size: int) -> None:
     database = node(tmp_path / "db")
     Path(f"{database}-journal").write_bytes((b"\0" * 16 + MAGIC)[-size:] if size else b"")
     assert names_super_journal(database) is (size > 16)
@@ -143,15 +145,15 @@ OLD = ["3.46.0", "3.53.4", "3.9.2"]
 
 
 @pytest.mark.parametrize("version", OLD)
-def test_a_command_refuses_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_old_sqlite_is_refused_by_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     url = hostile_backup(tmp_path, [], ["INSERT INTO version VALUES (1)"])
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: version)
     said = backup_cli("verify", url, "--scratch", tmp_path)
     assert_refused(said, rf"the SQLite library here is {version}; .*nothing changed.*pip install --upgrade")
 
 
-def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History) -> None:
-    """Though nothing is opened on its way: it would be found out on the day of a restore."""
+def test_old_sqlite_is_refused_by_the_plugin(lived: World, history: History) -> None:
+    """Although a commit opens no SQLite database: otherwise it would be found out on the day of a restore."""
     program = "import apsw; apsw.sqlite_lib_version = lambda: '3.46.0'; from plugin.main import main; main()"
     before = lived.everything_on_disk()
     with (
@@ -164,7 +166,7 @@ def test_the_plugin_refuses_an_old_sqlite(lived: World, history: History) -> Non
     }
 
 
-def test_the_floor_is_the_same_for_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_sqlite_equals_the_apsw_requirement_of_setup_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = (Path(__file__).parents[2] / "setup.cfg").read_text()
     floor = ".".join(map(str, OLDEST_SQLITE))
     assert f"\n    apsw >= {floor}.0\n" in setup

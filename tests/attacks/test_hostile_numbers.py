@@ -1,6 +1,6 @@
 """Any number, and any JSON, anywhere in a backup, on the node's side or in a server's answer: never a traceback.
 
-Each command ends with an exit code of its own. What only tells a person something is in nobody's way.
+Each command ends with an exit code of its own. Fields that only inform a person prevent no command.
 """
 
 import json
@@ -71,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def place(whole: World, tmp_path: Path) -> Iterator[World]:
-    """A copy of it for one test; `fresh` undoes what the last example did."""
+    """A copy of `whole` for one test; `fresh` undoes what the last example did."""
     world = World(tmp_path)
     fresh(whole, world)
     yield world
@@ -79,7 +79,7 @@ def place(whole: World, tmp_path: Path) -> Iterator[World]:
 
 
 def fresh(whole: World, world: World) -> None:
-    """As it was."""
+    """Make `world` a fresh copy of `whole`."""
     for made, wanted in ((whole.backup, world.backup), (whole.directory, world.directory)):
         shutil.rmtree(wanted, ignore_errors=True)
         shutil.copytree(made, wanted)
@@ -88,7 +88,7 @@ def fresh(whole: World, world: World) -> None:
 
 
 def every_command(world: World, url: str | None = None) -> list[Said]:
-    """Each that reads a backup. An exception that it lets through comes through here, too."""
+    """Run each command that reads a backup. An exception that a command lets through comes through here, too."""
     url = url or world.url
     target = world.root / "out.sqlite3"
     target.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def every_command(world: World, url: str | None = None) -> list[Said]:
 
 
 def with_field(path: Path, key: str, value: object) -> None:
-    """A text file of a backup, with this field otherwise and a checksum that fits."""
+    """Change this field in a text file of a backup, with a checksum that fits."""
     path.write_bytes(encode_document({**document(path), key: value}))
 
 
@@ -119,7 +119,7 @@ DAMAGE = {"found": 1, "by": "verify", "what": "something", "generation": 2}
 
 
 def put(world: World, name: str, key: str, value: object) -> None:
-    """Put it there."""
+    """Put this value into a field of this text file of the backup."""
     path = world.backup / name
     if name == "damage":
         path.write_bytes(encode_document(DAMAGE))
@@ -142,7 +142,7 @@ KEYS = {
 
 @often
 @given(where=st.sampled_from([(name, key) for name in NAMES for key in KEYS[name]]), value=ANYTHING)
-def test_anything_in_a_text_file_ends_with_an_exit_code(
+def test_any_value_in_a_text_file_of_a_backup_ends_with_an_exit_code(
     whole: World, place: World, where: tuple[str, str], value: object
 ) -> None:
     fresh(whole, place)
@@ -150,11 +150,11 @@ def test_anything_in_a_text_file_ends_with_an_exit_code(
     every_command(place)
     before_manifest(place.directory)
     backup_cli("status", "--lightning-dir", place.directory)
-    with_writer(place)
+    open_and_close_writer(place)
 
 
-def with_writer(world: World) -> None:
-    """Whoever opens it for writing is refused by name, or can append."""
+def open_and_close_writer(world: World) -> None:
+    """Open the backup for writing: it raises a BackupError or succeeds."""
     backup = backup_at(world.url)
     try:
         writer = backup.open(lambda level, line: None, "session")
@@ -171,7 +171,7 @@ INFORMATIVE = [
 
 @pytest.mark.parametrize(("name", "key"), INFORMATIVE)
 @pytest.mark.parametrize("value", [1 << 62, -1, 10**4000, "x" * 5000, [], None, 1e400])
-def test_what_only_tells_something_is_in_nobodys_way(
+def test_any_value_in_an_informative_field_fails_no_command(
     whole: World, place: World, name: str, key: str, value: object
 ) -> None:
     put(place, name, key, value)
@@ -189,7 +189,7 @@ def test_pid_and_time_of_2_62_are_shown_as_unknown(place: World) -> None:
     assert said.code in (0, 1)
 
 
-def test_time_of_known_damage_of_2_62(place: World) -> None:
+def test_time_2_62_of_known_damage_is_shown_as_unknown(place: World) -> None:
     put(place, "damage", "generation", document(place.backup / "manifest")["generation"])
     put(place, "damage", "found", 1 << 62)
     with_field(place.backup / "damage", "generation", document(place.backup / "manifest")["generation"])
@@ -199,7 +199,7 @@ def test_time_of_known_damage_of_2_62(place: World) -> None:
 
 
 @pytest.mark.parametrize("seconds", [*EDGES[:-1], float("inf"), -float("inf"), 1e300, -1.5])
-def test_every_time_can_be_shown(seconds: float) -> None:
+def test_any_time_can_be_shown(seconds: float) -> None:
     assert moment(seconds)
     assert moment_ago(seconds)
     assert ago(seconds)
@@ -219,7 +219,7 @@ FIELDS = {name: bits for name, bits in zip(
 @given(
     field=st.sampled_from([*FIELDS]), value=st.sampled_from(EDGES) | st.integers(0, (1 << 64) - 1), first=st.booleans()
 )
-def test_any_number_in_a_record_header_with_a_checksum_that_fits(
+def test_any_number_in_a_record_header_ends_with_an_exit_code(
     whole: World, place: World, field: str, value: int, first: bool
 ) -> None:
     fresh(whole, place)
@@ -233,7 +233,7 @@ def test_any_number_in_a_record_header_with_a_checksum_that_fits(
     segment.write_bytes(data[:offset] + record + data[offset + len(record) :])
     every_command(place)
     before_manifest(place.directory)
-    with_writer(place)
+    open_and_close_writer(place)
 
 
 @often
@@ -242,7 +242,7 @@ def test_any_number_in_a_record_header_with_a_checksum_that_fits(
     at=st.sampled_from([(8, 2), (10, 2), (12, 4), (32, 8)]),
     value=st.sampled_from(EDGES),
 )
-def test_any_number_in_a_file_header_with_a_checksum_that_fits(
+def test_any_number_in_a_file_header_ends_with_an_exit_code(
     whole: World, place: World, name: str, at: tuple[int, int], value: int
 ) -> None:
     fresh(whole, place)
@@ -251,17 +251,17 @@ def test_any_number_in_a_file_header_with_a_checksum_that_fits(
     head = data[:start] + (abs(value) % (1 << 8 * length)).to_bytes(length, "little") + data[start + length : 60]
     path.write_bytes(head + crc32(head).to_bytes(4, "little") + data[FILE_HEADER_SIZE:])
     every_command(place)
-    with_writer(place)
+    open_and_close_writer(place)
 
 
 @pytest.mark.parametrize("name", ["segment-9223372036854775807", "segment-" + "9" * 200, "snapshot-" + "8" * 30])
-def test_names_with_numbers_that_nothing_has(place: World, name: str) -> None:
+def test_any_number_in_a_file_name_ends_with_an_exit_code(place: World, name: str) -> None:
     (place.backup / name).write_bytes(b"x")
     every_command(place)
-    with_writer(place)
+    open_and_close_writer(place)
 
 
-def test_sparse_file_of_2_62_bytes_is_no_long_work(place: World) -> None:
+def test_huge_sparse_segment_does_not_take_long(place: World) -> None:
     segment = last_segment(place.backup)
     segment.chmod(0o600)
     with segment.open("r+b") as file:
@@ -281,7 +281,9 @@ NODE_FILES = ("backup.lock", "backup.session", "backup.witness", "backup.found")
 
 @often
 @given(data=st.data(), name=st.sampled_from(NODE_FILES))
-def test_anything_in_a_file_of_the_nodes_side(whole: World, place: World, data: st.DataObject, name: str) -> None:
+def test_any_value_in_a_file_of_the_node_ends_with_an_exit_code(
+    whole: World, place: World, data: st.DataObject, name: str
+) -> None:
     fresh(whole, place)
     path = place.directory / name
     value = data.draw(ANYTHING)
@@ -300,7 +302,7 @@ def test_anything_in_a_file_of_the_nodes_side(whole: World, place: World, data: 
     assert not any("could not be compared" in line for _, line in start.lines), start.lines
 
 
-def test_note_of_an_earlier_release_is_read(place: World) -> None:
+def test_sync_point_of_an_earlier_release_is_read(place: World) -> None:
     note = read_sync_point(place.directory)
     assert note is not None
     assert b"written" not in encode(note)
@@ -320,17 +322,19 @@ def test_note_of_an_earlier_release_is_read(place: World) -> None:
         ("restore", "--to-version", "{}", "--not-for-a-node", "file:///nowhere/x", "/nowhere"),
     ],
 )
-def test_number_of_thousands_of_digits(arguments: tuple[str, ...], digits: int) -> None:
+def test_number_of_thousands_of_digits_on_the_command_line_is_refused(arguments: tuple[str, ...], digits: int) -> None:
     said = backup_cli(*(word.format("9" * digits) for word in arguments))
     assert said.code in (1, 2)
 
 
-# A stick's own words
+# What a stick's superblock says
 
 
 @often
 @given(at=st.sampled_from(range(80, 120)), value=st.integers(0, 255), more=st.binary(min_size=30, max_size=30))
-def test_any_number_in_the_superblock_of_a_stick(tmp_path: Path, at: int, value: int, more: bytes) -> None:
+def test_any_number_in_the_superblock_of_a_stick_raises_nothing(
+    tmp_path: Path, at: int, value: int, more: bytes
+) -> None:
     boot = bytearray(512)
     boot[3:11] = b"EXFAT   "
     boot[88:118] = more
@@ -343,7 +347,9 @@ def test_any_number_in_the_superblock_of_a_stick(tmp_path: Path, at: int, value:
 @pytest.mark.parametrize(
     ("sector", "cluster", "heap"), [(255, 255, 1 << 31), (62, 1, 1 << 31), (0, 0, 0), (9, 0, 1 << 31)]
 )
-def test_stick_whose_sectors_are_larger_than_any(tmp_path: Path, sector: int, cluster: int, heap: int) -> None:
+def test_superblock_with_impossible_sector_sizes_is_not_recognised(
+    tmp_path: Path, sector: int, cluster: int, heap: int
+) -> None:
     """A seek to 2^286 raises OverflowError, and a cluster of one byte IndexError."""
     boot = bytearray(b"\x83" * 512)
     boot[3:11], boot[88:92], boot[96:100] = b"EXFAT   ", struct.pack("<I", heap), struct.pack("<I", 2)
@@ -368,8 +374,10 @@ def against(world: World, monkeypatch: pytest.MonkeyPatch, version: str, server:
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
-def test_server_that_answers_honestly(place: World, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """Else the next test would show nothing."""
+def test_nfs_server_that_answers_honestly_serves_every_command(
+    place: World, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Otherwise the next test would prove nothing."""
     asked = set()
 
     def honest(what: str, answer: bytes) -> bytes:
@@ -389,7 +397,7 @@ def test_server_that_answers_honestly(place: World, monkeypatch: pytest.MonkeyPa
     value=st.sampled_from(VALUES) | st.integers(0, (1 << 32) - 1),
     wide=st.booleans(),
 )
-def test_any_number_in_any_answer_of_a_server(
+def test_any_number_in_any_answer_of_an_nfs_server_ends_with_an_exit_code(
     place: World, monkeypatch: pytest.MonkeyPatch, version: str, kind: int, word: int, value: int, wide: bool
 ) -> None:
     """Sizes, counts, file numbers, cookies, limits, times, statuses: in every answer to one kind of question."""
@@ -411,7 +419,7 @@ def test_any_number_in_any_answer_of_a_server(
 
 @pytest.mark.parametrize("largest", [0, 1, 1023, 1024, 1535])
 @pytest.mark.parametrize("field", [1, 2])
-def test_server_whose_calls_are_smaller_than_their_heads(
+def test_nfs_server_with_request_sizes_below_the_header_is_refused(
     place: World, monkeypatch: pytest.MonkeyPatch, largest: int, field: int
 ) -> None:
     """maxrequest or maxresponse below 1024 left no room for data: a negative length, and a traceback."""

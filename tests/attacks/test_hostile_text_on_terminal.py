@@ -23,7 +23,7 @@ from backends.sqlite.error_text import sqlite_words
 from backends.sqlite.statement_outline import outline
 from backends.text import one_line
 from backup_cli.main import cli
-from tests.attacks.hostile_text import EVERY_SEQUENCE, SEQUENCES, assert_calm, quoted, saved, some
+from tests.attacks.hostile_text import EVERY_SEQUENCE, SEQUENCES, append_change, assert_calm, quoted, some
 from tests.end_to_end.world import Said, World, backup_cli
 from tests.fake_lightningd import History, Refused
 from tests.log.histories import CAMPAIGN
@@ -33,7 +33,7 @@ each_sequence = some(EVERY_SEQUENCE, "all")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is really executed (`ATTACH`) makes its file there, and not in this project."""
+    """Work in a temporary directory: a statement that is really executed (`ATTACH`) makes its file there."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -60,7 +60,7 @@ STATEMENTS = {
 @some(STATEMENTS, "a table that is not there", "nothing but it")
 def test_hostile_statement_is_one_line_of_text(lived: World, case: str) -> None:
     text = "".join(SEQUENCES.values())
-    saved(lived, case.format(text=text, name=quoted(text)))
+    append_change(lived, case.format(text=text, name=quoted(text)))
     for command in (["verify"], ["verify", "--show-statements"], ["compact"], ["status"], ["status", "--json"]):
         calm(backup_cli(*command, lived.url), 3)
     calm(backup_cli("restore", "--show-statements", lived.url, lived.root / "new.sqlite3"), 3)
@@ -83,8 +83,8 @@ def test_hostile_names_of_tables_are_one_line_of_text(lived: World, history: His
 
 
 @each_sequence
-def test_hostile_words_of_a_session_are_one_line_of_text(lived: World, history: History, case: str) -> None:
-    """Another node's, as it seems: it is named to whoever asks, and in the node's log."""
+def test_hostile_fields_of_a_session_marker_are_one_line_of_text(lived: World, history: History, case: str) -> None:
+    """The marker seems to be another node's: commands and the node's log name it."""
     text = case
     path = lived.backup / SESSION
     fields = decode_document(SESSION, path.read_bytes())
@@ -125,7 +125,7 @@ def test_hostile_names_of_files_are_one_line_of_text(lived: World, tmp_path: Pat
     assert len([line for line in said.err.splitlines() if line.startswith("  file:///")]) == 2
 
 
-def test_name_that_is_no_utf8_is_no_traceback(lived: World, tmp_path: Path) -> None:
+def test_path_that_is_no_utf8_prints_no_traceback(lived: World, tmp_path: Path) -> None:
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b"))
     place.mkdir()
     calm(backup_cli("verify", place.as_uri()), 1)
@@ -133,7 +133,7 @@ def test_name_that_is_no_utf8_is_no_traceback(lived: World, tmp_path: Path) -> N
     calm(backup_cli("init", "--lightning-dir", place, lived.url + "2"), 0, 1)
 
 
-def test_old_terminal_gets_no_traceback(lived: World) -> None:
+def test_ascii_terminal_gets_no_traceback(lived: World) -> None:
     words = [sys.executable, "-m", "backup_cli.main", "verify", lived.url]
     said = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert said.returncode == 0, said
@@ -156,7 +156,7 @@ def test_hostile_arguments_are_one_line_of_text(case: str) -> None:
 
 @pytest.fixture
 def sticks_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A table of mounts and devices, all with hostile words."""
+    """A table of mounts and devices whose names are all hostile; returns such a name."""
     words = "".join(SEQUENCES.values())
     octal = "".join(f"\\{byte:03o}" for byte in words.encode())
     root = "35 1 98:1 / / rw - ext4 /dev/root rw\n"
@@ -194,7 +194,7 @@ def test_hostile_labels_and_mount_points_are_one_line_of_text(
 
 @each_sequence
 def test_hostile_name_of_a_process_is_one_line_of_text(lived: World, case: str) -> None:
-    """Anybody may call a process what he likes, and open a database that he may read."""
+    """Any user may name a process as they like, and open a database that they may read."""
     text = case
     code = (
         "import sys; open('/proc/self/comm', 'w').write(sys.argv[2]); f=open(sys.argv[1]); print(flush=True); input()"
@@ -235,7 +235,7 @@ URLS = (
 
 
 @some({url: url for url in URLS}, *URLS[:2])
-def test_hostile_backup_lock_is_one_line_everywhere(lived: World, history: History, case: str) -> None:
+def test_hostile_backup_lock_is_one_line_in_output_log_and_mail(lived: World, history: History, case: str) -> None:
     lock = lived.directory / "backup.lock"
     text = "".join(SEQUENCES.values())
     document = json.loads(lock.read_bytes())
@@ -259,7 +259,7 @@ def test_hostile_backup_lock_is_one_line_everywhere(lived: World, history: Histo
 def test_newline_in_a_statement_begins_no_line_in_the_log_or_a_mail(
     lived: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """lightningd itself sends what this release does not know, with a peer's text in it."""
+    """lightningd itself sends a statement that this release does not know, with a peer's text in it."""
     monkeypatch.chdir(lived.root)  # the node itself attaches the file
     mail = lived.directory / "backup.notify"
     mail.write_text('#!/bin/sh\nprintf "%s\\0" "$@" "$LIGHTNINGD_BACKUP_SENTENCE" > mail.part && mv mail.part mail\n')
@@ -295,7 +295,7 @@ foreign = st.text(st.characters(), max_size=300) | st.sampled_from(list(SEQUENCE
 
 @settings(max_examples=100 * CAMPAIGN, deadline=None)
 @given(foreign, foreign)
-def test_any_text_in_any_error_is_calm(text: str, other: str) -> None:
+def test_any_text_in_an_error_is_harmless_on_a_terminal(text: str, other: str) -> None:
     @click.command()
     @click.argument("words", nargs=-1)
     def fails(words: str) -> None:
@@ -318,7 +318,7 @@ def test_any_text_in_any_error_is_calm(text: str, other: str) -> None:
         foreign | st.sampled_from(["INSERT ", "INTO ", "UPDATE ", '"', "'", "[", "]", "--", "/*", "*/", "\n", "OR"])
     )
 )
-def test_any_statement_is_outlined_in_calm_words(parts: list[str]) -> None:
+def test_outline_of_any_statement_is_one_harmless_line(parts: list[str]) -> None:
     said = outline("".join(parts))
     assert_calm(said, 1)
     assert len(said) < 80
@@ -329,5 +329,5 @@ def test_any_statement_is_outlined_in_calm_words(parts: list[str]) -> None:
 @given(
     foreign, st.sampled_from(["{}", 'near "{}": syntax error', "no such table: {}", "UNIQUE constraint failed: {}.{}"])
 )
-def test_any_words_of_sqlite_are_calm(text: str, form: str) -> None:
+def test_any_message_of_sqlite_is_one_harmless_line(text: str, form: str) -> None:
     assert_calm(sqlite_words(ValueError(form.replace("{}", text))), 1)

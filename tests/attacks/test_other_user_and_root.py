@@ -30,7 +30,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def theirs(place: Path, history: History) -> World:
-    """A node that has lived, and its backup; all of it another user's."""
+    """A node with some history and its backup; all of it belongs to another user."""
     world = World(place / "home")
     world.init().run([history.first(), *history.notes(5)])
     given_to(NAMELESS, world.root)
@@ -49,22 +49,22 @@ def roots(place: Path) -> Path:
 
 
 def cli(*arguments: object, environment: dict[str, str] | None = None) -> Said:
-    """`backup-cli`, by root."""
+    """Run `backup-cli` as root."""
     return run(*command(*arguments), environment=environment)
 
 
 def patched(code: str, *arguments: object) -> Said:
-    """The same with something done at a moment that an attacker would have to hit."""
+    """Run `backup-cli` as root after `code`, which acts at a moment that an attacker would have to hit."""
     words = [str(word) for word in arguments]
     return run(sys.executable, "-c", f"{code}\nimport backup_cli.main\nbackup_cli.main.main({words!r})")
 
 
 def of_root(*places: Path) -> list[Path]:
-    """What lies there and belongs to root."""
+    """The paths at and below these places that belong to root."""
     return [path for place in places for path in (place, *place.rglob("*")) if path.lstat().st_uid == 0]
 
 
-# What was done
+# Attacks that worked once
 
 
 RECORDS = """#!/bin/sh
@@ -74,7 +74,7 @@ RECORDS = """#!/bin/sh
 
 
 def recording_plugin(theirs: World, place: Path) -> Path:
-    """The config names a plugin that tells whom it runs as; the file that it tells it in."""
+    """Configure a plugin that records as whom it runs; returns the file with the record."""
     record = place / "record"
     record.touch()
     record.chmod(0o666)
@@ -85,7 +85,7 @@ def recording_plugin(theirs: World, place: Path) -> Path:
     return record
 
 
-def test_important_plugin_is_started_as_the_directorys_owner(theirs: World, place: Path) -> None:
+def test_important_plugin_is_started_as_the_owner_of_the_node_directory(theirs: World, place: Path) -> None:
     record = recording_plugin(theirs, place)
     said = cli("check-config", "--lightning-dir", theirs.directory, environment={"ROOTS_TOKEN": "12345"})
     assert "starts, but does not answer" in said.out, said
@@ -97,8 +97,8 @@ def test_important_plugin_is_started_as_the_directorys_owner(theirs: World, plac
     assert re.findall(r"Cap\w+:\s*(\w+)", told) == ["0" * 16] * 3
 
 
-def test_the_started_plugin_has_no_terminal_to_type_into(theirs: World, place: Path) -> None:
-    """What it pushed into root's terminal (TIOCSTI), root's shell would run."""
+def test_plugin_started_by_root_has_no_terminal_to_type_into(theirs: World, place: Path) -> None:
+    """Whatever it pushed into root's terminal (TIOCSTI), root's shell would run."""
     if shutil.which("script") is None:
         pytest.skip("needs script, to have a terminal")
     record = recording_plugin(theirs, place)
@@ -108,7 +108,7 @@ def test_the_started_plugin_has_no_terminal_to_type_into(theirs: World, place: P
     assert "terminal" not in record.read_text()
 
 
-def test_backup_lock_that_is_a_link_to_a_file_of_roots(theirs: World, roots: Path) -> None:
+def test_backup_lock_that_links_to_a_file_of_roots_is_not_copied(theirs: World, roots: Path) -> None:
     lock = theirs.directory / "backup.lock"
     lock.unlink()
     lock.symlink_to(roots)
@@ -123,8 +123,8 @@ def _holds_secret(path: Path) -> bool:
     return SECRET.encode() in path.read_bytes()
 
 
-def test_link_in_the_place_of_a_name_that_was_just_found_free(theirs: World, roots: Path) -> None:
-    """Root wrote what the user wanted to where the user wanted."""
+def test_link_planted_at_a_name_that_was_just_free_is_not_written_through(theirs: World, roots: Path) -> None:
+    """From a real finding: root wrote what the user wanted to where the user wanted."""
     code = (
         "import backup_cli.options as options\n"
         "free = options.free_name\n"
@@ -158,7 +158,7 @@ while time.monotonic() < until:
 """
 
 
-def test_file_being_restored_exchanged_for_a_link_to_roots_own_database(place: Path, history: History) -> None:
+def test_restored_file_exchanged_for_a_link_to_roots_database_does_not_alter_it(place: Path, history: History) -> None:
     theirs = World(place / "home")
     theirs.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
     own = place / "root" / "lightningd.sqlite3"
@@ -180,8 +180,9 @@ def test_file_being_restored_exchanged_for_a_link_to_roots_own_database(place: P
     assert of_root(theirs.directory) == []
 
 
-def test_hard_link_to_a_file_of_roots_is_not_written_over(theirs: World, roots: Path) -> None:
-    """Kernels without fs.protected_hardlinks let any user make one. The lock's text goes over what is there."""
+def test_hard_link_to_a_file_of_roots_is_not_overwritten(theirs: World, roots: Path) -> None:
+    """Kernels without fs.protected_hardlinks let any user make such a link, and the lock's text would overwrite the
+    file."""
     for name in ("backup.pid", "backup.witness"):
         (theirs.directory / name).unlink(missing_ok=True)
         os.link(roots, theirs.directory / name)
@@ -214,7 +215,7 @@ COMMANDS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_nothing_of_roots_is_left_by(theirs: World, name: str) -> None:
+def test_command_of_root_leaves_no_file_of_roots_in_another_users_directory(theirs: World, name: str) -> None:
     new = theirs.root / "new"
     new.mkdir()
     given_to(NAMELESS, new)
@@ -233,7 +234,7 @@ def test_nothing_of_roots_is_left_by(theirs: World, name: str) -> None:
     assert of_root(theirs.root) == []
 
 
-def test_roots_own_node_is_left_to_root(place: Path, history: History) -> None:
+def test_command_of_root_on_its_own_node_stays_root(place: Path, history: History) -> None:
     own = World(place)
     own.init().run([history.first(), *history.notes(2)])
     for arguments in (("resync", "--lightning-dir", own.directory), ("verify", own.url), ("compact", own.url)):
@@ -247,14 +248,14 @@ def test_roots_own_node_is_left_to_root(place: Path, history: History) -> None:
 
 
 def refused(said: Said) -> str:
-    """The line to type instead."""
+    """Assert that the command was refused; returns the command to type instead."""
     assert said.code == 1 and "Nothing was touched" in said.err, said
     found = re.search(r"Run this as that user: (.*?)(?: \(in a container.*)?$", said.err.strip())
     assert found is not None, said
     return found[1]
 
 
-def test_directory_within_a_third_users_is_refused_and_the_line_works(theirs: World) -> None:
+def test_node_below_a_third_users_directory_is_refused_with_a_working_command(theirs: World) -> None:
     os.chown(theirs.directory.parent, THIRD, THIRD)
     line = refused(cli("resync", "--lightning-dir", theirs.directory))
     assert line.startswith(f"setpriv --reuid={NAMELESS} --regid={NAMELESS} --clear-groups ")
@@ -264,7 +265,7 @@ def test_directory_within_a_third_users_is_refused_and_the_line_works(theirs: Wo
 
 
 @pytest.mark.parametrize("url", [True, False])
-def test_directory_within_one_that_everybody_may_write_to_is_refused(theirs: World, url: bool) -> None:
+def test_node_or_backup_below_a_world_writable_directory_is_refused(theirs: World, url: bool) -> None:
     above = theirs.backup.parent if url else theirs.directory.parent
     above.chmod(0o777)
     arguments = ["verify", theirs.url] if url else ["status", "--lightning-dir", theirs.directory]
@@ -286,19 +287,19 @@ def test_link_of_a_third_user_in_a_sticky_directory_is_refused(theirs: World, pl
     assert cli("resync", "--lightning-dir", link).code == 0, "the owner's own link"
 
 
-def test_node_of_a_third_user_within_the_directory_that_was_named(theirs: World) -> None:
+def test_node_of_a_third_user_below_the_named_directory_is_refused(theirs: World) -> None:
     given_to(THIRD, theirs.directory)
     line = refused(cli("status", "--lightning-dir", theirs.directory.parent))
     assert f"--reuid={THIRD} " in line
 
 
-def test_roots_directory_within_another_users_is_refused(theirs: World) -> None:
+def test_roots_directory_below_another_users_is_refused(theirs: World) -> None:
     given_to(0, theirs.directory)
     said = cli("check-config", "--lightning-dir", theirs.directory)
     assert said.code == 1 and "root does not work in" in said.err and str(NAMELESS) in said.err
 
 
-def test_roots_node_whose_database_is_a_link_into_another_users_directory(place: Path, history: History) -> None:
+def test_roots_database_linked_into_another_users_directory_is_refused(place: Path, history: History) -> None:
     own = World(place / "own")
     own.init().run([history.first(), *history.notes(2)])
     elsewhere = place / "elsewhere"
@@ -340,8 +341,8 @@ def test_config_of_another_user_starts_nothing_as_root(place: Path, history: His
     assert not (theirs / "ran").exists()
 
 
-def test_files_that_root_has_copied_there_are_named_and_no_command_gives_them_away(theirs: World) -> None:
-    """A link in their place would be given away with it, after anybody has looked."""
+def test_files_of_roots_in_the_node_directory_are_named_without_a_chown_command(theirs: World) -> None:
+    """A chown would also give away the target of a link that was put in their place after anybody looked."""
     for name in ("backup.witness", "lightningd.sqlite3"):
         os.chown(theirs.directory / name, 0, 0)
     said = cli("check-config", "--lightning-dir", theirs.directory)
@@ -358,7 +359,7 @@ def test_files_that_root_has_copied_there_are_named_and_no_command_gives_them_aw
     [["setpriv", "--bounding-set=-setuid,-setgid", "--inh-caps=-all"], ["unshare", "--user", "--map-root-user"]],
     ids=["no capability", "user namespace"],
 )
-def test_process_that_cannot_change_its_user_refuses(theirs: World, prefix: list[str]) -> None:
+def test_process_that_cannot_become_the_owner_refuses(theirs: World, prefix: list[str]) -> None:
     if shutil.which(prefix[0]) is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip(f"{prefix[0]} does not do that here")
     for path in (theirs.directory, theirs.directory.parent, theirs.root):
@@ -369,8 +370,8 @@ def test_process_that_cannot_change_its_user_refuses(theirs: World, prefix: list
     assert sorted(path.name for path in theirs.directory.iterdir()) == before
 
 
-def test_process_that_could_come_back_refuses(theirs: World) -> None:
-    """As with the securebit that keeps capabilities over a change of the user."""
+def test_process_that_could_become_root_again_refuses(theirs: World) -> None:
+    """For example with the securebit that keeps capabilities across a change of user."""
     securebits = "--securebits=+no_setuid_fixup"
     if subprocess.run(["setpriv", securebits, "true"], capture_output=True).returncode:
         pytest.skip("setpriv cannot set that here")
@@ -382,7 +383,7 @@ def test_process_that_could_come_back_refuses(theirs: World) -> None:
 # Where only root may write
 
 
-def test_destination_that_only_root_may_write_to_says_what_to_type(theirs: World, place: Path) -> None:
+def test_destination_writable_by_root_only_is_refused_with_a_working_command(theirs: World, place: Path) -> None:
     mount = place / "mnt"
     mount.mkdir()
     said = cli("init", "--lightning-dir", theirs.directory, f"{mount.as_uri()}/lightning.bkp")
@@ -395,7 +396,7 @@ def test_destination_that_only_root_may_write_to_says_what_to_type(theirs: World
     assert of_root(mount / str(NAMELESS)) == []
 
 
-def test_program_that_the_owner_may_not_read_is_named_before_anything_is_touched(theirs: World) -> None:
+def test_program_unreadable_for_the_owner_is_named_and_nothing_is_touched(theirs: World) -> None:
     code = "import os, backup_cli.as_owner as a; a.__file__ = '/proc/1/environ'"
     said = patched(code, "resync", "--lightning-dir", theirs.directory)
     assert said.code == 1 and "may not read it: /proc/1/environ. Nothing was touched" in said.err

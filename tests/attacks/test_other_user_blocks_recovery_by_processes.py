@@ -1,6 +1,6 @@
 """Another local user keeps a node from being restored, with processes that look like its lightningd.
 
-Each attack is made by real processes of another user; the node's user and root then recover the node all the same.
+Each attack is made by real processes of another user; the node's user and root can still recover the node.
 """
 
 import os
@@ -31,7 +31,7 @@ Attack = Callable[[World], AbstractContextManager[object]]
 
 @pytest.fixture
 def victim() -> Iterator[World]:
-    """A stopped node whose directory others may look into, as after `chmod -R a+rX`."""
+    """A stopped node whose directory others may read, as after `chmod -R a+rX`."""
     root = Path(tempfile.mkdtemp(prefix="victim-"))
     try:
         world, history = World(root), History()
@@ -47,7 +47,7 @@ def victim() -> Iterator[World]:
 
 @contextmanager
 def started(words: list[object], name: str, directory: Path | None = None, says: bytes = b"") -> Iterator[None]:
-    """A process of another user: the program under the name of lightningd. It has spoken, and goes on running."""
+    """A process of another user: this program under the name lightningd, running, after its first output."""
     with tempfile.TemporaryDirectory(prefix="attacker-") as own:
         Path(own).chmod(0o755)
         Path(own, "lightningd").symlink_to(name)
@@ -96,7 +96,7 @@ def reads_the_database(world: World) -> AbstractContextManager[object]:
 
 
 def has_root_wait_for_a_password(world: World) -> AbstractContextManager[object]:
-    """A setuid program is root's, and whoever starts it gives it its name and its words."""
+    """A setuid program runs as root, and whoever starts it chooses its name and arguments."""
     program = shutil.which("su")
     if program is None or not Path(program).stat().st_mode & 0o4000:
         pytest.skip("no setuid su here")
@@ -105,7 +105,7 @@ def has_root_wait_for_a_password(world: World) -> AbstractContextManager[object]
 
 @contextmanager
 def points_the_pid_file_at_a_lock_of_roots(world: World) -> Iterator[None]:
-    """Where the directory above is everybody's: a link to what some service of root's holds locked all the time."""
+    """If the directory above is world-writable: a link to a file that some service of root's keeps locked."""
     service, pid_file = world.root / "service.pid", world.directory.parent / "lightningd-regtest.pid"
     with running("f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)", service):
         pid_file.unlink()
@@ -116,7 +116,7 @@ def points_the_pid_file_at_a_lock_of_roots(world: World) -> Iterator[None]:
 
 @contextmanager
 def locks_a_pid_file_of_his_own(world: World) -> Iterator[None]:
-    """Where the directory above is everybody's."""
+    """If the directory above is world-writable: a pid file of the attacker's own, locked."""
     pid_file = world.directory.parent / "lightningd-regtest.pid"
     os.chown(pid_file, ATTACKER, ATTACKER)
     with attacker("f = open(a[0], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)", pid_file):
@@ -137,7 +137,7 @@ ATTACKS: list[Attack] = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("user", [NODE, 0], ids=["for the node's user", "for root"])
-def test_what_another_user_can_do_does_not_pass_for_the_nodes_lightningd(
+def test_process_of_another_user_is_not_taken_for_the_nodes_lightningd(
     victim: World, attack: Attack, user: int
 ) -> None:
     with attack(victim):
@@ -146,7 +146,7 @@ def test_what_another_user_can_do_does_not_pass_for_the_nodes_lightningd(
 
 
 @pytest.mark.parametrize("user", [NODE, 0], ids=["by the node's user", "by root"])
-def test_node_is_recovered_under_all_attacks_at_once(victim: World, user: int) -> None:
+def test_node_is_recovered_while_all_attacks_run_at_once(victim: World, user: int) -> None:
     with ExitStack() as held:
         for attack in (names_itself, works_there, locks_the_pid_file_for_reading, reads_the_database):
             held.enter_context(attack(victim))

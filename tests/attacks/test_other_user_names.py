@@ -23,7 +23,7 @@ KEPT = "keep me"
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """What an attacker would like to be written over."""
+    """A file that an attacker would like to have overwritten."""
     file = tmp_path / "elsewhere"
     file.write_text(KEPT)
     return file
@@ -31,14 +31,14 @@ def elsewhere(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old_node(world: World, history: History) -> World:
-    """It has a backup already, and gets another one: then an earlier backup.lock is kept."""
+    """A node with a backup that gets another one: the earlier backup.lock is then kept."""
     world.init().run([history.first(), *history.notes(3)])
     return world
 
 
 @pytest.mark.parametrize("act", ["init", "resync", "restore", "compact"])
-def test_no_file_is_open_to_others_even_for_a_moment(old_node: World, act: str) -> None:
-    """The copy of backup.lock was made with the umask's mode and closed afterwards: read in 9 of 12 tries."""
+def test_files_written_by_commands_are_never_readable_for_others(old_node: World, act: str) -> None:
+    """From a real finding: the copy of backup.lock had the umask's mode for a moment, and was read in 9 of 12 tries."""
     words: dict[str, list[object]] = {
         "init": ["--lightning-dir", old_node.directory, f"{old_node.url}.new"],
         "resync": ["--lightning-dir", old_node.directory],
@@ -61,15 +61,15 @@ def test_no_file_is_open_to_others_even_for_a_moment(old_node: World, act: str) 
     assert [(path, f"{mode:o}") for path, mode in made if mode & 0o077] == []
 
 
-def test_hard_link_in_the_place_of_a_lock_is_not_emptied(tmp_path: Path, elsewhere: Path) -> None:
+def test_hard_link_in_place_of_a_lock_file_is_not_emptied(tmp_path: Path, elsewhere: Path) -> None:
     os.link(elsewhere, tmp_path / "lock")
     with pytest.raises(OSError, match="second name of another file"):
         FileLock(tmp_path / "lock", "test").acquire()
     assert elsewhere.read_text() == KEPT
 
 
-def test_hard_link_in_the_place_of_the_sync_point_is_replaced(tmp_path: Path, elsewhere: Path) -> None:
-    """This one means nothing by itself, and is made anew."""
+def test_hard_link_in_place_of_the_sync_point_file_is_replaced(tmp_path: Path, elsewhere: Path) -> None:
+    """The sync point file may be recreated at any time."""
     os.link(elsewhere, tmp_path / "backup.witness")
     note = OpenSyncPoint(tmp_path)
     note.write(SyncPoint("id", 1, 1, 1, None, None))
@@ -113,7 +113,7 @@ WRITES: dict[str, Callable[[LocalStorage], object]] = {
 
 @pytest.mark.parametrize("act", WRITES)
 @pytest.mark.parametrize("which", ["the directory", "the one above it"])
-def test_link_in_the_place_of_a_backups_directory_leads_nowhere(tmp_path: Path, act: str, which: str) -> None:
+def test_link_in_place_of_a_backup_directory_is_not_followed(tmp_path: Path, act: str, which: str) -> None:
     """Whoever may write to a share or stick can put one there while a command runs."""
     storage = LocalStorage(tmp_path / "disk" / "lightning.bkp")
     (tmp_path / "disk").mkdir()
@@ -152,7 +152,7 @@ def test_restored_file_that_was_exchanged_is_not_published(tmp_path: Path, elsew
     assert not target.exists()
 
 
-def test_earlier_backup_lock_that_is_kept_is_closed_to_others(old_node: World) -> None:
+def test_earlier_backup_lock_kept_by_init_is_unreadable_for_others(old_node: World) -> None:
     (old_node.directory / "backup.lock").chmod(0o644)
     assert backup_cli("init", "--lightning-dir", old_node.directory, f"{old_node.url}.new").code == 0
     (kept,) = old_node.directory.glob("backup.lock.2*")

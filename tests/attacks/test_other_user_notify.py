@@ -17,7 +17,7 @@ from tests.contrib.test_units import CONTRIB
 from tests.other_user import OTHER, looping
 
 NODE = 65534
-"""The node's user, who needs no name. For an ordinary user everybody is himself."""
+"""The node's user, who needs no name. Run by an ordinary user, all users here are that one."""
 
 ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="only root can give files to two other users")
@@ -39,7 +39,7 @@ class Node:
 
     @property
     def called(self) -> list[str]:
-        """Whose program has run."""
+        """Marks of the programs that have run: whose they were."""
         return sorted(path.name for path in self.directory.glob("called-*"))
 
 
@@ -56,7 +56,7 @@ def give(path: Path, user: int) -> None:
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    """Where other users get to, unlike pytest's own directories."""
+    """In a directory that other users can reach, unlike pytest's own."""
     top = Path(tempfile.mkdtemp(prefix="attack-", dir="/var/tmp"))
     top.chmod(0o755)
     try:
@@ -66,7 +66,7 @@ def node() -> Iterator[Node]:
 
 
 def by_plugin(node: Node) -> str:
-    """What the log says. In a process that is the node's user's; the file's own modules may not be open to him."""
+    """Let the plugin's notifier call it, in a process of the node's user; returns the log."""
     log = node.top / "log"
     if (child := os.fork()) == 0:
         try:
@@ -106,7 +106,7 @@ callers = pytest.mark.parametrize("caller", [by_plugin, by_tell])
 Caller = Callable[[Node], str]
 
 
-# What is in order
+# What can be trusted
 
 
 def _as_it_is(node: Node) -> None:
@@ -131,7 +131,9 @@ def _sticky_directory_around(node: Node) -> None:
 
 @callers
 @pytest.mark.parametrize("state", [_as_it_is, _roots_own, _link_to_roots_own, _sticky_directory_around])
-def test_own_command_is_called(node: Node, caller: Caller, state: Callable[[Node], None]) -> None:
+def test_notify_command_that_can_be_trusted_is_called(
+    node: Node, caller: Caller, state: Callable[[Node], None]
+) -> None:
     state(node)
     assert (caller(node), node.called) == ("", ["called-ours"])
 
@@ -182,8 +184,10 @@ def _link_through_a_directory_of_everybody(node: Node) -> Path:
         _link_through_a_directory_of_everybody,
     ],
 )
-def test_what_others_may_write_is_not_called(node: Node, caller: Caller, state: Callable[[Node], Path]) -> None:
-    """Also for an ordinary user."""
+def test_notify_command_that_others_may_write_is_not_called(
+    node: Node, caller: Caller, state: Callable[[Node], Path]
+) -> None:
+    """Runs for an ordinary user, too."""
     place = state(node)
     said = caller(node)
     assert node.called == []
@@ -211,7 +215,7 @@ def _directory_around(node: Node) -> Path:
 
 
 def _link(node: Node) -> Path:
-    """In a directory like /tmp its owner can make it lead elsewhere."""
+    """In a directory like /tmp the owner of a link can make it lead elsewhere."""
     node.command.rename(node.top / "real")
     node.command.symlink_to(node.top / "real")
     give(node.command, OTHER)
@@ -237,7 +241,9 @@ def _link_through_their_directory(node: Node) -> Path:
 @pytest.mark.parametrize(
     "state", [_file, _directory, _directory_around, _link, _file_behind_a_link, _link_through_their_directory]
 )
-def test_what_belongs_to_another_user_is_not_called(node: Node, caller: Caller, state: Callable[[Node], Path]) -> None:
+def test_notify_command_that_belongs_to_another_user_is_not_called(
+    node: Node, caller: Caller, state: Callable[[Node], Path]
+) -> None:
     place = state(node)
     said = caller(node)
     assert node.called == []
@@ -246,7 +252,7 @@ def test_what_belongs_to_another_user_is_not_called(node: Node, caller: Caller, 
 
 
 @as_root
-def test_command_of_the_nodes_user_is_not_called_by_root(node: Node) -> None:
+def test_notify_command_of_the_nodes_user_is_not_called_by_root(node: Node) -> None:
     """A lightningd, or a unit, that runs as root would hand that user the machine."""
     with pytest.raises(Untrusted, match=f"{node.home} belongs to"):
         trusted_program(node.command, 0)
@@ -254,8 +260,8 @@ def test_command_of_the_nodes_user_is_not_called_by_root(node: Node) -> None:
 
 @as_root
 @callers
-def test_exchange_while_it_is_looked_at_runs_nothing_of_theirs(node: Node, caller: Caller) -> None:
-    """Their loop puts a trusted directory and their own in turn in the place of the one around the node's."""
+def test_notify_directory_exchanged_during_the_check_runs_nothing_foreign(node: Node, caller: Caller) -> None:
+    """The attacker's loop swaps the trusted directory around the node's with the attacker's own."""
     give(node.top, OTHER)
     theirs = node.top / "theirs"
     shutil.copytree(node.home, theirs)
@@ -269,14 +275,14 @@ def test_exchange_while_it_is_looked_at_runs_nothing_of_theirs(node: Node, calle
     assert not list(node.top.glob("*/node/called-*"))
 
 
-def test_links_without_end_are_refused(node: Node) -> None:
+def test_notify_command_that_is_an_endless_link_is_refused(node: Node) -> None:
     node.command.unlink()
     node.command.symlink_to(NOTIFY_FILE)
     assert "cannot be examined" in by_plugin(node)
     assert stat.S_ISLNK(node.command.lstat().st_mode) and node.called == []
 
 
-def test_it_is_said_before_there_is_trouble(node: Node) -> None:
+def test_untrusted_notify_command_is_reported_at_the_start(node: Node) -> None:
     node.command.chmod(0o777)
     log: list[str] = []
     notifier = Notifier(node.directory, lambda level, line: log.append(f"{level} {line}"))

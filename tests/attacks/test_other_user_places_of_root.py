@@ -1,4 +1,4 @@
-"""Root names a directory that is root's own, and another user has a say in what is found there."""
+"""Root names a directory of its own, and another user can change what is found there."""
 
 import os
 import pwd
@@ -26,19 +26,20 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def node(place: Path, history: History) -> World:
-    """A node that has lived, and its backup; all of it root's."""
+    """A node with some history and its backup; all of it belongs to root."""
     world = World(place / "home")
     world.init().run([history.first(), *history.notes(5)])
     return world
 
 
 def cli(*arguments: object) -> Said:
-    """`backup-cli`, by root."""
+    """Run `backup-cli` as root."""
     return run(*command(*arguments))
 
 
 def may_write_too(directory: Path, *others: tuple[str, int]) -> None:
-    """As `setfacl -m u:NUMBER:rwx` does, or `g:`. Skips where the filesystem has no access control lists."""
+    """Let others write, as `setfacl -m u:NUMBER:rwx` does, or `g:`. Skips if the filesystem has no access control
+    lists."""
     entries = [(0x01, 7, -1), *((0x02, 7, n) for kind, n in others if kind == "u"), (0x04, 5, -1)]
     entries += [*((0x08, 7, n) for kind, n in others if kind == "g"), (0x10, 7, -1), (0x20, 5, -1)]
     data = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
@@ -49,8 +50,9 @@ def may_write_too(directory: Path, *others: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("act", ["compact", "verify", "status", "versions"])
-def test_only_backup_in_a_directory_of_roots_is_another_users(node: World, act: str) -> None:
-    """The directory above was named: root worked in the backup itself, and left files that its node could not read."""
+def test_backup_of_another_user_found_below_roots_directory_is_used_as_that_user(node: World, act: str) -> None:
+    """From a real finding: the directory above was named, root worked in the backup itself and left files that its node
+    could not read."""
     segment = next(iter(sorted(node.backup.glob("segment-*"))))
     data = bytearray(segment.read_bytes())
     data[len(data.rstrip(b"\0")) // 2] ^= 1
@@ -62,9 +64,11 @@ def test_only_backup_in_a_directory_of_roots_is_another_users(node: World, act: 
 
 
 @pytest.mark.parametrize("other", [("u", NAMELESS), ("g", NAMELESS)], ids=["user", "group"])
-def test_directory_that_a_list_opens_to_another_user(node: World, other: tuple[str, int], place: Path) -> None:
-    """Its owner and group are root, and an access control list lets somebody else write: root read the link that he
-    had put in the place of backup.lock."""
+def test_node_directory_opened_to_another_user_by_an_acl_is_refused(
+    node: World, other: tuple[str, int], place: Path
+) -> None:
+    """From a real finding: owner and group are root, but an access control list lets another user write. Root read
+    through a link that this user had put in place of backup.lock."""
     if other[0] == "g":
         other = ("g", _group_of_somebody())
     may_write_too(node.directory, other)
@@ -84,7 +88,7 @@ def _group_of_somebody() -> int:
     return next(entry.pw_gid for entry in pwd.getpwall() if entry.pw_uid and entry.pw_gid)
 
 
-def test_list_that_lets_the_owner_and_root_write_is_no_matter(node: World) -> None:
+def test_acl_that_names_only_owner_and_root_is_accepted(node: World) -> None:
     given_to(NAMELESS, node.root)
     may_write_too(node.directory, ("u", NAMELESS), ("u", 0))
     assert cli("status", "--lightning-dir", node.directory).code == 0
@@ -140,8 +144,8 @@ echo done >> FILES
 """
 
 
-def test_program_of_the_directorys_owner_sees_nothing_of_the_command_that_was_root(node: World, place: Path) -> None:
-    """It runs as the same user as the command does from then on; root's environment and files are in that one."""
+def test_plugin_started_from_root_sees_neither_roots_environment_nor_its_files(node: World, place: Path) -> None:
+    """The plugin runs as the user that the command has become; that process still has root's environment and files."""
     seen, files = place / "seen", place / "files"
     for each in (seen, files):
         each.touch()
@@ -172,8 +176,8 @@ while True:
 """
 
 
-def test_node_and_a_link_to_roots_node_exchanged_all_the_time(node: World, place: Path) -> None:
-    """Whichever of the two each step meets: root leaves nothing with him, and he nothing with root."""
+def test_node_exchanged_with_a_link_to_roots_node_leaves_no_foreign_file(node: World, place: Path) -> None:
+    """Whichever of the two each step meets, root leaves no file with the user, and the user none with root."""
     theirs = World(place / "theirs")
     shutil.copytree(node.root, theirs.root, dirs_exist_ok=True)
     link = theirs.root / "link"
@@ -196,12 +200,12 @@ def test_node_and_a_link_to_roots_node_exchanged_all_the_time(node: World, place
     assert {path: path.read_bytes() for path in node.root.rglob("*") if path.is_file()} == before
 
 
-# Honest people
+# Legitimate setups
 
 
 @pytest.mark.parametrize("named", ["directory above", "network directory"])
-def test_container_where_root_runs_the_node_in_a_volume_of_a_user(node: World, place: Path, named: str) -> None:
-    """It was told to run this as the user that lightningd runs as, which it was."""
+def test_container_root_in_a_users_volume_gets_a_command_that_works(node: World, place: Path, named: str) -> None:
+    """From a real report: root was told to run this as the user that lightningd runs as, which it was."""
     home = node.directory.parent
     os.chown(home, NAMELESS, NAMELESS)
     node.directory.chmod(0o700)
@@ -209,15 +213,15 @@ def test_container_where_root_runs_the_node_in_a_volume_of_a_user(node: World, p
     assert said.code == 1 and str(NAMELESS) in said.err and "Nothing was touched" in said.err, said
     if named == "directory above":
         assert f"chown -h root {home}" in said.err
-    home.parent.chmod(0o1777)  # now he can put anything else there, to be given to root
+    home.parent.chmod(0o1777)  # now the user can put anything else there, to be given to root
     assert "chown" not in cli("status", "--lightning-dir", home).text
     home.parent.chmod(0o755)
     os.chown(home, 0, 0)
     assert cli("status", "--lightning-dir", home).code == 0
 
 
-def test_user_without_a_name_and_without_home(node: World) -> None:
-    """Started by a supervisor that sets nothing: every command ended with an error of its own."""
+def test_user_without_name_and_home_can_use_commands(node: World) -> None:
+    """A supervisor may set neither. Every command used to fail, each with another error."""
     given_to(NAMELESS, node.root)
     nameless = [*as_user(NAMELESS), "env", "-u", "HOME", *command()]
     for code, *words in (
@@ -234,12 +238,12 @@ def test_user_without_a_name_and_without_home(node: World) -> None:
 
 
 SQUASHED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
-"""As a server does it that takes root for nobody: what is closed to all but its owner is closed to root."""
+"""As on a server that maps root to nobody: what only its owner may read, root may not read."""
 
 
 @pytest.mark.parametrize("act", ["status", "verify", "restore", "restore to a file", "check-config"])
-def test_root_whom_the_share_takes_for_nobody(node: World, act: str) -> None:
-    """It was refused as not readable before root became the one who may read it."""
+def test_root_squashed_by_a_share_can_use_commands(node: World, act: str) -> None:
+    """The commands used to refuse what is unreadable before root had become the user who may read it."""
     home = node.directory.parent
     words: dict[str, list[object]] = {
         "status": ["status", "--lightning-dir", home],
@@ -255,7 +259,7 @@ def test_root_whom_the_share_takes_for_nobody(node: World, act: str) -> None:
     assert said.code == (1 if act == "check-config" else 0), said
 
 
-def test_directory_that_a_command_is_typed_in_is_gone(node: World, tmp_path: Path) -> None:
+def test_command_typed_in_a_deleted_directory_says_so(node: World, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     said = run("sh", "-c", 'rmdir "$0" && exec "$@"', gone, *command("status", "--lightning-dir", "x"), directory=gone)

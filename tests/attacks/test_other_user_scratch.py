@@ -1,4 +1,4 @@
-"""Another local user, or another container, and the directories where a whole database lies for a while."""
+"""Another local user, or another container, and the scratch directories that hold a whole database for a while."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 
 @pytest.fixture
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everybody's, as /var/tmp is."""
+    """A world-writable sticky directory, as /var/tmp is."""
     path = tmp_path_factory.mktemp("shared")
     path.chmod(0o1777)
     return path
@@ -66,10 +66,10 @@ def as_nobody(act: Callable[[], None]) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", [".lightningd-backup-999999999-x", ".lightningd-backup-0123456789abcdef"])
-def test_nested_directories_of_another_user_end_no_command(
+def test_deeply_nested_directories_of_another_user_stop_no_command(
     world: World, history: History, shared: Path, name: str
 ) -> None:
-    """1,500 of them ended `verify`, `import`, `drill` and `compact` with RecursionError."""
+    """From a real finding: 1,500 of them ended `verify`, `import`, `drill` and `compact` with RecursionError."""
     world.init().run([history.first(), *history.notes(3)])
     shared.parent.chmod(0o755)
     descriptor = os.open(shared, os.O_RDONLY)
@@ -88,7 +88,7 @@ def test_nested_directories_of_another_user_end_no_command(
     subprocess.run(["rm", "-rf", str(shared)], check=True)  # pytest's own clean-up would recurse, too
 
 
-def test_nested_directories_of_our_own_end_nothing_either(shared: Path) -> None:
+def test_deeply_nested_leftovers_of_our_own_stop_nothing(shared: Path) -> None:
     deep(shared, ".lightningd-backup-x", 1200)
     (shared / ".lightningd-backup-x" / "lock").touch()
     with scratch_directory(shared):
@@ -97,7 +97,7 @@ def test_nested_directories_of_our_own_end_nothing_either(shared: Path) -> None:
     subprocess.run(["rm", "-rf", str(shared)], check=True)
 
 
-def test_a_link_among_the_left_over_is_not_followed(tmp_path: Path, shared: Path) -> None:
+def test_link_named_like_a_leftover_is_not_followed(tmp_path: Path, shared: Path) -> None:
     """A link of such a name must not empty the directory that it leads to."""
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -110,7 +110,7 @@ def test_a_link_among_the_left_over_is_not_followed(tmp_path: Path, shared: Path
     assert (precious / "hsm_secret").exists()
 
 
-def test_links_in_one_that_is_removed_are_not_followed(tmp_path: Path, shared: Path) -> None:
+def test_links_inside_a_removed_leftover_are_not_followed(tmp_path: Path, shared: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "hsm_secret").touch()
@@ -124,8 +124,9 @@ def test_links_in_one_that_is_removed_are_not_followed(tmp_path: Path, shared: P
     assert (precious / "hsm_secret").exists()
 
 
-def test_one_in_use_in_another_pid_namespace_stays(shared: Path) -> None:
-    """A `verify` in one container removed that of a running one in another: the number of its process means nothing."""
+def test_scratch_directory_in_use_in_another_pid_namespace_is_kept(shared: Path) -> None:
+    """From a real failure: a `verify` in one container removed the directory of a running one in another, because a
+    process id means nothing there."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
         unshare = [*unshare, "--map-root-user", "--user"]
@@ -145,8 +146,8 @@ def test_one_in_use_in_another_pid_namespace_stays(shared: Path) -> None:
         holder.wait()
 
 
-def test_that_of_a_killed_process_goes(shared: Path) -> None:
-    """It holds a whole database."""
+def test_scratch_directory_of_a_killed_process_is_removed(shared: Path) -> None:
+    """The leftover holds a whole database."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, shared], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     name = holder.stdout.readline().strip()
@@ -159,7 +160,7 @@ def test_that_of_a_killed_process_goes(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("hours", [0, 2])
-def test_one_without_a_lock_goes_once_nobody_can_be_about_to_lock_it(shared: Path, hours: int) -> None:
+def test_scratch_directory_without_a_lock_is_removed_after_hours_only(shared: Path, hours: int) -> None:
     empty = shared / ".lightningd-backup-x"
     empty.mkdir(0o700)
     before = empty.stat().st_mtime - hours * 3600
@@ -168,10 +169,10 @@ def test_one_without_a_lock_goes_once_nobody_can_be_about_to_lock_it(shared: Pat
     assert empty.exists() == (hours == 0)
 
 
-def test_one_that_another_process_empties_before_it_is_locked_is_made_anew(
+def test_scratch_directory_emptied_before_it_is_locked_is_made_again(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two calls the other takes it for one that was left behind."""
+    """Between the two calls another process takes the new directory for a leftover."""
     real, raced = os.mkdir, list[str]()
 
     def mkdir(name: str, mode: int, *, dir_fd: int) -> None:
@@ -187,7 +188,7 @@ def test_one_that_another_process_empties_before_it_is_locked_is_made_anew(
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_where_others_can_swap_it_none_is_made(shared: Path, mode: int) -> None:
+def test_scratch_directory_is_not_made_where_others_can_swap_it(shared: Path, mode: int) -> None:
     shared.chmod(mode)
     if mode == 0o1777:
         with scratch_directory(shared) as directory:

@@ -1,4 +1,5 @@
-"""Another user of the machine against the units: figures that are links, a textfile directory that is not root's.
+"""Another user of the machine against the units: a metrics file that is a link, a textfile directory that is not
+root's.
 
 The units' own command lines run, with the rights that the units give, as the users that they name. Three users play:
 the node's, node_exporter's, and root, to whom the secret and the target belong.
@@ -22,7 +23,7 @@ NODE, EXPORTER = 65534, OTHER
 """Two users that are not root; they need no names."""
 
 SECRET = 'lightningd_backup_secret{of="root"} 1\n'
-"""What only root may read. It looks like a figure, so no filter keeps it back."""
+"""Text that only root may read. It looks like a metric, so no filter stops it."""
 
 FIGURES = "# HELP lightningd_backup_readable …\n# TYPE lightningd_backup_readable gauge\nlightningd_backup_readable 1\n"
 
@@ -48,7 +49,7 @@ class Machine:
         self.status.chmod(0o755)
 
     def belong(self, exporters: int, textfiles: int) -> None:
-        """To these; the runtime directory is made by systemd, for the user of the unit."""
+        """Give the directories to these users; systemd makes the runtime directory for the user of the unit."""
         if os.geteuid() == 0:
             os.chown(self.exporters, exporters, exporters)
             os.chown(self.textfiles, textfiles, textfiles)
@@ -57,7 +58,7 @@ class Machine:
 
     @property
     def figures(self) -> Path:
-        """What the node's half writes and the other one reads."""
+        """The metrics file that the node's half writes and the publishing half reads."""
         name = re.search(r"\$RUNTIME_DIRECTORY/(\w+)\" \|\|", self._lines("backup-metrics@.service")[0])
         assert name is not None
         return self.runtime / name[1]
@@ -67,11 +68,11 @@ class Machine:
         return self.textfiles / "lightningd-backup-bitcoin.prom"
 
     def measure(self) -> None:
-        """The node's half."""
+        """Run the node's half: it writes the metrics file."""
         assert self._run("backup-metrics@.service", self._lines("backup-metrics@.service")[0]) == 0
 
     def publish(self) -> int:
-        """All that comes after it."""
+        """Run the publishing half; returns its exit code."""
         lines = [("backup-metrics@.service", line) for line in self._lines("backup-metrics@.service")[1:]]
         if (CONTRIB / "systemd" / "backup-metrics-publish@.service").exists():
             name = "backup-metrics-publish@.service"
@@ -84,7 +85,7 @@ class Machine:
         return read(CONTRIB / "systemd" / unit)["Service"]["ExecStart"]
 
     def _run(self, unit: str, line: str) -> int:
-        """As systemd would: the specifiers, the variables, the user and the rights of the unit."""
+        """Run a command line as systemd would: with the specifiers, variables, user and rights of the unit."""
         variables = {
             "BACKUP_URL": "file:///b",
             "TEXTFILES": str(self.textfiles),
@@ -120,7 +121,7 @@ class Machine:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """Where other users get to, unlike pytest's own directories."""
+    """In a directory that other users can reach, unlike pytest's own."""
     top = Path(tempfile.mkdtemp(prefix="attack-", dir="/var/tmp"))
     top.chmod(0o755)
     try:
@@ -131,7 +132,7 @@ def machine() -> Iterator[Machine]:
         shutil.rmtree(top)
 
 
-def test_figures_get_from_the_node_to_node_exporter(machine: Machine) -> None:
+def test_metrics_get_from_the_node_to_node_exporter(machine: Machine) -> None:
     for exporters, textfiles in ((EXPORTER, 0), (EXPORTER, EXPORTER), (0, 0)):
         machine.belong(exporters, textfiles)
         machine.measure()
@@ -143,7 +144,7 @@ def test_figures_get_from_the_node_to_node_exporter(machine: Machine) -> None:
         machine.published.unlink()
 
 
-# The node's user, whose figures are something else
+# The node's user, whose metrics file is something else
 
 
 def _link(machine: Machine) -> None:
@@ -151,7 +152,7 @@ def _link(machine: Machine) -> None:
 
 
 def _hard_link(machine: Machine) -> None:
-    """Where fs.protected_hardlinks is off."""
+    """A hard link, possible if fs.protected_hardlinks is off."""
     machine.figures.hardlink_to(machine.secret)
 
 
@@ -175,13 +176,15 @@ def _directory(machine: Machine) -> None:
 
 
 def _other_text(machine: Machine) -> None:
-    """Figures of other programs, and what cron or a shell would obey."""
+    """Metrics of other programs, and lines that cron or a shell would obey."""
     machine.figures.write_text("node_load1 0\n* * * * * root id\n#!/bin/sh\n\x1b[2J\n# HELP node_load1 nothing\n")
 
 
 @pytest.mark.parametrize("trick", [_link, _pipe, _device, _directory, _other_text])
-def test_figures_that_are_none_publish_nothing(machine: Machine, trick: Callable[[Machine], None]) -> None:
-    """Also for an ordinary user, who may read his own secret: a link is not followed, a pipe not waited for."""
+def test_metrics_file_that_is_a_link_pipe_or_other_text_publishes_nothing(
+    machine: Machine, trick: Callable[[Machine], None]
+) -> None:
+    """Runs for an ordinary user, too, who may read the secret: a link is not followed, a pipe not waited for."""
     trick(machine)
     assert machine.publish() != 0
     assert list(machine.textfiles.iterdir()) == []
@@ -189,7 +192,7 @@ def test_figures_that_are_none_publish_nothing(machine: Machine, trick: Callable
 
 @as_root
 @pytest.mark.parametrize("trick", [_hard_link, _link_to_a_directory])
-def test_roots_secret_in_the_place_of_figures_is_not_published(
+def test_secret_of_roots_in_place_of_the_metrics_file_is_not_published(
     machine: Machine, trick: Callable[[Machine], None]
 ) -> None:
     trick(machine)
@@ -198,8 +201,9 @@ def test_roots_secret_in_the_place_of_figures_is_not_published(
 
 
 @as_root
-def test_link_that_comes_and_goes_is_never_published(machine: Machine) -> None:
-    """Between a look and the reading: only an open file that is looked at, or the other user's own rights, help."""
+def test_link_swapped_with_the_metrics_file_is_never_published(machine: Machine) -> None:
+    """The swap may fall between a check and the reading: only checking the open file, or the other user's rights,
+    helps."""
     machine.measure()
     swap = f"ln -s {machine.secret} l; mv -fT l $f; printf 'lightningd_backup_x 1\\n' > n; mv n $f"
     with looping(NODE, f"cd {machine.runtime}; f={machine.figures.name}; {swap}"):
@@ -214,7 +218,7 @@ def test_link_that_comes_and_goes_is_never_published(machine: Machine) -> None:
 @as_root
 @pytest.mark.parametrize("suffix", ["new", "prom"])
 @pytest.mark.parametrize("there", [True, False])
-def test_link_in_the_textfile_directory_directs_no_write(machine: Machine, suffix: str, there: bool) -> None:
+def test_link_in_the_textfile_directory_redirects_no_write(machine: Machine, suffix: str, there: bool) -> None:
     target = machine.target / "chosen"
     if there:
         target.write_text("root's own\n")
@@ -227,7 +231,7 @@ def test_link_in_the_textfile_directory_directs_no_write(machine: Machine, suffi
 
 
 @as_root
-def test_textfile_directory_that_became_a_link_directs_no_write(machine: Machine) -> None:
+def test_textfile_directory_that_became_a_link_redirects_no_write(machine: Machine) -> None:
     machine.measure()
     machine.textfiles.rmdir()
     machine.textfiles.symlink_to(machine.target)
@@ -236,7 +240,7 @@ def test_textfile_directory_that_became_a_link_directs_no_write(machine: Machine
 
 
 @as_root
-def test_links_that_come_and_go_in_foreign_directories_direct_no_write(machine: Machine) -> None:
+def test_links_swapped_in_foreign_directories_redirect_no_write(machine: Machine) -> None:
     machine.belong(exporters=EXPORTER, textfiles=EXPORTER)
     machine.measure()
     swap = (

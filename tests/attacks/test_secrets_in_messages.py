@@ -1,4 +1,4 @@
-"""A statement that fails holds a rune and an invoice's description: no message, log, mail or note has any of it.
+"""A statement that fails holds a rune and an invoice's description: no message, log, mail or note contains any of it.
 
 People paste what they see into issues and chats. Only --show-statements shows the statement, to whoever asks for it.
 """
@@ -26,7 +26,7 @@ from backends.sqlite.statement_outline import outline
 from backends.system.interpreter import python
 from backup_cli.main import cli
 from plugin.compaction import _COMPACTOR
-from tests.attacks.hostile_text import saved, some
+from tests.attacks.hostile_text import append_change, some
 from tests.end_to_end.world import Said, World, backup_cli
 from tests.fake_lightningd import History, Refused, transaction
 from tests.legacy.written import written
@@ -63,42 +63,44 @@ each_statement = some(STATEMENTS, "two values in a row", "a file to attach")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statement that is really executed (`ATTACH`) makes its file there, and not in this project."""
+    """Work in a temporary directory: a statement that is really executed (`ATTACH`) makes its file there."""
     monkeypatch.chdir(tmp_path)
 
 
-def assert_kept(text: str) -> None:
+def assert_no_secret(text: str) -> None:
     assert not [secret for secret in SECRETS if secret.lower() in text.lower()], text
 
 
-def kept(said: Said, *codes: int) -> Said:
+def assert_no_secret_in(said: Said, *codes: int) -> Said:
     assert said.code in codes, said
-    assert_kept(said.out)
-    assert_kept(said.err)
+    assert_no_secret(said.out)
+    assert_no_secret(said.err)
     return said
 
 
 def assert_nothing_noted(world: World) -> None:
-    """What the tool itself has written for people and programs, here and at the destination."""
+    """No secret in the files that the tool has written for people and programs, here and at the destination."""
     noted = [file for file in (*world.backup.iterdir(), *world.directory.iterdir()) if file.is_file()]
     for file in noted:
         if not file.name.startswith(("segment", "snapshot", "lightningd.sqlite3")):
-            assert_kept(file.read_bytes().decode(errors="replace"))
+            assert_no_secret(file.read_bytes().decode(errors="replace"))
     assert SESSION in [file.name for file in noted]
 
 
 @each_statement
-def test_backup_with_a_statement_that_fails(lived: World, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_commands_on_a_backup_with_a_failing_statement_show_no_value(
+    lived: World, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     monkeypatch.setattr("backup_cli.commands.compact.segments_freed", lambda storage: 1)  # however little that is
     statement = case
-    saved(lived, statement)
+    append_change(lived, statement)
     for _ in range(20):  # or nothing can be compacted
-        saved(lived, "DELETE FROM version")
+        append_change(lived, "DELETE FROM version")
     new = lived.root / "new.sqlite3"
     reading = (["verify", lived.url], ["restore", lived.url, new], ["compact", lived.url])
     for words in (*reading, ["drill", "--lightning-dir", lived.directory, lived.url]):
         (lived.backup / DAMAGE).unlink(missing_ok=True)
-        said = kept(backup_cli(*words), 3)
+        said = assert_no_secret_in(backup_cli(*words), 3)
         assert "--show-statements" in said.err
         assert_nothing_noted(lived)
         (lived.backup / DAMAGE).unlink(missing_ok=True)
@@ -108,26 +110,27 @@ def test_backup_with_a_statement_that_fails(lived: World, monkeypatch: pytest.Mo
         assert asked.err.count("in full, may be secret: ") == 1
         assert statement in asked.err
         assert statement not in asked.out
-    kept(backup_cli("verify", lived.url), 3)
-    kept(backup_cli("status", lived.url), 3)
-    kept(backup_cli("status", "--json", lived.url), 3)
-    kept(backup_cli("status", "--prometheus", lived.url), 3)
-    kept(backup_cli("versions", lived.url), 0, 3)
-    kept(backup_cli("check-config", "--lightning-dir", lived.directory), 1)
+    assert_no_secret_in(backup_cli("verify", lived.url), 3)
+    assert_no_secret_in(backup_cli("status", lived.url), 3)
+    assert_no_secret_in(backup_cli("status", "--json", lived.url), 3)
+    assert_no_secret_in(backup_cli("status", "--prometheus", lived.url), 3)
+    assert_no_secret_in(backup_cli("versions", lived.url), 0, 3)
+    assert_no_secret_in(backup_cli("check-config", "--lightning-dir", lived.directory), 1)
     assert_nothing_noted(lived)
 
 
-def test_statement_is_named_by_kind_and_table(lived: World) -> None:
-    saved(lived, f"INSERT INTO payments (description) VALUES ('{TOLD}')")
-    said = kept(backup_cli("verify", lived.url), 3)
+def test_failing_statement_is_named_by_kind_and_table(lived: World) -> None:
+    append_change(lived, f"INSERT INTO payments (description) VALUES ('{TOLD}')")
+    said = assert_no_secret_in(backup_cli("verify", lived.url), 3)
     assert "cannot be executed: no such table: payments, in: INSERT INTO payments; the backup" in said.err
 
 
 @each_statement
-def test_node_whose_backup_has_such_a_statement(lived: World, history: History, case: str) -> None:
-    """Killed before it had committed, so that the plugin tries to bring it forward; then it compacts. All is logged."""
+def test_node_whose_backup_has_a_failing_statement_logs_no_value(lived: World, history: History, case: str) -> None:
+    """The node is killed before it had committed, so that the plugin tries to bring it forward; then it compacts. Both
+    log."""
     statement = case
-    saved(lived, statement)
+    append_change(lived, statement)
     mail = lived.directory / "backup.notify"
     mail.write_text('#!/bin/sh\necho "$@" "$LIGHTNINGD_BACKUP_SENTENCE" >> mail\n')
     mail.chmod(0o700)
@@ -136,42 +139,42 @@ def test_node_whose_backup_has_such_a_statement(lived: World, history: History, 
         with node:
             node.play([history.note()])
     except Refused as refused:
-        assert_kept(str(refused))
+        assert_no_secret(str(refused))
     assert node.logs
     for _, line in node.logs:
-        assert_kept(line)
-    assert_kept(node.stderr)
+        assert_no_secret(line)
+    assert_no_secret(node.stderr)
     assert_nothing_noted(lived)
 
 
 @pytest.mark.parametrize("statement", STATEMENTS.values(), ids=STATEMENTS.keys())
-def test_any_statement_that_fails_is_shown_without_its_values(statement: str) -> None:
+def test_error_of_any_failing_statement_shows_no_value(statement: str) -> None:
     error = _failure(statement)
     assert error is not None
-    assert_kept(str(error))
-    assert_kept(getattr(error, "finding", ""))
+    assert_no_secret(str(error))
+    assert_no_secret(getattr(error, "finding", ""))
     assert statement in error.withheld
 
 
 @each_statement
-def test_compaction_beside_the_node(lived: World, case: str) -> None:
-    """The plugin's own process for it: what it says goes to the node's log."""
+def test_compaction_of_a_failing_statement_logs_no_value(lived: World, case: str) -> None:
+    """The plugin's compaction process: what it prints goes to the node's log."""
     statement = case
-    saved(lived, statement)
+    append_change(lived, statement)
     for _ in range(20):
-        saved(lived, "DELETE FROM version")
+        append_change(lived, "DELETE FROM version")
     words = [*python(_COMPACTOR), lived.url]
     with subprocess.Popen(words, cwd=lived.directory, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         out, err = process.stdout.read(), process.stderr.read()
     assert "the change with data version 7" in err
-    assert_kept(out)
-    assert_kept(err)
+    assert_no_secret(out)
+    assert_no_secret(err)
 
 
 @each_statement
-def test_statement_that_lightningd_sends_and_no_restore_would_take(
+def test_refusal_of_an_unknown_statement_shows_no_value(
     lived: World, history: History, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(lived.root)  # the node itself attaches the file
@@ -180,57 +183,57 @@ def test_statement_that_lightningd_sends_and_no_restore_would_take(
         return
     with pytest.raises(Refused, match="does not know") as caught, lived.node() as node:
         node.play([history.transaction(statement)])
-    assert_kept(str(caught.value))
+    assert_no_secret(str(caught.value))
     for _, line in node.logs:
-        assert_kept(line)
+        assert_no_secret(line)
     assert_nothing_noted(lived)
 
 
 @each_statement
-def test_call_that_makes_no_sense(lived: World, case: str) -> None:
-    """pyln-client logs what goes wrong while it takes a call apart."""
+def test_refusal_of_a_malformed_call_shows_no_value(lived: World, case: str) -> None:
+    """pyln-client logs whatever fails while it parses a call."""
     statement = case
     with lived.node() as node:
         for params in ({"data_version": 7, "write": [statement]}, {"data_version": statement, "writes": [statement]}):
             reply = node.wire.reply(node.wire.post("db_write", params), 20)
             assert "error" in reply or reply["result"]["result"] == "fail"
-            assert_kept(json.dumps(reply))
+            assert_no_secret(json.dumps(reply))
     for _, line in node.logs:
-        assert_kept(line)
+        assert_no_secret(line)
 
 
 @each_statement
-def test_older_plugins_file_with_a_statement_that_fails(world: World, case: str) -> None:
+def test_restore_and_import_of_a_legacy_backup_with_a_failing_statement_show_no_value(world: World, case: str) -> None:
     statement = case
     life = History()
     calls = [life.first(), *life.notes(3)]
     file = written([*calls, transaction(5, statement)]).save(world.root / "file.bkp")
     new = world.root / "new.sqlite3"
     for words in (["restore", file.as_uri(), new], ["import", file, world.url]):
-        said = kept(backup_cli(*words), 3)
+        said = assert_no_secret_in(backup_cli(*words), 3)
         assert "--show-statements" in said.err
         assert statement in backup_cli(*words, "--show-statements").err
 
 
-def test_row_that_differs_is_named_without_its_values(lived: World, history: History) -> None:
+def test_verify_reports_a_differing_row_without_its_values(lived: World, history: History) -> None:
     lived.run_without_plugin([History(lived.version).note(f"{RUNE} {TOLD}")])
-    said = kept(backup_cli("verify", "--lightning-dir", lived.directory, lived.url), 1)
+    said = assert_no_secret_in(backup_cli("verify", "--lightning-dir", lived.directory, lived.url), 1)
     assert "DIFFERENT: table vars" in said.out
 
 
-def test_page_of_rows_taken_for_the_schemas(lived: World, history: History) -> None:
-    """A damaged database: SQLite reads rows as its schema, and quotes them."""
+def test_commands_on_a_database_with_a_damaged_schema_show_no_value(lived: World, history: History) -> None:
+    """In a damaged database SQLite reads rows as its schema, and quotes them in its errors."""
     with closing(sqlite3.connect(lived.database)) as node:
         node.execute("PRAGMA writable_schema = ON")
         node.execute(f"INSERT INTO sqlite_schema VALUES ('table', '{TOLD}', '{RUNE}', 9, 'CREATE TABEL {RUNE}')")
         node.commit()
     for words in (["check-config"], ["resync"], ["status"], ["init"]):
         place = [lived.url + "2"] if words == ["init"] else []
-        kept(backup_cli(*words, "--lightning-dir", lived.directory, *place), 0, 1)
-    kept(backup_cli("verify", "--lightning-dir", lived.directory, lived.url), 0, 1)
+        assert_no_secret_in(backup_cli(*words, "--lightning-dir", lived.directory, *place), 0, 1)
+    assert_no_secret_in(backup_cli("verify", "--lightning-dir", lived.directory, lived.url), 0, 1)
 
 
-def test_statements_are_offered_where_one_can_fail() -> None:
+def test_show_statements_option_exists_where_a_statement_can_fail() -> None:
     offered = {name for name, command in cli.commands.items() if any(p.name == "in_full" for p in command.params)}
     assert offered == {"verify", "restore", "import", "compact", "drill"}
     for name in offered:
@@ -256,11 +259,11 @@ def test_damaged_statement_shows_no_value(statement: str, seed: int, damages: in
         statement = statement[:at] + cut + statement[at + chance.randrange(3) :]
         if chance.random() < 0.3:
             statement = statement[chance.randrange(len(statement)) :]
-    assert_kept(outline(statement))
+    assert_no_secret(outline(statement))
     error = _failure(statement)
     if error is not None:
-        assert_kept(str(error))
-        assert_kept(getattr(error, "finding", ""))
+        assert_no_secret(str(error))
+        assert_no_secret(getattr(error, "finding", ""))
 
 
 ROW = "INSERT INTO vars (name) VALUES ('data_version')"
@@ -280,6 +283,6 @@ def _failure(statement: str) -> BackupError | None:
 
 
 @pytest.mark.parametrize("ours", [NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, MANY_ROWS])
-def test_reason_of_our_own_is_still_told(ours: str) -> None:
-    """It is raised as SQLite's would be, and once became "SQLITE_OK"."""
+def test_reason_raised_by_our_own_code_is_still_shown(ours: str) -> None:
+    """It is raised like one of SQLite's errors, and once became "SQLITE_OK"."""
     assert sqlite_words(apsw.CorruptError(ours)) == ours

@@ -1,1 +1,1 @@
-"""`backup-cli` as a person uses it: exit codes, sentences, and what lies on the disk afterwards."""
+"""`backup-cli` as a person uses it: exit codes, sentences, and what is on the disk afterwards."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from tests.end_to_end.world import Said, World, backup_cli
 
 PID_LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
-"""What a lightningd does to its pid file, as a program for `tests.node.processes.running`."""
+"""How lightningd locks its pid file, as a program for `tests.node.processes.running`."""
 
 
 def assert_refused(said: Said, pattern: str, code: int = 1) -> None:
-    """It said one sentence that matches, and ended with that exit code."""
+    """Assert that the command printed exactly one error, which matches the pattern, and ended with this exit code."""
     assert said.code == code, said
     assert "Traceback" not in said.err
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
@@ -20,10 +20,10 @@ def assert_refused(said: Said, pattern: str, code: int = 1) -> None:
 
 
 def init(world: World) -> Said:
-    """The command as it is typed for this node."""
+    """Run `backup-cli init` for this node and its destination."""
     return backup_cli("init", "--lightning-dir", world.directory, world.url)
 
 
 def restore(world: World, dest: Path, *options: str) -> Said:
-    """The command as it is typed for this node's backup."""
+    """Run `backup-cli restore` from this node's backup to `dest`."""
     return backup_cli("restore", *options, world.url, dest)

@@ -1,4 +1,4 @@
-"""What the tests of `backup-cli` begin with."""
+"""Fixtures for the tests of `backup-cli`."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def old_node(world: World, history: History) -> World:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where a lost node comes back."""
+    """An empty directory to restore a lost node into."""
     path = tmp_path / "new"
     path.mkdir()
     return path

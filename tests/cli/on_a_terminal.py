@@ -9,24 +9,24 @@ import sys
 import termios
 import time
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 def on_a_terminal(*words: object, term: str = "xterm", columns: int = 80, **environment: str) -> tuple[int, str]:
-    """Exit code, and everything that was written to the terminal."""
+    """The command's exit code, and everything that it wrote to the terminal."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
     child, terminal = pty.fork()
     if child == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         program = [sys.executable, "-m", "backup_cli.main", *map(str, words)]
         os.execve(sys.executable, program, {**kept, "TERM": term, **environment})
-    data, deadline = b"", time.monotonic() + PATIENCE
+    data, deadline = b"", time.monotonic() + TIMEOUT
     while True:
         ready = select.select([terminal], [], [], max(deadline - time.monotonic(), 0))[0]
         assert ready, data
         try:
             piece = os.read(terminal, 65536)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports a closed other end this way
             piece = b""
         if not piece:
             break
@@ -36,7 +36,7 @@ def on_a_terminal(*words: object, term: str = "xterm", columns: int = 80, **envi
 
 
 def screen(written: str) -> list[str]:
-    """The lines that stand there in the end: a carriage return begins a line anew, and a clearing empties it."""
+    """The lines on the screen at the end: a carriage return overwrites a line, and an erase sequence empties it."""
     lines = []
     for line in written.split("\n"):
         shown = ""

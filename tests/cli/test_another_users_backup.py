@@ -15,12 +15,12 @@ READER = NAMELESS + 1
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A disk that everybody may look into; what lies there is somebody's."""
+    """A disk that everybody may list; the backups on it belong to single users."""
     yield from place_for_others()
 
 
-def of_a_node(lived: World, *places: Path) -> None:
-    """Copies of this node's backup, a nameless user's."""
+def make_copies_of_another_user(lived: World, *places: Path) -> None:
+    """Make copies of this node's backup that belong to a user without a name."""
     for place in places:
         shutil.copytree(lived.backup, place)
         given_to(NAMELESS, place)
@@ -30,40 +30,46 @@ def as_reader(*words: object) -> Said:
     return run(*as_user(READER), *command(*words))
 
 
-def the_line(said: Said) -> list[str]:
-    """What it says to type, as root."""
+def suggested_command(said: Said) -> list[str]:
+    """The command that the message tells root to type."""
     (line,) = [line for line in said.err.splitlines() if "setpriv" in line]
     return line.split()
 
 
 @pytest.mark.parametrize("what", ["status", "verify", "versions"])
-def test_directory_of_backups_that_are_all_closed(lived: World, shared: Path, what: str) -> None:
-    of_a_node(lived, *(shared / f"{n}.bkp" for n in range(6)))
+def test_directory_of_unreadable_backups_names_their_owner_and_the_command(
+    lived: World, shared: Path, what: str
+) -> None:
+    make_copies_of_another_user(lived, *(shared / f"{n}.bkp" for n in range(6)))
     said = as_reader(what, shared.as_uri())
     assert_refused(said, rf"no backup that the user {READER} may read.*0\.bkp \(of the user {NAMELESS}\)")
     assert "there is no backup" not in said.text
     assert f"run this as the user {NAMELESS}" in said.text
-    several = run(*the_line(said))
+    several = run(*suggested_command(said))
     assert_refused(several, "holds 6 backups; say which one")
-    assert run(*the_line(said)[:-1], (shared / "3.bkp").as_uri()).code == 0
+    assert run(*suggested_command(said)[:-1], (shared / "3.bkp").as_uri()).code == 0
 
 
 @pytest.mark.parametrize("above", [False, True])
-def test_one_that_is_named(lived: World, shared: Path, above: bool) -> None:
-    """Closed itself, or in a directory that is."""
+def test_unreadable_backup_named_in_full_names_its_owner_and_the_command(
+    lived: World, shared: Path, above: bool
+) -> None:
+    """The backup itself is unreadable, or a directory above it is."""
     (shared / "nas").mkdir()
-    of_a_node(lived, shared / "nas" / "lightning.bkp")
+    make_copies_of_another_user(lived, shared / "nas" / "lightning.bkp")
     given_to(NAMELESS, shared / "nas")
     (shared / "nas").chmod(0o700 if above else 0o755)
     said = as_reader("status", (shared / "nas" / "lightning.bkp").as_uri())
     assert_refused(said, rf"cannot be read by the user {READER}.*of the user {NAMELESS}")
     assert "fix that" not in said.text
-    assert run(*the_line(said)).code == 0
+    assert run(*suggested_command(said)).code == 0
 
 
-def test_of_a_mixed_place_nobody_but_a_person_says_which_is_meant(lived: World, shared: Path, tmp_path: Path) -> None:
-    """The only one that can be read may be an old one."""
-    of_a_node(lived, shared / "newest.bkp")
+def test_readable_and_unreadable_backups_side_by_side_must_be_chosen_by_name(
+    lived: World, shared: Path, tmp_path: Path
+) -> None:
+    """The only readable one may be an old copy."""
+    make_copies_of_another_user(lived, shared / "newest.bkp")
     shutil.copytree(lived.backup, shared / "own.bkp")
     given_to(READER, shared / "own.bkp")
     for what in (["status"], ["verify"]):
@@ -73,7 +79,7 @@ def test_of_a_mixed_place_nobody_but_a_person_says_which_is_meant(lived: World, 
     assert as_reader("status", (shared / "own.bkp").as_uri()).code == 0
 
 
-def test_file_of_the_older_plugin_that_is_closed(shared: Path) -> None:
+def test_unreadable_legacy_backup_names_its_owner(shared: Path) -> None:
     (shared / "old.bkp").write_bytes(b"\0" * 512)
     (shared / "old.bkp").chmod(0o600)
     given_to(NAMELESS, shared / "old.bkp")
@@ -81,7 +87,7 @@ def test_file_of_the_older_plugin_that_is_closed(shared: Path) -> None:
     assert_refused(said, rf"may not read.*of the user {NAMELESS}")
 
 
-def test_what_no_backup_can_be_in_is_not_counted(lived: World, shared: Path) -> None:
+def test_unreadable_directories_that_hold_no_backup_are_not_counted(lived: World, shared: Path) -> None:
     shutil.copytree(lived.backup, shared / "own.bkp")
     given_to(READER, shared / "own.bkp")
     (shared / "lost+found").mkdir(mode=0o700)
@@ -89,7 +95,7 @@ def test_what_no_backup_can_be_in_is_not_counted(lived: World, shared: Path) -> 
     assert as_reader("status", shared.as_uri()).code == 0
 
 
-def test_own_files_with_wrong_modes_are_not_called_anothers(lived: World) -> None:
+def test_own_backup_with_wrong_modes_is_not_called_another_users(lived: World) -> None:
     lived.backup.chmod(0)
     try:
         said = run_mortal("status", lived.url)

@@ -1,4 +1,4 @@
-"""`backup-cli drill`: a whole disaster, rehearsed; afterwards nothing is left of it."""
+"""`backup-cli drill`: a whole disaster, played through; afterwards nothing is left of it."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def scratch(tmp_path: Path) -> Path:
     return path
 
 
-def test_by_itself(scratch: Path) -> None:
+def test_drill_without_a_destination_reports_latency_size_and_a_verdict(scratch: Path) -> None:
     said = spawned(*command("drill"), environment={"TMPDIR": str(scratch)})
     assert said.code == 0, said
     for words in ("commit latency", "at 99 %", "identical", "Verdict"):
@@ -35,8 +35,8 @@ def test_by_itself(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_at_a_destination_that_holds_a_backup_already(lived: World, scratch: Path) -> None:
-    """In a directory of its own beside it."""
+def test_drill_beside_an_existing_backup_leaves_it_unchanged(lived: World, scratch: Path) -> None:
+    """The drill works in a directory of its own beside the backup."""
     before = tree(lived.root / "disk")
     said = spawned(*command("drill", lived.backup.parent.as_uri()), environment={"TMPDIR": str(scratch)})
     assert said.code == 0, said
@@ -45,14 +45,16 @@ def test_at_a_destination_that_holds_a_backup_already(lived: World, scratch: Pat
     assert list(scratch.iterdir()) == []
 
 
-def test_at_no_destination(tmp_path: Path) -> None:
+def test_drill_at_a_missing_destination_makes_nothing(tmp_path: Path) -> None:
     assert_refused(backup_cli("drill", (tmp_path / "missing").as_uri()), "does not exist. Nothing was made")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("when", ["A recorded node", "25 %", "Killed plugin"])
-def test_stopped_it_leaves_nothing(tmp_path: Path, scratch: Path, when: str, number: signal.Signals) -> None:
+def test_drill_stopped_by_a_signal_leaves_no_file_and_no_process(
+    tmp_path: Path, scratch: Path, when: str, number: signal.Signals
+) -> None:
     """Ctrl-C (which the terminal sends to all processes of the command), a service manager, a closed terminal."""
     destination = tmp_path / "disk"
     destination.mkdir()
@@ -77,7 +79,7 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, scratch: Path, when: str, num
 
 
 @needs_small_disks
-def test_at_a_destination_that_is_too_small(tmp_path: Path, scratch: Path) -> None:
+def test_drill_on_a_full_destination_says_so_and_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     with small_disk(disk, 300 << 10):
@@ -86,8 +88,8 @@ def test_at_a_destination_that_is_too_small(tmp_path: Path, scratch: Path) -> No
         assert list(disk.iterdir()) == []
 
 
-def test_without_room_for_the_recorded_node(tmp_path: Path, scratch: Path) -> None:
-    """What is full is not the destination, and nobody should buy another one because of it."""
+def test_drill_with_a_full_scratch_directory_does_not_blame_the_destination(tmp_path: Path, scratch: Path) -> None:
+    """The destination is not full, and nobody should buy another one because of this message."""
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", scratch]).returncode:
         pytest.skip("needs root, to mount a small filesystem")
     destination = tmp_path / "disk"
@@ -101,18 +103,20 @@ def test_without_room_for_the_recorded_node(tmp_path: Path, scratch: Path) -> No
     assert list(destination.iterdir()) == []
 
 
-def test_a_path_is_no_url(tmp_path: Path) -> None:
-    """What it says to type is the destination, without the drill's own directory."""
+def test_drill_with_a_path_suggests_the_url(tmp_path: Path) -> None:
+    """The suggested URL is the destination, without the drill's own directory."""
     assert_refused(backup_cli("drill", tmp_path), f"write it as a URL: {tmp_path.as_uri()}\n", code=2)
 
 
-def test_what_a_drill_has_left_is_in_nobodys_way(lived: World, scratch: Path) -> None:
-    """A power cut leaves it; on the worst day it must not be a second backup to choose from."""
+def test_leftovers_of_a_drill_are_not_offered_as_a_backup_to_restore(lived: World, scratch: Path) -> None:
+    """A power cut leaves the drill's directory behind; it must not look like a second backup to choose from."""
     shutil.copytree(lived.backup, lived.backup.with_name("lightningd-backup-drill-0a1b2c3d"))
     assert backup_cli("restore", lived.backup.parent.as_uri(), scratch).code == 0
 
 
-def test_with_ones_own_backup(lived: World, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drill_with_the_nodes_own_backup_changes_nothing(
+    lived: World, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(lived.root)
     said = backup_cli("drill", "--lightning-dir", lived.directory)
     assert said.code == 0, said
@@ -121,19 +125,19 @@ def test_with_ones_own_backup(lived: World, scratch: Path, monkeypatch: pytest.M
     assert tree(lived.root) == before
 
 
-def test_with_ones_own_backup_when_it_is_damaged(taken_over: World) -> None:
+def test_drill_with_a_damaged_own_backup_is_refused_as_damaged(taken_over: World) -> None:
     flip(snapshot(taken_over), 200)
     before = tree(taken_over.root)
     assert_refused(backup_cli("drill", "--lightning-dir", taken_over.directory), "damaged", code=3)
     assert tree(taken_over.root) == before
 
 
-def test_with_ones_own_backup_when_it_is_empty(world: World) -> None:
+def test_drill_with_an_empty_own_backup_is_refused(world: World) -> None:
     world.init()
     assert_refused(backup_cli("drill", "--lightning-dir", world.directory), "holds no database yet.*check-config")
 
 
-def test_with_another_backup_than_ones_own(lived: World, tmp_path: Path) -> None:
+def test_drill_with_a_foreign_backup_warns_that_it_is_not_the_nodes(lived: World, tmp_path: Path) -> None:
     other = World(tmp_path / "other")
     other.init().run([History().first()])
     said = backup_cli("drill", "--lightning-dir", lived.directory, other.url)

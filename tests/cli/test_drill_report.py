@@ -1,4 +1,4 @@
-"""What a drill makes of its measurements: a picture, figures, and a sentence to act on."""
+"""The report of a drill: a histogram, figures, and a sentence to act on."""
 
 import re
 
@@ -23,11 +23,11 @@ def seen(latencies: list[float], differences: list[str]) -> DrillReport:
         (0.300, "unfit. A commit takes 300.0 ms (at times 900.0 ms)"),
     ],
 )
-def test_the_verdict_follows_the_latency(median: float, word: str) -> None:
+def test_verdict_follows_the_median_latency(median: float, word: str) -> None:
     assert verdict(median, 3 * median, []).startswith(f"Verdict: {word}")
 
 
-def test_a_good_median_does_not_hide_stalls() -> None:
+def test_verdict_with_a_good_median_still_names_stalls() -> None:
     assert verdict(0.001, 0.6, []).startswith(
         "Verdict: uneven. A commit mostly takes 1.0 ms, but one in a hundred 600.0"
     )
@@ -36,11 +36,11 @@ def test_a_good_median_does_not_hide_stalls() -> None:
     assert verdict(0.3, 4.0, []).startswith("Verdict: unfit")
 
 
-def test_what_came_back_wrong_outweighs_any_speed() -> None:
+def test_verdict_on_a_restore_that_differs_is_never_good() -> None:
     assert "do not use this destination" in verdict(0.0001, 0.0001, ["vars: one row is missing"])
 
 
-def test_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_names_latencies_sizes_and_restored_version(capsys: pytest.CaptureFixture[str]) -> None:
     tell(seen([0.001] * 98 + [0.003, 0.2], []))
     said = capsys.readouterr().out
     assert "1.0 ms median, 200.0 ms at 99 %, 200.0 ms at most" in said
@@ -50,13 +50,13 @@ def test_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.splitlines()[-2] == "identical" and said.splitlines()[-1].startswith("Verdict: good")
 
 
-def test_differences_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_lists_the_differences_of_a_restore(capsys: pytest.CaptureFixture[str]) -> None:
     tell(seen([0.001], ["vars: one row is missing"]))
     said = capsys.readouterr().out
     assert "DIFFERENT: vars: one row is missing" in said and "\nnot identical\n" in said
 
 
-def test_the_histogram_shows_every_commit_once_and_no_empty_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_histogram_counts_every_commit_once_and_has_no_empty_ends(capsys: pytest.CaptureFixture[str]) -> None:
     histogram(sorted([0.0003] * 40 + [0.0015] * 20 + [0.0005] + [2.0]))
     rows = re.findall(r"^ *(to|over) ([\d.]+) ms (#*) +(\d+)$", capsys.readouterr().out, re.M)
     assert [(word, edge, len(bar), int(count)) for word, edge, bar, count in rows if count != "0"] == [

@@ -1,4 +1,4 @@
-"""`backup-cli init`: what it makes, and what is left when it is broken off: nothing."""
+"""`backup-cli init`: what it makes, and that it leaves nothing when it is interrupted."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def mode(path: Path) -> int:
 # What it makes
 
 
-def test_before_the_first_start(world: World) -> None:
+def test_init_before_the_nodes_first_start_prints_only_the_config_line(world: World) -> None:
     said = init(world)
     assert said.code == 0
     assert "holds no database yet" in said.err
@@ -42,7 +42,7 @@ def test_before_the_first_start(world: World) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "warned"), [(0.0199, False), (0.0201, True), (0.1, True)])
-def test_what_a_commit_takes_and_means(
+def test_init_measures_a_commit_and_warns_above_20_ms(
     world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, warned: bool
 ) -> None:
     monkeypatch.setattr("backends.log.backup.measured_latency", lambda storage: seconds)
@@ -54,8 +54,8 @@ def test_what_a_commit_takes_and_means(
         assert "about 1.3 s for this destination" in said.err
 
 
-def test_a_new_directory_of_any_name(world: World, history: History) -> None:
-    """Named by the user, it is believed; what it may be mistaken for is said."""
+def test_init_believes_an_explicit_new_directory_of_any_name(world: World, history: History) -> None:
+    """A directory that the user names is believed; the message says what it may be confused with."""
     world.directory = world.root / "my node"
     world.directory.mkdir()
     said = init(world)
@@ -66,7 +66,7 @@ def test_a_new_directory_of_any_name(world: World, history: History) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_only_its_owner_can_read_what_it_makes(old_node: World) -> None:
+def test_backup_is_readable_by_its_owner_only_whatever_the_umask(old_node: World) -> None:
     before = os.umask(0)
     try:
         assert init(old_node).code == 0
@@ -77,7 +77,7 @@ def test_only_its_owner_can_read_what_it_makes(old_node: World) -> None:
     assert {mode(path) for path in old_node.directory.glob("backup.*")} == {0o600}
 
 
-def test_of_an_existing_database(old_node: World) -> None:
+def test_init_copies_an_existing_database(old_node: World) -> None:
     said = init(old_node)
     assert "holds the database at version 6" in said.text
     assert "Copying the database: 100 %" in said.text
@@ -85,7 +85,9 @@ def test_of_an_existing_database(old_node: World) -> None:
     old_node.assert_restored_equals_the_nodes()
 
 
-def test_the_directory_above_and_the_default_one(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_finds_the_network_directory_below_the_default_and_a_given_one(
+    old_node: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = old_node.root / "home"
     home.mkdir()
     (home / ".lightning").symlink_to(old_node.directory.parent)
@@ -96,7 +98,7 @@ def test_the_directory_above_and_the_default_one(old_node: World, monkeypatch: p
     assert json.loads((old_node.directory / "backup.lock").read_text())["backend_url"] == other
 
 
-def test_a_hot_journal_is_honoured(world: World, history: History) -> None:
+def test_init_rolls_back_a_hot_journal_before_it_copies(world: World, history: History) -> None:
     world.run_without_plugin([history.first(), history.big()])
     before = contents(world.database)
     node = world.node(database=partial(SeparateDatabase, cache_pages=10), command=PLUGIN)
@@ -110,8 +112,8 @@ def test_a_hot_journal_is_honoured(world: World, history: History) -> None:
     assert contents(world.restore()) == before
 
 
-def test_a_wal_is_honoured(old_node: World) -> None:
-    """A node that was told to use one: its last changes are not in the database file."""
+def test_init_includes_changes_that_are_only_in_the_wal(old_node: World) -> None:
+    """The node was told to use a WAL: its last changes are not in the database file."""
     with closing(sqlite3.connect(old_node.database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("INSERT INTO vars (name, val) VALUES ('in the WAL', 'x')")
@@ -124,13 +126,13 @@ def test_a_wal_is_honoured(old_node: World) -> None:
     assert (b"'in the WAL'", b"'x'", b"NULL", b"NULL") in contents(old_node.restore())["vars"]
 
 
-def test_a_database_from_before_there_was_a_version(world: World) -> None:
+def test_init_accepts_a_database_without_a_version_column(world: World) -> None:
     UPGRADES[-1].prepare(world)
     assert world.status()["data_version"] == 0
     world.assert_restored_equals_the_nodes()
 
 
-def test_an_earlier_backup_lock_is_kept(old_node: World) -> None:
+def test_init_keeps_an_earlier_backup_lock_aside(old_node: World) -> None:
     assert init(old_node).code == 0
     first = (old_node.directory / "backup.lock").read_bytes()
     old_node.backup = old_node.backup.with_name("second.bkp")
@@ -141,7 +143,7 @@ def test_an_earlier_backup_lock_is_kept(old_node: World) -> None:
     assert f"kept as {kept.name}" in said.err
 
 
-def test_the_same_disk_is_a_warning(old_node: World) -> None:
+def test_init_on_the_nodes_own_disk_warns(old_node: World) -> None:
     said = init(old_node)
     assert said.code == 0
     assert "warning: " in said.err
@@ -149,7 +151,7 @@ def test_the_same_disk_is_a_warning(old_node: World) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second filesystem at hand")
-def test_another_disk_is_no_warning(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_on_another_disk_does_not_warn(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ephemeral, "_IN_MEMORY", frozenset())  # it is the nearest other one
     place = Path("/dev/shm") / f"init-test-{os.getpid()}"
     try:
@@ -160,15 +162,15 @@ def test_another_disk_is_no_warning(old_node: World, monkeypatch: pytest.MonkeyP
         shutil.rmtree(place)
 
 
-# Broken off
+# Interrupted
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
 @pytest.mark.parametrize("at", ["hand_over", "set_old_lock_aside"])
-def test_what_was_begun_is_undone(
+def test_init_that_fails_at_the_end_leaves_no_backup(
     old_node: World, monkeypatch: pytest.MonkeyPatch, at: str, broken: BaseException
 ) -> None:
-    """The backup is whole by then, but the node does not know of it: a second try must not find it in its way."""
+    """The backup is whole by then, but the node does not know of it: a second try must not be blocked by it."""
     before = tree(old_node.root, locks=True)
 
     def fails(*_: object) -> None:
@@ -186,8 +188,8 @@ def test_what_was_begun_is_undone(
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.2])
-def test_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> None:
-    """A database of 60 MiB, so that there is something to break off."""
+def test_init_stopped_by_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> None:
+    """A database of 60 MiB, so that there is something to interrupt."""
     world.run_without_plugin([history.first(), *(incompressible(history, number) for number in range(20))])
     before = tree(world.root, locks=True)
     process = subprocess.Popen(
@@ -200,7 +202,7 @@ def test_ctrl_c_leaves_nothing(world: World, history: History, after: float) -> 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
-    if process.returncode in (0, -signal.SIGINT):  # the key came when all was done
+    if process.returncode in (0, -signal.SIGINT):  # the key came after everything was done
         assert (world.directory / "backup.lock").exists()
         return
     assert process.returncode == 130

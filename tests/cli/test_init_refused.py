@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refused(old_node: World, what: str) -> None:
+def test_init_refuses_unusable_node_or_destination_and_changes_nothing(old_node: World, what: str) -> None:
     act, sentence = REFUSED[what]
     act(old_node)
     before = tree(old_node.root)
@@ -127,7 +127,7 @@ def test_refused(old_node: World, what: str) -> None:
     assert tree(old_node.root) == before
 
 
-def test_a_running_lightningd(old_node: World) -> None:
+def test_init_beside_a_running_lightningd_is_refused(old_node: World) -> None:
     before = tree(old_node.root)
     pid_file = old_node.directory.parent / f"lightningd-{old_node.directory.name}.pid"
     with running(PID_LOCK, pid_file) as lightningd:
@@ -136,14 +136,14 @@ def test_a_running_lightningd(old_node: World) -> None:
     assert tree(old_node.root) == before
 
 
-def test_a_database_that_somebody_has_open(old_node: World) -> None:
+def test_init_of_a_database_that_a_process_has_open_is_refused(old_node: World) -> None:
     before = tree(old_node.root)
     with running("import sqlite3; c = sqlite3.connect(a[0]); c.execute('SELECT * FROM vars')", old_node.database):
         assert_refused(init(old_node), r"has .*lightningd.sqlite3 open; nothing was changed")
     assert tree(old_node.root) == before
 
 
-def test_a_plugin_at_work(old_node: World, history: History) -> None:
+def test_init_beside_a_working_plugin_is_refused(old_node: World, history: History) -> None:
     assert init(old_node).code == 0
     with old_node.node(database=SeparateDatabase) as node:
         node.play(history.notes(1))
@@ -153,7 +153,7 @@ def test_a_plugin_at_work(old_node: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("where", ["disk", "lightning/regtest"])
-def test_places_that_this_user_may_not_write(old_node: World, where: str) -> None:
+def test_init_without_write_permission_is_refused_and_changes_nothing(old_node: World, where: str) -> None:
     place = old_node.root / where
     place.chmod(0o500)
     before = tree(old_node.root)
@@ -165,7 +165,7 @@ def test_places_that_this_user_may_not_write(old_node: World, where: str) -> Non
     assert_refused(said, "may not write there|Permission denied")
 
 
-def test_a_database_that_this_user_may_not_read(old_node: World) -> None:
+def test_init_without_read_permission_on_the_database_is_refused(old_node: World) -> None:
     old_node.database.chmod(0)
     before = tree(old_node.backup.parent)
     said = spawned(*as_mortal(), *command("init", "--lightning-dir", old_node.directory, old_node.url))
@@ -187,7 +187,7 @@ def test_a_database_that_this_user_may_not_read(old_node: World) -> None:
         ("http://[::1", "is not a URL"),
     ],
 )
-def test_a_url_that_is_none_is_a_mistake_in_what_was_typed(old_node: World, url: str, sentence: str) -> None:
+def test_init_with_an_invalid_url_is_a_usage_error(old_node: World, url: str, sentence: str) -> None:
     before = tree(old_node.root)
     said = backup_cli("init", "--lightning-dir", old_node.directory, url)
     assert said.code == 2

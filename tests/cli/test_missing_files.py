@@ -1,4 +1,4 @@
-"""A backup, or a file of one, that is not where it should be: what lies near it is named, and what to type is safe."""
+"""A backup, or a file of one, that is not where it should be: the message names what is near it, and a safe command."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def grown(world: World, history: History) -> World:
     ],
 )
 @pytest.mark.parametrize("command", ["verify", "status", "restore"])
-def test_a_file_under_a_sync_clients_name_is_pointed_out(
+def test_missing_file_that_a_sync_client_renamed_is_pointed_out(
     grown: World, wanted: str, other: str, command: str, tmp_path: Path
 ) -> None:
     held = (grown.backup / wanted).read_bytes()
@@ -56,7 +56,7 @@ def test_a_file_under_a_sync_clients_name_is_pointed_out(
     assert backup_cli("verify", copy.as_uri()).code == 0
 
 
-def test_a_last_segment_under_another_name_is_pointed_out(grown: World) -> None:
+def test_last_segment_under_another_name_is_pointed_out(grown: World) -> None:
     last = max(grown.backup.glob("segment-*"))
     last.rename(last.with_name(f"{last.name} (1)"))
     shutil.copy(grown.backup / "manifest", grown.backup / "manifest~")
@@ -65,14 +65,14 @@ def test_a_last_segment_under_another_name_is_pointed_out(grown: World) -> None:
     assert f"{last.name} (1)" in said.text, said
 
 
-def test_a_whole_backup_is_not_asked_about_strangers(grown: World) -> None:
+def test_stray_files_in_a_whole_backup_are_not_mentioned(grown: World) -> None:
     (grown.backup / "segment-00000009 (1)").write_bytes(b"x")
     said = backup_cli("verify", grown.url)
     assert said.code == 0
     assert "(1)" not in said.text
 
 
-def test_a_name_with_a_typing_error_lists_its_neighbours(grown: World) -> None:
+def test_misspelt_backup_name_lists_the_nearest_backups_first(grown: World) -> None:
     for name in ("worst", "node-b", "node-c", "node-d", "node-e", "node-f"):
         shutil.copytree(grown.backup, grown.backup.with_name(name))
     for command in ("verify", "status"):
@@ -83,7 +83,7 @@ def test_a_name_with_a_typing_error_lists_its_neighbours(grown: World) -> None:
         assert "init" not in said.text, "nobody makes a new backup on the worst day because one was not found"
 
 
-def test_an_empty_directory_beside_a_backup_names_it(grown: World) -> None:
+def test_restore_from_an_empty_directory_names_the_backup_beside_it(grown: World) -> None:
     empty = grown.backup.with_name("lightning.bpk")
     empty.mkdir()
     said = backup_cli("restore", empty.as_uri(), grown.root / "x.sqlite3")
@@ -91,7 +91,7 @@ def test_an_empty_directory_beside_a_backup_names_it(grown: World) -> None:
     assert grown.url in said.text
 
 
-def test_nothing_beside_it_adds_nothing(world: World) -> None:
+def test_missing_backup_without_neighbours_mentions_none(world: World) -> None:
     said = backup_cli("status", world.url)
     assert said.code == 1
     assert "Next to it" not in said.text

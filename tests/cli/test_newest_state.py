@@ -23,18 +23,18 @@ from tests.fake_lightningd import Call, History, Refused
 from tests.legacy.written import written
 
 LOST = 20
-"""More changes than the plugin brings a database forward by."""
+"""A number of changes that the plugin no longer rolls forward."""
 
 
 def typed(command: str) -> Said:
-    """A command as a message gave it, typed as it stands."""
+    """Run a command exactly as a message gave it."""
     program, *words = shlex.split(command)
     assert program == "backup-cli"
     return backup_cli(*words)
 
 
 def told(said: Said, pattern: str) -> str:
-    """The command in a message that begins so, to the end of its sentence."""
+    """The command in a message that begins with this pattern, to the end of its sentence."""
     found = re.search(rf"(backup-cli {pattern}.*?)(\. |$|\n| \()", said.err + said.out)
     assert found is not None, said
     return found[1]
@@ -50,7 +50,7 @@ def check(world: World) -> Said:
 
 @pytest.fixture
 def set_back(lived: World, history: History) -> World:
-    """Its database is an old copy, at version 6; the backup is at 26."""
+    """A node whose database is an old copy at version 6; its backup is at 26."""
     old = lived.database.read_bytes()
     lived.run(history.notes(LOST))
     shutil.copy(lived.database, lived.root / "newest.sqlite3")
@@ -60,7 +60,7 @@ def set_back(lived: World, history: History) -> World:
 
 @pytest.fixture
 def newer(lived: World, history: History) -> World:
-    """Its database is at 26, as it ran without the plugin; the backup at 6."""
+    """A node that ran without the plugin: its database is at version 26, its backup at 6."""
     lived.run_without_plugin(history.notes(LOST))
     return lived
 
@@ -88,8 +88,8 @@ def test_resync_of_an_older_database_is_refused(set_back: World) -> None:
     assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
 
 
-def test_what_a_mistaken_resync_replaced_comes_back(set_back: World) -> None:
-    """The wrong version of the two was given up; the node has even gone on from the old one."""
+def test_newer_state_replaced_by_a_mistaken_resync_can_be_restored(set_back: World) -> None:
+    """The newer of the two states was given up by mistake, and the node has even gone on from the older one."""
     assert resync(set_back, "--discard-newer", 26).code == 0
     set_back.run(History(set_back.version).notes(3))
     listed = backup_cli("versions", set_back.url)
@@ -103,8 +103,8 @@ def test_what_a_mistaken_resync_replaced_comes_back(set_back: World) -> None:
     set_back.assert_restored_equals_the_nodes()
 
 
-def test_resync_over_a_damaged_backup_counts_what_lies_behind_the_damage(set_back: World) -> None:
-    """Up to the damage the backup seems to be the older one."""
+def test_resync_over_a_damaged_backup_counts_the_changes_behind_the_damage(set_back: World) -> None:
+    """Read only up to the damage, the backup would seem to be the older one."""
     DAMAGED["a record's header has a flipped bit"](set_back)
     (set_back.backup / "session").unlink()
     said = assert_nothing_changes(set_back, lambda: resync(set_back), "is damaged, and shows that version 26 was once")
@@ -112,8 +112,8 @@ def test_resync_over_a_damaged_backup_counts_what_lies_behind_the_damage(set_bac
     assert resync(set_back, "--discard-newer", 26).code == 0
 
 
-def test_resync_of_a_database_without_a_version(world: World, history: History) -> None:
-    """Neither of the two tells its version: nobody knows which is newer."""
+def test_resync_of_a_database_without_a_version_is_refused(world: World, history: History) -> None:
+    """Neither database nor backup has a version: nobody knows which is newer."""
     world.run_without_plugin([history.first()])
     forget_version(world)
     assert init(world).code == 0
@@ -126,7 +126,7 @@ def forget_version(world: World) -> None:
         connection.execute("DELETE FROM vars WHERE name = 'data_version'")
 
 
-def test_what_is_no_version_is_a_mistake_in_typing(lived: World) -> None:
+def test_discard_newer_with_an_invalid_version_is_a_usage_error(lived: World) -> None:
     for text in ("newest", "-1", "4294967296", "٣"):
         said = resync(lived, "--discard-newer", text)
         assert (said.code, "neither a version" in said.err) == (2, True)
@@ -144,7 +144,7 @@ def test_verify_of_an_older_database_never_advises_resync(set_back: World) -> No
     assert differences(set_back.database, set_back.root / "newest.sqlite3") == []
 
 
-def test_verify_of_a_newer_database_advises_what_keeps_it(newer: World) -> None:
+def test_verify_of_a_newer_database_advises_the_resync_that_keeps_it(newer: World) -> None:
     before = everything(newer.database)
     said = backup_cli("verify", newer.url, "--lightning-dir", newer.directory)
     assert "is 20 changes ahead" in said.err
@@ -173,19 +173,19 @@ def test_restore_over_a_newer_database_is_refused(newer: World, resume: bool) ->
     assert everything(aside) == before
 
 
-def test_restore_over_a_newer_file_of_any_name(newer: World, place: Path) -> None:
+def test_restore_over_a_newer_file_of_any_name_is_refused(newer: World, place: Path) -> None:
     shutil.copy(newer.database, place / "mine.sqlite3")
     said = restore(newer, place / "mine.sqlite3", "--replace")
     assert_refused(said, "mine.sqlite3 is at version 26, and the backup .* at version 6: .*--discard-newer 26 ")
 
 
-def test_restore_of_an_old_version_beside_a_newer_database(newer: World) -> None:
-    """It gets a name of its own, and replaces nothing."""
+def test_restore_of_an_old_version_beside_a_newer_database_replaces_nothing(newer: World) -> None:
+    """The old version gets a name of its own, and replaces nothing."""
     assert restore(newer, newer.directory, "--to-version", "4", "--not-for-a-node").code == 0
     assert newer.version == 26
 
 
-def test_restore_of_the_older_plugins_file_over_a_newer_database(world: World, tmp_path: Path) -> None:
+def test_restore_of_a_legacy_backup_over_a_newer_database_is_refused(world: World, tmp_path: Path) -> None:
     life = History()
     calls = [life.first(), *life.notes(30)]
     file = tmp_path / "file.bkp"
@@ -201,7 +201,7 @@ def test_restore_of_the_older_plugins_file_over_a_newer_database(world: World, t
     assert world.version == 27
 
 
-def test_restore_of_another_nodes_backup(lived: World, history: History) -> None:
+def test_restore_of_another_nodes_backup_over_a_database_is_refused(lived: World, history: History) -> None:
     """Versions of two nodes say nothing of one another."""
     set_id = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('node_id', x'{}')"
     lived.run([history.transaction(set_id.format("02" * 33))])
@@ -224,10 +224,8 @@ def test_restore_of_another_nodes_backup(lived: World, history: History) -> None
         lived.run(History(lived.version).notes(1))
 
 
-def test_restore_beside_a_lock_whose_backup_was_made_anew_tells_that_the_node_does_not_start(
-    lived: World, history: History
-) -> None:
-    """The URL is the same, and the backup another one: the plugin refuses."""
+def test_restore_from_a_recreated_backup_says_that_the_node_will_not_start(lived: World, history: History) -> None:
+    """The URL is the same, but it is another backup: the plugin refuses."""
     kept = (lived.directory / "backup.lock").read_bytes()
     lived.backup.rename(lived.backup.with_name("moved"))
     lived.init()
@@ -255,7 +253,7 @@ def two_backups(lived: World, history: History) -> World:
 
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("lost", [False, True])
-def test_restore_of_an_older_backup_than_the_one_in_backup_lock(
+def test_restore_of_an_older_backup_than_the_one_in_backup_lock_is_refused(
     lived: World, history: History, away: bool, lost: bool
 ) -> None:
     """The newer one is on another disk, mounted or not: only its version may be given up."""
@@ -274,7 +272,7 @@ def test_restore_of_an_older_backup_than_the_one_in_backup_lock(
     assert world.version == 6
 
 
-def test_restore_of_another_backup_than_the_one_in_backup_lock_where_nothing_is_known(
+def test_restore_of_a_backup_not_in_backup_lock_is_refused_if_neither_is_known_newer(
     lived: World, history: History
 ) -> None:
     world = two_backups(lived, history)
@@ -288,7 +286,7 @@ def test_restore_of_another_backup_than_the_one_in_backup_lock_where_nothing_is_
     assert "--discard-newer unknown" in said.err
 
 
-def test_restore_of_the_same_backup_from_another_place(lived: World, history: History) -> None:
+def test_restore_of_the_same_backup_from_another_mount_needs_no_flag(lived: World, history: History) -> None:
     """As on the worst day: the disk is mounted elsewhere. No flag is asked for; an old copy of it is refused."""
     copy = lived.root / "old copy"
     shutil.copytree(lived.backup, copy)
@@ -311,7 +309,7 @@ def second(world: World) -> World:
     return world
 
 
-def test_init_of_an_older_database_while_the_backup_is_there(set_back: World) -> None:
+def test_init_of_an_older_database_beside_its_newer_backup_is_refused(set_back: World) -> None:
     said = assert_nothing_changes(
         set_back, lambda: init(second(set_back)), "at version 6, and .* names, is at version 26: .*--discard-newer 26 "
     )
@@ -328,22 +326,23 @@ def test_init_of_an_older_database_by_consent_keeps_the_old_backup(set_back: Wor
     assert tree(set_back.backup.with_name("lightning.bkp")) == first
 
 
-def test_init_of_an_older_database_while_the_backup_is_away(set_back: World) -> None:
-    """The note on the node's side knows how far it was."""
+def test_init_of_an_older_database_while_its_backup_is_away_is_refused(set_back: World) -> None:
+    """The sync point on the node's side knows how far the backup was."""
     set_back.backup.rename(set_back.root / "away")
     said = assert_nothing_changes(set_back, lambda: init(second(set_back)), "was at version 26 or later when it last")
     assert "there is no backup at" in said.err and "--discard-newer 26 " in said.err
 
 
-def test_init_after_a_destination_has_died(lived: World) -> None:
-    """What people do then, and nothing is asked of them: the database is just as the plugin saw it a moment ago."""
+def test_init_after_a_destination_died_accepts_the_current_database(lived: World) -> None:
+    """People run `init` at a new place then, and need no flag: the database is just as the plugin saw it a moment
+    ago."""
     shutil.rmtree(lived.backup)
     said = init(second(lived))
     assert said.code == 0, said
     assert "cannot be compared with" in said.err and "counts as the newest state" in said.err
 
 
-def test_init_after_a_destination_has_died_with_a_database_that_nobody_has_seen_lately(lived: World) -> None:
+def test_init_after_a_destination_died_refuses_a_database_not_seen_for_hours(lived: World) -> None:
     """It may be the newest state, or a disk image of last week."""
     shutil.rmtree(lived.backup)
     then = time.time() - 7200
@@ -356,8 +355,8 @@ def test_init_after_a_destination_has_died_with_a_database_that_nobody_has_seen_
     assert init(lived).code == 0
 
 
-def test_init_after_node_and_destination_have_died(lived: World, history: History) -> None:
-    """The note lags behind a node that was killed."""
+def test_init_after_node_and_destination_died_is_refused_without_consent(lived: World, history: History) -> None:
+    """The sync point of a killed node may be behind."""
     node = lived.node()
     node.start()
     node.play(history.notes(3))
@@ -368,15 +367,15 @@ def test_init_after_node_and_destination_have_died(lived: World, history: Histor
     assert said.code == 0
 
 
-def test_init_without_a_database_while_the_backup_holds_one(lived: World) -> None:
+def test_init_without_a_database_is_refused_while_the_backup_holds_one(lived: World) -> None:
     lived.database.unlink()
     assert_nothing_changes(lived, lambda: init(second(lived)), "there is no database at .* is at version 6: .*newer 6 ")
     lived.backup.with_name("lightning.bkp").rename(lived.root / "away")
     assert_nothing_changes(lived, lambda: init(lived), "was at version 6 or later")
 
 
-def test_init_in_an_old_directory_whose_node_lives_elsewhere(lived: World, history: History) -> None:
-    """Of the same version or a higher one, but another line."""
+def test_init_in_an_old_directory_of_a_node_that_runs_elsewhere_is_refused(lived: World, history: History) -> None:
+    """The database is at the same version or a higher one, but of another history."""
     other = World(lived.root / "other")
     other.directory.rmdir()
     shutil.copytree(lived.directory, other.directory)
@@ -386,7 +385,7 @@ def test_init_in_an_old_directory_whose_node_lives_elsewhere(lived: World, histo
     assert_nothing_changes(lived, lambda: init(second(lived)), "last written by another node .*never start this one ag")
 
 
-def test_init_while_the_older_plugins_file_is_newer(world: World, tmp_path: Path) -> None:
+def test_init_with_an_older_database_than_the_legacy_backup_is_refused(world: World, tmp_path: Path) -> None:
     life = History()
     calls = [life.first(), *life.notes(30)]
     written(calls).save(tmp_path / "file.bkp")
@@ -398,7 +397,7 @@ def test_init_while_the_older_plugins_file_is_newer(world: World, tmp_path: Path
     assert init(world).code == 0
 
 
-def test_import_for_a_node_whose_own_backup_is_newer(set_back: World, tmp_path: Path) -> None:
+def test_import_of_an_older_legacy_backup_than_the_nodes_own_is_refused(set_back: World, tmp_path: Path) -> None:
     """The older plugin's file and the database agree: both are old."""
     life = History()
     calls: list[Call] = [life.first(), *life.notes(5)]
@@ -411,7 +410,9 @@ def test_import_for_a_node_whose_own_backup_is_newer(set_back: World, tmp_path: 
 # check-config, status and drill
 
 
-def test_check_config_in_an_old_directory_while_another_node_is_live(lived: World, history: History) -> None:
+def test_check_config_in_an_old_directory_advises_no_restore_while_the_node_runs_elsewhere(
+    lived: World, history: History
+) -> None:
     """To restore here and start would run two nodes with the same keys."""
     old = lived.root / "old" / "regtest"
     shutil.copytree(lived.directory, old)
@@ -426,7 +427,7 @@ def test_check_config_in_an_old_directory_while_another_node_is_live(lived: Worl
 
 
 def next_start(world: World) -> str:
-    """What the plugin makes of the node as it lies there: its refusal, or nothing."""
+    """How the plugin receives the node as it is: its refusal, or an empty string."""
     node = world.node()
     node.start()
     try:
@@ -447,8 +448,8 @@ def old_copy(by: int) -> Callable[[World, History], None]:
     return act
 
 
-def another_line(world: World, history: History) -> None:
-    """One behind, and never a state that the backup has seen."""
+def another_history(world: World, history: History) -> None:
+    """A database that is one behind, in a state that the backup has never seen."""
     world.run(history.notes(1))
     world.database.unlink()
     other = History()
@@ -472,7 +473,8 @@ def taken_over_elsewhere(world: World, history: History) -> None:
 
 
 def copy_while_running(behind: int, ahead: int, *, closed: bool) -> Callable[[World, History], None]:
-    """This world becomes a copy of itself, made while the node ran; that one has gone on since, and so has this one."""
+    """Turn this world into a copy of itself, made while the node ran. The original has gone on since, and so has the
+    copy."""
 
     def act(world: World, history: History) -> None:
         original = world.directory.with_name("original")
@@ -530,7 +532,7 @@ STATES: dict[str, Callable[[World, History], object]] = {
     "one behind": old_copy(1),
     "sixteen behind": old_copy(16),
     "seventeen behind": old_copy(17),
-    "one behind in another line": another_line,
+    "one behind in another history": another_history,
     "no database": lose_the_database,
     "taken over": taken_over_elsewhere,
     "another backup": lambda world, history: exchange(world),
@@ -556,7 +558,9 @@ def exchange(world: World) -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_check_config_and_status_say_what_the_plugin_does(lived: World, history: History, state: str) -> None:
+def test_check_config_and_status_predict_what_the_plugin_does_in_each_state(
+    lived: World, history: History, state: str
+) -> None:
     STATES[state](lived, history)
     status = backup_cli("status", "--lightning-dir", lived.directory, "--json")
     said = check(lived)
@@ -567,7 +571,7 @@ def test_check_config_and_status_say_what_the_plugin_does(lived: World, history:
     assert ('"level": "problem"' in status.out) == bool(refusal)
 
 
-# A copy that has gone its own way
+# A copy that has diverged
 
 
 COPIES = pytest.mark.parametrize("closed", [False, True], ids=["killed", "stopped"])
@@ -575,7 +579,7 @@ COPIES = pytest.mark.parametrize("closed", [False, True], ids=["killed", "stoppe
 
 @COPIES
 @pytest.mark.parametrize("ahead", [3, 9])
-def test_no_command_gives_up_what_a_copys_original_has_saved(
+def test_no_command_in_a_diverged_copy_gives_up_changes_of_the_original(
     lived: World, history: History, ahead: int, closed: bool
 ) -> None:
     """The copy is at the same version, or at a higher one; it still lacks the three changes that were acknowledged."""
@@ -598,7 +602,7 @@ def elsewhere(world: World) -> Said:
 
 
 @pytest.mark.parametrize("damage", [note_damage, DAMAGED["a record's content has a flipped bit"]])
-def test_no_advice_for_a_damaged_backup_contradicts_another(
+def test_advice_for_a_damaged_backup_that_is_ahead_is_never_contradictory(
     lived: World, history: History, damage: Callable[[World], object]
 ) -> None:
     """No start is advised that would be refused, and the restore changes nothing where damage prevents it."""
@@ -613,15 +617,15 @@ def test_no_advice_for_a_damaged_backup_contradicts_another(
     assert restored.code == 0 or tree(lived.root) == before
 
 
-def test_drill_with_a_backup_that_is_behind_its_node(newer: World) -> None:
+def test_drill_with_a_backup_behind_its_node_says_so(newer: World) -> None:
     said = backup_cli("drill", "--lightning-dir", newer.directory)
     assert said.code == 0
     assert "is 20 changes ahead of its backup" in said.err
     assert newer.version == 26
 
 
-def test_a_damaged_database_is_kept_aside(lived: World) -> None:
-    """Its version cannot be told; what check-config says is enough, typed as it stands."""
+def test_damaged_database_is_kept_aside_by_the_advised_restore(lived: World) -> None:
+    """Its version cannot be read; the command that check-config gives is enough."""
     lived.database.write_bytes(lived.database.read_bytes()[:9000])
     broken = lived.database.read_bytes()
     assert_refused(restore(lived, lived.directory, "--replace", "--resume"), "cannot be told from a damaged file")

@@ -1,4 +1,4 @@
-"""A backup whose last change is old: told wherever it matters, and not where a node is merely off for a while."""
+"""A backup whose last change is old: reported wherever it matters, and not if a node is merely off for a while."""
 
 import json
 import time
@@ -16,13 +16,13 @@ NEWEST = "not the newest copy"
 
 @pytest.fixture
 def ended(lived: World) -> World:
-    """Its node was stopped."""
+    """A backup whose node was stopped cleanly."""
     return lived
 
 
 @pytest.fixture
 def unended(lived: World, history: History) -> World:
-    """Its machine has died."""
+    """A backup whose node's machine has died."""
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -31,13 +31,13 @@ def unended(lived: World, history: History) -> World:
 
 
 def days_later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    """From now on it is so much later."""
+    """Set the clock forward by this many days."""
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + days * DAY)
 
 
 def reports(world: World) -> dict[str, Said]:
-    """What is asked about a backup."""
+    """Every report about the backup."""
     return {
         "status": backup_cli("status", world.url),
         "status of the node": backup_cli("status", "--lightning-dir", world.directory),
@@ -48,7 +48,9 @@ def reports(world: World) -> dict[str, Said]:
 
 @pytest.mark.parametrize("days", [0.9, 1.9, 2.1, 400])
 @pytest.mark.parametrize("session", ["ended", "unended"])
-def test_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, session: str, days: float) -> None:
+def test_last_change_that_is_days_old_is_named_by_every_report(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, session: str, days: float
+) -> None:
     world: World = request.getfixturevalue(session)
     before = reports(world)
     days_later(monkeypatch, days)
@@ -64,7 +66,9 @@ def test_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("days", [0.9, 1.1, 3])
 @pytest.mark.parametrize("options", [[], ["--resume"]])
-def test_restore(ended: World, place: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], days: float) -> None:
+def test_restore_of_a_backup_whose_last_change_is_old_warns_first(
+    ended: World, place: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], days: float
+) -> None:
     days_later(monkeypatch, days)
     said = backup_cli("restore", *options, ended.url, place)
     assert said.code == 0, said
@@ -74,7 +78,7 @@ def test_restore(ended: World, place: Path, monkeypatch: pytest.MonkeyPatch, opt
         assert said.err.index(DOUBT) < said.err.index("Restored version"), "before, not after"
 
 
-def test_drill_of_the_own_backup(ended: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drill_with_an_own_backup_whose_last_change_is_old_warns(ended: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert DOUBT not in backup_cli("drill", "--lightning-dir", ended.directory).text
     days_later(monkeypatch, 3)
     said = backup_cli("drill", "--lightning-dir", ended.directory)
@@ -82,7 +86,9 @@ def test_drill_of_the_own_backup(ended: World, monkeypatch: pytest.MonkeyPatch) 
     assert NEWEST in said.text
 
 
-def test_backup_that_no_node_has_ever_written_to(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_a_backup_that_no_node_ever_wrote_to_says_so_after_days(
+    old_node: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old_node.init()
     assert DOUBT not in backup_cli("status", old_node.url).text
     days_later(monkeypatch, 3)
@@ -92,15 +98,19 @@ def test_backup_that_no_node_has_ever_written_to(old_node: World, monkeypatch: p
     assert "runs without the plugin" in said.text
 
 
-def test_running_node_is_not_called_off(ended: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own database tells more than a clock."""
+def test_running_node_is_not_called_stopped_by_check_config(
+    ended: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's own database tells more than a clock."""
     with ended.node(database=SeparateDatabase) as node:
         node.play(history.notes(2))
         days_later(monkeypatch, 3)
         assert DOUBT not in backup_cli("check-config", "--lightning-dir", ended.directory).text
 
 
-def test_looking_at_an_old_version_needs_no_doubt(ended: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restore_of_an_old_version_for_looking_does_not_warn_of_its_age(
+    ended: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     days_later(monkeypatch, 3)
     said = backup_cli("restore", "--to-version", 3, "--not-for-a-node", ended.url, place)
     assert said.code == 0

@@ -1,4 +1,4 @@
-"""Who else may be writing to a backup: offline writers stay out of its way, and a restore says so."""
+"""Who else may be writing to a backup: offline commands stay out of its way, and a restore says so."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def crashed(lived: World, history: History) -> World:
 
 @pytest.fixture
 def on_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backup lies where another machine may write, too."""
+    """The backup is where another machine may write, too."""
     monkeypatch.setattr(FilePlace, "only_this_machine_writes", lambda place: False)
 
 
@@ -51,7 +51,7 @@ def of_another_machine(world: World, **fields: object) -> None:
 
 
 @pytest.mark.parametrize("act", WRITERS)
-def test_a_session_that_a_crash_has_left_open_is_no_hindrance_on_a_disk(crashed: World, act: str) -> None:
+def test_session_left_open_by_a_crash_does_not_block_writers_on_a_local_disk(crashed: World, act: str) -> None:
     """The lock in the backup is free, and no other machine has that disk."""
     assert backup_cli(*WRITERS[act](crashed)).code == 0
     crashed.assert_restored_equals_the_nodes()
@@ -59,7 +59,7 @@ def test_a_session_that_a_crash_has_left_open_is_no_hindrance_on_a_disk(crashed:
 
 @pytest.mark.parametrize("act", WRITERS)
 @pytest.mark.usefixtures("on_a_share")
-def test_an_open_session_on_a_share_is_refused(crashed: World, act: str) -> None:
+def test_open_session_of_another_machine_on_a_share_blocks_writers(crashed: World, act: str) -> None:
     of_another_machine(crashed)
     before = tree(crashed.root)
     said = backup_cli(*WRITERS[act](crashed))
@@ -73,15 +73,15 @@ def test_an_open_session_on_a_share_is_refused(crashed: World, act: str) -> None
 
 @pytest.mark.parametrize("act", WRITERS)
 @pytest.mark.usefixtures("on_a_share")
-def test_a_session_that_was_ended_is_no_hindrance_on_a_share(lived: World, act: str) -> None:
+def test_ended_session_of_another_machine_on_a_share_does_not_block_writers(lived: World, act: str) -> None:
     of_another_machine(lived)
     assert backup_cli(*WRITERS[act](lived)).code == 0
 
 
 @pytest.mark.parametrize("act", WRITERS)
 @pytest.mark.parametrize("options", [(), ("--take-over",)])
-def test_another_command_at_work_is_named(lived: World, act: str, options: tuple[str, ...]) -> None:
-    """And no other node is talked of, nor can it be taken over."""
+def test_command_beside_another_working_command_names_it(lived: World, act: str, options: tuple[str, ...]) -> None:
+    """The message talks of no other node, and --take-over does not override it."""
     (lived.backup / "lock").touch()
     with running(HOLD, lived.backup / "lock") as holder:
         before = tree(lived.root)
@@ -102,7 +102,7 @@ def in_another_namespace() -> list[str]:
 
 
 @pytest.mark.parametrize("act", ["compact", "restore"])
-def test_a_running_node_is_seen_from_another_container(lived: World, place: Path, history: History, act: str) -> None:
+def test_running_node_is_seen_from_another_pid_namespace(lived: World, place: Path, history: History, act: str) -> None:
     prefix = in_another_namespace()
     words = WRITERS["compact"](lived) if act == "compact" else ["restore", "--resume", lived.url, place]
     with lived.node(database=SeparateDatabase) as node:
@@ -128,17 +128,19 @@ def test_resume_beside_a_running_node_is_refused(lived: World, place: Path, hist
         assert "the other one must be off" in said.err
 
 
-def test_a_copy_of_a_backup_that_is_being_written_is_called_old(lived: World, place: Path, history: History) -> None:
+def test_restore_beside_a_running_node_warns_that_the_copy_will_be_old(
+    lived: World, place: Path, history: History
+) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(3))
         said = restore(lived, place)
         assert said.code == 0
         assert re.search(r"warning: a node \(\S+, process \d+\) is writing to this .*never start a node", said.err)
     said = restore(lived, place / "again.sqlite3")
-    assert "writing to this backup" not in said.err, "that node was stopped in order"
+    assert "writing to this backup" not in said.err, "that node was stopped cleanly"
 
 
-def test_resume_after_a_crash_asks_for_nothing(crashed: World, place: Path) -> None:
+def test_resume_after_a_crash_needs_no_flag(crashed: World, place: Path) -> None:
     """The worst day: the machine is gone, its session was never ended, and its last change is seconds old."""
     said = restore(crashed, place, "--resume")
     assert said.code == 0
@@ -147,10 +149,10 @@ def test_resume_after_a_crash_asks_for_nothing(crashed: World, place: Path) -> N
 
 @pytest.mark.usefixtures("on_a_share")
 @pytest.mark.parametrize(("age", "warned"), [(5, True), (7200, False)])
-def test_resume_while_the_last_change_on_another_machine_is_fresh(
+def test_resume_warns_if_another_machines_last_change_is_recent(
     crashed: World, place: Path, monkeypatch: pytest.MonkeyPatch, age: float, warned: bool
 ) -> None:
-    """Nothing proves that it lives, so it is only said."""
+    """Nothing proves that the other machine is alive, so this is only a warning."""
     of_another_machine(crashed)
     now = time.time()
     monkeypatch.setattr("backup_cli.ownership.time.time", lambda: now + age)

@@ -1,4 +1,4 @@
-"""`backup-cli restore`: the database comes back, and nothing that lies in its place is ever touched."""
+"""`backup-cli restore`: the database comes back, and nothing that is already in its place is lost."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from tests.fake_lightningd import History, Moment, SeparateDatabase, has_hot_jou
 # Where it goes
 
 
-def test_to_a_file(lived: World, place: Path) -> None:
+def test_restore_to_a_file_equals_the_nodes_database(lived: World, place: Path) -> None:
     said = restore(lived, place / "my.sqlite3")
     assert said.code == 0
     assert said.out == f"{place / 'my.sqlite3'}\n", "stdout is the path, and nothing else"
@@ -29,43 +29,47 @@ def test_to_a_file(lived: World, place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["my.sqlite3"], "nothing else is left there"
 
 
-def test_to_a_directory(lived: World, place: Path) -> None:
+def test_restore_to_a_directory_writes_lightningd_sqlite3_there(lived: World, place: Path) -> None:
     assert restore(lived, place).code == 0
     assert differences(place / "lightningd.sqlite3", lived.database) == []
 
 
-def test_to_a_network_directory_that_is_made_for_it(lived: World, place: Path) -> None:
+def test_restore_makes_a_missing_network_directory(lived: World, place: Path) -> None:
     assert restore(lived, place / "bitcoin").code == 0
     assert (place / "bitcoin").stat().st_mode & 0o777 == 0o700
     assert differences(place / "bitcoin" / "lightningd.sqlite3", lived.database) == []
 
 
-def test_to_a_path_in_the_home_directory(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restore_to_a_path_with_a_tilde_goes_to_the_home_directory(
+    lived: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(place))
     assert restore(lived, Path("~/x.sqlite3")).code == 0
     assert (place / "x.sqlite3").exists()
 
 
-def test_to_a_path_from_here(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restore_to_a_relative_path_goes_to_the_working_directory(
+    lived: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     assert restore(lived, Path("x.sqlite3")).code == 0
     assert restore(lived, Path()).code == 0
     assert differences(place / "x.sqlite3", place / "lightningd.sqlite3") == []
 
 
-def test_a_file_that_lightningd_would_not_see(lived: World, place: Path) -> None:
+def test_restore_to_a_file_that_lightningd_would_not_open_says_so(lived: World, place: Path) -> None:
     """A missing directory in DEST becomes a file of that name."""
     assert "lightningd does not see this file" in restore(lived, place / "new-node").err
     assert "does not see" not in restore(lived, place / "bitcoin").err
 
 
-def test_what_a_person_must_do_and_must_never_do(lived: World, place: Path) -> None:
+def test_restore_says_what_to_do_next_and_what_never_to_do(lived: World, place: Path) -> None:
     said = restore(lived, place).err
     for words in ("hsm_secret belongs next to", "must never run again", "Never start from an older copy", "--resume"):
         assert words in said
 
 
-def test_beside_a_running_node(lived: World, place: Path, history: History) -> None:
+def test_restore_elsewhere_beside_a_running_node_succeeds(lived: World, place: Path, history: History) -> None:
     with lived.node() as node:
         node.play(history.notes(3))
         assert restore(lived, place).code == 0
@@ -73,7 +77,7 @@ def test_beside_a_running_node(lived: World, place: Path, history: History) -> N
     lived.assert_restored_equals_the_nodes()
 
 
-# What lies there already
+# Something is in its place already
 
 
 def leftovers(place: Path, names: list[str]) -> list[Path]:
@@ -84,7 +88,7 @@ def leftovers(place: Path, names: list[str]) -> list[Path]:
 
 
 @pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
-def test_nothing_is_overwritten(lived: World, place: Path, suffix: str) -> None:
+def test_restore_overwrites_no_database_and_no_journal(lived: World, place: Path, suffix: str) -> None:
     """Neither a database nor what SQLite keeps beside one: a stale journal would be rolled into the restored one."""
     leftovers(place, [suffix])
     before = tree(place)
@@ -92,7 +96,7 @@ def test_nothing_is_overwritten(lived: World, place: Path, suffix: str) -> None:
     assert tree(place) == before
 
 
-def test_which_of_the_two_is_newer_is_told(lived: World, history: History, place: Path) -> None:
+def test_restore_over_a_database_says_which_of_the_two_is_newer(lived: World, history: History, place: Path) -> None:
     assert restore(lived, place).code == 0
     assert_refused(restore(lived, place), f"holds version {lived.version}, the same as the backup's {lived.version};")
     lived.run(history.notes(2))
@@ -106,8 +110,8 @@ def test_which_of_the_two_is_newer_is_told(lived: World, history: History, place
 
 
 @pytest.mark.parametrize("target", ["missing", "../elsewhere"])
-def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
-    """To nothing, or to a database on another disk."""
+def test_restore_overwrites_no_link(lived: World, place: Path, target: str) -> None:
+    """Neither a dangling link nor one to a database on another disk."""
     shutil.copy(lived.database, place.parent / "elsewhere")
     (place / "lightningd.sqlite3").symlink_to(target)
     before = tree(place)
@@ -128,7 +132,7 @@ def test_not_even_a_link(lived: World, place: Path, target: str) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_replace_moves_all_of_it_aside(lived: World, place: Path) -> None:
+def test_restore_replace_moves_database_and_journals_aside(lived: World, place: Path) -> None:
     names = ["", "-journal", "-wal", "-shm"]
     leftovers(place, names)
     before = tree(place)
@@ -146,7 +150,9 @@ def test_replace_moves_all_of_it_aside(lived: World, place: Path) -> None:
     assert differences(place / "lightningd.sqlite3", lived.database) == []
 
 
-def test_what_was_moved_aside_is_never_replaced(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_moved_aside_is_never_overwritten_by_a_later_restore(
+    lived: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a second restore within one second, or after a clock was set back."""
     assert restore(lived, place, "--resume").code == 0
     lock = (place / "backup.lock").read_bytes()
@@ -161,8 +167,8 @@ def test_what_was_moved_aside_is_never_replaced(lived: World, place: Path, monke
     assert [path.read_bytes() for path in place.glob("backup.lock.*")] == [lock] * 12
 
 
-def test_what_is_moved_aside_is_still_a_database_with_its_journal(lived: World, history: History) -> None:
-    """Their names belong together as before, so that SQLite would still roll the hot journal back."""
+def test_database_moved_aside_still_has_its_hot_journal(lived: World, history: History) -> None:
+    """Their names still belong together, so that SQLite would still roll the hot journal back."""
     lived.run([history.big()])
     before = everything(lived.database)
     node = lived.node(database=partial(SeparateDatabase, cache_pages=10))
@@ -177,7 +183,7 @@ def test_what_is_moved_aside_is_still_a_database_with_its_journal(lived: World, 
     assert everything(lived.database) == before
 
 
-def test_a_damaged_backup_replaces_nothing(lived: World, place: Path) -> None:
+def test_restore_replace_from_a_damaged_backup_replaces_nothing(lived: World, place: Path) -> None:
     leftovers(place, ["", "-journal"])
     DAMAGED["a record's content has a flipped bit"](lived)
     before = tree(place)
@@ -188,7 +194,7 @@ def test_a_damaged_backup_replaces_nothing(lived: World, place: Path) -> None:
 # Going on with the same backup
 
 
-def test_resume(lived: World, place: Path, history: History) -> None:
+def test_resume_lets_the_restored_node_go_on_with_the_backup(lived: World, place: Path, history: History) -> None:
     said = restore(lived, place, "--resume")
     assert said.code == 0
     assert "the node goes on with" in said.err
@@ -202,8 +208,8 @@ def test_resume(lived: World, place: Path, history: History) -> None:
     new.assert_restored_equals_the_nodes()
 
 
-def test_resume_with_a_backup_that_is_mounted_read_only(lived: World, place: Path) -> None:
-    """As a careful person mounts it on the worst day: it can be restored from, and not yet gone on with."""
+def test_resume_from_a_read_only_backup_restores_and_says_what_is_missing(lived: World, place: Path) -> None:
+    """A careful person mounts the backup read-only: it can be restored from, but not continued."""
     if os.geteuid() != 0 or subprocess.run(["mount", "--bind", lived.backup, lived.backup]).returncode:
         pytest.skip("needs root, to mount the destination read-only")
     try:
@@ -215,7 +221,7 @@ def test_resume_with_a_backup_that_is_mounted_read_only(lived: World, place: Pat
     assert ["would stop at its first commit" in said.err for said in told] == [True, False]
 
 
-def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, history: History) -> None:
+def test_resume_in_the_nodes_own_directory_after_losing_its_database(lived: World, history: History) -> None:
     lived.database.unlink()
     said = restore(lived, lived.directory, "--resume")
     assert said.code == 0
@@ -225,8 +231,8 @@ def test_resume_of_the_node_itself_after_its_database_was_lost(lived: World, his
     lived.assert_restored_equals_the_nodes()
 
 
-def test_without_resume_a_node_that_has_a_backup_keeps_it(lived: World, history: History) -> None:
-    """What is said of it is true: it needs no new one."""
+def test_restore_without_resume_keeps_an_existing_backup_lock(lived: World, history: History) -> None:
+    """The node does not need a new backup, and the message must not say so."""
     said = restore(lived, lived.directory, "--replace")
     assert said.code == 0
     assert "the node goes on with the backup that it names" in said.err
@@ -235,7 +241,7 @@ def test_without_resume_a_node_that_has_a_backup_keeps_it(lived: World, history:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_resume_after_a_change_that_was_never_committed(lived: World, history: History) -> None:
+def test_resume_restores_an_acknowledged_change_that_was_never_committed(lived: World, history: History) -> None:
     """The node's disk died with it: what the plugin acknowledged is the newest state."""
     call = history.note()
     node = lived.node()
@@ -247,7 +253,7 @@ def test_resume_after_a_change_that_was_never_committed(lived: World, history: H
     lived.assert_restored_equals_the_nodes()
 
 
-def test_resume_needs_a_nodes_directory(lived: World, place: Path) -> None:
+def test_resume_to_a_file_is_refused(lived: World, place: Path) -> None:
     assert_refused(restore(lived, place / "x.sqlite3", "--resume"), "--resume needs DEST to be a node's directory")
     assert list(place.iterdir()) == []
 
@@ -255,7 +261,7 @@ def test_resume_needs_a_nodes_directory(lived: World, place: Path) -> None:
 # Old versions, for looking at
 
 
-def test_an_old_version_is_never_called_like_a_nodes_database(lived: World, place: Path) -> None:
+def test_old_version_is_never_restored_under_a_database_name(lived: World, place: Path) -> None:
     usage = restore(lived, place, "--not-for-a-node")
     assert (usage.code, "needs --to-version or --kept" in usage.err) == (2, True)
     assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
@@ -266,18 +272,18 @@ def test_an_old_version_is_never_called_like_a_nodes_database(lived: World, plac
     assert [path.name for path in place.glob("*.sqlite3*")] == ["lightningd.sqlite3.version-3-NOT-FOR-A-NODE"]
 
 
-def test_a_version_that_the_backup_does_not_have(taken_over: World, place: Path) -> None:
+def test_restore_of_a_version_outside_the_backup_is_refused(taken_over: World, place: Path) -> None:
     for version, sentence in (("2", "goes back to version 4, not to 2"), ("99", "ends at version 12, before 99")):
         assert_refused(restore(taken_over, place, "--to-version", version, "--not-for-a-node"), sentence)
     assert list(place.glob("*.sqlite3*")) == []
 
 
-# Broken off
+# Interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
-def test_stopped_it_leaves_nothing(
+def test_restore_stopped_by_a_signal_leaves_nothing(
     world: World, place: Path, history: History, after: float, number: signal.Signals
 ) -> None:
     world.init().run([history.first(), *(history.big(4 << 20) for _ in range(8))])
@@ -300,8 +306,8 @@ def test_stopped_it_leaves_nothing(
     assert list(place.iterdir()) == []
 
 
-def test_a_kill_leaves_nothing_for_long(lived: World, place: Path) -> None:
-    """What a killed restore has left holds channel secrets; the next one tidies it up."""
+def test_files_left_by_a_killed_restore_are_removed_by_the_next_one(lived: World, place: Path) -> None:
+    """The leftovers of a killed restore hold channel secrets; the next restore removes them."""
     left, another = place / ".lightningd-backup-left", place / ".lightningd-backup-another"
     for path in (left, another):
         path.mkdir(mode=0o700)

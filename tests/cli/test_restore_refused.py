@@ -18,13 +18,15 @@ from tests.node.processes import running
 # Which backup
 
 
-def test_a_directory_that_holds_one(lived: World, place: Path) -> None:
+def test_restore_from_a_directory_with_one_backup_finds_it(lived: World, place: Path) -> None:
     said = backup_cli("restore", "--resume", lived.backup.parent.as_uri() + "/", place)
     assert said.code == 0
     assert lived.url in (place / "backup.lock").read_text()
 
 
-def test_a_directory_that_holds_one_with_an_odd_name(lived: World, place: Path, history: History) -> None:
+def test_restore_from_a_directory_with_an_oddly_named_backup_writes_a_working_url(
+    lived: World, place: Path, history: History
+) -> None:
     odd = lived.backup.with_name("my node's 100% #1?.bkp")
     lived.backup.rename(odd)
     said = backup_cli("restore", "--resume", lived.backup.parent.as_uri(), place)
@@ -35,7 +37,7 @@ def test_a_directory_that_holds_one_with_an_odd_name(lived: World, place: Path, 
     new.assert_restored_equals_the_nodes()
 
 
-def test_a_directory_that_holds_several(lived: World, place: Path) -> None:
+def test_restore_from_a_directory_with_several_backups_lists_them(lived: World, place: Path) -> None:
     for name in ("b", "a"):
         shutil.copytree(lived.backup, lived.backup.with_name(name))
     parent = lived.backup.parent.as_uri()
@@ -45,7 +47,7 @@ def test_a_directory_that_holds_several(lived: World, place: Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", [None, b"torn", b'{"lightningd-backup": 99}'])
-def test_into_a_backup(lived: World, manifest: bytes | None) -> None:
+def test_restore_into_another_backup_is_refused(lived: World, manifest: bytes | None) -> None:
     other = lived.backup.with_name("other.bkp")
     shutil.copytree(lived.backup, other)
     if manifest is not None:
@@ -55,7 +57,7 @@ def test_into_a_backup(lived: World, manifest: bytes | None) -> None:
     assert tree(lived.root) == before
 
 
-def test_into_the_backup_itself(lived: World) -> None:
+def test_restore_into_the_backup_itself_is_refused(lived: World) -> None:
     before = tree(lived.backup)
     for dest in (lived.backup, lived.backup / "restored.sqlite3"):
         assert_refused(backup_cli("restore", lived.url, dest), "is itself a backup, so nothing was restored there")
@@ -63,7 +65,7 @@ def test_into_the_backup_itself(lived: World) -> None:
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_place_without_any(lived: World, place: Path, make: bool) -> None:
+def test_restore_from_a_place_without_a_backup_is_refused(lived: World, place: Path, make: bool) -> None:
     nowhere = lived.root / "nowhere"
     if make:
         nowhere.mkdir()
@@ -72,29 +74,32 @@ def test_a_place_without_any(lived: World, place: Path, make: bool) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_a_place_with_other_things_only(lived: World, place: Path) -> None:
-    """Such as a mount point that somebody has put a note into: nothing there was ever a backup, so nothing is half."""
+def test_restore_from_a_directory_with_other_files_only_is_refused(lived: World, place: Path) -> None:
+    """For example a mount point that somebody has put a note into: it never held a backup, so it holds no half of
+    one."""
     (lived.root / "nowhere").mkdir()
     (lived.root / "nowhere" / "README").touch()
     assert_refused(backup_cli("restore", (lived.root / "nowhere").as_uri(), place), "there is no backup in .*mounted")
 
 
 @pytest.mark.parametrize("gone", [("manifest",), ("manifest", "session"), ("manifest", "session", "segment-00000001")])
-def test_half_a_copy_of_one(lived: World, place: Path, gone: tuple[str, ...]) -> None:
+def test_restore_from_an_incomplete_copy_of_a_backup_is_refused(
+    lived: World, place: Path, gone: tuple[str, ...]
+) -> None:
     for name in gone:
         (lived.backup / name).unlink()
     assert_refused(restore(lived, place), "is not a whole backup.*copy the whole directory again")
     assert list(place.iterdir()) == []
 
 
-def test_a_backup_that_holds_nothing_yet(world: World, place: Path) -> None:
+def test_restore_from_an_empty_backup_is_refused(world: World, place: Path) -> None:
     world.init()
     assert_refused(restore(world, place), "holds no database yet.*Nothing was restored")
     assert list(place.glob("*.sqlite3*")) == []
 
 
-def test_a_file_is_no_backup(lived: World, place: Path) -> None:
-    """The database itself, or a file of the older plugin whose first bytes are not what they were."""
+def test_restore_from_a_file_is_refused(lived: World, place: Path) -> None:
+    """The database itself, or a legacy backup whose first bytes have been changed."""
     for scheme in ("file", "nfs"):
         said = backup_cli("restore", f"{scheme}://{lived.database}", place)
         assert_refused(said, "lightningd.sqlite3 is a file, and a backup is a directory. Nothing was changed")
@@ -105,7 +110,9 @@ def test_a_file_is_no_backup(lived: World, place: Path) -> None:
 
 
 @pytest.mark.parametrize("what", [*DAMAGED, *DAMAGED_OUT_OF_SIGHT])
-def test_damage(taken_over: World, place: Path, what: str) -> None:
+def test_restore_from_a_damaged_backup_names_the_damage_and_leaves_nothing(
+    taken_over: World, place: Path, what: str
+) -> None:
     (DAMAGED | DAMAGED_OUT_OF_SIGHT)[what](taken_over)
     backup = tree(taken_over.backup)
     assert_refused(restore(taken_over, place / "bitcoin"), "the backup is damaged: .* at byte .*Do not start", code=3)
@@ -114,12 +121,12 @@ def test_damage(taken_over: World, place: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest", "segment", "snapshot", "session"])
-def test_from_the_future(taken_over: World, place: Path, name: str) -> None:
+def test_restore_from_a_backup_of_a_later_release_is_refused(taken_over: World, place: Path, name: str) -> None:
     in_file(name, from_a_later_release)(taken_over)
     assert_refused(restore(taken_over, place), "newer lightningd-backup.*install that release")
 
 
-def test_a_torn_end_is_left_out_and_told(lived: World, place: Path, history: History) -> None:
+def test_restore_leaves_a_torn_end_out_and_says_so(lived: World, place: Path, history: History) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -135,10 +142,10 @@ def test_a_torn_end_is_left_out_and_told(lived: World, place: Path, history: His
     assert everything(place / "lightningd.sqlite3") == before
 
 
-# Places that cannot be
+# Places that it cannot go to
 
 
-def test_a_running_lightningd(lived: World, place: Path) -> None:
+def test_restore_into_a_running_nodes_directory_is_refused(lived: World, place: Path) -> None:
     directory = place / "regtest"
     directory.mkdir()
     pid_file = place / "lightningd-regtest.pid"
@@ -147,8 +154,10 @@ def test_a_running_lightningd(lived: World, place: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_a_lightningd_that_was_started_meanwhile(lived: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the plugin, which would have refused: its database must not be moved away under it."""
+def test_restore_is_refused_if_a_lightningd_was_started_meanwhile(
+    lived: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs without the plugin, which would have refused: its database must not be moved away under it."""
     directory = place / "regtest"
     directory.mkdir()
     shutil.copy(lived.database, directory / "lightningd.sqlite3")
@@ -165,7 +174,7 @@ def test_a_lightningd_that_was_started_meanwhile(lived: World, place: Path, monk
     assert everything(directory / "lightningd.sqlite3") == everything(lived.database)
 
 
-def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:
+def test_restore_over_a_running_node_with_the_plugin_is_refused(lived: World, history: History) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(1))
         assert_refused(restore(lived, lived.directory, "--replace"), "in use")
@@ -174,7 +183,7 @@ def test_a_running_node_with_a_plugin(lived: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("networks", [["bitcoin"], ["bitcoin", "testnet"]])
-def test_the_directory_above_the_nodes(lived: World, place: Path, networks: list[str]) -> None:
+def test_restore_into_the_directory_above_a_nodes_is_refused(lived: World, place: Path, networks: list[str]) -> None:
     """lightningd would not find the database there, and begin an empty one in the network directory."""
     for network in networks:
         (place / network).mkdir()
@@ -186,27 +195,27 @@ def test_the_directory_above_the_nodes(lived: World, place: Path, networks: list
     assert tree(place) == before
 
 
-def test_the_directory_above_a_node_that_never_started(lived: World, place: Path) -> None:
+def test_restore_into_the_directory_above_a_new_nodes_is_refused(lived: World, place: Path) -> None:
     (place / "config").touch()
     assert_refused(restore(lived, place), f"does not look .*nothing was restored. Repeat this with {place}/bitcoin as")
     assert restore(lived, place / "bitcoin", "--resume").code == 0
 
 
-def test_a_missing_directory_never_becomes_a_file(lived: World, place: Path) -> None:
-    """What ends with a slash is meant as a directory."""
+def test_restore_to_a_missing_directory_with_a_slash_makes_no_file(lived: World, place: Path) -> None:
+    """A path that ends with a slash is meant as a directory."""
     said = backup_cli("restore", lived.url, f"{place}/new-node/")
     assert_refused(said, "new-node does not exist, so nothing can be restored there; create it")
     assert list(place.iterdir()) == []
 
 
-def test_no_such_directory(lived: World, place: Path) -> None:
+def test_restore_below_a_missing_directory_is_refused(lived: World, place: Path) -> None:
     assert_refused(restore(lived, place / "a" / "b"), "does not exist, so nothing can be restored there; create it")
     assert_refused(restore(lived, lived.database / "x"), "does not exist|not a directory|Not a directory")
     assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("dest", [".", "x.sqlite3"])
-def test_a_place_that_this_user_may_not_write(lived: World, place: Path, dest: str) -> None:
+def test_restore_without_write_permission_is_refused(lived: World, place: Path, dest: str) -> None:
     place.chmod(0o500)
     try:
         said = spawned(*as_mortal(), *command("restore", lived.url, place / dest))
@@ -216,7 +225,7 @@ def test_a_place_that_this_user_may_not_write(lived: World, place: Path, dest: s
     assert list(place.iterdir()) == []
 
 
-def test_another_users_backup(lived: World, place: Path) -> None:
+def test_restore_without_read_permission_on_the_backup_is_refused(lived: World, place: Path) -> None:
     lived.backup.chmod(0)
     try:
         said = spawned(*as_mortal(), *command("restore", lived.url, place))

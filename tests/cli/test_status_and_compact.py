@@ -1,4 +1,4 @@
-"""`backup-cli status` tells and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
+"""`backup-cli status` reports and changes nothing; `backup-cli compact` makes a backup small and loses nothing."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.log.histories import backup_in, silent
 
 @pytest.fixture
 def grown(taken_over: World) -> World:
-    """Its log has a segment that is full, of a row that was overwritten again and again."""
+    """A backup whose log has a full segment, of a row that was overwritten again and again."""
     node, blobs = History(taken_over.version), random.Random(1)
     row = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('often', x'{}')"
     taken_over.run([node.transaction(row.format(blobs.randbytes(1 << 20).hex())) for _ in range(12)])
@@ -38,7 +38,7 @@ SEEN_BY_STATUS = [name for name in DAMAGED if "manifest" in name or "segment" in
 # status
 
 
-def test_what_it_tells(taken_over: World) -> None:
+def test_status_shows_health_version_and_log_and_changes_nothing(taken_over: World) -> None:
     before = tree(taken_over.root)
     said = backup_cli("status", taken_over.url)
     assert said.code == 0
@@ -51,13 +51,13 @@ def test_what_it_tells(taken_over: World) -> None:
     assert tree(taken_over.root) == before
 
 
-def test_a_new_snapshot_after_a_compaction_does_not_say_never(grown: World) -> None:
+def test_status_after_compact_and_resync_does_not_say_never_compacted(grown: World) -> None:
     assert backup_cli("compact", grown.url).code == 0
     assert backup_cli("resync", "--lightning-dir", grown.directory).code == 0
     assert "compacted    not since the snapshot of 20" in backup_cli("status", grown.url).out
 
 
-def test_for_programs(taken_over: World) -> None:
+def test_status_json_holds_health_url_and_sizes(taken_over: World) -> None:
     seen = json.loads(backup_cli("status", "--json", taken_over.url).out)
     assert seen["health"] == "ok"
     assert seen["url"] == taken_over.url
@@ -67,7 +67,7 @@ def test_for_programs(taken_over: World) -> None:
     assert seen["snapshot_bytes"] + seen["segment_bytes"] == files
 
 
-def test_of_the_nodes_own_backup(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_without_a_url_finds_the_nodes_own_backup(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(backup_cli("status", "--json", "--lightning-dir", lived.directory.parent).out)["url"] == lived.url
     home = lived.root / "home"
     home.mkdir()
@@ -77,7 +77,7 @@ def test_of_the_nodes_own_backup(lived: World, monkeypatch: pytest.MonkeyPatch) 
     assert backup_cli("status").code == 0
 
 
-def test_the_same_from_the_running_plugin_and_beside_it(lived: World, history: History) -> None:
+def test_status_of_the_running_plugin_equals_status_of_the_files(lived: World, history: History) -> None:
     with lived.node() as node:
         node.play(history.notes(5))
         within, beside = node.rpc("backup-status"), lived.status()
@@ -85,7 +85,7 @@ def test_the_same_from_the_running_plugin_and_beside_it(lived: World, history: H
             assert within[name] == beside[name], name
 
 
-def test_the_nodes_id_is_learned(lived: World, history: History) -> None:
+def test_status_shows_the_node_id_once_the_node_has_written_it(lived: World, history: History) -> None:
     node_id = "02" + "ab" * 32
     assert lived.status()["node_id"] is None
     lived.run([history.transaction(f"INSERT INTO vars (name, blobval) VALUES ('node_id', x'{node_id}')")])
@@ -94,7 +94,7 @@ def test_the_nodes_id_is_learned(lived: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("what", SEEN_BY_STATUS)
-def test_damage_that_a_look_at_the_log_shows(taken_over: World, what: str) -> None:
+def test_status_reports_damage_of_the_log_and_changes_nothing(taken_over: World, what: str) -> None:
     DAMAGED[what](taken_over)
     before = tree(taken_over.root)
     said = backup_cli("status", taken_over.url)
@@ -103,15 +103,15 @@ def test_damage_that_a_look_at_the_log_shows(taken_over: World, what: str) -> No
     assert tree(taken_over.root) == before
 
 
-def test_damage_for_programs(lived: World) -> None:
+def test_status_json_of_a_damaged_backup_exits_3(lived: World) -> None:
     flip(segment(lived), 100)
     said = backup_cli("status", "--json", lived.url)
     assert said.code == 3
     assert json.loads(said.out)["health"] == "damaged"
 
 
-def test_a_lost_end_is_not_also_called_harmless(lived: World) -> None:
-    """Cut within a record that was acknowledged: no start of the node repairs that."""
+def test_status_of_a_log_with_a_lost_end_reports_one_trouble(lived: World) -> None:
+    """The log is cut within an acknowledged record: no start of the node repairs that."""
     os.truncate(segment(lived), 150)
     troubles = json.loads(backup_cli("status", "--json", lived.url).out)["troubles"]
     assert len(troubles) == 1 and "the end of the log is missing" in troubles[0], troubles
@@ -124,7 +124,7 @@ def bytes_of(world: World) -> int:
     return sum(path.stat().st_size for path in world.backup.iterdir())
 
 
-def test_it_becomes_small_and_stays_whole(grown: World) -> None:
+def test_compact_shrinks_a_backup_and_keeps_it_whole(grown: World) -> None:
     before = bytes_of(grown)
     said = backup_cli("compact", grown.url)
     assert said.code == 0
@@ -139,8 +139,8 @@ def test_it_becomes_small_and_stays_whole(grown: World) -> None:
     grown.assert_restored_equals_the_nodes()
 
 
-def test_where_nothing_is_gained_nothing_is_changed(grown: World) -> None:
-    """The new snapshot would be larger than what it makes needless."""
+def test_compact_that_would_gain_nothing_changes_nothing(grown: World) -> None:
+    """The new snapshot would be larger than the files that it replaces."""
     assert backup_cli("compact", grown.url).code == 0
     for notes, sentence in (
         (0, "there is nothing to compact yet"),
@@ -156,7 +156,7 @@ def test_where_nothing_is_gained_nothing_is_changed(grown: World) -> None:
     grown.assert_restored_equals_the_nodes()
 
 
-def test_where_a_full_segment_would_go_and_nothing_be_gained_nothing_is_changed(taken_over: World) -> None:
+def test_compact_of_a_full_segment_that_would_gain_nothing_changes_nothing(taken_over: World) -> None:
     """Rows that stay take as much in the new snapshot as in the log, and the last segment is left as it is."""
     node, blobs = History(taken_over.version), random.Random(1)
     row = "INSERT INTO vars (name, blobval) VALUES ('row-{}', x'{}')"
@@ -172,7 +172,7 @@ def test_where_a_full_segment_would_go_and_nothing_be_gained_nothing_is_changed(
     taken_over.assert_restored_equals_the_nodes()
 
 
-def test_beside_a_running_node(lived: World, history: History) -> None:
+def test_compact_beside_a_running_node_is_refused(lived: World, history: History) -> None:
     with lived.node(database=SeparateDatabase) as node:
         node.play(history.notes(3))
         before = tree(lived.backup)
@@ -183,7 +183,7 @@ def test_beside_a_running_node(lived: World, history: History) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_after_a_kill(grown: World) -> None:
+def test_compact_after_a_kill_of_the_node_succeeds(grown: World) -> None:
     """The marker still says that somebody writes, but the lock in the backup is free: that process is dead."""
     node, history = grown.node(), History(grown.version)
     node.start()
@@ -196,20 +196,20 @@ def test_after_a_kill(grown: World) -> None:
 
 
 @pytest.mark.parametrize("what", list(DAMAGED))
-def test_a_damaged_backup_is_left_alone(taken_over: World, what: str) -> None:
+def test_compact_leaves_a_damaged_backup_alone(taken_over: World, what: str) -> None:
     DAMAGED[what](taken_over)
     before = tree(taken_over.root)
     assert_refused(backup_cli("compact", taken_over.url), "the backup is damaged", code=3)
     assert tree(taken_over.root) == before
 
 
-def test_a_damaged_snapshot_is_not_folded(grown: World) -> None:
+def test_compact_of_a_damaged_snapshot_is_refused(grown: World) -> None:
     flip(snapshot(grown), 200)
     assert_refused(backup_cli("compact", grown.url), "the backup is damaged: .* in snapshot-", code=3)
     assert [path.name for path in grown.backup.glob("snapshot-*")] == ["snapshot-00000001"]
 
 
-def test_a_backup_that_may_not_be_written(grown: World) -> None:
+def test_compact_without_write_permission_changes_nothing(grown: World) -> None:
     grown.backup.chmod(0o500)
     before = tree(grown.root)
     try:
@@ -220,8 +220,8 @@ def test_a_backup_that_may_not_be_written(grown: World) -> None:
     assert_refused(said, "cannot be used: Permission denied")
 
 
-def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, history: History) -> None:
-    """The backup itself may be well, and could not be told of it."""
+def test_status_of_the_node_reports_that_its_last_run_failed(lived: World, history: History) -> None:
+    """The backup itself may be whole, and could not be marked."""
     sync_point = lived.directory / "backup.witness"
     assert sync_point.exists()
     node = lived.node()
@@ -241,10 +241,9 @@ def test_the_nodes_own_status_knows_that_the_last_run_failed(lived: World, histo
     assert json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)["health"] == "ok"
 
 
-def test_compact_that_is_overtaken_leaves_the_other_ones_snapshot_alone(
-    grown: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As over nfs://. It removed all that looked like an unfinished compaction, and the other one then failed."""
+def test_overtaken_compact_leaves_the_other_ones_snapshot_alone(grown: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over nfs://, without locks. It used to remove everything that looked like an unfinished compaction, and the
+    other one then failed."""
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
     other = backup_in(LocalStorage(grown.backup))
     publish, theirs = Writer.publish_compaction, list[tuple[Writer, CompactedSnapshot]]()

@@ -1,4 +1,5 @@
-"""Ctrl-C between any two instructions of a command: all is as it was, or all is done, and what is said is true.
+"""Ctrl-C between any two instructions of a command: everything is as before, or everything is done, and the message is
+true.
 
 A forked process counts the instructions of this project's code, and is stopped at one of them as its signal handler
 would stop it: at some of them, and at very many in a campaign (LIGHTNINGD_BACKUP_CAMPAIGN=1).
@@ -48,7 +49,7 @@ class Steps:
 
 
 def stopped_at(step: int, words: Words) -> tuple[int, str, int]:
-    """Run the command in a forked process: its exit code, what it said, and how many instructions it took."""
+    """Run the command in a forked process: its exit code, its output, and how many instructions it took."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -73,13 +74,13 @@ def stopped_at(step: int, words: Words) -> tuple[int, str, int]:
 
 
 def chosen(steps: int) -> range:
-    """Some of a command's instructions, not always the same ones."""
+    """Numbers of some of a command's instructions; every run chooses others."""
     stride = max(1, steps // STOPS)
     return range(1 + random.randrange(stride), steps, stride)
 
 
 def check(world: World, words: Words, done: Callable[[], bool]) -> int:
-    """Stop the command at steps all over its work; how often that was in time to undo it."""
+    """Stop the command at steps all over its work. Returns how often that was in time to undo it."""
     kept = world.root.with_name(world.root.name + "-kept")
     shutil.copytree(world.root, kept, symlinks=True)
     before = tree(world.root, locks=True)
@@ -104,7 +105,7 @@ def check(world: World, words: Words, done: Callable[[], bool]) -> int:
 
 @pytest.fixture
 def alone(world: World, history: History) -> World:
-    """Its directory is this test's own, to be put back again and again."""
+    """A node whose directory the test may replace again and again."""
     world.run_without_plugin([history.first(), *history.notes(3)])
     return world
 
@@ -118,12 +119,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     return place
 
 
-def test_an_init(alone: World) -> None:
+def test_init_stopped_at_any_instruction_is_undone_or_done(alone: World) -> None:
     words = ["init", "--lightning-dir", str(alone.directory), alone.url]
     assert check(alone, words, lambda: (alone.directory / "backup.lock").exists() and alone.backup.exists())
 
 
-def test_a_restore(alone: World, history: History) -> None:
+def test_restore_stopped_at_any_instruction_is_undone_or_done(alone: World, history: History) -> None:
     alone.init().run(history.notes(2))
     target = alone.root / "new" / "regtest"
     target.parent.mkdir()
@@ -131,7 +132,7 @@ def test_a_restore(alone: World, history: History) -> None:
     assert check(alone, words, lambda: (target / "backup.lock").exists())
 
 
-def test_a_verify(alone: World, scratch: Path) -> None:
+def test_verify_stopped_at_any_instruction_changes_nothing(alone: World, scratch: Path) -> None:
     alone.init()
     before = tree(alone.root, locks=True)
     _, _, steps = stopped_at(0, ["verify", alone.url])

@@ -1,4 +1,4 @@
-"""What stands on a terminal of 80 columns: no word is cut, no bar is glued to a sentence, no command is broken."""
+"""What a terminal of 80 columns shows: no word is cut, no bar is glued to a sentence, no command is broken."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.cli.on_a_terminal import on_a_terminal, screen
 from tests.end_to_end.world import World, backup_cli
 
 
-def test_sentence_of_the_drill_stands_above_its_bar(tmp_path: Path) -> None:
+def test_drill_prints_its_sentence_above_the_progress_bar(tmp_path: Path) -> None:
     code, written = on_a_terminal("drill", tmp_path.as_uri())
     assert code == 0, written
     lines = screen(written)
@@ -27,7 +27,7 @@ def test_sentence_of_the_drill_stands_above_its_bar(tmp_path: Path) -> None:
     assert [line for line in lines if len(line) > 80 and " " in line] == []  # a URL is never cut
 
 
-def test_long_steps_of_an_init_and_a_restore_are_seen(old_node: World, place: Path) -> None:
+def test_init_and_restore_show_progress_for_each_long_step(old_node: World, place: Path) -> None:
     code, written = on_a_terminal("init", "--lightning-dir", old_node.directory, old_node.url)
     assert code == 0, written
     assert re.search(r"^Copying the database .* 100 %$", "\n".join(screen(written)), re.MULTILINE)
@@ -46,8 +46,8 @@ with progress("Restoring", "Checking the database") as show:
 """
 
 
-def test_check_that_follows_has_a_line_of_its_own() -> None:
-    """A restore stood at 99 % for as long as the check of its result took."""
+def test_progress_gives_the_final_check_a_line_of_its_own() -> None:
+    """A restore used to stay at 99 % for as long as the check of its result took."""
     program = f"import pty; pty.spawn([{sys.executable!r}, '-c', {_WORK!r}])"
     said = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "TERM": "xterm"}, capture_output=True, text=True
@@ -58,7 +58,7 @@ def test_check_that_follows_has_a_line_of_its_own() -> None:
     assert said.stderr.splitlines()[-1] == "Checking the database …"
 
 
-def test_sentences_break_between_words_and_tables_hang(old_node: World) -> None:
+def test_check_config_breaks_between_words_and_indents_its_table(old_node: World) -> None:
     assert backup_cli("init", "--lightning-dir", old_node.directory, old_node.url).code == 0
     code, written = on_a_terminal("check-config", "--lightning-dir", old_node.directory)
     assert code == 1
@@ -72,7 +72,7 @@ def test_sentences_break_between_words_and_tables_hang(old_node: World) -> None:
 
 
 @pytest.mark.parametrize(("term", "environment"), [("dumb", {}), ("", {}), ("xterm", {"NO_COLOR": "1"})])
-def test_plain_terminals_get_no_colours(old_node: World, term: str, environment: dict[str, Any]) -> None:
+def test_plain_terminal_gets_no_colours(old_node: World, term: str, environment: dict[str, Any]) -> None:
     old_node.init()
     code, written = on_a_terminal("check-config", "--lightning-dir", old_node.directory, term=term, **environment)
     assert code == 1
@@ -80,7 +80,7 @@ def test_plain_terminals_get_no_colours(old_node: World, term: str, environment:
     assert "\x1b[3" in on_a_terminal("check-config", "--lightning-dir", old_node.directory)[1]
 
 
-def test_dumb_terminal_gets_no_bars(old_node: World) -> None:
+def test_dumb_terminal_gets_no_progress_bars(old_node: World) -> None:
     code, written = on_a_terminal("init", "--lightning-dir", old_node.directory, old_node.url, term="dumb")
     assert code == 0
     assert "\r" not in written
@@ -99,7 +99,7 @@ def test_dumb_terminal_gets_no_bars(old_node: World) -> None:
         "backup-cli resync --discard-newer 1234567",
     ],
 )
-def test_command_to_paste_is_never_broken(command: str, width: int) -> None:
+def test_command_to_paste_is_never_broken_across_lines(command: str, width: int) -> None:
     for before in range(20, 100, 7):
         message = f"error: {'word ' * (before // 5)}so type this: {command}; then look whether the node starts again"
         lines = laid_out(message, width)
@@ -107,26 +107,26 @@ def test_command_to_paste_is_never_broken(command: str, width: int) -> None:
         assert " ".join(" ".join(lines).split()) == " ".join(message.split())
 
 
-def test_in_a_pipe_one_message_is_one_line() -> None:
+def test_message_in_a_pipe_is_one_line() -> None:
     message = "word " * 200
     assert laid_out(message, None) == [message]
 
 
-def test_list_and_table_hang_under_their_text() -> None:
+def test_list_and_table_rows_are_indented_under_their_text() -> None:
     assert laid_out("  - " + "word " * 10, 30)[1].startswith("    word")
     assert laid_out(f"{'version':<13}{'word ' * 10}", 40, 13)[1].startswith(" " * 13 + "word")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-def test_bar_never_fills_the_last_column(width: int) -> None:
-    """There a terminal goes on in the next line, and the next bar would not go over this one."""
+def test_progress_bar_never_fills_the_last_column(width: int) -> None:
+    """In the last column a terminal wraps, and the next bar would not overwrite this one."""
     bar = Bar("Writing the snapshot of version 1234567 (the backup was at 1234560)", width)
     for done in range(101):
         bar.moved(done, 100)
         assert len(bar.text) < width
 
 
-def test_list_of_commands_is_not_cut() -> None:
+def test_help_does_not_cut_the_list_of_commands() -> None:
     code, written = on_a_terminal("--help")
     assert code == 0
     commands = written.partition("Commands:")[2]

@@ -1,4 +1,4 @@
-"""Two commands at once, or a command beside a running plugin: the second says who is busy, and spoils nothing."""
+"""Two commands at once, or a command beside a running plugin: the second says who is busy, and changes nothing."""
 
 import itertools
 import os
@@ -28,7 +28,7 @@ WRITING: dict[str, Command] = {
     "restore --replace": lambda world: command("restore", "--replace", world.url, world.directory),
     "init": lambda world: command("init", "--lightning-dir", world.directory, _beside(world)),
 }
-"""What writes to a backup, to a node's directory, or to both."""
+"""Commands that write to a backup, to a node's directory, or to both."""
 
 READING: dict[str, Command] = {
     "status": lambda world: command("status", world.url),
@@ -38,7 +38,7 @@ READING: dict[str, Command] = {
 }
 
 APART = {("compact", "restore --replace"), ("restore --replace", "compact"), ("init", "compact"), ("compact", "init")}
-"""One of these writes to the backup, the other to the node's directory only."""
+"""Pairs of which one writes to the backup, and the other to the node's directory only."""
 
 BUSY = r"another process \(pid {pid}, [^)]*\) is (writing|making).*[Nn]othing"
 
@@ -60,7 +60,7 @@ def _beside(world: World) -> str:
 
 @pytest.fixture
 def grown(world: World, history: History) -> World:
-    """A backup that a compaction makes smaller, and a node that is stopped."""
+    """A stopped node, and a backup that a compaction would make smaller."""
     world.init().run([history.first(), *history.notes(30)])
     for _ in range(2):
         world.run(history.notes(20))
@@ -69,7 +69,8 @@ def grown(world: World, history: History) -> World:
 
 @contextmanager
 def stopped_at_work(words: list[str], *locks: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A command that is held still as soon as it has one of these locks; it goes on, and must succeed, afterwards."""
+    """A command that is stopped by SIGSTOP as soon as it has one of these locks; afterwards it goes on, and must
+    succeed."""
     process = _started(words, locks)
     try:
         yield process
@@ -83,7 +84,7 @@ def stopped_at_work(words: list[str], *locks: Path) -> Iterator["subprocess.Pope
 
 
 def _started(words: list[str], locks: tuple[Path, ...]) -> "subprocess.Popen[str]":
-    """Held still by the kernel; one that has done its work before we looked is started once more."""
+    """The command, stopped by SIGSTOP; if it was done before we looked, it is started again."""
     for _ in range(20):
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while process.poll() is None:
@@ -107,7 +108,7 @@ def locks(world: World) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_second_writing_command_names_the_first(grown: World, first: str, second: str) -> None:
+def test_second_writing_command_is_refused_and_names_the_first(grown: World, first: str, second: str) -> None:
     wanted = locks(grown)[1:] if second == "compact" and first in ("resync", "restore --resume") else locks(grown)
     with stopped_at_work(WRITING[first](grown), *wanted) as process:
         said = spawned(*WRITING[second](grown))
@@ -123,14 +124,14 @@ def test_second_writing_command_names_the_first(grown: World, first: str, second
 
 
 @pytest.mark.parametrize("first", ["compact", "resync"])
-def test_reading_commands_are_not_disturbed_by_a_writing_one(grown: World, first: str) -> None:
+def test_reading_commands_succeed_beside_a_writing_one(grown: World, first: str) -> None:
     with stopped_at_work(WRITING[first](grown), *locks(grown)):
         for reading in READING.values():
             said = backup_cli(*reading(grown)[3:])
             assert said.code == 0, said
 
 
-def test_commands_beside_a_running_plugin_name_it(grown: World) -> None:
+def test_writing_commands_beside_a_running_plugin_name_it(grown: World) -> None:
     with grown.node() as node:
         node.play(History(grown.version).notes(2))
         for name, words in WRITING.items():
@@ -144,7 +145,7 @@ def test_commands_beside_a_running_plugin_name_it(grown: World) -> None:
 
 
 @pytest.mark.parametrize("first", ["compact", "resync"])
-def test_plugin_that_starts_beside_a_command_names_it(grown: World, first: str) -> None:
+def test_plugin_that_starts_beside_a_command_refuses_and_names_it(grown: World, first: str) -> None:
     stands = grown.version
     with stopped_at_work(WRITING[first](grown), *locks(grown)) as process:
         with pytest.raises(Refused, match=rf"process \(pid {process.pid}, "), grown.node() as node:
@@ -152,8 +153,8 @@ def test_plugin_that_starts_beside_a_command_names_it(grown: World, first: str) 
         assert grown.version == stands, "nothing was committed"
 
 
-def test_backup_that_is_being_made_is_not_called_left_over(grown: World, tmp_path: Path) -> None:
-    """To delete it, as one that a killed `init` had left, would pull it from under the one that makes it."""
+def test_backup_being_made_by_init_is_not_called_a_leftover(grown: World, tmp_path: Path) -> None:
+    """Whoever deleted it as the leftover of a killed `init` would pull it from under the running one."""
     other = World(tmp_path / "other")
     other.backup = grown.backup.parent / "another.bkp"
     with stopped_at_work(WRITING["init"](grown), other.backup / "lock") as process:
@@ -172,10 +173,10 @@ def test_backup_that_is_being_made_is_not_called_left_over(grown: World, tmp_pat
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_command_that_is_overtaken_where_there_are_no_locks_says_so(
+def test_overtaken_command_without_locks_names_the_other_command(
     grown: World, monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
-    """As over nfs://: it is not another node that has to be switched off, but a command that began in the moment."""
+    """As over nfs://: no other node has to be switched off; another command began at the same moment."""
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
     first, second = (backup_in(LocalStorage(grown.backup)) for _ in range(2))
     with pytest.raises(InUse) as refused, alone("nfs://nas/export/x.bkp", first, "compact", False):
@@ -190,8 +191,8 @@ def test_command_that_is_overtaken_where_there_are_no_locks_says_so(
     assert "Wait until that process has ended" in said
 
 
-def test_file_that_another_process_removes_is_told_as_that(grown: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as "No such file or directory", which is no sentence for anybody."""
+def test_file_removed_by_another_process_is_reported_as_removed(grown: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as "No such file or directory", which helps nobody."""
     space = LocalStorage.space
 
     def removed(self: LocalStorage) -> object:

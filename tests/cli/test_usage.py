@@ -20,7 +20,7 @@ COMMANDS = sorted(cli.commands)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name: str) -> None:
+def test_each_command_has_help_by_short_and_long_option(name: str) -> None:
     for option in ("-h", "--help"):
         said = backup_cli(name, option)
         assert said.code == 0
@@ -28,13 +28,13 @@ def test_every_command_has_help(name: str) -> None:
     assert name in backup_cli("--help").out
 
 
-def test_no_line_of_the_overview_is_cut_off() -> None:
+def test_help_overview_cuts_no_line() -> None:
     for columns in ("80", "200"):
         said = spawned(*command("--help"), environment={"COLUMNS": columns})
         assert said.code == 0 and "..." not in said.out.partition("Commands:")[2]
 
 
-def test_the_version() -> None:
+def test_version_option_prints_the_version() -> None:
     assert backup_cli("--version").out.startswith("backup-cli, version ")
 
 
@@ -58,7 +58,7 @@ def test_the_version() -> None:
     ],
     ids=" ".join,
 )
-def test_mistakes_in_what_was_typed(arguments: tuple[str, ...]) -> None:
+def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
     said = backup_cli(*arguments)
     assert said.code == 2 or (not arguments and said.code in (0, 2))
     assert "Usage: " in said.text or "Error: " in said.err
@@ -83,7 +83,7 @@ def test_mistakes_in_what_was_typed(arguments: tuple[str, ...]) -> None:
         ("smb://nas/backup", "nfs:///mnt/SHARE/lightning.bkp"),
     ],
 )
-def test_a_near_miss_gets_the_url_that_was_meant(typed: str, meant: str, tmp_path: Path) -> None:
+def test_almost_right_url_gets_the_intended_one_suggested(typed: str, meant: str, tmp_path: Path) -> None:
     typed = typed.replace("THIS-MACHINE", socket.gethostname())
     said = backup_cli("init", "--lightning-dir", tmp_path, typed)
     assert said.code == 2
@@ -102,7 +102,7 @@ def test_a_near_miss_gets_the_url_that_was_meant(typed: str, meant: str, tmp_pat
         ("nfs://nas..local/export/lightning.bkp", "cannot be a server's name"),
     ],
 )
-def test_mistakes_in_a_url(url: str, hint: str, tmp_path: Path) -> None:
+def test_init_with_a_mistake_in_the_url_makes_nothing(url: str, hint: str, tmp_path: Path) -> None:
     """Found before anything is made: the plugin would refuse them at the node's next start."""
     directory = tmp_path / "regtest"
     directory.mkdir()
@@ -114,14 +114,14 @@ def test_mistakes_in_a_url(url: str, hint: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["restore", "verify", "status", "compact"])
 @pytest.mark.parametrize("url", ["x", "s3://bucket/x", "file://host/x", "file:///", "file:///dev/null", "file:///proc"])
-def test_urls_of_no_backup(name: str, url: str, tmp_path: Path) -> None:
+def test_commands_on_a_url_without_a_backup_print_an_error(name: str, url: str, tmp_path: Path) -> None:
     said = backup_cli(name, url, *([tmp_path / "x"] if name == "restore" else []))
     assert said.code in (1, 2)
     assert "error: " in said.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_arguments_that_are_no_utf8_print_no_traceback(tmp_path: Path) -> None:
     odd = os.fsdecode(b"\xff\xfe\n\x1b[31m")
     for words in (["init", odd], ["init", f"file:///{odd}"], ["restore", f"file://{tmp_path}", odd], [odd]):
         said = spawned(*command(*words), environment={"HOME": str(tmp_path)}, directory=tmp_path)
@@ -130,7 +130,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1"])
-def test_a_terminal_that_knows_little(lived: World, locale: str) -> None:
+def test_commands_in_an_ascii_locale_print_no_traceback(lived: World, locale: str) -> None:
     """Also one that cannot show all the characters that we use."""
     environment = {"LC_ALL": locale, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for words in (["verify", lived.url], ["status", lived.url], ["restore", lived.url, "missing/place"]):
@@ -139,14 +139,14 @@ def test_a_terminal_that_knows_little(lived: World, locale: str) -> None:
         assert "Traceback" not in said.err
 
 
-def test_an_output_that_nobody_reads(lived: World) -> None:
+def test_commands_with_closed_output_print_no_traceback(lived: World) -> None:
     """`backup-cli verify … | head -0`."""
     for stream in ("1>&-", "2>&-", "| true"):
         said = spawned("sh", "-c", f'"$@" {stream}', "sh", *command("verify", lived.url))
         assert "Traceback" not in said.err
 
 
-def test_without_a_terminal_progress_is_lines(lived: World) -> None:
+def test_progress_without_a_terminal_is_lines(lived: World) -> None:
     said = spawned(*command("verify", lived.url))
     lines = [line for line in said.err.splitlines() if line.startswith("Verifying")]
     assert lines[0] == "Verifying …"
@@ -155,7 +155,7 @@ def test_without_a_terminal_progress_is_lines(lived: World) -> None:
     assert "\x1b" not in said.err
 
 
-def test_with_a_terminal_progress_is_a_bar(lived: World) -> None:
+def test_progress_on_a_terminal_is_a_bar(lived: World) -> None:
     program = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
     said = spawned(sys.executable, "-c", program, *command("verify", lived.url))
     assert said.code == 0
@@ -163,7 +163,7 @@ def test_with_a_terminal_progress_is_a_bar(lived: World) -> None:
     assert "Verifying …" not in said.out
 
 
-def test_the_bar_shows_the_time_that_is_left() -> None:
+def test_progress_bar_shows_the_remaining_time() -> None:
     program = """
 import time
 from backup_cli.console import progress
@@ -184,7 +184,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 PLACES = ["{url}", "{directory}", "{disk}", "{place}", "file://", "~", "~nobody", ".", "..", ""]
-"""None outside of the test's own directories: what is typed may well succeed."""
+"""No path outside the test's own directories: the command may well succeed."""
 
 OPTIONS = ["--", "-", "--json", "--replace", "--resume", "--lightning-dir", "--scratch", "--to-version", "3"]
 
@@ -204,10 +204,10 @@ relative = st.text(max_size=12).map(lambda text: text.replace("/", ""))
 @example(name="status", words=["{here}/\x00"])
 @example(name="verify", words=["{here}/" + "x" * 300])
 @example(name="verify", words=["{here}/" + "x/" * 3000])
-def test_odd_arguments(
+def test_random_arguments_raise_nothing_and_leave_backup_and_database_equal(
     fuzzed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
 ) -> None:
-    """No exception comes through, and the node's database and its backup stay as they are, or agree."""
+    """No exception comes through, and the node's database and its backup are unchanged, or agree."""
     place = tmp_path / "place"
     place.mkdir(exist_ok=True)
     monkeypatch.setenv("HOME", str(place))
@@ -229,8 +229,8 @@ def test_odd_arguments(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_command_that_is_started_without_its_standard_files(lived: World, closed: str) -> None:
-    """As some supervisors do it. Every command failed, at its first word."""
+def test_restore_started_without_standard_files_succeeds(lived: World, closed: str) -> None:
+    """Some supervisors start commands this way. Every command used to fail at its first output."""
     place = lived.root / "restored.sqlite3"
     done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command("restore", lived.url, place)], check=False)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""`backup-cli verify`: every kind of damage is found, and a difference to the node's own database is told."""
+"""`backup-cli verify`: every kind of damage is found, and a difference to the node's own database is reported."""
 
 import sqlite3
 from contextlib import closing
@@ -20,7 +20,7 @@ def verify(world: World, *options: object) -> Said:
     return backup_cli("verify", world.url, *options)
 
 
-def test_a_whole_backup(taken_over: World) -> None:
+def test_verify_of_a_whole_backup_passes_and_changes_nothing(taken_over: World) -> None:
     before = taken_over.everything_on_disk()
     said = verify(taken_over)
     assert said.code == 0
@@ -29,18 +29,18 @@ def test_a_whole_backup(taken_over: World) -> None:
     assert taken_over.everything_on_disk() == before
 
 
-def test_a_backup_of_a_node_that_never_started(world: World) -> None:
+def test_verify_of_a_backup_whose_node_never_started_passes(world: World) -> None:
     world.init()
     assert "is whole: version 0" in verify(world).out
 
 
-def test_the_same_as_the_nodes_database(taken_over: World) -> None:
+def test_verify_of_a_backup_equal_to_the_nodes_database_says_identical(taken_over: World) -> None:
     said = verify(taken_over, "--lightning-dir", taken_over.directory.parent)
     assert said.code == 0
     assert "identical with the node's database: " in said.out
 
 
-def test_beside_a_running_node(lived: World, history: History) -> None:
+def test_verify_beside_a_running_node_passes(lived: World, history: History) -> None:
     with lived.node() as node:
         for _ in range(3):
             node.play(history.notes(3))
@@ -48,7 +48,7 @@ def test_beside_a_running_node(lived: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("what", [*DAMAGED, *DAMAGED_OUT_OF_SIGHT])
-def test_damage(taken_over: World, what: str) -> None:
+def test_verify_names_each_kind_of_damage_and_changes_nothing(taken_over: World, what: str) -> None:
     (DAMAGED | DAMAGED_OUT_OF_SIGHT)[what](taken_over)
     before = tree(taken_over.root)
     assert_refused(verify(taken_over), r"the backup is damaged: .* at byte \d+; .*keep every disk", code=3)
@@ -56,7 +56,7 @@ def test_damage(taken_over: World, what: str) -> None:
     assert tree(taken_over.root) == before
 
 
-def test_damage_in_the_middle_names_file_offset_and_the_last_good_version(lived: World, history: History) -> None:
+def test_verify_of_damage_in_the_middle_names_file_offset_and_last_good_version(lived: World, history: History) -> None:
     lived.run(history.notes(20))
     data = segment(lived).read_bytes()
     flip(segment(lived), len(data) // 2)
@@ -64,12 +64,12 @@ def test_damage_in_the_middle_names_file_offset_and_the_last_good_version(lived:
 
 
 @pytest.mark.parametrize("name", ["manifest", "segment", "snapshot", "session"])
-def test_from_the_future(taken_over: World, name: str) -> None:
+def test_verify_of_a_backup_of_a_later_release_is_refused(taken_over: World, name: str) -> None:
     in_file(name, from_a_later_release)(taken_over)
     assert_refused(verify(taken_over), "newer lightningd-backup.*install that release")
 
 
-def test_a_torn_end_is_no_damage(lived: World, history: History) -> None:
+def test_verify_does_not_call_a_torn_end_damage(lived: World, history: History) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -86,7 +86,7 @@ def test_a_torn_end_is_no_damage(lived: World, history: History) -> None:
 # Compared with the node's own
 
 
-def test_each_difference_is_told_and_no_value_is_shown(lived: World) -> None:
+def test_verify_lists_each_difference_and_shows_no_value(lived: World) -> None:
     with closing(sqlite3.connect(lived.database)) as connection, connection:
         connection.execute("UPDATE vars SET val = 'a secret' WHERE name = 'note 3'")
         connection.execute("CREATE TABLE more (id INTEGER)")
@@ -99,15 +99,15 @@ def test_each_difference_is_told_and_no_value_is_shown(lived: World) -> None:
     assert "backup-cli resync" in said.err
 
 
-def test_a_node_that_ran_without_the_plugin(lived: World, history: History) -> None:
+def test_verify_of_a_node_that_ran_without_the_plugin_counts_its_rows(lived: World, history: History) -> None:
     lived.run_without_plugin(history.notes(2))
     said = verify(lived, "--lightning-dir", lived.directory)
     assert said.code == 1
     assert "2 rows only in" in said.out
 
 
-def test_rows_that_refer_to_nothing_are_the_nodes_own(lived: World, history: History) -> None:
-    """A node may have such rows; they say nothing against a backup that has the same."""
+def test_verify_accepts_dangling_rows_that_the_node_has_too(lived: World, history: History) -> None:
+    """A node may have rows that refer to nothing; a backup that has the same rows is right."""
     lived.run(
         [
             history.foreign_keys(on=False),
@@ -124,7 +124,7 @@ def test_rows_that_refer_to_nothing_are_the_nodes_own(lived: World, history: His
     assert "note: the node's own database also has this: table children: 1 row" in said.err
 
 
-def test_a_database_that_is_not_there_or_in_use(lived: World) -> None:
+def test_verify_against_a_missing_or_open_database_is_refused(lived: World) -> None:
     with running("import sqlite3; c = sqlite3.connect(a[0]); c.execute('SELECT * FROM vars')", lived.database):
         assert_refused(verify(lived, "--lightning-dir", lived.directory), "in use: process")
     lived.database.unlink()
@@ -134,7 +134,7 @@ def test_a_database_that_is_not_there_or_in_use(lived: World) -> None:
 # Places
 
 
-def test_the_scratch_place_is_left_as_it_was(lived: World, tmp_path: Path) -> None:
+def test_verify_leaves_nothing_in_the_scratch_directory(lived: World, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     assert verify(lived, "--scratch", scratch).code == 0
@@ -146,8 +146,8 @@ def test_the_scratch_place_is_left_as_it_was(lived: World, tmp_path: Path) -> No
     assert "does not exist" in missing.err
 
 
-def test_a_read_only_backup(lived: World) -> None:
-    """A disk that was put aside, mounted so that nothing can happen to it."""
+def test_verify_of_a_read_only_backup_passes(lived: World) -> None:
+    """A disk that was put aside, mounted read-only so that nothing can happen to it."""
     for path in lived.backup.iterdir():
         path.chmod(0o400)
     lived.backup.chmod(0o500)
@@ -160,12 +160,12 @@ def test_a_read_only_backup(lived: World) -> None:
 
 
 @pytest.mark.parametrize(("url", "code"), [("file:///no/such/place", 1), ("nonsense", 2), ("file://", 2)])
-def test_no_backup(url: str, code: int) -> None:
+def test_verify_without_a_backup_fails_with_the_right_exit_code(url: str, code: int) -> None:
     assert backup_cli("verify", url).code == code
 
 
-def test_a_hostile_statement(lived: World, history: History) -> None:
-    """Only a person with the disk in their hands could have written it there; nothing else may happen by it."""
+def test_verify_of_a_hostile_attach_statement_refuses_it(lived: World, history: History) -> None:
+    """Only a person with the disk in their hands could have written it there; it must have no effect."""
     target = lived.root / "attached.sqlite3"
     writer = backup_at(lived.url).open(silent)
     writer.append(Change(7, [f"ATTACH '{target}' AS x", *history.note().writes]))
@@ -175,8 +175,8 @@ def test_a_hostile_statement(lived: World, history: History) -> None:
     assert not target.exists()
 
 
-def test_a_missing_session_marker_is_told(taken_over: World) -> None:
-    """It is the witness of how far the log went; without it a log that was cut between two records looks whole."""
+def test_verify_and_restore_report_a_missing_session_marker(taken_over: World) -> None:
+    """The marker says how far the log went; without it a log that was cut between two records looks whole."""
     (taken_over.backup / "session").unlink()
     said = verify(taken_over)
     assert said.code == 0
@@ -187,7 +187,7 @@ def test_a_missing_session_marker_is_told(taken_over: World) -> None:
     assert taken_over.status()["health"] == "degraded"
 
 
-def test_a_broken_session_marker_leaves_the_last_version_to_look_at(taken_over: World) -> None:
+def test_verify_of_a_broken_session_marker_names_a_restorable_version(taken_over: World) -> None:
     (taken_over.backup / "session").write_bytes(b"")
     assert_refused(verify(taken_over), "session marker cannot be read.*last good version is 12", code=3)
     target = taken_over.root / "old.sqlite3"

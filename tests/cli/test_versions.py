@@ -1,4 +1,4 @@
-"""`backup-cli versions` tells what can be brought back, and `restore --kept` brings back what was replaced."""
+"""`backup-cli versions` lists what can be restored, and `restore --kept` restores a generation that was replaced."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def replaced(lived: World, history: History) -> World:
     return lived
 
 
-def test_one_generation(taken_over: World) -> None:
+def test_versions_of_one_generation_shows_its_range(taken_over: World) -> None:
     before = tree(taken_over.root)
     [only] = json.loads(backup_cli("versions", "--json", taken_over.url).out)
     assert (only["first_version"], only["last_version"], only["reason"]) == (4, 12, "init")
@@ -34,7 +34,7 @@ def test_one_generation(taken_over: World) -> None:
     assert tree(taken_over.root) == before
 
 
-def test_what_was_replaced_is_listed_and_how_to_get_it_back(replaced: World) -> None:
+def test_versions_lists_a_replaced_generation_and_how_to_restore_it(replaced: World) -> None:
     kept, current = json.loads(backup_cli("versions", "--json", replaced.url).out)
     assert (kept["last_version"], current["last_version"], current["reason"]) == (10, 8, "resync")
     assert kept["kept_until"] > current["first_time"] + 6 * 86400
@@ -42,14 +42,16 @@ def test_what_was_replaced_is_listed_and_how_to_get_it_back(replaced: World) -> 
     assert f"backup-cli restore --kept --replace {replaced.url} DEST" in said.out
 
 
-def test_the_kept_one_to_a_file(replaced: World, place: Path) -> None:
+def test_restore_kept_brings_back_the_replaced_generation(replaced: World, place: Path) -> None:
     said = restore(replaced, place / "ten.sqlite3", "--kept")
     assert said.code == 0
     assert "which was replaced and is kept" in said.err
     assert everything(place / "ten.sqlite3") == everything(replaced.root / "ten.sqlite3")
 
 
-def test_the_kept_one_for_a_new_machine(replaced: World, place: Path) -> None:
+def test_restore_kept_resume_lets_a_new_machine_go_on_from_the_replaced_generation(
+    replaced: World, place: Path
+) -> None:
     """The next start finds the database ahead of what the backup holds now."""
     assert restore(replaced, place, "--kept", "--resume").code == 0
     new = World(replaced.root / "elsewhere")
@@ -59,7 +61,7 @@ def test_the_kept_one_for_a_new_machine(replaced: World, place: Path) -> None:
     new.assert_restored_equals_the_nodes()
 
 
-def test_the_kept_one_is_old_once_the_node_has_gone_on_beyond_it(replaced: World, place: Path) -> None:
+def test_restore_kept_is_refused_once_the_backup_has_passed_its_version(replaced: World, place: Path) -> None:
     replaced.run(History(8).notes(5))
     for options in (("--kept",), ("--kept", "--resume"), ("--kept", "--resume", "--not-for-a-node")):
         assert_refused(restore(replaced, place, *options), "ends at version 10, and the backup has reached 13 since")
@@ -69,17 +71,17 @@ def test_the_kept_one_is_old_once_the_node_has_gone_on_beyond_it(replaced: World
     assert "if it was replaced by mistake" not in backup_cli("versions", replaced.url).out
 
 
-def test_an_old_version_of_the_kept_one(replaced: World, place: Path) -> None:
+def test_restore_kept_to_version_gets_a_name_not_for_a_node(replaced: World, place: Path) -> None:
     assert restore(replaced, place, "--kept", "--to-version", "9", "--not-for-a-node").code == 0
     assert [path.name for path in place.glob("light*")] == ["lightningd.sqlite3.version-9-NOT-FOR-A-NODE"]
 
 
-def test_nothing_is_kept(lived: World, place: Path) -> None:
+def test_restore_kept_without_a_kept_generation_is_refused(lived: World, place: Path) -> None:
     assert_refused(restore(lived, place, "--kept"), "no earlier generation is kept .*Nothing was restored")
     assert backup_cli("restore", "--kept", "--resume", "socket:nas:1", place).code != 0
 
 
-def test_damage(lived: World) -> None:
+def test_versions_of_a_damaged_backup_exits_3(lived: World) -> None:
     flip(segment(lived), 100)
     said = backup_cli("versions", lived.url)
     assert said.code == 3

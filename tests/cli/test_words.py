@@ -1,4 +1,4 @@
-"""Numbers in sentences, and what somebody else wrote."""
+"""Numbers in sentences, and text that somebody else wrote."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from backup_cli.console import age
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 changes"), (1, "1 change"), (2, "2 changes")])
-def test_one_of_them_has_no_plural(count: int, text: str) -> None:
+def test_counted_noun_is_singular_for_one_only(count: int, text: str) -> None:
     assert counted(count, "change") == text
 
 
@@ -17,7 +17,7 @@ def test_one_of_them_has_no_plural(count: int, text: str) -> None:
     ("seconds", "text"),
     [(-3, "0 seconds"), (0.4, "0 seconds"), (1.2, "1 second"), (61, "1 minute"), (7200, "2 hours")],
 )
-def test_an_age_has_no_wrong_plural(seconds: float, text: str) -> None:
+def test_age_uses_the_right_unit_and_plural(seconds: float, text: str) -> None:
     assert age(seconds) == text
 
 
@@ -45,17 +45,17 @@ def test_foreign_text_is_bounded(foreign: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "dash"])
 @pytest.mark.parametrize("word", ["/mnt/$(id)", "a'b\"c`id`", "", "-x; id", "~", "two words", "é"])
-def test_a_shell_reads_back_a_printable_word(shell: str, word: str) -> None:
+def test_shell_word_is_read_back_unchanged_by_shells(shell: str, word: str) -> None:
     assert _read_by(shell, shell_word(word)) == word.encode()
 
 
 @pytest.mark.parametrize("word", ["\x1b[2J'\\\n1", "\u202e7", "/media/\udcff7", "\t"])
-def test_bash_reads_back_a_word_that_a_terminal_would_obey(word: str) -> None:
+def test_shell_word_with_control_characters_is_printable_and_read_back_by_bash(word: str) -> None:
     assert printable(shell_word(word), 1000) == shell_word(word)
     assert _read_by("bash", shell_word(word)) == word.encode("utf-8", "surrogateescape")
 
 
-def test_a_line_is_its_words() -> None:
+def test_shell_line_quotes_each_word() -> None:
     assert shell_line("umount", "/mnt/$(id)", 5) == "umount '/mnt/$(id)' 5"
 
 

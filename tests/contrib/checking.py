@@ -1,4 +1,4 @@
-"""Running `backup-cli check-config`, for its tests."""
+"""Helpers that run `backup-cli check-config`."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def configure(directory: Path, text: str) -> None:
 
 
 def check(directory: Path, *options: str) -> tuple[int, list[str]]:
-    """The exit code, and the lines that are not ok. (That all lies on one disk is no news here.)"""
+    """The exit code, and the lines that are not ok, except the one about the same disk, which is always there."""
     result = CliRunner().invoke(check_config, ["--lightning-dir", str(directory), *options])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

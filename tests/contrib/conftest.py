@@ -34,6 +34,6 @@ def node(tmp_path: Path, plugin: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without starting the plugin, where something else is the point."""
+    """Skip starting the plugin in tests that are about something else."""
     answer = probe.Manifest(["db_write"], ["backup-status"], None, 0.5)
     monkeypatch.setattr(plugin_findings, "ask_for_manifest", lambda path, patience: answer)

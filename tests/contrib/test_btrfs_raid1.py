@@ -1,4 +1,4 @@
-"""The mirrored backup disk, on two loop devices: set up, damaged, mended; one half gone, and back."""
+"""The mirrored backup disk, on two loop devices: set up, damaged, repaired; one half gone, and back."""
 
 import gzip
 import os
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 class Mirror:
-    """Two disks in files, and what is mounted from them."""
+    """Two disks in image files, and the filesystem mounted from them."""
 
     def __init__(self, directory: Path) -> None:
         self.images = [directory / "one.img", directory / "two.img"]
@@ -68,7 +68,7 @@ class Mirror:
         self.loops[number] = run("losetup", "-f", "--show", self.images[number]).strip()
 
     def pull_out(self, number: int) -> None:
-        """Of an unmounted filesystem. The kernel must forget the disk, or it will look for it."""
+        """Detach a disk of an unmounted filesystem. The kernel must forget the disk, or it will look for it."""
         run("btrfs", "device", "scan", "--forget", self.loops[number])  # not those that other tests make just now
         run("losetup", "-d", self.loops[number])
         self.loops[number] = None
@@ -83,7 +83,7 @@ class Mirror:
         )
 
     def maintain(self) -> tuple[int, str]:
-        """With the rights that its unit leaves to root."""
+        """Run maintain.sh with the rights that its unit leaves to root."""
         unit = (SCRIPTS.parent / "systemd" / "backup-disk@.service").read_text()
         (kept,) = re.findall("^CapabilityBoundingSet=(.+)$", unit, re.M)
         bounds = ",".join(["-all", *(f"+{name.lower().removeprefix('cap_')}" for name in kept.split())])
@@ -104,7 +104,7 @@ class Mirror:
         wait_until(lambda: not any(found for name in names for found in kernels.glob(f"*/devices/{name}")), "umount")
 
     def damage(self, number: int) -> None:
-        """Everything on this disk, but the first mebibyte with the superblock."""
+        """Overwrite everything on this disk except the first mebibyte with the superblock."""
         loop = self.loops[number]
         run("dd", "if=/dev/urandom", f"of={loop}", "bs=1M", "seek=1", "count=255", "conv=notrunc,fsync")
 
@@ -138,7 +138,7 @@ def verify(url: str) -> int:
     return CliRunner().invoke(cli, ["verify", url]).exit_code
 
 
-def test_damaged_scrubbed_healed(mirror: Mirror, tmp_path: Path) -> None:
+def test_damaged_mirror_is_healed_by_maintain_and_readable_meanwhile(mirror: Mirror, tmp_path: Path) -> None:
     done = mirror.setup()
     assert done.returncode == 0, done.stderr
     assert re.search(rf"^UUID=\S+ {mirror.mountpoint} btrfs \S*nofail\S* 0 0$", mirror.fstab.read_text(), re.M)
@@ -159,12 +159,12 @@ def test_damaged_scrubbed_healed(mirror: Mirror, tmp_path: Path) -> None:
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
 
     mirror.unmount()
-    mirror.damage(0)  # now the first half must be able to live from the mended one
+    mirror.damage(0)  # now the first half must be able to live from the repaired one
     mirror.mount()
     assert verify(url) == 0
 
 
-def test_what_no_disk_has_whole_is_said_to_be_lost(mirror: Mirror) -> None:
+def test_data_damaged_on_both_disks_is_reported_as_lost(mirror: Mirror) -> None:
     assert mirror.setup().returncode == 0
     content = os.urandom(4096)
     (mirror.mountpoint / "only copy").write_bytes(content * 32)
@@ -183,7 +183,7 @@ def test_what_no_disk_has_whole_is_said_to_be_lost(mirror: Mirror) -> None:
     assert code == 2 and "there are blocks that no disk has whole: run backup-cli verify now" in said, said
 
 
-def test_one_half_goes_and_comes_back(mirror: Mirror, tmp_path: Path) -> None:
+def test_mirror_with_one_disk_away_works_and_is_repaired_when_it_is_back(mirror: Mirror, tmp_path: Path) -> None:
     assert mirror.setup().returncode == 0
     url = make_backup(mirror, tmp_path)
     mirror.unmount()
@@ -206,7 +206,7 @@ def test_one_half_goes_and_comes_back(mirror: Mirror, tmp_path: Path) -> None:
     assert verify(url) == 0
 
 
-def test_setup_refuses_and_touches_nothing(mirror: Mirror, tmp_path: Path) -> None:
+def test_setup_refuses_unsuitable_disks_and_touches_nothing(mirror: Mirror, tmp_path: Path) -> None:
     run("mkfs.ext4", "-q", mirror.loops[1])
     before = [image.read_bytes()[: 8 * MIB] for image in mirror.images]
 
@@ -233,8 +233,9 @@ def test_setup_refuses_and_touches_nothing(mirror: Mirror, tmp_path: Path) -> No
     refused(mirror.setup("--wipe"), "in use already")
 
 
-def test_directory_of_another_user_on_the_way_is_no_place_for_a_mount(mirror: Mirror, tmp_path: Path) -> None:
-    """Its owner moves it away and puts a link there while root makes a filesystem: chown would go where that leads."""
+def test_mountpoint_below_another_users_directory_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+    """The directory's owner could replace it by a link while root makes a filesystem, and chown would follow that
+    link."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     mirror.mountpoint = theirs / "below" / "mnt"
@@ -259,6 +260,6 @@ def test_mountpoint_that_would_break_fstab_is_refused(mirror: Mirror, tmp_path: 
     assert mirror.fstab.read_text() == "# nothing yet\n" and not mirror.mountpoint.exists()
 
 
-def test_maintain_without_a_mirror(tmp_path: Path) -> None:
+def test_maintain_without_a_mounted_btrfs_exits_2(tmp_path: Path) -> None:
     done = subprocess.run([SCRIPTS / "maintain.sh", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2 and "no btrfs is mounted" in done.stderr

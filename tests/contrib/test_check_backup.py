@@ -23,7 +23,7 @@ from tests.end_to_end.world import backup_cli
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_lock_and_the_destination(node: Path, tmp_path: Path) -> None:
+def test_check_config_reports_a_backup_lock_that_fits_no_backup(node: Path, tmp_path: Path) -> None:
     settings = read_settings(node)
     write_settings(node, type(settings)(settings.url, "11" * 16))
     assert "another node, or was recreated" in the_problem(node)
@@ -39,8 +39,8 @@ def test_the_lock_and_the_destination(node: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_destination_that_is_read_only(node: Path, tmp_path: Path) -> None:
-    """As a stick is after an error. It can be read, so everything else looks well, and the node would stop."""
+def test_check_config_reports_a_read_only_destination(node: Path, tmp_path: Path) -> None:
+    """As a stick is after an error: it can be read, so everything else looks well, and the node would stop."""
     backup = tmp_path / "lightning.bkp"
     if os.geteuid() != 0 or subprocess.run(["mount", "--bind", backup, backup]).returncode:
         pytest.skip("needs root, to mount the destination read-only")
@@ -53,7 +53,7 @@ def test_a_destination_that_is_read_only(node: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("url", ["file://{}/file.bkp", "socket:nas:8700"])
-def test_a_lock_of_the_older_plugin(node: Path, tmp_path: Path, url: str) -> None:
+def test_check_config_reports_a_lock_of_a_legacy_backup(node: Path, tmp_path: Path, url: str) -> None:
     url = url.format(tmp_path)
     (tmp_path / "file.bkp").write_bytes(b"\0\0\0\1" + bytes(508))
     (node / "backup.lock").write_text(json.dumps({"backend_url": url}))
@@ -66,13 +66,13 @@ def test_a_lock_of_the_older_plugin(node: Path, tmp_path: Path, url: str) -> Non
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_damaged_backup(node: Path, tmp_path: Path) -> None:
+def test_check_config_reports_a_damaged_backup(node: Path, tmp_path: Path) -> None:
     (tmp_path / "lightning.bkp" / "manifest").write_bytes(b"\0" * 100)
     assert "damaged" in the_problem(node)
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_database_and_its_backup_disagree(node: Path) -> None:
+def test_check_config_reports_a_database_that_disagrees_with_its_backup(node: Path) -> None:
     def bump(by: int) -> None:
         subprocess.run(
             [
@@ -95,8 +95,8 @@ def test_the_database_and_its_backup_disagree(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_database_is_gone_or_damaged(node: Path) -> None:
-    """The node would begin anew, or not at all; the backup has it."""
+def test_check_config_reports_a_lost_or_damaged_database(node: Path) -> None:
+    """The node would start with an empty database, or not at all; the backup has the right one."""
     database = node / "lightningd.sqlite3"
     whole = database.read_bytes()
     for bad in (b"", b"not a database at all", whole[:5000]):
@@ -110,7 +110,7 @@ def test_the_database_is_gone_or_damaged(node: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("how", ["a journal", "a WAL"])
-def test_what_a_crash_has_left_is_read_and_left_alone(node: Path, how: str) -> None:
+def test_check_config_reads_a_hot_journal_or_wal_and_changes_nothing(node: Path, how: str) -> None:
     """After a power cut there is a hot journal; with a WAL, even reading would make files beside the database."""
     mode = "DELETE" if how == "a journal" else "WAL"
     program = f"""
@@ -129,7 +129,7 @@ os._exit(0)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
+def test_check_config_reports_a_failure_of_the_last_run(node: Path) -> None:
     noted = read_sync_point(node)
     assert noted is not None
     write_sync_point(node, replace(noted, failure="the disk was full"))
@@ -142,7 +142,7 @@ def test_a_failure_of_the_last_run_is_told(node: Path) -> None:
 
 @pytest.fixture
 def lightningd(tmp_path: Path) -> Path:
-    """Something that is called lightningd and runs, as far as anyone can see."""
+    """A program that is called lightningd and can run."""
     path = tmp_path / "usr" / "lightningd"
     path.parent.mkdir()
     shutil.copy("/bin/sh", path)
@@ -164,7 +164,9 @@ def running(node: Path, lightningd: Path, plugin: Path) -> Iterator[subprocess.P
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_running_node_without_the_plugin(node: Path, running: "subprocess.Popen[bytes]", lightningd: Path) -> None:
+def test_check_config_reports_a_running_node_without_the_plugin(
+    node: Path, running: "subprocess.Popen[bytes]", lightningd: Path
+) -> None:
     configure(node, "")  # not read: the command line names another file
     assert f"process {running.pid}) without the plugin" in the_problem(node)
     assert read_config(node, None).files == [lightningd.parent / "own.conf"]

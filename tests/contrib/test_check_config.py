@@ -1,4 +1,4 @@
-"""`backup-cli check-config`: each thing that can be wrong in lightningd's configuration, found, and nothing else."""
+"""`backup-cli check-config`: it finds each mistake in lightningd's configuration, and nothing else."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.end_to_end.world import backup_cli
 from tests.known_secret import SECRET
 
 
-def test_a_protected_node(node: Path) -> None:
+def test_check_config_of_a_protected_node_finds_nothing(node: Path) -> None:
     assert check(node) == (0, [])
     assert check(node.parent) == (0, [])
 
@@ -23,7 +23,7 @@ def test_a_protected_node(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_the_line(node: Path) -> None:
+def test_config_without_the_plugin_line_is_a_problem(node: Path) -> None:
     configure(node, "network=bitcoin\n#important-plugin=/x/lightningd-backup\n")
     line = the_problem(node)
     assert "important-plugin=" in line and str(node.parent / "config") in line
@@ -31,20 +31,20 @@ def test_without_the_line(node: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("how", ["lightningd-backup", "{}"])
-def test_disabled(node: Path, plugin: Path, how: str) -> None:
+def test_disabled_plugin_is_a_problem(node: Path, plugin: Path, how: str) -> None:
     configure(node, f"important-plugin={plugin}\ndisable-plugin={how.format(plugin)}\n")
     assert "line 2 disables it" in the_problem(node)
 
 
 @pytest.mark.usefixtures("quick")
-def test_cleared_afterwards(node: Path, plugin: Path) -> None:
+def test_plugin_line_before_clear_plugins_is_a_problem(node: Path, plugin: Path) -> None:
     configure(node, f"important-plugin={plugin}\nclear-plugins\n")
     assert "no line starts" in the_problem(node)
     configure(node, f"clear-plugins\nimportant-plugin={plugin}\n")
     assert check(node)[0] == 0
 
 
-def test_it_is_missing(node: Path, tmp_path: Path) -> None:
+def test_missing_plugin_file_is_a_problem(node: Path, tmp_path: Path) -> None:
     configure(node, f"important-plugin={tmp_path}/gone/lightningd-backup\n")
     assert "No such file" in the_problem(node)
 
@@ -60,14 +60,16 @@ def test_it_is_missing(node: Path, tmp_path: Path) -> None:
         ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": {"hooks": []}}\'\necho\n', "not this plugin"),
     ],
 )
-def test_it_does_not_start(node: Path, tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_that_does_not_start_is_a_problem_with_its_own_words(
+    node: Path, tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plugin_findings, "PATIENCE", 0.5 if "cat" in script else 30.0)
     broken = executable(tmp_path / "broken" / "lightningd-backup", script)
     configure(node, f"important-plugin={broken}\n")
     assert word in the_problem(node)
 
 
-def test_the_plugin_is_started_away_from_the_node_and_ended(node: Path, tmp_path: Path) -> None:
+def test_check_config_starts_the_plugin_outside_the_node_directory_and_ends_it(node: Path, tmp_path: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in node.iterdir())
     script = f"#!/bin/sh\npwd > {tmp_path}/where; echo $$ > {tmp_path}/pid; exec {sys.executable} -m plugin.main\n"
     configure(node, f"important-plugin={executable(tmp_path / 'b' / 'lightningd-backup', script)}\n")
@@ -81,7 +83,7 @@ def test_the_plugin_is_started_away_from_the_node_and_ended(node: Path, tmp_path
 
 
 @pytest.mark.usefixtures("quick")
-def test_includes_and_the_order_of_files(node: Path, plugin: Path) -> None:
+def test_included_and_network_config_files_are_read_in_lightningds_order(node: Path, plugin: Path) -> None:
     (node / "more").mkdir()
     (node / "more" / "plugins.conf").write_text(f"important-plugin={plugin}  \r\n")
     (node / "config").write_text("include more/plugins.conf\nwallet=sqlite3://lightningd.sqlite3\n")
@@ -94,7 +96,7 @@ def test_includes_and_the_order_of_files(node: Path, plugin: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_explicit_file_instead(node: Path, plugin: Path, tmp_path: Path) -> None:
+def test_conf_option_replaces_the_default_config_files(node: Path, plugin: Path, tmp_path: Path) -> None:
     configure(node, "")
     (tmp_path / "lightningd.conf").write_text(f"important-plugin={plugin}\n")
     assert check(node, "--conf", str(tmp_path / "lightningd.conf")) == (0, [])
@@ -102,7 +104,7 @@ def test_an_explicit_file_instead(node: Path, plugin: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("quick")
-def test_files_that_lightningd_would_not_start_with(node: Path) -> None:
+def test_config_with_a_missing_or_recursive_include_is_a_problem(node: Path) -> None:
     configure(node, "include config\n")
     assert "over and over" in the_problem(node)
     configure(node, "include missing\n")
@@ -110,14 +112,14 @@ def test_files_that_lightningd_would_not_start_with(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_no_file_at_all(node: Path) -> None:
+def test_missing_config_file_is_a_problem(node: Path) -> None:
     (node.parent / "config").unlink()
     code, lines = check(node)
     assert code == 1 and [line.split()[:2] for line in lines] == [["warning", "config"], ["problem", "plugin"]]
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_network(node: Path, plugin: Path) -> None:
+def test_config_for_another_network_is_reported(node: Path, plugin: Path) -> None:
     for line, elsewhere in (
         ("network=testnet", "testnet"),
         ("regtest", "regtest"),
@@ -135,7 +137,7 @@ def test_another_network(node: Path, plugin: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_wallets(node: Path, plugin: Path) -> None:
+def test_wallet_setting_elsewhere_or_on_postgresql_is_a_problem(node: Path, plugin: Path) -> None:
     def with_wallet(value: str) -> None:
         configure(node, f"important-plugin={plugin}\nwallet={value}\n")
 
@@ -153,7 +155,7 @@ def test_wallets(node: Path, plugin: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_secret(node: Path) -> None:
+def test_hsm_secret_with_wrong_mode_or_content_is_a_problem(node: Path) -> None:
     secret = node / "hsm_secret"
     secret.chmod(0o640)
     assert f"chmod 400 {secret}" in the_problem(node)
@@ -173,7 +175,7 @@ def test_the_secret(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_node_that_was_never_started(plugin: Path, tmp_path: Path) -> None:
+def test_check_config_of_a_node_that_never_started_finds_nothing(plugin: Path, tmp_path: Path) -> None:
     new = tmp_path / "new" / "bitcoin"
     new.mkdir(parents=True)
     assert backup_cli("init", "--lightning-dir", new, (tmp_path / "new.bkp").as_uri()).code == 0
@@ -182,7 +184,7 @@ def test_a_node_that_was_never_started(plugin: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_command_for_trouble(node: Path) -> None:
+def test_notify_command_that_is_not_executable_is_reported(node: Path) -> None:
     assert config_findings.NOTIFY_FILE == NOTIFY_FILE
     command = executable(node / NOTIFY_FILE, "#!/bin/sh\n")
     assert check(node) == (0, [])

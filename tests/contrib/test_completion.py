@@ -12,7 +12,7 @@ import pytest
 
 COMPLETION = Path(__file__).parents[2] / "contrib" / "completion"
 
-# compadd and _describe work inside the line editor only: these stand-ins print what they are given.
+# compadd and _describe work inside the line editor only: these replacements print what they are given.
 ZSH = """
 zsh_directory=${{:-{file}}}; zsh_directory=${{zsh_directory:h}}
 fpath=($zsh_directory $fpath)
@@ -48,7 +48,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (["backup-cli", "resync"], "--light", {"--lightning-dir"}),
     ],
 )
-def test_completion(shell: str, words: list[str], last: str, expected: set[str], environment: dict[str, str]) -> None:
+def test_completion_in_zsh_and_fish_offers_the_matching_words(
+    shell: str, words: list[str], last: str, expected: set[str], environment: dict[str, str]
+) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     script, file = {"zsh": (ZSH, "_backup-cli"), "fish": (FISH, "backup-cli.fish")}[shell]
@@ -81,7 +83,9 @@ URL = "file:///mnt/nas/lightning.bkp"
         (f"verify {URL} {URL} --no-such", ["verify", URL, URL, "--no-such"]),
     ],
 )
-def test_a_tab_in_bash(typed: str, ran: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+def test_tab_in_bash_completes_commands_options_and_urls(
+    typed: str, ran: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "safe place").mkdir()
     (tmp_path / "backup-cli").rename(tmp_path / "really")
     (tmp_path / "backup-cli").write_text(
@@ -93,13 +97,13 @@ def test_a_tab_in_bash(typed: str, ran: list[str], environment: dict[str, str], 
 
 
 def type_in_bash(keys: str, environment: dict[str, str], directory: Path) -> None:
-    """At a terminal: only there a tab means something."""
+    """Type these keys into an interactive bash: a tab completes only on a terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(directory)
         os.execvpe("bash", ["bash", "--noprofile", "--rcfile", str(COMPLETION / "backup-cli.bash"), "-i"], environment)
     os.write(terminal, keys.encode())
-    with suppress(OSError):  # how a terminal ends whose last program has ended
+    with suppress(OSError):  # a terminal ends this way after its last program
         while os.read(terminal, 4096):
             pass
     os.close(terminal)
@@ -107,8 +111,8 @@ def type_in_bash(keys: str, environment: dict[str, str], directory: Path) -> Non
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_files_are_what_the_command_generates(shell: str, environment: dict[str, str], tmp_path: Path) -> None:
-    """In what matters: the variable that asks for completion. click changes the rest from release to release."""
+def test_completion_files_equal_the_generated_ones(shell: str, environment: dict[str, str], tmp_path: Path) -> None:
+    """They must agree on the variable that asks for completion. click changes the rest from release to release."""
     file = {"zsh": "_backup-cli", "fish": "backup-cli.fish"}[shell]
     shutil.copytree(COMPLETION, tmp_path / "completion")
     (tmp_path / "completion" / file).unlink()

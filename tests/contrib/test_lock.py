@@ -1,4 +1,5 @@
-"""The lock files: all that is installed is named there by its hash, and nothing else under the same name is taken."""
+"""The lock files: they name everything that is installed by its hash, and nothing else under the same name is
+installed."""
 
 import base64
 import configparser
@@ -44,7 +45,7 @@ def environment(python: str, machine: str) -> dict[str, str]:
 
 
 def pins(path: Path, where: dict[str, str]) -> dict[str, str]:
-    """Version by name, of what is installed there; never two of one name."""
+    """The versions by name that are installed in this environment; a name never occurs twice."""
     there = [one for one, _ in locked(path) if one.marker is None or one.marker.evaluate(where)]
     found = {one.name: str(one.specifier).removeprefix("==") for one in there}
     assert len(found) == len(there)
@@ -56,7 +57,7 @@ def normal(name: str) -> str:
 
 
 def demands(section: str, key: str) -> list[Requirement]:
-    """Of setup.cfg."""
+    """The requirements in this key of setup.cfg."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     return [Requirement(line) for line in parser[section][key].splitlines() if line.strip()]
@@ -69,7 +70,7 @@ def build_system() -> Requirement:
 
 
 @pytest.mark.parametrize("path", [BASE, TEST, UV], ids=lambda path: path.name)
-def test_every_line_is_one_version_with_hashes_and_nothing_else(path: Path) -> None:
+def test_each_line_of_a_lock_file_is_one_version_with_hashes(path: Path) -> None:
     lines = locked(path)
     assert lines
     for line, hashes in lines:
@@ -80,7 +81,7 @@ def test_every_line_is_one_version_with_hashes_and_nothing_else(path: Path) -> N
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_all_that_setup_cfg_asks_for_is_locked_and_not_below_its_floor(python: str, machine: str) -> None:
+def test_each_requirement_of_setup_cfg_is_locked_at_an_allowed_version(python: str, machine: str) -> None:
     where = environment(python, machine)
     base, test = pins(BASE, where), pins(TEST, where)
     needed = [*demands("options", "install_requires"), build_system()]
@@ -93,13 +94,13 @@ def test_all_that_setup_cfg_asks_for_is_locked_and_not_below_its_floor(python: s
 
 
 @pytest.mark.parametrize("path", [BASE, TEST], ids=lambda path: path.name)
-def test_what_packages_bring_along_is_locked(path: Path) -> None:
-    """As far as they are installed here."""
+def test_dependencies_of_locked_packages_are_locked(path: Path) -> None:
+    """Checked for the packages that are installed here."""
     there = pins(path, {})
     for name in there:
         try:
             brought = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:  # a helper's or operator's environment need not have all
+        except importlib.metadata.PackageNotFoundError:  # this environment need not have all
             continue
         for one in map(Requirement, brought):
             if one.marker is None or one.marker.evaluate({"extra": ""}):
@@ -134,7 +135,7 @@ def offline(wheels: Path) -> dict[str, str]:
     return kept | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
 
 
-def test_what_make_sets_up_takes_nothing_else_under_the_same_names(tmp_path: Path) -> None:
+def test_make_installs_no_foreign_package_under_a_locked_name(tmp_path: Path) -> None:
     need("make")
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -158,7 +159,7 @@ def test_what_make_sets_up_takes_nothing_else_under_the_same_names(tmp_path: Pat
     assert not into.exists(), "nothing is installed of what was checked before"
 
 
-def test_one_changed_digit_of_a_hash_is_enough(tmp_path: Path) -> None:
+def test_package_is_refused_if_one_digit_of_its_hash_differs(tmp_path: Path) -> None:
     made = wheel(tmp_path, "lightningd-backup-test-of-hashes", "1.0", "as its author has made it")
     good = hashlib.sha256(made.read_bytes()).hexdigest()
     lock = tmp_path / "a.lock"

@@ -43,7 +43,7 @@ FINE = Status(
 
 
 def figures(text: str) -> dict[str, float]:
-    """Name → value; the lines are checked on the way."""
+    """The metrics in this text, value by name. Checks the form of each line."""
     found = {}
     lines = text.splitlines()
     for about, kind, line in zip(lines[0::3], lines[1::3], lines[2::3], strict=True):
@@ -55,7 +55,7 @@ def figures(text: str) -> dict[str, float]:
     return found
 
 
-def test_a_backup_that_is_well() -> None:
+def test_metrics_of_a_healthy_backup() -> None:
     found = figures(metrics(FINE, 1_700_000_060.5))
     assert found["readable"] == 1
     assert found["data_version"] == 1008
@@ -65,14 +65,14 @@ def test_a_backup_that_is_well() -> None:
     assert set(HELP) - set(found) == {"last_compaction_timestamp_seconds"}
 
 
-def test_each_trouble_shows() -> None:
+def test_metrics_show_damage_troubles_and_low_space() -> None:
     troubles = (Trouble(TroubleKind.DAMAGE, "a"), Trouble(TroubleKind.SPACE_LOW, "b"))
     found = figures(metrics(replace(FINE, damaged=True, free_bytes=1000, last_compaction=7, troubles=troubles), 0))
     assert (found["damaged"], found["troubles"], found["space_low"]) == (1, 2, 1)
     assert found["last_compaction_timestamp_seconds"] == 7
 
 
-def test_a_failed_compaction_is_known_to_the_writer_and_to_whoever_reads_the_files(tmp_path: Path) -> None:
+def test_failed_compaction_is_a_metric_of_the_writer_and_of_the_files(tmp_path: Path) -> None:
     backup = backup_in(LocalStorage(tmp_path / "b"))
     backup.create(source())
     writer = backup.open(silent, "one")
@@ -90,18 +90,18 @@ def test_a_failed_compaction_is_known_to_the_writer_and_to_whoever_reads_the_fil
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TroubleKind if kind is not TroubleKind.COMPACTION_FAILED])
-def test_another_trouble_is_no_failed_compaction_whatever_its_sentence(kind: TroubleKind) -> None:
+def test_other_trouble_is_no_failed_compaction_whatever_its_sentence(kind: TroubleKind) -> None:
     troubles = (Trouble(kind, "the last compaction failed"),)
     assert figures(metrics(replace(FINE, troubles=troubles), 0))["compaction_failed"] == 0
 
 
-def test_labels_are_escaped() -> None:
+def test_metric_labels_are_escaped() -> None:
     text = metrics(replace(FINE, url='file:///a"b\\c\nd'), 0)
     assert 'url="file:///a\\"b\\\\c\\nd"' in text
     figures(text)
 
 
-def test_what_cannot_be_read_says_so() -> None:
+def test_metrics_of_an_unreadable_backup_say_so() -> None:
     assert figures(unreadable("u", Unreachable("away"), 5)) == {
         "readable": 0,
         "damaged": 0,
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_says_so() -> None:
     assert figures(unreadable("u", Damaged("a hole", "manifest", 0), 5))["damaged"] == 1
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_status_prometheus_command_prints_metrics_and_the_exit_code(tmp_path: Path) -> None:
     away = CliRunner().invoke(cli, ["status", f"file://{tmp_path}/none", "--prometheus"])
     assert figures(away.stdout)["readable"] == 0
     assert away.exit_code == 1
@@ -126,7 +126,7 @@ def _names(text: str) -> set[str]:
     return set(re.findall(rf"\b{PREFIX}(\w+)", text))
 
 
-def test_the_alert_rules_use_figures_that_there_are() -> None:
+def test_alert_rules_use_existing_metrics() -> None:
     text = (MONITORING / "alerts.yml").read_text()
     used = _names(text)
     assert used <= set(HELP)
@@ -141,7 +141,7 @@ def test_the_alert_rules_use_figures_that_there_are() -> None:
     assert "\t" not in text
 
 
-def test_the_dashboard_uses_figures_that_there_are() -> None:
+def test_dashboard_uses_existing_metrics() -> None:
     dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert all(_names(expression) and _names(expression) <= set(HELP) for expression in expressions)
@@ -158,7 +158,7 @@ def _assert_nothing_overlaps(panels: list[dict[str, Any]]) -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_the_page_explains_every_figure_and_every_alert() -> None:
+def test_monitoring_page_explains_each_metric_and_each_alert() -> None:
     page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
     figures_table = page.partition("### The figures")[2].partition("\n## ")[0]
     explained = {
@@ -170,6 +170,6 @@ def test_the_page_explains_every_figure_and_every_alert() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
-def test_promtool_agrees() -> None:
+def test_promtool_accepts_alert_rules_and_metrics() -> None:
     subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=MONITORING, check=True, capture_output=True)
     subprocess.run(["promtool", "check", "metrics"], input=metrics(FINE, 0).encode(), check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""`backup.notify`: called on trouble, by nobody waited for, alive after its plugin."""
+"""`backup.notify`: it is called on trouble, nobody waits for it, and it outlives its plugin."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def command(directory: Path, script: str, mode: int = 0o700) -> Path:
 def wait_for(what: Callable[[], object], seconds: float = 10) -> None:
     until = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < until, "it did not come to that"
+        assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.01)
 
 
@@ -46,7 +46,9 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_level_and_sentence_arrive_as_arguments_and_environment(tmp_path: Path, notifier: Notifier) -> None:
+def test_notify_command_gets_level_and_sentence_as_arguments_and_environment(
+    tmp_path: Path, notifier: Notifier
+) -> None:
     command(tmp_path, 'printf "%s\\n" "$1" "$2" "$LIGHTNINGD_BACKUP_LEVEL" "$LIGHTNINGD_BACKUP_DIRECTORY" "$PWD" > new')
     notifier.start()
     sentence = 'the disk\'s "full"; $(rm -rf /) `x`\nand more'
@@ -55,7 +57,7 @@ def test_level_and_sentence_arrive_as_arguments_and_environment(tmp_path: Path, 
     assert lines(tmp_path / "new") == ["broken", *sentence.split("\n"), "broken", str(tmp_path), str(tmp_path)]
 
 
-def test_what_is_no_trouble_calls_nobody(tmp_path: Path, notifier: Notifier, log: Told) -> None:
+def test_notify_command_is_not_called_for_info_lines(tmp_path: Path, notifier: Notifier, log: Told) -> None:
     command(tmp_path, 'echo "$2" >> told')
     notifier.start()
     notifier.tell("info", "all is well")
@@ -65,7 +67,7 @@ def test_what_is_no_trouble_calls_nobody(tmp_path: Path, notifier: Notifier, log
     assert log == []
 
 
-def test_without_the_file_nothing_happens(tmp_path: Path, notifier: Notifier, log: Told) -> None:
+def test_trouble_without_a_notify_command_is_silent(tmp_path: Path, notifier: Notifier, log: Told) -> None:
     notifier.start()
     notifier.tell("broken", "nobody wants to know")
     notifier.stop()
@@ -73,7 +75,7 @@ def test_without_the_file_nothing_happens(tmp_path: Path, notifier: Notifier, lo
 
 
 @pytest.mark.parametrize(("mode", "word"), [(0o600, "not executable"), (0o722, "written by other users")])
-def test_a_file_that_cannot_be_trusted_is_named_once(
+def test_untrusted_notify_command_is_named_once_and_not_called(
     tmp_path: Path, notifier: Notifier, log: Told, mode: int, word: str
 ) -> None:
     if mode == 0o600 and os.geteuid() == 0:
@@ -88,7 +90,7 @@ def test_a_file_that_cannot_be_trusted_is_named_once(
     assert not (tmp_path / "called").exists()
 
 
-def test_telling_never_waits(tmp_path: Path, notifier: Notifier) -> None:
+def test_notifying_never_waits_for_the_command(tmp_path: Path, notifier: Notifier) -> None:
     command(tmp_path, "sleep 30")
     notifier.start()
     began = time.monotonic()
@@ -97,7 +99,7 @@ def test_telling_never_waits(tmp_path: Path, notifier: Notifier) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_the_same_sentence_is_told_once_and_a_flood_is_cut_off(tmp_path: Path, notifier: Notifier) -> None:
+def test_repeated_sentences_are_sent_once_and_a_flood_is_cut_off(tmp_path: Path, notifier: Notifier) -> None:
     command(tmp_path, 'echo "$2" >> told')
     notifier.start()
     for number in range(40):
@@ -111,8 +113,9 @@ def test_the_same_sentence_is_told_once_and_a_flood_is_cut_off(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("remembered", [b"", b"[]", b'{"again": "x"}', b'{"again": 9e99}', b"\xff" * 100_000])
-def test_it_is_not_told_again_by_the_next_plugin(tmp_path: Path, remembered: bytes) -> None:
-    """A node that cannot start is started again and again; a note that makes no sense keeps nobody quiet."""
+def test_sentence_sent_by_one_plugin_is_not_sent_again_by_the_next(tmp_path: Path, remembered: bytes) -> None:
+    """A node that cannot start is started again and again; a corrupt note about what was sent must not suppress
+    anything."""
     command(tmp_path, 'echo "$2" >> told')
     (tmp_path / TOLD_FILE).write_bytes(remembered)
     for _ in range(3):
@@ -126,7 +129,7 @@ def test_it_is_not_told_again_by_the_next_plugin(tmp_path: Path, remembered: byt
     assert (tmp_path / TOLD_FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_failing_command_is_named_in_the_log(tmp_path: Path, notifier: Notifier, log: Told) -> None:
+def test_failing_notify_command_is_logged_with_its_exit_code(tmp_path: Path, notifier: Notifier, log: Told) -> None:
     command(tmp_path, "exit 7")
     notifier.start()
     notifier.tell("broken", "help")
@@ -134,7 +137,7 @@ def test_a_failing_command_is_named_in_the_log(tmp_path: Path, notifier: Notifie
     assert "ended with 7" in log[0][1]
 
 
-def test_a_command_that_hangs_is_killed(
+def test_hanging_notify_command_is_killed_and_logged(
     tmp_path: Path, notifier: Notifier, log: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "TIMEOUT", 1.5)
@@ -147,8 +150,9 @@ def test_a_command_that_hangs_is_killed(
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_plugin_that_ends_at_once_has_still_told(tmp_path: Path) -> None:
-    """As after a refusal: lightningd aborts, the plugin ends, and a service manager sends SIGTERM to what is left."""
+def test_notify_command_finishes_although_its_plugin_ends_at_once(tmp_path: Path) -> None:
+    """This happens after a refusal: lightningd aborts, the plugin ends, and a service manager sends SIGTERM to what is
+    left."""
     command(tmp_path, 'echo $$ > pid; sleep 0.5; echo "$2" > told')
     program = (
         "import sys; from pathlib import Path; from plugin.notify import Notifier\n"

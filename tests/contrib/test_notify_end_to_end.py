@@ -1,4 +1,4 @@
-"""A node that is refused: whoever asked for it hears why, though plugin and node end at once."""
+"""A node that is refused: the notify command is told why, although plugin and node end at once."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from plugin.notify import NOTIFY_FILE
 from tests.fake_lightningd import Node, Refused, read_recording
 
 
-def test_a_refused_node_tells(tmp_path: Path) -> None:
+def test_refused_start_calls_the_notify_command_with_the_reason(tmp_path: Path) -> None:
     told = tmp_path / "told"
     command = tmp_path / NOTIFY_FILE
     command.write_text(f'#!/bin/sh\nsleep 0.3\necho "$1: $2" >> {told}\n')

@@ -19,7 +19,7 @@ read -r question
 printf '%s\\n\\n' '{"jsonrpc": "2.0", "id": "cln:getmanifest#1", "result": {"hooks": [], "rpcmethods": []}}'
 cat >/dev/null
 """
-"""A plugin of somebody else's."""
+"""A plugin that has nothing to do with ours."""
 
 
 def other(path: Path) -> Path:
@@ -30,7 +30,7 @@ def lightningd_starts(node: Path) -> bool:
     """Whether lightningd takes the plugin lines of the config above this directory, by its own rules (v26.06).
 
     From its lightningd/options.c and lightningd/plugin.c: `plugin_register` knows a file by its real path, and a
-    second registration fails, but for what lies in its own `plugins` directory, which comes last.
+    second registration fails, except for files in its own `plugins` directory, which comes last.
     """
     known = set[str]()
     for line in (node.parent / "config").read_text().splitlines():
@@ -48,14 +48,14 @@ def lightningd_starts(node: Path) -> bool:
     return True
 
 
-def test_how_lightningd_takes_lines(node: Path, plugin: Path) -> None:
+def test_model_of_lightningds_plugin_lines_rejects_a_plugin_named_twice(node: Path, plugin: Path) -> None:
     assert lightningd_starts(node)
     configure(node, f"plugin-dir={plugin.parent}\nimportant-plugin={plugin}\n")
     assert not lightningd_starts(node)
 
 
 def follow(line: str, node: Path) -> None:
-    """Do what the finding says, as it is written there."""
+    """Do literally what the finding says."""
     config = (node.parent / "config").read_text()
     for command in re.findall(r"\b((?:mv|rm) /.*?)(?:, and|$)", line):
         subprocess.run(shlex.split(command), check=True)
@@ -177,7 +177,7 @@ def test_plugin_named_twice_is_a_problem(node: Path, plugin: Path, how: Callable
     configure(node, how(plugin, node))
     line = the_problem(node)
     assert "lightningd does not start" in line and "Failed to register" in line
-    if how in (in_included_file, in_networks_file):  # the lines stand in two files
+    if how in (in_included_file, in_networks_file):  # the lines are in two files
         assert "more.conf line 1" in line or "bitcoin/config line 1" in line
         return
     assert not lightningd_starts(node)
@@ -193,8 +193,8 @@ def test_another_plugin_named_twice_keeps_node_from_starting(node: Path, plugin:
     assert f"Remove the line plugin-dir={rebalance.parent}, and keep: plugin={rebalance}" in line
 
 
-def test_what_lightningd_passes_over_is_no_second_one(node: Path, plugin: Path) -> None:
-    """Its own directory comes last, and a plugin that is known by then is left out."""
+def test_plugin_that_lightningd_skips_does_not_count_as_second(node: Path, plugin: Path) -> None:
+    """lightningd's own directory comes last, and a plugin that is known by then is skipped."""
     ours = executable(node.parent / "plugins" / "lightningd-backup", PLUGIN_SCRIPT)
     configure(node, f"important-plugin={ours}\n")
     assert check(node) == (0, [])
@@ -204,14 +204,14 @@ def test_what_lightningd_passes_over_is_no_second_one(node: Path, plugin: Path) 
     assert check(node) == (0, [])
 
 
-def test_own_directory_is_not_cleared(node: Path) -> None:
-    """`clear-plugins` comes before it."""
+def test_lightningds_own_plugin_directory_is_not_cleared_by_clear_plugins(node: Path) -> None:
+    """lightningd reads `clear-plugins` before its own directory."""
     executable(node.parent / "plugins" / "lightningd-backup", PLUGIN_SCRIPT)
     configure(node, "clear-plugins\n")
     assert "ordinary plugin" in the_problem(node)
 
 
-def test_plugin_dir_has_no_depth_and_no_odd_names(node: Path, plugin: Path, tmp_path: Path) -> None:
+def test_plugin_dir_ignores_subdirectories_and_odd_names(node: Path, plugin: Path, tmp_path: Path) -> None:
     executable(tmp_path / "dir" / "deeper" / "lightningd-backup", PLUGIN_SCRIPT)
     executable(tmp_path / "dir" / "lightningd-backup~", PLUGIN_SCRIPT)
     executable(tmp_path / "dir" / "lightningd-backup (1)", PLUGIN_SCRIPT)
@@ -221,7 +221,7 @@ def test_plugin_dir_has_no_depth_and_no_odd_names(node: Path, plugin: Path, tmp_
     assert check(node) == (0, [])
 
 
-def test_two_different_ones_are_a_problem(node: Path, plugin: Path, tmp_path: Path) -> None:
+def test_two_different_copies_of_the_plugin_are_a_problem(node: Path, plugin: Path, tmp_path: Path) -> None:
     second = executable(tmp_path / "other" / "backup-of-mine", PLUGIN_SCRIPT)
     configure(node, f"important-plugin={plugin}\nimportant-plugin={second}\n")
     assert "this plugin is started twice" in the_problem(node)
@@ -260,7 +260,7 @@ def by_a_script_that_stays(node: Path, tmp_path: Path) -> Path:
 
 
 def by_what_says_nothing_of_it(node: Path, tmp_path: Path) -> Path:
-    """A compiled program could look like this: only by asking it is known."""
+    """A compiled program could look like this: it can be recognised only by asking it."""
     executable(tmp_path / "names" / "deeper" / "x", PLUGIN_SCRIPT)
     return executable(tmp_path / "names" / "run", '#!/bin/sh\nexec "${0%/*}/deeper/x" "$@"\n')
 
@@ -277,7 +277,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("how", NAMES, ids=lambda how: how.__name__)
-def test_plugin_under_another_name_is_known(node: Path, tmp_path: Path, how: Callable[[Path, Path], Path]) -> None:
+def test_plugin_under_another_name_is_recognised(node: Path, tmp_path: Path, how: Callable[[Path, Path], Path]) -> None:
     first = other(tmp_path / "plugins" / "summary")
     configure(node, f"plugin={first}\nimportant-plugin={how(node, tmp_path)}\n")
     assert check(node) == (0, [])
@@ -287,7 +287,7 @@ def test_plugin_under_another_name_is_known(node: Path, tmp_path: Path, how: Cal
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_older_plugin_is_known_through_links(node: Path, plugin: Path, tmp_path: Path, link: bool) -> None:
+def test_older_plugin_is_recognised_through_links(node: Path, plugin: Path, tmp_path: Path, link: bool) -> None:
     older = other(tmp_path / "older" / "backup.py")
     if link:
         (tmp_path / "older" / "db-backup").symlink_to(older)
@@ -296,7 +296,7 @@ def test_older_plugin_is_known_through_links(node: Path, plugin: Path, tmp_path:
     assert f"older backup plugin {older}" in the_problem(node)
 
 
-def test_plugin_that_only_speaks_of_ours_is_another(node: Path, plugin: Path, tmp_path: Path) -> None:
+def test_plugin_that_only_mentions_ours_is_not_taken_for_it(node: Path, plugin: Path, tmp_path: Path) -> None:
     watcher = executable(tmp_path / "watch", OTHER_SCRIPT + "# complains when lightningd-backup is away\n")
     configure(node, f"plugin={watcher}\nimportant-plugin={plugin}\n")
     assert check(node) == (0, [])
@@ -304,7 +304,7 @@ def test_plugin_that_only_speaks_of_ours_is_another(node: Path, plugin: Path, tm
     assert "no line starts lightningd-backup" in the_problem(node)
 
 
-def test_stranger_that_says_nothing_is_not_waited_for_long(
+def test_mute_foreign_plugin_delays_check_config_only_briefly(
     node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backup_cli.checks.plugin.STRANGER", 0.3)
@@ -331,7 +331,7 @@ signal.pause()
     [(through_a_link, True), (by_a_script, True), (by_a_script_that_stays, True), (under_another_name, True)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_running_node_is_seen_to_run_with_plugin_of_another_name(
+def test_plugin_of_another_name_is_recognised_in_a_running_node(
     node: Path, tmp_path: Path, how: Callable[[Path, Path], Path], runs: bool
 ) -> None:
     ours, alien = how(node, tmp_path), other(tmp_path / "plugins" / "summary")

@@ -1,7 +1,7 @@
-"""`make drill` on a machine that lacks something for it: what it is, and what to type.
+"""`make drill` on a machine that lacks something: it says what is missing, and what to type.
 
 From real reports: a Debian without python3-venv answered with a page about ensurepip and left half an environment,
-which the next `make` took for a whole one.
+which the next `make` took for a complete one.
 """
 
 import os
@@ -21,11 +21,11 @@ _WITHOUT_ENSUREPIP = (
     f'#!/bin/sh\n[ "$1" = -c ] || exit 1\nexec {sys.executable} -c \'import sys\nsys.modules["ensurepip"] = None\n'
     'exec(sys.argv[1])\' "$2"\n'
 )
-"""As Debian's python3 is: `python3 -m venv` is there, and fails."""
+"""A python3 like Debian's without python3-venv: `python3 -m venv` exists, and fails."""
 
 
 def make_drill(directory: Path, python3: str | None) -> str:
-    """What `make drill` says where python3 is this script, or nothing; it must fail, and make no environment."""
+    """What `make drill` prints if python3 is this script, or is missing. It must fail, and make no environment."""
     need("make")
     programs = directory / "programs"
     programs.mkdir()
@@ -47,37 +47,37 @@ def make_drill(directory: Path, python3: str | None) -> str:
     return done.stderr
 
 
-def test_without_python(tmp_path: Path) -> None:
+def test_make_without_python_says_what_to_install(tmp_path: Path) -> None:
     said = make_drill(tmp_path, None)
     assert "There is no 'python3' here" in said
     assert "sudo apt install python3 python3-venv" in said
 
 
-def test_with_a_python_that_is_too_old(tmp_path: Path) -> None:
+def test_make_with_a_too_old_python_says_which_is_needed(tmp_path: Path) -> None:
     said = make_drill(tmp_path, _OLD)
     assert "'python3' is Python 3.9, and this needs 3.10 or newer" in said
     assert "make drill PYTHON=" in said
 
 
-def test_with_a_python_that_does_not_start(tmp_path: Path) -> None:
+def test_make_with_a_broken_python_shows_its_error(tmp_path: Path) -> None:
     said = make_drill(tmp_path, _BROKEN)
     assert "libpython3.11.so.1.0" in said and "'python3' does not start" in said
 
 
-def test_without_the_package_that_makes_environments(tmp_path: Path) -> None:
+def test_make_without_python3_venv_says_what_to_install(tmp_path: Path) -> None:
     said = make_drill(tmp_path, _WITHOUT_ENSUREPIP)
     assert "cannot create an environment" in said
     assert "    sudo apt install python3-venv\n" in said
     assert f"sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv\n" in said
 
 
-def test_this_python_will_do() -> None:
+def test_make_accepts_this_python() -> None:
     done = subprocess.run([SET_UP, "python", sys.executable], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def pip(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The real one, as the Makefile calls it, with no index but the one that is given."""
+    """The real pip, as the Makefile calls it, with no index except a given one."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "HTTP"))}
     return subprocess.run(
         [SET_UP, "pip", sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments],
@@ -88,7 +88,7 @@ def pip(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
     )
 
 
-def test_without_a_network(tmp_path: Path) -> None:
+def test_make_without_a_network_says_that_the_index_is_unreachable(tmp_path: Path) -> None:
     index = "http://127.0.0.1:9/simple"  # nobody listens on port 9
     done = pip("--require-hashes", "-r", ROOT / "requirements.lock", "--target", tmp_path, PIP_INDEX_URL=index)
     assert done.returncode == 1
@@ -96,8 +96,8 @@ def test_without_a_network(tmp_path: Path) -> None:
     assert "pip could not reach the package index" in done.stderr and "HTTPS_PROXY" in done.stderr
 
 
-def test_a_package_that_is_another_one(tmp_path: Path) -> None:
-    """Nobody is led to install it without its hash."""
+def test_make_with_a_package_of_another_hash_warns_against_installing_it(tmp_path: Path) -> None:
+    """The message must not lead anybody to install it without its hash."""
     (tmp_path / "some-1-py3-none-any.whl").write_bytes(b"not the one")
     (tmp_path / "lock").write_text(f"some==1 --hash=sha256:{'0' * 64}\n")
     done = pip("--no-index", "--find-links", tmp_path, "--require-hashes", "-r", tmp_path / "lock")
@@ -106,7 +106,7 @@ def test_a_package_that_is_another_one(tmp_path: Path) -> None:
     assert "do not install it in another way" in done.stderr
 
 
-def test_a_package_that_cannot_be_compiled(tmp_path: Path) -> None:
+def test_make_with_a_package_that_cannot_be_compiled_says_what_to_install(tmp_path: Path) -> None:
     program = tmp_path / "pip"
     program.write_text("#!/bin/sh\necho \"error: command 'gcc' failed: No such file or directory\" >&2\nexit 1\n")
     program.chmod(0o755)
@@ -115,11 +115,11 @@ def test_a_package_that_cannot_be_compiled(tmp_path: Path) -> None:
     assert "sudo apt install build-essential python3-dev libffi-dev" in done.stderr
 
 
-def test_what_succeeds_says_what_it_said(tmp_path: Path) -> None:
+def test_successful_pip_keeps_its_own_output(tmp_path: Path) -> None:
     done = subprocess.run([SET_UP, "pip", "echo", "a warning"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "a warning\n")
 
 
-def test_the_shell_is_right() -> None:
+def test_set_up_script_passes_shellcheck() -> None:
     need("shellcheck")
     subprocess.run(["shellcheck", SET_UP], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The systemd units: well-formed, true to what the plugin needs, and calling commands that there are."""
+"""The systemd units: well-formed, with what the plugin needs, and calling commands that exist."""
 
 import configparser
 import os
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_only_sections_and_keys_that_systemd_has(path: Path) -> None:
+def test_unit_file_has_only_known_sections_and_well_formed_keys(path: Path) -> None:
     if path.name == "backup.conf":
         assert set(re.findall(r"^(\w+)=", path.read_text(), re.M)) == {"BACKUP_URL", "NETWORK_DIR", "TEXTFILES"}
         return
@@ -49,7 +49,7 @@ def test_only_sections_and_keys_that_systemd_has(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
-def test_the_commands_are_understood(path: Path) -> None:
+def test_backup_cli_commands_in_units_exist(path: Path) -> None:
     calls = list(calls_of_backup_cli(path.read_text().replace("ExecStart=", "")))
     assert [(call, why) for call in calls if (why := complaint(call)) is not None] == []
     assert calls or path.name in ("lightningd.service", "backup-disk@.service", "backup-metrics-publish@.service")
@@ -60,7 +60,7 @@ def test_the_commands_are_understood(path: Path) -> None:
     [path for path in SERVICES if not path.name.startswith(("backup-disk", "backup-metrics-publish"))],
     ids=lambda path: path.name,
 )
-def test_the_hardening_leaves_the_plugin_what_it_needs(path: Path) -> None:
+def test_hardening_of_units_leaves_the_plugin_what_it_needs(path: Path) -> None:
     service = read(path)["Service"]
     assert service["ProtectSystem"] == ["strict"] and service["NoNewPrivileges"] == ["yes"]
     assert not any("~" in line and "@resources" in line for line in service["SystemCallFilter"]), "nice and ionice"
@@ -71,7 +71,7 @@ def test_the_hardening_leaves_the_plugin_what_it_needs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lightningd.service", "lightningd.service.d/50-backup.conf"])
-def test_a_stop_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
+def test_stop_of_the_unit_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
     unit = read(CONTRIB / "systemd" / name)
     assert unit["Service"]["KillMode"] == ["mixed"]
     assert int(unit["Service"]["TimeoutStopSec"][0]) >= 120
@@ -81,13 +81,13 @@ def test_a_stop_leaves_the_plugin_alive_as_long_as_the_node(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*(path.name for path in SERVICES), "lightningd.service.d/50-backup.conf"], ids=lambda name: Path(name).name
 )
-def test_image_of_memory_is_never_written_where_the_database_is_in_it(name: str) -> None:
+def test_units_never_dump_core(name: str) -> None:
     assert read(CONTRIB / "systemd" / name)["Service"]["LimitCORE"] == ["0"]
 
 
 @pytest.mark.parametrize("name", ["lightningd.service", "lightningd.service.d/50-backup.conf"])
-def test_a_compaction_that_memory_ran_out_for_does_not_end_the_node(name: str) -> None:
-    """It offers itself as the first to be killed, and it runs in the node's unit."""
+def test_compaction_killed_for_lack_of_memory_does_not_stop_the_units_node(name: str) -> None:
+    """The compaction makes itself the first process to be killed, and it runs in the node's unit."""
     assert read(CONTRIB / "systemd" / name)["Service"]["OOMPolicy"] == ["continue"]
 
 
@@ -97,8 +97,8 @@ def test_every_timer_has_its_service() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_agrees(tmp_path: Path) -> None:
-    """Of copies whose programs exist."""
+def test_systemd_analyze_accepts_all_units(tmp_path: Path) -> None:
+    """Checks copies of the units in which all programs exist."""
     for path in UNITS:
         text = re.sub(r"^(Exec\w+=[-+]?)/(usr/local|opt)\S*", r"\1/bin/true", path.read_text(), flags=re.M)
         target = tmp_path / path.relative_to(CONTRIB).relative_to(path.relative_to(CONTRIB).parts[0])
@@ -116,7 +116,7 @@ def test_systemd_agrees(tmp_path: Path) -> None:
     assert ours == [] and done.returncode == 0, done.stderr
 
 
-def test_what_runs_as_root_has_no_more_of_its_rights_than_it_needs() -> None:
+def test_units_run_by_root_keep_only_the_capabilities_they_need() -> None:
     rights = {}
     for path in SERVICES:
         service = read(path)["Service"]
@@ -131,8 +131,9 @@ def test_what_runs_as_root_has_no_more_of_its_rights_than_it_needs() -> None:
     }
 
 
-def test_figures_that_were_not_written_do_not_replace_the_old_ones(tmp_path: Path) -> None:
-    """They would be gone, and with them every alert of this node, as long as another node has figures."""
+def test_empty_metrics_file_does_not_replace_the_published_one(tmp_path: Path) -> None:
+    """Otherwise the metrics would vanish, and every alert of this node with them, as long as another node has
+    metrics."""
     published, figures = tmp_path / "lightningd-backup-bitcoin.prom", tmp_path / "figures"
     publish = [str(CONTRIB / "systemd" / "publish"), "bitcoin", f"{tmp_path}/", str(figures)]
     one, two = 'lightningd_backup_readable{url="file:///mnt/\u00fc"} 1\n', "lightningd_backup_readable 2\n"
@@ -180,7 +181,7 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_executable_and_well_formed(path: Path) -> None:
+def test_shell_scripts_are_executable_and_well_formed(path: Path) -> None:
     assert os.access(path, os.X_OK)
     shell = path.read_text().partition("\n")[0].rpartition("/")[2].split()[-1]
     subprocess.run([shell, "-n", path], check=True, timeout=30)

@@ -1,4 +1,5 @@
-"""The `hsm_secret` of another node beside a database: the file that is found to be the wrong one on the worst day."""
+"""The `hsm_secret` of another node beside a database: the mistake that is otherwise noticed on the day of a
+disaster."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_another_nodes_secret_beside_database_is_a_problem(node: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_nodes_secret_where_database_is_lost_is_told_by_backup(node: Path) -> None:
+def test_another_nodes_secret_beside_a_lost_database_is_recognised_by_the_backup(node: Path) -> None:
     (node / "lightningd.sqlite3").unlink()
     put(node / "hsm_secret", bytes(32) + ABANDON)
     code, lines = check(node)
@@ -39,7 +40,7 @@ def test_another_nodes_secret_where_database_is_lost_is_told_by_backup(node: Pat
 
 
 @pytest.mark.usefixtures("quick")
-def test_right_secret_where_nothing_says_whose_it_is(node: Path, tmp_path: Path) -> None:
+def test_any_secret_beside_a_node_without_an_id_is_accepted(node: Path, tmp_path: Path) -> None:
     """A node that was never started has no id yet, and any secret is as good as another."""
     new = tmp_path / "new" / "bitcoin"
     new.mkdir(parents=True)
@@ -50,7 +51,7 @@ def test_right_secret_where_nothing_says_whose_it_is(node: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("quick")
-def test_secret_with_passphrase_is_no_problem_and_says_how_to_tell(node: Path) -> None:
+def test_secret_with_passphrase_is_accepted_with_a_way_to_check_it(node: Path) -> None:
     put(node / "hsm_secret", bytes(range(73)))
     assert check(node) == (0, [])
     said = backup_cli("check-config", "--lightning-dir", node)
@@ -59,7 +60,7 @@ def test_secret_with_passphrase_is_no_problem_and_says_how_to_tell(node: Path) -
 
 @pytest.mark.usefixtures("quick")
 def test_secret_in_hexadecimal_digits_is_a_problem(node: Path) -> None:
-    """As people keep it on paper; lightningd takes such a file for words with a passphrase."""
+    """People keep the secret on paper this way; lightningd takes such a file for words with a passphrase."""
     put(node / "hsm_secret", SECRET.hex().encode() + b"\n")
     line = the_problem(node)
     assert "of this node" in line and "xxd -r -p" in line
@@ -100,7 +101,7 @@ def test_restore_beside_right_secret_says_so(node: Path, tmp_path: Path) -> None
     assert "hsm_secret is this node's. Keep copies" in restored(node, tmp_path, SECRET).text
 
 
-def test_restore_beside_secret_with_passphrase_says_what_it_should_make(node: Path, tmp_path: Path) -> None:
+def test_restore_beside_secret_with_passphrase_says_how_to_check_it(node: Path, tmp_path: Path) -> None:
     assert f"getnodeid {tmp_path}/restored/bitcoin/hsm_secret" in restored(node, tmp_path, bytes(73)).text
 
 

@@ -1,4 +1,4 @@
-"""Would backup-cli understand this? Asked of click's own parser; nothing is run."""
+"""Whether backup-cli would understand a command line, according to click's own parser; nothing is run."""
 
 import shlex
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""Stand-ins for the programs of the machine that a page is read on: `lightningd`, `lightning-cli` and `bitcoin-cli`.
+"""Fakes for the programs of the machine that a page is read on: `lightningd`, `lightning-cli` and `bitcoin-cli`.
 
     python -m tests.docs.machine PROGRAM ARGUMENTS …
 
 The lightningd is that of `tests/fake_lightningd`: it starts the plugin that the config names, keeps a real database,
-and a block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say of peers
-and chain is not. Without a plugin in the config nothing happens there.
+and a block arrives as soon as it runs. What the plugin answers is its own answer; what lightningd would say about peers
+and chain is made up. Without a plugin in the config nothing happens there.
 """
 
 import ctypes
@@ -92,7 +92,7 @@ def _answer(node: Node, method: str) -> Any:
 
 
 def lightning_cli(method: str) -> int:
-    """Ask it, and print as lightning-cli does; wait for the end after `stop`, as a patient person would."""
+    """Ask the fake lightningd, and print as lightning-cli does; after `stop`, wait until it has ended."""
     os.chdir(NODE)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(SOCKET.name)
@@ -105,13 +105,13 @@ def lightning_cli(method: str) -> int:
 
 
 def bitcoin_cli() -> int:
-    """A synchronised one."""
+    """Answer like a synchronised bitcoind."""
     print(json.dumps({"chain": "main", "blocks": 900000, "headers": 900000}, indent=2))
     return 0
 
 
 def main(program: str, *arguments: str) -> int:
-    """Be that program."""
+    """Run as that program."""
     if program == "lightningd":
         return lightningd()
     return bitcoin_cli() if program == "bitcoin-cli" else lightning_cli(arguments[0])

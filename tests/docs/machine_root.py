@@ -1,6 +1,6 @@
 """A private copy of this machine, in which a page's commands are root's: they mount, enable units, install packages.
 
-Its files are this machine's, but what is written to them lies in memory and is forgotten, in /etc and /dev as well.
+Its files are this machine's, but what is written to them stays in memory and is forgotten, in /etc and /dev as well.
 What is mounted or started there ends with it, also when the test run is killed. What a page finds:
 
 - `~`: /home/me, empty but for a node's directory. The checkout; its `.venv` is what the tests run in.
@@ -90,13 +90,13 @@ class Machine:
         return done.returncode, done.stdout.rstrip("\n").split("\n") if done.stdout else []
 
     def must(self, script: str) -> list[str]:
-        """What it says; AssertionError when it fails."""
+        """The output of this piece of shell; AssertionError if it fails."""
         code, said = self.run(script)
         assert code == 0, f"{script}\n" + "\n".join(said)
         return said
 
     def disk(self, name: str, megabytes: int = 256) -> None:
-        """A new and empty one is plugged in as /dev/NAME."""
+        """Plug in a new and empty disk as /dev/NAME."""
         image = self._images / f"{name}.img"
         with image.open("wb") as file:
             file.truncate(megabytes << 20)
@@ -105,12 +105,12 @@ class Machine:
         self.must(f"rm -f /dev/{name}; mknod /dev/{name} b {os.major(number)} {os.minor(number)}")
 
     def pull(self, name: str) -> None:
-        """That disk is gone; nothing of it may be mounted. The kernel must forget it, or it will look for it."""
+        """Pull out that disk; nothing on it may be mounted. The kernel must forget it, or it will look for it."""
         self.must(f"btrfs device scan --forget /dev/{name}; rm /dev/{name}")
         _detach(self._loops.pop(name))
 
     def close(self) -> None:
-        """Everything is away when this returns."""
+        """Remove everything; it is gone when this returns."""
         self._holder.communicate()
         while self._loops:
             _detach(self._loops.popitem()[1])
@@ -129,7 +129,7 @@ class Machine:
 
 
 def _mounted() -> list[str]:
-    """Filesystems besides / that hold what is needed, the outer ones first."""
+    """Mount points other than / above the files that are needed, the outer ones first."""
     needed = [Path(path) for path in ("/etc/resolv.conf", "/etc/hosts", "/usr/bin", "/var/lib", "/opt")]
     needed += [ROOT, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve()]
     above = {place for path in needed for place in (path, *path.parents)} - {Path("/")}

@@ -1,6 +1,6 @@
 """The commands in a page: what it shows a reader to type, and what it says comes out.
 
-A console block is for the sandbox, unless `<!-- machine -->` stands above it. That one, a block of sh, and lines that
+A console block is for the sandbox, unless `<!-- machine -->` is above it. That one, a block of sh, and lines that
 are indented by four are for a machine.
 """
 
@@ -27,7 +27,7 @@ class Command:
 
 @dataclass(slots=True)
 class Event:
-    """`<!-- sandbox: … -->`: what happens meanwhile, and no reader types."""
+    """`<!-- sandbox: … -->`: something that happens meanwhile, and that no reader types."""
 
     text: str
     line: int

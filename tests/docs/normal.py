@@ -1,4 +1,4 @@
-"""What may differ between two runs of a command, made the same; and the comparison."""
+"""Normalises what may differ between two runs of a command, and compares them."""
 
 import re
 
@@ -21,16 +21,16 @@ _PATTERNS = [
 ]
 
 _LEFT_OUT = re.compile(r": PERCENT after SECONDS$|^ +(to|over) SECONDS #* +\d+$|^Checking the (restored )?database …$")
-"""Progress, and the bars of a histogram."""
+"""Lines that are left out: progress, and the bars of a histogram."""
 
 
 def normal(lines: list[str]) -> list[str]:
-    """Without ids, times and sizes, progress and bars, and blank lines at either end."""
+    """The lines without ids, times and sizes, progress and bars, and blank lines at either end."""
     result = []
     for line in lines:
         for pattern, word in _PATTERNS:
             line = pattern.sub(word, line)
-        line = re.sub(r"^(.{0,40}?\S) {2,}", r"\1  ", line.rstrip())  # a column is as wide as what stands in it
+        line = re.sub(r"^(.{0,40}?\S) {2,}", r"\1  ", line.rstrip())  # a column is as wide as its content
         if _LEFT_OUT.search(line) is None:
             result.append(line)
     while result and not result[0]:
@@ -41,7 +41,8 @@ def normal(lines: list[str]) -> list[str]:
 
 
 def same(expected: list[str], actual: list[str]) -> bool:
-    """Whether the page tells the truth. A line `…` in it stands for any lines, and `…` in a line for any text."""
+    """Whether the output is what the page shows. A line `…` in it stands for any lines, and `…` in a line for any
+    text."""
     pattern = ""
     for line in normal(expected):
         if line.strip() == "…":

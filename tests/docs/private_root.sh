@@ -8,7 +8,7 @@ set -euo pipefail
 directory=$1 root=$1/root share=$2 count=0
 shift 2
 
-# What is written lies in memory, over what is there.
+# What is written stays in memory, over the real files.
 mount -t tmpfs -o mode=755 tmpfs "$directory"
 mkdir -p "$root" "$directory/share"
 mount --bind "$share" "$directory/share"

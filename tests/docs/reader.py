@@ -12,7 +12,7 @@ from tests.docs.verdict import Wrong, settle
 
 
 class Reader:
-    """Of one page. `machine` is where it is read."""
+    """The reader of one page; `machine` is where it is read."""
 
     def __init__(self, name: str, machine: Machine) -> None:
         self.page = read_page(ROOT / name)
@@ -58,7 +58,7 @@ class Reader:
 
 @contextmanager
 def reading(name: str, directory: Path, share: Path | None = None) -> Iterator[Reader]:
-    """From the first block of a page to its last; AssertionError when one of them was not run."""
+    """Read a page from its first block to its last; AssertionError if one of them was not run."""
     machine = Machine(directory, share)
     try:
         reader = Reader(name, machine)

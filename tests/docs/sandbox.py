@@ -8,7 +8,7 @@ A page may use these, and nothing else that is not in every machine:
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli` and `bitcoin-cli`: see machine.py.
 - `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
-  directory that stands for the share or the stick. That they work as themselves is other tests' business.
+  directory that stands for the share or the stick. Other tests show that they work as themselves.
 """
 
 import json
@@ -32,16 +32,16 @@ ephemeral._IN_MEMORY -= {{"tmpfs"}}
 from {module} import main
 main()
 """
-"""What a page calls other disks lies in memory here, where no backup may."""
+"""The pages' other disks are in memory here, which the programs would refuse for a backup."""
 SQLITE3 = """#!{python}
 import sqlite3, sys
 for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
     print(*row, sep="|")
 """
-"""Where SQLite's own command is not installed."""
+"""A replacement for SQLite's own command where it is not installed."""
 
 _EXPORTED = re.compile(r'export PATH="(.*)"$')
-"""What a shell keeps for the commands that follow."""
+"""Environment that a shell keeps for the commands that follow."""
 
 OTHER_DISKS = Path("/dev/shm")
 
@@ -127,7 +127,7 @@ class Sandbox:
         getattr(self, name.strip().replace(" ", "_"))(*([rest.strip()] if rest else []))
 
     def set_up(self) -> None:
-        """A node that ran for a while, without a backup. So a page begins."""
+        """A node that ran for a while, without a backup: the state in which a page begins."""
         self.node.mkdir(parents=True)
         (self.node / "lightningd.sqlite3").write_bytes(known_database())
         (self.node / "hsm_secret").write_bytes(SECRET)
@@ -148,7 +148,7 @@ class Sandbox:
         shutil.rmtree(self.home / ".lightning", ignore_errors=True)
 
     def begin_anew(self) -> None:
-        """As a page begins: for a part of it that stands by itself."""
+        """Back to the state in which a page begins, for a part of it that can be read alone."""
         self.the_disk_dies()
         for disk in ("mnt/nas", "mnt/backup"):
             shutil.rmtree(self.disks / disk)
@@ -161,7 +161,7 @@ class Sandbox:
         shutil.move(self.node / "lightningd.sqlite3", self._path(path))
 
     def a_backed_up_node_runs(self, url: str) -> None:
-        """A node that had this backup from its first start, through a whole recording to an orderly stop."""
+        """A node that had this backup from its first start, through a whole recording to a clean stop."""
         self.a_fresh_node()
         code, said = self.run(f"~/lightningd-backup/bin/backup-cli init {url}")
         assert code == 0, said
@@ -182,7 +182,7 @@ class Sandbox:
         assert code == 0, said
 
     def the_node_stops(self) -> None:
-        """The reader's lightningd ends in order."""
+        """The reader's lightningd is stopped cleanly."""
         code, said = self.run("lightning-cli stop")
         assert code == 0, said
 
@@ -211,7 +211,7 @@ class Sandbox:
         return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
 
     def damage(self, place: str) -> None:
-        """A few bytes of this file are not what they were."""
+        """A few bytes of this file are overwritten."""
         with self._path(place).open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(size // 3)
@@ -219,7 +219,7 @@ class Sandbox:
 
 
 def _copy(file: Path, directory: Path) -> None:
-    """Also over a read-only one, as hsm_secret is: root could write it, its owner cannot."""
+    """Copy a file, also over a read-only one such as hsm_secret, which root could overwrite, but not its owner."""
     (directory / file.name).unlink(missing_ok=True)
     shutil.copy(file, directory)
 

@@ -10,7 +10,7 @@ SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 WAYS = re.findall(r"^\| \[(.+?)\]\(#.+?\) \|(.*)\|$", PAGE, re.M)
 
 
-def test_every_way_is_there() -> None:
+def test_choosing_page_covers_every_way() -> None:
     wanted = [
         "plugin",
         "replica",
@@ -31,8 +31,9 @@ def test_every_way_is_there() -> None:
 
 
 @pytest.mark.parametrize(("name", "answers"), WAYS, ids=[name for name, _ in WAYS])
-def test_every_question_is_answered(name: str, answers: str) -> None:
-    """For whom, what a crash loses, what a fire loses, the cost; how to recover, how it goes with this plugin."""
+def test_choosing_page_answers_every_question_for_each_way(name: str, answers: str) -> None:
+    """For whom, what a crash loses, what a fire loses, the cost; how to recover, how it works together with this
+    plugin."""
     assert len([answer for answer in answers.split("|") if answer.strip()]) == 4
     assert "**Recover**" in SECTIONS[name]
     assert "**With this plugin**" in SECTIONS[name] or name == "This plugin"

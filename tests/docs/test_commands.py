@@ -2,7 +2,7 @@
 
     UPDATE_DOCS=1 pytest tests/docs        writes what came out into the pages, where it differs
 
-```console blocks are run in a sandbox (see sandbox.py), in order, one world for each page. What is for a machine
+```console blocks are run in a sandbox (see sandbox.py), in sequence, one sandbox for each page. What is for a machine
 (mount, systemctl, pip) is run by test_machine.py; here it is asked only whether every backup-cli in it is one of ours.
 """
 
@@ -23,7 +23,7 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "contrib").rglob("*.md")]
 )
 
-# A refusal that the page shows is what it wants to show.
+# A refusal that the page shows is intended.
 _REFUSED = re.compile(r'^(error: |NOT protected|DIFFERENT: |\{"error": )', re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ def page(request: pytest.FixtureRequest) -> Page:
     return read_page(request.param)
 
 
-def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
+def test_commands_of_a_page_print_what_it_shows(page: Page, tmp_path: Path) -> None:
     if not any(isinstance(step, Command) for step in page.steps):
         return
     sandbox = Sandbox(tmp_path)
@@ -58,14 +58,14 @@ def test_the_commands_do_what_the_page_says(page: Page, tmp_path: Path) -> None:
     settle(page, wrong)
 
 
-def test_what_is_for_a_machine_is_understood(page: Page) -> None:
-    """Also where there is no root to run it."""
+def test_machine_commands_of_a_page_are_valid_backup_cli_calls(page: Page) -> None:
+    """Checked for every user, although only root can run them."""
     calls = [call for script in _scripts(page) for call in calls_of_backup_cli(script)]
     complaints = {" ".join(call): why for call in calls if (why := complaint(call)) is not None}
     assert complaints == {}
 
 
-def test_what_the_text_mentions_is_there(page: Page) -> None:
+def test_commands_mentioned_in_the_text_of_a_page_exist(page: Page) -> None:
     """`backup-cli …` in a sentence may leave arguments out, but names commands and options that there are."""
     mentioned = [span.split()[1:] for span in page.spans if span.startswith("backup-cli ")]
     complaints = {
@@ -76,7 +76,7 @@ def test_what_the_text_mentions_is_there(page: Page) -> None:
     assert complaints == {}
 
 
-def test_the_urls_are_some(page: Page) -> None:
+def test_urls_of_a_page_are_valid(page: Page) -> None:
     """In the sandbox all of them are file://, so here they are taken as they are. This touches nothing."""
     commands = [step.text for step in page.steps if isinstance(step, Command)]
     for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
@@ -84,7 +84,7 @@ def test_the_urls_are_some(page: Page) -> None:
             backup_at(url)
 
 
-def test_no_page_shows_the_same_twice(page: Page) -> None:
+def test_page_shows_no_output_twice(page: Page) -> None:
     """recovery.md had `status` five times, with nothing but the URL between them."""
     outputs = [step.expected for step in page.steps if isinstance(step, Command) and len(step.expected) > 4]
     shown = [re.sub(r"\w+://\S+", "URL", "\n".join(normal(output))) for output in outputs]
@@ -96,7 +96,7 @@ def _line(step: Command | Event) -> int:
 
 
 def _exported(page: Page) -> list[tuple[int, str]]:
-    """Line and text of what a script for a machine has put into the environment of the commands after it."""
+    """Line and text of each `export PATH=` in a script for a machine, which counts for the commands after it."""
     scripts = [command for block in page.blocks for command in block.commands]
     return [(one.first, line) for one in scripts for line in one.text.splitlines() if line.startswith("export PATH=")]
 
@@ -105,7 +105,7 @@ def _scripts(page: Page) -> list[str]:
     return [command.text for block in page.blocks for command in block.commands]
 
 
-def test_links_lead_somewhere(page: Page) -> None:
+def test_links_of_a_page_have_targets(page: Page) -> None:
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", "\n".join(page.lines)):
         if "://" not in target:
             there = page.path.parent / target if target else page.path
@@ -114,15 +114,15 @@ def test_links_lead_somewhere(page: Page) -> None:
 
 
 def _anchors(path: Path) -> set[str]:
-    """What GitHub makes of the headings."""
+    """The anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-# The means
+# The tools of these tests
 
 
-def test_backup_cli_is_not_found_before_the_page_says_where_it_is(tmp_path: Path) -> None:
+def test_sandbox_finds_backup_cli_only_after_the_page_sets_the_path(tmp_path: Path) -> None:
     """From a real report: README went on with `backup-cli` after an installation that puts it on no PATH."""
     sandbox = Sandbox(tmp_path)
     try:
@@ -135,7 +135,7 @@ def test_backup_cli_is_not_found_before_the_page_says_where_it_is(tmp_path: Path
         sandbox.close()
 
 
-def test_the_comparison() -> None:
+def test_comparison_of_outputs_ignores_times_and_notices_other_changes() -> None:
     assert same(["done in 1.5 s, version 7"], ["done in 23.0 s, version 7"])
     assert not same(["done, version 7"], ["done, version 8"])
     assert same(["Restoring …", "ok"], ["Restoring …", "Restoring: 25 % after 0.1 s", "ok"])
@@ -146,7 +146,7 @@ def test_the_comparison() -> None:
     assert same(["free space   1.0 GiB of 2.0 GiB"], ["free space  100.3 MiB of 20.0 GiB"])
 
 
-def test_the_parser_of_backup_cli() -> None:
+def test_calls_of_backup_cli_are_found_in_shell() -> None:
     def of(script: str) -> list[list[str]]:
         return list(calls_of_backup_cli(script))
 
@@ -161,7 +161,7 @@ def test_the_parser_of_backup_cli() -> None:
     assert "Missing argument" in (complaint(["restore", "URL"]) or "")
 
 
-def test_a_page_taken_apart(tmp_path: Path) -> None:
+def test_console_and_sh_blocks_are_read_from_a_page(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(
         "text `a b`\n<!-- sandbox: x: y -->\n```console\n$ one \\\n    two\nout\n\n$ three\n```\n```sh\nfour\n```\n"
@@ -172,7 +172,7 @@ def test_a_page_taken_apart(tmp_path: Path) -> None:
     assert page.spans == ["a b"]
 
 
-def test_what_is_for_a_machine(tmp_path: Path) -> None:
+def test_machine_blocks_and_indented_lines_are_read_from_a_page(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     script = "text\n\n    one  # x\n    two\n\n"
     path.write_text(f"{script}<!-- machine -->\n```console\n$ three\nout\n```\ntext\n    text\n")
@@ -184,7 +184,7 @@ def test_what_is_for_a_machine(tmp_path: Path) -> None:
     assert page.steps == []
 
 
-def test_a_block_in_a_list(tmp_path: Path) -> None:
+def test_block_in_a_list_is_read_and_updated(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("1. text\n\n   ```console\n   $ one\n     out\n   ```\n")
     page = read_page(path)

@@ -59,7 +59,7 @@ ALLOWED = {
     ("plugin/notify.py", "sentence.replace('\\x00', ' ')"): "made fit to be an argument of a command",
     ("plugin/notify.py", "sentence in told"): "the same sentence is not told again and again",
 }
-"""What may do so nevertheless, and why."""
+"""Expressions that are allowed, and why."""
 
 
 def sources() -> Iterator[Path]:
@@ -141,10 +141,10 @@ def _may_be_text(node: ast.expr) -> bool:
     return not isinstance(node, ast.Constant) or isinstance(node.value, str | bytes)
 
 
-def test_nothing_is_decided_by_the_words_of_a_sentence() -> None:
+def test_no_decision_depends_on_the_words_of_a_sentence() -> None:
     found = {(str(path.relative_to(ROOT)), looked) for path in sources() for looked in found_in(path.read_text())}
     assert sorted(found - ALLOWED.keys()) == [], "carry the fact as an enum or a field, from where it is known"
-    assert sorted(ALLOWED.keys() - found) == [], "allowed, and there no more"
+    assert sorted(ALLOWED.keys() - found) == [], "allowed, but no longer there"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_nothing_is_decided_by_the_words_of_a_sentence() -> None:
         "if error.args[0] in KNOWN: pass",
     ],
 )
-def test_looking_into_a_sentence_is_found(line: str) -> None:
+def test_decision_by_the_words_of_a_sentence_is_found(line: str) -> None:
     assert found_in(line)
 
 
@@ -177,5 +177,5 @@ def test_looking_into_a_sentence_is_found(line: str) -> None:
         "if failure is None and not why: pass",
     ],
 )
-def test_what_only_tells_a_sentence_is_not(line: str) -> None:
+def test_code_that_only_shows_a_sentence_is_not_reported(line: str) -> None:
     assert not found_in(line)

@@ -1,7 +1,7 @@
 """The commands in README and docs that need a machine: run as root in a private copy of this one, and compared.
 
-Each page has one test, which takes its blocks in their order (reader.py) and looks for what they have done. No block is
-left out. `make test` cannot run every test inside one of them, so it is given one to run; `--now` is left away.
+Each page has one test, which runs its blocks in sequence (reader.py) and checks what they have done. No block is
+left out. `make test` cannot run every test inside one of them, so it is given one to run; `--now` is left out.
 """
 
 import platform
@@ -31,15 +31,15 @@ RELOADED = "Running in chroot, ignoring command 'daemon-reload'"
 ENABLED = "Created symlink … → …"
 
 
-def test_every_page_is_read() -> None:
+def test_each_page_with_machine_blocks_has_a_test() -> None:
     read = re.findall(r'reading\("(.+?)"', Path(__file__).read_text())
     assert sorted(read) == sorted(name(path) for path in PAGES if read_page(path).blocks)
 
 
-def test_readme(tmp_path: Path) -> None:
+def test_commands_of_readme_work_on_a_machine(tmp_path: Path) -> None:
     need("make", "python3")
     with reading("README.md", tmp_path) as reader:
-        made = reader.run(PYTEST_ADDOPTS="tests/docs/test_choosing.py -k test_every_way_is_there")
+        made = reader.run(PYTEST_ADDOPTS="tests/docs/test_choosing.py -k test_choosing_page_covers_every_way")
         drilled = [".venv/bin/backup-cli drill", "…", "identical", "Verdict: …"]
         linted = [".venv/bin/ruff check .", "…", ".venv/bin/ruff format --check .", "…", ".venv/bin/mypy", "…"]
         tested = [".venv/bin/pytest -n auto --dist worksteal", "…", "1 passed in …"]
@@ -51,13 +51,13 @@ def test_readme(tmp_path: Path) -> None:
         installed_works(reader.machine)
 
 
-def test_contributing(tmp_path: Path) -> None:
+def test_commands_of_contributing_work_on_a_machine(tmp_path: Path) -> None:
     need("make")
     with reading("CONTRIBUTING.md", tmp_path) as reader:
         reader.run()
 
 
-def test_recovery(tmp_path: Path) -> None:
+def test_commands_of_the_recovery_page_work_on_a_machine(tmp_path: Path) -> None:
     need("python3", "mkfs.ext4", "blkid")
     share = Sshfs(tmp_path)
     make_backup(tmp_path / "elsewhere", share.served)
@@ -88,7 +88,7 @@ def test_recovery(tmp_path: Path) -> None:
         share.stop()
 
 
-def test_migrating(tmp_path: Path) -> None:
+def test_commands_of_the_migrating_page_work_on_a_machine(tmp_path: Path) -> None:
     need("systemctl")
     with reading("docs/migrating.md", tmp_path) as reader:
         unit = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target"
@@ -98,7 +98,7 @@ def test_migrating(tmp_path: Path) -> None:
         assert reader.machine.run("systemctl is-enabled litestream")[1] == ["disabled"]
 
 
-def test_monitoring(tmp_path: Path) -> None:
+def test_commands_of_the_monitoring_page_work_on_a_machine(tmp_path: Path) -> None:
     need("systemctl", "systemd-analyze", "journalctl", "logger", "curl")
     with reading("docs/monitoring.md", tmp_path) as reader, post_box() as (address, posted):
         # What the plugin logs is what the sandbox's node has logged on this page.
@@ -122,7 +122,7 @@ def test_monitoring(tmp_path: Path) -> None:
         assert not [line for line in said if "backup-" in line], said
 
 
-def test_development(tmp_path: Path) -> None:
+def test_commands_of_the_development_page_work_on_a_machine(tmp_path: Path) -> None:
     need("mkfs.ext4", "mkfs.exfat", "mount.exfat-fuse", "ganesha.nfsd", "rpcbind")
     with reading("docs/development.md", tmp_path) as reader:
         reader.run()
@@ -133,7 +133,7 @@ def test_development(tmp_path: Path) -> None:
         reader.run(TMPDIR="/var/tmp")
 
 
-def test_mirrored_disk(tmp_path: Path) -> None:
+def test_commands_of_the_btrfs_raid1_readme_work_on_a_machine(tmp_path: Path) -> None:
     need("mkfs.btrfs", "btrfs", "useradd", "systemctl", "systemd-analyze", "systemd-escape")
     there = ROOT / "contrib" / "btrfs-raid1"
     with reading("contrib/btrfs-raid1/README.md", tmp_path) as reader:
@@ -162,7 +162,7 @@ def test_mirrored_disk(tmp_path: Path) -> None:
         reader.run(cwd=there, ends_with=1)
 
 
-def test_completion(tmp_path: Path) -> None:
+def test_commands_of_the_completion_readme_work_on_a_machine(tmp_path: Path) -> None:
     there = ROOT / "contrib" / "completion"
     with reading("contrib/completion/README.md", tmp_path) as reader:
         assert reader.run(cwd=there) == []
@@ -174,16 +174,16 @@ def test_completion(tmp_path: Path) -> None:
             assert reader.machine.must(f"cmp {there}/{file} ~/{installed}; stat -c %a ~/{installed}") == ["644"]
 
 
-# The means
+# The tools of these tests
 
 
-def test_a_block_that_nobody_runs_is_seen(tmp_path: Path) -> None:
+def test_block_that_no_test_runs_is_reported(tmp_path: Path) -> None:
     page = "docs/development.md"
     with pytest.raises(AssertionError, match=r"nobody runs this.*flash"), reading(page, tmp_path):
         pass
 
 
-def test_the_real_machine_stays_as_it_is(tmp_path: Path) -> None:
+def test_private_copy_leaves_the_real_machine_unchanged(tmp_path: Path) -> None:
     places = [Path(top) / tmp_path.name / "written" for top in ("/etc", "/dev", "/run", "/mnt", "/usr", ROOT)]
     mounted = Path("/proc/self/mounts").read_text().count("overlay")
     with closing(Machine(tmp_path)) as machine:
@@ -196,11 +196,11 @@ def test_the_real_machine_stays_as_it_is(tmp_path: Path) -> None:
     assert inside and not any(process.is_running() for process in inside)
 
 
-# What the readers do besides
+# What the readers also do
 
 
 def installed_works(machine: Machine) -> None:
-    """Both programs of ~/lightningd-backup, from what is installed there."""
+    """Both programs of ~/lightningd-backup run from what is installed there."""
     there = "/home/me/lightningd-backup/bin"
     ask = f"from backup_cli.checks.probe import *; print(ask_for_manifest(Path('{there}/lightningd-backup')))"
     said = machine.must(f'cd ~; {there}/backup-cli --version; {there}/python -c "{ask}"')
@@ -254,7 +254,7 @@ def post_box() -> Iterator[tuple[str, list[tuple[str | None, str | None, str]]]]
             self.wfile.write(b"thank you\n")
 
         def log_message(self, format: str, *args: object) -> None:
-            """To nobody."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Topic) as server:
         thread = Thread(target=server.serve_forever, daemon=True)

@@ -7,11 +7,11 @@ from tests.docs.markdown import Command, Page
 from tests.docs.normal import normal
 
 Wrong = list[tuple[Command, list[str]]]
-"""Commands, in the page's order, and what each of them said instead."""
+"""Commands in the page's order, and what each of them printed instead."""
 
 
 def settle(page: Page, wrong: Wrong) -> None:
-    """AssertionError with every difference; or the page tells the truth afterwards."""
+    """Raise AssertionError with every difference, or with UPDATE_DOCS=1 correct the page."""
     if wrong and os.environ.get("UPDATE_DOCS"):
         update(page, wrong)
     else:

@@ -1,1 +1,1 @@
-"""The main job as a node lives it: the real plugin process under the stand-in lightningd, and `backup-cli`."""
+"""The main job as a node lives it: the real plugin process under the fake lightningd, and `backup-cli`."""

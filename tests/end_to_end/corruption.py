@@ -12,7 +12,7 @@ _HEADER = 60  # bytes of a file's header before its own checksum
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
-    """Turn one bit; a negative offset counts from the end."""
+    """Flip one bit; a negative offset counts from the end."""
     data = bytearray(path.read_bytes())
     data[offset] ^= 1 << bit
     path.write_bytes(data)
@@ -26,7 +26,7 @@ def edit_document(path: Path, **fields: object) -> None:
 
 
 def from_a_later_release(path: Path) -> None:
-    """A file of the next format, its checksum fitting."""
+    """Mark a file as written in the next format version, with a checksum that fits."""
     if path.name in ("manifest", "session"):
         edit_document(path, **{"lightningd-backup": 2})
         return
@@ -37,17 +37,17 @@ def from_a_later_release(path: Path) -> None:
 
 
 def segment(world: World) -> Path:
-    """The first segment."""
+    """The path of the first segment."""
     return min(world.backup.glob("segment-*"))
 
 
 def snapshot(world: World) -> Path:
-    """The snapshot."""
+    """The path of the snapshot."""
     return min(world.backup.glob("snapshot-*"))
 
 
 def in_file(name: str, act: Callable[[Path], object]) -> Callable[[World], object]:
-    """The same act, for a world: on the first file whose name begins so."""
+    """Turn an act on a path into one on a world: on the first file of its backup whose name begins with `name`."""
     return lambda world: act(min(world.backup.glob(f"{name}*")))
 
 
@@ -63,7 +63,7 @@ DAMAGED: dict[str, Callable[[World], object]] = {
     "a segment is missing": in_file("segment", Path.unlink),
     "the snapshot is missing": in_file("snapshot", Path.unlink),
 }
-"""What the plugin notices when it starts."""
+"""Damage that the plugin notices when it starts."""
 
 DAMAGED_OUT_OF_SIGHT: dict[str, Callable[[World], object]] = {
     "the snapshot's file header has a flipped bit": in_file("snapshot", lambda path: flip(path, 20)),
@@ -72,4 +72,4 @@ DAMAGED_OUT_OF_SIGHT: dict[str, Callable[[World], object]] = {
     "the snapshot was cut": in_file("snapshot", lambda path: path.write_bytes(path.read_bytes()[:-30])),
     "the snapshot was cut to nothing": in_file("snapshot", lambda path: path.write_bytes(b"")),
 }
-"""What only a reader of everything finds: a start does not read the snapshot."""
+"""Damage that only a full read finds: a start does not read the snapshot."""

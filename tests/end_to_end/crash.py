@@ -19,7 +19,7 @@ class Death:
 
     @property
     def commits(self) -> bool:
-        """Whether lightningd commits the call all the same: only the plugin dies, and it has said continue."""
+        """Whether lightningd still commits the call: only the plugin dies, and it has said continue."""
         return self.victim is Victim.PLUGIN and self.moment is Moment.BEFORE_COMMIT
 
 

@@ -30,12 +30,12 @@ def _rows(connection: sqlite3.Connection, table: str) -> list[tuple[bytes, ...]]
 
 
 def differences(restored: Path, own: Path) -> list[str]:
-    """What differs, and what SQLite says against the restored file; nothing when all is well."""
+    """How the databases differ, and what SQLite's integrity check finds in the restored one; empty if all is well."""
     return faults(restored) + compared(everything(restored), everything(own))
 
 
 def compared(restored: Everything, own: Everything) -> list[str]:
-    """What differs, told so that a failed test can be understood."""
+    """How the two databases differ, in sentences that explain a failed test."""
     found = []
     for table in sorted(restored.keys() | own.keys()):
         ours, theirs = restored.get(table), own.get(table)
@@ -48,7 +48,7 @@ def compared(restored: Everything, own: Everything) -> list[str]:
 
 
 def faults(path: Path) -> list[str]:
-    """SQLite's integrity check, and leftovers beside the file."""
+    """What SQLite's integrity check complains about, and journal files left beside the database."""
     with closing(sqlite3.connect(path)) as connection:
         said = [row[0] for row in connection.execute("PRAGMA integrity_check")]
     beside = [path.name + suffix for suffix in ("-journal", "-wal", "-shm") if Path(f"{path}{suffix}").exists()]

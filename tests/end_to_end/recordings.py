@@ -1,4 +1,4 @@
-"""What real nodes did: the recording that is shipped with the project, and others where they are at hand."""
+"""What real nodes did: the recording that is shipped with the project, and others where they are available."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Recording:
     before: Path | None
 
     def calls(self, limit: int | None = None) -> Iterator[Call]:
-        """In order; the first `limit` of them."""
+        """The recorded calls in sequence; only the first `limit` if given."""
         return read_recording(self.path, limit)
 
     def prepare(self, world: World) -> World:

@@ -9,7 +9,7 @@ from tests.fake_lightningd import Call, Refused
 
 
 def refusal(world: World, call: Call, command: list[str] = PLUGIN) -> str:
-    """Start the node and make this call: what the operator reads. Nothing else may happen."""
+    """Start the node and make this call; returns the refusal that the operator reads. Nothing may have changed."""
     as_important = _refusal(world, call, command, important=True)
     as_plain = _refusal(world, call, command, important=False)
     assert as_important == as_plain
@@ -37,7 +37,7 @@ def _refusal(world: World, call: Call, command: list[str], *, important: bool) -
 
 
 def content(world: World) -> dict[str, bytes]:
-    """The backup's files, but for the room laid ahead in them and the marker of who opened it last."""
+    """The content of the backup's files, without preallocated zeros and without the session marker."""
     files = [path for path in world.backup.rglob("*") if path.name != "session"] if world.backup.is_dir() else []
     return {path.name: path.read_bytes().rstrip(b"\0") for path in files}
 

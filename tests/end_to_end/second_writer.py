@@ -3,7 +3,7 @@
 Each round is a node that streams changes into its backup at full speed, with the real plugin, and somebody who disturbs
 it at a random moment: a copy of its directory that starts as well (equal, older, or another node's), or a command, from
 the same or from another PID namespace, with the lock in the backup or as if it came from another machine. What either
-was told is saved must be in the backup, however it ends.
+was told is saved must be in the backup, however the round ends.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 
 class Stream:
-    """A node's commits, as fast as they go, each with a row of its own, until it is told to stop or is refused."""
+    """A node's commits at full speed, each with a row of its own, until it is ended or refused."""
 
     def __init__(self, node: Node, version: int, name: str) -> None:
         self._node, self._version, self.name = node, version, name
@@ -92,7 +92,7 @@ class Disturbed:
         self._number, self._fenced = 0, fenced
 
     def round(self) -> None:
-        """A stream, somebody who disturbs it, and what the backup holds afterwards."""
+        """One round: a stream, a disturbance, and a check of what the backup holds afterwards."""
         self._number += 1
         self.world = World(self.root / f"round-{self._number}")
         self.world.init().run([*new_node("02aa"), *History(2).notes(3)])
@@ -117,7 +117,7 @@ class Disturbed:
         if self.lost == lost:
             shutil.rmtree(self.world.root, ignore_errors=True)  # a plugin whose node has died may still be ending there
 
-    # Who disturbs
+    # Those who disturb it
 
     def _equal(self) -> None:
         """A copy of the directory as it is now; the first node waits, and then goes on."""
@@ -203,7 +203,7 @@ def _may_unshare() -> bool:
 
 
 def disturb(seed: int, rounds: int, seconds: float, *, say: bool, fenced: bool = True) -> tuple[int, int]:
-    """So many rounds, or as many as go into that time. Returns their number, and how many changes were lost."""
+    """Run `rounds` rounds, or as many as fit into `seconds`. Returns their number, and how many changes were lost."""
     root = Path(tempfile.mkdtemp(prefix="second-writer-", dir="/var/tmp"))
     began, done = time.monotonic(), 0
     subject = Disturbed(root, seed, fenced=fenced)
@@ -233,7 +233,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--unfenced", action="store_true", help="without the look after each sync: must lose changes")
+    parser.add_argument(
+        "--unfenced", action="store_true", help="without the fence check after each sync: must lose changes"
+    )
     given = parser.parse_args()
     _, lost = disturb(given.seed, given.rounds, given.seconds, say=True, fenced=not given.unfenced)
     sys.exit(1 if lost else 0)

@@ -35,7 +35,7 @@ ODD = (
 
 
 def quoted(text: str) -> str:
-    """As a literal, the way SQLite itself expands it."""
+    """The text as an SQL literal, the way SQLite itself expands it."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -103,8 +103,8 @@ def _loose(chance: random.Random) -> str:
     return f"INSERT INTO loose VALUES ({value(chance)}, {value(chance)})"
 
 
-def _tighten(chance: random.Random) -> str:
-    """The rowids of deleted rows are given again, to others."""
+def _reuse_rowids(chance: random.Random) -> str:
+    """Delete rows, so that their rowids are given to later ones."""
     return f"DELETE FROM loose WHERE rowid > {chance.randrange(30)} OR rowid % 4 = {chance.randrange(4)}"
 
 
@@ -114,12 +114,12 @@ def _wide(chance: random.Random) -> str:
 
 _ROWS: tuple[Callable[[random.Random], str], ...] = (
     _parent, _parent, _child, _child, _cascade, _event, _event, _forget_events, _pair, _pair, _unpair,
-    _strict, _update, _loose, _loose, _tighten, _wide,
+    _strict, _update, _loose, _loose, _reuse_rowids, _wide,
 )  # fmt: skip
 
 
 def rows(chance: random.Random, most: int = 6) -> list[str]:
-    """So many statements on rows at most, each ending as lightningd's do, with a ';' or without."""
+    """At most `most` statements on rows, each ending as lightningd's do, with a ';' or without."""
     return [chance.choice(_ROWS)(chance) + chance.choice(("", ";")) for _ in range(chance.randint(1, most))]
 
 
@@ -140,8 +140,8 @@ def _tables(chance: random.Random, version: int) -> list[str]:
     ]
 
 
-def _parents_anew() -> list[str]:
-    """What needs foreign keys to be off: with them on, every child would go with the dropped table."""
+def _rebuild_parents() -> list[str]:
+    """Rebuild a table as a migration does. With foreign keys on, every child would go with the dropped table."""
     return [
         "CREATE TABLE parents_new (id INTEGER PRIMARY KEY, kept TEXT)",
         "INSERT INTO parents_new SELECT id, kept FROM parents",
@@ -162,11 +162,11 @@ def some_calls(chance: random.Random, version: int, *, without_foreign_keys: boo
     `without_foreign_keys`: they are off on this connection, so that the migration is under way.
     """
     if without_foreign_keys:
-        return [transaction(version + 1, *_parents_anew()), foreign_keys(version + 1, on=True)]
+        return [transaction(version + 1, *_rebuild_parents()), foreign_keys(version + 1, on=True)]
     kind = chance.randrange(12)
     if kind == 0:
         off, on = foreign_keys(version, on=False), foreign_keys(version + 1, on=True)
-        return [off, transaction(version + 1, *_parents_anew(), *rows(chance)), on]
+        return [off, transaction(version + 1, *_rebuild_parents(), *rows(chance)), on]
     if kind == 1:
         return [transaction(version + 1, *_tables(chance, version + 1), *rows(chance))]
     return [transaction(version + 1, *rows(chance))]

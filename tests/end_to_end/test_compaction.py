@@ -1,4 +1,4 @@
-"""The history is folded into a new snapshot beside the running node, by itself, and nothing is lost by it."""
+"""Compaction beside a running node: it begins by itself, and nothing is lost by it."""
 
 import random
 import subprocess
@@ -18,7 +18,7 @@ from tests.fake_lightningd import Call, History, Node
 MIB = 1 << 20
 
 EAGER = {"LIGHTNINGD_BACKUP_COMPACT_AT": "400"}
-"""A plugin that compacts as soon as a few records have come together."""
+"""The environment of a plugin that compacts as soon as the log holds a few records."""
 
 
 def wait(node: Node, condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -26,7 +26,7 @@ def wait(node: Node, condition: Callable[[], bool], seconds: float = 30.0) -> No
 
 
 def ended(node: Node) -> int:
-    """How many compactions this run of the plugin has brought to an end."""
+    """How many compactions have ended in this run of the plugin."""
     return sum("compaction ended" in line for line in said_at(node, "info"))
 
 
@@ -49,10 +49,10 @@ def total(world: World) -> int:
     return found
 
 
-# By itself
+# It begins by itself
 
 
-def test_it_begins_by_itself_and_drops_what_it_makes_needless(lived: World, history: History) -> None:
+def test_compaction_begins_by_itself_and_drops_the_replaced_generation(lived: World, history: History) -> None:
     with lived.node(environment=EAGER) as node:
         node.play(history.notes(30))
         wait(node, lambda: ended(node) > 0)
@@ -67,8 +67,10 @@ def test_it_begins_by_itself_and_drops_what_it_makes_needless(lived: World, hist
     lived.assert_restored_equals_the_nodes()
 
 
-def test_it_is_not_begun_over_and_over_when_there_is_nothing_to_fold(lived: World, history: History) -> None:
-    """All but the last change is folded, the bytes stay in a segment that is not full: that is no reason."""
+def test_compaction_is_not_begun_again_and_again_when_there_is_nothing_to_compact(
+    lived: World, history: History
+) -> None:
+    """After a compaction the log's bytes stay in a segment that is not full: no reason to begin another one."""
     with lived.node(environment=EAGER) as node:
         node.play(history.notes(30))
         wait(node, lambda: ended(node) > 0)
@@ -76,7 +78,7 @@ def test_it_is_not_begun_over_and_over_when_there_is_nothing_to_fold(lived: Worl
         assert begun(node) <= 2, node.logs
 
 
-def test_one_large_change_is_no_reason_either(world: World, history: History) -> None:
+def test_single_large_change_does_not_begin_a_compaction(world: World, history: History) -> None:
     with world.init().node() as node:
         node.play([history.first(), incompressible(history, 17 * MIB)])
         node.wire.listen(1.0)
@@ -90,8 +92,8 @@ def incompressible(history: History, size: int) -> Call:
     return history.transaction(f"INSERT OR REPLACE INTO vars (name, blobval) VALUES ('random', x'{blob}')")
 
 
-def test_a_recorded_node_compacted_all_the_time(world: World) -> None:
-    """Beside migrations, lone PRAGMAs and everything else that the node did."""
+def test_recorded_node_that_is_compacted_all_the_time_restores_exactly(world: World) -> None:
+    """While migrations, lone PRAGMAs and everything else that the node did arrive."""
     FRESH.prepare(world)
     calls = list(FRESH.calls())
     with world.node(environment=EAGER) as node:
@@ -103,8 +105,9 @@ def test_a_recorded_node_compacted_all_the_time(world: World) -> None:
     assert differences(restored, FRESH.expected(world)) == []
 
 
-def test_what_may_have_to_be_brought_forward_stays_out_of_the_snapshot(lived: World, history: History) -> None:
-    """A power cut on the node's machine may take a commit back a moment after it was compacted."""
+def test_compaction_leaves_last_changes_in_the_log_for_rolling_forward(lived: World, history: History) -> None:
+    """A power cut on the node's machine may take a commit back a moment after it was compacted; only the log can then
+    bring the database forward."""
     with lived.node(environment=EAGER) as node:
         node.play(history.notes(40))
         wait(node, lambda: ended(node) > 0)
@@ -115,7 +118,7 @@ def test_what_may_have_to_be_brought_forward_stays_out_of_the_snapshot(lived: Wo
             assert [change.data_version for change in generation.changes()][-16:] == [*range(31, 47)]
 
 
-def test_the_size_stays_bounded_with_nobody_doing_anything(world: World, history: History) -> None:
+def test_backup_stays_below_three_databases_and_64_mib_without_any_action(world: World, history: History) -> None:
     """Three times the database and 64 MiB: 80 MiB of changes go into a database of one."""
     largest = 0
     with world.init().node() as node:
@@ -132,10 +135,10 @@ def test_the_size_stays_bounded_with_nobody_doing_anything(world: World, history
     world.assert_restored_equals_the_nodes()
 
 
-# When it is wanted
+# It is asked for
 
 
-def test_the_method_begins_one(lived: World, history: History) -> None:
+def test_rpc_backup_compact_begins_a_compaction(lived: World, history: History) -> None:
     with lived.node() as node:
         assert node.rpc("backup-compact") == {"started": False, "reason": "lightningd has not written anything yet"}
         assert node.rpc("backup-status")["health"] == "refused"
@@ -147,7 +150,7 @@ def test_the_method_begins_one(lived: World, history: History) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_the_method_with_nothing_to_fold(lived: World, history: History) -> None:
+def test_rpc_backup_compact_with_nothing_to_compact_says_so(lived: World, history: History) -> None:
     with lived.node() as node:
         node.play(history.notes(20))
         node.rpc("backup-compact")
@@ -174,7 +177,7 @@ def large(world: World, history: History) -> World:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3, 0.7])
-def test_the_plugin_is_killed_while_it_compacts(world: World, history: History, delay: float) -> None:
+def test_plugin_killed_while_it_compacts_leaves_a_whole_backup(world: World, history: History, delay: float) -> None:
     large(world, history)
     node = world.node()
     node.start()
@@ -194,8 +197,8 @@ def test_the_plugin_is_killed_while_it_compacts(world: World, history: History, 
     world.assert_restored_equals_the_nodes()
 
 
-def test_the_compacting_process_is_killed(world: World, history: History) -> None:
-    """It is loud, and the next one does it."""
+def test_killed_compaction_process_is_reported_and_the_next_one_succeeds(world: World, history: History) -> None:
+    """The node's log tells of it, and the next compaction does the work."""
     large(world, history)
     with world.node() as node:
         node.play(history.notes(20))
@@ -212,7 +215,7 @@ def test_the_compacting_process_is_killed(world: World, history: History) -> Non
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_clean_stop_while_it_compacts(world: World, history: History) -> None:
+def test_clean_stop_during_a_compaction_leaves_a_whole_backup(world: World, history: History) -> None:
     large(world, history)
     node = world.node()
     node.start()
@@ -227,7 +230,7 @@ def test_a_clean_stop_while_it_compacts(world: World, history: History) -> None:
 # Failures
 
 
-def test_a_failure_is_loud_in_the_log_and_in_the_status(lived: World, history: History) -> None:
+def test_failed_compaction_is_reported_in_log_and_status(lived: World, history: History) -> None:
     """The node's directory takes no copy of the database for a while. Every change is still saved."""
     plugin = [*as_mortal(), *PLUGIN]
     with lived.node(command=plugin) as node:
@@ -250,7 +253,7 @@ def test_a_failure_is_loud_in_the_log_and_in_the_status(lived: World, history: H
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_damaged_snapshot_is_never_folded_into_a_new_one(taken_over: World, history: History) -> None:
+def test_damaged_snapshot_is_never_compacted_into_a_new_one(taken_over: World, history: History) -> None:
     flip(snapshot(taken_over), 200)
     with taken_over.node(environment=EAGER) as node:
         node.play(history.notes(40))
@@ -266,7 +269,7 @@ def test_a_damaged_snapshot_is_never_folded_into_a_new_one(taken_over: World, hi
 # Readers beside it
 
 
-def test_readers_beside_a_compacting_writer_see_a_whole_backup(lived: World, history: History) -> None:
+def test_readers_during_compactions_always_see_a_whole_backup(lived: World, history: History) -> None:
     acts = ["verify", "status", "restore"]
     with lived.node(environment=EAGER) as node:
         node.play(history.notes(10))

@@ -1,4 +1,4 @@
-"""A compaction on disks with little room: it fails rather than take what the node's next commits need."""
+"""Compaction on nearly full disks: it fails rather than take the space that the node's next commits need."""
 
 import os
 import time
@@ -13,8 +13,8 @@ MIB = 1 << 20
 
 
 @needs_small_disks
-def test_a_destination_with_little_room_is_not_filled_up(world: World, history: History) -> None:
-    """It would stop the node: the room that a compaction takes is missing to the next commit."""
+def test_compaction_does_not_fill_up_a_destination_with_little_space(world: World, history: History) -> None:
+    """A full destination would stop the node at its next commit."""
     with small_disk(world.backup.parent, 22 * MIB):
         world.init()
         with world.node() as node:
@@ -34,8 +34,8 @@ def test_a_destination_with_little_room_is_not_filled_up(world: World, history: 
 
 
 @needs_small_disks
-def test_the_nodes_own_disk_is_not_filled_up(world: World, history: History) -> None:
-    """lightningd could not commit any more, though the backup has saved the change."""
+def test_compaction_does_not_fill_up_the_nodes_own_disk(world: World, history: History) -> None:
+    """With a full disk lightningd could not commit any more, although the backup has saved the change."""
     with small_disk(world.directory, 104 * MIB):
         world.init()
         with world.node() as node:
@@ -55,7 +55,7 @@ def free(place: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def test_a_clean_stop_leaves_no_copy_of_the_database(world: World, history: History) -> None:
+def test_clean_stop_during_a_compaction_leaves_no_copy_of_the_database(world: World, history: History) -> None:
     large(world, history)
     with world.node() as node:
         node.play(history.notes(20))

@@ -30,10 +30,10 @@ def die_before_commit(world: World, call: Call) -> None:
     node.die_at(Moment.BEFORE_COMMIT, call)
 
 
-# All is well
+# The two agree
 
 
-def test_after_a_clean_stop_the_backup_is_gone_on_with(lived: World, history: History) -> None:
+def test_start_after_a_clean_stop_continues_the_log_without_a_snapshot(lived: World, history: History) -> None:
     for _ in range(3):
         node = lived.run(history.notes(2))
         assert said_at(node, "unusual") == []
@@ -41,7 +41,7 @@ def test_after_a_clean_stop_the_backup_is_gone_on_with(lived: World, history: Hi
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_start_and_stop_without_a_change(lived: World, history: History) -> None:
+def test_start_and_stop_without_a_change_logs_nothing(lived: World, history: History) -> None:
     for _ in range(2):
         node = lived.run([])
         assert node.logs == []
@@ -49,7 +49,7 @@ def test_a_start_and_stop_without_a_change(lived: World, history: History) -> No
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_kill_while_the_node_is_idle_costs_no_snapshot(lived: World, history: History) -> None:
+def test_kill_while_the_node_is_idle_costs_no_snapshot(lived: World, history: History) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -63,7 +63,9 @@ def test_a_kill_while_the_node_is_idle_costs_no_snapshot(lived: World, history: 
 
 
 @pytest.mark.parametrize("again", [1, 3])
-def test_change_that_was_never_committed_is_made_again(lived: World, history: History, again: int) -> None:
+def test_acknowledged_change_that_was_never_committed_is_made_again_at_the_next_start(
+    lived: World, history: History, again: int
+) -> None:
     """Also when the node dies in the same way again and again."""
     for _ in range(again):
         die_before_commit(lived, history.note("never committed, until now"))
@@ -74,8 +76,8 @@ def test_change_that_was_never_committed_is_made_again(lived: World, history: Hi
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_refusal_by_another_plugin(lived: World, history: History) -> None:
-    """Ours has said continue, the other one has not: lightningd aborts."""
+def test_refusal_by_another_plugin_keeps_backup_and_database_equal(lived: World, history: History) -> None:
+    """Our plugin has answered continue, the other one has not: lightningd aborts."""
     call = history.note()
     node = lived.node()
     node.start()
@@ -86,16 +88,14 @@ def test_a_refusal_by_another_plugin(lived: World, history: History) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_refusal_by_another_plugin_at_the_very_first_call(world: World, history: History) -> None:
+def test_refusal_by_another_plugin_at_the_first_call_keeps_both_equal(world: World, history: History) -> None:
     call = history.first()
     die_before_commit(world.init(), call)
     world.run(history.notes(2))
     world.assert_restored_equals_the_nodes()
 
 
-def test_the_restored_backup_after_a_death_holds_the_change_that_was_acknowledged(
-    lived: World, history: History
-) -> None:
+def test_backup_restored_after_a_crash_holds_the_acknowledged_change(lived: World, history: History) -> None:
     """Nobody can know that it was not committed: if the node's disk died with it, this is the newest state."""
     call = history.note()
     die_before_commit(lived, call)
@@ -108,7 +108,7 @@ def test_the_restored_backup_after_a_death_holds_the_change_that_was_acknowledge
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 40])
-def test_a_run_without_the_plugin(lived: World, history: History, ahead: int) -> None:
+def test_run_without_the_plugin_takes_one_new_snapshot(lived: World, history: History, ahead: int) -> None:
     lived.run_without_plugin(history.notes(ahead))
     node = lived.run(history.notes(3))
     assert f"the database is {ahead} ahead" in said_at(node, "unusual")[0]
@@ -116,7 +116,7 @@ def test_a_run_without_the_plugin(lived: World, history: History, ahead: int) ->
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_run_without_the_plugin_before_its_first_one(world: World, history: History) -> None:
+def test_run_without_the_plugin_before_its_first_run_takes_one_snapshot(world: World, history: History) -> None:
     """A backup that was made for a node which had not started, and was then forgotten in the configuration."""
     world.init().run_without_plugin([history.first(), *history.notes(3)])
     assert len(snapshots_taken(world.run(history.notes(3)))) == 1
@@ -124,7 +124,9 @@ def test_a_run_without_the_plugin_before_its_first_one(world: World, history: Hi
 
 
 @pytest.mark.parametrize("late", [1, 3])
-def test_writes_after_the_plugin_was_stopped_at_shutdown(lived: World, history: History, late: int) -> None:
+def test_writes_after_the_plugin_was_stopped_are_found_ahead_at_the_next_start(
+    lived: World, history: History, late: int
+) -> None:
     for _ in range(2):
         node = lived.node()
         node.start()
@@ -135,7 +137,7 @@ def test_writes_after_the_plugin_was_stopped_at_shutdown(lived: World, history: 
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_plain_plugin_that_died_unnoticed(lived: World, history: History) -> None:
+def test_writes_after_a_plain_plugin_died_unnoticed_are_in_the_next_backup(lived: World, history: History) -> None:
     with lived.node(important=False) as node:
         node.play(history.notes(2))
         node.die(Victim.PLUGIN)
@@ -145,7 +147,7 @@ def test_a_plain_plugin_that_died_unnoticed(lived: World, history: History) -> N
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_downgrade_without_the_plugin(lived: World, history: History) -> None:
+def test_downgrade_without_the_plugin_is_in_the_next_backup(lived: World, history: History) -> None:
     """lightning-downgrade changes tables, and the version with them."""
     lived.run_without_plugin(
         [history.transaction("ALTER TABLE vars DROP COLUMN blobval", "DELETE FROM db_upgrades WHERE 1")]
@@ -157,7 +159,7 @@ def test_a_downgrade_without_the_plugin(lived: World, history: History) -> None:
 # The same version, other content
 
 
-def test_an_uncommitted_change_and_then_another_without_the_plugin(lived: World, history: History) -> None:
+def test_uncommitted_change_and_another_at_its_version_takes_a_snapshot(lived: World, history: History) -> None:
     version = lived.version
     die_before_commit(lived, history.note("one"))
     lived.run_without_plugin([transaction(version + 1, "INSERT INTO vars (name, val) VALUES ('note 7', 'other')")])
@@ -167,10 +169,10 @@ def test_an_uncommitted_change_and_then_another_without_the_plugin(lived: World,
 
 
 @moments
-def test_dying_between_calls_and_then_the_same_version_without_the_plugin(
+def test_crash_in_a_call_and_another_change_at_its_version_is_found_out(
     lived: World, history: History, moment: Moment
 ) -> None:
-    """The backup may hold the call of that moment, or not: both are found out."""
+    """The backup may or may not hold the call that the node died in: both are found out."""
     node = lived.node()
     node.start()
     node.play(history.notes(3))
@@ -181,7 +183,7 @@ def test_dying_between_calls_and_then_the_same_version_without_the_plugin(
     lived.assert_restored_equals_the_nodes()
 
 
-def test_the_same_after_an_idle_time_with_the_last_witness_still_true(lived: World, history: History) -> None:
+def test_crash_after_idle_time_and_another_change_at_its_version_is_found_out(lived: World, history: History) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -193,15 +195,15 @@ def test_the_same_after_an_idle_time_with_the_last_witness_still_true(lived: Wor
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_database_that_was_edited_at_the_same_version(lived: World, history: History) -> None:
+def test_database_edited_at_the_same_version_takes_a_snapshot(lived: World, history: History) -> None:
     """By hand, or by a tool that knows nothing of versions."""
     lived.run_without_plugin([Call(lived.version, ("UPDATE vars SET val = 'edited' WHERE name = 'note 2'",))])
     assert len(snapshots_taken(lived.run(history.notes(1)))) == 1
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_database_that_was_copied_and_put_back(lived: World, history: History) -> None:
-    """The same bytes in another file: a snapshot more, and no harm."""
+def test_database_copied_and_put_back_restores_exactly(lived: World, history: History) -> None:
+    """The same bytes in another file cost at most a snapshot."""
     aside = lived.directory / "aside"
     shutil.copy(lived.database, aside)
     lived.database.unlink()
@@ -210,8 +212,8 @@ def test_a_database_that_was_copied_and_put_back(lived: World, history: History)
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_refused_change_and_then_another_at_its_version(lived: World, history: History) -> None:
-    """The plugin failed to save; what came of it at the destination is not gone on from."""
+def test_refused_change_and_another_at_its_version_takes_a_snapshot(lived: World, history: History) -> None:
+    """The plugin failed to save a change; whatever reached the destination is not built upon."""
     node = lived.node()
     node.start()
     node.play(history.notes(1))
@@ -223,10 +225,9 @@ def test_a_refused_change_and_then_another_at_its_version(lived: World, history:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_change_whose_write_failed_and_that_was_saved_all_the_same_is_made_again(
-    lived: World, history: History
-) -> None:
-    """It is what the node would have been; but nothing that a failed disk gives back is built upon."""
+def test_change_that_was_saved_despite_a_failed_write_is_made_again(lived: World, history: History) -> None:
+    """The change is what the node would have committed; but the log is not continued from what a failed disk
+    returns."""
     call = history.note()
     die_before_commit(lived, call)
     sync_point = read_sync_point(lived.directory)
@@ -241,7 +242,7 @@ def test_change_whose_write_failed_and_that_was_saved_all_the_same_is_made_again
 # The wrap of the version
 
 
-def test_across_the_wrap_of_the_version(world: World) -> None:
+def test_crashes_across_the_wrap_of_the_version_lose_nothing(world: World) -> None:
     """lightningd's own lock on the version does not survive it: SQLite counts on where 32 bits end. Ours must."""
     history = History()
     world.run_without_plugin([history.first(), Call(1, ("UPDATE vars SET intval = 4294967292",))])
@@ -255,7 +256,7 @@ def test_across_the_wrap_of_the_version(world: World) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_plugin_death_is_noticed_by_an_important_plugins_node(lived: World, history: History) -> None:
+def test_death_of_an_important_plugin_in_the_hook_stops_the_node(lived: World, history: History) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(1))

@@ -42,7 +42,7 @@ def answered(calls: Sequence[Syscall]) -> list[list[Syscall]]:
 
 
 COMMIT = ["pread64", "pwrite64", "fdatasync", "fstat"]
-"""How the database looks before, one write, one sync, and whether the file is still this writer's."""
+"""Read the database's header, one write, one sync, and check that the file is still this writer's."""
 
 
 def names_of(commit: Sequence[Syscall]) -> list[str]:
@@ -50,7 +50,7 @@ def names_of(commit: Sequence[Syscall]) -> list[str]:
     return [re.sub("newfstatat|fstat64|statx", "fstat", call.name) for call in commit]
 
 
-def test_one_write_and_one_sync_and_nothing_else(lived: World, history: History) -> None:
+def test_commit_makes_one_write_and_one_sync_and_nothing_else(lived: World, history: History) -> None:
     calls = [*history.notes(40), history.foreign_keys(on=False), history.big(1 << 14), *history.notes(5)]
     first, *rest = answered(traced(lived, calls)[0])
     assert len(rest) == len(calls) - 1
@@ -62,7 +62,9 @@ def test_one_write_and_one_sync_and_nothing_else(lived: World, history: History)
     assert names_of(in_backup(first, lived.backup))[-3:] == COMMIT[1:]
 
 
-def test_a_change_larger_than_the_room_ahead(lived: World, history: History) -> None:
+def test_commit_larger_than_the_preallocated_space_still_makes_one_write_and_one_sync(
+    lived: World, history: History
+) -> None:
     """The file grows with that very write; fdatasync makes the size durable with it."""
     calls = [*history.notes(2), incompressible(history, 400_000), *history.notes(2)]
     for commit in answered(traced(lived, calls)[0])[1:]:
@@ -138,13 +140,13 @@ def test_init_makes_everything_durable_before_the_manifest_and_backup_lock_last(
     assert [call.path for call in calls if call.name == "fsync"][-1] == str(world.directory)
 
 
-def test_a_start_writes_its_segment_again_before_it_is_gone_on_with(lived: World, history: History) -> None:
+def test_start_writes_its_last_segment_again_before_appending_to_it(lived: World, history: History) -> None:
     threads = traced(lived, history.notes(3))
     assert_in_order(threads[0], lived, "session", "segment-00000001", "session")
 
 
-def test_a_change_of_segment(lived: World, history: History) -> None:
-    """Nine MiB that cannot be compressed, so that the segment is left for the one that was made ahead."""
+def test_change_of_segment_uses_a_file_that_was_durable_before(lived: World, history: History) -> None:
+    """Nine MiB that cannot be compressed, so that the writer moves on to the segment that was preallocated."""
     trace = Trace(lived.root, PLUGIN)
     with lived.node(command=trace.command) as node:
         node.play([incompressible(history, 1 << 20) for _ in range(6)])
@@ -165,7 +167,7 @@ def published(calls: Sequence[Syscall], world: World) -> list[str]:
     return Order().follow(calls, world.backup).published
 
 
-def test_a_new_generation(lived: World, history: History) -> None:
+def test_new_generation_is_durable_before_the_manifest_names_it(lived: World, history: History) -> None:
     """The database is ahead: snapshot and segment are durable before the manifest names them, and stay if it fails."""
     lived.run_without_plugin(history.notes(3))
     trace = Trace(lived.root, PLUGIN)
@@ -182,7 +184,7 @@ def test_a_new_generation(lived: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("act", ["compact", "resync"])
-def test_offline_work(lived: World, act: str) -> None:
+def test_compact_and_resync_make_all_durable_before_publishing(lived: World, act: str) -> None:
     history = History(lived.version)
     lived.run([*(replaced(history, 1 << 20) for _ in range(9)), *history.notes(20)])  # more than a segment
     words = ["compact", lived.url] if act == "compact" else ["resync", "--lightning-dir", lived.directory]

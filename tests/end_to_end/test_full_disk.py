@@ -1,4 +1,5 @@
-"""A filesystem that really is full: the node stops, nothing acknowledged is lost, and the next start begins anew."""
+"""A filesystem that really is full: the node stops, nothing acknowledged is lost, and the next start takes a new
+snapshot."""
 
 import os
 import shutil
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def small_disk(world: World) -> Iterator[World]:
-    """The backup lies on a filesystem of 4 MiB."""
+    """A world whose backup is on a filesystem of 4 MiB."""
     image, mount = world.root / "image", world.backup.parent
     with image.open("wb") as file:
         file.truncate(4 << 20)
@@ -33,7 +34,7 @@ def small_disk(world: World) -> Iterator[World]:
 
 
 def fill(mount: Path) -> Path:
-    """Take all the room that is left."""
+    """Use up all the free space."""
     filler = mount / "filler"
     with filler.open("wb") as file, suppress(OSError):
         while True:
@@ -41,7 +42,7 @@ def fill(mount: Path) -> Path:
     return filler
 
 
-def test_a_full_disk_stops_the_node_and_the_next_start_begins_a_new_generation(
+def test_full_disk_stops_the_node_and_the_next_start_begins_a_new_generation(
     small_disk: World, history: History
 ) -> None:
     world = small_disk
@@ -68,7 +69,7 @@ def test_a_full_disk_stops_the_node_and_the_next_start_begins_a_new_generation(
     world.assert_restored_equals_the_nodes()
 
 
-def test_little_room_is_told_long_before(small_disk: World, history: History) -> None:
+def test_nearly_full_disk_is_reported_before_it_is_full(small_disk: World, history: History) -> None:
     world = small_disk
     world.init()
     with world.node() as node:

@@ -44,7 +44,7 @@ ACTS = (
     WRITE := "a transaction, or a migration with its PRAGMAs",
     BEGIN_MIGRATION := "a lone PRAGMA, and nothing after it",
     IDLE := "a time without changes",
-    FOLD := "a compaction begins",
+    COMPACT := "a compaction begins",
     SWITCH := "a compaction ends",
 )
 
@@ -61,7 +61,7 @@ ENDS = (
 
 
 @pytest.fixture(autouse=True)
-def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def tmpfs_counts_as_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ephemeral, "_IN_MEMORY", frozenset())
 
 
@@ -175,7 +175,7 @@ class NodeHistory(RuleBasedStateMachine):
             return self._state(reader)
 
     def _with_open_transaction(self) -> Everything:
-        """The same, as the transaction that is open would leave it."""
+        """What a reader would see if the open transaction were committed."""
         assert self.connection is not None
         return self._state(self.connection)
 
@@ -188,7 +188,7 @@ class NodeHistory(RuleBasedStateMachine):
             copy.unlink()
 
     def _kill(self) -> None:
-        """As the kernel does it: every descriptor is closed, nothing is tidied up."""
+        """Die as the kernel makes a process die: every descriptor is closed, nothing is tidied up."""
         assert self.gate is not None
         assert self.connection is not None
         if self.gate.writer is not None:
@@ -210,7 +210,7 @@ class NodeHistory(RuleBasedStateMachine):
         end=st.sampled_from(ENDS) | st.just(UNCOMMITTED),
     )
     def run(self, seed: int, absent: int, acts: list[str], end: str) -> None:
-        """So many changes without the plugin; then, with it, from a start to an end."""
+        """`absent` changes without the plugin; then a run with it, from a start to an end."""
         if absent:
             self._run_without_the_plugin(seed, absent)
         self._start()
@@ -239,7 +239,7 @@ class NodeHistory(RuleBasedStateMachine):
             self.gate.writer.maintain()
             assert self.points is not None
             self.points.look(ending=True)
-        elif act == FOLD and self.told:
+        elif act == COMPACT and self.told:
             self.compacted = compact_log(self._writer.storage, self.directory)
         elif act == SWITCH and self.compacted is not None:
             self._writer.publish_compaction(self.compacted)
@@ -288,7 +288,7 @@ class NodeHistory(RuleBasedStateMachine):
         self.gate = self.connection = self.compacted = None
 
     def _fail(self, call: Call, *, reached: bool) -> None:
-        """The disk fails in this call; whether it got the change all the same, nobody knows."""
+        """The disk fails in this call; nobody knows whether the change was written despite the error."""
         handle = self._writer._segments.current.handle
         durable = handle.write_durably
 
@@ -310,7 +310,7 @@ class NodeHistory(RuleBasedStateMachine):
     # What must hold
 
     def _settle(self) -> None:
-        """Before the database changes without the backup's knowing: note what the backup holds now."""
+        """Note what the backup holds now, before the database changes without the plugin."""
         if self.told and not self.allowed:
             self.allowed = [self._committed()]
 

@@ -1,4 +1,4 @@
-"""The installed executables, in an environment in which other modules stand in the way of their own."""
+"""The installed executables, in an environment where other modules have the names of their own."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ NAMES = [
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """Modules of somebody else's, with the names of ours and of what we need."""
+    """A directory of somebody else's modules, with the names of ours and of our dependencies."""
     modules = tmp_path / "modules"
     for name in NAMES:
         package = modules / name
@@ -70,7 +70,7 @@ def everything(modules: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("environment", [only_path, working_directory, optimized, everything])
-def test_node_runs_whatever_modules_stand_in_the_way(
+def test_plugin_runs_with_hostile_modules_on_pythonpath(
     lived: World, history: History, hostile: Path, environment: Callable[[Path], dict[str, str]]
 ) -> None:
     lived.environment = environment(hostile)
@@ -87,8 +87,8 @@ def test_node_runs_whatever_modules_stand_in_the_way(
     assert said.code == 0, said
 
 
-def test_modules_of_the_users_own_do_not_stand_in_the_way(lived: World, hostile: Path, tmp_path: Path) -> None:
-    """Where Python is the system's: its users' packages come before the installed ones."""
+def test_plugin_ignores_modules_in_the_users_own_site_packages(lived: World, hostile: Path, tmp_path: Path) -> None:
+    """With the system's Python, a user's own packages come before the installed ones."""
     user = tmp_path / "base" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     user.parent.mkdir(parents=True)
     hostile.rename(user)
@@ -108,8 +108,8 @@ def test_modules_of_the_users_own_do_not_stand_in_the_way(lived: World, hostile:
     assert said_at(node, "broken") == []
 
 
-def test_installed_where_only_pythonpath_leads(lived: World, tmp_path: Path) -> None:
-    """pip install --target DIR: the packages lie in DIR, the scripts in DIR/bin."""
+def test_plugin_installed_with_pip_target_finds_its_modules_by_pythonpath(lived: World, tmp_path: Path) -> None:
+    """pip install --target DIR puts the packages into DIR and the scripts into DIR/bin."""
     root = Path(__file__).parents[2]
     target = tmp_path / "target"
     (target / "bin").mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_installed_where_only_pythonpath_leads(lived: World, tmp_path: Path) -> 
     assert said_at(node, "broken") == []
 
 
-def test_arguments_and_exit_code_come_through(lived: World, tmp_path: Path) -> None:
+def test_second_start_of_python_keeps_arguments_and_exit_code(lived: World, tmp_path: Path) -> None:
     said = spawned(CLI, "verify", "no url", "--json x", environment={"PYTHONPATH": "/nowhere"})
     plain = spawned(CLI, "verify", "no url", "--json x")
     assert said == plain
@@ -134,7 +134,7 @@ def test_arguments_and_exit_code_come_through(lived: World, tmp_path: Path) -> N
     assert said.code == 2
 
 
-def test_python_is_started_once_more_only_where_it_must_be(tmp_path: Path) -> None:
+def test_python_is_started_again_only_if_pythonpath_is_set(tmp_path: Path) -> None:
     harmless = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHON_VERSION": "3.99", "PYTHONUTF8": "1"}
     for environment, starts in ((harmless, 1), (harmless | {"PYTHONPATH": "/nowhere"}, 2)):
         trace = tmp_path / f"trace-{starts}"
@@ -152,7 +152,7 @@ def _bare() -> dict[str, str]:
 
 @pytest.mark.parametrize("delay", [0.01, 0.03, 0.06, 0.1])
 def test_ctrl_c_while_modules_are_loaded_prints_no_traceback(delay: float) -> None:
-    """Python's own handler would, until the program proper listens."""
+    """Python's own SIGINT handler prints one until the program has installed its own."""
     program = "from backup_cli.isolated import backup_cli; print('begins', flush=True); backup_cli()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -33,7 +33,7 @@ WHEN = pytest.mark.parametrize("when", ["before", "after"])
 
 
 def dying(when: str) -> list[str]:
-    """The plugin, which is killed when it has published a new generation, or is about to."""
+    """The command of a plugin that kills itself right before or right after it publishes a new generation."""
     return [sys.executable, "-c", f"WHEN = {when!r}\n{DIES}\nfrom plugin.main import main\nmain()"]
 
 
@@ -45,7 +45,7 @@ def play_until_killed(node: Node, history: History) -> None:
 
 
 def assert_goes_on(world: World, history: History) -> None:
-    """A start says nothing alarming, and the backup holds what the node has."""
+    """A start logs nothing alarming, and the backup holds what the node has."""
     again = world.run(history.notes(2))
     assert said_at(again, "broken") == []
     assert_healed(world)
@@ -53,7 +53,9 @@ def assert_goes_on(world: World, history: History) -> None:
 
 @WHEN
 @pytest.mark.parametrize("times", [1, 3])
-def test_snapshot_of_a_start(lived: World, history: History, when: str, times: int) -> None:
+def test_kill_at_publication_of_a_starts_snapshot_is_no_foreign_writer(
+    lived: World, history: History, when: str, times: int
+) -> None:
     lived.run_without_plugin(history.notes(2))
     for _ in range(times):
         node = lived.node(command=dying(when))
@@ -64,7 +66,9 @@ def test_snapshot_of_a_start(lived: World, history: History, when: str, times: i
 
 
 @WHEN
-def test_snapshot_that_heals(lived: World, history: History, when: str) -> None:
+def test_kill_at_publication_of_a_healing_snapshot_is_no_foreign_writer(
+    lived: World, history: History, when: str
+) -> None:
     node = lived.node(command=dying(when), database=SeparateDatabase)
     node.start()
     node.play(history.notes(5))
@@ -77,7 +81,9 @@ def test_snapshot_that_heals(lived: World, history: History, when: str) -> None:
 
 @WHEN
 @pytest.mark.parametrize("times", [1, 3])
-def test_snapshot_of_a_resync(lived: World, history: History, when: str, times: int) -> None:
+def test_kill_at_publication_of_a_resyncs_snapshot_is_no_foreign_writer(
+    lived: World, history: History, when: str, times: int
+) -> None:
     lived.run_without_plugin(history.notes(2))
     for _ in range(times):
         words = [sys.executable, "-c", f"WHEN = {when!r}\n{DIES}\nfrom backup_cli.main import main\nmain()"]

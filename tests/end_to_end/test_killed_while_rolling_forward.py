@@ -50,7 +50,7 @@ class Disk(apsw.VFS):
         super().xDelete(*arguments)
         step()
 
-import backends.sqlite.connection  # which sets SQLite up anew
+import backends.sqlite.connection  # which sets SQLite up again
 disk = Disk()
 from backends.node import files
 replace = files.replace_file
@@ -81,9 +81,9 @@ for line in sys.stdin:
 
 @contextmanager
 def starts(directory: Path) -> Iterator[Callable[[int], int | None]]:
-    """What brings the database forward until it has taken so many steps: how many were left; None when it was killed.
+    """Yields a function that lets a start take `steps` steps: how many it had left over, or None if it was killed.
 
-    AssertionError once one has ended in any other way.
+    AssertionError if a start ends in any other way.
     """
     words = [sys.executable, "-c", STARTS, str(directory)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -102,8 +102,10 @@ def starts(directory: Path) -> Iterator[Callable[[int], int | None]]:
 
 
 @pytest.mark.slow
-def test_killed_at_each_step(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when that is long after the power cut, so that the file was written much later than the backup."""
+def test_roll_forward_killed_at_each_step_is_completed_by_the_next_start(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also long after the power cut, when the file was written much later than the backup."""
     calls = [*drop_with_foreign_keys_off(history), *history.notes(1)]
     newest = play_and_set_back(lived, calls, keep=1)
     first, reached = lived.version, set()

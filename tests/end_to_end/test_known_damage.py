@@ -1,4 +1,4 @@
-"""A backup that was once found to be wrong is called so by everybody, until a new snapshot of the database heals it."""
+"""Damage that was once found stays known to every command, until a new snapshot of the database heals it."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ KNOWN = "this backup is known to be damaged"
 
 
 def play_unreplayable(node: Node, history: History) -> None:
-    """A change that the plugin is told otherwise than the node makes it: no restore can execute it."""
+    """A change that the plugin is told differently from how the node makes it: no restore can execute it."""
     good = history.note()
     bad = Call(good.data_version, ("INSERT INTO nowhere VALUES ('a secret')", good.writes[-1]))
     node.execute(good)
@@ -55,7 +55,7 @@ def check_config(world: World) -> Said:
 
 
 def assert_known(world: World, by: str) -> None:
-    """All who look at the files say so."""
+    """Every command that reads the files reports the damage."""
     said = status(world, "--json")
     seen = json.loads(said.out)
     assert (said.code, seen["health"], seen["damaged"]) == (3, "damaged", True)
@@ -83,7 +83,9 @@ def assert_healed(world: World) -> None:
 # Found by the compaction
 
 
-def test_what_a_compaction_proved_is_known_to_all_and_after_a_kill(lived: World, history: History) -> None:
+def test_damage_that_a_compaction_proved_is_known_to_every_command_and_after_a_kill(
+    lived: World, history: History
+) -> None:
     told = lived.root / "told"
     command = lived.directory / NOTIFY_FILE
     command.write_text(f'#!/bin/sh\necho "$1 $2" >> {told}\n')
@@ -108,7 +110,7 @@ def test_what_a_compaction_proved_is_known_to_all_and_after_a_kill(lived: World,
     assert_healed(lived)
 
 
-def test_a_small_database_heals_it_at_the_next_commit(lived: World, history: History) -> None:
+def test_known_damage_is_healed_at_the_next_commit_of_a_small_database(lived: World, history: History) -> None:
     node = running(lived, history)
     compact_and_find(node)
     node.play(history.notes(3))
@@ -124,14 +126,14 @@ def test_a_small_database_heals_it_at_the_next_commit(lived: World, history: His
 
 
 class Patient(World):
-    """A destination that may be waited for so briefly that no large snapshot is taken while the node runs."""
+    """A world whose commit timeout is so short that no large snapshot is taken while the node runs."""
 
     @property
     def url(self) -> str:
         return f"{super().url}?timeout=5"
 
 
-def test_a_large_database_heals_it_at_the_next_start(tmp_path: Path, history: History) -> None:
+def test_known_damage_is_healed_at_the_next_start_of_a_large_database(tmp_path: Path, history: History) -> None:
     world = Patient(tmp_path).init()
     world.run([history.first(), *(history.big(2 * MIB) for _ in range(4))])
     node = running(world, history)
@@ -145,7 +147,7 @@ def test_a_large_database_heals_it_at_the_next_start(tmp_path: Path, history: Hi
     assert_healed(world)
 
 
-def test_while_foreign_keys_may_be_off_it_is_not_healed(lived: World, history: History) -> None:
+def test_known_damage_is_not_healed_while_foreign_keys_may_be_off(lived: World, history: History) -> None:
     """A snapshot says that they are on, and a change replayed with them on may delete rows."""
     node = lived.node()
     node.start()
@@ -161,8 +163,8 @@ def test_while_foreign_keys_may_be_off_it_is_not_healed(lived: World, history: H
     assert_healed(lived)
 
 
-def test_a_database_that_is_locked_heals_it_later(lived: World, history: History) -> None:
-    """lightningd has it locked from the moment that its cache overflows. The node must not stop for that."""
+def test_known_damage_is_healed_later_while_the_database_is_locked(lived: World, history: History) -> None:
+    """lightningd locks its database as soon as its cache overflows. The node must not stop because of that."""
     node = running(lived, history)
     node.stop()
     lived.run(history.notes(1))  # heals nothing: nobody knows
@@ -183,7 +185,9 @@ def test_a_database_that_is_locked_heals_it_later(lived: World, history: History
 
 @pytest.mark.parametrize("moment", [Moment.IN_HOOK, Moment.BEFORE_COMMIT])
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03])
-def test_killed_while_it_heals(lived: World, history: History, moment: Moment, delay: float) -> None:
+def test_kill_while_known_damage_is_healed_leaves_it_known_or_healed(
+    lived: World, history: History, moment: Moment, delay: float
+) -> None:
     node = running(lived, history)
     node.play([history.big(2 * MIB)])
     compact_and_find(node)
@@ -198,7 +202,7 @@ def test_killed_while_it_heals(lived: World, history: History, moment: Moment, d
     assert_healed(lived)
 
 
-def test_killed_before_the_finding_is_noted_it_is_found_again(lived: World, history: History) -> None:
+def test_damage_found_but_not_noted_before_a_kill_is_found_again(lived: World, history: History) -> None:
     node = running(lived, history)
     node.rpc("backup-compact")
     wait(node, lambda: begun(node) == 1)
@@ -214,7 +218,7 @@ def test_killed_before_the_finding_is_noted_it_is_found_again(lived: World, hist
 # Found by a command
 
 
-def test_verify_beside_the_node_is_noticed_by_it(lived: World, history: History) -> None:
+def test_damage_found_by_verify_is_noticed_by_the_running_node(lived: World, history: History) -> None:
     node = running(lived, history)
     said = backup_cli("verify", lived.url)
     assert said.code == 3 and "this finding is recorded in the backup" in said.err
@@ -228,7 +232,7 @@ def test_verify_beside_the_node_is_noticed_by_it(lived: World, history: History)
 
 
 def stopped(world: World, history: History) -> World:
-    """Its log has a segment that is full, which a compaction would make needless, and so reads."""
+    """A stopped node whose log has a full segment: a compaction would replace it, and therefore reads it."""
     node, blobs = running(world, history), random.Random(1)
     row = "INSERT OR REPLACE INTO vars (name, blobval) VALUES ('often', x'{}')"
     node.play([history.transaction(row.format(blobs.randbytes(1 << 20).hex())) for _ in range(12)])
@@ -246,7 +250,7 @@ def by_compact(world: World) -> Said:
 
 
 @pytest.mark.parametrize(("by", "find"), [("verify", by_verify), ("compaction", by_compact)])
-def test_a_command_notes_it_and_resync_heals_it(
+def test_damage_found_by_a_command_is_noted_and_healed_by_resync(
     lived: World, history: History, by: str, find: Callable[[World], Said]
 ) -> None:
     with lived.node() as node:  # more than a segment, so that a compaction would gain something
@@ -262,7 +266,7 @@ def test_a_command_notes_it_and_resync_heals_it(
     assert_healed(lived)
 
 
-def test_verify_that_passes_after_a_finding_says_both_and_clears_nothing(lived: World) -> None:
+def test_verify_that_passes_despite_known_damage_says_both_and_clears_nothing(lived: World) -> None:
     generation = lived.status()["generation"]
     write_damage(LocalStorage(lived.backup), found_now("compaction", "a cable erred", generation))
     said = backup_cli("verify", lived.url)
@@ -271,7 +275,9 @@ def test_verify_that_passes_after_a_finding_says_both_and_clears_nothing(lived: 
     assert_known(lived, "compaction")
 
 
-def test_verify_that_cannot_write_says_so(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_that_cannot_note_the_damage_says_so(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped(lived, history)
 
     def read_only(storage: LocalStorage, name: str, data: bytes) -> None:

@@ -35,7 +35,9 @@ def migration(history: History) -> list[Call]:
 
 @moments
 @victims
-def test_dying_in_each_call_of_a_migration(lived: World, history: History, moment: Moment, victim: Victim) -> None:
+def test_death_in_each_call_of_a_migration_loses_no_row(
+    lived: World, history: History, moment: Moment, victim: Victim
+) -> None:
     life = Life(lived)
     life.play(migration(history), {number: Death(moment, victim, delay=0.0005) for number in range(1, 6)})
     life.play(history.notes(2))
@@ -44,7 +46,7 @@ def test_dying_in_each_call_of_a_migration(lived: World, history: History, momen
     assert len(restored["children"]) == 1  # the cascade of the last transaction, and no other
 
 
-def test_a_death_with_foreign_keys_off_and_a_new_start_with_them_on(lived: World, history: History) -> None:
+def test_restart_after_a_death_with_foreign_keys_off_has_them_on_in_the_backup(lived: World, history: History) -> None:
     """The node's connection forgets the PRAGMA: a DELETE after that cascades, in the backup as in the database."""
     first, off, *_ = migration(history)
     life = Life(lived)
@@ -54,8 +56,10 @@ def test_a_death_with_foreign_keys_off_and_a_new_start_with_them_on(lived: World
     assert contents(lived.assert_restored_equals_the_nodes())["children"] == []
 
 
-def test_a_stop_with_foreign_keys_off(lived: World, history: History) -> None:
-    """In order, without a snapshot in between that would hide it."""
+def test_restart_after_a_clean_stop_with_foreign_keys_off_has_them_on_in_the_backup(
+    lived: World, history: History
+) -> None:
+    """A clean stop, without a snapshot in between that would hide a mistake."""
     first, off, *_ = migration(history)
     lived.run([first, off])
     node = lived.run([History(lived.version).transaction("DELETE FROM parents")])
@@ -70,7 +74,7 @@ small_cache = partial(SeparateDatabase, cache_pages=10)
 
 
 @moments
-def test_a_node_killed_with_a_hot_journal(lived: World, history: History, moment: Moment) -> None:
+def test_node_killed_with_a_hot_journal_goes_on(lived: World, history: History, moment: Moment) -> None:
     big, small = history.big(), history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")
     node = lived.node(database=small_cache)
     node.start()
@@ -81,8 +85,8 @@ def test_a_node_killed_with_a_hot_journal(lived: World, history: History, moment
     lived.assert_restored_equals_the_nodes()
 
 
-def test_hot_journal_and_first_transaction_that_leaves_another(lived: World, history: History) -> None:
-    """One behind, each time: it is brought forward before lightningd locks the database."""
+def test_hot_journal_twice_in_a_row_is_rolled_forward_each_time(lived: World, history: History) -> None:
+    """The database is one behind each time, and is brought forward before lightningd locks it."""
     lived.run([history.big()])
     for value in range(2):
         node = lived.node(database=small_cache)
@@ -97,13 +101,13 @@ def test_hot_journal_and_first_transaction_that_leaves_another(lived: World, his
 
 
 def go_on(world: World, calls: list[Call]) -> None:
-    """Make these, but for those that the plugin has made before the node opened its database."""
+    """Make these calls, except those that the plugin replayed before the node opened its database."""
     with world.node() as node:
         node.play([call for call in calls if call.data_version > world.version])
 
 
-def test_first_transaction_so_large_that_nobody_can_read_the_database(lived: World, history: History) -> None:
-    """lightningd has it locked from the moment that its cache overflows: it was copied before."""
+def test_first_transaction_that_locks_the_database_still_gets_its_snapshot(lived: World, history: History) -> None:
+    """lightningd locks its database as soon as its cache overflows; the plugin has copied it before that."""
     lived.run([history.big()])
     lived.run_without_plugin(history.notes(1))
     large = history.transaction("UPDATE vars SET blobval = x'00' WHERE substr(name, 1, 3) = 'big'")

@@ -1,6 +1,7 @@
 """A real lightningd, if one is on PATH. It needs no bitcoind: it makes its database, and ends when it finds none.
 
-Small on purpose: that a real node does what the stand-in does is shown by the recordings; here, that the plugin is
+Small on purpose: that a real node does what the fake lightningd does is shown by the recordings; here, that the plugin
+is
 started, heard and believed by the real one.
 """
 
@@ -18,12 +19,12 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("lightningd") is None, reason="there is no lightningd on PATH"),
 ]
 
-PATIENCE = 60.0
+START_TIMEOUT = 60.0
 """Seconds; lightningd gives its plugins as long to answer."""
 
 
 def start(world: World, how: str) -> str:
-    """Run it until it ends by itself (or its patience with bitcoind is over); what it said."""
+    """Run lightningd until it ends by itself (or gives up on bitcoind); what it printed."""
     executable = world.root / "lightningd-backup"
     executable.write_text(f'#!/bin/sh\nexec {" ".join(PLUGIN)} "$@"\n')
     executable.chmod(0o700)
@@ -39,7 +40,7 @@ def start(world: World, how: str) -> str:
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=world.root)
     try:
-        said, _ = process.communicate(timeout=PATIENCE)
+        said, _ = process.communicate(timeout=START_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.terminate()
         said, _ = process.communicate()
@@ -47,14 +48,14 @@ def start(world: World, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["plugin", "important-plugin"])
-def test_without_a_backup_it_does_not_start(world: World, how: str) -> None:
+def test_real_lightningd_without_a_backup_does_not_start(world: World, how: str) -> None:
     said = start(world, how)
     assert "this node has no backup yet" in said
     assert "backup-cli init" in said
     assert not world.database.exists() or everything(world.database) == {"": []}
 
 
-def test_what_it_commits_comes_back(world: World) -> None:
+def test_real_lightningds_commits_are_restored_exactly(world: World) -> None:
     world.init()
     said = start(world, "important-plugin")
     assert "backing up to" in said

@@ -21,7 +21,7 @@ def assert_as_recorded(world: World, recording: Recording) -> None:
 
 
 @recordings
-def test_from_the_first_call_to_a_clean_stop(world: World, recording: Recording) -> None:
+def test_recorded_node_from_first_call_to_clean_stop_restores_exactly(world: World, recording: Recording) -> None:
     recording.prepare(world)
     node = world.run(recording.calls())
     assert node.stderr == ""
@@ -32,7 +32,7 @@ def test_from_the_first_call_to_a_clean_stop(world: World, recording: Recording)
     assert "identical with the node's database" in verified.out
 
 
-def test_messages_that_arrive_in_pieces(world: World) -> None:
+def test_recorded_node_whose_messages_arrive_in_pieces_restores_exactly(world: World) -> None:
     FRESH.prepare(world)
     node = world.run(FRESH.calls(120), delivery=in_pieces(3000))
     assert said_at(node, "broken") == []
@@ -40,8 +40,10 @@ def test_messages_that_arrive_in_pieces(world: World) -> None:
 
 
 @recordings
-def test_killed_after_each_of_the_first_calls(world: World, recording: Recording) -> None:
-    """The migrations, with their lone PRAGMAs, and the first transactions."""
+def test_recorded_node_killed_after_each_of_its_first_calls_restores_exactly(
+    world: World, recording: Recording
+) -> None:
+    """The first calls are the migrations, with their lone PRAGMAs, and the first transactions."""
     recording.prepare(world)
     calls, life = recording.calls(), Life(world)
     life.play(itertools.islice(calls, 9), kill_every=1)
@@ -53,7 +55,7 @@ def test_killed_after_each_of_the_first_calls(world: World, recording: Recording
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [47, 331])
-def test_killed_after_every_so_many_calls(world: World, every: int) -> None:
+def test_recorded_node_killed_at_intervals_restores_exactly(world: World, every: int) -> None:
     FRESH.prepare(world)
     life = Life(world)
     life.play(FRESH.calls(), kill_every=every)
@@ -62,7 +64,7 @@ def test_killed_after_every_so_many_calls(world: World, every: int) -> None:
 
 
 @upgrades
-def test_an_upgrade_killed_after_every_so_many_calls(world: World, recording: Recording) -> None:
+def test_recorded_upgrade_killed_at_intervals_restores_exactly(world: World, recording: Recording) -> None:
     recording.prepare(world)
     life = Life(world)
     life.play(recording.calls(), kill_every=401)
@@ -72,7 +74,9 @@ def test_an_upgrade_killed_after_every_so_many_calls(world: World, recording: Re
 
 @pytest.mark.parametrize("victim", Victim)
 @pytest.mark.parametrize("moment", Moment)
-def test_killed_at_random_in_the_middle_of_calls(world: World, moment: Moment, victim: Victim) -> None:
+def test_recorded_node_killed_inside_random_calls_restores_exactly(
+    world: World, moment: Moment, victim: Victim
+) -> None:
     chance = random.Random(f"{moment} {victim}")
     calls = list(FRESH.calls())
     numbers = {*chance.sample(range(1, 9), 3), *chance.sample(range(9, len(calls) + 1), 4)}
@@ -86,7 +90,7 @@ def test_killed_at_random_in_the_middle_of_calls(world: World, moment: Moment, v
 
 
 @upgrades
-def test_an_upgrade_killed_at_random_in_the_middle_of_calls(world: World, recording: Recording) -> None:
+def test_recorded_upgrade_killed_inside_random_calls_restores_exactly(world: World, recording: Recording) -> None:
     recording.prepare(world)
     chance = random.Random(recording.name)
     calls = list(recording.calls())

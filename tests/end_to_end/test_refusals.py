@@ -61,31 +61,33 @@ LOCKS: dict[str, tuple[Act, str]] = {
 
 
 @pytest.mark.parametrize("what", LOCKS)
-def test_backup_lock(taken_over: World, history: History, what: str) -> None:
+def test_backup_lock_that_is_missing_or_unusable_is_refused_with_advice(
+    taken_over: World, history: History, what: str
+) -> None:
     act, sentence = LOCKS[what]
     act(taken_over)
     assert_matches(refusal(taken_over, history.note()), sentence)
 
 
-def test_a_fresh_node_without_a_backup_does_not_start(world: World, history: History) -> None:
+def test_fresh_node_without_a_backup_does_not_start(world: World, history: History) -> None:
     assert_matches(refusal(world, history.first()), "no backup yet.*backup-cli init")
     assert world.version == 0
 
 
-def test_backup_lock_that_may_not_be_read(taken_over: World, history: History) -> None:
+def test_backup_lock_without_read_permission_is_refused(taken_over: World, history: History) -> None:
     (taken_over.directory / "backup.lock").chmod(0)
     assert_matches(refusal(taken_over, history.note(), command=[*as_mortal(), *PLUGIN]), "cannot be read.*must give it")
 
 
-def test_a_lock_file_of_the_older_plugin(taken_over: World, history: History) -> None:
-    """It names a file in a form that is not ours."""
+def test_backup_lock_of_a_legacy_backup_is_refused_with_init_as_advice(taken_over: World, history: History) -> None:
+    """The older plugin's backup.lock names a file in a format that is not ours."""
     old = taken_over.root / "disk" / "backup.dbak"
     old.write_bytes(b"\0" * 512)
     write_lock(json.dumps({"backend_url": old.as_uri()}).encode())(taken_over)
     assert_matches(refusal(taken_over, history.note()), "older.*backup-cli init")
 
 
-def test_a_lock_file_of_the_older_plugins_form_that_names_our_backup(taken_over: World, history: History) -> None:
+def test_backup_lock_in_legacy_form_that_names_our_backup_is_accepted(taken_over: World, history: History) -> None:
     """Written by hand, or by a tool: it says where, and that is enough."""
     write_lock(json.dumps({"backend_url": taken_over.url}).encode())(taken_over)
     taken_over.run(history.notes(3))
@@ -142,14 +144,16 @@ DESTINATIONS: dict[str, tuple[Act, str]] = {
 
 
 @pytest.mark.parametrize("what", DESTINATIONS)
-def test_the_destination(taken_over: World, history: History, what: str) -> None:
+def test_destination_that_is_missing_damaged_or_foreign_is_refused_with_advice(
+    taken_over: World, history: History, what: str
+) -> None:
     act, sentence = DESTINATIONS[what]
     act(taken_over)
     assert_matches(refusal(taken_over, history.note()), sentence)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o500])
-def test_a_destination_that_this_user_may_not_write(taken_over: World, history: History, mode: int) -> None:
+def test_destination_without_write_permission_is_refused(taken_over: World, history: History, mode: int) -> None:
     command = [*as_mortal(), *PLUGIN]
     taken_over.backup.chmod(mode)
     try:
@@ -162,7 +166,9 @@ def test_a_destination_that_this_user_may_not_write(taken_over: World, history: 
     taken_over.assert_restored_equals_the_nodes()
 
 
-def test_what_was_away_and_is_back_is_gone_on_with(taken_over: World, history: History) -> None:
+def test_destination_that_was_away_and_is_back_is_continued_without_a_snapshot(
+    taken_over: World, history: History
+) -> None:
     away = taken_over.root / "away"
     taken_over.backup.rename(away)
     call = history.note()
@@ -176,21 +182,21 @@ def test_what_was_away_and_is_back_is_gone_on_with(taken_over: World, history: H
 # Another writer
 
 
-IMPATIENT = "import plugin.roll_forward as it; it.ALONE_WITHIN = 1.0; from plugin.main import main; main()"
-"""A plugin that waits for a second, not for ten, until the other one may have left."""
+WAITS_ONE_SECOND = "import plugin.roll_forward as it; it.ALONE_WITHIN = 1.0; from plugin.main import main; main()"
+"""A plugin that waits one second, not ten, for another process to leave."""
 
 
-def test_a_second_plugin_beside_a_running_one(taken_over: World, history: History) -> None:
+def test_second_plugin_beside_a_running_one_is_refused_by_pid(taken_over: World, history: History) -> None:
     with taken_over.node() as first:
         first.play(history.notes(2))
         call = transaction(taken_over.version + 1, "DELETE FROM db_upgrades")
-        message = refusal(taken_over, call, [sys.executable, "-c", IMPATIENT])
+        message = refusal(taken_over, call, [sys.executable, "-c", WAITS_ONE_SECOND])
         assert_matches(message, rf"another process \(pid {first.pid}, .*stop it first")
         first.play(history.notes(2))
     taken_over.assert_restored_equals_the_nodes()
 
 
-def test_the_lock_of_a_dead_process_is_not_in_the_way(taken_over: World, history: History) -> None:
+def test_lock_file_of_a_dead_process_does_not_prevent_a_start(taken_over: World, history: History) -> None:
     node = taken_over.node()
     node.start()
     node.play(history.notes(2))

@@ -13,7 +13,7 @@ from tests.fake_lightningd import Call, History, Node, Refused, Victim, transact
 # The database
 
 
-def test_a_database_that_is_far_behind(world: World, history: History) -> None:
+def test_database_far_behind_is_refused_with_the_restore_command(world: World, history: History) -> None:
     world.init().run([history.first(), *history.notes(5)])
     old = world.database.read_bytes()
     world.run(history.notes(17))
@@ -24,14 +24,14 @@ def test_a_database_that_is_far_behind(world: World, history: History) -> None:
     assert everything(world.restore()) == newest
 
 
-@pytest.mark.parametrize("stop", ["in order", "killed while idle"])
+@pytest.mark.parametrize("stop", ["clean stop", "killed while idle"])
 def test_old_copy_that_is_one_behind_is_brought_forward(lived: World, history: History, stop: str) -> None:
     """The node was seen to have committed the last change, and it is never given up."""
     old = lived.database.read_bytes()
     node = lived.node()
     node.start()
     node.play(history.notes(1))
-    if stop == "in order":
+    if stop == "clean stop":
         node.stop()
     else:
         node.wire.listen(3.0)
@@ -44,7 +44,7 @@ def test_old_copy_that_is_one_behind_is_brought_forward(lived: World, history: H
     lived.assert_restored_equals_the_nodes()
 
 
-def test_an_emptied_database(taken_over: World) -> None:
+def test_lost_database_is_refused_and_the_printed_command_restores_it(taken_over: World) -> None:
     newest = everything(taken_over.database)
     taken_over.database.unlink()
     message = refusal(taken_over, History().first())
@@ -58,8 +58,8 @@ def test_an_emptied_database(taken_over: World) -> None:
 
 
 @pytest.mark.parametrize("version", [(1 << 32) - 9, (1 << 32) - 70_000, 1 << 31])
-def test_an_emptied_database_at_a_huge_version(world: World, version: int) -> None:
-    """Counted around 2^32, nothing may look ahead of everything."""
+def test_lost_database_whose_backup_is_at_a_huge_version_is_refused(world: World, version: int) -> None:
+    """Counted modulo 2^32, an empty database must not look as if it were ahead of its backup."""
     history = History()
     world.run_without_plugin([history.first(), transaction_to(version)])
     world.init().run(History(version).notes(3))
@@ -70,12 +70,12 @@ def test_an_emptied_database_at_a_huge_version(world: World, version: int) -> No
 
 
 def transaction_to(version: int) -> Call:
-    """No node does this, but many years."""
+    """A call that jumps to this version. A real node would take many years to get there."""
     return Call(version, (f"UPDATE vars SET intval = {version} WHERE name = 'data_version'",))
 
 
-def test_an_emptied_database_that_never_had_a_version(world: World) -> None:
-    """An old node's backup stands at version 0, as an empty database does: it must not take the backup's place."""
+def test_lost_database_without_a_version_column_is_refused(world: World) -> None:
+    """An old node's backup is at version 0, as an empty database is: the empty one must not replace the backup."""
     world.run_without_plugin(
         [
             Call(
@@ -96,7 +96,7 @@ def test_an_emptied_database_that_never_had_a_version(world: World) -> None:
     assert everything(world.restore()) == newest
 
 
-def test_another_nodes_database(taken_over: World, history: History) -> None:
+def test_database_of_another_node_at_the_same_version_is_refused(taken_over: World, history: History) -> None:
     """The same version, but not the node whose backup this is."""
     set_id = "INSERT INTO vars (name, blobval) VALUES ('node_id', x'{}')"
     taken_over.run([history.transaction(set_id.format("02" * 33))])
@@ -106,8 +106,9 @@ def test_another_nodes_database(taken_over: World, history: History) -> None:
     assert_matches(refusal(taken_over, history.note()), "belongs to the node 0303.*backup-cli init")
 
 
-def test_another_file_than_the_one_in_the_directory(lived: World) -> None:
-    """`--wallet` names it: what lies in the directory is not lightningd's, and no snapshot of it may be taken."""
+def test_database_that_is_not_the_file_in_the_directory_is_refused(lived: World) -> None:
+    """`--wallet` names another file: the one in the directory is not lightningd's, and no snapshot of it may be
+    taken."""
     node = lived.node()
     node.start()
     with pytest.raises(Refused, match=r"says its database is at version 9, but the file .* is at 6.*--wallet"):
@@ -116,7 +117,7 @@ def test_another_file_than_the_one_in_the_directory(lived: World) -> None:
     lived.assert_restored_equals_the_nodes()
 
 
-def test_the_right_database_put_back_is_gone_on_with(world: World, history: History) -> None:
+def test_right_database_put_back_after_a_refusal_goes_on(world: World, history: History) -> None:
     world.init().run([history.first(), *history.notes(5)])
     old = world.database.read_bytes()
     world.run(history.notes(17))
@@ -131,23 +132,23 @@ def test_the_right_database_put_back_is_gone_on_with(world: World, history: Hist
 # What lightningd says
 
 
-def test_postgresql(taken_over: World) -> None:
+def test_postgresql_call_without_statements_is_refused_at_any_version(taken_over: World) -> None:
     """Its changes come without statements, whatever the version."""
     for version in (0, 1, taken_over.version, taken_over.version + 1):
         assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Remove it from")
 
 
-def test_postgresql_on_a_node_without_a_database_file(world: World) -> None:
+def test_postgresql_node_without_a_database_file_is_refused(world: World) -> None:
     world.init()
     assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Remove it from")
 
 
-def test_a_pragma_that_nobody_knows(taken_over: World) -> None:
+def test_unknown_pragma_is_refused(taken_over: World) -> None:
     call = Call(taken_over.version, ("PRAGMA secure_delete = ON;",))
     assert_matches(refusal(taken_over, call), "PRAGMA that this release does not know.*update lightningd-backup")
 
 
-def test_a_statement_with_a_nul_byte(taken_over: World, history: History) -> None:
+def test_statement_with_a_nul_byte_is_refused(taken_over: World, history: History) -> None:
     """SQLite could not execute it, so lightningd cannot have."""
     node = taken_over.node()
     node.start()
@@ -174,7 +175,9 @@ def test_a_statement_with_a_nul_byte(taken_over: World, history: History) -> Non
     ],
     ids=str,
 )
-def test_a_call_that_is_none(taken_over: World, history: History, params: dict[str, object]) -> None:
+def test_call_with_malformed_parameters_never_gets_continue(
+    taken_over: World, history: History, params: dict[str, object]
+) -> None:
     """Anything but `continue` stops lightningd; a plugin that goes on afterwards must not say it either."""
     # A lone surrogate can be written in JSON, and in nothing else.
     node = taken_over.node(delivery=lambda data: [data.replace(b"LONE", b"\\ud800")])
@@ -187,7 +190,7 @@ def test_a_call_that_is_none(taken_over: World, history: History, params: dict[s
     taken_over.assert_restored_equals_the_nodes()
 
 
-def test_once_refused_everything_is_refused(taken_over: World, history: History) -> None:
+def test_calls_after_a_refusal_are_all_refused(taken_over: World, history: History) -> None:
     """lightningd stops at once; should it not, it does not get a `continue` for a later change."""
     (taken_over.directory / "backup.lock").rename(taken_over.directory / "away")
     node: Node = taken_over.node()
@@ -202,7 +205,7 @@ def test_once_refused_everything_is_refused(taken_over: World, history: History)
     node.stop()
 
 
-def test_the_witness_and_the_sessions_are_only_help(taken_over: World, history: History) -> None:
+def test_garbage_in_sync_point_and_session_list_costs_one_snapshot_only(taken_over: World, history: History) -> None:
     """Garbage in them costs a snapshot, nothing else."""
     for name in ("backup.witness", "backup.session"):
         (taken_over.directory / name).write_bytes(os.urandom(99))
@@ -211,7 +214,7 @@ def test_the_witness_and_the_sessions_are_only_help(taken_over: World, history: 
     taken_over.assert_restored_equals_the_nodes()
 
 
-def test_all_that_is_refused_leaves_a_backup_that_can_be_restored(taken_over: World, history: History) -> None:
+def test_refused_call_leaves_a_backup_that_restores_exactly(taken_over: World, history: History) -> None:
     before = everything(taken_over.database)
     refusal(taken_over, Call(taken_over.version, ()))
     assert differences(taken_over.restore(), taken_over.database) == []

@@ -13,7 +13,7 @@ SECONDS = float(os.environ.get("SECOND_WRITER_SECONDS", "inf"))
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_by_a_second_writer() -> None:
+def test_second_writer_loses_no_acknowledged_change() -> None:
     seed = int(os.environ.get("SECOND_WRITER_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"seed {seed}")
     rounds, lost = disturb(seed, rounds=ROUNDS, seconds=SECONDS, say=True)

@@ -31,7 +31,7 @@ MIGRATION = (
     "INSERT INTO parents VALUES (1), (2)",
     "INSERT INTO children VALUES (1, 1), (2, 2)",
 )
-"""Tables of which a `DROP TABLE parents` empties the other one, but with foreign keys OFF."""
+"""Tables of which a `DROP TABLE parents` empties the other one, unless foreign keys are OFF."""
 
 
 def drop_with_foreign_keys_off(history: History) -> list[Call]:
@@ -46,7 +46,9 @@ def drop_with_foreign_keys_off(history: History) -> list[Call]:
 
 
 def play_and_set_back(world: World, calls: Iterable[Call], keep: int) -> Path:
-    """A kill after these calls, and the database as it was after `keep` of them. Returns what it was at last."""
+    """Kill the node after these calls, and put the database back to where it was after `keep` of them. Returns a copy
+    of
+    the newest state."""
     calls, aside = list(calls), world.root / "aside"
     node = world.node()
     node.start()
@@ -62,7 +64,7 @@ def play_and_set_back(world: World, calls: Iterable[Call], keep: int) -> Path:
 
 
 def start(world: World) -> Start:
-    """What comes before the manifest, in this process."""
+    """What the plugin does before it answers the manifest, in this process."""
     return before_manifest(world.directory)
 
 
@@ -84,7 +86,7 @@ def test_database_set_back_is_brought_forward(lived: World, history: History, be
 
 
 @pytest.mark.parametrize("keep", range(5))
-def test_foreign_keys_are_as_they_were(lived: World, history: History, keep: int) -> None:
+def test_database_set_back_within_a_migration_keeps_its_child_rows(lived: World, history: History, keep: int) -> None:
     """Wherever in a migration the database was set back to."""
     newest = play_and_set_back(lived, drop_with_foreign_keys_off(history), keep)
     with lived.node() as node:
@@ -95,7 +97,7 @@ def test_foreign_keys_are_as_they_were(lived: World, history: History, keep: int
     lived.assert_restored_equals_the_nodes()
 
 
-def test_new_node_whose_first_changes_were_all_taken_back(world: World, history: History) -> None:
+def test_new_node_whose_first_changes_were_all_taken_back_is_brought_forward(world: World, history: History) -> None:
     calls = [history.first(), *history.notes(3)]
     newest = play_and_set_back(world.init(), calls, keep=1)
     world.database.unlink()
@@ -107,7 +109,9 @@ def test_new_node_whose_first_changes_were_all_taken_back(world: World, history:
 
 
 @pytest.mark.parametrize("cache_pages", [10, 2000])
-def test_hot_journal_that_a_power_cut_has_brought_back(lived: World, history: History, cache_pages: int) -> None:
+def test_hot_journal_brought_back_by_a_power_cut_loses_no_commit(
+    lived: World, history: History, cache_pages: int
+) -> None:
     """The last commit is in the file, and the journal beside it takes it back."""
     node = lived.node(partial(SeparateDatabase, cache_pages=cache_pages))
     node.start()
@@ -132,8 +136,8 @@ def test_hot_journal_that_a_power_cut_has_brought_back(lived: World, history: Hi
     lived.assert_restored_equals_the_nodes()
 
 
-def test_killed_in_a_large_transaction_after_the_answer(lived: World, history: History) -> None:
-    """Its pages were written before the commit. The database is rolled back, and then brought forward."""
+def test_node_killed_after_the_answer_to_a_large_transaction_is_brought_forward(lived: World, history: History) -> None:
+    """Some pages reach the file before the commit. The database is rolled back, and then brought forward."""
     node = lived.node(partial(SeparateDatabase, cache_pages=10))
     node.start()
     node.play(history.notes(1))
@@ -146,7 +150,7 @@ def test_killed_in_a_large_transaction_after_the_answer(lived: World, history: H
     lived.assert_restored_equals_the_nodes()
 
 
-def test_compaction_leaves_what_is_needed(lived: World, history: History) -> None:
+def test_compaction_leaves_the_changes_that_a_set_back_database_needs(lived: World, history: History) -> None:
     noise = [f"UPDATE vars SET blobval = x'{os.urandom(800_000).hex()}' WHERE name = 'note 2'" for _ in range(14)]
     calls = [*(history.transaction(sql) for sql in noise), *history.notes(16)]
     newest = play_and_set_back(lived, calls, keep=14)
@@ -159,7 +163,7 @@ def test_compaction_leaves_what_is_needed(lived: World, history: History) -> Non
     lived.assert_restored_equals_the_nodes()
 
 
-def test_second_start_needs_no_proof_any_more(lived: World, history: History) -> None:
+def test_second_start_after_rolling_forward_finds_nothing_to_do(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(6), keep=4)
     assert start(lived).left is None
     began = start(lived)
@@ -167,7 +171,7 @@ def test_second_start_needs_no_proof_any_more(lived: World, history: History) ->
     assert said_at(lived.run(history.notes(1)), "unusual") == []
 
 
-def test_start_while_the_destination_is_away_changes_nothing(lived: World, history: History) -> None:
+def test_set_back_database_waits_unchanged_while_the_destination_is_away(lived: World, history: History) -> None:
     """lightningd opens the database then, and is refused; the next start has the backup again."""
     newest = play_and_set_back(lived, history.notes(6), keep=4)
     away = lived.backup.with_name("away")
@@ -191,7 +195,7 @@ Damage = Callable[[World, History], None]
 
 
 def edited(world: World, history: History) -> None:
-    """By hand, at the same version."""
+    """Edited by hand, at the same version."""
     with closing(sqlite3.connect(world.database, isolation_level=None)) as database:
         database.execute("UPDATE vars SET val = 'edited' WHERE name = 'note 2'")
 
@@ -204,7 +208,7 @@ def run_without_the_plugin(world: World, history: History) -> None:
 
 
 def copied(world: World, history: History) -> None:
-    """The node's directory, as on another machine."""
+    """The node's directory is a copy, as on another machine."""
     aside = world.root / "lightning" / "copied"
     shutil.copytree(world.directory, aside)
     shutil.move(world.directory, world.root / "original")
@@ -261,7 +265,9 @@ LEFT: list[tuple[Damage, WhyLeft]] = [
 
 
 @pytest.mark.parametrize(("damage", "why"), LEFT, ids=[damage.__name__ for damage, _ in LEFT])
-def test_database_is_left_alone_without_proof(lived: World, history: History, damage: Damage, why: WhyLeft) -> None:
+def test_set_back_database_is_left_alone_without_proof(
+    lived: World, history: History, damage: Damage, why: WhyLeft
+) -> None:
     play_and_set_back(lived, history.notes(20), keep=17)
     damage(lived, history)
     before = lived.everything_on_disk()
@@ -271,7 +277,7 @@ def test_database_is_left_alone_without_proof(lived: World, history: History, da
     assert {path: what for path, what in lived.everything_on_disk().items() if path != str(found)} == before
 
 
-def test_database_too_far_behind_is_refused_with_the_reason(lived: World, history: History) -> None:
+def test_database_too_far_behind_to_roll_forward_is_refused_with_the_reason(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(20), keep=3)
     before = lived.database.read_bytes()
     node = lived.node()
@@ -283,7 +289,7 @@ def test_database_too_far_behind_is_refused_with_the_reason(lived: World, histor
     assert lived.database.read_bytes() == before
 
 
-def test_database_that_is_open_elsewhere_is_left_alone(
+def test_set_back_database_that_is_open_elsewhere_is_left_alone(
     lived: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugin.roll_forward.ALONE_WITHIN", 0.5)
@@ -298,8 +304,8 @@ def test_database_that_is_open_elsewhere_is_left_alone(
     assert start(lived).left is None
 
 
-def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -> None:
-    """It has saved a change that was never committed, and takes its time to end."""
+def test_start_waits_for_the_plugin_of_a_killed_node_to_end(lived: World, history: History) -> None:
+    """The old plugin has saved a change that was never committed, and is slow to end."""
     killed = lived.node(database=SeparateDatabase)
     killed.start()
     killed.play(history.notes(3))
@@ -318,7 +324,9 @@ def test_plugin_of_a_killed_node_is_waited_for(lived: World, history: History) -
     lived.assert_restored_equals_the_nodes()
 
 
-def test_hanging_destination_is_given_up(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roll_forward_gives_up_on_a_hanging_destination(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     monkeypatch.setattr("plugin.roll_forward.READ_WITHIN", 0.2)
     monkeypatch.setattr("backends.log.backup.Backup.last_writer", lambda _: time.sleep(3))
@@ -329,7 +337,7 @@ def test_hanging_destination_is_given_up(lived: World, history: History, monkeyp
     assert lived.database.read_bytes() == before
 
 
-def test_missing_changes_that_take_too_long_are_left(
+def test_roll_forward_that_takes_too_long_leaves_the_database_alone(
     lived: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = history.notes(2)
@@ -349,7 +357,7 @@ def test_missing_changes_that_take_too_long_are_left(
     assert lived.version == before + 2
 
 
-def test_copy_of_the_database_is_made_before_a_large_first_transaction(lived: World, history: History) -> None:
+def test_database_is_copied_before_a_large_first_transaction_locks_it(lived: World, history: History) -> None:
     """SQLite's cache has spilled when lightningd asks, so that nobody can read the database any more."""
     lived.run_without_plugin(history.notes(2))
     with lived.node(partial(SeparateDatabase, cache_pages=10)) as node:
@@ -359,7 +367,7 @@ def test_copy_of_the_database_is_made_before_a_large_first_transaction(lived: Wo
     lived.assert_restored_equals_the_nodes()
 
 
-def test_copy_made_early_goes_with_the_plugin(lived: World, history: History) -> None:
+def test_early_copy_of_the_database_is_removed_by_the_next_start(lived: World, history: History) -> None:
     lived.run_without_plugin(history.notes(2))
     node = lived.node()
     node.start()
@@ -370,7 +378,7 @@ def test_copy_made_early_goes_with_the_plugin(lived: World, history: History) ->
     lived.assert_restored_equals_the_nodes()
 
 
-def test_read_only_database_is_named_as_such(lived: World, history: History) -> None:
+def test_set_back_database_that_is_read_only_is_refused_as_such(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     lived.database.chmod(0o400)
     before = lived.database.read_bytes()
@@ -384,8 +392,8 @@ def test_read_only_database_is_named_as_such(lived: World, history: History) -> 
     assert lived.version == history.version
 
 
-def test_backup_lock_of_the_older_plugin_is_enough(lived: World, history: History) -> None:
-    """It names no backup's id: then the one that lies there counts, as at the first call."""
+def test_roll_forward_accepts_a_backup_lock_in_legacy_form(lived: World, history: History) -> None:
+    """It names no backup id: then the backup that is there counts, as at the first call."""
     (lived.directory / "backup.lock").write_text(json.dumps({"backend_url": lived.url}))
     play_and_set_back(lived, history.notes(3), keep=2)
     lived.run(history.notes(1))
@@ -393,7 +401,7 @@ def test_backup_lock_of_the_older_plugin_is_enough(lived: World, history: Histor
 
 
 @pytest.mark.parametrize("name", ["backup.lock", "backup.witness", "backup.session", "backup.found"])
-def test_fifo_in_place_of_a_note_does_not_keep_the_manifest(lived: World, history: History, name: str) -> None:
+def test_fifo_in_place_of_a_notes_file_does_not_delay_the_manifest(lived: World, history: History, name: str) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     (lived.directory / name).unlink(missing_ok=True)
     os.mkfifo(lived.directory / name)
@@ -402,8 +410,8 @@ def test_fifo_in_place_of_a_note_does_not_keep_the_manifest(lived: World, histor
     node.die()
 
 
-def test_reader_of_the_database_gets_time_to_end(lived: World, history: History) -> None:
-    """Somebody copies it at the very moment of the start."""
+def test_roll_forward_waits_for_a_short_reader_of_the_database(lived: World, history: History) -> None:
+    """Somebody copies the database at the very moment of the start."""
     play_and_set_back(lived, history.notes(3), keep=2)
     program = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN');"
     program += "c.execute('SELECT * FROM vars').fetchall(); print('reading', flush=True); time.sleep(2)"
@@ -415,7 +423,7 @@ def test_reader_of_the_database_gets_time_to_end(lived: World, history: History)
     assert lived.version == history.version
 
 
-def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, history: History) -> None:
+def test_temporary_reason_against_rolling_forward_is_refused_with_advice(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     aside = lived.backup.rename(lived.backup.with_name("unplugged"))
     node = lived.node()
@@ -428,7 +436,7 @@ def test_reason_that_passes_is_told_with_what_to_do_about_it(lived: World, histo
 
 
 @pytest.mark.parametrize("name", ["lock", "session"])
-def test_file_of_another_user_in_the_backup_is_named(lived: World, history: History, name: str) -> None:
+def test_file_of_another_user_in_the_backup_is_named_in_the_refusal(lived: World, history: History, name: str) -> None:
     (lived.backup / name).touch()  # the lock of a killed process, say
     (lived.backup / name).chmod(0)
     node = lived.node(command=[*as_mortal(), *PLUGIN])
@@ -439,8 +447,8 @@ def test_file_of_another_user_in_the_backup_is_named(lived: World, history: Hist
     lived.run(History(lived.version).notes(1))
 
 
-def test_note_of_another_user_is_replaced(lived: World, history: History) -> None:
-    """Or every start after a kill would take a snapshot."""
+def test_sync_point_file_of_another_user_is_replaced(lived: World, history: History) -> None:
+    """Otherwise every start after a kill would take a snapshot."""
     (lived.directory / "backup.witness").chmod(0)
     lived.run(history.notes(1), command=[*as_mortal(), *PLUGIN])
     node = lived.node(command=[*as_mortal(), *PLUGIN])
@@ -451,8 +459,10 @@ def test_note_of_another_user_is_replaced(lived: World, history: History) -> Non
     assert said_at(lived.run(history.notes(1)), "unusual") == []
 
 
-def test_full_disk_of_the_node_is_named(lived: World, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even the note fits that comes before the changes."""
+def test_roll_forward_on_a_full_node_disk_leaves_the_database_alone(
+    lived: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no space even for the note that is written before the changes."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

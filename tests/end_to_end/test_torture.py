@@ -11,7 +11,7 @@ SECONDS = float(os.environ.get("TORTURE_SECONDS", "20"))
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_by_kills_at_random() -> None:
+def test_random_kills_lose_no_acknowledged_change() -> None:
     seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"seed {seed}")
     assert torture(seed, rounds=1 << 30, seconds=SECONDS, say=True) > 3

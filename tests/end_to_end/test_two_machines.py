@@ -1,6 +1,6 @@
 """Two machines with copies of one node's directory, and one backup: only one of them may go on.
 
-Two nodes with the same keys lose money. What can be asked of a backup is that its writers find out, and that it stays
+Two nodes with the same keys lose money. A backup can make sure that its writers find out, and that it stays
 whole and is the newest node's.
 """
 
@@ -15,11 +15,11 @@ from tests.end_to_end.world import PLUGIN, World, backup_cli, tree
 from tests.fake_lightningd import History, Node, Refused
 
 WITHIN = 15.0
-"""Seconds after which a writer that was replaced must refuse at the latest."""
+"""Seconds within which a writer that was replaced must refuse."""
 
 
 def another_machine(world: World, *without: str) -> World:
-    """A copy of the node's directory, but for these files; both name the same backup."""
+    """A copy of the node's directory without these files; both name the same backup."""
     other = World(world.root / "other-machine")
     other.directory.rmdir()
     shutil.copytree(world.directory, other.directory)
@@ -39,7 +39,7 @@ ELSEWHERE = [
 """The plugin on a machine that the lock in the backup does not reach."""
 
 
-def refuses(node: Node, history: History) -> str:
+def write_until_refused(node: Node, history: History) -> str:
     """Write as an idle node does, twice a second, until that is refused."""
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
@@ -60,7 +60,7 @@ def refused_at_start(world: World) -> str:
     return refused.value.message
 
 
-def test_the_one_that_was_replaced_refuses(lived: World, history: History) -> None:
+def test_writer_replaced_by_a_restore_elsewhere_refuses_within_15_seconds(lived: World, history: History) -> None:
     """The node was restored elsewhere, by somebody who believed the old machine dead; it is only idle."""
     with lived.node() as old_node:
         old_node.play(history.notes(2))
@@ -71,7 +71,7 @@ def test_the_one_that_was_replaced_refuses(lived: World, history: History) -> No
         theirs = History(new.version)
         with new.node(command=ELSEWHERE) as new_node:
             new_node.play(theirs.notes(3))
-            message = refuses(old_node, history)
+            message = write_until_refused(old_node, history)
             assert "another node" in message
             assert "two nodes with the same keys lose money" in message
             new_node.play(theirs.notes(3))
@@ -84,8 +84,8 @@ def test_the_one_that_was_replaced_refuses(lived: World, history: History) -> No
     new.assert_restored_equals_the_nodes()
 
 
-def test_a_copy_of_the_stopped_node_is_refused_once_the_node_has_run_again(lived: World, history: History) -> None:
-    """It knows what its last session was, and that there was another one since. The node in use notices nothing."""
+def test_copy_of_a_stopped_node_is_refused_once_the_node_has_run_again(lived: World, history: History) -> None:
+    """The copy knows its last session, and sees that there was another one since. The node in use notices nothing."""
     copy = another_machine(lived)
     with lived.node() as node:
         node.play(history.notes(4))
@@ -97,8 +97,8 @@ def test_a_copy_of_the_stopped_node_is_refused_once_the_node_has_run_again(lived
     lived.assert_restored_equals_the_nodes()
 
 
-def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, history: History) -> None:
-    """A copy that knows nothing of sessions. It is refused before it has changed anything: the node in use goes on."""
+def test_older_copy_of_a_node_is_refused_and_the_backup_is_unchanged(lived: World, history: History) -> None:
+    """The copy has no list of sessions. It is refused before it has changed anything, and the node in use goes on."""
     copy = another_machine(lived, "backup.session", "backup.witness")
     with lived.node() as node:
         node.play(history.notes(4))
@@ -111,7 +111,7 @@ def test_an_older_copy_is_refused_and_the_backup_stays_the_newest(lived: World, 
 
 
 @pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
-def test_a_copy_on_the_same_machine_is_refused_by_the_lock(
+def test_copy_of_a_node_on_the_same_machine_is_refused_by_the_backups_lock(
     lived: World, history: History, namespace: list[str]
 ) -> None:
     """A container beside its host, with an equal database: its node would be accepted on any other ground."""
@@ -132,7 +132,7 @@ def test_a_copy_on_the_same_machine_is_refused_by_the_lock(
     lived.assert_restored_equals_the_nodes()
 
 
-def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, history: History) -> None:
+def test_old_machine_that_boots_after_a_restore_elsewhere_is_refused(lived: World, history: History) -> None:
     """Its disk was thought dead, the node was restored on another machine, and then it boots again."""
     new = World(lived.root / "new-machine")
     new.backup = lived.backup
@@ -145,7 +145,7 @@ def test_an_old_machine_that_comes_back_after_a_restore_elsewhere(lived: World, 
 
 
 def test_segment_made_read_only_by_hand_is_not_called_another_node(lived: World, history: History) -> None:
-    """The change is refused all the same; the next start goes on."""
+    """The change is still refused; the next start goes on."""
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -160,7 +160,7 @@ def test_segment_made_read_only_by_hand_is_not_called_another_node(lived: World,
     lived.assert_restored_equals_the_nodes()
 
 
-def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: History) -> None:
+def test_node_restored_back_to_its_old_machine_goes_on(lived: World, history: History) -> None:
     """What that machine remembers of its own sessions must not keep it out after a restore there."""
     new = World(lived.root / "new-machine")
     new.backup = lived.backup
@@ -173,7 +173,7 @@ def test_a_node_that_moves_back_to_its_old_machine(lived: World, history: Histor
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 50])
-def test_a_copy_that_has_gone_its_own_way_is_refused_while_the_node_runs(
+def test_copy_of_a_node_that_has_diverged_is_refused_while_the_node_runs(
     lived: World, history: History, ahead: int
 ) -> None:
     """It ran without the plugin, so its database is ahead, or equal and touched; a snapshot of it would win."""

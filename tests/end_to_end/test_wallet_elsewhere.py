@@ -72,13 +72,13 @@ def test_fresh_node_with_wallet_elsewhere_is_refused_at_its_first_start(world: W
     assert not world.database.exists()
 
 
-def test_second_start_says_the_same(world: World, history: History) -> None:
+def test_wallet_elsewhere_is_refused_alike_at_a_second_start(world: World, history: History) -> None:
     world.init()
     set_wallet(world, f"sqlite3://{elsewhere(world)}/lightningd.sqlite3")
     assert refused(world, history.first()) == refused(world, history.first())
 
 
-def test_advice_leads_to_protected_node(world: World, history: History) -> None:
+def test_advice_for_wallet_elsewhere_leads_to_a_protected_node(world: World, history: History) -> None:
     """A node that has lived with its database elsewhere, and not with this plugin."""
     place = elsewhere(world)
     world.init()
@@ -92,7 +92,7 @@ def test_advice_leads_to_protected_node(world: World, history: History) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_database_that_is_nowhere_here_is_refused_without_a_config_that_says_so(
+def test_missing_database_is_refused_even_if_no_config_names_another(
     world: World, history: History, told: bool
 ) -> None:
     """The config may be one that cannot be read."""
@@ -105,7 +105,9 @@ def test_database_that_is_nowhere_here_is_refused_without_a_config_that_says_so(
 
 @pytest.mark.parametrize("way", ["--wallet={}", "--wallet {}", "--conf={conf}", "--conf {conf}"])
 @pytest.mark.parametrize("behind_a_script", [False, True])
-def test_command_line_of_lightningd_counts(world: World, history: History, way: str, behind_a_script: bool) -> None:
+def test_wallet_on_lightningds_command_line_is_refused_as_in_a_config(
+    world: World, history: History, way: str, behind_a_script: bool
+) -> None:
     place = elsewhere(world)
     world.init()
     world.database.touch()
@@ -128,7 +130,7 @@ def below_lightningd(command: Sequence[str], *options: str) -> list[str]:
 # Beside a stale file
 
 
-def test_stale_file_in_the_directory_is_not_backed_up(lived: World, history: History) -> None:
+def test_stale_database_in_the_directory_is_not_backed_up(lived: World, history: History) -> None:
     """The node's database was copied to another disk, and the old file was left."""
     place = elsewhere(lived)
     shutil.copy(lived.database, place)
@@ -138,7 +140,7 @@ def test_stale_file_in_the_directory_is_not_backed_up(lived: World, history: His
     assert lived.database.read_bytes() == stale
 
 
-def test_stale_file_is_not_brought_forward(lived: World, history: History) -> None:
+def test_stale_database_is_not_brought_forward(lived: World, history: History) -> None:
     """It looks as after a power cut; but it is not what lightningd is about to open."""
     newest = play_and_set_back(lived, history.notes(8), keep=6)
     place = elsewhere(lived)
@@ -154,7 +156,7 @@ def test_stale_file_is_not_brought_forward(lived: World, history: History) -> No
     assert committed_version(lived.directory) == committed_version(place)
 
 
-def test_replica_here_and_database_elsewhere_is_refused(lived: World, history: History) -> None:
+def test_replica_in_the_directory_with_database_elsewhere_is_refused(lived: World, history: History) -> None:
     place = elsewhere(lived)
     shutil.copy(lived.database, place)
     set_wallet(lived, f"sqlite3://{place}/lightningd.sqlite3:{lived.database}")
@@ -163,7 +165,7 @@ def test_replica_here_and_database_elsewhere_is_refused(lived: World, history: H
     assert "remove the wallet setting" in message, "one file is never its own replica"
 
 
-def test_replica_elsewhere_stays_in_what_is_to_be_written(lived: World, history: History) -> None:
+def test_advice_for_wallet_elsewhere_keeps_the_replica(lived: World, history: History) -> None:
     place = elsewhere(lived)
     shutil.copy(lived.database, place)
     set_wallet(lived, f"sqlite3://{place}/lightningd.sqlite3:/mnt/replica.sqlite3")
@@ -174,7 +176,7 @@ def test_replica_elsewhere_stays_in_what_is_to_be_written(lived: World, history:
 
 
 @pytest.mark.parametrize("how", ["itself", "relative", "with a replica", "through a link", "a comment", "none"])
-def test_wallet_that_names_the_file_in_the_directory_is_fine(world: World, history: History, how: str) -> None:
+def test_wallet_that_names_the_file_in_the_directory_is_accepted(world: World, history: History, how: str) -> None:
     (world.root / "link").symlink_to(world.directory)
     set_wallet(
         world,
@@ -194,8 +196,8 @@ def test_wallet_that_names_the_file_in_the_directory_is_fine(world: World, histo
     world.assert_restored_equals_the_nodes()
 
 
-def test_linked_directory_is_known_by_the_name_that_lightningd_has_for_it(world: World, tmp_path: Path) -> None:
-    """The config file lies beside the link, and not above what it leads to."""
+def test_config_beside_a_linked_network_directory_is_found(world: World, tmp_path: Path) -> None:
+    """The config file is beside the link, and not above its target."""
     home = world.root / "home"
     home.mkdir()
     (home / "regtest").symlink_to(world.directory)
@@ -211,7 +213,7 @@ def test_linked_directory_is_known_by_the_name_that_lightningd_has_for_it(world:
 
 
 @pytest.mark.parametrize("value", ["postgres://x", "", "nonsense", "sqlite3:/x"])
-def test_wallet_that_is_no_sqlite_file_is_not_judged_here(world: World, value: str) -> None:
+def test_wallet_that_is_no_sqlite_file_is_not_reported_as_elsewhere(world: World, value: str) -> None:
     set_wallet(world, value)
     assert wallet_elsewhere(world.directory) is None
 
@@ -219,7 +221,7 @@ def test_wallet_that_is_no_sqlite_file_is_not_judged_here(world: World, value: s
 # The commands
 
 
-def test_resync_does_not_put_a_stale_file_into_the_backup(lived: World, history: History) -> None:
+def test_resync_refuses_a_stale_database_when_wallet_is_elsewhere(lived: World, history: History) -> None:
     place = elsewhere(lived)
     set_wallet(lived, f"sqlite3://{place}/lightningd.sqlite3")
     before = content(lived)
@@ -228,7 +230,7 @@ def test_resync_does_not_put_a_stale_file_into_the_backup(lived: World, history:
     assert content(lived) == before
 
 
-def test_import_does_not_take_a_stale_file_for_the_nodes(lived: World, history: History) -> None:
+def test_import_refuses_a_stale_database_when_wallet_is_elsewhere(lived: World, history: History) -> None:
     place = elsewhere(lived)
     set_wallet(lived, f"sqlite3://{place}/lightningd.sqlite3")
     older = lived.root / "older.bkp"
@@ -238,7 +240,7 @@ def test_import_does_not_take_a_stale_file_for_the_nodes(lived: World, history: 
     assert not (lived.root / "new.bkp").exists()
 
 
-def test_restore_says_that_lightningd_would_run_from_another_file(lived: World) -> None:
+def test_restore_warns_that_lightningd_would_run_from_another_file(lived: World) -> None:
     place = lived.root / "restored" / "regtest"
     place.mkdir(parents=True)
     (place.parent / "config").write_text("wallet=sqlite3:///srv/other.sqlite3\n")
@@ -248,7 +250,7 @@ def test_restore_says_that_lightningd_would_run_from_another_file(lived: World) 
     assert "lightningd runs from /srv/other.sqlite3, and NOT from the restored database" in said.text
 
 
-def test_init_says_where_to_move_the_database(world: World, history: History) -> None:
+def test_init_with_wallet_elsewhere_says_where_to_move_the_database(world: World, history: History) -> None:
     place = elsewhere(world)
     world.run_without_plugin([history.first()])
     world.database.rename(place / "db")

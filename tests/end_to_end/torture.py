@@ -97,7 +97,7 @@ class Torture:
         assert node.stop() == 0
 
     def _stop_late(self, node: Node) -> None:
-        """The backup cannot know of what comes after the plugin's end."""
+        """Stop, and write more after the plugin has ended, which the backup cannot know of."""
         if self._answered:
             self._allowed = [everything(self.world.database)]
         self._answered = 0
@@ -168,7 +168,7 @@ class Torture:
             self._offline("verify", self.world.url)
 
     def _run_without_plugin(self) -> None:
-        """Also one change: then versions agree although contents do not, when another one was in flight."""
+        """Also with one change only: if another one was in flight, versions then agree although contents differ."""
         self.did["runs without the plugin"] += 1
         for _ in range(self.chance.choice((1, 1, 2, 5))):
             self.world.run_without_plugin(some_calls(self.chance, self.world.version))
@@ -183,7 +183,7 @@ class Torture:
         assert said.code == 0, said
 
     def check(self) -> None:
-        """Restore, and compare."""
+        """Restore the backup and compare it with the states that it may hold."""
         target = self.world.restore()
         assert faults(target) == []
         restored = everything(target)
@@ -193,7 +193,8 @@ class Torture:
 
 
 def torture(seed: int, rounds: int, seconds: float, say: bool) -> int:
-    """So many rounds, or as many as go into that time. Returns their number; AssertionError when anything is lost."""
+    """Run `rounds` rounds, or as many as fit into `seconds`. Returns their number; AssertionError if anything is
+    lost."""
     root = Path(tempfile.mkdtemp(prefix="torture-"))
     began = time.monotonic()
     done = 0

@@ -14,7 +14,7 @@ _LINE = re.compile(r"(\w+)\((.*)\)\s+= (\S+)")
 _PATH = re.compile(r"^-?\d+<([^>]*)>")
 _IN_A_DIRECTORY = ("unlinkat", "mkdirat")
 _WRITERS = ("read", "write", "pread64", "pwrite64", "writev", "pwritev")
-"""Calls in whose arguments quoted text is no name."""
+"""Calls whose quoted arguments are data, not names."""
 
 _NAMES = re.compile(r'(?:-?\w+<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 """A name, and the directory that it is relative to."""
@@ -22,7 +22,7 @@ _NAMES = re.compile(r'(?:-?\w+<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 NOISE = frozenset(
     ("futex", "brk", "mmap", "munmap", "mremap", "madvise", "sched_yield", "gettid", "rt_sigaction", "rt_sigprocmask")
 )
-"""What a thread does for its memory and for the interpreter's lock: no business with any file."""
+"""What a thread does for its memory and for the interpreter's lock; it concerns no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Syscall:
 
     @property
     def failed(self) -> bool:
-        """Whether the kernel said no."""
+        """Whether the call returned an error."""
         return self.result == "-1"
 
 

@@ -38,7 +38,7 @@ class Said:
 
     @property
     def text(self) -> str:
-        """All of it, in one line, as far as a test looks for words."""
+        """Both outputs as one line with single spaces, to search for words."""
         return " ".join((self.out + " " + self.err).split())
 
 
@@ -119,7 +119,7 @@ class World:
 
     @property
     def database(self) -> Path:
-        """The node's."""
+        """The node's database file."""
         return self.directory / DATABASE
 
     @property
@@ -172,13 +172,14 @@ class World:
     # What must hold
 
     def assert_restored_equals_the_nodes(self) -> Path:
-        """The promise. The node must not be in the middle of a transaction."""
+        """The project's promise: a restore equals the node's database. The node must not be in the middle of a
+        transaction."""
         target = self.restore()
         assert differences(target, self.database) == []
         return target
 
     def everything_on_disk(self) -> dict[str, str]:
-        """To tell that nothing was changed."""
+        """The node's directory and the destination, to show that nothing was changed."""
         return tree(self.directory, self.backup.parent)
 
 
@@ -188,5 +189,5 @@ def said_at(node: Node, level: str) -> Sequence[str]:
 
 
 def snapshots_taken(node: Node) -> list[str]:
-    """The lines that say that the backup began anew from the database."""
+    """The log lines that say that a new snapshot of the database was taken."""
     return [line for line in said_at(node, "unusual") if "new snapshot taken" in line]

@@ -1,4 +1,4 @@
-"""A node in one process, without lightningd, and what may have happened to it since it was stopped in order."""
+"""A node in one process, without lightningd, and what may have happened to it since it was stopped cleanly."""
 
 import shutil
 import sqlite3
@@ -46,7 +46,7 @@ class Node:
         return backup_at(self.backup.as_uri())
 
     def commit(self, call: Call) -> None:
-        """What lightningd does once it may; the time that a commit takes can be seen in the file's."""
+        """Commit as lightningd does after `continue`; the file's modification time advances as with a real commit."""
         with closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
             if not call.outside_transaction:
                 connection.execute("BEGIN")
@@ -56,16 +56,16 @@ class Node:
                 connection.execute("COMMIT")
 
     def start(self) -> CommitGate:
-        """lightningd starts the plugin, and, the manifest answered, will open its database."""
+        """Start the plugin up to the moment after its manifest, when lightningd will open its database."""
         start = before_manifest(self.directory)
         return CommitGate(self.directory, lambda level, line: self.said.append(line), start)
 
     def live(self, *calls: Call) -> None:
-        """From a start to a clean stop."""
+        """One run with these calls, from start to clean stop."""
         gate = self.start()
         self.database.touch()
         for call in calls:
-            assert ask(gate, call) == CONTINUE, gate.refusal
+            assert call_hook(gate, call) == CONTINUE, gate.refusal
             self.commit(call)
         assert gate.writer is not None
         gate.writer.note_node_id(NODE_ID)
@@ -73,15 +73,15 @@ class Node:
         gate.close()
 
     def everything(self) -> dict[str, str]:
-        """All that a refused call must not change."""
+        """Everything that a refused call must not change."""
         return tree(self.directory, self.backup)
 
 
-def ask(gate: CommitGate, call: Call) -> dict[str, str]:
+def call_hook(gate: CommitGate, call: Call) -> dict[str, str]:
     return gate.db_write(call.data_version, list(call.writes))
 
 
-# What may have happened since the node was stopped in order, at version 3
+# What may have happened since the node was stopped cleanly, at version 3
 
 HISTORY = History()
 LIFE = [
@@ -116,8 +116,8 @@ state("backup.lock names no destination")(
     lambda node: write_settings(node.directory, Settings("ftp://host/lightning.bkp", node.log().id()))
 )
 state("the destination is away")(lambda node: node.backup.rename(node.backup.with_name("elsewhere")))
-state("the manifest is damaged")(lambda node: spoil(node.backup / MANIFEST))
-state("the log is damaged")(lambda node: spoil(segments(node)[0]))
+state("the manifest is damaged")(lambda node: flip_middle_byte(node.backup / MANIFEST))
+state("the log is damaged")(lambda node: flip_middle_byte(segments(node)[0]))
 
 
 @state("the file was touched since")
@@ -130,7 +130,7 @@ def _(node: Node) -> None:
 @state("the last run ended with a failure")
 def _(node: Node) -> None:
     gate = node.start()
-    assert ask(gate, foreign_keys(3, on=True)) == CONTINUE
+    assert call_hook(gate, foreign_keys(3, on=True)) == CONTINUE
     gate.give_up("the disk is full")
     gate.close()
 
@@ -194,7 +194,7 @@ def _(node: Node) -> None:
     copy = node.directory.with_name("copy")
     gate = node.start()
     for call in (NEXT, AFTER):
-        assert ask(gate, call) == CONTINUE, gate.refusal
+        assert call_hook(gate, call) == CONTINUE, gate.refusal
         node.commit(call)
         if call is NEXT:
             shutil.copytree(node.directory, copy)
@@ -229,8 +229,8 @@ def segments(node: Node) -> list[Path]:
     return sorted(path for path in node.backup.iterdir() if segment_index(path.name) is not None)
 
 
-def spoil(path: Path) -> None:
-    """One byte in the middle of what it holds."""
+def flip_middle_byte(path: Path) -> None:
+    """Flip one byte in the middle of the file's content."""
     data = bytearray(path.read_bytes())
     data[len(bytes(data).rstrip(b"\0")) // 2] ^= 0xFF
     path.write_bytes(bytes(data))

@@ -1,6 +1,6 @@
-"""The commit gate's table: what is, what lightningd calls with, how that is answered, and what was changed by it.
+"""The commit gate's table: a state, the call that meets it, the answer, and what was changed by then.
 
-All happens in this process, over a real directory and a real database. The node has lived before: three changes, and a
+Everything runs in this process, on a real directory and a real database. The node has run before: three changes, and a
 clean stop; what may have happened to it since is in tests/plugin/gate_states.py.
 """
 
@@ -18,7 +18,7 @@ from backends.node.session import SESSION_FILE
 from backends.node.sync_point import read_sync_point
 from plugin.commit_gate import CONTINUE, CommitGate
 from tests.fake_lightningd import Call, foreign_keys, transaction
-from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, ask, segments
+from tests.plugin.gate_states import AFTER, LIFE, NEXT, OTHER_NODE_ID, STATES, Node, call_hook, segments
 from tests.sqlite.databases import made
 
 
@@ -26,7 +26,7 @@ class Answer(Enum):
     """What lightningd is told, and what was changed by then."""
 
     APPENDED = "continue; the change is in the log"
-    BEGUN_ANEW = "continue; the change is in the log of a new snapshot"
+    NEW_SNAPSHOT = "continue; the change is in the log of a new snapshot"
     REFUSED = "fail; nothing was changed"
     REFUSED_LATE = "fail; nothing was changed but the node's own list of sessions, which must come first"
     NOT_ACKNOWLEDGED = "fail; the change may be in the log, which is another writer's"
@@ -40,7 +40,7 @@ class Row:
     call: Call
     answer: Answer
     why: str = ""
-    """What the node's log is told of it."""
+    """Words that the node's log must contain about it."""
 
 
 PRAGMA = foreign_keys(3, on=True)
@@ -50,13 +50,13 @@ FIRST_CALLS = [
     Row("stopped cleanly", PRAGMA, Answer.APPENDED),
     Row("an old copy of the database was put back", AFTER, Answer.APPENDED, "was 1 change behind its backup"),
     # The content is in doubt, or there is more in the database than in the backup
-    Row("its sync point is gone", NEXT, Answer.BEGUN_ANEW, "nothing on this machine says what the database held"),
-    Row("its sync point is gone", PRAGMA, Answer.BEGUN_ANEW, "nothing on this machine says what the database held"),
-    Row("the file was touched since", NEXT, Answer.BEGUN_ANEW, "touched while this plugin did not run"),
-    Row("the last run ended with a failure", NEXT, Answer.BEGUN_ANEW, "with a failure (the disk is full)"),
-    Row("it was started without the plugin, and wrote a change", AFTER, Answer.BEGUN_ANEW, "the database is 1 ahead"),
-    Row("the backup is known to be damaged", NEXT, Answer.BEGUN_ANEW, "known to be damaged"),
-    Row("an older copy of the backup was put back", AFTER, Answer.BEGUN_ANEW, "is not older than what the node"),
+    Row("its sync point is gone", NEXT, Answer.NEW_SNAPSHOT, "nothing on this machine says what the database held"),
+    Row("its sync point is gone", PRAGMA, Answer.NEW_SNAPSHOT, "nothing on this machine says what the database held"),
+    Row("the file was touched since", NEXT, Answer.NEW_SNAPSHOT, "touched while this plugin did not run"),
+    Row("the last run ended with a failure", NEXT, Answer.NEW_SNAPSHOT, "with a failure (the disk is full)"),
+    Row("it was started without the plugin, and wrote a change", AFTER, Answer.NEW_SNAPSHOT, "the database is 1 ahead"),
+    Row("the backup is known to be damaged", NEXT, Answer.NEW_SNAPSHOT, "known to be damaged"),
+    Row("an older copy of the backup was put back", AFTER, Answer.NEW_SNAPSHOT, "is not older than what the node"),
     # The database has lost what the backup holds
     Row("an old copy of the database was put back, and changed", NEXT, Answer.REFUSED, "backup-cli restore --resume"),
     Row("the database was lost, and lightningd has made a new one", LIFE[0], Answer.REFUSED, "lost 29 changes"),
@@ -101,8 +101,8 @@ FIRST_CALLS += [Row("stopped cleanly", call, Answer.REFUSED, why) for call, why 
 LATER_CALLS = [
     Row("stopped cleanly", AFTER, Answer.APPENDED),
     Row("stopped cleanly", foreign_keys(4, on=True), Answer.APPENDED),
-    Row("the backup is known to be damaged", AFTER, Answer.BEGUN_ANEW, "known to be damaged"),
-    Row("it was started without the plugin, and wrote a change", transaction(6), Answer.BEGUN_ANEW, "1 ahead"),
+    Row("the backup is known to be damaged", AFTER, Answer.NEW_SNAPSHOT, "known to be damaged"),
+    Row("it was started without the plugin, and wrote a change", transaction(6), Answer.NEW_SNAPSHOT, "1 ahead"),
     Row("stopped cleanly", NEXT, Answer.REFUSED, "lost 1 change"),
     Row("stopped cleanly", transaction(9), Answer.REFUSED, "is not the one that lightningd uses"),
     Row(
@@ -131,14 +131,14 @@ def named(row: Row) -> str:
 
 
 @pytest.mark.parametrize("row", FIRST_CALLS, ids=named)
-def test_first_call(node: Node, row: Row) -> None:
+def test_first_call_in_each_state_is_answered_by_the_table(node: Node, row: Row) -> None:
     STATES[row.state](node)
     node.said.clear()
     gate = node.start()  # which may bring the database forward, or copy it aside until the end
     started_with = {name: what for name, what in node.everything().items() if "/.lightningd-backup-" not in name}
-    answer = ask(gate, row.call)
+    answer = call_hook(gate, row.call)
     assert row.why in " ".join([*(line for _, line in gate._found_at_start.lines), *node.said])
-    if row.answer in (Answer.APPENDED, Answer.BEGUN_ANEW):
+    if row.answer in (Answer.APPENDED, Answer.NEW_SNAPSHOT):
         assert answer == CONTINUE, gate.refusal
         assert_saved(node, row)
         gate.close()
@@ -151,14 +151,14 @@ def test_first_call(node: Node, row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", LATER_CALLS, ids=named)
-def test_later_call(node: Node, row: Row) -> None:
+def test_later_call_in_each_state_is_answered_by_the_table(node: Node, row: Row) -> None:
     gate = node.start()
-    assert ask(gate, NEXT) == CONTINUE, gate.refusal
+    assert call_hook(gate, NEXT) == CONTINUE, gate.refusal
     node.commit(NEXT)
     happen_meanwhile(node, gate, row.state)
     assert gate.writer is not None
     before = gate.writer.position
-    answer = ask(gate, row.call)
+    answer = call_hook(gate, row.call)
     assert row.why in " ".join(node.said)
     if row.answer in (Answer.REFUSED, Answer.NOT_ACKNOWLEDGED):
         assert answer == {"result": "fail", "message": f"backup: {gate.refusal}"}
@@ -190,27 +190,27 @@ def happen_meanwhile(node: Node, gate: CommitGate, what: str) -> None:
 
 
 def assert_saved(node: Node, row: Row) -> None:
-    """What was acknowledged is the end of the log, in the generation that it should be in."""
+    """The acknowledged change is the last in the log, in the expected generation."""
     with node.log().read() as generation:
         changes = list(generation.changes())
         assert (changes[-1].data_version, tuple(changes[-1].statements)) == (row.call.data_version, row.call.writes)
-        assert generation.manifest.generation == (2 if row.answer is Answer.BEGUN_ANEW else 1)
-        if row.answer is Answer.BEGUN_ANEW:
+        assert generation.manifest.generation == (2 if row.answer is Answer.NEW_SNAPSHOT else 1)
+        if row.answer is Answer.NEW_SNAPSHOT:
             assert len(changes) == 1
 
 
 def assert_refused_from_now_on(gate: CommitGate, answer: dict[str, str]) -> None:
-    """However good the call is: lightningd may not have stopped yet."""
+    """Every later call is refused, however good it is: lightningd may not have stopped yet."""
     for call in (NEXT, AFTER):
-        assert ask(gate, call) == answer
+        assert call_hook(gate, call) == answer
 
 
-def test_heal_is_put_off_after_a_lone_pragma(node: Node) -> None:
+def test_healing_snapshot_is_put_off_after_a_lone_pragma(node: Node) -> None:
     """A snapshot would say that foreign keys are on. Nothing depends on it: the call is saved as any other."""
     gate = node.start()
-    assert ask(gate, PRAGMA) == CONTINUE
+    assert call_hook(gate, PRAGMA) == CONTINUE
     happen_meanwhile(node, gate, "the backup is known to be damaged")
-    assert ask(gate, NEXT) == CONTINUE
+    assert call_hook(gate, NEXT) == CONTINUE
     assert_saved(node, Row("", NEXT, Answer.APPENDED))
     assert "no new snapshot could be taken yet" in node.said[-1]
     gate.close()
@@ -220,12 +220,12 @@ def test_new_node_is_saved_from_its_first_call_on(tmp_path: Path) -> None:
     node = Node(tmp_path)
     gate = node.start()
     node.database.touch()  # lightningd has opened it
-    assert ask(gate, LIFE[0]) == CONTINUE, gate.refusal
+    assert call_hook(gate, LIFE[0]) == CONTINUE, gate.refusal
     assert_saved(node, Row("", LIFE[0], Answer.APPENDED))
     gate.close()
 
 
-def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(tmp_path: Path) -> None:
+def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -> None:
     """Old nodes keep no version, and at 2^32 it wraps."""
     node = Node(tmp_path)
     node.log().remove()
@@ -236,16 +236,16 @@ def test_empty_database_does_not_replace_a_backup_that_stands_at_version_0_too(t
     gate = node.start()
     node.database.touch()
     started_with = node.everything()
-    assert ask(gate, LIFE[0])["result"] == "fail"
+    assert call_hook(gate, LIFE[0])["result"] == "fail"
     assert "the database is empty, but its backup is not" in node.said[-1]
     gate.close()
     assert node.everything() == started_with
 
 
-def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(node: Node) -> None:
+def test_call_saved_after_the_watchdog_gave_up_does_not_get_continue(node: Node) -> None:
     """lightningd has been told that the call failed; a second answer must not say anything else."""
     gate = node.start()
-    assert ask(gate, NEXT) == CONTINUE
+    assert call_hook(gate, NEXT) == CONTINUE
     assert gate.writer is not None
     append = gate.writer.append
 
@@ -255,6 +255,6 @@ def test_what_is_saved_after_the_watchdog_gave_up_is_not_continued(node: Node) -
 
     gate.writer.append = slowly  # type: ignore[method-assign]
     refused = {"result": "fail", "message": "backup: the destination has not answered"}
-    assert ask(gate, AFTER) == refused
-    assert ask(gate, AFTER) == refused
+    assert call_hook(gate, AFTER) == refused
+    assert call_hook(gate, AFTER) == refused
     gate.close()

@@ -67,7 +67,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(tmp_path)
 
 
-def test_one_that_hangs_is_ended_and_told(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_that_hangs_is_killed_and_reported(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log would grow without end, and `status` would call it a compaction that is running."""
     monkeypatch.setattr(compaction, "_COMPACTOR", HANGS)
     monkeypatch.setattr(compaction, "HANGS_AFTER", 1.0)
@@ -79,7 +79,9 @@ def test_one_that_hangs_is_ended_and_told(watched: Watched, monkeypatch: pytest.
     assert "the last compaction failed" in watched.troubles[0]
 
 
-def test_one_that_works_is_not_held_to_hang(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_that_computes_for_long_is_not_taken_for_hanging(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", f"sum(n for n in range(30_000_000)); {NOTHING}")
     monkeypatch.setattr(compaction, "HANGS_AFTER", 0.5)
     watched.begin()
@@ -87,7 +89,9 @@ def test_one_that_works_is_not_held_to_hang(watched: Watched, monkeypatch: pytes
     assert "nothing to compact" in watched.told[-1]
 
 
-def test_nothing_to_fold_ends_an_earlier_trouble(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_with_nothing_to_do_clears_an_earlier_failure(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
@@ -98,7 +102,9 @@ def test_nothing_to_fold_ends_an_earlier_trouble(watched: Watched, monkeypatch: 
     assert watched.troubles == ()
 
 
-def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_that_fails_repeatedly_is_retried_at_growing_intervals(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each attempt may have written a whole snapshot."""
 
     def fail() -> str:
@@ -116,7 +122,9 @@ def test_failures_in_a_row_are_tried_again_later_and_later(watched: Watched, mon
     assert "in 10 minutes" in fail()
 
 
-def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_that_failed_2000_times_is_retried_in_six_hours(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     for _ in range(2000):
         watched.compaction._fail(watched.writer, "it is broken")
@@ -125,7 +133,7 @@ def test_one_that_fails_for_months_is_told_like_any_other(watched: Watched, monk
     assert "the next attempt is in 360 minutes" in watched.told[-1]
 
 
-def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_due_compaction_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     monkeypatch.setattr(compaction, "MIN_SEGMENT_BYTES", 1)
     clock = FakeClock()
@@ -141,7 +149,7 @@ def test_one_that_is_due_waits_after_a_failure(watched: Watched, monkeypatch: py
 
 
 class FakeClock:
-    """A clock that stands until it is set."""
+    """A clock that shows the same time until it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -150,13 +158,15 @@ class FakeClock:
         return self.now
 
 
-# What it proves
+# Damage that a compaction proves
 
 
 PROVES = """import sys; print('{"what": "a change cannot be executed", "generation": 1}'); sys.exit(3)"""
 
 
-def test_what_it_proves_is_kept_and_no_other_begins(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_proved_by_a_compaction_is_noted_and_no_other_compaction_begins(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", PROVES)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
@@ -177,9 +187,9 @@ def test_what_it_proves_is_kept_and_no_other_begins(watched: Watched, monkeypatc
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         'import sys; print(\'{"what": "of an earlier generation", "generation": 0}\'); sys.exit(3)',
     ],
-    ids=["fails", "no line", "another line", "killed", "a generation that is over"],
+    ids=["fails", "no line", "another line", "killed", "an earlier generation"],
 )
-def test_a_failure_of_this_machine_proves_nothing(
+def test_compaction_that_fails_without_proof_notes_no_damage(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", script)
@@ -189,8 +199,10 @@ def test_a_failure_of_this_machine_proves_nothing(
     assert not watched.writer.status("").damaged
 
 
-def test_what_verify_has_found_meanwhile_is_not_lost(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may lie in the records that the compaction leaves out, and those go on into the next generation."""
+def test_damage_found_by_verify_during_a_compaction_is_not_lost(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damage may be in the records that the compaction leaves out, and those go on into the next generation."""
     watched.writer.take_snapshot(source(database((change(History().first()),)), 1), "one that can be replayed")
     for one in changes(40, 1):
         watched.writer.append(one)
@@ -216,7 +228,7 @@ def left_by_a_dead_process(watched: Watched) -> list[Path]:
     return [copy.parent, *half]
 
 
-def test_what_a_killed_plugin_has_left_is_removed(watched: Watched) -> None:
+def test_files_left_by_a_killed_plugin_are_removed(watched: Watched) -> None:
     left = left_by_a_dead_process(watched)
     with scratch_directory(watched.node) as in_use:
         watched.compaction.tick(watched.writer)
@@ -224,7 +236,7 @@ def test_what_a_killed_plugin_has_left_is_removed(watched: Watched) -> None:
     assert not any(path.exists() for path in left)
 
 
-def test_what_a_killed_process_has_left_is_removed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_left_by_a_killed_compaction_are_removed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     watched.begin()
     left = left_by_a_dead_process(watched)
@@ -232,7 +244,9 @@ def test_what_a_killed_process_has_left_is_removed(watched: Watched, monkeypatch
     assert not any(path.exists() for path in left)
 
 
-def test_a_replaced_writer_removes_nothing_of_the_other_one(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fenced_writer_removes_no_file_of_the_writer_that_replaced_it(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)  # it is on another machine
     half = left_by_a_dead_process(watched)[1]
     backup_in(LocalStorage(watched.node.parent / "b")).open(silent, "two")
@@ -241,7 +255,7 @@ def test_a_replaced_writer_removes_nothing_of_the_other_one(watched: Watched, mo
     assert half.exists()
 
 
-def test_its_process_takes_nothing_that_the_node_wants() -> None:
+def test_compaction_process_has_lowest_priorities_and_is_killed_first() -> None:
     script = (
         "import os, psutil\nfrom plugin.low_priority import lower_priority\nlower_priority()\nme = psutil.Process()\n"
         "print(me.nice(), int(me.ionice().ioclass), open('/proc/self/oom_score_adj').read())"
@@ -251,8 +265,9 @@ def test_its_process_takes_nothing_that_the_node_wants() -> None:
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not share the processor out among sessions")
-def test_its_session_is_its_own_and_after_all_others() -> None:
-    """In the node's session, `nice` counts only against the node: against all others the node pays for our work."""
+def test_compaction_process_has_its_own_session_with_lowest_priority() -> None:
+    """In the node's session, `nice` ranks the process only below the node: against other sessions the node would
+    pay."""
     script = (
         "import os\nfrom plugin.low_priority import lower_priority\nlower_priority()\n"
         "print(os.getsid(0) == os.getpid(), open('/proc/self/autogroup').read())"
@@ -265,7 +280,7 @@ def test_its_session_is_its_own_and_after_all_others() -> None:
     assert AUTOGROUP.read_text() == before
 
 
-def test_its_priority_is_low_before_anything_else_is_imported() -> None:
+def test_compaction_process_lowers_its_priority_before_any_other_import() -> None:
     """Importing alone takes half a second of the processor on a small board."""
     script = compaction._COMPACTOR
     assert script.index("lower_priority()") < script.index("plugin.compactor")
@@ -274,7 +289,9 @@ def test_its_priority_is_low_before_anything_else_is_imported() -> None:
     assert said.strip() == "[]"
 
 
-def test_where_sessions_have_no_priority_it_stays_in_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_compaction_process_keeps_its_session_if_sessions_have_no_priority(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A session at the usual priority would take more from the node than `nice` does within the node's."""
     monkeypatch.setattr(low_priority, "_AUTOGROUP", tmp_path / "missing" / "autogroup")
     monkeypatch.setattr(os, "setsid", lambda: pytest.fail("a session was made"))
@@ -282,7 +299,9 @@ def test_where_sessions_have_no_priority_it_stays_in_its_own(monkeypatch: pytest
         low_priority._leave_session()
 
 
-def test_kernel_that_is_busy_with_sessions_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_session_priority_that_the_kernel_is_too_busy_to_set_is_retried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(low_priority, "_AUTOGROUP", tmp_path / "autogroup")
     monkeypatch.setattr(low_priority, "_PAUSE", 0.0)
     asked, write = [], os.write
@@ -300,8 +319,8 @@ def test_kernel_that_is_busy_with_sessions_is_asked_again(monkeypatch: pytest.Mo
     assert (tmp_path / "autogroup").read_text() == "10"
 
 
-def test_where_a_priority_may_not_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox may forbid it. A backup that grows without end would be worse."""
+def test_lowering_priorities_in_a_sandbox_that_forbids_it_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may forbid to lower priorities. A backup that grows without end would be worse."""
 
     def refused(*_: object) -> None:
         raise PermissionError

@@ -1,4 +1,4 @@
-"""What lightningd sends, however it comes in pieces; and the moment at which it is time to leave."""
+"""lightningd's messages, whole from any pieces; and the moment at which the plugin leaves."""
 
 import os
 import threading
@@ -40,7 +40,7 @@ MESSAGES = [b'{"id": %d, "text": "a\\nb"}\n\n' % number for number in range(5)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 25, 1000])
-def test_messages_come_whole_whatever_the_pieces_are(pipe: Pipe, size: int) -> None:
+def test_messages_arrive_whole_from_pieces_of_any_size(pipe: Pipe, size: int) -> None:
     sent = b"".join(MESSAGES)
 
     def send() -> None:
@@ -58,7 +58,7 @@ def test_messages_come_whole_whatever_the_pieces_are(pipe: Pipe, size: int) -> N
     assert pipe.input.ended
 
 
-def test_message_larger_than_a_pipe(pipe: Pipe) -> None:
+def test_message_larger_than_a_pipe_arrives_whole(pipe: Pipe) -> None:
     sent = b"x" * (5 << 20) + b"\n\n"
     sending = threading.Thread(target=pipe.send, args=[sent])
     sending.start()
@@ -66,14 +66,14 @@ def test_message_larger_than_a_pipe(pipe: Pipe) -> None:
     sending.join()
 
 
-def test_part_of_a_message_at_the_end_is_dropped(pipe: Pipe) -> None:
+def test_message_cut_off_at_the_end_of_input_is_dropped(pipe: Pipe) -> None:
     """lightningd died while it wrote."""
     pipe.send(MESSAGES[0] + MESSAGES[1][:10])
     pipe.close()
     assert list(pipe.input) == MESSAGES[:1]
 
 
-def test_leaves_when_no_call_has_come_for_a_while(pipe: Pipe) -> None:
+def test_input_ends_when_no_call_has_come_for_a_while(pipe: Pipe) -> None:
     calls = iter(pipe.input)
     pipe.send(MESSAGES[0])
     assert next(calls) == MESSAGES[0]
@@ -88,7 +88,7 @@ def test_leaves_when_no_call_has_come_for_a_while(pipe: Pipe) -> None:
     assert not pipe.input.unread()
 
 
-def test_leaves_at_once_when_lightningd_hangs_up(pipe: Pipe) -> None:
+def test_input_ends_at_once_when_lightningd_hangs_up(pipe: Pipe) -> None:
     pipe.input.leave_when_quiet()
     pipe.close()
     began = time.monotonic()
@@ -98,7 +98,7 @@ def test_leaves_at_once_when_lightningd_hangs_up(pipe: Pipe) -> None:
     assert not pipe.input.unread()
 
 
-def test_call_that_comes_while_leaving_is_read_later(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_that_arrives_while_leaving_is_read_later(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUIET", 0.01)
     pipe.input.leave_when_quiet()
     assert list(pipe.input) == []
@@ -107,8 +107,8 @@ def test_call_that_comes_while_leaving_is_read_later(pipe: Pipe, monkeypatch: py
     assert list(pipe.input) == MESSAGES[:1]
 
 
-def test_does_not_leave_in_the_middle_of_a_message(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when its patience is over."""
+def test_input_does_not_end_in_the_middle_of_a_message(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the timeout."""
     monkeypatch.setattr(module, "TIMEOUT", 0.0)
     pipe.send(MESSAGES[0][:10])
     pipe.input.leave_when_quiet()
@@ -116,7 +116,7 @@ def test_does_not_leave_in_the_middle_of_a_message(pipe: Pipe, monkeypatch: pyte
     assert next(iter(pipe.input)) == MESSAGES[0]
 
 
-def test_leaves_between_two_calls_when_they_never_end(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_ends_between_two_calls_of_an_endless_stream(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightningd waits 30 seconds and then kills, perhaps within a call."""
     monkeypatch.setattr(module, "TIMEOUT", 0.3)
     over = threading.Event()

@@ -13,7 +13,7 @@ CRASHED = time.time() - 86400
 
 
 def database_at(directory: Path, version: int, written: float) -> AsFound:
-    """A file that was written then, and what is found in it."""
+    """A database file with this modification time, and what is found in it."""
     path = directory / NAME
     path.write_bytes(b"a database")
     os.utime(path, (written, written))
@@ -26,7 +26,7 @@ def about_to_be_brought_forward(directory: Path) -> None:
     leads_to(directory, found, [8, 9])
 
 
-def test_bringing_forward_that_was_broken_off_is_no_touch(tmp_path: Path) -> None:
+def test_interrupted_roll_forward_does_not_count_as_touched(tmp_path: Path) -> None:
     about_to_be_brought_forward(tmp_path)
     for _ in range(2):
         found = last_found(tmp_path, database_at(tmp_path, 8, time.time()))
@@ -34,7 +34,7 @@ def test_bringing_forward_that_was_broken_off_is_no_touch(tmp_path: Path) -> Non
         assert found.written < CRASHED + 1
 
 
-def test_change_of_same_number_long_after_it_was_broken_off_is_a_touch(tmp_path: Path) -> None:
+def test_foreign_change_long_after_an_interrupted_roll_forward_counts_as_touched(tmp_path: Path) -> None:
     """The start failed, and a run without the plugin committed one change of its own."""
     about_to_be_brought_forward(tmp_path)
     noted = time.time() - 3600
@@ -43,8 +43,8 @@ def test_change_of_same_number_long_after_it_was_broken_off_is_a_touch(tmp_path:
     assert found == LastFound(8, found.database if found else 0, (tmp_path / NAME).stat().st_mtime)
 
 
-def test_journal_rolled_back_after_it_was_broken_off_is_no_touch(tmp_path: Path) -> None:
-    """A start finds what is left, is refused, and lightningd rolls a journal back long afterwards."""
+def test_journal_rolled_back_after_an_interrupted_roll_forward_does_not_count_as_touched(tmp_path: Path) -> None:
+    """A start finds the interrupted state and is refused, and lightningd rolls a journal back long afterwards."""
     about_to_be_brought_forward(tmp_path)
     last_found(tmp_path, database_at(tmp_path, 8, time.time()))
     found = last_found(tmp_path, database_at(tmp_path, 8, time.time() + 3600))

@@ -1,4 +1,4 @@
-"""How the plugin ends when lightningd stops: answering until nothing more comes, and leaving everything in order."""
+"""How the plugin ends when lightningd stops: it answers until nothing more comes, and closes its session."""
 
 import os
 import random
@@ -28,15 +28,15 @@ from tests.fake_lightningd import (
 
 
 def during(node: Node, history: History, chance: random.Random, seconds: float) -> Iterator[Call]:
-    """What lightningd commits while it waits for its plugins: for so long, now and then."""
+    """What lightningd commits while it waits for its plugins: a call now and then for `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         node.wire.listen(chance.choice((0.0, 0.001, chance.uniform(0, 0.1), chance.uniform(0, 0.45))))
         yield history.note()
 
 
-def test_stops_in_the_middle_of_a_stream(lived: World, history: History) -> None:
-    """The next start goes on without a word. Seconds a stop: the campaign with 200 of them is in the pages' numbers."""
+def test_stops_in_the_middle_of_a_stream_of_calls_lose_nothing(lived: World, history: History) -> None:
+    """The next start logs nothing unusual. A stop takes seconds; the pages quote a campaign of 200 of them."""
     chance = random.Random(11)
     calls = 0
     for _ in range(8):
@@ -52,8 +52,8 @@ def test_stops_in_the_middle_of_a_stream(lived: World, history: History) -> None
     lived.assert_restored_equals_the_nodes()
 
 
-def test_call_just_when_the_plugin_would_leave(lived: World, history: History) -> None:
-    """Around the moment at which it has heard nothing for half a second, in steps of its own length."""
+def test_call_just_as_the_plugin_leaves_is_answered_or_found_ahead(lived: World, history: History) -> None:
+    """Calls around the moment at which the plugin has heard nothing for half a second."""
     for early in (0.02, 0.01, 0.005, 0.0, -0.005, -0.01, -0.02, -0.03):
         node = lived.node()
         node.start()
@@ -79,8 +79,8 @@ def test_commits_after_the_plugin_has_left_are_found_at_the_next_start(lived: Wo
     lived.assert_restored_equals_the_nodes()
 
 
-def test_session_is_closed_in_order(lived: World, history: History) -> None:
-    """So that a cut log is told from a whole one, and the database from any other with its version."""
+def test_clean_stop_closes_the_session_in_the_backup(lived: World, history: History) -> None:
+    """A closed session tells a cut log from a whole one, and the database from any other at the same version."""
     node = lived.node()
     node.start()
     node.play(history.notes(2))
@@ -93,7 +93,7 @@ def test_session_is_closed_in_order(lived: World, history: History) -> None:
     assert sync_point.data_version == lived.version
 
 
-def test_stop_before_the_first_call(lived: World) -> None:
+def test_stop_before_the_first_call_logs_nothing(lived: World) -> None:
     node = lived.node()
     node.start()
     node.init()
@@ -102,7 +102,7 @@ def test_stop_before_the_first_call(lived: World) -> None:
 
 
 def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
-    """The command of one that waits for so long before it closes its session, and for not more than a second."""
+    """The command of a plugin that takes `seconds` to close its session, and that waits for this one second at most."""
     program = directory / "slow_end.py"
     program.write_text(
         "import time\n"
@@ -117,8 +117,10 @@ def plugin_whose_end_takes(seconds: float, directory: Path) -> list[str]:
     return [sys.executable, str(program)]
 
 
-def test_call_while_the_plugin_closes_its_session(lived: World, history: History, tmp_path: Path) -> None:
-    """It is answered all the same, in a session of its own."""
+def test_call_while_the_plugin_closes_its_session_is_answered_in_a_new_one(
+    lived: World, history: History, tmp_path: Path
+) -> None:
+    """The call is still answered, in a new session."""
     node = lived.node(
         command=plugin_whose_end_takes(0.6, tmp_path), database=partial(SeparateDatabase, synchronous="FULL")
     )
@@ -137,7 +139,9 @@ def test_call_while_the_plugin_closes_its_session(lived: World, history: History
     assert said_at(lived.run(history.notes(1)), "unusual") == []
 
 
-def test_destination_that_hangs_at_the_end(lived: World, history: History, tmp_path: Path) -> None:
+def test_destination_that_hangs_at_the_end_does_not_delay_the_stop(
+    lived: World, history: History, tmp_path: Path
+) -> None:
     """lightningd waits for 30 seconds. Every change is saved; only the session's end is not written down."""
     node = lived.node(command=plugin_whose_end_takes(60.0, tmp_path))
     node.start()
@@ -153,7 +157,7 @@ def test_destination_that_hangs_at_the_end(lived: World, history: History, tmp_p
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "FULL"])
-def test_lightningd_dies_after_a_commit(lived: World, history: History, synchronous: str) -> None:
+def test_death_of_lightningd_after_a_commit_costs_no_snapshot(lived: World, history: History, synchronous: str) -> None:
     """The plugin sees its input end, and that the change was committed: the next start needs no snapshot."""
     for _ in range(5):
         node = lived.node(database=partial(SeparateDatabase, synchronous=synchronous))
@@ -166,8 +170,8 @@ def test_lightningd_dies_after_a_commit(lived: World, history: History, synchron
     lived.assert_restored_equals_the_nodes()
 
 
-def test_lightningd_dies_before_the_commit_and_leaves_a_hot_journal(lived: World, history: History) -> None:
-    """Nothing is written to the database, and nothing claimed of it."""
+def test_death_of_lightningd_before_a_commit_leaves_its_hot_journal_alone(lived: World, history: History) -> None:
+    """Nothing is written to the database, and the sync point claims nothing about it."""
     lived.run([history.big()])
     node = lived.node(database=partial(SeparateDatabase, cache_pages=10))
     node.start()
@@ -186,8 +190,10 @@ def test_lightningd_dies_before_the_commit_and_leaves_a_hot_journal(lived: World
     assert lived.version == history.version - 1
 
 
-def test_lightningd_dies_before_the_commit_and_another_change_takes_its_place(lived: World, history: History) -> None:
-    """By a run without the plugin, while this one is still frozen."""
+def test_change_made_while_the_plugin_is_frozen_is_not_taken_for_the_uncommitted_one(
+    lived: World, history: History
+) -> None:
+    """A run without the plugin commits another change while this plugin is still frozen."""
     node = lived.node(database=SeparateDatabase)
     node.start()
     node.play(history.notes(1))
@@ -211,8 +217,8 @@ def test_lightningd_dies_before_the_commit_and_another_change_takes_its_place(li
 # Both are killed
 
 
-def test_kill_of_both_a_moment_after_a_commit(lived: World, history: History) -> None:
-    """A start after it needs no snapshot."""
+def test_kill_of_both_a_moment_after_a_commit_costs_no_snapshot(lived: World, history: History) -> None:
+    """The next start needs no snapshot."""
     for _ in range(5):
         node = lived.node(database=partial(SeparateDatabase, synchronous="FULL"))
         node.start()

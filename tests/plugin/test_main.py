@@ -17,19 +17,19 @@ def hook(request: str, data_version: int, writes: list[str], **_: Any) -> tuple[
 SIGNATURE = _ByName(list(inspect.signature(hook).parameters.values()))
 
 
-def test_by_their_names_whatever_comes_besides() -> None:
+def test_hook_parameters_by_name_are_bound_despite_unknown_ones() -> None:
     bound = SIGNATURE.bind(writes=["x"], data_version=7, request="r", of_a_later_release=True)
     assert hook(*bound.args, **bound.kwargs) == ("r", 7, ["x"])
     bound.arguments["data_version"] = 8  # as pyln-client does with amounts
     assert hook(*bound.args, **bound.kwargs) == ("r", 8, ["x"])
 
 
-def test_by_their_places() -> None:
+def test_hook_parameters_by_position_are_bound() -> None:
     bound = SIGNATURE.bind("r", 7, writes=["x"])
     assert hook(*bound.args, **bound.kwargs) == ("r", 7, ["x"])
 
 
-def test_one_that_is_missing() -> None:
+def test_hook_parameter_that_is_missing_raises_type_error() -> None:
     bound = SIGNATURE.bind(request="r", data_version=7)
     with pytest.raises(TypeError, match="writes"):
         hook(*bound.args, **bound.kwargs)
@@ -48,8 +48,8 @@ class Written:
         self.answers.append(answer)
 
 
-def test_answer_that_the_watchdog_has_given_already_is_not_given_again_and_raises_nothing() -> None:
-    """From a real failure: its ValueError reached Python's end, which could not print it and dumped it on stderr."""
+def test_answer_already_given_by_the_watchdog_is_dropped_without_an_exception() -> None:
+    """From a real failure: the second answer's ValueError reached the interpreter's exit and was dumped on stderr."""
     plugin = Written()
     request = Request(plugin, "x", "db_write", {}, background=True)
     request.set_result({"result": "fail"})
@@ -57,7 +57,7 @@ def test_answer_that_the_watchdog_has_given_already_is_not_given_again_and_raise
     assert [each["result"] for each in plugin.answers] == [{"result": "fail"}]
 
 
-def test_answer_that_cannot_be_written_is_not_passed_over() -> None:
+def test_answer_that_cannot_be_written_raises() -> None:
     request = Request(Written(BrokenPipeError()), "x", "db_write", {}, background=True)
     with pytest.raises(BrokenPipeError):
         answer(request, {"result": "continue"})

@@ -1,4 +1,4 @@
-"""What lightningd never sends: each is refused in plain words, and nothing of it is acknowledged."""
+"""Messages that lightningd never sends: each is refused in plain words, and none is acknowledged."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def node(lived: World, history: History) -> Iterator[Node]:
 
 
 def assert_plain(node: Node) -> None:
-    """No traceback, nowhere, and nothing that a log line cannot hold."""
+    """No traceback anywhere, and no log line with a newline in it."""
     for text in [*(line for _, line in node.logs), node.stderr]:
         assert "Traceback" not in text
         assert 'File "' not in text
@@ -35,10 +35,10 @@ def assert_plain(node: Node) -> None:
 
 
 @pytest.mark.parametrize("params", [["foo"], ["a", "b"], {"foo": 1}, {"request": 1}, {"self": None}, [None], [[1], {}]])
-def test_parameters_of_an_rpc_that_takes_none_are_refused_in_one_line(node: Node, params: Any) -> None:
+def test_rpc_method_called_with_parameters_is_refused_in_one_line(node: Node, params: Any) -> None:
     """pyln-client prints a traceback into the log, and sends another one to lightning-cli."""
     for method in ("backup-status", "backup-compact"):
-        if params == {"request": 1}:  # pyln-client puts its own in its place
+        if params == {"request": 1}:  # pyln-client replaces it with its own
             continue
         with pytest.raises(RpcError) as error:
             node.rpc(method, params)
@@ -69,7 +69,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_call_that_can_be_named_is_refused_and_so_are_all_that_follow(node: Node, what: str) -> None:
+def test_broken_db_write_with_a_readable_id_is_refused_and_so_are_all_later_calls(node: Node, what: str) -> None:
     node.wire.raw(BROKEN[what](node), "x")
     answer = node.wire.reply("x")["result"]
     assert answer["result"] == "fail"
@@ -85,7 +85,7 @@ def test_call_that_can_be_named_is_refused_and_so_are_all_that_follow(node: Node
     "message",
     [b"{", b"\x80\x81", b"[1, 2]", b"17", b"null", b'"db_write"', b'{"id": null, "method": "db_write", "params": {}}'],
 )
-def test_message_that_names_no_call_ends_the_plugin_in_one_line(node: Node, message: bytes) -> None:
+def test_broken_message_without_an_id_ends_the_plugin_with_one_log_line(node: Node, message: bytes) -> None:
     node.wire.raw(message)
     assert node.wire.listen(20, node.wire.has_left)
     assert node.wire.process.wait(20) == 1
@@ -104,7 +104,7 @@ def test_message_that_names_no_call_ends_the_plugin_in_one_line(node: Node, mess
         b'{"id": "x", "method": "backup-status", "params": {',
     ],
 )
-def test_message_that_is_no_change_is_answered_with_an_error_and_the_node_goes_on(
+def test_broken_message_that_is_no_db_write_gets_an_error_and_the_node_goes_on(
     node: Node, history: History, message: bytes
 ) -> None:
     node.wire.raw(message, "x")
@@ -113,21 +113,21 @@ def test_message_that_is_no_change_is_answered_with_an_error_and_the_node_goes_o
     assert_plain(node)
 
 
-def test_notification_nobody_asked_for_is_passed_over(node: Node, history: History) -> None:
+def test_unexpected_notification_is_logged_and_ignored(node: Node, history: History) -> None:
     node.wire.raw(b'{"method": "warning", "params": {}}')
     node.play(history.notes(2))
     assert any("did not ask for: warning" in line for line in said_at(node, "unusual"))
     assert_plain(node)
 
 
-def test_shutdown_without_parameters_is_one(node: Node) -> None:
+def test_shutdown_without_parameters_ends_the_plugin(node: Node) -> None:
     node.wire.raw(b'{"method": "shutdown"}')
     assert node.wire.listen(20, node.wire.has_left)
     assert node.wire.process.wait(20) == 0
     assert_plain(node)
 
 
-def test_messages_that_come_together_with_a_broken_one_are_answered(node: Node) -> None:
+def test_messages_that_arrive_together_with_a_broken_one_are_answered(node: Node) -> None:
     node.wire.raw(b'{"id": "a"}\n\n{"id": "b", "method": "backup-status", "params": []}\n\n{"id": "c"}', "a")
     node.wire._open |= {"b", "c"}
     assert "error" in node.wire.reply("a")
@@ -158,7 +158,7 @@ BAD_CHANGES: list[tuple[dict[str, Any], str]] = [
     ("odd", "words", "first"),
     [*((*bad, True) for bad in BAD_CHANGES), (*BAD_CHANGES[0], False), (*BAD_CHANGES[7], False)],
 )
-def test_change_that_cannot_be_saved_is_not_blamed_on_a_disk(
+def test_malformed_change_is_refused_without_blaming_the_disk(
     lived: World, history: History, odd: dict[str, Any], words: str, first: bool
 ) -> None:
     node = lived.node()
@@ -181,7 +181,7 @@ def test_change_that_cannot_be_saved_is_not_blamed_on_a_disk(
     lived.assert_restored_equals_the_nodes()
 
 
-def test_parameters_by_their_places_and_some_more(node: Node) -> None:
+def test_db_write_with_extra_positional_parameters_is_saved(node: Node) -> None:
     whole = call(node, "x")
     node.wire.raw(json.dumps(whole | {"params": [*whole["params"].values(), 3, 4]}).encode(), "x")
     assert node.wire.reply("x")["result"] == {"result": "continue"}
@@ -191,7 +191,7 @@ def test_parameters_by_their_places_and_some_more(node: Node) -> None:
 
 
 @pytest.mark.parametrize("params", ["foo", 7, None])
-def test_parameters_that_are_neither_list_nor_object_are_an_error_of_one_line(node: Node, params: Any) -> None:
+def test_db_write_whose_parameters_are_no_list_or_object_gets_a_one_line_error(node: Node, params: Any) -> None:
     node.wire.raw(json.dumps(call(node, "x", params=params)).encode(), "x")
     reply = node.wire.reply("x")
     assert "continue" not in json.dumps(reply)
@@ -202,7 +202,7 @@ def test_parameters_that_are_neither_list_nor_object_are_an_error_of_one_line(no
 # The functions
 
 
-def test_what_is_told_of_a_message() -> None:
+def test_id_of_a_broken_message_is_found_only_where_it_is_certain() -> None:
     assert misread(b'{"id": "cln:db_write#7", "method": "db_write", "par', METHODS).ident == "cln:db_write#7"
     assert misread(b'{"method":"db_write","id":"a\\"b","x', METHODS).ident == 'a"b'
     assert misread(b'{"writes": ["\\"id\\": \\"mine\\""], "x', METHODS).ident is None  # a peer's words
@@ -212,7 +212,7 @@ def test_what_is_told_of_a_message() -> None:
         misread(b'{"id": "cln:db_write#7", "method": "db_write"}'[:end] + b"\xff", METHODS)
 
 
-def test_what_can_be_saved() -> None:
+def test_unsavable_version_or_statement_is_recognised() -> None:
     assert why_unsavable(0, []) is None
     assert why_unsavable((1 << 32) - 1, ["SELECT 'ä€😀'", ""]) is None
     assert why_unsavable(1 << 32, []) is not None

@@ -1,4 +1,4 @@
-"""A node on PostgreSQL, of which the plugin sees nothing: it is found out, said, and ended."""
+"""A node on PostgreSQL never calls the hook: the plugin finds that out, says so, and stops it."""
 
 import time
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Elsewhere:
 
 
 def on_postgresql(world: World, **options: Any) -> Node:
-    """Started, and never called by its hook."""
+    """A started node that never calls the hook."""
     node = world.node(database=Elsewhere, **options)
     node.start()
     node.init()
@@ -54,7 +54,7 @@ def told(world: World) -> Path:
     [{}, {"version": (23, 5)}, {"fails": 2}, {"delay": 2.0}],
     ids=["as it is", "before v23.08", "busy at first", "slow"],
 )
-def test_node_on_postgresql_is_ended(world: World, options: dict[str, Any]) -> None:
+def test_node_on_postgresql_is_recognised_and_stopped(world: World, options: dict[str, Any]) -> None:
     world.init()
     out, before = told(world), tree(world.backup)
     with RpcSocket(world.directory, POSTGRES, **options) as rpc:
@@ -75,7 +75,7 @@ def test_node_on_postgresql_is_ended(world: World, options: dict[str, Any]) -> N
     node.die()
 
 
-def test_socket_that_is_there_only_later(world: World) -> None:
+def test_node_on_postgresql_is_stopped_although_its_socket_appears_late(world: World) -> None:
     node = on_postgresql(world.init())
     assert not node.wire.listen(1.5, node.wire.has_left)
     with RpcSocket(world.directory, POSTGRES):
@@ -84,8 +84,8 @@ def test_socket_that_is_there_only_later(world: World) -> None:
     node.die()
 
 
-def test_without_a_backup_it_is_said_all_the_same(world: World) -> None:
-    """Nobody has run `init`, which would not help either."""
+def test_node_on_postgresql_without_a_backup_is_told_so_too(world: World) -> None:
+    """`init` has not been run, and would not help either."""
     with RpcSocket(world.directory, POSTGRES):
         node = on_postgresql(world)
         assert node.wire.listen(30, node.wire.has_left)
@@ -94,7 +94,7 @@ def test_without_a_backup_it_is_said_all_the_same(world: World) -> None:
 
 
 @pytest.mark.parametrize("wallet", [None, "sqlite3:///home/satoshi/.lightning/bitcoin/lightningd.sqlite3"])
-def test_idle_node_on_sqlite_is_left_alone(lived: World, history: History, wallet: str | None) -> None:
+def test_idle_node_on_sqlite_is_not_taken_for_postgresql(lived: World, history: History, wallet: str | None) -> None:
     """It has not committed anything yet; when it does, it is protected."""
     with RpcSocket(lived.directory, wallet) as rpc:
         node = lived.node()
@@ -108,7 +108,7 @@ def test_idle_node_on_sqlite_is_left_alone(lived: World, history: History, walle
     lived.assert_restored_equals_the_nodes()
 
 
-def test_nothing_is_asked_once_the_hook_was_called(lived: World, history: History) -> None:
+def test_listconfigs_is_not_asked_once_the_hook_was_called(lived: World, history: History) -> None:
     with RpcSocket(lived.directory, None) as rpc:
         with lived.node() as node:
             node.play(history.notes(5))
@@ -116,7 +116,7 @@ def test_nothing_is_asked_once_the_hook_was_called(lived: World, history: Histor
         assert rpc.asked == []
 
 
-def test_nothing_is_asked_when_the_first_call_comes_after_init(lived: World, history: History) -> None:
+def test_listconfigs_is_not_asked_if_the_first_call_comes_after_init(lived: World, history: History) -> None:
     with RpcSocket(lived.directory, None) as rpc:
         with lived.node() as node:
             node.init()
@@ -125,7 +125,7 @@ def test_nothing_is_asked_when_the_first_call_comes_after_init(lived: World, his
         assert rpc.asked == []
 
 
-def test_lightningd_that_does_not_answer_keeps_nobody_from_ending(lived: World) -> None:
+def test_listconfigs_without_an_answer_does_not_delay_the_stop(lived: World) -> None:
     with RpcSocket(lived.directory, POSTGRES, delay=5.0) as rpc:
         node = lived.node()
         node.start()
@@ -147,24 +147,24 @@ def test_lightningd_that_does_not_answer_keeps_nobody_from_ending(lived: World) 
         ({"wallet": "sqlite3:///x", "configs": {"wallet": {"value_str": POSTGRES}}}, POSTGRES),
     ],
 )
-def test_answers_of_listconfigs(answer: object, wallet: str | None) -> None:
+def test_wallet_is_read_from_every_form_of_listconfigs_answer(answer: object, wallet: str | None) -> None:
     assert wallet_in(answer) == wallet
 
 
 @pytest.mark.parametrize("answer", [None, [], "x", {"wallet": 7}, {"configs": {"wallet": {"value_str": []}}}])
-def test_what_is_no_answer(answer: object) -> None:
+def test_malformed_listconfigs_answer_raises_type_error(answer: object) -> None:
     with pytest.raises(TypeError):
         wallet_in(answer)
 
 
-def test_which_is_postgresql() -> None:
+def test_postgresql_is_recognised_by_the_wallet_url() -> None:
     assert is_postgresql(POSTGRES)
     assert is_postgresql("postgresql://x")
     assert not is_postgresql("sqlite3:///postgres://x")
     assert not is_postgresql(None)
 
 
-def test_the_history_starts(world: World) -> None:
+def test_new_node_on_sqlite_is_protected_and_never_asked_for_its_wallet(world: World) -> None:
     """The same node on SQLite: the RPC is there, and the first call comes before `init`."""
     history = History()
     with RpcSocket(world.directory, None) as rpc:

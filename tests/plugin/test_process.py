@@ -1,4 +1,4 @@
-"""The plugin's executable: what it says of itself, and how it ends."""
+"""The plugin's executable: what it tells about itself, and how it ends."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from tests.end_to_end.world import PLUGIN, World, as_mortal, said_at, spawned, t
 from tests.fake_lightningd import History, Refused, run_without_plugin
 
 
-def test_the_manifest(lived: World) -> None:
+def test_manifest_names_the_hook_and_the_rpc_methods_and_is_not_dynamic(lived: World) -> None:
     with lived.node() as node:
         manifest = node.manifest
     assert manifest["dynamic"] is False
@@ -25,14 +25,14 @@ def test_the_manifest(lived: World) -> None:
     assert "disable" not in manifest
 
 
-def test_one_line_at_the_start(lived: World, history: History) -> None:
+def test_start_logs_one_line(lived: World, history: History) -> None:
     node = lived.run(history.notes(2))
     [(level, line)] = node.logs
     assert level == "info"
     assert line.startswith(f"backing up to {lived.url}: version 6, snapshot ")
 
 
-def test_by_hand_it_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
+def test_plugin_started_by_hand_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
     said = spawned(*PLUGIN, directory=tmp_path)
     assert "\nimportant-plugin=/" in said.out
     assert said.code == 2
@@ -40,7 +40,7 @@ def test_by_hand_it_explains_itself_and_touches_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_ends_when_lightningd_hangs_up(lived: World, history: History) -> None:
+def test_plugin_ends_when_lightningd_hangs_up(lived: World, history: History) -> None:
     """lightningd died: there is no `shutdown`, only an end of its input."""
     node = lived.node()
     node.start()
@@ -55,7 +55,7 @@ def test_it_ends_when_lightningd_hangs_up(lived: World, history: History) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signal_to_all_of_the_nodes_processes_does_not_end_it_before_lightningd(
+def test_signal_to_the_whole_process_group_does_not_end_the_plugin_before_lightningd(
     lived: World, history: History, number: int
 ) -> None:
     """A Ctrl-C in lightningd's terminal, or a service that is stopped: lightningd still commits, and then says so."""
@@ -74,7 +74,7 @@ def test_signal_to_all_of_the_nodes_processes_does_not_end_it_before_lightningd(
     lived.assert_restored_equals_the_nodes()
 
 
-def test_an_unwritable_directory_of_the_node(lived: World, history: History) -> None:
+def test_unwritable_node_directory_refuses_and_changes_nothing(lived: World, history: History) -> None:
     lived.directory.chmod(0o500)
     before = tree(lived.backup)
     node = lived.node(command=[*as_mortal(), *PLUGIN])
@@ -90,8 +90,8 @@ def test_an_unwritable_directory_of_the_node(lived: World, history: History) -> 
     lived.assert_restored_equals_the_nodes()
 
 
-def test_files_of_the_node_that_look_like_modules_are_not_run(lived: World, history: History) -> None:
-    """The plugin's working directory is the node's; nothing there may take the place of a module."""
+def test_python_files_in_the_node_directory_are_not_imported(lived: World, history: History) -> None:
+    """The plugin's working directory is the node's; no file there may be imported instead of a module."""
     for name in ("json.py", "psutil.py", "secrets.py", "sqlite3.py", "plugin.py", "backends.py"):
         (lived.directory / name).write_text("raise SystemExit('this was run')")
     with lived.node() as node:
@@ -103,8 +103,8 @@ def test_files_of_the_node_that_look_like_modules_are_not_run(lived: World, hist
 
 
 @pytest.mark.parametrize("broken", ["raise ImportError('no libsqlite3.so.0')", "syntax error"])
-def test_a_broken_package_refuses_the_first_call(lived: World, history: History, tmp_path: Path, broken: str) -> None:
-    """The manifest comes all the same: without its plugin, a node with a plain `plugin` line would run on."""
+def test_broken_dependency_refuses_the_first_call(lived: World, history: History, tmp_path: Path, broken: str) -> None:
+    """The manifest is still answered: without its plugin, a node with a plain `plugin` line would run on."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "apsw.py").write_text(broken)
     program = f"import sys; sys.path.insert(0, {str(tmp_path / 'packages')!r}); from plugin.main import main; main()"
@@ -134,7 +134,9 @@ main()
 """
 
 
-def test_destination_that_answers_just_after_the_watchdog_has_given_up(lived: World, history: History) -> None:
+def test_destination_that_answers_just_after_the_watchdog_gave_up_prints_no_traceback(
+    lived: World, history: History
+) -> None:
     """From a real failure: the second answer's exception was dumped on stderr, object by object."""
     node = lived.node(command=[sys.executable, "-c", SLOW])
     node.start()
@@ -154,7 +156,7 @@ def test_destination_that_answers_just_after_the_watchdog_has_given_up(lived: Wo
     assert lived.version == before
 
 
-def test_another_nodes_plugin_in_the_same_terminal(lived: World, tmp_path: Path) -> None:
+def test_two_nodes_of_one_user_are_backed_up_side_by_side(lived: World, tmp_path: Path) -> None:
     """Two nodes of one user, each with its own backup."""
     (tmp_path / "second").mkdir()
     other = World(tmp_path / "second")

@@ -58,11 +58,11 @@ FACTS = Facts(
     node_id="02aa",
     written=TIME + 1.0,
 )
-"""Two behind, and proven."""
+"""The database is two changes behind, and provably so."""
 
 
 def versions(facts: Facts) -> list[int] | WhyLeft:
-    """What is missing."""
+    """The versions of the missing changes, or why the database is left alone."""
     missing = missing_changes(facts)
     return missing if isinstance(missing, WhyLeft) else [change.header.data_version for change in missing]
 
@@ -104,18 +104,18 @@ TABLE: list[tuple[dict[str, Any], list[int] | WhyLeft]] = [
 
 
 @pytest.mark.parametrize(("facts", "expected"), TABLE)
-def test_table(facts: dict[str, Any], expected: list[int] | WhyLeft) -> None:
+def test_missing_changes_in_each_case_of_the_table(facts: dict[str, Any], expected: list[int] | WhyLeft) -> None:
     assert versions(replace(FACTS, **facts)) == expected
 
 
 @pytest.mark.parametrize("unclear", Unclear)
-def test_database_of_which_nothing_can_be_said_is_left(unclear: Unclear) -> None:
+def test_unreadable_database_is_left_alone(unclear: Unclear) -> None:
     assert missing_changes(replace(FACTS, found=unclear)) is WhyLeft[unclear.name]
 
 
 @pytest.mark.parametrize("header", [b"\0" * 18 + b"\2\2" + b"\0" * 76, header_at(8)])
 def test_unknown_fingerprint_proves_nothing(header: bytes) -> None:
-    """Not even another unknown one, as of a database in WAL mode."""
+    """Not even if both are unknown, as with a database in WAL mode."""
     end = log(logged(9, 0), logged(10, 0))
     assert missing_changes(replace(FACTS, found=found(8, header), end=end)) is WhyLeft.NO_FINGERPRINT
 
@@ -125,7 +125,7 @@ def test_unknown_fingerprint_proves_nothing(header: bytes) -> None:
     st.lists(st.booleans(), min_size=1, max_size=3 * MAX_ROLL_FORWARD),
     st.integers(0, MAX_ROLL_FORWARD),
 )
-def test_what_is_missing_always_leads_to_the_end(start: int, kinds: list[bool], behind: int) -> None:
+def test_missing_changes_always_lead_to_the_end_of_the_log(start: int, kinds: list[bool], behind: int) -> None:
     """Any log of changes and lone PRAGMAs, and a database at any of its versions."""
     version, changes = start, []
     for advances in kinds:

@@ -78,7 +78,7 @@ class Rig:
         self.history = History()
 
     def doubt(self) -> str | None:
-        """What a start would find now, if both were killed at this moment."""
+        """Why a start would doubt the database, if both were killed at this moment; None if it would not."""
         return why_doubted(self.directory, look(self.directory), self.hook.backup_id, self.writer.position)
 
     def noted(self) -> bool:
@@ -102,7 +102,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture(params=["OFF", "FULL"])
 def database(request: pytest.FixtureRequest, rig: Rig) -> Iterator[SeparateDatabase]:
-    """Of the node, which has its schema and stands at version 1. In a process of its own, as lightningd's is."""
+    """The node's database with its schema, at version 1. In a process of its own, as lightningd's is."""
     made = SeparateDatabase(rig.directory, synchronous=request.param)
     rig.commit(made, rig.history.first())
     yield made
@@ -120,7 +120,7 @@ def test_commit_is_noted_at_next_look(rig: Rig, database: SeparateDatabase) -> N
         assert rig.doubt() is None
 
 
-def test_very_first_commit_is_noted(rig: Rig, database: SeparateDatabase) -> None:
+def test_very_first_commit_of_a_node_is_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     assert rig.doubt() is None
 
@@ -137,7 +137,7 @@ def test_commit_is_noted_while_the_next_transaction_runs(rig: Rig) -> None:
     assert rig.doubt() is None
 
 
-def test_database_behind_a_link(rig: Rig, tmp_path: Path) -> None:
+def test_commit_to_a_database_behind_a_link_is_noted(rig: Rig, tmp_path: Path) -> None:
     """SQLite puts the journal beside the file that the link leads to."""
     path = rig.directory / NAME
     path.rename(tmp_path / "elsewhere.sqlite3")
@@ -191,8 +191,9 @@ def test_answered_and_uncommitted_change_is_not_noted(rig: Rig, database: Separa
     assert rig.doubt() is not None
 
 
-def test_another_change_by_a_run_after_lightningd_has_died(rig: Rig, database: SeparateDatabase) -> None:
-    """It counts like the change that was never committed. This plugin has been frozen meanwhile, and wakes."""
+def test_change_by_another_run_after_lightningd_died_is_not_noted(rig: Rig, database: SeparateDatabase) -> None:
+    """The other change has the version of the one that was never committed. This plugin was frozen meanwhile, and
+    wakes."""
     rig.points.look()
     call = rig.history.note("one")
     database.execute(call.writes, transaction=True)
@@ -209,7 +210,7 @@ def test_another_change_by_a_run_after_lightningd_has_died(rig: Rig, database: S
     assert not rig.noted()
 
 
-def test_change_that_was_committed_before_lightningd_died(rig: Rig, database: SeparateDatabase) -> None:
+def test_change_committed_before_lightningd_died_is_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     rig.commit(database, rig.history.note())
     os.close(rig.lightningd)
@@ -218,7 +219,7 @@ def test_change_that_was_committed_before_lightningd_died(rig: Rig, database: Se
     assert rig.doubt() is None
 
 
-def test_lightningd_that_has_started_meanwhile(
+def test_nothing_is_noted_once_another_lightningd_has_started(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "lightningd_has_started", lambda directory: directory == rig.directory)
@@ -229,7 +230,7 @@ def test_lightningd_that_has_started_meanwhile(
     assert not rig.noted()
 
 
-def test_two_commits_since_the_call(rig: Rig, database: SeparateDatabase) -> None:
+def test_two_commits_since_the_last_call_are_not_noted(rig: Rig, database: SeparateDatabase) -> None:
     """lightningd goes on without its plugin: the second one was in no hook."""
     rig.commit(database, rig.history.note())
     late = rig.history.note()
@@ -239,14 +240,14 @@ def test_two_commits_since_the_call(rig: Rig, database: SeparateDatabase) -> Non
     assert not rig.noted()
 
 
-def test_header_that_could_not_be_read(rig: Rig, database: SeparateDatabase) -> None:
+def test_commit_whose_header_could_not_be_read_is_not_noted(rig: Rig, database: SeparateDatabase) -> None:
     rig.commit(database, rig.history.note())
     rig.hook.database_header = None
     rig.points.look()
     assert not rig.noted()
 
 
-def test_database_file_that_was_replaced(rig: Rig, database: SeparateDatabase) -> None:
+def test_commit_to_a_replaced_database_file_is_not_noted(rig: Rig, database: SeparateDatabase) -> None:
     """lightningd would work on the old one, and the next start finds the new one."""
     rig.points.look()
     rig.commit(database, rig.history.note())
@@ -256,7 +257,7 @@ def test_database_file_that_was_replaced(rig: Rig, database: SeparateDatabase) -
     assert not rig.noted()
 
 
-def test_failure_stays_noted(rig: Rig, database: SeparateDatabase) -> None:
+def test_recorded_failure_is_not_overwritten_by_later_notes(rig: Rig, database: SeparateDatabase) -> None:
     rig.points.look()
     rig.commit(database, rig.history.note())
     rig.hook.refusal = "the disk is full"
@@ -268,7 +269,7 @@ def test_failure_stays_noted(rig: Rig, database: SeparateDatabase) -> None:
     assert sync_point.failure == "the disk is full"
 
 
-def test_failure_during_a_look_stays_noted(
+def test_failure_recorded_during_a_look_is_not_overwritten(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look has found that nothing was refused, and writes a moment later."""
@@ -286,10 +287,10 @@ def test_failure_during_a_look_stays_noted(
     assert "the disk is full" in str(rig.doubt())
 
 
-def test_failure_before_the_first_note_stays_noted(
+def test_failure_recorded_before_the_first_note_is_not_overwritten(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that is opened to be written is then the one with the failure in it."""
+    """The file that is then opened for writing is the one with the failure in it."""
     opened = OpenSyncPoint.__init__
 
     def slowly(file: OpenSyncPoint, directory: Path) -> None:
@@ -337,7 +338,7 @@ class _WatchedFile(apsw.VFSFile):
 
 @pytest.mark.parametrize("cache_pages", [-2000, 10], ids=["in one go", "with a cache that spills"])
 @pytest.mark.parametrize("synchronous", ["OFF", "FULL"])
-def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_pages: int) -> None:
+def test_notes_at_every_step_of_a_commit_are_true_after_a_kill(rig: Rig, synchronous: str, cache_pages: int) -> None:
     """Whatever is noted there is true of the database that is left when both are killed at that step."""
     noted: list[str | None] = []
 
@@ -345,7 +346,7 @@ def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_
         rig.points.look()
         if rig.doubt() is None:
             noted.append(None)
-            assert left_by_a_kill(rig) == rig.writer.position.data_version
+            assert version_after_a_kill(rig) == rig.writer.position.data_version
 
     watched = _Watched(step)
     with closing(apsw.Connection(str(rig.directory / NAME), vfs="watched")) as connection:
@@ -366,8 +367,8 @@ def test_look_before_each_step_of_each_commit(rig: Rig, synchronous: str, cache_
         assert noted, "between two transactions there are steps at which the first one is known to be committed"
 
 
-def left_by_a_kill(rig: Rig) -> int | None:
-    """The version that the database stands at when whoever opens it next has rolled back what is hot."""
+def version_after_a_kill(rig: Rig) -> int | None:
+    """The version of the database after whoever opens it next has rolled back a hot journal."""
     copy = rig.root / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
@@ -379,7 +380,7 @@ def left_by_a_kill(rig: Rig) -> int | None:
 # At the next start
 
 
-def test_hot_journal_is_no_proof(rig: Rig, database: SeparateDatabase) -> None:
+def test_sync_point_beside_a_hot_journal_proves_nothing(rig: Rig, database: SeparateDatabase) -> None:
     """A power cut brings the journal of the last commit back, beside a database file that looks as it was noted."""
     journal = rig.directory / f"{NAME}-journal"
     rig.points.look()
@@ -418,7 +419,7 @@ def journal_of_commit(rig: Rig, call: Call) -> bytes:
     return found[-1]
 
 
-def test_cold_journal_does_no_harm(rig: Rig, database: SeparateDatabase) -> None:
+def test_sync_point_beside_an_empty_or_zeroed_journal_is_valid(rig: Rig, database: SeparateDatabase) -> None:
     """Left by a kill before the next transaction wrote anything, or zeroed as SQLite may do instead of removing it."""
     rig.points.look()
     (rig.directory / f"{NAME}-journal").write_bytes(bytes(512))
@@ -428,8 +429,8 @@ def test_cold_journal_does_no_harm(rig: Rig, database: SeparateDatabase) -> None
 # The slow way
 
 
-def test_wal_is_noted_when_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the header tells nothing."""
+def test_commit_in_wal_mode_is_noted_when_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In WAL mode the database's header does not change."""
     run_without_plugin(rig.directory, [])
     with closing(sqlite3.connect(rig.directory / NAME)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -445,9 +446,7 @@ def test_wal_is_noted_when_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> No
     database.die()
 
 
-def test_change_that_does_not_count_is_noted_when_idle(
-    rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lone_pragma_is_noted_when_idle(rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lone PRAGMA leaves the database file as it was."""
     pragma = rig.history.foreign_keys(on=False)
     rig.hook.ask(pragma)
@@ -459,7 +458,7 @@ def test_change_that_does_not_count_is_noted_when_idle(
     assert rig.doubt() is None
 
 
-def test_database_is_opened_once_while_idle(
+def test_sync_point_opens_an_unchanged_database_once(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To learn whose it is; never again while nothing changes."""
@@ -502,7 +501,7 @@ def test_note_costs_no_sync_before_the_node_is_idle(
     assert len(synced) == 1
 
 
-def test_directory_is_synced_soon_after_each_commit_and_not_too_often(
+def test_node_directory_is_synced_soon_after_commits_and_not_too_often(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
@@ -520,7 +519,7 @@ def test_directory_is_synced_soon_after_each_commit_and_not_too_often(
     assert set(synced) == {rig.directory}
 
 
-def test_directory_that_cannot_be_synced_is_told_once(
+def test_directory_that_cannot_be_synced_is_logged_once(
     rig: Rig, database: SeparateDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(directory: Path) -> None:
@@ -537,7 +536,7 @@ def test_directory_that_cannot_be_synced_is_told_once(
     assert "cannot be synced (Input/output error)" in line
 
 
-def test_longer_note_of_a_run_before(rig: Rig, database: SeparateDatabase) -> None:
+def test_longer_note_of_an_earlier_run_is_replaced(rig: Rig, database: SeparateDatabase) -> None:
     write_sync_point(rig.directory, sync_point_of("0" * 32, rig.writer.position, None, "x" * 4000))
     (rig.directory / "backup.witness").open("ab").write(b"more" * 2000)
     rig.points.look()

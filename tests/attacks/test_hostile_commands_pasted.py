@@ -49,7 +49,8 @@ TOOLS = ("backup-cli", "umount", "udisksctl", "chmod", "chown", "mount", "sudo")
 
 
 def pasted(command: str, shell: str = "bash") -> list[str]:
-    """What the shell ran, where each tool only notes its words; nothing else has run there."""
+    """Paste a command into a shell where each tool only records its words. Returns what ran; nothing else may have
+    run."""
     with tempfile.TemporaryDirectory() as place:
         tools, work, noted = Path(place, "tools"), Path(place, "work"), Path(place, "noted")
         tools.mkdir()
@@ -77,7 +78,9 @@ def volume(word: str, *, mounted: bool) -> Volume:
 
 
 @each_word
-def test_stick_that_was_pulled_out(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umount_command_for_a_pulled_out_stick_quotes_hostile_labels(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     word = case
     monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=True)])
     with pytest.raises(BackupError) as caught:
@@ -93,7 +96,7 @@ def test_stick_that_was_pulled_out(case: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @each_word
-def test_stick_that_is_not_mounted(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_command_for_a_stick_quotes_hostile_labels(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     word = case
     monkeypatch.setattr(sticks, "volumes", lambda: [volume(word, mounted=False)])
     with pytest.raises(BackupError) as caught:
@@ -104,7 +107,9 @@ def test_stick_that_is_not_mounted(case: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @each_word
-def test_disk_named_instead_of_a_directory_on_it(case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mount_command_for_a_device_url_quotes_hostile_names(
+    case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     word = case
     device = tmp_path / word
     device.touch()
@@ -116,8 +121,8 @@ def test_disk_named_instead_of_a_directory_on_it(case: str, monkeypatch: pytest.
 
 
 @each_word
-def test_restore_of_a_backup_that_backup_lock_names(case: str, lived: World) -> None:
-    """Whoever wrote backup.lock has chosen the URL, and the directory has its name from somebody, too."""
+def test_restore_command_quotes_hostile_urls_and_directories(case: str, lived: World) -> None:
+    """Whoever wrote backup.lock has chosen the URL, and somebody has chosen the directory's name, too."""
     word = case
     url, directory = f"file:///{word}", lived.root / word
     for replace in (False, True):
@@ -128,8 +133,10 @@ def test_restore_of_a_backup_that_backup_lock_names(case: str, lived: World) -> 
 
 
 @each_word
-def test_node_that_is_told_to_restore(case: str, world: World, history: History) -> None:
-    """All of it: the plugin's refusal, in the node's log, for a backup and a node in directories of such names."""
+def test_restore_command_in_the_plugins_refusal_quotes_hostile_directories(
+    case: str, world: World, history: History
+) -> None:
+    """End to end: the plugin's refusal in the node's log, for a backup and a node in directories with hostile names."""
     word = case
     there = world.root / word.replace("/", "")
     there.mkdir()
@@ -155,7 +162,7 @@ def test_node_that_is_told_to_restore(case: str, world: World, history: History)
 
 
 @each_word
-def test_generation_that_was_replaced_by_mistake(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_restore_kept_command_of_versions_quotes_hostile_urls(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The URL is the one that was given, and may have been copied from anywhere."""
     word = case
     one = Versions(1, "init", 1, 9, 1, 1, 1, 1, None, None)
@@ -167,7 +174,7 @@ def test_generation_that_was_replaced_by_mistake(case: str, capsys: pytest.Captu
 
 
 @each_word
-def test_modes_and_owners_that_check_config_tells_to_mend(case: str, tmp_path: Path) -> None:
+def test_chmod_and_chown_commands_of_check_config_quote_hostile_directories(case: str, tmp_path: Path) -> None:
     word = case
     there = tmp_path / word
     there.mkdir()
@@ -185,8 +192,8 @@ def test_modes_and_owners_that_check_config_tells_to_mend(case: str, tmp_path: P
 
 
 @each_word
-def test_older_backup_that_holds_a_newer_state(case: str, world: World) -> None:
-    """`init` refuses, and says how to bring the state of the older plugin's file back."""
+def test_restore_command_for_a_legacy_backup_quotes_hostile_paths(case: str, world: World) -> None:
+    """`init` refuses, and says how to restore the state of the legacy backup."""
     word = case
     calls = list(read_recording(limit=30))
     place = world.root / word

@@ -1,4 +1,5 @@
-"""A node's disk that is too full for a copy of its database: how much is needed, where, and how to go on without it."""
+"""A node's disk that is too full for a copy of its database: how much is needed, where, and how to
+go on without it."""
 
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from backends.sqlite import copy as taking
 from tests.cli.cli_asserts import assert_refused
-from tests.end_to_end.test_room_foretold import KIB, leave_free
+from tests.end_to_end.test_space_prediction import KIB, leave_free
 from tests.end_to_end.world import World, backup_cli, tree
 from tests.fake_lightningd import History, Refused
 from tests.small_disk import needs_small_disks, small_disk
@@ -21,7 +22,7 @@ NEEDED = r"takes (\d+) MiB in {place} for a while; only 0 MiB are free"
 
 @pytest.fixture
 def full(world: World, history: History) -> Iterator[World]:
-    """The node's directory lies on a full disk of 8 MiB, and its database is ahead of its backup."""
+    """A node whose directory is on a full disk of 8 MiB, and whose database is ahead of its backup."""
     with small_disk(world.directory, 8 << 20):
         world.init()
         world.run([history.first(), *history.notes(5)])
@@ -30,8 +31,8 @@ def full(world: World, history: History) -> Iterator[World]:
         yield world
 
 
-def needed(world: World, text: str) -> None:
-    """It says how much the copy takes, and that is right."""
+def assert_names_needed_space(world: World, text: str) -> None:
+    """The text says how much space the copy takes, and the number is right."""
     told = re.search(NEEDED.format(place=re.escape(str(world.directory))), text)
     assert told is not None, text
     size = world.database.stat().st_size
@@ -39,11 +40,13 @@ def needed(world: World, text: str) -> None:
 
 
 @needs_small_disks
-def test_start_of_the_plugin_and_what_it_says_to_type(full: World, tmp_path: Path) -> None:
+def test_start_without_space_for_the_database_copy_is_refused_with_a_working_command(
+    full: World, tmp_path: Path
+) -> None:
     before, history = tree(full.backup), History(full.version)
     with pytest.raises(Refused) as refused:
         full.run(history.notes(1))
-    needed(full, str(refused.value))
+    assert_names_needed_space(full, str(refused.value))
     assert tree(full.backup) == before
     line = re.search(r"backup-cli (resync .* --scratch) DIR", str(refused.value))
     assert line is not None
@@ -57,7 +60,7 @@ def test_start_of_the_plugin_and_what_it_says_to_type(full: World, tmp_path: Pat
 
 
 @needs_small_disks
-def test_check_config_says_the_same_before(full: World) -> None:
+def test_check_config_predicts_the_lack_of_space_for_the_database_copy(full: World) -> None:
     said = backup_cli("check-config", "--lightning-dir", full.directory)
     assert "Free some space there first, or take the snapshot now, with the copy on another disk" in said.text
     assert f"backup-cli resync --lightning-dir {full.directory} --scratch DIR" in said.text
@@ -65,14 +68,16 @@ def test_check_config_says_the_same_before(full: World) -> None:
 
 @needs_small_disks
 @pytest.mark.parametrize("command", ["resync", "init"])
-def test_command(full: World, tmp_path: Path, command: str) -> None:
+def test_resync_and_init_without_space_for_the_database_copy_are_refused(
+    full: World, tmp_path: Path, command: str
+) -> None:
     words: list[object] = [command, "--lightning-dir", full.directory]
     if command == "init":
         words.append((full.backup.parent / "new.bkp").as_uri())
     before = full.everything_on_disk()
     said = backup_cli(*words)
     assert_refused(said, r"name a directory of yours on another disk, with --scratch DIR")
-    needed(full, said.text)
+    assert_names_needed_space(full, said.text)
     assert full.everything_on_disk() == before
     said = backup_cli(*words, "--scratch", tmp_path)
     assert said.code == 0, said
@@ -80,10 +85,10 @@ def test_command(full: World, tmp_path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_where_files_are_compressed_only_trying_tells(
+def test_space_for_the_database_copy_is_not_predicted_on_a_compressing_filesystem(
     old_node: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """For everybody, without a small disk."""
+    """Needs no small disk, so it runs for every user."""
 
     monkeypatch.setattr(taking, "mount_of", lambda path: SimpleNamespace(kind=kind))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
@@ -91,6 +96,6 @@ def test_where_files_are_compressed_only_trying_tells(
     if kind == "btrfs":
         assert said.code == 0, said
         return
-    needed(old_node, said.text)
+    assert_names_needed_space(old_node, said.text)
     assert_refused(said, "--scratch DIR")
     assert not old_node.backup.exists()

@@ -1,4 +1,4 @@
-"""What check-config says of the room at the destination, held against the start that follows."""
+"""What check-config says about free space at the destination, compared with the start that follows."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ CAMPAIGN = os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0"
 
 @pytest.fixture
 def small(world: World) -> Iterator[World]:
-    """The backup lies on a filesystem of 6 MiB."""
+    """A world whose backup is on a filesystem of 6 MiB."""
     with small_disk(world.backup.parent, 6 << 20):
         yield world
 
@@ -38,8 +38,8 @@ def leave_free(disk: Path, free: int) -> None:
         os.truncate(filler, filler.stat().st_size - 4096)
 
 
-def foretold(world: World) -> str:
-    """What check-config says of room; empty when it has nothing against the next start."""
+def predicted(world: World) -> str:
+    """What check-config says about space for the next start; empty if it finds no problem."""
     lines = backup_cli("check-config", "--lightning-dir", world.directory).out.splitlines()
     return "".join(line for line in lines if line.startswith("problem") and "next start" in line)
 
@@ -57,7 +57,7 @@ def starts(world: World, history: History) -> bool:
 
 
 @pytest.mark.parametrize("free", [0, 200, 1600] if not CAMPAIGN else [0, *range(4, 1000, 24), 1600])
-def test_start_that_check_config_has_nothing_against_is_not_refused_for_room(
+def test_start_that_check_config_calls_fine_is_not_refused_for_lack_of_space(
     small: World, history: History, free: int
 ) -> None:
     world = small.init()
@@ -66,7 +66,7 @@ def test_start_that_check_config_has_nothing_against_is_not_refused_for_room(
         for _ in range(12):
             node.db_write(history.note(os.urandom(20_000).hex()))
     leave_free(world.backup.parent, free * KIB)
-    said = foretold(world)
+    said = predicted(world)
     accepted = starts(world, history)
     assert accepted or said
     if free == 0:
@@ -75,18 +75,20 @@ def test_start_that_check_config_has_nothing_against_is_not_refused_for_room(
     if free >= 1600:
         assert not said
     (world.backup.parent / "filler").unlink()
-    assert foretold(world) == ""
+    assert predicted(world) == ""
     assert starts(world, history)
     world.assert_restored_equals_the_nodes()
 
 
 @pytest.mark.parametrize("free", [100, 2500] if not CAMPAIGN else [0, 100, *range(200, 1300, 40), 2500])
-def test_start_that_takes_a_snapshot_is_foretold_with_room_for_it(small: World, history: History, free: int) -> None:
+def test_check_config_counts_the_space_of_the_snapshot_that_a_start_will_take(
+    small: World, history: History, free: int
+) -> None:
     world = small.init()
     world.run([history.first(), *history.notes(5)])
     world.run_without_plugin([history.note(os.urandom(150_000).hex()) for _ in range(2)])
     leave_free(world.backup.parent, free * KIB)
-    said = foretold(world)
+    said = predicted(world)
     accepted = starts(world, history)
     assert accepted or said
     if free <= 100:
@@ -99,13 +101,13 @@ def test_start_that_takes_a_snapshot_is_foretold_with_room_for_it(small: World, 
     world.assert_restored_equals_the_nodes()
 
 
-def test_start_after_a_kill_takes_a_snapshot_and_needs_room_for_it(small: World, history: History) -> None:
+def test_check_config_counts_the_space_of_a_snapshot_after_a_kill(small: World, history: History) -> None:
     """The versions agree, and the content is in doubt: what the database held is not known."""
     world = small.init()
     world.run([history.first(), *history.notes(5), history.note(os.urandom(300_000).hex())])
     (world.directory / "backup.witness").unlink()
     leave_free(world.backup.parent, 300 * KIB)
-    assert "with a new snapshot of the database" in foretold(world)
+    assert "with a new snapshot of the database" in predicted(world)
     (world.backup.parent / "filler").unlink()
     history.version = world.version
     with world.node() as node:
@@ -113,7 +115,7 @@ def test_start_after_a_kill_takes_a_snapshot_and_needs_room_for_it(small: World,
     assert snapshots_taken(node)
 
 
-def test_nodes_own_disk_without_room_for_the_copy_is_a_problem(world: World, history: History) -> None:
+def test_check_config_reports_a_node_disk_without_space_for_the_database_copy(world: World, history: History) -> None:
     world.init()
     disk = world.directory
     world.run([history.first(), *history.notes(5)])

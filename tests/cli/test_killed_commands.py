@@ -1,4 +1,5 @@
-"""Commands that are killed (-9) in the middle of their work: what was there before is there, or what they make."""
+"""Commands that are killed (-9) in the middle of their work: afterwards there is what was there before, or what they
+make."""
 
 import json
 import subprocess
@@ -13,11 +14,11 @@ from tests.end_to_end.world import World, backup_cli, command, said_at
 from tests.fake_lightningd import History
 
 PARTS = [0.55, 0.65, 0.75, 0.85, 0.95]
-"""Of the time that a whole run takes on this machine: after its imports, before its end (any moment is a good one)."""
+"""Parts of the time that a whole run takes on this machine: after its imports and before its end."""
 
 
 def seconds_for(*words: object) -> float:
-    """How long the command takes when nobody kills it."""
+    """How many seconds the command takes if nobody kills it."""
     began = time.monotonic()
     said = backup_cli(*words)
     assert said.code == 0, said.err
@@ -42,7 +43,7 @@ def large(world: World, history: History) -> World:
 
 
 @pytest.mark.parametrize("act", ["resync", "compact", "restore"])
-def test_the_backup_is_whole_and_the_node_goes_on(large: World, act: str) -> None:
+def test_killed_command_leaves_a_whole_backup_and_the_node_goes_on(large: World, act: str) -> None:
     words: dict[str, list[object]] = {
         "resync": ["--lightning-dir", large.directory],
         "compact": [large.url],
@@ -64,8 +65,8 @@ def test_the_backup_is_whole_and_the_node_goes_on(large: World, act: str) -> Non
     assert len(list(large.backup.glob("snapshot-*"))) == 1 + kept
 
 
-def test_an_init_that_was_killed_is_no_backup(world: World, history: History, tmp_path: Path) -> None:
-    """Or a whole one: then only backup.lock may be missing, which comes last."""
+def test_killed_init_leaves_no_backup_or_a_whole_one(world: World, history: History, tmp_path: Path) -> None:
+    """If the backup is whole, only backup.lock may be missing, which is written last."""
     world.run_without_plugin([history.first(), *(history.big(2 << 20) for _ in range(4))])
     world.backup = tmp_path / "disk" / "first.bkp"
     whole = seconds_for("init", "--lightning-dir", world.directory, world.url)

@@ -1,4 +1,4 @@
-"""check-config says of the next start what the plugin then does: by the same code."""
+"""check-config predicts what the plugin does at the next start, by the same code."""
 
 import os
 import shutil
@@ -12,15 +12,15 @@ from tests.fake_lightningd import History, Refused
 
 
 def check_config(world: World) -> Said:
-    """What it says; it changes nothing."""
+    """Run check-config; it must change nothing."""
     before = tree(world.directory, world.backup)
     said = backup_cli("check-config", "--lightning-dir", world.directory)
     assert tree(world.directory, world.backup) == before
     return said
 
 
-def copy_in_place_of_it(world: World) -> None:
-    """The same files in another directory, and that under the old name."""
+def replace_directory_by_a_copy(world: World) -> None:
+    """Put a copy of the node's directory in its place, under its name."""
     original = world.directory.rename(world.directory.with_name("original"))
     shutil.copytree(original, world.directory)
 
@@ -33,7 +33,7 @@ def assert_refused(world: World, why: str) -> None:
     node.die()
 
 
-def test_journal_rolled_back_by_a_refused_start(lived: World, history: History) -> None:
+def test_check_config_predicts_roll_forward_after_a_refused_start(lived: World, history: History) -> None:
     """While the backup was away, lightningd opened the database: its file was written long after the last change."""
     play_and_set_back(lived, history.notes(3), keep=2)
     aside = lived.backup.rename(lived.backup.with_name("unplugged"))
@@ -45,23 +45,25 @@ def test_journal_rolled_back_by_a_refused_start(lived: World, history: History) 
     assert lived.version == history.version
 
 
-def test_copied_directory_that_is_behind(lived: World, history: History) -> None:
+def test_check_config_predicts_refusal_of_a_copied_directory_that_is_behind(lived: World, history: History) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     assert "brings it forward by itself" in check_config(lived).text
-    copy_in_place_of_it(lived)
+    replace_directory_by_a_copy(lived)
     assert "the next start is refused" in check_config(lived).text
     assert_refused(lived, "this node directory is a copy")
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_copied_directory_while_the_last_session_is_open(lived: World, history: History, ahead: int) -> None:
+def test_check_config_names_a_copied_directory_whose_last_session_is_open(
+    lived: World, history: History, ahead: int
+) -> None:
     node = lived.node()
     node.start()
     node.play(history.notes(2))
     node.die()
     lived.run_without_plugin(history.notes(ahead))
     assert "looks like a copy" not in check_config(lived).text
-    copy_in_place_of_it(lived)
+    replace_directory_by_a_copy(lived)
     said = check_config(lived)
     assert "looks like a copy" in said.text
     assert "The next start is refused" in said.text
@@ -69,9 +71,9 @@ def test_copied_directory_while_the_last_session_is_open(lived: World, history: 
     assert_refused(lived, "looks like a copy")
 
 
-def test_copied_directory_after_an_end_in_order(lived: World, history: History) -> None:
+def test_check_config_accepts_a_copied_directory_after_a_clean_stop(lived: World, history: History) -> None:
     """A node that has moved."""
-    copy_in_place_of_it(lived)
+    replace_directory_by_a_copy(lived)
     assert "the database and its backup are both at version 6" in check_config(lived).text
     lived.run(history.notes(1))
     lived.assert_restored_equals_the_nodes()

@@ -27,13 +27,13 @@ def error(said: Said) -> dict[str, Any]:
     "words",
     [["verify"], ["restore", "x"], ["init"], ["drill", "--nonsense"], ["check-config", "x"], ["nonsense"], []],
 )
-def test_usage_error_is_a_document(words: list[str]) -> None:
+def test_json_usage_error_is_one_document(words: list[str]) -> None:
     said = backup_cli(*words, "--json")
     assert error(said)["kind"] == "usage"
     assert said.code == 2
 
 
-def test_place_that_is_missing(tmp_path: Path) -> None:
+def test_json_error_of_a_missing_backup_is_unreachable(tmp_path: Path) -> None:
     for words in (["verify"], ["status"], ["versions"], ["restore", "--dry-run"]):
         dest = [str(tmp_path)] if words[0] == "restore" else []
         said = backup_cli(*words, "--json", (tmp_path / "none").as_uri(), *dest)
@@ -41,7 +41,7 @@ def test_place_that_is_missing(tmp_path: Path) -> None:
         assert error(said)["message"] in said.err
 
 
-def test_damage_is_named_by_its_place(old_node: World, tmp_path: Path) -> None:
+def test_json_error_of_damage_names_file_and_offset(old_node: World, tmp_path: Path) -> None:
     old_node.init()
     snapshot = old_node.backup / "snapshot-00000001"
     data = bytearray(snapshot.read_bytes())
@@ -55,7 +55,7 @@ def test_damage_is_named_by_its_place(old_node: World, tmp_path: Path) -> None:
         assert "finding" in found
 
 
-def test_init_verify_restore_and_check_config(old_node: World, place: Path) -> None:
+def test_json_of_init_verify_restore_and_check_config_agrees_with_status(old_node: World, place: Path) -> None:
     made = document(backup_cli("init", "--json", "--lightning-dir", old_node.directory, old_node.url))
     status = document(backup_cli("status", "--json", old_node.url))
     assert {name: made[name] for name in ("backup_id", "node_id", "data_version")} == {
@@ -76,7 +76,7 @@ def test_init_verify_restore_and_check_config(old_node: World, place: Path) -> N
     assert found["problems"] == sum(each["level"] == "problem" for each in found["findings"]) > 0
 
 
-def test_drills(old_node: World, tmp_path: Path) -> None:
+def test_json_of_both_drills_holds_their_findings(old_node: World, tmp_path: Path) -> None:
     seen = document(backup_cli("drill", "--json", tmp_path.as_uri()))
     assert seen["identical"]
     assert 0 < seen["commit_seconds"]["median"] <= seen["commit_seconds"]["p99"] <= seen["commit_seconds"]["max"]
@@ -85,7 +85,7 @@ def test_drills(old_node: World, tmp_path: Path) -> None:
     assert own["database"]["level"] == "ok"
 
 
-def test_verify_that_finds_a_difference_says_which(old_node: World) -> None:
+def test_json_error_of_verify_lists_the_differences(old_node: World) -> None:
     old_node.init()
     with sqlite3.connect(old_node.database) as connection:
         connection.execute("CREATE TABLE another (a)")
@@ -95,7 +95,7 @@ def test_verify_that_finds_a_difference_says_which(old_node: World) -> None:
     assert "another" in " ".join(found["listed"])
 
 
-def test_without_the_flag_stdout_is_empty_on_errors(tmp_path: Path) -> None:
+def test_stdout_without_json_is_empty_on_errors(tmp_path: Path) -> None:
     assert backup_cli("verify", (tmp_path / "none").as_uri()).out == ""
 
 
@@ -119,7 +119,7 @@ def test_dry_init_says_what_init_does_and_changes_nothing(old_node: World) -> No
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
-def test_dry_restore(old_node: World, tmp_path: Path, options: list[str]) -> None:
+def test_dry_restore_changes_nothing(old_node: World, tmp_path: Path, options: list[str]) -> None:
     old_node.init()
     new = tmp_path / "new" / "regtest"
     new.parent.mkdir()
@@ -139,7 +139,7 @@ def test_dry_restore(old_node: World, tmp_path: Path, options: list[str]) -> Non
     assert tree(old_node.root, new.parent, locks=True) == before
 
 
-def test_dry_resync_and_compact(old_node: World) -> None:
+def test_dry_resync_and_compact_change_nothing(old_node: World) -> None:
     old_node.init()
     before = tree(old_node.root, locks=True)
     said = backup_cli("resync", "--dry-run", "--lightning-dir", old_node.directory)
@@ -149,7 +149,7 @@ def test_dry_resync_and_compact(old_node: World) -> None:
     assert tree(old_node.root, locks=True) == before
 
 
-def test_dry_run_meets_the_lock_of_a_running_writer(old_node: World) -> None:
+def test_dry_resync_beside_a_running_writer_is_refused_as_in_use(old_node: World) -> None:
     old_node.init()
     with WriterLock(old_node.directory, "a node"):
         text = (old_node.directory / "backup.pid").read_text()
