@@ -222,8 +222,8 @@ def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> b
         return False
     end, version = read.end, found.state.data_version or 0
     position = Position(end.data_version, end.sequence, end.checksum)
-    ahead = not read.missing and version != end.data_version
-    return ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, position) is not None
+    is_ahead = not read.missing and version != end.data_version
+    return is_ahead or read.known_damage or why_doubted(directory, start.seen, read.backup_id, position) is not None
 
 
 def read_backup(

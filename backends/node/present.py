@@ -83,7 +83,7 @@ def _end(backup: Backup) -> Position | None:
 
 
 def _newest(backup: Backup, reached: int) -> int:
-    return newest_saved(backup.storage, reached) if isinstance(backup, Backup) else reached
+    return newest_saved(backup.storage, reached)
 
 
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:

@@ -370,7 +370,7 @@ class Replay:
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, FunctionRefused) and not self._in_place:
             holds = "the database in this backup holds what no node's database does"
-            raise ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
+            return ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
             snapshot = "the snapshot in this backup is not an intact database"
             return ReplayFailed(f"{snapshot}: {error_text(error)}", snapshot, f". {_DO_NEXT}")

@@ -12,7 +12,7 @@ from backends.node.writer_lock import WRITER_LOCK_FILE
 from backends.system.owners import only_roots
 from backends.text import shell_line
 from backup_cli.checks.our_plugin import PLUGIN, is_older, is_ours, looks_like_ours
-from backup_cli.checks.probe import PATIENCE, Manifest, ask_for_manifest
+from backup_cli.checks.probe import TIMEOUT, Manifest, ask_for_manifest
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig, PluginLine
 from backup_cli.paths import plugin_path
@@ -75,8 +75,8 @@ class _Asked:
         self._config = config
         self._said: dict[Path, Manifest | BackupError] = {}
 
-    def manifest(self, path: Path, patience: float) -> Manifest:
-        """The plugin's manifest, waited for up to `patience` seconds.
+    def manifest(self, path: Path, timeout: float) -> Manifest:
+        """The plugin's manifest, waited for up to `timeout` seconds.
 
         Raises BackupError when the plugin does not answer, NotStarted when it was not started at all.
         """
@@ -90,7 +90,7 @@ class _Asked:
         real = path.resolve()
         if real not in self._said:
             try:
-                self._said[real] = ask_for_manifest(path, patience)
+                self._said[real] = ask_for_manifest(path, timeout)
             except BackupError as error:
                 self._said[real] = error
         said = self._said[real]
@@ -166,7 +166,7 @@ def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, to
             f"backup; {_how_to_make_it_important(config, line)}",
         )
     try:
-        manifest = asked.manifest(line.path, PATIENCE)
+        manifest = asked.manifest(line.path, TIMEOUT)
     except NotStarted as error:
         yield warning("plugin", str(error))
         return
@@ -180,7 +180,7 @@ def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, to
     elif manifest.seconds > SLOW_START:
         yield warning(
             "plugin",
-            f"{line.path} needs {manifest.seconds:.0f} s to start, and lightningd waits {PATIENCE:.0f} s; is the "
+            f"{line.path} needs {manifest.seconds:.0f} s to start, and lightningd waits {TIMEOUT:.0f} s; is the "
             "machine overloaded, or its disk slow?",
         )
     elif line.important and not told:

@@ -15,7 +15,7 @@ from typing import Any
 from backends.errors import BackupError
 from backends.text import printable
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that lightningd waits for a manifest."""
 
 _QUESTION = {"jsonrpc": "2.0", "id": "cln:getmanifest#1", "method": "getmanifest"}
@@ -31,8 +31,8 @@ class Manifest:
     seconds: float
 
 
-def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
-    """Start the plugin, ask for its manifest, wait up to `patience` seconds for it, and stop the plugin again.
+def ask_for_manifest(plugin: Path, timeout: float = TIMEOUT) -> Manifest:
+    """Start the plugin, ask for its manifest, wait up to `timeout` seconds for it, and stop the plugin again.
 
     Raises BackupError, which says why the plugin did not answer.
     """
@@ -51,7 +51,7 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
             raise BackupError(f"{plugin} cannot be started ({error.strerror})") from None
         try:
             began = time.monotonic()
-            answer = _ask(process, began + patience)
+            answer = _ask(process, began + timeout)
             seconds = time.monotonic() - began
             if answer is None:
                 process.kill()

@@ -19,7 +19,7 @@ import apsw
 from backends.change import Change, foreign_keys_setting
 from backends.errors import BackupError
 
-PATIENCE = 180.0
+TIMEOUT = 180.0
 """Seconds to wait for an answer of the plugin."""
 
 
@@ -86,7 +86,7 @@ class Player:
         self._connection.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
 
     def kill(self) -> None:
         """Kill the plugin if it still runs."""
@@ -123,8 +123,8 @@ class Player:
             while b"\n\n" in self._buffer:
                 message, self._buffer = self._buffer.split(b"\n\n", 1)
                 yield json.loads(message)
-            if not select.select([descriptor], [], [], PATIENCE)[0]:
-                raise BackupError(f"the plugin has not answered for {PATIENCE:.0f} seconds: the destination hangs")
+            if not select.select([descriptor], [], [], TIMEOUT)[0]:
+                raise BackupError(f"the plugin has not answered for {TIMEOUT:.0f} seconds: the destination hangs")
             data = os.read(descriptor, 1 << 16)
             if not data:
                 return

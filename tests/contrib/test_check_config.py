@@ -63,7 +63,7 @@ def test_missing_plugin_file_is_a_problem(node: Path, tmp_path: Path) -> None:
 def test_plugin_that_does_not_start_is_a_problem_with_its_own_words(
     node: Path, tmp_path: Path, script: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin_findings, "PATIENCE", 0.5 if "cat" in script else 30.0)
+    monkeypatch.setattr(plugin_findings, "TIMEOUT", 0.5 if "cat" in script else 30.0)
     broken = executable(tmp_path / "broken" / "lightningd-backup", script)
     configure(node, f"important-plugin={broken}\n")
     assert word in the_problem(node)

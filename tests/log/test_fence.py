@@ -244,12 +244,9 @@ def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     said = tmp_path / "said"
     for number in range(5 * CAMPAIGN):
-        with said.open("w") as out:
-            first = subprocess.Popen(
-                [sys.executable, "-c", _NODE, url],
-                stdout=out,
-                stderr=subprocess.DEVNULL,
-            )
+        complaint = tmp_path / "complaint"
+        with said.open("w") as out, complaint.open("w") as err:
+            first = subprocess.Popen([sys.executable, "-c", _NODE, url], stdout=out, stderr=err)
         while not said.read_text().endswith("\n") or said.read_text().count("\n") < 20:
             assert first.poll() is None
             time.sleep(0.005)
@@ -259,7 +256,8 @@ def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
         taken_over_at = second.position.data_version
         second.append(changes(1, taken_over_at)[0])
         first.send_signal(signal.SIGCONT)
-        assert first.wait(30) == 1  # refused
+        assert first.wait(30) == 1
+        assert "Fenced: another" in complaint.read_text()
         assert int(said.read_text().split()[-1]) <= taken_over_at
         second.close()
 

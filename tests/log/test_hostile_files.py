@@ -39,11 +39,16 @@ def test_manifest_with_odd_value_is_refused_where_it_matters(key: str) -> None:
         refused(backup(manifest=document(json.dumps(without))))
 
 
-@pytest.mark.parametrize("key", ["generation", "sequence", "data_version", "checksum", "first_segment"])
-@pytest.mark.parametrize("value", [0, 2, (1 << 32) - 1, 1 << 32, (1 << 62) + 1, (1 << 63) - 1])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (key, value)
+        for key in ("generation", "sequence", "data_version", "checksum", "first_segment")
+        for value in (0, 2, (1 << 32) - 1, 1 << 32, (1 << 62) + 1, (1 << 63) - 1)
+        if (key, value) not in [("sequence", 0), ("data_version", 0)]  # these are the right ones
+    ],
+)
 def test_manifest_with_number_that_does_not_fit_other_files_is_refused(key: str, value: int) -> None:
-    if (key, value) in [("sequence", 0), ("data_version", 0)]:
-        return
     refused(backup(manifest=manifest(**{key: value})))
 
 

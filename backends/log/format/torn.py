@@ -16,7 +16,6 @@ from backends.log.format.records import (
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
     SECTOR,
-    RecordHeader,
     decode_record_header,
 )
 from backends.storage.base import ReadHandle
@@ -81,11 +80,6 @@ def classify(handle: ReadHandle, offset: int) -> Tail:
         if torn and first_nonzero(handle, stop, size) is not None:
             torn, why = False, "something other than zeros follows the last record"
     return Tail(End.TORN if torn else End.DAMAGED, offset, why)
-
-
-def belongs(header: RecordHeader, sequence: int, previous: int) -> bool:
-    """Whether a record with this header is the next one in the chain, after `sequence` - 1 with checksum `previous`."""
-    return header.sequence == sequence and header.previous == previous
 
 
 def _missing_sector(handle: ReadHandle, start: int, stop: int) -> bool:
