@@ -22,7 +22,8 @@ from backends.errors import (
 from backends.legacy.errors import LegacyDamaged
 from backends.sqlite.connection import Busy, Corrupt
 from backends.sqlite.limits import BeyondLimits
-from backends.sqlite.replay import MAX_WITHHELD, MemoryFailed, OutOfTime, ReplayFailed
+from backends.sqlite.replay import MAX_WITHHELD
+from backends.sqlite.replay_errors import MemoryFailed, OutOfTime, ReplayFailed
 from backends.text import printable
 from backends.urls import BadURL
 

@@ -13,7 +13,8 @@ from backends.legacy.errors import LegacyDamaged
 from backends.legacy.file import Frame
 from backends.legacy.history import LegacyChanges, LegacyEnd, remarks
 from backends.sqlite.rebuild import BytesDone, Rebuilt, SizeLimit
-from backends.sqlite.replay import MemoryFailed, Replay, ReplayFailed, TooLarge
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import MemoryFailed, ReplayFailed, TooLarge
 from backends.sqlite.source import Corrupt, DatabaseState, inspect
 from backends.system.pulse import pulse
 

@@ -12,7 +12,8 @@ from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog, StoredChange
 from backends.log.reader.snapshot import SnapshotReader
 from backends.sqlite import limits
-from backends.sqlite.replay import Replay, TooLarge
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import TooLarge
 from backends.sqlite.source import DatabaseState
 from backends.system.pulse import pulse
 

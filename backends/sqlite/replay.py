@@ -16,7 +16,7 @@ from types import TracebackType
 import apsw
 
 from backends.change import bumped_from, foreign_keys_setting
-from backends.errors import BackupError, Unrestorable
+from backends.errors import BackupError
 from backends.sqlite.authorizer import PLAIN, ReplayAuthorizer
 from backends.sqlite.connection import (
     READ_ONLY,
@@ -34,6 +34,7 @@ from backends.sqlite.connection import (
 )
 from backends.sqlite.error_text import NOT_UTF8, whole_words
 from backends.sqlite.functions import FunctionRefused
+from backends.sqlite.replay_errors import _ALTERED, _DO_NEXT, MemoryFailed, OutOfTime, ReplayFailed, TooLarge
 from backends.sqlite.schema import UnknownObjects, unknown_objects
 from backends.sqlite.source import DatabaseState, state_of
 from backends.sqlite.statement_outline import outline
@@ -73,48 +74,7 @@ _FREE_SPACE = 16 << 20
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
 
-_DO_NEXT = (
-    "Do not start a node from it; keep every disk, and if the node's own database is intact, stop the node and run: "
-    "backup-cli resync"
-)
 _NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
-_ALTERED = (
-    "; this backup was altered, or does not come from a node. Do not start a node from it; look for another copy of "
-    "the backup"
-)
-
-
-class ReplayFailed(Unrestorable):
-    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
-
-    The message is `what` (what happened, without a full stop) followed by `advice`. `finding` is as in Unrestorable.
-    `withheld` is the statement, and anything else that may hold the node's secrets.
-    """
-
-    def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
-        super().__init__(what + advice, finding)
-        self.what, self.withheld = what, withheld
-
-
-class MemoryFailed(BackupError):
-    """A change needs more memory than any node's change does, or this machine has run out: nothing can tell which.
-
-    The message is `what` (what happened, without a full stop) followed by `advice`.
-    """
-
-    exit_code = 3
-
-    def __init__(self, what: str, advice: str = "") -> None:
-        super().__init__(what + advice)
-        self.what = what
-
-
-class TooLarge(BackupError):
-    """The database grew beyond the size that `Replay.grow_to` allows."""
-
-
-class OutOfTime(BackupError):
-    """The changes could not be executed before the deadline (`until` of a Replay)."""
 
 
 class Replay:

@@ -14,7 +14,8 @@ import pytest
 
 from backends.sqlite.connection import READ_WRITE, connect
 from backends.sqlite.functions import ALLOWED, LONGEST_SOUGHT, NODES_CALL, FunctionRefused
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from tests.attacks.hostile import hostile_backup
 from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.world import backup_cli, command, spawned

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from backends.sqlite.connection import READ_WRITE, connect
 from backends.sqlite.functions import allow_only_known
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from backends.sqlite.schema import SHOWN, UnknownObjects, unknown_objects
 from tests.attacks.hostile import hostile_backup
 from tests.cli.cli_asserts import assert_refused

@@ -111,7 +111,7 @@ def test_roll_forward_killed_at_each_step_is_completed_by_the_next_start(
     first, reached = lived.version, set()
     aside = lived.root / "aside"
     shutil.copytree(lived.directory, aside)
-    monkeypatch.setattr("plugin.roll_forward.SOON", 2.0)
+    monkeypatch.setattr("plugin.missing_changes.SOON", 2.0)
     time.sleep(3)
     steps = 0
     with starts(lived.directory) as brought_forward_until:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from backends.base import Position
 from backends.change import VERSIONS, WRAP_WINDOW, Change
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from backends.text import counted
 from plugin.decision import Decision, Do, decide
 from tests.fake_lightningd.calls import bump

@@ -14,7 +14,7 @@ from backends.log.reader.last_changes import LastChanges, LoggedChange
 from backends.sqlite.as_found import AsFound, Unclear
 from backends.sqlite.source import DatabaseState
 from plugin.at_start import WhyLeft
-from plugin.roll_forward import MAX_SQL, SOON, Facts, missing_changes
+from plugin.missing_changes import MAX_SQL, SOON, Facts, missing_changes
 
 TIME = 1_700_000_000
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backends.sqlite import authorizer as authorizer_module
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from tests.sqlite.databases import NODE, made, node, rows
 
 ATTACKS = {

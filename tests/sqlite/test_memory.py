@@ -11,7 +11,8 @@ from backends.errors import BackupError
 from backends.sqlite import connection
 from backends.sqlite.compare import foreign_key_violations
 from backends.sqlite.connection import MEMORY
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from tests.sqlite.databases import NODE, node, rows
 
 MIB = 1 << 20
@@ -75,7 +76,8 @@ GREEDY = {
 GREED = """
 import sys
 from pathlib import Path
-from backends.sqlite.replay import Replay, MemoryFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import MemoryFailed
 from tests.sqlite.databases import NODE
 with Replay(Path(sys.argv[1])) as replay:
     replay.execute(NODE if replay.path.stat().st_size == 0 else [], 7)

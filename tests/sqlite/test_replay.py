@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from backends.errors import BackupError
 from backends.sqlite import replay as replay_module
 from backends.sqlite.compare import compare
-from backends.sqlite.replay import Replay, ReplayFailed
+from backends.sqlite.replay import Replay
+from backends.sqlite.replay_errors import ReplayFailed
 from backends.sqlite.source import DatabaseState
 from backends.sqlite.statement_outline import outline
 from tests.sqlite.conftest import Recording

@@ -1,0 +1,47 @@
+"""How a replay fails, and what a person should do next."""
+
+from backends.errors import BackupError, Unrestorable
+
+_DO_NEXT = (
+    "Do not start a node from it; keep every disk, and if the node's own database is intact, stop the node and run: "
+    "backup-cli resync"
+)
+
+
+_ALTERED = (
+    "; this backup was altered, or does not come from a node. Do not start a node from it; look for another copy of "
+    "the backup"
+)
+
+
+class ReplayFailed(Unrestorable):
+    """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
+
+    The message is `what` (what happened, without a full stop) followed by `advice`. `finding` is as in Unrestorable.
+    `withheld` is the statement, and anything else that may hold the node's secrets.
+    """
+
+    def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
+        super().__init__(what + advice, finding)
+        self.what, self.withheld = what, withheld
+
+
+class MemoryFailed(BackupError):
+    """A change needs more memory than any node's change does, or this machine has run out: nothing can tell which.
+
+    The message is `what` (what happened, without a full stop) followed by `advice`.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what + advice)
+        self.what = what
+
+
+class TooLarge(BackupError):
+    """The database grew beyond the size that `Replay.grow_to` allows."""
+
+
+class OutOfTime(BackupError):
+    """The changes could not be executed before the deadline (`until` of a Replay)."""
