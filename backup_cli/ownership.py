@@ -69,7 +69,7 @@ def _overtaken(url: str, backup: Backup, error: Fenced) -> InUse:
     if writer is not None:
         who += f" ({writer.host}, {writer.process}{', which has ended since' if writer.closed else ''})"
     return InUse(
-        f"{who}, a command or a node, has begun to write to {url} at the same moment: this one has stopped, and "
+        f"{who} has begun to write to {url} at the same moment, another command or a node: this one has stopped, and "
         "nothing that was saved is lost. Wait until that process has ended, or stop it if it is a node (lightning-cli "
         f"stop), then repeat this. If you know of no such process: {error}"
     )
