@@ -1,4 +1,4 @@
-"""Where changes go and how they come back.
+"""Destinations: where changes are saved and where they are read back from.
 
 A URL's scheme names the kind of destination. A new kind is one module and one entry in SCHEMES.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from backends import near_miss as meant
 from backends.urls import BadURL, Destination, parse_url
 
-if TYPE_CHECKING:  # the plugin answers lightningd before it loads all that
+if TYPE_CHECKING:  # the plugin must answer lightningd before it imports all of this
     from backends.log.backup import Backup
     from backends.places.base import Place
 
@@ -21,11 +21,12 @@ SCHEMES = {
     "nfs": "backends.places.nfs:nfs_place",
     "usb": "backends.places.usb:UsbPlace",
 }
-"""Scheme → module and what makes the place in it. Imported when used: what one needs is no burden for another."""
+"""Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
+used, so that no scheme pays for the imports of another."""
 
 
 def place_at(url: str) -> "Place":
-    """The place that this URL names. Raises BadURL; touches nothing."""
+    """The place that this URL names. Raises BadURL; does not touch the destination."""
     destination = parse_url(url)
     try:
         module, name = SCHEMES[destination.scheme].split(":")
@@ -37,7 +38,7 @@ def place_at(url: str) -> "Place":
 
 
 def backup_at(url: str) -> "Backup":
-    """The backup, there or yet to be made, in the place that this URL names. Raises BadURL; touches nothing."""
+    """The backup that this URL names, whether it exists or not. Raises BadURL; does not touch the destination."""
     from backends.log.backup import Backup
 
     return Backup(place_at(url))

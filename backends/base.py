@@ -1,4 +1,4 @@
-"""The few types that all of the backup speaks of: where a log ends, who wrote it, what a snapshot is made of."""
+"""The few types that the whole program shares: where a log ends, who wrote it, what a snapshot is made of."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from backends.text import process_in_words
 
 MAX_ROLL_FORWARD = 16
-"""Changes by which a node's database may be behind its backup and still be brought forward by the plugin itself.
+"""The most changes by which a node's database may be behind its backup and still be rolled forward by the plugin.
 
-A power cut on the node's machine takes back one or two commits. As many stay in the log when all before them is
-compacted into a snapshot.
+A power cut on the node's machine takes back one or two commits. A compaction leaves this many changes in the log and
+moves everything before them into the snapshot.
 """
 
 Report = Callable[[str, str], None]
-"""Called with a level of lightningd's (info, unusual, broken) and one line for the node's log."""
+"""Called with a lightningd log level (info, unusual, broken) and one line for the node's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class SnapshotSource:
     node_id: str | None
     foreign_keys: bool = True
     size: int = 0
-    """Bytes of all pieces; 0: nobody has said."""
+    """Bytes of all pieces together; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the log ends: what the next call is compared with."""
+    """Where the log ends: what the next `db_write` call is compared with."""
 
     data_version: int
     sequence: int
@@ -40,28 +40,28 @@ class Position:
 
 
 Announce = Callable[[Position], object]
-"""Called with the place where a new generation begins, when all that is left to do is to publish it."""
+"""Called with the position where a new generation begins, right before the generation is published."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastWriter:
-    """Who wrote a backup last, as the session marker in it tells."""
+    """Who wrote a backup last, according to the session marker in it."""
 
     session_id: str
     host: str
     pid: int  # 0: unknown
-    started: int  # seconds since 1970; UNKNOWN_TIME, too
-    closed: bool  # ended in order
+    started: int  # seconds since 1970, or UNKNOWN_TIME
+    closed: bool  # the session ended cleanly
 
     @property
     def process(self) -> str:
-        """Its process, in the middle of a sentence."""
+        """The writer's process, in words for the middle of a sentence."""
         return process_in_words(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes as they lie at the destination, and records since the snapshot."""
+    """Bytes stored at the destination, and the number of records since the snapshot."""
 
     snapshot: int
     segments: int

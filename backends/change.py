@@ -1,7 +1,7 @@
 """A change: what one `db_write` call carries, and what its statements say about the version.
 
-Facts about lightningd (v26.06): a transaction that changes anything ends with the bump of `data_version`;
-a migration may also send a lone PRAGMA, with the version of the transaction just committed.
+Facts about lightningd (v26.06): a transaction that changes anything ends with the bump of `data_version` (the UPDATE
+that counts it up by one); a migration may also send a lone PRAGMA, with the version of the transaction just committed.
 """
 
 import re
@@ -16,7 +16,7 @@ MAX_CHANGE = 1 << 30
 
 _BUMP = re.compile(
     r"UPDATE vars SET intval = intval \+ 1 WHERE name = 'data_version' AND intval = (\d{1,10});?\s*\Z",
-    re.ASCII,  # other digits and blanks are none to SQLite
+    re.ASCII,  # SQLite does not accept other Unicode digits and spaces
 )
 _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
 
@@ -24,18 +24,20 @@ _FOREIGN_KEYS = re.compile(r"\s*PRAGMA\s+foreign_keys\s*=\s*(ON|OFF)\s*;?\s*\Z",
 DATABASE_HEADER = 96
 """Bytes at the beginning of a SQLite file that hold its change counter, size, schema cookie and free list.
 
-The four after them only say which version of SQLite wrote it last: lightningd's is not the one that replays here.
+The four bytes after them are left out: they only say which version of SQLite wrote the file last, and lightningd's
+SQLite is not the one that replays changes here.
 """
 
 UNKNOWN_DATABASE = 0
-"""The fingerprint of a database that nothing is known of: it equals no other."""
+"""The fingerprint of a database about which nothing is known: no real fingerprint has this value."""
 
 
 def database_fingerprint(header: bytes) -> int:
-    """What a record remembers of the database before its change, given the file's first DATABASE_HEADER bytes.
+    """The fingerprint that a record keeps of the database before its change.
 
-    They tell at which commit of which line a database stands (seen on a real node through a channel's life). A new
-    file has none yet, and that is a fingerprint, too. In WAL mode they tell nothing: a commit leaves them alone.
+    `header` is the first DATABASE_HEADER bytes of the database file. They identify the commit of the database, and tell
+    different histories apart (observed on a real node through the life of a channel). A new file is still empty; that
+    is a valid fingerprint as well. In WAL mode the result is UNKNOWN_DATABASE: a commit does not change these bytes.
     """
     if header[18:20] == b"\2\2":
         return UNKNOWN_DATABASE
@@ -54,17 +56,17 @@ class Change:
         self.data_version, self.statements, self.database = data_version, statements, database
         bump = _BUMP.match(statements[-1]) if statements else None
         self.advances = bump is not None and int(bump[1]) % VERSIONS == (data_version - 1) % VERSIONS
-        """Whether the call ends with the bump, so that the database stood at `data_version - 1` before it."""
+        """Whether the call ends with the bump, so that the database was at `data_version - 1` before it."""
 
     @property
     def database_stood_at(self) -> int:
-        """The version that the database had committed when the call was made."""
+        """The version that the database had last committed when the call was made."""
         return previous(self.data_version) if self.advances else self.data_version
 
     def encode(self) -> bytes:
-        """The statements as UTF-8, joined by NUL bytes (SQLite's own statements cannot contain one).
+        """The statements as UTF-8, joined by NUL bytes (SQLite cannot execute a statement that contains one).
 
-        Raises ValueError for a statement with a NUL and UnicodeEncodeError for one that is no Unicode text.
+        Raises ValueError for a statement with a NUL, UnicodeEncodeError for a statement that is not valid Unicode.
         """
         joined = "\0".join(self.statements)
         if joined.count("\0") >= len(self.statements):
@@ -73,20 +75,20 @@ class Change:
 
 
 def previous(version: int) -> int:
-    """The version before this one."""
+    """The version before this one; versions wrap at 2^32."""
     return (version - 1) % VERSIONS
 
 
 def bumped_from(statement: str) -> int | None:
-    """The version from which this statement, if it is lightningd's bump, counts up; None for any other."""
+    """The version from which lightningd's bump counts up; None if the statement is not that bump."""
     bump = _BUMP.match(statement)
     return None if bump is None else int(bump[1])
 
 
 def foreign_keys_setting(statements: Sequence[str]) -> bool | None:
-    """True or False when the statements are a lone `PRAGMA foreign_keys = ON` or `OFF`, else None.
+    """True if the only statement is `PRAGMA foreign_keys = ON`, False if it is `... = OFF`, otherwise None.
 
-    Only such a call runs outside any transaction, and only there does the PRAGMA have an effect.
+    Only such a call runs outside a transaction, and only there does the PRAGMA have an effect.
     """
     if len(statements) != 1:
         return None
@@ -95,11 +97,12 @@ def foreign_keys_setting(statements: Sequence[str]) -> bool | None:
 
 
 WRAP_WINDOW = 1 << 16
-"""How near to 2^32 a version must be for a small one to come after it; elsewhere a small one is an emptied database."""
+"""A version this close to 2^32 may be followed by a small one. After any other, a small one means an emptied
+database."""
 
 
 def ahead(version: int, other: int) -> int:
-    """By how many changes `version` is ahead of `other`; negative when it is behind. Versions wrap at 2^32."""
+    """How many changes `version` is ahead of `other`; negative if it is behind. Versions wrap at 2^32."""
     distance = version - other
     if other >= VERSIONS - WRAP_WINDOW and version < WRAP_WINDOW:
         return distance + VERSIONS

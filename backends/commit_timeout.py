@@ -3,7 +3,7 @@
 from backends.urls import BadURL, Destination
 
 DEFAULT_COMMIT_TIMEOUT = 120.0
-"""Seconds. A node that stands still for several minutes gets channels force-closed by its peers."""
+"""Seconds. If a node hangs for several minutes, its peers force-close channels."""
 
 _MIN, _MAX = 5, 3600
 
@@ -13,11 +13,11 @@ def commit_timeout_of(destination: Destination) -> float:
     value = destination.option("timeout", "")
     if not value:
         return DEFAULT_COMMIT_TIMEOUT
-    if not (value.isascii() and value.isdigit() and len(value) <= 100):  # of 5000 digits `int` makes no number
+    if not (value.isascii() and value.isdigit() and len(value) <= 100):  # `int` refuses 5000 digits
         raise BadURL(f"{destination}: timeout={value} is not a number of seconds")
     if not _MIN <= int(value) <= _MAX:
         raise BadURL(
             f"{destination}: timeout={value} is not between {_MIN} and {_MAX} seconds: less would stop the node at "
-            "the first hiccup, more would let it stand still until its channels are closed"
+            "the first hiccup, more would let it hang until its channels are closed"
         )
     return float(value)

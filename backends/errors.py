@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class BackupError(Exception):
-    """Something was refused or failed; the message is one sentence for a frightened person.
+    """Something was refused or failed; the message is one line for a frightened person.
 
     `exit_code` is what `backup-cli` exits with: 1 refused or failed, 3 the backup is damaged.
     """
@@ -17,24 +17,24 @@ class BackupError(Exception):
     exit_code = 1
 
     kind = "refused"
-    """What programs tell errors apart by (`--json`): it stays, whatever the sentence becomes."""
+    """How programs tell errors apart (`--json`): it stays the same however the message is reworded."""
 
     listed: tuple[str, ...] = ()
-    """What is to be shown below the message, each on a line of its own."""
+    """Items to show below the message, each on a line of its own."""
 
     withheld: str = ""
-    """What the message leaves out because it holds the node's secrets: shown only to whoever asks (--show-statements).
+    """What the message leaves out because it holds the node's secrets: shown only on request (--show-statements).
 
-    It is part of no sentence: neither the node's log, nor a notification, nor a note in a backup ever has it.
+    It is never part of a message, so it never reaches the node's log, a notification or a note in a backup.
     """
 
     def __str__(self) -> str:
-        """One line that no terminal obeys, whatever foreign text the message was made of."""
+        """The message on one line, with no control characters for a terminal, whatever foreign text it contains."""
         return one_line(super().__str__())
 
 
 def withheld_by(error: BaseException) -> str:
-    """What this error, or one that it was made of, keeps from strangers."""
+    """The `withheld` text of this error or, if it has none, of the nearest error that caused it; "" without one."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, BackupError) and seen.withheld:
@@ -50,7 +50,10 @@ class Unreachable(BackupError):
 
 
 class ClosedToUser(Unreachable):
-    """What was asked for belongs to another user, and only he may read it. `uid` and `gid` are his; None: unknown."""
+    """What was asked for belongs to another user, who alone may read it.
+
+    `uid` and `gid` are that user's; None if unknown.
+    """
 
     def __init__(self, message: str, uid: int | None, gid: int | None) -> None:
         super().__init__(message)
@@ -58,19 +61,19 @@ class ClosedToUser(Unreachable):
 
 
 class NotABackup(BackupError):
-    """What lies at the destination is not a backup, or only part of one."""
+    """What is at the destination is not a backup, or only part of one."""
 
     kind = "not_a_backup"
 
 
 class FromTheFuture(BackupError):
-    """Written by a later release in a format that this one does not know."""
+    """Written by a later release in a format that this release does not know."""
 
     kind = "from_the_future"
 
 
 class WriteFailed(BackupError):
-    """A write or sync failed: what it carried must count as not saved, and the handle is finished."""
+    """A write or sync failed: treat its data as not saved, and never use the handle again."""
 
     kind = "write_failed"
 
@@ -82,9 +85,10 @@ class Fenced(BackupError):
 
 
 class Unrestorable(BackupError):
-    """Proof, found by reading, that a backup cannot be restored whole; no trouble of this machine's is one.
+    """Proof, found by reading, that a backup cannot be restored whole; never raised for a problem of this machine.
 
-    `finding` says what was found in one clause that may be kept and shown: nothing of a statement stands in it.
+    `finding` is one clause that says what was found. It contains nothing of any statement, so it may be stored and
+    shown.
     """
 
     exit_code = 3
@@ -95,11 +99,11 @@ class Unrestorable(BackupError):
         self.finding = finding
 
 
-_UNTOUCHED = "the snapshot and the log may still be good, which backup-cli verify tells"
+_UNTOUCHED = "the snapshot and the log may still be good; to find out, run: backup-cli verify"
 
 
 class InUse(BackupError):
-    """Another process writes to this backup, or nobody can tell that none does. `holder` holds its lock."""
+    """Another process is writing to this backup, or it is impossible to tell. `holder` is who holds its lock."""
 
     kind = "in_use"
 
@@ -107,10 +111,10 @@ class InUse(BackupError):
 
 
 class Damaged(Unrestorable):
-    """Bytes that were once saved have changed or gone.
+    """Bytes that were once saved have changed or are gone.
 
-    `file` and `offset` (bytes from its start) name the place, `last_good` the last data version
-    before it (None when not even the snapshot is whole). `hint` is a further sentence, with a space before it.
+    `file` and `offset` (bytes from its start) say where. `last_good` is the last data version before the damage; None
+    if not even the snapshot is whole. `hint` is a further sentence that begins with a space.
     """
 
     kind = "damaged"

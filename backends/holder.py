@@ -1,7 +1,7 @@
-"""Who holds a lock: what that process has written into the lock's file, and what a person is told of it.
+"""Who holds a lock: what that process wrote into the lock file, and how a person is told about it.
 
-The file holds one line: its process number, a space, and what it calls itself (`FileLock`). A command calls itself by
-what was typed, so that its first word is `backup-cli`; by that word alone it is known.
+The file holds one line: the process number, a space, and the name that the process gives itself (`FileLock`). A command
+uses what was typed as its name, so the first word is `backup-cli`. That word alone identifies a command.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backends.text import printable
 
 COMMAND = "backup-cli"
-"""The first word of what a command calls itself."""
+"""The first word of the name that a command gives itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,13 @@ class Holder:
     """A process that holds a lock. In a sentence: `pid 4711, backup-cli verify`."""
 
     pid: int | None
-    """None: nobody can tell."""
+    """None if unknown."""
     name: str
-    """What it calls itself; empty when it has said nothing."""
+    """The name that the process gave itself; empty if it gave none."""
 
     @property
     def is_command(self) -> bool:
-        """Whether it is no node but a command, which will have ended soon."""
+        """Whether the holder is a command, which will end soon, and not a node."""
         return self.name.partition(" ")[0] == COMMAND
 
     def __str__(self) -> str:
@@ -33,10 +33,10 @@ class Holder:
 
     @classmethod
     def decode(cls, data: bytes) -> "Holder | None":
-        """From what was read at the file's beginning; None when nobody has written into it yet."""
+        """The holder named by the first bytes of a lock file; None if nobody has written into it yet."""
         number, _, name = data.decode(errors="replace").partition("\n")[0].partition(" ")
         return cls(int(number), name) if number.isascii() and number.isdigit() else None
 
 
 UNNAMED = Holder(None, "one that is just starting or ending")
-IN_TURNS = Holder(None, "one after the other")
+IN_TURNS = Holder(None, "several, one after the other")

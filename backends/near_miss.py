@@ -1,4 +1,4 @@
-"""What somebody meant who typed a URL that names nothing: a near miss gets the URL that was meant, not an example."""
+"""What a person meant by a URL that names no destination: the error suggests that URL instead of an example."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, quote
 from backends.text import printable
 
 _NFS_MOUNT = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):(?P<path>/(?!/).+)")
-"""As `mount` takes an NFS share: `nas:/volume1/backup`."""
+"""An NFS share as it is written for `mount`: `nas:/volume1/backup`."""
 
 _SCP = re.compile(r"[^/@\s]+@[^/:\s]+:.*")
 
@@ -17,11 +17,11 @@ _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightni
 _SSHFS = "mount that server with sshfs, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
 
 _ELSEWHERE = {"smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "sftp": _SSHFS, "ssh": _SSHFS}
-"""What is reached through the system's own mounts."""
+"""Schemes that this program does not have: such a destination is reached through a mount of the system."""
 
 
 def path_meant(path: str) -> str:
-    """The URL of a path that was typed instead of one: from the home directory, or from where the command runs."""
+    """The URL for a path that was typed instead of a URL, relative to the home directory or the working directory."""
     meant = Path(path)
     try:
         meant = meant.expanduser()
@@ -31,7 +31,7 @@ def path_meant(path: str) -> str:
 
 
 def without_scheme(url: str) -> str:
-    """A sentence for what has no scheme at all: a path, or what `mount` and `scp` take."""
+    """A sentence for text that has no scheme at all: a path, or a name as `mount` and `scp` take it."""
     mount = _NFS_MOUNT.fullmatch(url)
     if mount is not None:
         return _nfs(mount)
@@ -41,11 +41,11 @@ def without_scheme(url: str) -> str:
 
 
 def without_path(parts: SplitResult, example: str) -> str:
-    """A sentence for a scheme that no absolute path follows."""
+    """A sentence for a URL whose scheme is not followed by an absolute path."""
     if parts.scheme == "socket":
         return (
-            "this is how the older backup plugin named its own server, which this one has not. Where that server's "
-            "disk is on a NAS, name it by NFS: nfs://SERVER/EXPORT/lightning.bkp; or mount it, and use: "
+            "this is how the older backup plugin named its own server, and this plugin has no such server. If that "
+            "server's disk is on a NAS, name it by NFS: nfs://SERVER/EXPORT/lightning.bkp; or mount it, and use: "
             "file:///mnt/SERVER/lightning.bkp"
         )
     if parts.scheme == "file" and parts.path.startswith("~"):
@@ -56,21 +56,21 @@ def without_path(parts: SplitResult, example: str) -> str:
 
 
 def of_a_file_with_host(host: str, path: str) -> str:
-    """The URL that was meant with file://HOST/PATH, which reaches no other machine."""
+    """The URL that was probably meant by file://HOST/PATH, since file:// reaches no other machine."""
     if host.startswith("~"):
         return path_meant(f"{host}{path}")
     if host in (socket.gethostname(), socket.gethostname().partition(".")[0], "127.0.0.1", "[::1]", "."):
         return Path(path).as_uri()
-    return Path(f"/{host}{path}").as_uri()  # two slashes where three belong: the first directory became a host
+    return Path(f"/{host}{path}").as_uri()  # two slashes instead of three: the first directory became the host
 
 
 def unknown_scheme(url: str, scheme: str, known: list[str]) -> str:
-    """A sentence for a scheme that there is none of."""
+    """A sentence for a scheme that does not exist; `known` are those that do, each with `://`."""
     mount = _NFS_MOUNT.fullmatch(url)
     if mount is not None:
         return _nfs(mount)
-    there = f"there is no kind of destination {printable(scheme, 40)}://; there are {', '.join(known)}"
-    return f"{there}. For this one, {_ELSEWHERE[scheme]}" if scheme in _ELSEWHERE else there
+    sentence = f"there is no kind of destination {printable(scheme, 40)}://; there are {', '.join(known)}"
+    return f"{sentence}. For this one, {_ELSEWHERE[scheme]}" if scheme in _ELSEWHERE else sentence
 
 
 def _nfs(mount: "re.Match[str]") -> str:

@@ -1,4 +1,4 @@
-"""The URL that names a destination, taken apart."""
+"""Parsing the URL that names a destination."""
 
 import os
 from dataclasses import dataclass
@@ -33,42 +33,42 @@ class Destination:
         return f"{self.scheme}://{quote(self.host, safe=':[]')}{quote(str(self.path))}{query}"
 
     def option(self, name: str, default: str) -> str:
-        """The value of an option in the query, the last one when it is given twice."""
+        """The value of an option in the query, or `default`. If the option is given twice, the last value counts."""
         return dict(self.options).get(name, default)
 
     def allow_options(self, *known: str) -> None:
-        """Raises BadURL for an option that means nothing there: likely one that means something is misspelt."""
+        """Raise BadURL for an option that is not among `known`: it is probably a misspelling of one that is."""
         for name, _ in self.options:
             if name not in known:
-                raise BadURL(f"{self}: there is no option {name!r}; there is {', '.join(known)}")
+                raise BadURL(f"{self}: there is no option {name!r}; the options are: {', '.join(known)}")
 
     def below(self, name: str) -> "Destination":
-        """The same place, one directory further down."""
+        """The destination in the directory `name` inside this one."""
         return Destination(self.scheme, self.host, self.path / name, self.options)
 
     @property
     def local_path(self) -> Path:
-        """The path as one on this machine."""
+        """The path, as a path on this machine."""
         return Path(self.path)
 
     @property
     def names_no_other_machine(self) -> bool:
-        """Whether the host is this machine, as far as the URL tells."""
+        """Whether the URL names no host, or `localhost`."""
         return self.host in ("", "localhost")
 
 
 def quote(text: str, safe: str = "/") -> str:
-    """As it stands in a URL; also a path that is not in UTF-8."""
+    """The text percent-encoded for a URL; works for a path that is not UTF-8, too."""
     return _quote(os.fsencode(text), safe)
 
 
 def unquote(text: str) -> str:
-    """The contrary."""
+    """Undo `quote`."""
     return _unquote(text, errors="surrogateescape")
 
 
 def parse_url(url: str) -> Destination:
-    """Raises BadURL."""
+    """The destination that a URL names. Raises BadURL."""
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
@@ -83,11 +83,11 @@ def parse_url(url: str) -> Destination:
         raise BadURL(f"{url!r} is not a URL: {meant.without_scheme(url)}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
-        if parts.netloc and parts.scheme != "file":  # three slashes would make the name of a server one of a directory
+        if parts.netloc and parts.scheme != "file":  # with three slashes the server's name would become a directory
             raise BadURL(
                 f"{url!r} names no directory; write it like {parts.scheme}://{parts.netloc}/path/lightning.bkp"
             )
         raise BadURL(f"{url!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
     if parts.fragment:
-        raise BadURL(f"{url!r} has a # in it, which would cut the path off; write it as %23")
+        raise BadURL(f"{url!r} contains a #, which would cut the path off; write it as %23")
     return Destination(parts.scheme, host, PurePosixPath(path), options)

@@ -1,12 +1,12 @@
-"""Run by root, a command becomes the owner of the directory that it works in, before it touches anything there.
+"""When root runs a command, it becomes the owner of the directory that it works in before it touches anything there.
 
-A link, a file with a predictable name or a line of the config file in somebody else's directory does whatever that user
-wants; done by root, it would do it to the whole machine (`check-config` starts the config's plugin; a `backup.lock`
-that was a link to a file of root's was copied, and given away). So root goes on as that user, and cannot come back:
-whatever is planted there, the user does it to himself. What is made then also belongs to him at once.
+In another user's directory, a link, a file with a predictable name or a line of the config file can make root do what
+that user wants, to the whole machine: `check-config` starts the config's plugin, and a `backup.lock` that was a link to
+a file of root's was copied and given to the user. So root goes on as that user, and cannot become root again: whatever
+the user plants there can only harm himself. New files then also belong to him from the start.
 
-Where that is impossible, or where a third user could put another directory in the place of the one that was looked at,
-the command refuses, and prints the line that does it safely.
+If root cannot become the owner, or if a third user could replace the directory after it was checked, the command
+refuses, and prints the command line that does the same safely.
 """
 
 import grp
@@ -31,11 +31,11 @@ from backup_cli.console import say
 from backup_cli.waiting import answered
 
 _NO_MODES = frozenset({"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "cifs", "smb3"})
-"""Filesystems where the mount says whose everything is and who may write; there, modes tell nothing."""
+"""Filesystems where the mount options decide who owns everything and who may write; modes mean nothing there."""
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES", "TZ", "TMPDIR")
 _KEPT_BEGINNINGS = ("LC_", "LIGHTNINGD_BACKUP_")
-"""What another user's programs may see of root's environment, as with sudo: it may hold tokens."""
+"""The part of root's environment that another user's programs may see, as with sudo: the rest may hold tokens."""
 
 _NOBODYS_GROUP = 65534
 
@@ -43,20 +43,23 @@ _typed: list[str] = []
 
 
 def remember(arguments: list[str]) -> None:
-    """What was typed after the command's name, for the line that is to be typed instead."""
+    """Keep what was typed after the program's name, for the command line that a refusal advises."""
     _typed[:] = arguments
 
 
 class SomebodyElses(BackupError):
-    """Root should work in a directory that is not its own, and cannot become its owner."""
+    """Root would have to work in another user's directory, and cannot safely become that user."""
 
 
-# What the commands begin with
+# Called at the start of a command
 
 
 def node_directory(given: Path, *, new: bool = False) -> Path:
-    """The network directory that `--lightning-dir` means, as its owner. Raises BackupError as `network_directory`."""
-    given = _absolute(given)  # before HOME, and what may be entered, are another user's
+    """The network directory that `--lightning-dir` means. If this is root, it becomes the directory's owner.
+
+    Raises SomebodyElses if root cannot do that safely, and BackupError like `network_directory`.
+    """
+    given = _absolute(given)  # before HOME and the directories that may be entered become another user's
     if os.geteuid() != 0:
         return network_directory(given, new=new)
     way = way_to(given)
@@ -66,7 +69,7 @@ def node_directory(given: Path, *, new: bool = False) -> Path:
     except PermissionError as error:
         _refuse_closed_to_its_owner(way, Path(error.filename or given))
     if os.geteuid() == 0:
-        _become_owner_of(directory)  # root's may have the node's own one in it
+        _become_owner_of(directory)  # the node's network directory may be another user's, inside one of root's
     else:
         _demand_owned(directory)
     if os.geteuid() == 0 and database_path(directory).is_symlink():
@@ -75,7 +78,7 @@ def node_directory(given: Path, *, new: bool = False) -> Path:
 
 
 def restore_place(dest: Path) -> Path:
-    """DEST, as the owner of the directory that it is, or that it lies in."""
+    """DEST as an absolute path. If this is root, it becomes the owner of the directory: DEST itself or its parent."""
     dest = _absolute(dest)
     if os.geteuid() == 0:
         _become_owner_of(dest if _is_directory(dest) else dest.parent)
@@ -83,7 +86,7 @@ def restore_place(dest: Path) -> Path:
 
 
 def _is_directory(path: Path) -> bool:
-    """As far as root may know: not of what is closed to it, on a share, or in a FUSE filesystem of its user's own."""
+    """Whether `path` is a directory; False if root may not know, on a share or in another user's FUSE filesystem."""
     try:
         return path.is_dir()
     except PermissionError:
@@ -91,26 +94,28 @@ def _is_directory(path: Path) -> bool:
 
 
 def backup(url: str) -> bool:
-    """For a command that is about nothing but a backup: as its owner, or as that of the directory that it will be in.
+    """For a command that only concerns a backup: if this is root, become the owner of the backup, or of the directory
+    in which it will be created.
 
-    Returns whether this was root, and is another user now. A place on another machine has its own ways of knowing who
-    asks. Raises BackupError where it does not answer.
+    Returns whether this was root and is another user now. For a place on another machine, which itself checks who asks,
+    root stays root. Raises BackupError when the place does not answer.
     """
     if os.geteuid() != 0:
         return False
     try:
         way = answered(url, lambda: _way_to_backup(url))
     except BadURL:
-        return False  # the command itself says what is wrong with it
+        return False  # the command itself will say what is wrong with the URL
     if way is not None and not _is_roots(way):
         _become_owner_at_the_end_of(way)
     return os.geteuid() != 0
 
 
 def refuse_anothers(place: Path | None) -> None:
-    """For a further place that was named: refuse if this is root still, and `place` somebody else's. Touches nothing.
+    """Raise SomebodyElses if this is still root, and another user owns `place` or can change it. Touches nothing.
 
-    (As any other user, a command can do no more in it than that user could.)
+    For a further directory that the user named, such as --scratch. A command run by any other user can do no more there
+    than that user could.
     """
     if os.geteuid() != 0 or place is None:
         return
@@ -118,24 +123,24 @@ def refuse_anothers(place: Path | None) -> None:
     other = way.foreign(0) or way.exposed(0)
     if other is not None:
         raise SomebodyElses(
-            f"{printable(place)} is no place for root to work in: {_why(other.path, other.uid)}. Nothing was touched; "
-            "name a directory that only root may write to, or one that is sticky, such as /var/tmp"
+            f"root does not work in {printable(place)}: {_why(other.path, other.uid)}. Nothing was touched; name a "
+            "directory that only root may write to, or a sticky one such as /var/tmp"
         )
 
 
 def _absolute(path: Path) -> Path:
-    """What a path means to whoever has typed it. BackupError where that cannot be told."""
+    """The absolute path, as the user who typed it means it. Raises BackupError when that cannot be told."""
     try:
         return path.expanduser().absolute()
     except RuntimeError:
         raise BackupError(
             f"{printable(path)} cannot be found: this user has no home directory (no name, and HOME is not set); "
-            "nothing was changed. Name the whole path, the node's directory with --lightning-dir"
+            "nothing was changed. Give the full path; for the node's directory, with --lightning-dir"
         ) from None
     except FileNotFoundError:
         raise BackupError(
-            f"{printable(path)} cannot be found, for the directory that this was typed in does not exist any more; "
-            "nothing was changed. Go to another one (cd), or name the whole path"
+            f"{printable(path)} cannot be found, because the current directory no longer exists; nothing was changed. "
+            "Change to another directory (cd), or give the full path"
         ) from None
 
 
@@ -152,7 +157,8 @@ def _way_to_backup(url: str) -> Way | None:
 
 
 def _is_roots(way: Way) -> bool:
-    """A backup of root's own, wherever it lies: nothing in it is believed, and no link in it is followed."""
+    """Whether the backup is root's own, wherever it is: a command trusts nothing in a backup and follows no link in it,
+    so root may work there."""
     return way.end.uid == 0
 
 
@@ -165,7 +171,7 @@ def _become_owner_at_the_end_of(way: Way) -> None:
     _refuse_exchangeable(way, user)
     if user.uid == 0:
         return
-    say(f"Run by root: goes on as {user.name}, to whom {printable(way.end.path)} belongs")
+    say(f"Run by root: going on as {user.name}, who owns {printable(way.end.path)}")
     _become(user)
     again = way_to(way.end.path)
     _refuse_exchangeable(again, user)
@@ -175,7 +181,8 @@ def _become_owner_at_the_end_of(way: Way) -> None:
 
 
 def _demand_owned(directory: Path) -> None:
-    """What was found in the directory that was named must belong to the same user, and be out of others' reach."""
+    """Refuse unless this directory, found inside the one that was named, belongs to the same user and nobody else can
+    replace it."""
     way = way_to(directory)
     if way.end.uid != os.geteuid():
         _refuse(_owner(way), way.end.path, _why(way.end.path, way.end.uid))
@@ -203,8 +210,10 @@ def _owner(way: Way) -> _User:
 
 
 def _group_of_nameless(gid: int) -> int:
-    """The directory's group, if that has no name either: in a directory that is setgid, what is made gets the group of
-    that, which its owner may not be in."""
+    """The group for an owner without a name: the directory's group if that has no name either, else nobody's.
+
+    A setgid directory gives its group to new files, and the owner need not be a member of that group.
+    """
     try:
         grp.getgrgid(gid)
     except KeyError:
@@ -221,13 +230,13 @@ def _refuse_exchangeable(way: Way, user: _User) -> None:
         _refuse(
             user,
             way.end.path,
-            f"further users may write in {printable(other.path)} (mode {other.mode & 0o7777:04o}), and could exchange "
-            "what lies there",
+            f"other users may write in {printable(other.path)} (mode {other.mode & 0o7777:04o}), and could replace "
+            "what is there",
         )
 
 
 def _why(path: Path, uid: int) -> str:
-    return f"{printable(path)} belongs to the user {user_name(uid)}, who can exchange what lies there"
+    return f"{printable(path)} belongs to the user {user_name(uid)}, who can replace what is there"
 
 
 def _become(user: _User) -> None:
@@ -254,7 +263,7 @@ def _has_become(user: _User) -> bool:
         except OSError:
             continue
         return False
-    with suppress(FileNotFoundError):  # no /proc: the tries have told enough
+    with suppress(FileNotFoundError):  # without /proc, the attempts above must be enough
         for line in Path("/proc/self/status").read_text().splitlines():
             name, _, value = line.partition(":")
             if name in ("CapPrm", "CapEff", "CapAmb") and int(value, 16):
@@ -268,18 +277,18 @@ def _leave_roots_environment(user: _User) -> None:
             del os.environ[name]
     os.environ.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
     if not os.access(os.environ.get("TMPDIR", "/"), os.W_OK | os.X_OK):
-        os.environ.pop("TMPDIR", None)  # root's own
+        os.environ.pop("TMPDIR", None)  # root's own, where this user may not write
     tempfile.tempdir = None
 
 
 def _demand_readable_program(user: _User) -> None:
-    """Python loads a part of itself only when that is needed; so does this command."""
+    """Refuse if the user cannot read this program or Python: both load parts of themselves only when needed."""
     for file in (__file__, os.__file__, sys.executable):
         if not os.access(file, os.R_OK):
             raise SomebodyElses(
-                f"this command is installed where {user.name}, to whom the directory belongs, may not read it: "
-                f"{file}. Nothing was touched. lightningd could not start the plugin from there either: install it "
-                "where every user may read it, such as /opt/lightningd-backup, then repeat this"
+                f"this command is installed where {user.name}, who owns the directory, may not read it: {file}. "
+                "Nothing was touched. lightningd could not start the plugin from there either: install it where every "
+                "user may read it, such as /opt/lightningd-backup, then repeat this"
             )
 
 
@@ -290,31 +299,32 @@ def _refuse(user: _User, directory: Path | None, why: str, *, in_container: bool
     where = "the directory" if directory is None else printable(directory)
     if user.uid == 0:
         raise SomebodyElses(
-            f"root does not work in {where}: {why}. Nothing was touched. Give the node a directory that is out of "
-            "others' reach (each one above it root's or its user's own, and written to by nobody else: chmod go-w, or "
-            "+t), or run this as the user that lightningd runs as"
+            f"root does not work in {where}: {why}. Nothing was touched. Give the node a directory that other users "
+            "cannot replace (each directory above it belongs to root or to the node's user, and nobody else may write "
+            "to it: chmod go-w, or +t), or run this as the user that lightningd runs as"
         )
     container = f" (in a container: start it there with --user {user.uid}:{user.gid})" if in_container else ""
     raise SomebodyElses(
         f"this is run by root, and {where} belongs to the user {user.name}; root would do there what other users "
-        f"want: {why}. Nothing was touched. Run it as that user: {_line(user.uid, user.gid)}{container}"
+        f"want: {why}. Nothing was touched. Run this as that user: {_line(user.uid, user.gid)}{container}"
     )
 
 
 def _refuse_closed_to_its_owner(way: Way, closed: Path) -> NoReturn:
-    """In a container, lightningd often runs as root in a volume that is a user's on the host."""
+    """Refuse a directory that its own owner may not enter. In a container, lightningd often runs as root in a volume
+    that belongs to a user of the host."""
     directory, above = way.end.path, Way(way.steps[:-1])
     only_root_names_it = above.foreign(0) is None and above.exposed(0) is None and not above.end.mode & 0o022
     give = f": {shell_line('chown', '-h', 'root', directory)}" if only_root_names_it else ""
     raise SomebodyElses(
-        f"{printable(directory)} belongs to the user {user_name(os.geteuid())}, to whom {printable(closed)} is closed, "
-        "so lightningd runs as somebody else. Nothing was touched. Run this as the user that lightningd runs as. If "
+        f"{printable(directory)} belongs to the user {user_name(os.geteuid())}, who may not open {printable(closed)}, "
+        "so lightningd runs as another user. Nothing was touched. Run this as the user that lightningd runs as. If "
         f"that is root, as in many containers, give the directory to root first{give}"
     )
 
 
 def instead(error: BackupError) -> list[str]:
-    """What to type instead of the command that ended so: the same as the user who may read what it needs."""
+    """The command line to type after this error, if any: the same command, as the user who may read what it needs."""
     if not isinstance(error, ClosedToUser) or error.uid is None or error.uid == os.geteuid():
         return []
     if any("://" in word and "uid=" in word for word in _typed):

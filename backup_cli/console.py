@@ -1,4 +1,4 @@
-"""What a person sees: progress while long work runs, and plain words."""
+"""What a person sees: progress of long work, messages, results, and units and times in plain words."""
 
 import sys
 import time
@@ -17,16 +17,16 @@ from backup_cli.terminal import Bar, columns, has_colours, is_plain, laid_out
 
 
 class Progress(Protocol):
-    """Called with the part that is done and the whole, in any unit."""
+    """Called with how much is done and how much there is in all, in any unit."""
 
     def __call__(self, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def progress(label: str, then: str = "") -> Iterator[Progress]:
-    """A bar with the remaining time on a terminal; elsewhere a plain line at the start, each quarter and the end.
+    """On a terminal, a bar with the remaining time; elsewhere a plain line at the start, each quarter and the end.
 
-    `then` is what goes on once all is done, and cannot say how far it is: a line of its own.
+    `then` names work that follows and cannot report its progress; it gets a line of its own.
     """
     if is_plain(sys.stderr):
         lines = _Lines(label, then)
@@ -38,7 +38,7 @@ def progress(label: str, then: str = "") -> Iterator[Progress]:
 
 
 class _Shown:
-    """Progress on a terminal: what is said meanwhile goes above the bar."""
+    """Progress on a terminal: messages shown meanwhile go above the bar."""
 
     def __init__(self, label: str, then: str) -> None:
         self._then, self._bar = then, Bar(label, columns(sys.stderr) or 80)
@@ -59,7 +59,7 @@ class _Shown:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._then = ""  # it is over as well
+            self._then = ""  # the work named by `then` is over as well
             self(1, 1)
         self._leave()
 
@@ -70,7 +70,7 @@ class _Shown:
 
 
 _bars: list[Bar] = []
-"""Those that stand on the terminal's last line now: one at most."""
+"""The bar that is on the terminal's last line now; one at most."""
 
 _CLEAR_LINE = "\r\x1b[K"
 
@@ -95,20 +95,20 @@ class _Lines:
                 say(f"{self._then} …")
 
     def end(self) -> None:
-        """All is done, also what follows; whoever works in another process may not have come to say so."""
+        """Everything is done, including what `then` names. Work in another process may not have reported its end."""
         self._then = ""
         if self._next <= 100:
             self(1, 1)
 
 
 def say(*lines: str) -> None:
-    """A line about what is going on, or several; stdout is for results."""
+    """Show messages about what is going on, one per line, on stderr; stdout is for results."""
     for line in lines:
         _echo(line, err=True)
 
 
 def warn(line: str) -> None:
-    """A line that must not be overlooked."""
+    """Show a warning, and keep it for the JSON result."""
     _warnings.append(one_line(line))
     _echo(f"warning: {line}", err=True, fg="yellow")
 
@@ -117,52 +117,52 @@ _warnings: list[str] = []
 
 
 def warnings_so_far() -> tuple[str, ...]:
-    """What this command has warned of."""
+    """The warnings that this command has shown."""
     return tuple(_warnings)
 
 
 def forget_warnings() -> None:
-    """A command begins."""
+    """Forget the warnings of an earlier command in the same process."""
     _warnings.clear()
 
 
 def fail(line: str) -> None:
-    """Why the command ends."""
+    """Show the error that ends the command."""
     _echo(f"error: {line}", err=True, fg="red")
 
 
 def show_line(line: str, *, fg: str | None = None, bold: bool | None = None) -> None:
-    """A line of the result, for a person."""
+    """Show a line of the result, for a person."""
     _echo(line, fg=fg, bold=bold)
 
 
 def show_row(name: str, text: str, width: int, *, level: tuple[str, str] = ("", "")) -> None:
-    """A row of a table, `name` in a column of `width`; `level` are words and their colour at its beginning."""
+    """Show a row of a table, with `name` in a column of `width`. `level` is a text to put before it, and its colour."""
     word, colour = level
     _echo(f"{word}{name:<{width}}{text}", hang=len(word) + width, coloured=(len(word), colour))
 
 
 def say_row(name: str, text: str, width: int) -> None:
-    """The same about what is going on."""
+    """Show a table's row, like `show_row`, but as a message on stderr."""
     _echo(f"{name:<{width}}{text}", err=True, hang=width)
 
 
 def show_whole(line: str) -> None:
-    """A line that is copied to somewhere else, so that no terminal's width may break it."""
+    """Show a line that will be copied elsewhere, so it is not broken at the terminal's width."""
     _echo(line, whole=True)
 
 
 def hand_out(text: str) -> None:
-    """A result for a program, as it is: JSON, figures. They have escaped what is foreign in them by their own rules."""
+    """Print a result for a program (JSON, metrics) unchanged: these formats have done their own escaping."""
     click.echo(text, nl=not text.endswith("\n"))
 
 
 def hand_out_path(path: Path) -> None:
-    """A path for a program, as it is; on a terminal for a person."""
+    """Print a path: unchanged for a program; escaped on a terminal, for a person."""
     if sys.stdout.isatty():
         show_line(str(path))
     else:
-        click.echo(str(path), color=True)  # or it would take escape sequences out of it
+        click.echo(str(path), color=True)  # otherwise click would strip escape sequences from the path
 
 
 def _echo(
@@ -175,15 +175,15 @@ def _echo(
     coloured: tuple[int, str] = (0, ""),
     whole: bool = False,
 ) -> None:
-    """Whatever a person sees comes by here: one line, of which the terminal obeys nothing but its colour.
+    """Show one line; everything that a person sees passes here. Control characters are escaped, so that the terminal
+    obeys nothing but our colours.
 
-    `coloured` is how many characters at its beginning have a colour of their own.
+    `coloured` is the number of characters at the start that have a colour of their own, and that colour.
     """
     stream = sys.stderr if err else sys.stdout
     encoding = stream.encoding or "ascii"
-    shown = (
-        one_line(line).encode(encoding, "backslashreplace").decode(encoding)
-    )  # an old terminal: no traceback for "…"
+    # An old terminal's encoding may lack "…": that is escaped, instead of raising an error.
+    shown = one_line(line).encode(encoding, "backslashreplace").decode(encoding)
     colours = has_colours(stream)
     if _bars:
         click.echo(_CLEAR_LINE, err=True, nl=False, color=True)
@@ -198,7 +198,7 @@ def _echo(
 
 
 def size(count: int) -> str:
-    """Bytes as a person reads them."""
+    """A number of bytes in words, in the largest unit that fits."""
     value = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
@@ -208,7 +208,7 @@ def size(count: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """A span of time as a person says it."""
+    """A span of time in words, in the largest unit that fits."""
     for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= length:
             return counted(int(seconds // length), unit)
@@ -216,11 +216,11 @@ def age(seconds: float) -> str:
 
 
 AHEAD = 60.0
-"""Seconds by which two machines' clocks may differ before a time counts as one to come."""
+"""Seconds by which two machines' clocks may differ before a time counts as being in the future."""
 
 
 def ago(seconds: float) -> str:
-    """How long ago that point in time was, in words that end a sentence or stand behind a comma."""
+    """How long ago that point in time was; the words fit the end of a sentence, or follow a comma."""
     since = time.time() - seconds
     if not UNKNOWN_TIME < seconds < END_OF_TIME:
         return "at an unknown time"
@@ -228,6 +228,6 @@ def ago(seconds: float) -> str:
 
 
 def moment_ago(seconds: float) -> str:
-    """The point in time, and how long ago it was."""
+    """The point in time (seconds since 1970), and how long ago it was."""
     told = known_moment(seconds)
     return UNKNOWN if told is None else f"{told} ({ago(seconds)})"

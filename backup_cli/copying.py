@@ -1,4 +1,4 @@
-"""The node's database copied aside, before a snapshot of it is written: by commands, with what a person sees of it."""
+"""How commands copy the node's database, with a progress bar, before they write a snapshot of it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,7 @@ from backup_cli.options import ELSEWHERE
 
 @contextmanager
 def copied(database: Path, scratch: Path) -> Iterator[SnapshotSource]:
-    """The database of a stopped node as it is now; the copy lies in `scratch` meanwhile."""
+    """A copy of a stopped node's database as it is now; the copy is in `scratch` until the context ends."""
     with ExitStack() as copy:
         with progress("Copying the database") as show:
             source = copy.enter_context(

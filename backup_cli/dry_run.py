@@ -1,4 +1,5 @@
-"""`--dry-run`: every refusal of the real command, then what it would do; nothing changes, at the node or the backup."""
+"""`--dry-run`: refuses whatever the real command would refuse, else says what it would do. Nothing changes, neither at
+the node nor in the backup."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def dry_run_option(command: _Command) -> _Command:
-    """The flag, as `dry_run`."""
+    """Add the flag `--dry-run`; the command gets it as `dry_run`."""
     return click.option("--dry-run", is_flag=True, help="Say what would be done, or refused, and change nothing.")(
         command
     )
@@ -22,7 +23,7 @@ def dry_run_option(command: _Command) -> _Command:
 
 @contextmanager
 def held(lock: WriterLock, dry_run: bool) -> Iterator[None]:
-    """The node's lock; in a dry run, only a look at who has it."""
+    """Hold the node's lock; in a dry run, only check that nobody else holds it."""
     if dry_run:
         lock.look()
         yield
@@ -32,10 +33,10 @@ def held(lock: WriterLock, dry_run: bool) -> Iterator[None]:
 
 
 def tell_steps(steps: Sequence[str], as_json: bool = False) -> None:
-    """What the real command would do now, in its order."""
+    """Show what the real command would do now, step by step."""
     if as_json:
         hand_out_result({"dry_run": True, "would": list(steps)})
         return
     for step in steps:
         show_line(f"- would {step}")
-    show_line("Nothing was changed. The same without --dry-run does it.")
+    show_line("Nothing was changed. To do it, repeat this without --dry-run.")

@@ -1,22 +1,22 @@
-"""What `check-config` finds: a line each, with what to type."""
+"""A finding of `check-config`: one line, with what to type."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class Level(Enum):
-    """How bad it is."""
+    """How bad a finding is."""
 
     OK = "ok"
     WARNING = "warning"
-    """Protected, but something should be better."""
+    """The node is protected, but something should be better."""
     PROBLEM = "problem"
-    """Not protected, or the node will not start."""
+    """The node is not protected, or will not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, and what there is to say about it."""
+    """One line: what was checked (`about`), and the result."""
 
     level: Level
     about: str
@@ -24,15 +24,15 @@ class Finding:
 
 
 def ok(about: str, text: str) -> Finding:
-    """Nothing to do."""
+    """A finding that needs nothing to be done."""
     return Finding(Level.OK, about, text)
 
 
 def warning(about: str, text: str) -> Finding:
-    """Something should be better."""
+    """A finding about something that should be better."""
     return Finding(Level.WARNING, about, text)
 
 
 def problem(about: str, text: str) -> Finding:
-    """Something must be done."""
+    """A finding about something that must be fixed."""
     return Finding(Level.PROBLEM, about, text)

@@ -1,7 +1,7 @@
 """`--json`: one JSON document on stdout, however the command ends; sentences for people still go to stderr.
 
-A result is an object (a list for `versions` and `destinations`), an error is `{"error": {...}}`. Whoever reads it tells
-errors apart by `kind` and `exit_code`: the message is for people, and may become a better one.
+A result is an object (a list for `versions` and `destinations`), an error is `{"error": {...}}`. A program tells errors
+apart by `kind` and `exit_code`; `message` is for people, and its wording may change.
 """
 
 import json
@@ -21,24 +21,24 @@ FLAG = "--json"
 
 
 def json_option(command: _Command) -> _Command:
-    """The flag, as `as_json`."""
-    return click.option(FLAG, "as_json", is_flag=True, help="The result, or the error, as JSON, for programs.")(command)
+    """Add the flag `--json`; the command gets it as `as_json`."""
+    return click.option(FLAG, "as_json", is_flag=True, help="Print the result or the error as JSON.")(command)
 
 
 def wanted(arguments: list[str]) -> bool:
-    """Whether JSON was asked for, though the rest of what was typed may be wrong."""
+    """Whether JSON was asked for, even if the rest of the command line is wrong."""
     return FLAG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
 def hand_out_result(document: dict[str, Any]) -> None:
-    """What a command has done or found, with what it warned of on the way."""
+    """Print what a command has done or found, with the warnings it gave."""
     hand_out(json.dumps({**document, "warnings": list(warnings_so_far())}))
 
 
 def hand_out_error(error: BaseException, exit_code: int) -> None:
-    """Why the command ended without a result."""
+    """Print why the command ended without a result."""
     document = {"kind": _kind(error), "message": _message(error), "exit_code": exit_code, **_fields(error)}
-    with suppress(OSError):  # nobody reads it any more
+    with suppress(OSError):  # the reader has gone
         hand_out(json.dumps({"error": document, "warnings": list(warnings_so_far())}))
 
 

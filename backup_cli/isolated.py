@@ -1,11 +1,12 @@
-"""How both executables begin: only modules of this installation are used, whatever else Python would find first.
+"""The start of both executables: makes sure that only modules of this installation are used, whatever else Python would
+find first.
 
-From real failures: an old pyln-client on PYTHONPATH, a `plugin.py` or `json.py` of the operator's, a package of the
-user's own site-packages: the node did not start. PYTHONOPTIMIZE=2 takes away the docstrings that pyln-client asks for.
+Real failures: with an old pyln-client on PYTHONPATH, with the operator's own `plugin.py` or `json.py`, and with a
+package in the user's site-packages, the node did not start. PYTHONOPTIMIZE=2 removes docstrings that pyln-client needs.
 
-What a pip-made script imports first is this module: its name is not one that anybody has by accident, as `plugin` and
-`backends` are. Until it is done, it imports nothing that lies in a file. Where the environment or the user's own
-packages could have a say, Python is started once more without them, which takes some 15 ms, and changes no pid.
+The scripts that pip makes import this module first: unlike `plugin` and `backends`, its name is not one that somebody
+else's module has by accident. Until it is done, it imports no module that is in a file. If the environment or the
+user's own packages could interfere, Python is started again without them; that takes about 15 ms and keeps the pid.
 """
 
 import _signal  # type: ignore[import-not-found]  # in no file, unlike signal
@@ -16,27 +17,27 @@ _HARMLESS = frozenset({
     b"PYTHONUNBUFFERED", b"PYTHONDONTWRITEBYTECODE", b"PYTHONHASHSEED", b"PYTHONIOENCODING", b"PYTHONUTF8",
     b"PYTHONSAFEPATH", b"PYTHONNOUSERSITE", b"PYTHONSTARTUP",
 })  # fmt: skip
-"""Variables that change nothing here. Those of container images (PYTHON_VERSION) are none of Python's own."""
+"""Python's variables that do no harm here. Variables of container images, such as PYTHON_VERSION, are not Python's."""
 
 _ROOT = __file__.rpartition("/")[0].rpartition("/")[0] or "/"
-"""Where this installation lies: its packages, and, but for an editable one, all that they need."""
+"""The directory of this installation: its packages and, unless it is an editable one, everything they need."""
 
 
 def backup_cli() -> None:
-    """The executable `backup-cli`."""
+    """The entry point of the executable `backup-cli`."""
     _end_quietly()
     _isolate("backup-cli")
     _run("backup-cli")
 
 
 def lightningd_backup() -> None:
-    """The executable `lightningd-backup`."""
+    """The entry point of the executable `lightningd-backup`."""
     _isolate("lightningd-backup")
     _run("lightningd-backup")
 
 
 def _run(name: str) -> None:
-    """With nothing from the directory that the script lies in, nor from the working directory, which is the node's."""
+    """Run the program without modules from the script's directory or the working directory, which is the node's."""
     if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
         del sys.path[0]
     sys.path[:] = [path for path in sys.path if path]
@@ -53,22 +54,23 @@ def _run(name: str) -> None:
 
 
 def _end_quietly() -> None:
-    """At a Ctrl-C before the program proper listens: nothing is begun yet, and Python would print a traceback."""
+    """Let Ctrl-C simply end the process until the program handles it: nothing has begun yet, and Python would print a
+    traceback."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _isolate(name: str) -> None:
-    """Start Python once more, if need be."""
+    """Start Python again, with -E and -s as needed, if the environment or the user's packages could interfere."""
     ignore = bool(sys.flags.ignore_environment)
     flags = ["-E"] if ignore or any(map(_matters, environ)) else []
     flags += ["-s"] if sys.flags.no_user_site or _user_site(sys.argv[0].rpartition("/")[0]) else []
     had = ["-E"] * ignore + ["-s"] * bool(sys.flags.no_user_site)
     if flags != had and sys.executable and not getattr(sys, "frozen", False):
         flags += ["-X", "utf8"] * sys.flags.utf8_mode
-        try:  # noqa: SIM105 (contextlib lies in a file)
+        try:  # noqa: SIM105 (contextlib is a module in a file)
             execv(sys.executable, [sys.executable, *flags, __file__, name, *sys.argv])
-        except OSError:  # then as well as it goes from here
+        except OSError:  # go on in this process, as well as possible
             pass
 
 
@@ -77,14 +79,14 @@ def _matters(variable: bytes) -> bool:
 
 
 def _user_site(script: str) -> bool:
-    """Whether modules of the user's own come before the installed ones, and this is not installed among them."""
+    """Whether the user's own site-packages come before the installed modules, and this is not installed in them."""
     site = sys.modules.get("site")
     there = getattr(site, "USER_SITE", None)
     base = getattr(site, "USER_BASE", None)
     return there in sys.path and there != _ROOT and script != f"{base}/bin"
 
 
-if __name__ == "__main__":  # started once more: sys.argv is this file, the name, and then what it was
+if __name__ == "__main__":  # started again: sys.argv is this file, the program's name, then the original sys.argv
     named = sys.argv[1]
     del sys.argv[:2]
     _run(named)

@@ -1,7 +1,7 @@
-"""`backup-cli`: prepares a backup before the node first starts, and brings it back after a disaster.
+"""`backup-cli`: creates a backup before the node first starts, and restores the node's database after a disaster.
 
-One module a command. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is damaged, 130 stopped
-by Ctrl-C.
+Each command has its own module in `commands/`. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the backup is
+damaged, 130 stopped by Ctrl-C.
 """
 
 import os
@@ -48,38 +48,41 @@ for command in (init, restore, import_, verify, status, versions, compact, resyn
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; every error is one sentence, and a traceback is a bug."""
+    """Run one command and exit with its code. Every error is shown as one sentence; a traceback is a bug."""
     interrupts.listen()
-    _open_what_is_closed()
+    _open_missing_streams()
     try:
         code = run(arguments)
-    except Exception as error:  # a bug; its traceback might show a node's values, or what a terminal obeys
-        fail(f"{unexpected(error)}; that is a mistake in backup-cli, please report it. Nothing was replaced")
+    except Exception as error:  # a bug; its traceback could print the node's values, or escape sequences
+        fail(f"{unexpected(error)}; this is a bug in backup-cli, please report it. Nothing was replaced")
         code = 1
         if wanted(sys.argv[1:] if arguments is None else arguments):
             hand_out_error(error, code)
     last = interrupts.came()
-    if last in (signal.SIGTERM, signal.SIGHUP):  # and be seen to have ended by it: to systemd, a unit that it stopped
-        signal.signal(last, signal.SIG_DFL)  # has not failed
+    if last in (signal.SIGTERM, signal.SIGHUP):  # die of the signal itself: systemd then does not report a unit that
+        signal.signal(last, signal.SIG_DFL)  # it stopped as failed
         os.kill(os.getpid(), last)
     sys.exit(code)
 
 
-def _open_what_is_closed() -> None:
-    """Some supervisors start programs with no standard files at all; then every word would fail, and the next file that
-    is opened, one of a backup, would get the number that the system's libraries complain to."""
+def _open_missing_streams() -> None:
+    """Open /dev/null for each standard file that is missing: some supervisors start programs without any.
+
+    Otherwise every message would fail, and the next file to be opened, one of the backup's, would get the descriptor to
+    which system libraries write their complaints.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (as long as this process lives)
 
 
 _STOPPED = 130
-"""What shells make of a program that Ctrl-C has ended."""
+"""The exit code that shells report for a program that Ctrl-C has stopped."""
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Like `main`, but returns the exit code."""
-    if any("\0" in word for word in arguments or ()):  # no shell can pass one, and no path has one
+    if any("\0" in word for word in arguments or ()):  # no shell can pass it, and no path contains it
         fail("an argument contains a NUL byte")
         return 2
     typed = sys.argv[1:] if arguments is None else arguments
@@ -90,15 +93,16 @@ def run(arguments: list[str] | None = None) -> int:
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         code = _tell(error)
-        if wanted(typed) and not isinstance(error, click.exceptions.Exit):  # which has shown what it had to
+        if wanted(typed) and not isinstance(error, click.exceptions.Exit):  # which has shown its result already
             hand_out_error(KeyboardInterrupt() if code == _STOPPED else error, code)
         return code
     return result if isinstance(result, int) else 0
 
 
 def _tell(error: Exception | KeyboardInterrupt) -> int:
-    """Say what a command ended with; the exit code. What is no error for people is raised again."""
-    if isinstance(error, click.Abort | KeyboardInterrupt) or interrupts.came() is not None:  # then the rest follows
+    """Report how a command ended, and return the exit code. An error that is a bug is raised again."""
+    # After an interrupt, any other error is only its consequence.
+    if isinstance(error, click.Abort | KeyboardInterrupt) or interrupts.came() is not None:
         return _tell_stop()
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
@@ -119,14 +123,14 @@ def _tell(error: Exception | KeyboardInterrupt) -> int:
 
 def _tell_stop() -> int:
     if interrupts.past_undoing():
-        say("stopped, but only after the work was done: its result stays")
+        say("stopped, but the work was already done: its result stays")
     else:
-        say("stopped; what was begun was undone, and nothing that was there before has changed")
+        say("stopped; the unfinished work was undone, and nothing that was there before has changed")
     return _STOPPED
 
 
 def _tell_usage(error: click.ClickException) -> None:
-    """As click does, which repeats what was typed, or pasted, as it is."""
+    """Show a usage error as click does, but through `say`: click repeats what was typed or pasted without escaping."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         option = max(error.ctx.help_option_names, key=len)
         say(*error.ctx.get_usage().splitlines(), f"Try '{error.ctx.command_path} {option}' for help.", "")

@@ -1,4 +1,4 @@
-"""What lightningd is told to do, with the command line of a running one; and which plugins it is told to start."""
+"""lightningd's configuration, including the command line of a running one, and which plugins it starts."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from backends.node.config_files import Setting, read_settings
 from backends.node.running import running_lightningd
 
 _PUNCTUATION = re.compile(r"[!-,/:-@\[-^`{-~]")
-"""A file with any of it in its name is none that lightningd starts from a directory; only `-`, `_` and `.` may be."""
+"""lightningd starts no file of a plugin directory whose name has any of these; it allows only `-`, `_` and `.`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class PluginLine:
     important: bool
     where: str
     directory: Path | None = None
-    """The plugin directory that it was found in, when no line names it."""
+    """The plugin directory in which the plugin was found; None when a line names the plugin itself."""
     tolerated: bool = False
-    """It lies in lightningd's own plugin directory: there a plugin that is named elsewhere, too, is passed over."""
+    """The plugin is in lightningd's own plugin directory: if it is also named elsewhere, lightningd skips it here."""
 
     @property
     def real(self) -> Path:
@@ -33,20 +33,20 @@ class PluginLine:
 
 @dataclass(slots=True)
 class NodeConfig:
-    """All settings, in the order in which lightningd takes them."""
+    """A node's settings, in the order in which lightningd applies them."""
 
     directory: Path
     files: list[Path] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)
     pid: int | None = None
-    """The running lightningd, when there is one that can be looked at."""
+    """The running lightningd's process; None when none runs, or none that can be inspected."""
 
     def last(self, name: str) -> Setting | None:
-        """The one that counts, where only one can."""
+        """The setting of this name that counts, where only one can: the last."""
         return next((setting for setting in reversed(self.settings) if setting.name == name), None)
 
     def disabled(self, path: Path) -> Setting | None:
-        """The line that keeps lightningd from starting this plugin, whatever other lines say."""
+        """The disable-plugin line that keeps lightningd from starting this plugin; None if there is none."""
         for setting in self.settings:
             if setting.name == "disable-plugin":
                 given = setting.value
@@ -55,10 +55,10 @@ class NodeConfig:
         return None
 
     def plugins(self) -> list[PluginLine]:
-        """Every plugin that is named or lies in a plugin directory; built-in ones are not among them."""
+        """Every plugin that is named or is in a plugin directory, except lightningd's built-in ones."""
         found: list[PluginLine] = []
         for setting in self.settings:
-            # lightningd works in its network directory: that is where relative paths begin.
+            # lightningd works in its network directory, so relative paths start there.
             path = self.directory / setting.value
             if setting.name == "clear-plugins":
                 found.clear()
@@ -73,7 +73,7 @@ class NodeConfig:
         return found
 
     def named_twice(self) -> list[list[PluginLine]]:
-        """The lines of each plugin that lightningd is told of more than once: it then does not start."""
+        """The lines of each plugin that is configured more than once: lightningd then does not start."""
         groups: dict[Path, list[PluginLine]] = {}
         for line in self.plugins():
             if not line.tolerated and self.disabled(line.path) is None:
@@ -81,12 +81,12 @@ class NodeConfig:
         return [lines for lines in groups.values() if len(lines) > 1]
 
     def is_alone(self, line: PluginLine) -> bool:
-        """Whether lightningd starts nothing else from the directory that this plugin lies in."""
+        """Whether this plugin is in a plugin directory, and the only one in it."""
         return line.directory is not None and len(_plugins_in(line.directory)) == 1
 
 
 def read_config(directory: Path, conf: Path | None) -> NodeConfig:
-    """The configuration of the node in this network directory. Raises BackupError when a file of it cannot be read."""
+    """The configuration of the node in this network directory. Raises BackupError when a config file cannot be read."""
     pid, arguments = _running(directory)
     files, settings = read_settings(directory, arguments, conf)
     return NodeConfig(directory, files, settings, pid)
@@ -102,12 +102,12 @@ def _running(directory: Path) -> tuple[int | None, list[str]]:
     except psutil.Error:
         return None, []
     if "lightningd" not in (process.name(), Path(words[0]).name if words else ""):
-        return None, []  # some other program that has the database open
+        return None, []  # another program has the database open
     return pid, words[1:]
 
 
 def _plugins_in(directory: Path) -> list[Path]:
-    """What lightningd starts from this directory: files that somebody may execute, with plain names."""
+    """The files that lightningd starts from this directory: executable by somebody, and with plain names."""
     return [path for path in _entries(directory) if _is_plugin(path)]
 
 
@@ -117,7 +117,7 @@ def _is_plugin(path: Path) -> bool:
     try:
         return path.is_file() and path.stat().st_mode & 0o111 != 0
     except OSError:
-        return False  # gone meanwhile, or out of reach: then for lightningd, too
+        return False  # gone meanwhile, or out of reach: then lightningd cannot start it either
 
 
 def _directories_in(directory: Path) -> list[Path]:
@@ -128,7 +128,7 @@ def _entries(directory: Path) -> list[Path]:
     try:
         return sorted(directory.iterdir())
     except OSError:
-        return []  # missing, or not to be read: nothing is started from there
+        return []  # missing or unreadable: lightningd starts nothing from there
 
 
 def _canonical(path: Path) -> Path:

@@ -1,4 +1,5 @@
-"""What a command proves against a backup is left in it, so that status, check-config and the plugin know of it too."""
+"""When a command proves that a backup is damaged, that is recorded in the backup, so that `status`, `check-config` and
+the plugin know of it too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from backup_cli.console import warn
 
 @contextmanager
 def damage_noted(backup: Backup, by: str, generation: int) -> Iterator[None]:
-    """While this generation is read whole: what proves that it cannot be restored is noted, and raised all the same."""
+    """Around the complete reading of this generation: an error that proves that it cannot be restored is recorded in
+    the backup, then raised. `by` names the command."""
     try:
         yield
     except Unrestorable as error:
@@ -24,14 +26,14 @@ def _note(backup: Backup, by: str, finding: str, generation: int) -> None:
         current = backup.damage.note(found_now(by, finding, generation))
     except BackupError as error:
         warn(
-            "this finding could not be noted in the backup, so that `status` and `check-config` do not know of it "
+            "this finding could not be recorded in the backup, so `status` and `check-config` do not know of it "
             f"({error})"
         )
         return
     if not current:
-        warn("meanwhile the node has begun a new generation, of which this says nothing: run this again")
+        warn("meanwhile the node has begun a new generation, and this finding is not about that one: run this again")
         return
     warn(
-        "this finding is noted in the backup: the node that writes to it takes a new snapshot, at its next start at "
-        "the latest"
+        "this finding is recorded in the backup: the node that writes to it will take a new snapshot, at its next "
+        "start at the latest"
     )

@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Options and arguments that several commands share, and how they find an existing backup or make a new one."""
 
 import difflib
 import os
@@ -29,7 +29,8 @@ from backup_cli import as_owner
 from backup_cli.waiting import answered
 
 A_PATH = click.Path(path_type=Path, readable=False)
-"""Whether it can be read is found out as the user who is to read it: on a share, root itself often may not."""
+"""A path that click does not check for readability: that is checked as the user who will read it. On a share, root
+itself often may not."""
 
 lightning_dir = click.option(
     "--lightning-dir",
@@ -42,18 +43,18 @@ lightning_dir = click.option(
 copy_place = click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
-    help="Where a copy of the whole database lies meanwhile.  [default: the node's directory]",
+    help="Where to keep a temporary copy of the whole database.  [default: the node's directory]",
 )
 
 ELSEWHERE = "name a directory of yours on another disk, with --scratch DIR"
-"""What to do where that copy finds no room."""
+"""What to do if there is no space for that copy."""
 
 DRILL_PREFIX = "lightningd-backup-drill-"
-"""How the name of what `backup-cli drill` makes at a destination begins."""
+"""The start of the name of each backup that `backup-cli drill` makes at a destination."""
 
 _SENSITIVE = (
-    "Show a statement that fails in full. It may hold what must stay secret (runes, invoices, preimages): read what is "
-    "printed before you share it."
+    "Show a statement that fails in full. It may hold secrets (runes, invoices, preimages): read the output before you "
+    "share it."
 )
 
 _P = ParamSpec("_P")
@@ -61,7 +62,7 @@ _Result = TypeVar("_Result")
 
 
 def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
-    """For a command that may meet a statement that fails: shown by kind and table, unless somebody asks for more."""
+    """Add the flag `--show-statements`: without it, a failing statement is shown by its kind and table only."""
 
     @click.option("--show-statements", "in_full", is_flag=True, help=_SENSITIVE)
     @wraps(command)
@@ -79,7 +80,7 @@ def show_statements(command: Callable[_P, _Result]) -> Callable[_P, _Result]:
     return cast(Callable[_P, _Result], told)
 
 
-_ASK = "the same with --show-statements prints that statement in full; it may hold secrets, so share it with nobody"
+_ASK = "add --show-statements to print that statement in full; it may hold secrets, so share it with nobody"
 
 
 url_argument = click.argument("url", metavar="URL")
@@ -94,33 +95,36 @@ no_limits = click.option(
     is_flag=True,
     expose_value=False,
     callback=_lift,
-    help="You know this backup: it may take what memory, time and disk it wants.",
+    help="Allow as much memory, time and disk space as the backup takes; only for a backup that you trust.",
 )
 
 
 def existing_backup(url: str) -> tuple[str, Backup]:
-    """The backup that the URL names, or the only one in the directory that it names, with its own URL."""
+    """The backup that the URL names, or the only backup in the directory that it names, and that backup's own URL.
+
+    Raises BackupError: NotABackup, Unreachable or ClosedToUser, or one that lists the backups to choose from.
+    """
     return answered(url, lambda: _existing_backup(url))
 
 
 def existing_backup_as_owner(url: str) -> tuple[str, Backup]:
-    """The same for a command that is about nothing else: as the owner of that backup, if root has run it.
+    """`existing_backup` for a command that only concerns a backup: if root runs it, it goes on as the backup's owner.
 
-    In a directory of root's, the only backup may be another user's: root's `compact` left files there that the node
+    In a directory of root's, the only backup may be another user's: root's `compact` left files in one that the node
     could not read.
     """
     as_owner.backup(url)
     named, backup = existing_backup(url)
     if named == url or not as_owner.backup(named):
         return named, backup
-    return existing_backup(named)  # opened once more: as this user now, and it was his to exchange until then
+    return existing_backup(named)  # opened again, as its owner: until now, he could have replaced it
 
 
 def _existing_backup(url: str) -> tuple[str, Backup]:
     if legacy_backup_at(url) is not None:
         raise NotABackup(
             f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "
-            "a backup of it; nothing else is done with such a file"
+            "a backup from it; no other command works with such a file"
         )
     backup = backup_at(url)
     path = local_directory(url)
@@ -128,22 +132,22 @@ def _existing_backup(url: str) -> tuple[str, Backup]:
         _refuse_unreadable(path)
         raise NotABackup(
             f"{path} is a file, and a backup is a directory. Nothing was changed; name the directory that "
-            "holds the file called manifest, or the one above it. Should it be a file of the older backup plugin: name "
-            "it with file://, and if that was done, its first bytes are damaged; try another copy of it"
+            "holds the file called manifest, or the one above it. If it is a file of the older backup plugin, name it "
+            "with file://; if you did, its first bytes are damaged: try another copy of it"
         )
     try:
         backup.id()
     except ClosedToUser:
-        raise  # it is there, so no other one is meant
+        raise  # it exists, so the URL means no other backup
     except Unreachable as error:
         raise _with_neighbours(error, url) from None
     except NotABackup as error:
-        # Not what a drill made that is under way, or that was cut off by a power cut.
+        # Without backups of a drill that is still running, or that a power cut interrupted.
         inside = [name for name in backup.list_backups() if not name.startswith(DRILL_PREFIX)]
         closed = backup.closed()
         if not inside and closed:
             who = user_name(os.geteuid())
-            raise closed_error(f"in {backup.describe()} is no backup that the user {who} may read", closed) from None
+            raise closed_error(f"{backup.describe()} holds no backup that the user {who} may read", closed) from None
         if not inside:
             raise _with_neighbours(error, url) from None
         urls = [str(parse_url(url).below(name)) for name in inside]
@@ -154,7 +158,8 @@ def _existing_backup(url: str) -> tuple[str, Backup]:
 
 
 def _several(url: str, urls: list[str], closed: list[Closed]) -> BackupError:
-    """Which one is meant is for a person to say; of what is closed to this user, nobody knows whether it is one."""
+    """The error when the URL may mean several backups: a person must choose. Nobody can tell whether what is closed to
+    this user is a backup."""
     count = counted(len(urls), "backup")
     if not closed:
         several = BackupError(f"{url} holds {count}; say which one:")
@@ -173,7 +178,7 @@ def _name(closed: Closed) -> str:
 
 
 def _with_neighbours(error: BackupError, url: str) -> BackupError:
-    """The error, with the backups beside the place that the URL names, nearest names first: it may be mistyped."""
+    """The error, with the backups next to the place that the URL names, in case it is mistyped; nearest names first."""
     place = parse_url(url)
     above = Destination(place.scheme, place.host, place.path.parent, place.options)
     names: list[str] = []
@@ -182,25 +187,25 @@ def _with_neighbours(error: BackupError, url: str) -> BackupError:
     if not names:
         return error
     alike = difflib.get_close_matches(place.path.name, names, n=_NEIGHBOURS, cutoff=0.0)
-    told = type(error)(f"{error}. Beside it {'is this backup' if len(names) == 1 else 'are these backups'}:")
+    told = type(error)(f"{error}. Next to it {'is this backup' if len(names) == 1 else 'are these backups'}:")
     more = [f"and {len(names) - len(alike)} more"] if len(names) > len(alike) else []
     told.listed = (*(str(above.below(name)) for name in alike), *more)
     return told
 
 
 _NEIGHBOURS = 5
-"""How many names are shown of a place that has many."""
+"""At most this many neighbouring backups are listed."""
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
-        return False  # the backup will say what is wrong there
+        return False  # opening the backup will show what is wrong there
 
 
 def _refuse_unreadable(path: Path) -> None:
-    """A file whose first bytes nobody could read must not be called damaged."""
+    """Raise BackupError if the file cannot be read: a file must not be called damaged when only reading it failed."""
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -212,16 +217,17 @@ def _refuse_unreadable(path: Path) -> None:
         ) from None
     except OSError as error:
         raise Unreachable(
-            f"{path} is a file that cannot be read: {error.strerror}; nothing was changed. If it is one of the older "
-            "backup plugin, run this as the user that lightningd runs as; if its disk is dying, copy what can still be "
-            "read to another one first (ddrescue)"
+            f"{path} is a file that cannot be read: {error.strerror}; nothing was changed. If the older backup plugin "
+            "wrote it, run this as the user that lightningd runs as; if its disk is dying, first copy what can still "
+            "be read to another disk (ddrescue)"
         ) from None
 
 
 def free_name(path: Path, infix: str) -> Path:
-    """A name beside `path` for what is moved aside now: with the time in it, and not even the beginning of another.
+    """A free name in the directory of `path` for a file to be moved aside: its name, `infix`, and the time.
 
-    Within one second, or by a clock that was set back, one old file must not replace another.
+    No other file's name begins with it. Files moved aside within one second, or after the clock was set back, must not
+    replace each other.
     """
     now = time.strftime("%Y%m%d-%H%M%S")
     names = [other.name for other in path.parent.iterdir()]
@@ -230,7 +236,7 @@ def free_name(path: Path, infix: str) -> Path:
 
 
 def set_old_lock_aside(directory: Path) -> Path | None:
-    """Keep an earlier backup.lock under another name; None when there was none."""
+    """Copy an existing backup.lock to another name. Returns that path; None when there is no backup.lock."""
     lock = directory / LOCK_FILE
     try:
         data = read_small_file(lock)
@@ -242,9 +248,9 @@ def set_old_lock_aside(directory: Path) -> Path | None:
 
 
 def lock_steps(directory: Path, url: str) -> list[str]:
-    """What a dry run says of backup.lock, which `hand_over` would write."""
+    """The steps that a dry run lists for backup.lock, which `hand_over` would write."""
     lock = directory / LOCK_FILE
-    aside = [f"keep the present {LOCK_FILE} as {LOCK_FILE}.TIME"] if lock.exists() else []
+    aside = [f"keep the current {LOCK_FILE} as {LOCK_FILE}.TIME"] if lock.exists() else []
     return [*aside, f"write {lock}, which names {url}"]
 
 
@@ -255,13 +261,16 @@ class Making:
         self.kept = False
 
     def keep(self) -> None:
-        """The node names it now, so it stays."""
+        """The node's backup.lock names the backup now, so it is not removed on a failure."""
         self.kept = True
 
 
 @contextmanager
 def removed_on_failure(backup: Backup) -> Iterator[Making]:
-    """While a backup is made and the node told of it: one that stays without its node is in the next try's way."""
+    """Around creating a backup and writing the node's backup.lock: on a failure, the new backup is removed again.
+
+    A backup that no node uses would be in the way of the next attempt.
+    """
     making = Making()
     try:
         yield making
@@ -273,6 +282,6 @@ def removed_on_failure(backup: Backup) -> Iterator[Making]:
 
 
 def local_directory(url: str) -> Path | None:
-    """Where a backup lies on a mounted filesystem, if the URL says that."""
+    """The path of a backup on a mounted filesystem; None if the URL does not name one."""
     place = parse_url(url)
     return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None

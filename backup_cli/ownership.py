@@ -1,4 +1,4 @@
-"""Whether a node may be writing to a backup: what writes offline stays out of its way, and a restore says so."""
+"""Whether a node may be writing to a backup: commands that write to the backup then refuse, and a restore warns."""
 
 import socket
 import time
@@ -19,20 +19,20 @@ from backup_cli.pairing_text import TWO_NODES
 take_over = click.option(
     "--take-over",
     is_flag=True,
-    help="Go on although a node may still be writing to the backup; only when you know that it is off.",
+    help="Go on although a node may still be writing to the backup; only if you know that it is off.",
 )
 
 JUST_NOW = 60.0
-"""Seconds since the last change within which a session that was not ended is probably going on."""
+"""If the last change is at most this many seconds old, a session that was not ended probably still runs."""
 
 
 @contextmanager
 def alone(url: str, backup: Backup, what: str, take_over: bool, dry_run: bool = False) -> Iterator[None]:
-    """Refuse while another process of this machine writes to the backup, or a node whose session has not ended may.
+    """Raise InUse if another process of this machine writes to the backup, or a node whose session has not ended may.
 
-    That is known to be dead when the lock in the backup can be had and only this machine can write there. The lock is
-    held as long as this lasts (in a dry run it is only looked at); then the backup is closed. `what` is the command's
-    name.
+    Such a node is known to be dead if this process gets the lock in the backup and only this machine can write there.
+    The lock is held until the context ends (in a dry run it is only checked); then the backup is closed. `what` is the
+    command's name.
     """
     try:
         locked = _held(backup, what, dry_run)
@@ -56,20 +56,21 @@ def _held(backup: Backup, what: str, dry_run: bool) -> bool:
         if what != "compact":
             raise
         raise InUse(
-            f"{error}. A running node compacts by itself when that is due; to have it now: lightning-cli backup-compact"
+            f"{error}. A running node compacts by itself when that is due; to do it now: lightning-cli backup-compact"
         ) from None
 
 
 def _overtaken(url: str, backup: Backup, error: Fenced) -> InUse:
-    """Where there are no locks, two that look at the same moment may both begin; the first of them ends here."""
+    """The error for a command that another writer has fenced. Without locks, two writers that check at the same moment
+    may both begin; the first of them ends here."""
     writer, who = None, "another process"
     with suppress(BackupError, OSError):
         writer = backup.last_writer()
     if writer is not None:
-        who += f" ({writer.host}, {writer.process}{', which has ended by now' if writer.closed else ''})"
+        who += f" ({writer.host}, {writer.process}{', which has ended since' if writer.closed else ''})"
     return InUse(
-        f"{who} has begun to write to {url} in the same moment, another command or a node: this one has stopped, and "
-        "nothing that was saved is lost. Wait until that one has ended, or stop it if it is a node (lightning-cli "
+        f"{who}, a command or a node, has begun to write to {url} at the same moment: this one has stopped, and "
+        "nothing that was saved is lost. Wait until that process has ended, or stop it if it is a node (lightning-cli "
         f"stop), then repeat this. If you know of no such process: {error}"
     )
 
@@ -78,27 +79,27 @@ def _refuse_or_warn(url: str, writer: LastWriter, what: str, take_over: bool) ->
     who = f"{writer.host}, {writer.process}"
     if take_over:
         warn(
-            f"{url} was last written by a node ({who}) that has not ended its session. Should it be running, it is "
-            "stopped by this at its next change, or up to 15 seconds later, and what it saves until then is lost"
+            f"{url} was last written by a node ({who}) that has not ended its session. If it is running, this stops it "
+            "at its next change, or up to 15 seconds later, and what it saves until then is lost"
         )
         return
     if writer.host == socket.gethostname() and _lives(writer):
         raise InUse(
-            f"a running node ({who}) writes to {url}; nothing was changed. Stop it first (lightning-cli stop)"
+            f"a running node ({who}) is writing to {url}; nothing was changed. Stop it first (lightning-cli stop)"
             + (", or have it compact by itself: lightning-cli backup-compact" if what == "compact" else "")
             + ", then repeat this"
         )
     raise InUse(
-        f"{url} was last written by a node ({who}) that has not ended its session, and nobody can see from here if it "
-        "runs: another machine may write there. Nothing was changed. If it runs, stop it cleanly "
-        "(lightning-cli stop), then repeat this. If it has crashed, start it and stop it cleanly, or, when you know "
+        f"{url} was last written by a node ({who}) that has not ended its session, and nobody can tell from here "
+        "whether it runs: another machine may write there. Nothing was changed. If it runs, stop it cleanly "
+        "(lightning-cli stop), then repeat this. If it has crashed, start it and stop it cleanly, or, if you know "
         f"that it is off and stays off, add --take-over: a node that was still running would lose what it saves "
         f"until it notices, and {TWO_NODES}"
     )
 
 
 def _lives(writer: LastWriter) -> bool:
-    """Whether that process runs on this machine, as far as this container shows."""
+    """Whether the writer's process runs on this machine, as far as can be seen from this container."""
     with suppress(psutil.Error):
         return psutil.Process(writer.pid).create_time() <= writer.started + 60
     return False
@@ -113,11 +114,11 @@ class Seen:
 
     writer: LastWriter | None
     end: Position | None
-    """None when damage hides it."""
+    """The position at which the log ends; None when damage hides it."""
 
 
 def look(backup: Backup) -> Seen:
-    """As it is now. Raises BackupError when it is out of reach."""
+    """The backup's writer and end now. Raises BackupError when the backup is out of reach."""
     try:
         return Seen(backup.last_writer(), backup.end())
     except Damaged:
@@ -126,16 +127,17 @@ def look(backup: Backup) -> Seen:
 
 @dataclass(frozen=True, slots=True)
 class Living:
-    """A node that writes to the backup, in words; `sure` unless only the time of its last change speaks for it."""
+    """A node that writes to the backup: `words` say who and how that is known. `sure` is False if only the time of the
+    last change suggests it."""
 
     words: str
     sure: bool
 
 
 def writing(before: Seen, now: Seen) -> Living | None:
-    """Who is writing to the backup, and how that is known; None when nothing shows it.
+    """The node that is writing to the backup, from two looks at it; None when nothing shows that one is.
 
-    A session that has merely not ended shows nothing: a machine that has died leaves one, too.
+    A session that has not ended is no proof: a machine that has died also leaves one.
     """
     writer = now.writer
     if writer is None or writer.closed:
@@ -147,24 +149,27 @@ def writing(before: Seen, now: Seen) -> Living | None:
         return Living(f"{who} is writing to this backup", True) if _lives(writer) else None
     since = time.time() - now.end.time if now.end is not None else JUST_NOW
     if since < JUST_NOW:
-        words = f"{who} may be writing to this backup: its last change is {age(since)} old, and its session not ended"
+        words = (
+            f"{who} may be writing to this backup: its last change is {age(since)} old, and its session has not ended"
+        )
         return Living(words, False)
     return None
 
 
 def warn_of_writer(living: Living | None) -> None:
-    """For a restore that only reads: a copy of a backup that grows on is old at once."""
+    """Warn, in a restore that only reads, that a node still writes to the backup: what is restored is then soon old."""
     if living is not None:
         warn(
-            f"{living.words}. What is restored is its state of this moment, and old as soon as that node writes again: "
-            f"never start a node from it while that one runs, or after it went on ({TWO_NODES})"
+            f"{living.words}. What is restored is its state at this moment, and is old as soon as that node writes "
+            f"again: never start a node from it while that one runs, or after it has written again ({TWO_NODES})"
         )
 
 
 def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool, dry_run: bool = False) -> None:
-    """For a restore that is to go on with the backup: refuse while a node is provably writing there.
+    """Raise InUse, in a restore with --resume, if a node is provably writing to the backup; hold the backup's lock.
 
-    A session that has merely not ended is what a machine leaves that has died. Raises InUse.
+    A session that has not ended is no proof: a machine that has died also leaves one. In a dry run, the lock is only
+    checked.
     """
     living = writing(before, look(backup))
     try:
@@ -176,7 +181,7 @@ def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool
         if error.holder is not None and error.holder.is_command:
             raise
         living = Living(f"a process of this machine ({error.holder}) is writing to this backup", True)
-    except Unreachable:  # it may only be read from here; that is told afterwards
+    except Unreachable:  # the backup may be read-only from here; a warning about that follows the restore
         pass
     if living is None:
         return
@@ -185,8 +190,8 @@ def refuse_living_writer(url: str, backup: Backup, before: Seen, take_over: bool
         return
     if not take_over:
         raise InUse(
-            f"{living.words}. Nothing was restored: a second node that goes on with it would run beside that one, and "
+            f"{living.words}. Nothing was restored: a second node using this backup would run alongside that one, and "
             f"{TWO_NODES}. Stop that one for good first. To look at a copy, restore without --resume. Only if you know "
-            "that it is off from this moment on, add --take-over"
+            "that it is off from now on, add --take-over"
         )
-    warn(f"{living.words}; as you ask for it with --take-over, the restored node goes on in its place: it must be off")
+    warn(f"{living.words}; because of --take-over, the restored node goes on in its place: the other one must be off")

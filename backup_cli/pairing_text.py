@@ -1,4 +1,4 @@
-"""What the commands say of how a node's database and its backup stand to each other: the same from all of them."""
+"""What every command says about a node's database compared with its backup."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ TWO_NODES = "two nodes with the same keys lose money"
 
 
 def finding(pairing: Pairing, url: str, directory: Path, provable: Callable[[], bool]) -> Finding:
-    """One line about the two, with what to type. `provable` as for `Pairing.next_start`."""
+    """One line about database and backup, with what to type. `provable` is passed on to `Pairing.next_start`."""
     if pairing.identity is not Identity.OURS:
         return problem(*_whose(pairing, url))
     if pairing.memory.verdict is not Memory.AGREES:
@@ -33,9 +33,9 @@ def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
     backup = pairing.backup
     if pairing.identity is Identity.OTHER_BACKUP:
         return "destination", (
-            f"{url} holds the backup {backup.backup_id}, and {LOCK_FILE} expects another one: it belongs to another "
-            "node, or was made anew. The next start is refused. Put the right one back; if that is lost for good, "
-            "run: backup-cli init, with a new URL"
+            f"{url} holds the backup {backup.backup_id}, and {LOCK_FILE} expects another one: this one belongs to "
+            "another node, or was recreated. The next start is refused. Put the right one back; if that is lost for "
+            "good, run: backup-cli init, with a new URL"
         )
     if pairing.identity is Identity.OTHER_NODE:
         return "destination", (
@@ -46,18 +46,19 @@ def _whose(pairing: Pairing, url: str) -> tuple[str, str]:
 
 
 def taken_over(pairing: Pairing, url: str) -> str:
-    """Another machine has written to the backup. No command follows: which one is right depends on that machine."""
+    """The text for a backup that another machine has written to. It names no command: the right one depends on whether
+    that machine still runs."""
     writer, last = pairing.backup.writer, ago(pairing.backup.last_change)
     host = "another machine" if writer is None else f"another node ({writer.host}, {writer.process})"
     return (
         f"{host} has written to the backup at {url} since this directory last did (last change {last}, version "
-        f"{pairing.backup.version}). The next start is refused. If that one is in use, never start this one again: "
-        f"{TWO_NODES}. Only if that one is off for good, move the node here (docs/recovery.md, from step 3)"
+        f"{pairing.backup.version}). The next start is refused. If that node is in use, never start this one again: "
+        f"{TWO_NODES}. Only if that node is off for good, move the node here (docs/recovery.md, from step 3)"
     )
 
 
 def _copied(pairing: Pairing, url: str, directory: Path) -> str:
-    """This directory is not the one that wrote last. No restore follows: which state is the newer one is not known."""
+    """The text for a directory that did not write last. It advises no restore: nobody knows which state is newer."""
     return (
         f"{both(pairing, url, database_path(directory))}; {why_copied(pairing)}. The next start is refused. If that "
         f"node is in use, never start this one: {TWO_NODES}. Only if it is off for good and this database is surely "
@@ -66,7 +67,7 @@ def _copied(pairing: Pairing, url: str, directory: Path) -> str:
 
 
 def remembered_otherwise(pairing: Pairing, url: str, directory: Path) -> str:
-    """The destination does not show what the node itself remembers. What follows depends on the database."""
+    """The text for a destination that contradicts what the node remembers; the advice depends on the database."""
     wrong = what_is_wrong(pairing.memory, url, pairing.backup.version)
     here = in_words(pairing.database, database_path(directory))
     if pairing.both_older:
@@ -77,18 +78,18 @@ def remembered_otherwise(pairing: Pairing, url: str, directory: Path) -> str:
             if pairing.database.found is not Found.VERSION
             else (
                 f" Only if {here}, and that is surely the state that the node last ran from, make the backup hold it "
-                f"(what lies there is kept for a week): backup-cli resync --discard-newer {pairing.backup.version}"
+                f"(what is there now is kept for a week): backup-cli resync --discard-newer {pairing.backup.version}"
             )
         )
         return f"{wrong}; {here}. {NOT_ITS_OWN}.{resync}"
     return (
         f"{wrong}. {here[0].upper()}{here[1:]}, which is not older than what the node remembers: its next start takes "
-        "a new snapshot by itself, or run now: backup-cli resync. Look at what can write to the destination"
+        "a new snapshot by itself, or run now: backup-cli resync. Check what can write to the destination"
     )
 
 
 def why_copied(pairing: Pairing) -> str:
-    """In the middle of a sentence: why the higher version may not be the newer state."""
+    """Why the higher version may not be the newer state, as the middle of a sentence."""
     writer = pairing.backup.writer
     who = "" if writer is None else f" ({writer.host}, {writer.process})"
     return (
@@ -109,8 +110,8 @@ def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
         return problem(
             "version",
             f"{both(pairing, url, database_path(directory))}: the database has lost changes, or is an old copy. A node "
-            "that runs from it can lose every channel, so do not start it. This tells whether the newest state can "
-            f"still be brought back: {restore_command(url, directory, replace=True)} (where not, that "
+            "that runs from it can lose every channel, so do not start it. To see whether the newest state can still "
+            f"be brought back, run: {restore_command(url, directory, replace=True)} (if it cannot, that "
             'changes nothing); docs/recovery.md, "When the backup is damaged", says what else can be tried',
         )
     found = "keeps no version" if pairing.database.version is None else f"is at version {pairing.database.version}"
@@ -123,7 +124,7 @@ def _behind(pairing: Pairing, url: str, directory: Path, provable: Callable[[], 
 
 
 def _equal(pairing: Pairing, url: str, directory: Path) -> Finding:
-    return ok("version", f"the database is at {pairing.database.version}, as its backup is")
+    return ok("version", f"the database and its backup are both at version {pairing.database.version}")
 
 
 def _ahead(pairing: Pairing, url: str, directory: Path) -> Finding:
@@ -151,8 +152,8 @@ def _no_database(pairing: Pairing, url: str, directory: Path) -> Finding:
 def _no_version(pairing: Pairing, url: str, directory: Path) -> Finding:
     return warning(
         "version",
-        "the database is from before lightningd kept a version, so it cannot be compared with its backup; the next "
-        "start with the plugin looks at its content",
+        "the database dates from before lightningd kept a version, so it cannot be compared with its backup; the next "
+        "start with the plugin compares their content",
     )
 
 
@@ -187,7 +188,7 @@ _FINDINGS: dict[Relation, Callable[[Pairing, str, Path], Finding]] = {
 
 
 def in_words(database: NodeDatabase, path: Path) -> str:
-    """A database in the middle of a sentence."""
+    """The database's version, or why there is none, as the middle of a sentence."""
     words = {
         Found.VERSION: f"the database {path} is at version {database.version}",
         Found.NO_VERSION: f"the database {path} keeps no version",
@@ -197,7 +198,7 @@ def in_words(database: NodeDatabase, path: Path) -> str:
 
 
 def both(pairing: Pairing, url: str, path: Path) -> str:
-    """Both versions in the middle of a sentence."""
+    """The versions of database and backup, as the middle of a sentence."""
     backup = pairing.backup
     holds = "holds nothing yet" if backup.empty else f"is at version {backup.version}"
     if backup.damaged:

@@ -1,6 +1,6 @@
 """A backup's status in the text format of Prometheus, for the textfile collector of node_exporter.
 
-docs/monitoring.md says what each figure means; contrib/monitoring/ has the alert rules and the dashboard.
+docs/monitoring.md says what each metric means; contrib/monitoring/ has the alert rules and the dashboard.
 """
 
 from backends.errors import BackupError, Damaged
@@ -12,29 +12,29 @@ PREFIX = "lightningd_backup_"
 
 HELP = {
     "readable": "Whether the backup could be read when this was written.",
-    "damaged": "Whether bytes that were once saved have changed or gone, or a restore is known to fail.",
+    "damaged": "Whether bytes that were once saved have changed or are missing, or a restore is known to fail.",
     "known_damage": "Whether an earlier compaction or verify has proved that a restore would fail.",
-    "troubles": "How many sentences of trouble `backup-cli status` has to say.",
+    "troubles": "How many troubles `backup-cli status` reports.",
     "compaction_failed": "Whether the last compaction failed.",
-    "space_low": "Whether the destination will be full before long.",
+    "space_low": "Whether the destination will be full soon.",
     "data_version": "The last data version that is saved.",
     "last_change_timestamp_seconds": "When the last change was saved.",
     "last_compaction_timestamp_seconds": "When the current generation was made, if a compaction made it.",
     "generation": "The number of the current generation.",
     "generation_begun_timestamp_seconds": "When the current generation was begun.",
     "records": "Changes since the snapshot.",
-    "snapshot_bytes": "The snapshot, as it lies at the destination.",
-    "segment_bytes": "The segments, as they lie at the destination.",
-    "destination_free_bytes": "Room at the destination.",
-    "destination_size_bytes": "The whole destination.",
+    "snapshot_bytes": "The size of the snapshot as stored at the destination.",
+    "segment_bytes": "The size of the segments as stored at the destination.",
+    "destination_free_bytes": "Free space at the destination.",
+    "destination_size_bytes": "The size of the whole destination.",
     "checked_timestamp_seconds": "When this was written.",
     "info": "Always 1; the labels say which backup of which node this is.",
 }
-"""All figures, and what they mean. All are gauges, labelled with the backup's URL."""
+"""All metrics, and what they mean. All are gauges, labelled with the backup's URL."""
 
 
 def metrics(seen: Status, now: float) -> str:
-    """The whole text; `now` in seconds since 1970."""
+    """The whole text for a backup with this status; `now` is in seconds since 1970."""
     stored = seen.snapshot_bytes + seen.segment_bytes
     figures: dict[str, float | None] = {
         "readable": 1,
@@ -61,7 +61,7 @@ def metrics(seen: Status, now: float) -> str:
 
 
 def unreadable(url: str, error: BackupError, now: float) -> str:
-    """The text when there is no status: the backup is away, or too damaged for one."""
+    """The text when there is no status: the backup is out of reach, or too damaged to have one."""
     labels = _labels(url=url)
     damaged = isinstance(error, Damaged)
     return (

@@ -1,4 +1,4 @@
-"""Where a restored database goes: which file DEST means, and places that it must not go to."""
+"""Where a restored database goes: which file DEST means, which places are refused, and how the file gets there."""
 
 import errno
 import os
@@ -19,11 +19,15 @@ from backup_cli.console import say
 from backup_cli.options import free_name
 
 COMPANIONS = ("", "-journal", "-wal", "-shm")
-"""A database and what SQLite keeps beside it: a stale journal would be rolled into the restored database."""
+"""Suffixes of a database and of the files that SQLite keeps next to it: a stale journal would be rolled back into the
+restored database."""
 
 
 def target_of(dest: Path, *, as_directory: bool) -> Path:
-    """The database file that DEST means; a missing directory with a network's name will be made."""
+    """The database file that DEST means; a missing directory with a network's name will be created.
+
+    `as_directory`: DEST was written with a slash at the end. Raises BackupError when nothing can be restored there.
+    """
     missing = not dest.exists() and dest.name in NETWORKS and dest.parent.is_dir()
     if dest.is_dir() or missing:
         _refuse_above(dest)
@@ -35,7 +39,8 @@ def target_of(dest: Path, *, as_directory: bool) -> Path:
 
 
 def _refuse_above(dest: Path) -> None:
-    """lightningd looks for its database in the network directory, and begins an empty one where it finds none."""
+    """Refuse the directory above a network directory: lightningd looks for its database in the network directory, and
+    creates an empty one if it finds none there."""
     inside = [dest / name for name in NETWORKS if (dest / name).is_dir()]
     if (inside or (dest / CONFIG).exists()) and not looks_like_a_nodes(dest):
         choices = " or ".join(shell_word(directory) for directory in inside or [dest / NETWORKS[0]])
@@ -46,18 +51,18 @@ def _refuse_above(dest: Path) -> None:
 
 
 def refuse_inside(directory: Path) -> None:
-    """A database among a backup's own files would be taken for one of them."""
+    """Refuse a directory that is a backup: a database among a backup's files would be taken for one of them."""
     try:
         backup_at(directory.as_uri()).id()
     except (Damaged, FromTheFuture):
-        pass  # it is one all the same
+        pass  # it is still a backup
     except (BackupError, OSError):
         return
-    raise BackupError(f"{directory} is a backup itself, so nothing was restored there; choose another directory")
+    raise BackupError(f"{directory} is itself a backup, so nothing was restored there; choose another directory")
 
 
 def refuse_unwritable(directory: Path) -> None:
-    """As making a file there would; one that is missing is to be made. Raises OSError."""
+    """Raise the OSError that creating a file there would; for a missing directory, its parent is checked."""
     there = directory if directory.exists() else directory.parent
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
@@ -65,7 +70,7 @@ def refuse_unwritable(directory: Path) -> None:
 
 @contextmanager
 def made(directory: Path) -> Iterator[None]:
-    """The directory, made if it is missing, and then gone again when nothing could be restored to it."""
+    """Create the directory if it is missing; if nothing could be restored to it, remove it again."""
     if directory.exists():
         yield
         return
@@ -84,10 +89,10 @@ def made(directory: Path) -> Iterator[None]:
 
 
 def file_behind(target: Path) -> Path:
-    """The file that the database is really in: a link to another disk stays, and leads to what is restored.
+    """The file that really holds the database: if `target` is a link, such as to another disk, it stays one.
 
-    Raises BackupError for a link to nothing, and for one that another user has put there: in a shared directory he
-    could have root's own database moved aside.
+    Raises BackupError for a dangling link, and for a link that another user has put there: in a shared directory he
+    could otherwise have root's own database moved aside.
     """
     if not target.is_symlink():
         return target
@@ -95,20 +100,20 @@ def file_behind(target: Path) -> Path:
     if owner not in (0, os.geteuid(), target.parent.stat().st_uid):
         raise BackupError(
             f"{target} is a link that belongs to the user {user_name(owner)}, so nothing was restored to where it "
-            "leads; choose another DEST, or remove that link if it is none that you know"
+            "leads; choose another DEST, or remove that link if you do not know it"
         )
     file = target.resolve()
     if not file.exists():
         raise BackupError(
             f"{target} is a link to {target.readlink()}, and nothing is there: is that disk mounted? Nothing was "
-            "restored. Mount it; or, if the database is to lie here from now on, remove the link first"
+            "restored. Mount it; or, if the database is to be here from now on, remove the link first"
         )
     say(f"{target} is a link, and stays one: the database goes to {file}")
     return file
 
 
 def existing_at(target: Path) -> list[Path]:
-    """What lies where the database should go."""
+    """The files where the database and its journals would go: those that exist."""
     beside = [_beside(target, suffix) for suffix in COMPANIONS]
     return [path for path in beside if path.exists() or path.is_symlink()]
 
@@ -118,14 +123,16 @@ def _beside(target: Path, suffix: str) -> Path:
 
 
 class Unfinished:
-    """The new file that is worked in, alone in a private directory: SQLite opens it by `path`, again and again."""
+    """The database while it is being restored: a file alone in a private directory, since SQLite opens it by its `path`
+    more than once."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "restoring.sqlite3"
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
     def publish(self, target: Path) -> None:
-        """Give the finished file its name, durably. OSError, and nothing has changed, if another one lies there now."""
+        """Rename the finished file to `target`, durably. Raises OSError, and changes nothing, if somebody has replaced
+        the file meanwhile."""
         made = os.stat(self.path.name, dir_fd=self._directory, follow_symlinks=False)
         if not (stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and os.path.samestat(made, self.path.lstat())):
             raise OSError(errno.ESTALE, "something was put in the place of the file being restored", str(self.path))
@@ -133,19 +140,20 @@ class Unfinished:
         sync_directory(target.parent)
 
     def close(self) -> None:
-        """The file has its name, or is not wanted any more."""
+        """Close the private directory: the file was published, or is not wanted any more."""
         os.close(self._directory)
 
 
 @contextmanager
 def unfinished(target: Path) -> Iterator[Unfinished]:
-    """A file to become `target`, beside it; gone afterwards, whatever happens."""
+    """A file next to `target` that can be published as `target`; otherwise it is removed, whatever happens."""
     with scratch_directory(target.parent) as directory, closing(Unfinished(directory)) as file:
         yield file
 
 
 def move_aside(target: Path, existing: list[Path]) -> list[Path]:
-    """The database goes first: a journal that is moved away from under it would leave it corrupt."""
+    """Rename the existing files to a common free name, and return the new paths. The database is the first: if its
+    journal were moved away first, a crash would leave it corrupt."""
     name = free_name(target, ".before-restore-")
     moved = []
     for path in existing:

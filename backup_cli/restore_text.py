@@ -1,4 +1,4 @@
-"""What `backup-cli restore` tells: the plan before, the summary and the rules afterwards."""
+"""What `backup-cli restore` says: the plan beforehand, the summary and the rules afterwards."""
 
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,26 @@ from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
 WHY_OLD_IS_DEADLY = (
-    "A node that runs from it shows its peers channel states that were revoked since; a peer may then take everything "
-    "in the channel, and the protocol is on its side"
+    "A node that runs from it shows its peers channel states that have been revoked since; a peer may then take "
+    "everything in the channel, and the protocol lets it"
 )
 
 
 def tell_plan(seen: Status, target: Path, to_version: int | None) -> None:
-    """Which backup, which version, how old, how large, where to."""
+    """Say what will be restored: which backup and version, how old, how large, and to where."""
     origin = f"{seen.url} (generation {seen.generation}, {size(seen.snapshot_bytes + seen.segment_bytes)})"
     tell_plan_of(origin, seen.data_version, "saved", seen.last_change, target, to_version)
 
 
 def tell_plan_of_kept(url: str, kept: Kept, target: Path, to_version: int | None) -> None:
-    """The same for the generation that was replaced, and kept."""
+    """Say what will be restored from the kept generation, which a newer one has replaced."""
     origin = f"{url} (generation {kept.manifest.generation}, which was replaced and is kept)"
     tell_plan_of(origin, kept.data_version, "replaced", kept.since, target, to_version)
 
 
 def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path, to_version: int | None) -> None:
-    """The same for any backup that `holds` a version, and what is known of `when` that was made."""
+    """Say what will be restored from `origin`, which holds versions up to `holds`. `since` says what happened at `when`
+    (seconds since 1970), such as "saved"."""
     say_row("from", origin, 9)
     if to_version is None:
         say_row("version", f"{holds}, {since} {moment_ago(when)}", 9)
@@ -49,14 +50,17 @@ def tell_plan_of(origin: str, holds: int, since: str, when: float, target: Path,
 
 
 def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool) -> None:
-    """What was restored, and what is to know of it; the path alone goes to stdout afterwards."""
+    """Say what was restored, and what to know about it. The caller then prints the path to stdout.
+
+    `older`: it was restored from a file of the older plugin.
+    """
     if rebuilt.torn is not None:
         warn(f"the end of the backup was torn: {rebuilt.torn}")
     if rebuilt.end_unverified is not None:
         warn(rebuilt.end_unverified)
     for path in aside:
         say(f"The old file is kept as {path}")
-    last = "from a file last written" if older else "last changed"  # the older plugin's records bear no time
+    last = "from a file last written" if older else "last changed"  # the older plugin's records carry no time
     say(
         f"Restored version {rebuilt.data_version}, {last} {moment(rebuilt.last_time)}, "
         f"{counted(rebuilt.changes, 'change')} replayed, {size(target.stat().st_size)}, integrity checked:"
@@ -66,7 +70,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
 def restored_document(
     url: str, target: Path, rebuilt: Rebuilt, aside: list[Path], *, resume: bool, old: bool
 ) -> dict[str, Any]:
-    """For programs: fields are called as in `status --json`."""
+    """The result for programs; fields have the same names as in `status --json`."""
     return {
         "path": str(target),
         "url": url,
@@ -84,7 +88,7 @@ def restored_document(
 
 
 def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:
-    """What must be so before lightningd is started. `node_id` is the restored node's."""
+    """Say what must be done or known before lightningd is started. `node_id` is the restored node's."""
     secret = warn_of_secret(target.parent, node_id, "the restored database")
     say(
         "",
@@ -96,7 +100,7 @@ def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older:
     if target.name != DATABASE:
         say(
             f"  - lightningd does not see this file: it only looks for {DATABASE} in its network directory. Move it "
-            "there, or restore anew with that directory as DEST."
+            "there, or restore again with that directory as DEST."
         )
     if resume:
         say(f"  - backup.lock is written: with the important-plugin line in place the node goes on with {url}.")
@@ -109,18 +113,18 @@ def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older:
 
 
 def _lock_before(url: str, directory: Path) -> str:
-    """A backup.lock was there before: whether the node goes on with the backup that it names."""
+    """Whether the restored node can go on with the backup that an already existing backup.lock names."""
     try:
         named = read_settings(directory).url
     except BackupError as error:
-        return f"backup.lock was there before, and no node starts with it: {error}"
+        return f"backup.lock was there before, and the node does not start with it: {error}"
     which = "" if named.partition("?")[0] == url.partition("?")[0] else f" and names another backup than this: {named}"
     try:
         found = as_check_config_says(directory)
     except (BackupError, OSError) as error:
         return (
-            f"backup.lock was there before, and is kept{which}. Whether the node can go on with the backup that it "
-            f"names cannot be told now ({error}): ask backup-cli check-config before the first start."
+            f"backup.lock was there before, and is kept{which}. Nobody can tell now whether the node can go on with "
+            f"the backup that it names ({error}): before the first start, run: backup-cli check-config"
         )
     if found.level is Level.PROBLEM:
         return (
@@ -132,7 +136,10 @@ def _lock_before(url: str, directory: Path) -> str:
 
 
 def as_check_config_says(directory: Path) -> Finding:
-    """How the database stands to the backup that backup.lock names. Raises BackupError or OSError."""
+    """The finding that check-config makes about the database and the backup that backup.lock names.
+
+    Raises BackupError or OSError when the two cannot be compared.
+    """
     settings = read_settings(directory)
     if settings.backup_id is None:
         raise BackupError("backup.lock is the older plugin's")

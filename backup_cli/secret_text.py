@@ -1,4 +1,4 @@
-"""What the commands say of the `hsm_secret` beside a database: a wrong one is found out on the worst day, or before."""
+"""What the commands say about the `hsm_secret` next to a database, so that a wrong one is noticed before a disaster."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from backup_cli.waiting import answered
 
 @dataclass(frozen=True, slots=True)
 class KnownNode:
-    """The node's id, in hex, and what says so, in the middle of a sentence."""
+    """The node's id in hex, and where it comes from, in words for the middle of a sentence."""
 
     node_id: str
     source: str
 
 
 def known_node(directory: Path) -> KnownNode | None:
-    """Whose directory this is: the database says it, or the backup. None when neither does, or is to be had."""
+    """The node whose directory this is, from its database, else from its backup; None when neither tells."""
     database = inspect_node(directory).node_id
     if database is not None:
         return KnownNode(database, "the database")
-    with suppress(BackupError, OSError):  # that it cannot be reached is said elsewhere
+    with suppress(BackupError, OSError):  # that the backup cannot be reached is reported elsewhere
         url = read_settings(directory).url
         of_backup = answered(url, backup_at(url).node_id)
         if of_backup is not None:
@@ -36,10 +36,13 @@ def known_node(directory: Path) -> KnownNode | None:
 
 
 def why_wrong(path: Path, checked: Checked, source: str) -> str | None:
-    """Why nobody may start a node with this secret, and what to do; None when nothing is known against it."""
+    """Why the node must not be started with the secret at `path`, and what to do; None if nothing is known against it.
+
+    `source` says where the expected node id comes from.
+    """
     if checked.verdict is Verdict.DIFFERS:
         return (
-            f"{path} is ANOTHER NODE'S: it makes the node {checked.made}, and {source} is of the node "
+            f"{path} is ANOTHER NODE'S: it belongs to the node {checked.made}, and {source} to the node "
             f"{checked.expected}. Do not start the node with it. {_LOOK_FOR_IT}"
         )
     if checked.verdict is Verdict.MALFORMED:
@@ -54,7 +57,7 @@ _LOOK_FOR_IT = (
 
 
 def warn_of_secret(directory: Path, node_id: str | None, source: str) -> Checked:
-    """Look at the secret in this directory, if there is one, and say so when it is not the one of this node."""
+    """Check the secret in this directory, if there is one, and warn if it is not this node's."""
     path = directory / HSM_SECRET
     checked = check_secret(path, node_id)
     wrong = why_wrong(path, checked, source)
@@ -64,27 +67,25 @@ def warn_of_secret(directory: Path, node_id: str | None, source: str) -> Checked
 
 
 def about_secret(directory: Path, checked: Checked) -> str:
-    """A rule for whoever has restored a database to this directory."""
+    """What to know about the secret before a node is started from a database restored to this directory."""
     path = directory / HSM_SECRET
     match checked.verdict:
         case Verdict.MATCHES:
-            return f"{path} is this node's. Keep copies of it elsewhere, too: it is not in this backup."
+            return f"{path} is this node's. Keep copies of it elsewhere: it is not in this backup."
         case Verdict.DIFFERS | Verdict.MALFORMED:
             return f"{path} is the wrong one, as said above: do not start the node with it."
         case Verdict.NEEDS_PASSPHRASE:
             return f"{path} is there; {how_to_tell(path, checked)}."
         case Verdict.UNREADABLE:
-            return f"{path} is there, and could not be compared with this node's id: {checked.why}."
+            return f"{path} is there, but could not be compared with this node's id: {checked.why}."
         case Verdict.NOT_COMPARED:
-            return f"{path} is there, and makes the node {checked.made}: this backup does not say which one it is of."
+            return f"{path} is there, and belongs to the node {checked.made}: this backup does not name its node."
         case Verdict.MISSING:
-            return (
-                "hsm_secret belongs beside the database; it is not in this backup, and without it nothing can be spent."
-            )
+            return "hsm_secret belongs next to the database: this backup lacks it, and without it nothing can be spent."
 
 
 def how_to_tell(path: Path, checked: Checked) -> str:
-    """Of one with a passphrase, in the middle of a sentence."""
+    """How to find out whose a secret with a passphrase is, as the middle of a sentence."""
     command = shell_line("lightning-hsmtool", "getnodeid", path)
     should = "" if checked.expected is None else f", which should be {checked.expected}"
-    return f"whose it is can only be told with its passphrase: {command} asks for that, and shows the node's id{should}"
+    return f"only its passphrase tells which node it belongs to: {command} asks for it, and shows the node's id{should}"

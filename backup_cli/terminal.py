@@ -1,7 +1,7 @@
 """What a terminal can do, and how a line is laid out on it: broken between words, and never within a command.
 
-A pipe or a log gets one line a message. A command that is to be pasted stays whole, whatever its length: the terminal
-itself then breaks it, and joins it again when it is copied. Broken by us, its first line would run without the rest.
+A pipe or a log gets one line per message. A command that is to be pasted is never broken, whatever its length: the
+terminal wraps it, and joins it again when it is copied. If we broke it, its first line would run without the rest.
 """
 
 import os
@@ -15,30 +15,30 @@ _COMMAND = re.compile(
     (?:\ (?:[a-z-]+(?=\ -|\ [A-Z/'$]|\ \S+:)|-\S+|(?:[^\s']*\$?'[^']*')+\S*|\S*[/=:\d]\S*|[A-Z]{2,}\S*|--))*""",
     re.VERBOSE,
 )
-"""As far as the words look like parts of a command: options, paths, URLs, numbers, quoted words, DEST."""
+"""A command, up to the last word that looks like part of one: an option, path, URL, number, quoted word or DEST."""
 
 _INSIDE = "\uffff"
-"""In the place of a space that stays; it is printed by nobody, since it is no character."""
+"""Stands for a space at which a line must not break; not a character, so no message contains it."""
 
 _SIGN = re.compile(r" *(?:[-!] )?")
-"""What a line begins with, under which its further lines do not go."""
+"""The indentation and bullet of a line; continuation lines are indented by its width."""
 
 _MIN_WIDTH = 20
-"""Columns below which nothing is laid out."""
+"""Terminals with fewer columns get each line unbroken."""
 
 
 def is_plain(stream: TextIO) -> bool:
-    """Whether it is no terminal, or one that only prints what it gets (TERM=dumb): no bars, no colours."""
+    """Whether the stream gets no bars and no colours: it is not a terminal, or one without controls (TERM=dumb)."""
     return not stream.isatty() or (os.environ.get("TERM") or "dumb") == "dumb"
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Not where the user wants none (https://no-color.org)."""
+    """Whether the stream gets colours: a terminal, unless the user has set NO_COLOR (https://no-color.org)."""
     return not is_plain(stream) and not os.environ.get("NO_COLOR")
 
 
 def columns(stream: TextIO) -> int | None:
-    """How wide the terminal is; None for what is none."""
+    """The terminal's width in columns, 80 if it cannot be told; None when the stream is not a terminal."""
     if not stream.isatty():
         return None
     try:
@@ -49,7 +49,8 @@ def columns(stream: TextIO) -> int | None:
 
 
 def laid_out(line: str, width: int | None, hang: int = 0) -> list[str]:
-    """The lines that a terminal shows of it; `hang` is the column of what stands in a table's second column."""
+    """`line` broken to `width` columns (None: not a terminal, so not broken). `hang` is the indentation of continuation
+    lines, for a table's second column."""
     if width is None or len(line) <= width or width < _MIN_WIDTH:
         return [line]
     sign = _SIGN.match(line)
@@ -69,7 +70,7 @@ def laid_out(line: str, width: int | None, hang: int = 0) -> list[str]:
 
 
 class Bar:
-    """How far long work is, in one line that is written over and over."""
+    """The progress of long work as one line, which is redrawn in place."""
 
     def __init__(self, label: str, width: int) -> None:
         self._label, self._width, self._began = label, width, time.monotonic()
@@ -77,7 +78,7 @@ class Bar:
         self.text = ""
 
     def moved(self, done: int, total: int) -> bool:
-        """Whether the line reads differently now."""
+        """Update the line. Returns whether its text has changed."""
         now = min(1000, 1000 * done // max(total, 1))
         if now <= self._shown:
             return False
@@ -91,7 +92,7 @@ class Bar:
             seconds = int((time.monotonic() - self._began) * (1000 - done) / done)
             left = f"  {seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
         label = f"{self._label:<24}"
-        room = min(36, self._width - len(label) - len("  []  100 %  00:00:00 left") - 1)
-        full = round(room * done / 1000)
-        bar = f"  [{'#' * full}{'-' * (room - full)}]" if room >= 10 else ""
+        length = min(36, self._width - len(label) - len("  []  100 %  00:00:00 left") - 1)
+        full = round(length * done / 1000)
+        bar = f"  [{'#' * full}{'-' * (length - full)}]" if length >= 10 else ""
         return f"{label}{bar}  {done // 10:>3} %{left}"[: max(self._width - 1, 1)]

@@ -1,7 +1,7 @@
-"""Asking a destination that may hang: the command says so, ends in time, and can be stopped with Ctrl-C meanwhile.
+"""Asking a destination that may hang: the command says that it waits, gives up in time, and can be stopped with Ctrl-C.
 
-A call into a share or stick that hangs is not to be interrupted. So it is another thread that makes it, and that is
-left behind when it does not come back.
+A call into a share or stick that hangs cannot be interrupted. So another thread makes the call, and is abandoned if it
+does not return.
 """
 
 import threading
@@ -14,41 +14,44 @@ from backends.urls import BadURL, parse_url
 from backup_cli.console import say
 
 FIRST_WORD = 5.0
-"""Seconds after which a person should know what is waited for."""
+"""Seconds after which the command says what it waits for."""
 
 _MARGIN = 2.0
-"""Seconds that a backup gets beyond its own patience, to say itself what is wrong."""
+"""Extra seconds beyond the commit timeout, so that the backup itself can report what is wrong."""
 
 _Result = TypeVar("_Result")
 
 
 class NoAnswer(Exception):
-    """It has not come back in time."""
+    """The destination has not answered in time."""
 
 
 def within(seconds: float, ask: Callable[[], _Result]) -> _Result:
-    """What `ask` returns or raises. NoAnswer when it does neither in that time; it goes on in its thread then."""
+    """Return or raise what `ask` does. Raises NoAnswer if it does not end within `seconds`; its thread then goes on."""
     return _Asking(ask).wait(seconds)
 
 
 def answered(url: str, ask: Callable[[], _Result]) -> _Result:
-    """What `ask` returns or raises, for a destination that has as long to answer as the node would wait for it."""
-    asking, patience = _Asking(ask), _patience(url)
+    """Return or raise what `ask` does. The destination gets as long as the node would wait for it, its commit timeout.
+
+    Raises Unreachable if it does not answer in that time.
+    """
+    asking, timeout = _Asking(ask), _commit_timeout(url)
     try:
         return asking.wait(FIRST_WORD)
     except NoAnswer:
-        say(f"waiting for {url}, for {patience:.0f} seconds at most (Ctrl-C stops) …")
+        say(f"waiting for {url}, for at most {timeout:.0f} seconds (Ctrl-C stops) …")
     try:
-        return asking.wait(patience + _MARGIN - FIRST_WORD)
+        return asking.wait(timeout + _MARGIN - FIRST_WORD)
     except NoAnswer:
         raise Unreachable(
-            f"{url} has not answered for {patience:.0f} seconds. What was saved there is safe; see whether the server "
-            "or disk is up, and mount it anew if it stays silent (umount -f, then mount), then repeat the command"
+            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; check whether the server "
+            "or disk is up, and if it stays silent, remount it (umount -f, then mount); then repeat the command"
         ) from None
 
 
 class _Asking(Generic[_Result]):
-    """A question under way in a thread of its own."""
+    """A call to a destination, running in its own thread."""
 
     def __init__(self, ask: Callable[[], _Result]) -> None:
         self._ask = ask
@@ -72,7 +75,7 @@ class _Asking(Generic[_Result]):
         return self._result[0]
 
 
-def _patience(url: str) -> float:
+def _commit_timeout(url: str) -> float:
     try:
         return commit_timeout_of(parse_url(url))
     except BadURL:

@@ -1,4 +1,4 @@
-"""How a call is answered."""
+"""Answering a call from lightningd."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pyln.client.plugin import Request, RequestState, RpcException
 
 
 def answer(request: Request, result: dict[str, Any]) -> None:
-    """Write the answer; `continue` lets lightningd commit. Nothing happens when the watchdog has answered already."""
+    """Write the answer; `continue` lets lightningd commit. Does nothing when the watchdog has answered already."""
     try:
         request.set_result(result)
     except (ValueError, AssertionError):
@@ -18,5 +18,5 @@ def refuse(request: Request, code: int, why: str) -> None:
     """Answer with a JSON-RPC error."""
     try:
         raise RpcException(why, code)
-    except RpcException as error:  # caught, because pyln-client adds the traceback of what was caught last
+    except RpcException as error:  # pyln-client adds the traceback of the exception being handled
         request.set_exception(error)

@@ -1,10 +1,9 @@
-"""What happens before the manifest is answered: as long as lightningd waits for it, it has not opened its database.
+"""What happens before the manifest is answered: while lightningd waits for it, it has not opened its database.
 
-If the database file is exactly as the last session left it, nothing does, and nothing more is imported for it.
+If the database file is exactly as the last session left it, nothing happens, and nothing more is imported.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from backends.errors import BackupError
 from backends.node.directory import database_path
@@ -14,21 +13,18 @@ from backends.node.sync_point import Fingerprint, look, read_sync_point
 from backends.text import unexpected
 from plugin.at_start import Start, WhyLeft
 
-if TYPE_CHECKING:
-    pass
-
 
 def before_manifest(directory: Path) -> Start:
     """Bring the database forward if it is provably a few changes behind its backup. Never raises: a start must go on.
 
-    To be called before the manifest is answered, and while nothing in this process has the database open.
+    Call it before the manifest is answered, and while nothing in this process has the database open.
     """
     seen = look(directory)
     try:
         settings = read_settings(directory)
     except BackupError:
         return Start(seen)  # the first call is refused, and says why
-    if _left_in_order(directory, settings, seen):
+    if _left_cleanly(directory, settings, seen):
         return Start(seen)
     try:
         from plugin.roll_forward import catch_up
@@ -39,10 +35,10 @@ def before_manifest(directory: Path) -> Start:
         return Start(look(directory), WhyLeft.UNEXPECTED, [("unusual", line)])
 
 
-def _left_in_order(directory: Path, settings: Settings, seen: Fingerprint | None) -> bool:
-    """Whether the last session ended in order, and nobody has touched the database since.
+def _left_cleanly(directory: Path, settings: Settings, seen: Fingerprint | None) -> bool:
+    """Whether the last session ended cleanly, and nobody has touched the database since.
 
-    Each session is noted durably before its first change, so what an earlier one left behind is never taken for it.
+    Each session is recorded durably before its first change, so the end of an earlier session is never mistaken for it.
     """
     sync_point = read_sync_point(directory)
     if sync_point is None or sync_point.failure is not None or sync_point.ended is None:

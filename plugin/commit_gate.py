@@ -1,8 +1,8 @@
-"""What stands between a `db_write` call and its answer.
+"""What decides how a `db_write` call is answered.
 
-Everything that can be wrong at a start (no backup.lock, destination away, another writer, a database far behind) ends
-here in a refused call: lightningd then stops before it commits, however the plugin was configured, and its log shows
-the sentence. Nothing but a change that is safely on disk is answered with `continue`.
+Everything that can be wrong at a start (no backup.lock, destination unreachable, another writer, a database far behind)
+ends here in a refused call: lightningd then stops before it commits, however the plugin was configured, and its log
+shows the sentence. `continue` is the answer only to a change that is safely on disk.
 """
 
 import threading
@@ -48,33 +48,33 @@ from plugin.start import (
 CONTINUE = {"result": "continue"}
 
 SNAPSHOT_TIMEOUT_FACTOR = 10
-"""How many times as long a call may take that writes a whole database: at a start, where no peer waits yet."""
+"""How many commit timeouts a call may take that writes a whole database: at a start, where no peer waits yet."""
 
 
 class CommitGate:
     """Answers `db_write` for the node whose network directory is `directory`.
 
-    `start` is what was found before lightningd opened its database: before the manifest was answered.
+    `start` is what was found before the manifest was answered, and so before lightningd opened its database.
     """
 
     def __init__(self, directory: Path, report: Report, start: Start) -> None:
         self.directory, self.report = directory, report
         self.writer: Writer | None = None
         self.refusal: str | None = None
-        """Why everything is refused from now on."""
+        """Why every call is refused from now on; None while changes are accepted."""
         self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
         self.url = ""
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
-        """The first bytes of the database file, as they were during the last call: at the commit before it."""
+        """The first bytes of the database file as they were during the last call: at the commit before it."""
         self.reading_database = threading.Lock()
         """Held while this process has the database open through SQLite; not on the commit path."""
         self.noting = threading.Lock()
         """Held while the sync point is written."""
         self.begins: SavedEnd | None = None
-        """Where the last new generation of this session begins, which no note may leave out until it is the log."""
+        """Where this session's last new generation begins: in every sync point, until that generation is the log."""
         self._found_at_start = start
         self._header: DatabaseHeader | None = None
         self._session = ""
@@ -83,7 +83,7 @@ class CommitGate:
             self._copies.callback(start.copy.close)
         self._copied: SnapshotSource | None = None
         self._doubt: str | None = None
-        self._lone_pragma = False  # in this session; foreign keys may be off since
+        self._lone_pragma = False  # one was saved in this session; foreign keys may be off since
         self._backup_id = self._place = ""
         self._node_id: str | None = None
         self._lock = WriterLock(directory)
@@ -91,7 +91,7 @@ class CommitGate:
     # The commit path
 
     def db_write(self, data_version: int, writes: list[str]) -> dict[str, str]:
-        """The answer to one call: `continue` once its change is durable, else a refusal that says what to do."""
+        """The answer to one call: `continue` once its change is durable, otherwise a refusal that says what to do."""
         if self.refusal is None:
             try:
                 unsavable = why_unsavable(data_version, writes)
@@ -99,7 +99,7 @@ class CommitGate:
                     raise BackupError(unsavable)
                 writer = self.writer or self._start(Change(data_version, writes))
                 self._save(writer, Change(data_version, writes, self._fingerprint()))
-                if self.refusal is None:  # the watchdog may have given up meanwhile
+                if self.refusal is None:  # otherwise the watchdog has given up meanwhile
                     return CONTINUE
             except BackupError as error:
                 self._refuse(str(error))
@@ -124,12 +124,12 @@ class CommitGate:
         self._doubt = None
 
     def _fingerprint(self) -> int:
-        """The database's, as it is before the change: one `pread`."""
+        """The fingerprint of the database as it is before the change: one `pread`."""
         if self._header is None:
             return UNKNOWN_DATABASE
         try:
             self.database_header = self._header.read()
-        except OSError:  # lightningd will have to say more about its disk
+        except OSError:  # lightningd will report the trouble with its disk
             self.database_header = None
             return UNKNOWN_DATABASE
         return database_fingerprint(self.database_header)
@@ -139,7 +139,7 @@ class CommitGate:
     def _start(self, change: Change) -> Writer:
         """Become the backup's writer, at the first call. Raises BackupError; a refusal has changed nothing."""
         check_database_is_here(self.directory)
-        refuse_old_sqlite()  # else found out at the next copy, or on the day of a restore
+        refuse_old_sqlite()  # otherwise found at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
@@ -159,8 +159,8 @@ class CommitGate:
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = self.writer = backup.open(self.report, self._session, seen=seen)
         position = writer.position
-        self._judge(writer.damage.read(), position, change)  # another writer may have gone on until now
-        with suppress(OSError):  # lightningd works on another file than we think: then nothing is known of it
+        self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
+        with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
         self.report(
@@ -173,7 +173,7 @@ class CommitGate:
         return writer
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
-        """What the first call means for a backup that ends there; BackupError when it is refused."""
+        """What the first call means for a backup that ends at `position`; BackupError when it is refused."""
         unfit = self.damage.at_start(damage)
         self._doubt = unfit or why_doubted(self.directory, self._found_at_start.seen, self._backup_id, position)
         decision = decide(position, change, self._doubt, self._found_at_start.left)
@@ -185,21 +185,21 @@ class CommitGate:
         if not decision.restore:
             return BackupError(decision.why)
         return BackupError(
-            f"{decision.why} Stop lightningd, keep this database aside, and bring back the newest state with: "
+            f"{decision.why} Stop lightningd, keep this database, and restore the newest state with: "
             + self._restore_command()
         )
 
     def _settle(self, writer: Writer, change: Change, decision: Decision) -> None:
-        """Bring the backup to where the database stands, or refuse."""
+        """Bring the backup to the state of the database with a new snapshot, or refuse."""
         if decision.do is Do.REFUSE:
             raise self._refused(decision)
         source = self._copied or self._copy_database(change)
         with self._longer_timeout():
-            self._begin_anew(writer, source, decision.why)
+            self._begin_generation(writer, source, decision.why)
         self._copied = None
         self._copies.close()
 
-    def _begin_anew(self, writer: Writer, source: SnapshotSource, why: str) -> None:
+    def _begin_generation(self, writer: Writer, source: SnapshotSource, why: str) -> None:
         self.report("unusual", f"{why}. Taking a new snapshot of the database at version {source.data_version} ...")
         before = writer.position
 
@@ -213,12 +213,14 @@ class CommitGate:
         self.report("unusual", f"new snapshot taken at version {source.data_version}; the backup is complete again")
 
     def _heal(self, writer: Writer, change: Change, why: str) -> None:
-        """A new snapshot in the middle of a session. Nothing depends on it: where it cannot be taken, go on as before.
+        """Take a new snapshot in the middle of a session. If it cannot be taken, go on as before: nothing depends on
+        it.
 
-        If it failed at the destination, the append that follows is refused for that. Peers wait: no more patience.
+        If it failed at the destination, the append that follows is refused for that. Peers are waiting, so the commit
+        timeout stays.
         """
-        if self._lone_pragma:  # a snapshot says that foreign keys are on, as they are when a database is opened
-            self.damage.failed("lightningd has migrated its database since its start")
+        if self._lone_pragma:  # a snapshot implies that foreign keys are on, as they are when a database is opened
+            self.damage.failed("lightningd has migrated its database since it started")
             return
         try:
             with (
@@ -226,7 +228,7 @@ class CommitGate:
                 consistent_copy(database_path(self.directory), self.directory, writable=False) as source,
             ):
                 self._check_source(source, change.database_stood_at)
-                self._begin_anew(writer, source, why)
+                self._begin_generation(writer, source, why)
         except (BackupError, OSError) as error:
             self.damage.failed(str(error))
 
@@ -234,31 +236,33 @@ class CommitGate:
         check_source(self.directory, self.where(), self._node_id, source, version)
 
     def _refuse_emptied(self, backup: Backup, position: Position) -> None:
-        """An empty database never replaces a backup that holds one, though both may stand at 0: old nodes keep no
-        version, and at 2^32 it wraps."""
+        """Refuse to replace a backup that holds a database by an empty one.
+
+        Both may be at version 0: old nodes keep no version, and at 2^32 it wraps.
+        """
         if self._found_at_start.seen is not None:
             return
         with backup.read() as generation:
             begins_empty = next(iter(generation.snapshot), None) is None
         if not begins_empty or position.data_version > 1:
             raise BackupError(
-                "the database is empty, and its backup is not: it was lost, or lightningd was started for another "
-                "directory or with another wallet setting. Nothing was changed. Stop lightningd, and bring the "
-                "database back with: " + self._restore_command()
+                "the database is empty, but its backup is not: the database was lost, or lightningd was started for "
+                "another directory or with another wallet setting. Nothing was changed. Stop lightningd, and restore "
+                "the database with: " + self._restore_command()
             )
 
     def _restore_command(self) -> str:
-        """To be typed as it stands; lightningd has made a file already, so that one must be moved aside."""
+        """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
         return restore_command(self.url, self.directory, replace=True)
 
     def _copy_database(self, change: Change) -> SnapshotSource:
-        """The database as lightningd had it before the change, copied aside until a snapshot of it is taken."""
+        """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
         early = self._found_at_start.copy
         if early is not None and early.source.data_version == change.database_stood_at:
             self._check_source(early.source, change.database_stood_at)
             self._copied = early.source
             return early.source
-        # Alone with SQLite: closing a file drops the locks that SQLite has on it elsewhere in this process.
+        # Nobody else may use SQLite now: closing a file releases the locks that SQLite holds on it in this process.
         with self.reading_database, self._longer_timeout():
             source = self._copies.enter_context(
                 consistent_copy(database_path(self.directory), self.directory, writable=False)
@@ -269,7 +273,7 @@ class CommitGate:
 
     @contextmanager
     def _longer_timeout(self) -> Iterator[None]:
-        """While a whole database is copied or written."""
+        """Extend the commit timeout while a whole database is copied or written."""
         commit_timeout, self.commit_timeout = self.commit_timeout, self.commit_timeout * SNAPSHOT_TIMEOUT_FACTOR
         try:
             yield
@@ -283,7 +287,7 @@ class CommitGate:
             record_failure(self.directory, self._backup_id, self.writer.position, reason)
 
     def status(self) -> dict[str, Any]:
-        """For the RPC method: answered from memory, so that no commit waits for it."""
+        """For the RPC method backup-status: answered from memory, so that no commit waits for it."""
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
@@ -293,22 +297,22 @@ class CommitGate:
         }
 
     def compact(self) -> dict[str, Any]:
-        """For the RPC method: the maintenance thread begins it."""
+        """For the RPC method backup-compact: the maintenance thread begins the compaction."""
         if self.compaction is None:
             return {"started": False, "reason": self.refusal or "lightningd has not written anything yet"}
         if self.compaction.running:
-            return {"started": False, "reason": "a compaction is running already"}
+            return {"started": False, "reason": "a compaction is already running"}
         if self.damage.known is not None:
             return {"started": False, "reason": self.damage.known.sentence()}
         self.compaction.wanted = True
         return {"started": True}
 
     def where(self) -> str:
-        """The destination, as a person would say it."""
+        """The destination, as a person would name it."""
         return self._place or self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
-        """Let nothing continue any more, from whatever thread. Touches no destination, which may hang."""
+        """Refuse every call from now on; callable from any thread. Touches no destination, which may hang."""
         if self.refusal is None:
             self._refuse(reason)
         return self._refusal()
@@ -318,11 +322,11 @@ class CommitGate:
 
     @property
     def backup_id(self) -> str:
-        """Of the backup that is written to."""
+        """The id of the backup that is being written."""
         return self._backup_id
 
     def close(self) -> None:
-        """The node stops: leave the backup in order."""
+        """The node is stopping: end the session cleanly."""
         if self.writer is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.writer)

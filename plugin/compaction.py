@@ -1,7 +1,7 @@
-"""Compaction beside the running node: when it is due, the process that does it, and publishing what it made.
+"""Compaction while the node runs: when it is due, the process that does it, and publishing its result.
 
-The hook never waits for it: a separate process of the lowest priority reads, replays and checks; only the switch (one
-rename) happens here, in the maintenance thread.
+The hook never waits for it: a separate process of the lowest priority reads, replays and checks. Only the publication
+(one rename) happens here, in the maintenance thread.
 """
 
 import json
@@ -28,28 +28,28 @@ MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
 
 NEVER_COMPACTED = LEAVE_OUT_MIN
-"""Records that stay out of every snapshot, at least. With no others there is no point."""
+"""Records that every snapshot leaves out, at least. If there are no others, there is nothing to compact."""
 
 RETRY_AFTER = 600.0
-"""Seconds to wait after a failure before the next attempt; after each further one in a row, twice as long."""
+"""Seconds to wait after a failure before the next attempt; doubled by each further failure in a row."""
 
 RETRY_AT_LEAST_EVERY = 6 * 3600.0
-"""Seconds; each attempt may write a whole snapshot to a stick that wears out, and then fail again."""
+"""The longest wait, in seconds. Each attempt may write a whole snapshot to a stick that wears out, and fail again."""
 
 HANGS_AFTER = 1800.0
-"""Seconds without any processor time after which the compacting process is held to hang (its disk, most likely)."""
+"""Seconds without any processor time after which the compacting process counts as hung (most likely its disk)."""
 
 _LOOK_EVERY = 60.0
-"""Seconds between two looks at it."""
+"""Seconds between two checks of the process."""
 
 _COMPACTOR = (
-    "from plugin.low_priority import lower_priority; lower_priority(); "  # to import the rest is work already
+    "from plugin.low_priority import lower_priority; lower_priority(); "  # importing the rest is work already
     "from plugin.compactor import main; sys.exit(main())"
 )
 
 
 class Compaction:
-    """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls it."""
+    """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls its methods."""
 
     def __init__(self, url: str, directory: str, report: Report, damage: DamageWatch) -> None:
         self._url, self._directory, self._report, self._damage = url, directory, report, damage
@@ -57,33 +57,33 @@ class Compaction:
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
         self._given_up = self._tidied = False
-        self._wait = RETRY_AFTER  # after the next failure
-        self._not_below = 0  # the record before which none is due: there was nothing to fold
+        self._wait = RETRY_AFTER  # seconds to wait after the next failure
+        self._not_below = 0  # none is due before this record: there was nothing to compact
         self.wanted = False
         """Set by the RPC method: begin as soon as possible."""
         self.failure: str | None = None
-        """Why the last one failed, until one succeeds."""
+        """Why the last compaction failed, until one succeeds."""
 
     @property
     def running(self) -> bool:
-        """Whether one is under way."""
+        """Whether a compaction is running."""
         return self._process is not None
 
     def tick(self, writer: Writer) -> None:
-        """Begin one if it is due; publish one that has ended. Never raises for its failure, but reports it."""
-        if not self._tidied:  # of a compaction that died with the plugin before this one
+        """Begin a compaction if one is due; publish one that has ended. A failure is reported, never raised."""
+        if not self._tidied:  # after a compaction that died with the previous plugin
             self._tidied = True
             self._tidy(writer)
         if self._process is None:
             if self._damage.known is not None:
-                self.wanted = False  # it ends in a new snapshot of the database, not of this log
+                self.wanted = False  # a new snapshot of the database will replace this log
             elif self.wanted or (self._due(writer) and time.monotonic() >= self._not_before):
                 self.wanted = False
                 self._start(writer)
         elif self._process.poll() is not None:
             self._end(writer, self._process)
         elif not self._given_up and self._pulse.stopped(self._process.pid):
-            self._given_up = True  # no other begins before it has really ended
+            self._given_up = True  # no other compaction begins before this one has really ended
             self._process.kill()
             self._fail(writer, f"its process has done nothing for {HANGS_AFTER / 60:.0f} minutes and was ended")
 
@@ -107,7 +107,7 @@ class Compaction:
                 [*python(_COMPACTOR), self._url],
                 cwd=self._directory,
                 env=os.environ | ONE_ARENA,
-                stdin=subprocess.PIPE,  # closed when we die: the process then ends, too
+                stdin=subprocess.PIPE,  # closed when the plugin dies: the process then ends, too
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
@@ -128,11 +128,11 @@ class Compaction:
                 raise BackupError(printable(said, 2000) or f"its process ended with {process.returncode}")
             text = out.decode().strip()
             if text == NOTHING:
-                self._report("info", "compaction: there is nothing to fold yet")
+                self._report("info", "compaction: there is nothing to compact yet")
                 self._not_below = writer.position.sequence + MAX_ROLL_FORWARD
                 self._succeeded(writer)
                 return
-            known = writer.damage.read()  # by somebody else, in what this one has left out, perhaps
+            known = writer.damage.read()  # by another process, perhaps in what this compaction left out
             if known is not None:
                 raise BackupError(known.sentence())
             writer.publish_compaction(CompactedSnapshot.decode(text))
@@ -148,14 +148,14 @@ class Compaction:
         )
 
     def _unrestorable(self, writer: Writer, out: bytes) -> bool:
-        """Pass on what the process has proved. False when it did not say what."""
+        """Report what the process has proved. False when its output does not say what that is."""
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(writer)
-        self._succeeded(writer)  # at finding out; what it found is told as what it is
+        self._succeeded(writer)  # the compaction did its work; its finding is reported as damage
         self._damage.found(writer, "compaction", what, generation)
         return True
 
@@ -170,19 +170,19 @@ class Compaction:
         self._not_before = time.monotonic() + wait
         self._report(
             "broken",
-            f"compaction failed: {reason}. Every change is still saved, but the backup grows; it is tried again in "
+            f"compaction failed: {reason}. Every change is still saved, but the backup grows; the next attempt is in "
             f"{wait / 60:.0f} minutes, or at once with: lightning-cli backup-compact",
         )
         self._tidy(writer)
 
     def _tidy(self, writer: Writer) -> None:
-        """Remove what a killed one has left: a copy of the database in the node's directory, half a snapshot."""
-        with suppress(BackupError, OSError):  # the next one tries again
+        """Remove what a killed process has left: a copy of the database in the node's directory, half a snapshot."""
+        with suppress(BackupError, OSError):  # the next call tries again
             remove_left_over(Path(self._directory))
             writer.discard_compaction()
 
     def stop(self, writer: Writer) -> None:
-        """The plugin ends: end the process, too. What it has written so far means nothing."""
+        """The plugin is ending: kill the process and discard what it has written."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -193,13 +193,13 @@ class Compaction:
 
 
 class _Pulse:
-    """Whether a process still does anything: the processor time that it has used, looked at now and then."""
+    """Whether a process still does anything: the processor time that it has used, checked from time to time."""
 
     def __init__(self) -> None:
         self._used, self._since, self._next_look = 0.0, time.monotonic(), 0.0
 
     def stopped(self, pid: int) -> bool:
-        """Whether it has used none for HANGS_AFTER seconds."""
+        """Whether the process has used no processor time for HANGS_AFTER seconds."""
         now = time.monotonic()
         if now < self._next_look:
             return False
@@ -214,10 +214,10 @@ class _Pulse:
 NOTHING = "nothing"
 
 UNRESTORABLE = 3
-"""What the process ends with when it has proved that this backup cannot be restored; its line says what it found."""
+"""The process's exit code when it has proved that this backup cannot be restored; its output says what it found."""
 
 
 def least() -> int:
-    """LEAST, or what an experiment or a test sets instead."""
+    """MIN_SEGMENT_BYTES, or what an experiment or a test sets instead."""
     told = os.environ.get("LIGHTNINGD_BACKUP_COMPACT_AT", "")
     return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else MIN_SEGMENT_BYTES

@@ -1,6 +1,6 @@
-"""The process that compacts, with a URL as its argument. Prints what the writer must publish, in one line.
+"""The process that compacts. Its argument is a URL; it prints what the writer must publish, in one line.
 
-Started by the plugin with the node's directory as its own; ends when its stdin does, because then the plugin is dead.
+The plugin starts it in the node's directory. It ends when its stdin is closed, because then the plugin is dead.
 """
 
 import json
@@ -21,14 +21,14 @@ from plugin.compaction import NOTHING, UNRESTORABLE
 
 
 def main() -> int:
-    """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved to be that."""
+    """0 when done, 1 with a sentence on stderr when it failed, UNRESTORABLE when the backup was proved unrestorable."""
     limits.confine()
     limits.end_when_stuck(lambda error: print(_advice(error), file=sys.stderr, flush=True))
     threading.Thread(target=_end_with_the_plugin, daemon=True).start()
     backup = backup_at(sys.argv[1])
     generation = -1
     try:
-        # Should the node begin another one this very moment, then what is found is not held against that.
+        # If the node begins another generation at this very moment, the finding must not count against that one.
         generation = read_manifest(backup.storage).generation
         with reaching(backup.storage):
             compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
@@ -52,12 +52,11 @@ def main() -> int:
 
 
 def _advice(error: limits.BeyondLimits) -> str:
-    return f"{error.what}. If that is right so, do it with the node stopped: backup-cli compact --no-limits URL"
+    return f"{error.what}. If that is expected, stop the node and run: backup-cli compact --no-limits URL"
 
 
 def _end_with_the_plugin() -> None:
-    while os.read(
-        0, 1
-    ):  # not through sys.stdin: its lock, held here, would abort the interpreter when it ends in order
+    # Not through sys.stdin: its lock, held here, would abort the interpreter when it ends normally.
+    while os.read(0, 1):
         pass
-    os._exit(1)  # no tidying up: the next writer removes what is left over
+    os._exit(1)  # no cleanup: the next writer removes what is left

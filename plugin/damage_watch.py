@@ -1,9 +1,9 @@
-"""A backup that is known to be wrong, while the node runs: noticed, told once, and replaced as soon as that is safe.
+"""A backup that is known to be damaged while the node runs: noticed, reported once, replaced as soon as that is safe.
 
-It is found by the compaction beside the node, or by a `verify` that somebody runs. The database that the node runs from
-is whole, so a new snapshot of it ends the matter. A small one can be taken at the next commit, where lightningd waits
-anyway and its database stands at a known version; for a large one that would keep lightningd waiting for too long, and
-it is taken at the next start.
+The damage is found by the compaction beside the node, or by a `verify` that somebody runs. The database that the node
+runs from is whole, so a new snapshot of it repairs the backup. A small one can be taken at the next commit, where
+lightningd waits anyway and its database is at a known version. A large one would keep lightningd waiting too long, and
+is taken at the next start.
 """
 
 import time
@@ -17,20 +17,20 @@ from backends.log.writer.writer import Writer
 from backends.node.directory import database_path
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at what others may have found."""
+"""Seconds between two checks for damage that other processes have found."""
 
 HEAL_AT_ONCE = 64 << 20
-"""Bytes of a database that a running node can be kept waiting for: a second or two at a slow stick."""
+"""Bytes of a database for which a running node can be kept waiting: a second or two with a slow stick."""
 
 SLOWEST = 4 << 20
-"""Bytes a second that any destination takes; a quarter of the time that a commit may wait must do."""
+"""Bytes a second that any destination takes; the snapshot may take a quarter of the commit timeout."""
 
 TRY_AGAIN = 60.0
-"""Seconds after an attempt that came to nothing."""
+"""Seconds from a failed attempt to the next."""
 
 
 class DamageWatch:
-    """Only the maintenance thread calls it, but for `taken` and `failed`, which are the commit path's."""
+    """Called by the maintenance thread only, except `at_start`, `taken` and `failed`, which the commit path calls."""
 
     def __init__(self, directory: Path, report: Report) -> None:
         self._directory, self._report = directory, report
@@ -40,17 +40,17 @@ class DamageWatch:
         self.commit_timeout = 0.0
         """Seconds that one call may wait for the destination."""
         self.known: KnownDamage | None = None
-        """What is wrong with the current generation."""
+        """What is wrong with the current generation; None when nothing is known to be."""
         self.heal: str | None = None
-        """Why the next call should begin with a new snapshot; None: it should not."""
+        """Why the next call should begin with a new snapshot; None when it should not."""
 
     def at_start(self, known: KnownDamage | None) -> str | None:
-        """Why the node's first call should begin with a new snapshot, if one before it found something."""
+        """Note what an earlier process found; returns why the first call should begin with a new snapshot, if so."""
         self.known = known
         return self.known.sentence() if self.known is not None else None
 
     def tick(self, writer: Writer) -> None:
-        """Look, now and then, whether something was found. That a destination does not answer is told by others."""
+        """Check from time to time whether damage was found. An unreachable destination is reported elsewhere."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -62,12 +62,13 @@ class DamageWatch:
             self._notice(writer, writer.damage.read())
 
     def found(self, writer: Writer, by: str, what: str, generation: int) -> None:
-        """Something was found beside the node just now. Raises nothing: what cannot be noted yet is noted later."""
+        """Report damage found beside the node just now. Raises nothing: what cannot be recorded yet is recorded
+        later."""
         damage = found_now(by, what, generation)
         try:
             current = writer.damage.note(damage)
         except BackupError as error:
-            self._report("unusual", f"it could not be noted in the backup that it is damaged, yet: {error}")
+            self._report("unusual", f"the backup is damaged, and that could not be noted in it yet: {error}")
             current, self._unsaved = True, damage
         if current:
             self._notice(writer, damage)
@@ -91,13 +92,13 @@ class DamageWatch:
         return size <= min(HEAL_AT_ONCE, SLOWEST * self.commit_timeout / 4) and free > 2 * size + HEAL_AT_ONCE
 
     def taken(self) -> None:
-        """There is a new snapshot, and nothing is known against it."""
+        """A new snapshot was taken, and nothing is known against it."""
         self.known = self.heal = None
 
     def failed(self, why: str) -> None:
-        """It could not be taken this time, and the node goes on as before."""
+        """No snapshot could be taken this time, and the node goes on as before."""
         self.heal, self._not_before = None, time.monotonic() + TRY_AGAIN
-        self._report("unusual", f"no new snapshot could be taken yet, it is tried again in a minute: {why}")
+        self._report("unusual", f"no new snapshot could be taken yet (the next attempt is in a minute): {why}")
 
 
 _SAFE = "The node's own database is whole, and changes are still appended"

@@ -1,4 +1,4 @@
-"""The first bytes of the node's database file, looked at during each call: where the database stands before it."""
+"""The first bytes of the node's database file, read during each call: they show the state before the call."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,8 @@ from backends.change import DATABASE_HEADER
 class DatabaseHeader:
     """The open database file.
 
-    Its descriptor stays open: closing any would give up the locks that SQLite holds on the file in this process.
+    Its descriptor stays open: closing any descriptor would release the locks that SQLite holds on the file in this
+    process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,5 +22,5 @@ class DatabaseHeader:
         return os.pread(self._descriptor, DATABASE_HEADER, 0)
 
     def close(self) -> None:
-        """Only when nothing else in this process has the database open."""
+        """Close the descriptor; only when nothing else in this process has the database open."""
         os.close(self._descriptor)

@@ -1,11 +1,11 @@
 """What does this call mean? A pure function of where the backup ends and what the call says.
 
 Facts about lightningd (v26.06), seen on real nodes:
-- A call that ends with the bump was made while the database stood at one version less; a lone PRAGMA while it stood at
-  the version that the call carries. So an equal version does *not* mean that the change before was not committed.
+- A call that ends with the bump was made while the database was at one version less; a lone PRAGMA while it was at the
+  version that the call carries. So an equal version does *not* mean that the change before was not committed.
 - If lightningd dies between the hook's answer and its commit, the backup holds one change that the database lacks; a
-  power cut on its machine takes back one or two commits. Either was put right before lightningd opened the database
-  (plugin/roll_forward.py), if it could be proven; a database that is still behind is refused.
+  power cut on its machine undoes one or two commits. If it could be proven, either was fixed before lightningd opened
+  the database (plugin/roll_forward.py); a database that is still behind is refused.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Decision:
     do: Do
     why: str = ""
     restore: bool = False
-    """Of a refusal: the newest state must be brought back from the backup. How that is done is not told in `why`."""
+    """Of a refusal: whether the newest state must be restored from the backup. `why` does not say how."""
 
 
 _APPEND = Decision(Do.APPEND)
@@ -43,9 +43,9 @@ _APPEND = Decision(Do.APPEND)
 def decide(position: Position, change: Change, doubt: str | None, left: WhyLeft | None = None) -> Decision:
     """What `change` means for a backup that ends at `position`.
 
-    `left` says why a database that is behind was not brought forward.
-    `doubt` says why the database may not hold what the backup holds although their versions agree; None when it is
-    known to: later calls of one session, or a database file that nobody touched since.
+    `left` says why a database that is behind was not brought forward. `doubt` says why the database may not hold what
+    the backup holds although their versions agree. It is None when they are known to be equal: in later calls of a
+    session, or if nobody has touched the database file since.
     """
     unreadable = _why_unreplayable(change) if change.advances else _why_unreadable(change)
     if unreadable is not None:
@@ -67,7 +67,7 @@ def decide(position: Position, change: Change, doubt: str | None, left: WhyLeft 
 
 
 def _why_unreplayable(change: Change) -> str | None:
-    """Nothing may be acknowledged that a restore would refuse."""
+    """Why a restore would refuse this change, which must then not be acknowledged; None if it would not."""
     unknown = never_replayed(change.statements)
     if unknown is None:
         return None
@@ -81,7 +81,7 @@ def _why_unreadable(change: Change) -> str | None:
     if not change.statements:
         return (
             "lightningd sent a change without statements, as it does with a PostgreSQL database, which this plugin "
-            "cannot back up. Take it out of the configuration and protect PostgreSQL by its own means"
+            "cannot back up. Remove it from the configuration and protect PostgreSQL by its own means"
         )
     last = change.statements[-1]
     if bumped_from(last) is not None:

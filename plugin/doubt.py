@@ -1,10 +1,10 @@
 """Whether the database still holds what the backup holds, although only their versions can be compared.
 
-The same version with other content comes about so: a change was saved but not committed, then lightningd ran without
-the plugin and committed another. SQLite's change counter cannot tell (both commits count one). So the plugin keeps, on
-the node's side, a witness of the database file at a moment when it was known to hold exactly the backup's last change
-(`plugin/sync_point.py` says how that is known): inode, size, time and header. A file that still looks so was not
-touched. Any other is doubted, and doubt costs no more than a new snapshot.
+This is how the same version can have other content: a change was saved but not committed, then lightningd ran without
+the plugin and committed another. SQLite's change counter cannot tell (both commits count as one). So the plugin keeps,
+on the node's side, a sync point: the inode, size, time and header of the database file at a moment when it was known to
+hold exactly the backup's last change (`plugin/sync_point.py` says how that is known). A file that still looks the same
+was not touched. Any other file is doubted, and doubt costs no more than a new snapshot.
 """
 
 import contextlib
@@ -16,7 +16,10 @@ from backends.node.sync_point import Fingerprint, SavedEnd, SyncPoint, read_sync
 
 
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, position: Position) -> str | None:
-    """Why the database file, `seen` before lightningd opened it, may not hold what the backup holds; None: it does."""
+    """Why the database file may not hold what the backup holds; None when it does.
+
+    `seen` is the file before lightningd opened it.
+    """
     sync_point = read_sync_point(directory)
     if sync_point is None or sync_point.backup_id != backup_id:
         return "nothing on this machine says what the database held when the backup was last written"
@@ -36,16 +39,16 @@ def sync_point_of(
     failure: str | None = None,
     begins: SavedEnd | None = None,
 ) -> SyncPoint:
-    """That the database held the backup's last change when its file looked so."""
+    """The sync point saying that the database held the backup's last change when its file looked like `seen`."""
     point = (position.sequence, position.data_version, position.checksum)
     return SyncPoint(backup_id, *point, seen, failure, begins=begins)
 
 
 def record_end(directory: Path, backup_id: str, position: Position, session: str) -> None:
-    """The session has ended, and no call will come any more: if the database held the last change, it still does.
+    """The session has ended, and no more calls will come: if the database held the last change, it still does.
 
-    Otherwise lightningd has died before its last commit was seen. Then at least it is noted where the log ended: a
-    change that comes after that is nobody's of this node, and must not be rolled forward into its database.
+    Otherwise lightningd died before its last commit was seen. Then at least the end of the log is recorded: a change
+    after that is not this node's, and must not be rolled forward into its database.
     """
     sync_point = read_sync_point(directory)
     if sync_point is None or sync_point.failure is not None or sync_point.backup_id != backup_id:
@@ -61,19 +64,19 @@ def record_end(directory: Path, backup_id: str, position: Position, session: str
 
 
 def record_failure(directory: Path, backup_id: str, position: Position, failure: str) -> None:
-    """Note that the backup failed, so that the next start begins a new generation whatever the versions say.
+    """Record that the backup failed, so that the next start begins a new generation whatever the versions say.
 
-    What is known of the last change stays known: a second start from an old copy must be refused like the first one.
+    What is known about the last change is kept: a second start from an old copy must be refused like the first one.
     """
     sync_point = read_sync_point(directory)
     seen = sync_point.fingerprint if sync_point is not None and _fits(sync_point, backup_id, position) else None
     with contextlib.suppress(OSError):
-        # What failed may have been the publication of a new generation, which counts all the same.
+        # What failed may be the publication of a new generation, which may have succeeded despite the error.
         begins = sync_point.begins if sync_point is not None and sync_point.backup_id == backup_id else None
         write_sync_point(directory, sync_point_of(backup_id, position, seen, failure, begins))
 
 
 def _fits(sync_point: SyncPoint, backup_id: str, position: Position) -> bool:
-    """Whether it tells of this very change."""
+    """Whether the sync point is about this very change."""
     noted = (sync_point.backup_id, sync_point.sequence, sync_point.data_version, sync_point.checksum)
     return noted == (backup_id, position.sequence, position.data_version, position.checksum)

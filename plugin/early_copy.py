@@ -1,7 +1,7 @@
-"""The database copied aside before lightningd opens it, when the backup will have to begin anew from it.
+"""A copy of the database, made before lightningd opens it, when the backup will need a new snapshot.
 
-Later may be too late: a large first transaction has SQLite write to the file before it commits, and until then nobody
-can read it. Then the start would be refused, and the next one as well.
+Later may be too late: a large first transaction makes SQLite write to the file before it commits, and until then nobody
+can read it. The start would then be refused, and the next one as well.
 """
 
 import time
@@ -15,20 +15,21 @@ from backends.sqlite.copy import consistent_copy
 
 
 class EarlyCopy:
-    """The copy, on the disk of the node's directory until it is closed."""
+    """The copy. It is on the disk of the node's directory until it is closed."""
 
     def __init__(self, source: SnapshotSource, held: ExitStack) -> None:
         self.source, self._held = source, held
 
     def close(self) -> None:
-        """Remove it; a second time does nothing."""
+        """Remove the copy; a second call does nothing."""
         self._held.close()
 
 
 def copy_early(directory: Path, until: float) -> EarlyCopy | None:
-    """The database of this network directory, which nobody has open; None when that fails or is not done in time.
+    """Copy the database of this network directory, which nobody has open; None if that fails or is not done in time.
 
-    `until` by the monotonic clock. What a crash left beside the database is left to lightningd: nothing is written.
+    `until` is by the monotonic clock. The database is not written to: what a crash left beside it is left to
+    lightningd.
     """
 
     def check_time(done: int, total: int) -> None:

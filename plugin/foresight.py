@@ -1,4 +1,4 @@
-"""What the next start will do: for the commands, so that they cannot say otherwise."""
+"""What the next start will do, for the commands: so they cannot contradict the plugin."""
 
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from plugin.roll_forward import read_backup
 
 
 def takes_snapshot(directory: Path, backup_id: str, end: Position, *, known_damage: bool) -> bool:
-    """Whether it begins the backup anew although the versions agree: the content is in doubt, or the backup is."""
+    """Whether the next start takes a new snapshot although the versions agree.
+
+    That is so when the content of the database is in doubt, or the backup is known to be damaged.
+    """
     return known_damage or why_doubted(directory, look(directory), backup_id, end) is not None
 
 
 def brings_forward(directory: Path, backup: Backup) -> bool:
-    """Whether it brings the database in this directory forward. Changes nothing; what cannot be read proves nothing.
+    """Whether the next start brings the database in this directory forward. False when something cannot be read.
 
-    Nothing in this process may have the database open.
+    Changes nothing. Nothing in this process may have the database open.
     """
     found = as_found(database_path(directory))
     try:

@@ -1,8 +1,8 @@
 """What answers lightningd's calls for the node in the working directory, and the threads that work around it.
 
-At first it holds only what was found before the manifest. What saves changes (the commit gate and all below it) is
-loaded and begun with the first call: for the manifest all of lightningd waits. If that fails, because a package is gone
-or broken, the call is refused, and so is each that follows.
+At first it holds only what was found before the manifest. What saves changes (the commit gate and everything below it)
+is imported and started with the first call, because all of lightningd waits for the manifest. If that fails, because a
+package is missing or broken, the call is refused, and so is each that follows.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from plugin.watchdog import Watchdog
 
 LEAVE_WITHIN = 20.0
-"""Seconds; lightningd waits 30 for a plugin that was told to stop."""
+"""Seconds that the plugin has to end; lightningd waits 30 for a plugin that was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What protects the node from the first call on. The threads run as long as this is here."""
+    """What protects the node from the first call on. The threads run as long as the handler holds this."""
 
     gate: "CommitGate"
     watchdog: "Watchdog"
@@ -42,7 +42,7 @@ class _Running:
 
 
 class HookHandler:
-    """Answers the calls of the hook and of the RPC methods, from whatever thread they come."""
+    """Answers the calls of the hook and of the RPC methods, from any thread."""
 
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
@@ -50,16 +50,16 @@ class HookHandler:
         self._running: _Running | None = None
         self._beginning = threading.Lock()
         self.called = False
-        """Whether the hook was called: lightningd's database is one that it shows to plugins."""
+        """Whether the hook was called, so that lightningd's database is one that it shows to plugins."""
 
     # The commit path
 
     def db_write(self, request: Request, data_version: int, writes: list[str]) -> dict[str, str]:
-        """The answer to one call. The watchdog may give it in our place, through `request`."""
+        """The answer to one call. The watchdog may answer in our place, through `request`."""
         self.called = True
         try:
             running = self._running or self._begin()
-        except Exception as error:  # whatever is wrong with the packages: it must not pass for an answer
+        except Exception as error:  # whatever is wrong with the packages, the call must be refused
             return _not_whole(error)
         running.watchdog.begin(request)
         result = running.gate.db_write(data_version, writes)
@@ -69,7 +69,7 @@ class HookHandler:
     # Off the commit path
 
     def _begin(self) -> _Running:
-        """Load what protects the node, and start its threads. Raises whatever keeps it from being loaded."""
+        """Import what protects the node, and start its threads. Raises whatever the imports raise."""
         with self._beginning:
             if self._running is None:
                 from plugin.commit_gate import CommitGate
@@ -99,7 +99,7 @@ class HookHandler:
             self._plugin.log(one_line(line), level)
 
     def refuse(self, reason: str) -> dict[str, str]:
-        """The answer to a call that could not be read. Nothing is acknowledged after it."""
+        """The answer to a call that could not be read. No change is acknowledged after it."""
         self.called = True
         try:
             return (self._running or self._begin()).gate.give_up(reason)
@@ -107,11 +107,11 @@ class HookHandler:
             return _not_whole(error)
 
     def status(self) -> dict[str, Any]:
-        """For the RPC method. Raises whatever keeps the plugin from being loaded."""
+        """For the RPC method backup-status. Raises whatever prevents the plugin from being loaded."""
         return (self._running or self._begin()).gate.status()
 
     def compact(self) -> dict[str, Any]:
-        """For the RPC method. Raises whatever keeps the plugin from being loaded."""
+        """For the RPC method backup-compact. Raises whatever prevents the plugin from being loaded."""
         return (self._running or self._begin()).gate.compact()
 
     def ask_for_wallet(self, rpc_file: Path) -> None:
@@ -122,18 +122,18 @@ class HookHandler:
             WalletQuestion(rpc_file, lambda: self.called, self._end_unprotected).start()
 
     def _end_unprotected(self) -> None:
-        """The node is on PostgreSQL: say so, and end the process."""
+        """The node uses PostgreSQL: say so, and end the process."""
         from plugin.postgresql import end_unprotected
 
         running = self._running or self._begin()
         end_unprotected(running.gate.report, running.notifier.stop)
 
     def close(self) -> None:
-        """The plugin ends: leave the backup in order. Should another call come, it begins anew."""
+        """The plugin is ending: end the session cleanly. If another call comes, the handler starts again."""
         running, self._running = self._running, None
         if running is not None:
             running.watchdog.leave_within(LEAVE_WITHIN)
-            running.sync_points.stop()  # first: should lightningd have died, only what is seen at once is certain
+            running.sync_points.stop()  # first: if lightningd has died, only what is read at once is certain
             running.maintenance.stop()
             running.gate.close()
             running.notifier.stop()
@@ -146,6 +146,6 @@ class HookHandler:
 def _not_whole(error: Exception) -> dict[str, str]:
     return {
         "result": "fail",
-        "message": f"backup: lightningd-backup is not installed whole ({error!a}). "
-        "Nothing was committed, and the backup is as it was; reinstall it, then start the node again",
+        "message": f"backup: lightningd-backup is not completely installed ({error!a}). "
+        "Nothing was committed, and the backup is unchanged; reinstall it, then start the node again",
     }

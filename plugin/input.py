@@ -1,7 +1,7 @@
 """What lightningd sends, read so that the plugin can leave between two calls and never within one.
 
-The thread that reads the calls is the one that answers them. So it alone can tell that nothing is left to answer: when
-it is back here and nothing is unread. A timer in another thread could only guess.
+The thread that reads the calls also answers them. So only that thread can tell that no call is unanswered: when it
+reads again, and nothing is unread. A timer in another thread could only guess.
 """
 
 import os
@@ -11,19 +11,19 @@ from collections import deque
 from collections.abc import Iterator
 
 QUIET = 0.5
-"""Seconds without a call after which the plugin leaves, once lightningd has said `shutdown`. lightningd goes on
+"""Seconds without a call after which the plugin leaves, once lightningd has sent `shutdown`. lightningd goes on
 committing while it waits for its plugins, and aborts when one of them leaves a call unanswered."""
 
 TIMEOUT = 8.0
-"""Seconds after `shutdown` from which on the plugin leaves at the first moment without a call. lightningd waits 30 s,
-and what the plugin does at its end may take most of them."""
+"""Seconds after `shutdown` from which the plugin leaves at the first moment without a call. lightningd waits 30 s, and
+what the plugin does at its end may take most of them."""
 
 _END = b"\n\n"
 _PIECE = 1 << 20
 
 
 class Input:
-    """Takes the place of `sys.stdin` in pyln-client, which only iterates over its `buffer`."""
+    """Replaces `sys.stdin` in pyln-client, which only iterates over its `buffer`."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
@@ -32,20 +32,21 @@ class Input:
         self._partial = bytearray()
         self._whole: deque[bytes] = deque()
         self.message = b""
-        """The last one that was handed over."""
+        """The message that was yielded last."""
         self._told_to_leave: float | None = None
         self.ended = False
-        """Whether lightningd has closed its side, or has died."""
+        """Whether lightningd has closed its end, or has died."""
 
     @property
     def buffer(self) -> "Input":
-        """As of a text stream."""
+        """This object: pyln-client expects a text stream's `buffer`."""
         return self
 
     def __iter__(self) -> Iterator[bytes]:
-        """Whole messages, each by itself: should one make no sense, those that came with it are not lost.
+        """Whole messages, one at a time: if one cannot be read, those that came with it are not lost.
 
-        Ends when lightningd hangs up, or when it is time to leave; what came before can be iterated over again.
+        Ends when lightningd hangs up, or when it is time to leave. A new iteration continues after the last message
+        yielded.
         """
         while True:
             while self._whole:
@@ -67,7 +68,7 @@ class Input:
                 self._whole.extend(message + _END for message in messages if message.strip())
 
     def _read(self) -> bytes:
-        """What has come; nothing when it is over."""
+        """The bytes that have come; empty when lightningd has hung up, or it is time to leave."""
         if self._told_to_leave is not None and self._nothing_comes(self._told_to_leave):
             return b""
         data = os.read(self._descriptor, _PIECE)
@@ -79,9 +80,9 @@ class Input:
         return not self._poll.poll(wait * 1000)
 
     def leave_when_quiet(self) -> None:
-        """From now on, end when no call has come for QUIET seconds."""
+        """From now on, the iteration ends when no call has come for QUIET seconds."""
         self._told_to_leave = self._told_to_leave or time.monotonic()
 
     def unread(self) -> bool:
-        """Whether a call has come that nobody has read: while the plugin was leaving."""
+        """Whether a call came that nobody has read, while the plugin was leaving."""
         return bool(self._whole) or (not self.ended and bool(self._poll.poll(0)))

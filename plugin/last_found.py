@@ -1,8 +1,9 @@
-"""When the database was written last, as long as nothing but this plugin has committed anything to it since.
+"""When the database was last written, as long as nothing but this plugin has committed anything to it since.
 
-The first process to open it after a crash rolls a hot journal back, and so writes to the file without committing. That
-is lightningd, also when this plugin then refuses its first call, because the destination is away. The next start must
-not take that for a change of something else's. So each start notes what it found, and what it is about to make of it.
+The first process that opens the database after a crash rolls a hot journal back, and so writes to the file without
+committing. That process is lightningd, even if this plugin then refuses its first call because the destination is
+unreachable. The next start must not mistake that for a change by something else. So each start records what it found,
+and which changes it is about to replay.
 """
 
 import json
@@ -19,8 +20,8 @@ from backends.sqlite.as_found import AsFound, Unclear
 FOUND_FILE = "backup.found"
 
 BROKEN_OFF_WITHIN = 120.0
-"""Seconds after its note within which bringing a database forward has ended, done or not: lightningd waits no longer.
-What was written later was written by something else, and may be another change of the same number."""
+"""Seconds after the note within which a roll-forward has ended, finished or not: lightningd does not wait longer.
+Something else made any later write, and it may be another change with the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,18 @@ class LastFound:
 
     version: int
     database: int
-    """The fingerprint of its header: it changes with each commit."""
+    """The fingerprint of the database's header, which changes with each commit."""
     written: float
-    """When the file had been written last then, in seconds since 1970."""
+    """When the file had last been written, in seconds since 1970."""
     leads_to: tuple[int, ...] = ()
-    """The versions to which it was then to be brought forward, one after the other."""
+    """The versions to which the database was about to be brought forward, in that order."""
 
 
 def last_found(directory: Path, found: AsFound | Unclear, *, note: bool = True) -> LastFound | None:
-    """The database as it is found now, written when it was if only this plugin has committed to it since.
+    """The database as it is now, with the earlier `written` if only this plugin has committed to it since.
 
-    None when there is none, or nothing can be said of it. It is noted for the next start, with `note`.
+    None when there is no database, or nothing can be said about it. With `note`, the result is recorded for the next
+    start.
     """
     try:
         written = database_path(directory).stat().st_mtime
@@ -68,12 +70,12 @@ def _noted_at(directory: Path) -> float:
 
 
 def leads_to(directory: Path, found: LastFound, versions: Iterable[int]) -> None:
-    """The database that was found so is about to be brought forward. Durable. Raises OSError."""
+    """Record durably that the database, found as `found`, will be brought forward to `versions`. Raises OSError."""
     _write(directory, LastFound(found.version, found.database, found.written, tuple(versions)), durably=True)
 
 
 def forget_found(directory: Path) -> None:
-    """It holds all that its backup holds. Raises OSError."""
+    """Remove the note: the database holds everything that its backup holds. Raises OSError."""
     (directory / FOUND_FILE).unlink(missing_ok=True)
 
 
@@ -82,7 +84,7 @@ def _write(directory: Path, found: LastFound, *, durably: bool) -> None:
 
 
 def _read(directory: Path) -> LastFound | None:
-    """None for anything but what is written here."""
+    """The last start's note; None for anything but what `_write` writes."""
     try:
         document = json.loads(read_small_file(directory / FOUND_FILE))
         found = LastFound(**{**document, "leads_to": tuple(document["leads_to"])})

@@ -1,4 +1,4 @@
-"""What makes a process give way to the node, on processor and disk. Imports little: it is called before all else."""
+"""Makes a process give way to the node, on processor and disk. Imports little: it is called before all else."""
 
 import os
 import time
@@ -10,18 +10,19 @@ import psutil
 _LOWEST = 19
 
 _SESSION = 10
-"""The nice value of the session: a tenth of what any other gets. With 19, a compaction on a machine with four busy
-processes for each processor took 59 and 203 s, where 6 and 15 were usual, and nobody else was woken any sooner."""
+"""The nice value of the session: it gets a tenth of what any other session gets. With 19, a compaction on a machine
+with four busy processes for each processor took 59 and 203 s, where 6 and 15 were usual, and no other process was woken
+any sooner."""
 
 _AUTOGROUP = Path("/proc/self/autogroup")
 """The nice value of this session as a whole (see sched(7)). Missing where the kernel does not group by session."""
 
 _TRIES, _PAUSE = 20, 0.1
-"""The kernel takes one such change in 0.1 s, of all processes of the machine together, and refuses others meanwhile."""
+"""The kernel accepts one such change in 0.1 s, from all processes of the machine, and refuses others meanwhile."""
 
 
 def lower_priority() -> None:
-    """The node comes first, and stays when memory runs out.
+    """Give the node priority on processor and disk, and let the kernel kill this process first when memory runs out.
 
     Best effort: if a sandbox forbids some of it, the process goes on with the rest.
     """
@@ -37,13 +38,13 @@ def lower_priority() -> None:
 
 
 def _leave_session() -> None:
-    """Go into a session of our own that comes after all others.
+    """Begin a session of our own that comes after all others.
 
-    Linux shares the processor out among sessions first, and `nice` counts only within each. In the node's session
-    our work is charged to the node: it then waits behind every other process of the machine, 11 ms in one commit of
-    a hundred. Raises OSError.
+    Linux shares the processor among sessions first, and `nice` counts only within each. In the node's session, our work
+    is charged to the node, which then waits behind every other process of the machine: 11 ms in one commit of a
+    hundred. Raises OSError.
     """
-    with _AUTOGROUP.open("w") as autogroup:  # before: a session of its own at the usual priority would be worse
+    with _AUTOGROUP.open("w") as autogroup:  # first: a session of its own at the usual priority would be worse
         os.setsid()
         for _ in range(_TRIES):
             try:

@@ -1,4 +1,4 @@
-"""The plugin's other thread: all that must happen now and then, so that no commit waits for it."""
+"""The maintenance thread: everything that must happen from time to time, so that no commit waits for it."""
 
 import threading
 import time
@@ -8,14 +8,14 @@ from backends.log.writer.writer import Writer
 from plugin.commit_gate import CommitGate
 
 TICK = 0.2
-"""Seconds; room ahead must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
+"""Seconds; the preallocated space must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
 
 SPACE_EVERY = 60.0
-"""Seconds between two looks at the free space."""
+"""Seconds between two checks of the free space."""
 
 
 class MaintenanceThread:
-    """Runs the backup's upkeep."""
+    """Maintains the backup while the node runs."""
 
     def __init__(self, gate: CommitGate) -> None:
         self._gate = gate
@@ -24,11 +24,11 @@ class MaintenanceThread:
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
-        """Begin; the backup may be opened later."""
+        """Start the thread; the backup may be opened later."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; waits for what is under way, but not for a destination that hangs."""
+        """End the thread: wait for what it is doing, but not for a destination that hangs."""
         self._stop.set()
         self._thread.join(timeout=5)
 
@@ -43,11 +43,11 @@ class MaintenanceThread:
                 if self._gate.compaction is not None and self._gate.refusal is None:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
-            except Exception as error:  # whatever it is, this thread must live on
-                self._gate.report("unusual", f"upkeep: {error}")
+            except Exception as error:  # whatever went wrong, this thread must go on
+                self._gate.report("unusual", f"maintenance: {error}")
 
     def _check_space(self, writer: Writer) -> None:
-        """Warn in the node's log when the destination fills up: once each time that it comes to that."""
+        """Warn in the node's log when the destination fills up: once each time that this happens."""
         now = time.monotonic()
         if now < self._next_look:
             return

@@ -1,8 +1,8 @@
-"""What becomes of a message that cannot be taken for a call, and of a change that cannot be saved.
+"""What happens to a message that cannot be understood as a call, and to a change that cannot be saved.
 
 lightningd sends neither; a faulty disk, a wrapper around the plugin or a later release may. None of it is ever
-acknowledged: a call that can be named is refused, which makes lightningd stop before it commits; if not even that can
-be told, the plugin ends, and says so in one line.
+acknowledged. A call that can be identified is refused, which makes lightningd stop before it commits. If not even that
+is possible, the plugin ends, and says so in one line.
 """
 
 import json
@@ -27,20 +27,20 @@ _METHOD = re.compile(rb'[{,]\s*"method"\s*:\s*"([a-z_-]{1,64})"')
 
 @dataclass(frozen=True, slots=True)
 class Misread:
-    """A message that pyln-client could not make a call of, as far as it can be told."""
+    """A message that pyln-client could not understand as a call, as far as it can be read."""
 
     ident: str | int | None
-    """What an answer must bear; None where there is no telling."""
+    """The id that an answer must carry; None when it cannot be told."""
     method: str
-    """Empty where there is no telling."""
+    """Empty when it cannot be told."""
     why: str
-    """What is wrong with it, to go on from "a message"."""
+    """What is wrong with the message, to continue a sentence after "a message"."""
     code: int
-    """JSON-RPC's number for that."""
+    """JSON-RPC's error code for that."""
 
 
 def misread(message: bytes, methods: frozenset[str]) -> Misread:
-    """What there is to be told of it. `methods` are those that are answered here."""
+    """What can be told about this message. `methods` are those that this plugin answers."""
     try:
         text, why = message.decode(), ""
     except UnicodeDecodeError:
@@ -52,18 +52,18 @@ def misread(message: bytes, methods: frozenset[str]) -> Misread:
         return Misread(
             None if ident is None else _loaded(ident[1]),
             "" if method is None else method[1].decode(),
-            why or "that is no JSON",
+            why or "that is not JSON",
             -32700,
         )
     if not isinstance(document, dict):
-        return Misread(None, "", "that is no JSON object", -32600)
+        return Misread(None, "", "that is not a JSON object", -32600)
     ident, method = document.get("id"), document.get("method")
     named = method if isinstance(method, str) else ""
     if not why:
-        unknown = f"for {printable(named, 40)}, which this plugin has not"
+        unknown = f"for {printable(named, 40)}, which this plugin does not have"
         why = unknown if named and named not in methods else "without its parts (method, params)"
         if type(ident) not in (str, int):
-            why = "without an id" if ident is None else "with an id that is none"
+            why = "without an id" if ident is None else "with an id that is not valid"
     return Misread(ident if type(ident) in (str, int) else None, named, why, -32601 if named else -32600)
 
 
@@ -78,10 +78,10 @@ def _loaded(ident: bytes) -> str | int | None:
 def deal_with(
     message: bytes, error: Exception, plugin: Plugin, calls: Input, refuse_all: Callable[[str], dict[str, str]]
 ) -> bool:
-    """Answer or ignore what pyln-client stumbled over.
+    """Answer or ignore a message that pyln-client could not handle.
 
-    `refuse_all` has every change refused from now on, and returns the answer. False when the plugin must end, because a
-    call may be waiting for an answer that cannot be given; a line in the node's log has said so.
+    `refuse_all` refuses every change from now on, and returns the answer. Returns False when the plugin must end,
+    because a call may be waiting for an answer that cannot be given; a line in the node's log has said so.
     """
     found = misread(message, frozenset(plugin.methods))
     if found.ident is not None:
@@ -99,12 +99,12 @@ def deal_with(
         plugin.log(f"a notification that this plugin did not ask for: {printable(found.method, 40)}", "unusual")
         return True
     kind = type(error).__name__
-    refuse_all(not_saved(f"a message {found.why}, which nobody could answer ({kind}); the plugin ends"))
+    refuse_all(not_saved(f"a message {found.why}, which could not be answered ({kind}); the plugin ends"))
     return False
 
 
 def why_unsavable(data_version: object, writes: object) -> str | None:
-    """Why a call carries nothing that could be saved, whatever the disk; None when it can be. On the commit path."""
+    """Why a call carries nothing that could be saved on any disk; None when it can be. On the commit path."""
     if type(data_version) is int and 0 <= data_version < VERSIONS and type(writes) is list:
         try:
             text = "".join(writes)
@@ -116,11 +116,11 @@ def why_unsavable(data_version: object, writes: object) -> str | None:
 
 
 def not_saved(what: str) -> str:
-    """The refusal of what lightningd `sent`: nothing that the node's owner could fix."""
+    """The refusal of `what` lightningd sent: nothing that the node's owner could fix."""
     node = printable(os.environ.get("LIGHTNINGD_VERSION") or "its version is unknown", 40)
     return (
         f"lightningd sent {what}. No disk is at fault. It was not acknowledged, so nothing was committed, and the "
-        "backup is as it was. Start the node again; if that happens again, keep everything as it is and report this "
+        "backup is as it was. Start the node again; if it happens again, keep everything as it is and report this "
         f"with the versions: lightningd {node}, lightningd-backup {__version__}"
     )
 
@@ -139,12 +139,12 @@ def _what(data_version: object, writes: object) -> str:
         try:
             statement.encode()
         except UnicodeEncodeError:
-            return f"{where} contains half a character (a lone surrogate), which is no Unicode text"
+            return f"{where} contains half a character (a lone surrogate), which is not Unicode text"
     return "its statements cannot be read"  # not reached
 
 
 def _shown(value: object) -> str:
-    """By its kind, and numbers by their value: a text may be a secret."""
+    """The kind of a value, and numbers by their value: a text may be a secret."""
     if value is None:
         return "missing"
     if isinstance(value, bool | int | float):

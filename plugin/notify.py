@@ -1,12 +1,13 @@
 """The operator's own command, called when there is trouble: `backup.notify` in the node's directory.
 
-The hook fires before `init`, so no plugin option is known when it matters most. As with backup.lock, what lies on disk
-is the configuration: an executable file of that name is called, without one nothing happens. Its arguments are the
-level (`unusual` or `broken`) and the sentence that the node's log shows. A file that somebody else could have written
-is not called, and the log says so, at the start already.
+The hook fires before `init`, so no plugin option is known when it matters most. As with backup.lock, what is on disk is
+the configuration: an executable file of that name is called; without one, nothing happens. Its arguments are the level
+(`unusual` or `broken`) and the sentence that the node's log shows. A file that somebody else could have written is not
+called, and the log says so already at the start.
 
-Nobody waits for it: `tell` puts the sentence into a queue, a thread of its own starts the command, and what becomes of
-that is the command's business. It outlives a plugin that ends because lightningd does, for that is the worst trouble.
+Nobody waits for the command: `tell` puts the sentence into a queue, a separate thread starts the command, and the rest
+is the command's business. The command outlives a plugin that ends because lightningd does, for that is the worst
+trouble.
 """
 
 import json
@@ -27,21 +28,21 @@ from backends.node.trusted import Untrusted, trusted_program
 NOTIFY_FILE = "backup.notify"
 
 TOLD_FILE = "backup.told"
-"""Remembers what was told: a node that is started again every half minute must not send a mail each time."""
+"""Remembers what was told: a node that is restarted every half minute must not send a mail each time."""
 
 LEVELS = ("unusual", "broken")
-"""What counts as trouble, of lightningd's levels."""
+"""The levels of lightningd's log that count as trouble."""
 
 TIMEOUT = 60.0
-"""Seconds that the command may take; then it is killed (if the plugin still lives)."""
+"""Seconds that the command may take; then it is killed (if the plugin is still alive)."""
 
 REPEAT_AFTER = 3600.0
 """Seconds after which the same sentence is told again."""
 
 MAX_CALLS, WITHIN = 10, 600.0
-"""How many calls there are in so many seconds; a disk that comes and goes must not send a thousand mails."""
+"""At most this many calls in so many seconds: a disk that comes and goes must not send a thousand mails."""
 
-# A service manager ends what is left of a service with SIGTERM; the command ignores that, and so gets to its end.
+# A service manager ends what is left of a service with SIGTERM; the command ignores that, and so can finish.
 _DETACHED = ["/bin/sh", "-c", 'trap "" HUP INT TERM; exec "$0" "$@"']
 
 
@@ -57,24 +58,24 @@ class Notifier:
         self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
 
     def start(self) -> None:
-        """Begin; what was told before is called now."""
+        """Start the thread; what was told before is reported now."""
         self._thread.start()
 
     def tell(self, level: str, sentence: str) -> None:
-        """Have the command called, soon. Never waits, never raises; may be called from any thread."""
+        """Have the command called soon. Never waits, never raises; may be called from any thread."""
         if level in LEVELS:
             with suppress(queue.Full):
                 self._waiting.put_nowait((level, sentence))
 
     def stop(self) -> None:
-        """Start the command for what was told last, and leave it to itself."""
+        """Start the command for what was told last, and do not wait for it to end."""
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
         if self._thread.is_alive():
             self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        self._command()  # somebody should know before there is trouble that it will not be called
+        self._command()  # if it will not be called, somebody should know before there is trouble
         while True:
             try:
                 told = self._waiting.get(timeout=1.0 if self._running else None)
@@ -100,22 +101,22 @@ class Notifier:
             cwd=self._directory,
             env=environment | {f"LIGHTNINGD_BACKUP_{name}": value for name, value in given.items()},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # ours is lightningd's
+            stdout=subprocess.DEVNULL,  # our own leads to lightningd
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         self._running.append((process, time.monotonic() + TIMEOUT))
 
     def _command(self) -> Path | None:
-        """What may be run; None when there is nothing, or nothing that can be trusted."""
+        """The command, if it may be run; None when there is none, or none that can be trusted."""
         try:
             return trusted_program(self._directory / NOTIFY_FILE, os.geteuid())
         except FileNotFoundError:
             return None
         except Untrusted as why:
-            self._complain(f"{NOTIFY_FILE} is not called, nobody hears of trouble: {why}")
+            self._complain(f"{NOTIFY_FILE} is not called, so nobody is told of trouble: {why}")
         except OSError as error:
-            self._complain(f"{NOTIFY_FILE} is not called, it cannot be looked at ({error}); fix it or remove it")
+            self._complain(f"{NOTIFY_FILE} is not called, because it cannot be examined ({error}); fix it or remove it")
         return None
 
     def _due(self, level: str, sentence: str) -> bool:
@@ -133,7 +134,7 @@ class Notifier:
         return True
 
     def _told(self, now: float) -> dict[str, float]:
-        """What was told lately, by this plugin or one before it. A file that makes no sense counts for nothing."""
+        """What was told lately, and when, by this plugin or an earlier one. A malformed file counts as empty."""
         try:
             document = json.loads(read_small_file(self._directory / TOLD_FILE))
             return {line: then for line, then in document.items() if 0 <= now - then < REPEAT_AFTER}
@@ -141,7 +142,7 @@ class Notifier:
             return {}
 
     def _look_after(self) -> None:
-        """Take note of commands that have ended, and end those that hang."""
+        """Note which commands have ended, and kill those that hang."""
         for process, until in list(self._running):
             if process.poll() is None and time.monotonic() < until:
                 continue
@@ -157,7 +158,7 @@ class Notifier:
                 )
 
     def _complain(self, line: str) -> None:
-        """Once, until it is something else: this goes to the log only, not to the command again."""
+        """Log the line once, until it changes: to the log only, not through the command again."""
         if line != self._complaint:
             self._complaint = line
             self._log("unusual", line)

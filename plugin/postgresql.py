@@ -1,6 +1,6 @@
-"""A node on PostgreSQL is found out: lightningd never calls the hook there, so nothing would ever be saved.
+"""Detects a node on PostgreSQL: lightningd never calls the hook there, so nothing would ever be saved.
 
-With SQLite the first call comes before `init`, and nothing is asked. Where none has come, lightningd is asked for its
+With SQLite the first call comes before `init`, and nothing is asked. If none has come, lightningd is asked for its
 `wallet` setting: not from `init` itself, which lightningd waits for, but a moment later from another thread.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from backends.base import Report
 
 ASK_AFTER = 1.0
-"""Seconds after `init` until lightningd is asked first; after each failure twice as many, up to ASK_AT_LEAST_EVERY."""
+"""Seconds from `init` to the first question; doubled after each failure, up to ASK_AT_LEAST_EVERY."""
 
 ASK_AT_LEAST_EVERY = 60.0
 
@@ -34,11 +34,11 @@ class WalletQuestion:
     """Asks lightningd where its database is until it answers or the hook is called."""
 
     def __init__(self, rpc_file: Path, called: Callable[[], bool], unprotected: Callable[[], None]) -> None:
-        """`called` says whether the hook was; `unprotected` is called, once, when the node is on PostgreSQL."""
+        """`called` says whether the hook was called; `unprotected` is called, once, when the node uses PostgreSQL."""
         self._rpc_file, self._called, self._unprotected = rpc_file, called, unprotected
 
     def start(self) -> None:
-        """Ask in a thread of its own, which may hang with lightningd's RPC without harm."""
+        """Ask in a separate thread: if lightningd's RPC hangs, that does no harm."""
         threading.Thread(target=self._ask, name="wallet", daemon=True).start()
 
     def _ask(self) -> None:
@@ -56,9 +56,9 @@ class WalletQuestion:
 
 
 def wallet_in(answer: Any) -> str | None:
-    """The `wallet` setting in what `listconfigs` answers: since v23.08 in `configs`, before that by itself.
+    """The `wallet` setting in an answer of `listconfigs`: since v23.08 under `configs`, before that at the top level.
 
-    None when it is not set. TypeError for anything that is no such answer.
+    None when it is not set. TypeError for anything that is not such an answer.
     """
     if not isinstance(answer, dict):
         raise TypeError("not an answer of listconfigs")
@@ -67,17 +67,17 @@ def wallet_in(answer: Any) -> str | None:
     if isinstance(wallet, dict):
         wallet = wallet.get("value_str")
     if wallet is not None and not isinstance(wallet, str):
-        raise TypeError("a wallet that is no text")
+        raise TypeError("a wallet that is not text")
     return wallet
 
 
 def is_postgresql(wallet: str | None) -> bool:
-    """Whether lightningd takes its PostgreSQL driver for it: it compares the beginning. Unset, it is SQLite."""
+    """Whether lightningd uses PostgreSQL for this setting: it compares the beginning. Unset means SQLite."""
     return wallet is not None and wallet.startswith("postgres")
 
 
 def end_unprotected(report: "Report", stop: Callable[[], None], end: Callable[[int], Any] = os._exit) -> None:
-    """Say so, have it told (`stop` waits for that), and end the process, whatever its other threads do."""
+    """Report it, notify the operator (`stop` waits for that), and end the process, whatever its other threads do."""
     report("broken", UNPROTECTED)
     stop()
     end(1)

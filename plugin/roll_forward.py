@@ -1,11 +1,12 @@
 """A database that a crash or a power cut has set back is brought forward by the changes that its backup holds.
 
-lightningd commits a change after the plugin has saved it, and a power cut takes a commit back that had returned. So the
-backup is one or two changes ahead, and peers may have been told of them. Making these changes again is right in both
-cases: it is what the node was, or what it would have been a moment later, before it told anybody. That also holds for a
-change of which the last run could not say whether it was saved: it was never committed, and a restore would give it.
+lightningd commits a change after the plugin has saved it, and a power cut can undo a commit that had returned. So the
+backup is one or two changes ahead, and peers may have been told of them. Replaying these changes is right in both
+cases: the result is the state that the node had, or that it would have had a moment later, before it told anybody. That
+also holds for a change of which the last run could not say whether it was saved: it was never committed, and a restore
+would contain it.
 
-It is done with evidence only: the file must look as the log says that it looked before the change that comes next.
+It is done only with evidence: the file must look as the log says it looked before the change that comes next.
 """
 
 import errno
@@ -48,50 +49,50 @@ READ_WITHIN = 25.0
 """Seconds for reading the end of the backup."""
 
 DONE_WITHIN = 50.0
-"""Seconds for all of it: lightningd waits 60 for the manifest."""
+"""Seconds for the whole roll-forward: lightningd waits 60 for the manifest."""
 
 MAX_SQL = 256 << 20
-"""Bytes of SQL in the missing changes together: they are read before the first of them is made again."""
+"""Bytes of SQL in the missing changes together: they are read before the first of them is replayed."""
 
 MAX_SWOLLEN = 16 << 20
-"""Bytes of SQL that a change may have whatever it takes when it is stored."""
+"""Bytes of SQL that a change may always have, however few bytes it takes when stored."""
 
 SOON = 30.0
-"""Seconds after its being saved within which lightningd surely has written a change to its own disk.
+"""Seconds from saving a change within which lightningd has surely written it to its own disk.
 
-A commit of another run, without this plugin, leaves the same header behind as the one that it stands in for. It comes
+A commit of another run, without this plugin, leaves the same header behind as the commit that it replaces. But it comes
 later.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the decision depends on."""
+    """Everything that the decision depends on."""
 
     found: AsFound | Unclear
     end: LastChanges
     backup_id: str
     expected_id: str
     last_session: str | None
-    """Who wrote the backup last."""
+    """The session that wrote to the backup last."""
     sessions: list[str] | None
-    """Who this directory was."""
+    """The sessions that this directory has had with the backup."""
     same_directory: bool
-    """Whether it is the one that these sessions worked in, and no copy."""
+    """Whether this directory is the one that these sessions worked in, and not a copy."""
     node_id: str | None
-    """The backup's."""
+    """The node that the backup belongs to."""
     written: float = 0.0
-    """When the database file was written last, in seconds since 1970."""
+    """When the database file was last written, in seconds since 1970."""
     known_damage: bool = False
     """Whether something has proved that the backup cannot be restored."""
     begins_empty: bool = False
     """Whether the backup's snapshot is of a node that had never started."""
     note: SyncPoint | None = None
-    """What this directory remembers of this backup."""
+    """This directory's sync point for this backup."""
 
 
 def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
-    """The changes that the database lacks, if that is proven; none when it lacks nothing."""
+    """The changes that the database lacks, if that is proven; empty when it lacks none; else why it is not."""
     found, end = facts.found, facts.end
     if isinstance(found, Unclear):
         return WhyLeft[found.name]
@@ -123,7 +124,7 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
 
 
 def _is_swollen(change: LoggedChange) -> bool:
-    """Whether a few stored bytes would fill the node's memory: no change that lightningd sends shrinks so far."""
+    """Whether a few stored bytes would fill the node's memory: no change from lightningd compresses that well."""
     return change.header.size > MAX_SWOLLEN + FOR_A_STORED_BYTE * change.header.length
 
 
@@ -149,7 +150,7 @@ _DISOWNED = {
 
 
 def _why_disowned(note: SyncPoint, end: LastChanges, sessions: Sequence[str]) -> WhyLeft | None:
-    """Whether the log's end may be somebody else's work: what he appended must not get into the node's database."""
+    """Why the log's end may be somebody else's work, which must not get into the node's database; None if it is not."""
     position = Position(end.data_version, end.sequence, end.checksum)
     verdict = judge(note, position, sessions[-1] if sessions else None).verdict
     last = last_of(note)
@@ -162,7 +163,7 @@ def _why_disowned(note: SyncPoint, end: LastChanges, sessions: Sequence[str]) ->
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What the backup says."""
+    """What the backup says about the database."""
 
     backup_id: str
     end: LastChanges
@@ -175,7 +176,7 @@ def catch_up(directory: Path, settings: Settings) -> Start:
     """Bring the database in this network directory forward, if that is due and proven."""
     began = time.monotonic()
     with ExitStack() as held:
-        # First: whoever writes the backup until then may add to it what the database lacks.
+        # First: until the lock is held, another writer may add changes that the database lacks.
         locked = lock_in_time(directory, held, began + ALONE_WITHIN)
         return _catch_up(directory, settings, began, locked)
 
@@ -185,7 +186,7 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     noted = last_found(directory, found)
     try:
         backup, _ = destination_of(directory, settings)
-        # It may hang, and then does so after the manifest, too: nothing there may have to do with the database.
+        # This may hang, even beyond the manifest: so it must not touch the database.
         read = _within(READ_WITHIN, lambda: read_backup(directory, backup, settings.backup_id, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
@@ -198,8 +199,8 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
         start.left = locked or _why_not_the_nodes(directory) or why_not_alone(directory, began + ALONE_WITHIN)
         _bring_forward(directory, found, noted, read, start, began + DONE_WITHIN)
     start.seen = look(directory)
-    anew = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
-    if anew and why_not_alone(directory, began + ALONE_WITHIN) is None:
+    snapshot = isinstance(found, AsFound) and start.left is None and _begins_anew(directory, found, read, start)
+    if snapshot and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
 
@@ -209,14 +210,14 @@ def _why_not_the_nodes(directory: Path) -> WhyLeft | None:
 
 
 def _found_in_time(database: Path, until: float) -> AsFound | Unclear:
-    """As `as_found`; whoever reads or writes it at the moment, perhaps for a copy, gets some time to end."""
+    """`as_found`, after giving a process that reads or writes the database, perhaps to copy it, time to finish."""
     while (found := as_found(database)) is Unclear.LOCKED and time.monotonic() < until:
         time.sleep(0.1)
     return found
 
 
 def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> bool:
-    """Whether the first call will find that the backup has to begin anew from the database."""
+    """Whether the first call will find that the backup needs a new snapshot of the database."""
     if start.seen is None:
         return False
     end, version = read.end, found.state.data_version or 0
@@ -228,7 +229,7 @@ def _begins_anew(directory: Path, found: AsFound, read: Read, start: Start) -> b
 def read_backup(
     directory: Path, backup: Backup, expected: str | None, found: AsFound | Unclear, noted: LastFound | None
 ) -> Read:
-    """What it says of a database that is `found` so. By reading only. Raises BackupError or OSError."""
+    """What the backup says about a database in the state `found`. Only reads. Raises BackupError or OSError."""
     note = read_sync_point(directory)  # before the backup, which may be growing
     with backup.read() as reader:
         last = None if reader.session is None else reader.session.last_writer
@@ -265,7 +266,7 @@ def _bring_forward(
     start: Start,
     until: float,
 ) -> None:
-    """Make the missing changes, and say in `start` what came of it."""
+    """Replay the missing changes, and record the result in `start`."""
     assert not isinstance(read.missing, WhyLeft)
     version, end = found.state.data_version or 0, read.end
     behind = f"{counted(sum(change.advances for change in read.missing), 'change')} behind its backup"
@@ -282,9 +283,9 @@ def _bring_forward(
     if start.left is None:
         start.lines.append((
             "unusual",
-            f"the database was {behind} at version {version}: lightningd stopped before it had committed, or a power "
-            "cut took back what it had committed. Its file looks as it did before these changes, and they were made "
-            f"again: it is at version {end.data_version} now, as the backup is",
+            f"the database was {behind} at version {version}: lightningd stopped before it committed, or a power cut "
+            "undid what it had committed. Its file looks as it did before these changes, and they were replayed: it is "
+            f"now at version {end.data_version}, like the backup",
         ))  # fmt: skip
     else:
         start.lines.append((
@@ -295,7 +296,7 @@ def _bring_forward(
 
 
 def _replay(directory: Path, found: AsFound, read: Read, until: float) -> WhyLeft | None:
-    """None when the database holds all of it, durably. Else what it holds is an earlier state of the same history."""
+    """None when the database durably holds all changes; otherwise it holds an earlier state of the same history."""
     assert not isinstance(read.missing, WhyLeft)
     database = database_path(directory).resolve()
     with Replay(database, in_place=True, until=until) as replay:
@@ -314,7 +315,7 @@ def _replay(directory: Path, found: AsFound, read: Read, until: float) -> WhyLef
 
 
 def _note(directory: Path, backup_id: str, position: Position) -> None:
-    """The database is known to hold what the backup holds. A failure of the last run stays known."""
+    """Record that the database is known to hold what the backup holds. A failure of the last run is kept."""
     before = read_sync_point(directory)
     failure = before.failure if before is not None and before.backup_id == backup_id else None
     noted = (position.sequence, position.data_version, position.checksum)
@@ -340,7 +341,7 @@ _T = TypeVar("_T")
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T | None:
-    """What `work` returns, or None if it is not done in time: it then goes on by itself. Raises what it raises."""
+    """What `work` returns, or None if it is not done in time: it then goes on in its thread. Raises what it raises."""
     done: list[_T] = []
     raised: list[BaseException] = []
 

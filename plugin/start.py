@@ -1,4 +1,4 @@
-"""What must be in order at a session's first call, before the backup is taken over: nothing there is changed by it."""
+"""What must be right at a session's first call, before the backup is taken over. The checks change nothing in it."""
 
 import secrets
 from pathlib import Path
@@ -22,16 +22,16 @@ from backends.urls import BadURL, parse_url
 
 
 def check_database_is_here(directory: Path) -> None:
-    """Refuse a node whose database is not the file in its network directory: nothing here would look after it.
+    """Refuse a node whose database is not the file in its network directory: this plugin would not protect it.
 
-    A file that lies there all the same is another one, perhaps an old copy of it. lightningd has opened its database,
-    and made it if need be, when it makes its first call.
+    A file that is there anyway is another one, perhaps an old copy. When lightningd makes its first call, it has opened
+    its database, or created it.
     """
     database = database_path(directory)
     wallet = wallet_elsewhere(directory)
     if wallet is not None:
         raise BackupError(
-            f"lightningd keeps its database in {wallet.main} (wallet, {wallet.where}), and this plugin protects "
+            f"lightningd keeps its database in {wallet.main} (wallet, {wallet.where}), but this plugin protects "
             f"{database}. Nothing was saved, nothing committed, and no file was changed. "
             f"{put_it_here(wallet, database)}"
         )
@@ -45,7 +45,7 @@ def check_database_is_here(directory: Path) -> None:
 
 
 def destination_of(directory: Path, settings: Settings) -> tuple[Backup, float]:
-    """What backup.lock names, not looked at yet, and how long a call may wait for it (seconds). Raises BackupError."""
+    """The backup that backup.lock names, not read yet, and the commit timeout in seconds. Raises BackupError."""
     try:
         return backup_at(settings.url), commit_timeout_of(parse_url(settings.url))
     except BadURL as error:
@@ -56,27 +56,28 @@ def destination_of(directory: Path, settings: Settings) -> tuple[Backup, float]:
 
 
 def identified(directory: Path, settings: Settings, backup: Backup) -> Facts:
-    """What the backup says of itself. Raises BackupError, also when it is another one than this node's."""
+    """What the backup says about itself. Raises BackupError, also when it is not this node's backup."""
     try:
         seen = backup.look()
     except (NotABackup, Unreachable) as error:
         if settings.backup_id is not None:
             raise
         raise BackupError(
-            f"{directory / LOCK_FILE} is of the older backup plugin, and what it names is no backup of this "
-            f"one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a new URL"
+            f"{directory / LOCK_FILE} was written by the older backup plugin, and what it names is not "
+            f"a backup of this one: {error}. Nothing was changed; stop the node and run: backup-cli init URL, with a "
+            "new URL"
         ) from error
     if settings.backup_id is not None and settings.backup_id != seen.backup_id:
         raise BackupError(
-            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {seen.backup_id}: it "
-            f"belongs to another node, or was made anew. Nothing was changed; put the right one back; "
+            f"backup.lock expects the backup {settings.backup_id}, but {settings.url} holds {seen.backup_id}: it "
+            f"belongs to another node, or was created again. Nothing was changed; put the right one back; "
             f"{_if_lost(directory)}"
         )
     return seen
 
 
 def _if_lost(directory: Path) -> str:
-    """On the worst day a new backup of an empty database would be the last thing that somebody needs."""
+    """What to do if the backup is lost. On the worst day, a new backup of an empty database would be of no use."""
     try:
         lives = database_path(directory).stat().st_size > 0
     except OSError:
@@ -90,7 +91,7 @@ def _if_lost(directory: Path) -> str:
 
 
 def check_last_writer(directory: Path, backup: Backup, seen: Facts) -> LastWriter | None:
-    """The last writer, if there was one; refused when that was never this node's."""
+    """The last writer, if there was one. BackupError when that was never this node."""
     last, ours = seen.last_writer, known_sessions(directory, seen.backup_id)
     if last is not None and ours is not None and last.session_id not in ours:
         raise BackupError(
@@ -102,10 +103,10 @@ def check_last_writer(directory: Path, backup: Backup, seen: Facts) -> LastWrite
 
 
 def ask_memory(directory: Path, backup: Backup, seen: Facts, database: int, report: Report) -> None:
-    """Hold the end of the backup against what this node remembers of it; `database` is where its database stands.
+    """Compare the end of the backup with what this node remembers; `database` is the version of its database.
 
-    What is not as the node left it is told. Refused when nothing here is as new as what the node had acknowledged, or
-    when the backup is ahead of the database with changes that are not this node's.
+    What is not as the node left it is reported. BackupError when nothing here is as new as what the node had
+    acknowledged, or when the backup is ahead of the database by changes that are not this node's.
     """
     position = seen.end
     memory = remembered(directory, seen.backup_id, position, seen.last_writer)
@@ -118,17 +119,17 @@ def ask_memory(directory: Path, backup: Backup, seen: Facts, database: int, repo
     if memory.verdict is not Memory.OLDER and ahead(position.data_version, database) > 0:
         raise BackupError(
             f"{wrong}; {here}. Nothing was changed. {NOT_ITS_OWN}. Only if this database is surely the state that the "
-            "node last ran from, make the backup hold it (what lies there is kept for a week): backup-cli resync "
+            "node last ran from, make the backup hold it (what is there now is kept for a week): backup-cli resync "
             f"--discard-newer {position.data_version}"
         )
-    report("broken", f"{wrong}. The database is not older than what the node remembers, and is put into the backup")
+    report("broken", f"{wrong}. The database is not older than what the node remembers; a new snapshot of it is taken")
 
 
 def check_beginning_anew(directory: Path, backup: Backup, seen: Facts, database: Fingerprint | None) -> None:
     """Refuse a new snapshot by a directory that did not write last, and that may be a copy.
 
-    A copied directory whose database has gone its own way would put it over what the other one has acknowledged, or
-    goes on to acknowledge. `database` is the database file before lightningd opened it.
+    A copied directory whose database has diverged would replace what the other one has acknowledged, or will
+    acknowledge. `database` is the database file before lightningd opened it.
     """
     last = seen.last_writer
     if last is not None and may_have_gone_its_own_way(directory, seen.backup_id, last, seen.end, database):
@@ -143,25 +144,25 @@ def check_beginning_anew(directory: Path, backup: Backup, seen: Facts, database:
 
 
 def remember_new_session(directory: Path, backup_id: str, last: LastWriter | None) -> str:
-    """A mark for the session that is about to begin; this node knows it, durably, before the backup bears it."""
+    """The id of the session about to begin: recorded here, durably, before the backup carries it."""
     new = secrets.token_hex(8)
     remember_sessions(directory, backup_id, [*([] if last is None else [last.session_id]), new])
     return new
 
 
 def check_source(directory: Path, place: str, node_id: str | None, source: SnapshotSource, version: int) -> None:
-    """Refuse a copy of the database that is not at the version that lightningd says, or is another node's.
+    """Refuse a copy of the database that is not at the version that lightningd states, or is another node's.
 
-    `node_id` is whose the backup at `place` is, if that is known.
+    `node_id` is the node of the backup at `place`, if that is known.
     """
     if source.data_version != version:
         raise BackupError(
-            f"lightningd says its database is at version {version}, and the file "
-            f"{database_path(directory)} at {source.data_version}: it is not the one that lightningd "
+            f"lightningd says its database is at version {version}, but the file "
+            f"{database_path(directory)} is at {source.data_version}: it is not the one that lightningd "
             "uses. Nothing was changed; is --wallet set to another file?"
         )
     if node_id is not None and source.node_id != node_id:
         raise BackupError(
-            f"the database belongs to the node {source.node_id}, and the backup at {place} to "
+            f"the database belongs to the node {source.node_id}, but the backup at {place} to "
             f"{node_id}. Nothing was changed; give this node a backup of its own: backup-cli init"
         )

@@ -1,27 +1,27 @@
-"""Notes, soon after each commit, that the database holds the backup's last change: the sync point (`backup.witness`).
+"""Records, soon after each commit, that the database holds the backup's last change: the sync point (`backup.witness`).
 
-A node that is killed then nearly always finds at its next start that its database is proven current, and needs no new
-snapshot, which takes the longer the larger the database is.
+Thanks to it, a node that is killed nearly always finds at its next start that its database is proven current, and needs
+no new snapshot, which takes longer the larger the database is.
 
 How a commit is known
 ---------------------
-During call N the hook has read the database file's header, with the change counter at c. The note "the file that looks
-like F holds change N" is made when all of this is found, in this order, by reading files only:
+During call N the hook has read the database file's header, with the change counter at c. The sync point "the file that
+looks like F holds change N" is recorded when all of this is found, in this order, by reading files only:
 
 1. the backup ends with change N, so N has been saved (it was answered before, or is being answered now);
 2. the counter is exactly c + 1: one commit since call N, or page 1 of one that is under way;
-3. no journal is hot. SQLite writes a journal's first bytes before it touches the database and removes it as the very
-   act of committing. So what had begun to be written at 2 has been committed by now;
-4. the file still looks as it did at 2, and the backup still ends with N: so no later change has been answered, and
-   lightningd commits none before it is. (It may have begun one. Should some of its pages already be in the file, they
-   are rolled back at the next start, and what is left is N: the note is true all the same.)
-5. lightningd lives, so it is the only one that writes the file. Or it did so less than DEAD_AT_MOST ago, and no other
-   has started since: none can have started, committed and ended in so little time. So the commit was that of N, not
-   that of a run without the plugin after a lightningd that died before it committed N, which would have counted to
+3. no journal is hot. SQLite writes a journal's first bytes before it touches the database, and commits by removing the
+   journal. So a transaction that was being written at step 2 has been committed by now;
+4. the file still looks as it did at step 2, and the backup still ends with N: so no later change has been answered, and
+   lightningd commits none before it is. (It may have begun one. If some of its pages are already in the file, they are
+   rolled back at the next start, and what is left is N: the sync point is still true.)
+5. lightningd is alive, so nothing else writes the file. Or it was alive less than MAX_DEAD ago, and no other has
+   started since: none can have started, committed and ended in so little time. So the commit was that of N. It was not
+   that of a run without the plugin, after a lightningd that died before it committed N: that would have counted to
    c + 1, too.
 
-A note in the middle of a commit, rolled back afterwards, is thus never made; and if 2 and 3 were ever read wrongly, the
-rollback would give the file another time, and the version would be one behind.
+So a sync point is never recorded in the middle of a commit that is rolled back later. If steps 2 and 3 were ever read
+wrongly, the rollback would give the file another time, and the version would be one behind.
 A file that was touched afterwards differs from F in its counter, its time, or by a hot journal beside it. That includes
 a power cut that brings the journal of N back: then the plugin looks closer before the node opens its database.
 
@@ -56,19 +56,19 @@ LATELY = 1.0
 """Seconds without a call after which nothing is urgent any more."""
 
 IDLE = 2.0
-"""Seconds without a call after which the node counts as idle: the note is made durable, once."""
+"""Seconds without a call after which the node counts as idle: the sync point is then made durable, once."""
 
 SYNC_EVERY = 0.2
-"""Seconds at least between two syncs of the database's directory."""
+"""The shortest time, in seconds, between two syncs of the database's directory."""
 
 MAX_DEAD = 1.0
-"""Seconds for which lightningd may be dead when the database file is read."""
+"""Seconds for which lightningd may have been dead when the database file is read."""
 
 _COUNTERS = 1 << 32
 
 
 class Committing(Protocol):
-    """What the hook leaves behind of each call: plain attributes, so that nothing is added to its path."""
+    """What the hook leaves behind after each call: plain attributes, so that nothing is added to its path."""
 
     directory: Path
     report: Report
@@ -81,24 +81,24 @@ class Committing(Protocol):
     noting: threading.Lock
     """Held by whoever writes the sync point."""
     begins: SavedEnd | None
-    """Where a new generation begins that is being published, or was."""
+    """Where a new generation begins that is being published, or was published."""
 
     @property
     def backup_id(self) -> str:
-        """Of the backup, once there is one."""
+        """The backup's id, once there is a backup."""
 
 
 class LastCall(Protocol):
-    """Who knows when lightningd called last, and so was alive."""
+    """Knows when lightningd last called, and so was alive."""
 
     begun: float
-    """`time.monotonic()` then."""
+    """When the last call came, by `time.monotonic()`."""
 
 
 class SyncPointThread:
-    """Watches the database file of one node. All but `stop` happens in a thread of its own.
+    """Watches the database file of one node. Everything but `stop` happens in its own thread.
 
-    `input` is the descriptor on which lightningd's calls come: it shows whether lightningd lives.
+    `input` is the descriptor on which lightningd's calls come: it shows whether lightningd is alive.
     """
 
     def __init__(self, hook: Committing, last_call: LastCall, input: int = 0) -> None:
@@ -107,24 +107,24 @@ class SyncPointThread:
         self._file: DatabaseFile | None = None
         self._sync_point: OpenSyncPoint | None = None
         self._last: Position | None = None  # the backup's end when it was last looked at
-        self._changed = self._synced = 0.0  # when it became so; when the directory was last synced
+        self._changed = self._synced = 0.0  # when that changed; when the directory was last synced
         self._noted: Position | None = None
-        self._asked: Position | None = None  # for which the database was opened, whatever came of it
+        self._asked: Position | None = None  # for which the database was opened, with whatever result
         self._durable = self._directory_synced = True
         self._node_known = self._complained = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sync point", daemon=True)
 
     def start(self) -> None:
-        """Begin; the backup may be opened later."""
+        """Start the thread; the backup may be opened later."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Note, durably, what is known at the end. lightningd may be dead by now."""
+        """Record, durably, what is known at the end. lightningd may be dead by now."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
-        with suppress(Exception):  # it only costs a snapshot
+        with suppress(Exception):  # a failure only costs a snapshot
             self.look(ending=True)
 
     def _run(self) -> None:
@@ -132,9 +132,9 @@ class SyncPointThread:
         while not self._stop.wait(pause):
             try:
                 pause = self.look()
-            except Exception as error:  # whatever it is, this thread must live on
+            except Exception as error:  # whatever went wrong, this thread must go on
                 pause = SLOW
-                self._complain(f"the sync point cannot be noted ({error})")
+                self._complain(f"the sync point cannot be recorded ({error})")
 
     def look(self, ending: bool = False) -> float:
         """Do what is due; returns the seconds until the next look."""
@@ -145,7 +145,7 @@ class SyncPointThread:
         position = writer.position
         if position != self._last:
             self._last, self._changed = position, now
-            self._directory_synced = False  # the change before it was committed
+            self._directory_synced = False  # the change before this one was committed
         idle = ending or now - self._changed >= IDLE
         if position != self._noted:
             self._note_if_committed(writer, position)
@@ -160,7 +160,7 @@ class SyncPointThread:
         return FAST if now - self._changed < LATELY else SLOW
 
     def _note_if_committed(self, writer: Writer, position: Position) -> None:
-        """The argument is at the top of this file; the order of the steps is part of it."""
+        """The proof is at the top of this file; the order of the steps is part of it."""
         before = self._hook.database_header
         if before is None or database_fingerprint(before) == UNKNOWN_DATABASE:
             return
@@ -188,7 +188,7 @@ class SyncPointThread:
     def _note(self, position: Position, seen: Fingerprint) -> None:
         if self._sync_point is None:
             self._sync_point = OpenSyncPoint(self._hook.directory)
-        # A failure is noted after the refusal has been set, and in a new file: it is never overwritten by this.
+        # A failure is recorded after the refusal has been set, and in a new file: this never overwrites it.
         if self._hook.refusal is None and self._lightningd.lived_lately():
             with self._hook.noting:
                 self._sync_point.write(sync_point_of(self._hook.backup_id, position, seen, begins=self._hook.begins))
@@ -200,9 +200,10 @@ class SyncPointThread:
         return self._file
 
     def _sync_directory(self) -> None:
-        """Make the removal of the journal durable: SQLite does not, so that a power cut brings the last commit's back.
+        """Make the removal of the journal durable, because SQLite does not.
 
-        The backup holds that change all the same; this is for nodes that lose power and cannot reach their backup.
+        Otherwise a power cut can bring the last commit's journal back. The backup still holds that change; this is for
+        nodes that lose power and cannot reach their backup.
         """
         self._synced, self._directory_synced = time.monotonic(), True
         try:
@@ -220,25 +221,25 @@ class SyncPointThread:
 
 
 class _Lightningd:
-    """Whether the lightningd that started this process lives, or did lately."""
+    """Whether the lightningd that started this process is alive, or was lately."""
 
     def __init__(self, directory: Path, last_call: LastCall, input: int) -> None:
         self._directory, self._last_call = directory, last_call
         self._parent = os.getppid()
         self._poll = select.poll()
-        self._poll.register(input, 0)  # only that the other end is closed
+        self._poll.register(input, 0)  # reports only that the other end is closed
         self._seen = 0.0
 
     def lives(self) -> bool:
-        """Whether it does; remembers when it did."""
-        now = time.monotonic()  # before it is looked at
+        """Whether it is alive; remembers when it was."""
+        now = time.monotonic()  # taken before the check
         alive = os.getppid() == self._parent and not self._poll.poll(0)
         if alive:
             self._seen = now
         return alive
 
     def lived_lately(self) -> bool:
-        """Whether it lives, or did so less than DEAD_AT_MOST ago and no other has started since."""
+        """Whether it is alive, or was less than MAX_DEAD ago and no other has started since."""
         if self.lives():
             return True
         if lightningd_has_started(self._directory):

@@ -30,6 +30,7 @@ from tests.fake_lightningd import (
     SeparateDatabase,
     Victim,
     at_once,
+    committed_version,
     contents,
     cut_at,
     has_hot_journal,
@@ -38,7 +39,6 @@ from tests.fake_lightningd import (
     recorded_database,
     run_without_plugin,
     scripted_plugin,
-    stands_at,
 )
 
 
@@ -51,7 +51,7 @@ def database(request: pytest.FixtureRequest) -> type[Database] | type[SeparateDa
 AnyDatabase = type[Database] | type[SeparateDatabase]
 
 
-def test_recorded_node_ends_with_its_recorded_database(tmp_path: Path, database: AnyDatabase) -> None:
+def test_recorded_node_played_again_ends_with_its_recorded_database(tmp_path: Path, database: AnyDatabase) -> None:
     with Node(tmp_path, ANSWERING_PLUGIN, database=database) as node:
         node.play(read_recording())
     recorded = recorded_database(tmp_path / "recorded.sqlite3")
@@ -60,16 +60,16 @@ def test_recorded_node_ends_with_its_recorded_database(tmp_path: Path, database:
     assert node.stderr == ""
 
 
-def test_calls_and_pragmas_reach_the_plugin_in_sequence(tmp_path: Path) -> None:
+def test_calls_and_lone_pragmas_reach_the_plugin_in_order(tmp_path: Path) -> None:
     history = History()
     calls = [history.first(), history.foreign_keys(on=False), history.note(), history.foreign_keys(on=True)]
     with Node(tmp_path, scripted_plugin(tmp_path)) as node:
         node.play([*calls, *history.notes(2)])
         assert node.rpc("seen") == {"seen": [1, 1, 2, 2, 3, 4], "directory": str(tmp_path)}
-        assert stands_at(tmp_path) == 4
+        assert committed_version(tmp_path) == 4
 
 
-def test_early_calls_reach_the_plugin_before_init(tmp_path: Path) -> None:
+def test_early_calls_of_node_come_before_init(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, scripted_plugin(tmp_path, "plugin.log(f'call {data_version}')")) as node:
         node.play([history.first(), *history.notes(3)], early=2)
@@ -78,7 +78,7 @@ def test_early_calls_reach_the_plugin_before_init(tmp_path: Path) -> None:
     assert node.logs[-1] == ("info", "goodbye")
 
 
-def test_foreign_keys_are_on_at_first_and_follow_lone_pragmas(tmp_path: Path, database: AnyDatabase) -> None:
+def test_foreign_keys_of_node_are_on_until_a_pragma_turns_them_off(tmp_path: Path, database: AnyDatabase) -> None:
     history = History()
     calls = [
         history.first(),
@@ -92,7 +92,7 @@ def test_foreign_keys_are_on_at_first_and_follow_lone_pragmas(tmp_path: Path, da
         with pytest.raises(OutOfStep, match="FOREIGN KEY"):
             node.db_write(history.transaction("INSERT INTO b VALUES (2)"))
         node.die()
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 # Refusals
@@ -117,7 +117,7 @@ def test_answer_other_than_continue_ends_the_node(
     with pytest.raises(Refused, match=message) as refused:
         node.db_write(history.note())
     assert "id" in refused.value.reply
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
     assert not node.wire.alive
 
 
@@ -126,11 +126,11 @@ def test_plugin_that_dies_in_the_hook_ends_the_node(tmp_path: Path) -> None:
     node.start()
     with pytest.raises(PluginDied):
         node.db_write(History().first())
-    assert stands_at(tmp_path) is None
+    assert committed_version(tmp_path) is None
     assert node.wire.process.returncode == 3
 
 
-def test_important_plugin_that_died_between_calls_ends_the_node(tmp_path: Path) -> None:
+def test_important_plugin_killed_between_calls_ends_the_node(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
@@ -138,19 +138,19 @@ def test_important_plugin_that_died_between_calls_ends_the_node(tmp_path: Path) 
     os.kill(node.pid, signal.SIGKILL)
     with pytest.raises(PluginDied):
         node.db_write(history.note())
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
-def test_plain_plugin_that_died_between_calls_is_not_missed(tmp_path: Path) -> None:
+def test_plain_plugin_killed_between_calls_is_not_missed(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, ANSWERING_PLUGIN, important=False) as node:
         node.play([history.first()])
         node.die(Victim.PLUGIN)
         node.db_write(history.note())
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
 
 
-def test_hook_that_hangs_raises_timeout_error(tmp_path: Path) -> None:
+def test_hook_that_hangs_raises_timeout(tmp_path: Path) -> None:
     node = Node(tmp_path, scripted_plugin(tmp_path, "time.sleep(60)"), timeout=1.0)
     node.start()
     with pytest.raises(TimeoutError, match="db_write"):
@@ -158,7 +158,7 @@ def test_hook_that_hangs_raises_timeout_error(tmp_path: Path) -> None:
     node.die()
 
 
-def test_plugin_that_does_not_end_after_the_stop_is_noticed(tmp_path: Path) -> None:
+def test_plugin_that_stays_after_the_stop_fails_the_test(tmp_path: Path) -> None:
     node = Node(
         tmp_path, scripted_plugin(tmp_path, "import threading; threading.Thread(target=time.sleep, args=[60]).start()")
     )
@@ -169,7 +169,7 @@ def test_plugin_that_does_not_end_after_the_stop_is_noticed(tmp_path: Path) -> N
     node.die()
 
 
-def test_plugin_without_the_hook_is_not_accepted(tmp_path: Path) -> None:
+def test_plugin_without_the_hook_keeps_the_node_from_starting(tmp_path: Path) -> None:
     command = scripted_plugin(tmp_path)
     path = tmp_path / "plugin.py"
     path.write_text(path.read_text().replace("plugin.add_hook", "print"))
@@ -180,14 +180,14 @@ def test_plugin_without_the_hook_is_not_accepted(tmp_path: Path) -> None:
     assert not (tmp_path / "lightningd.sqlite3").exists()  # the database is opened after the manifest
 
 
-def test_plugin_that_cannot_start_raises_plugin_died(tmp_path: Path) -> None:
+def test_plugin_that_cannot_start_is_reported_with_its_stderr(tmp_path: Path) -> None:
     node = Node(tmp_path, [sys.executable, "-c", "raise SystemExit('no settings')"])
     with pytest.raises(PluginDied, match="getmanifest"):
         node.start()
     assert node.stderr == "no settings\n"
 
 
-def test_call_that_does_not_fit_the_database_raises_out_of_step(tmp_path: Path, database: AnyDatabase) -> None:
+def test_call_that_does_not_fit_the_database_is_out_of_step(tmp_path: Path, database: AnyDatabase) -> None:
     run_without_plugin(tmp_path, [History().first()])
     for call in (History(version=4).note(), History(version=1).transaction("INSERT INTO nowhere VALUES (1)")):
         with (
@@ -195,7 +195,7 @@ def test_call_that_does_not_fit_the_database_raises_out_of_step(tmp_path: Path, 
             Node(tmp_path, ANSWERING_PLUGIN, database=database) as node,
         ):
             node.db_write(call)
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
 # Deaths
@@ -203,7 +203,7 @@ def test_call_that_does_not_fit_the_database_raises_out_of_step(tmp_path: Path, 
 
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("victim", Victim)
-def test_death_in_a_call_commits_only_after_continue(
+def test_death_at_any_moment_of_a_call_commits_only_what_was_answered(
     tmp_path: Path, database: AnyDatabase, moment: Moment, victim: Victim
 ) -> None:
     history, heard = History(), tmp_path / "heard"
@@ -220,10 +220,10 @@ def test_death_in_a_call_commits_only_after_continue(
     assert not node.wire.alive
     committed = victim is Victim.PLUGIN and moment is Moment.BEFORE_COMMIT
     node.die()
-    assert stands_at(tmp_path) == (2 if committed else 1)
+    assert committed_version(tmp_path) == (2 if committed else 1)
 
 
-def test_next_run_goes_on_from_the_committed_state(tmp_path: Path) -> None:
+def test_next_run_of_node_continues_from_what_was_committed(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
@@ -231,7 +231,7 @@ def test_next_run_goes_on_from_the_committed_state(tmp_path: Path) -> None:
     node.die_at(Moment.BEFORE_COMMIT, history.note())
     with Node(tmp_path, ANSWERING_PLUGIN) as again:
         again.play(History(version=4).notes(2))
-    assert stands_at(tmp_path) == 6
+    assert committed_version(tmp_path) == 6
 
 
 def test_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
@@ -254,31 +254,31 @@ def test_killed_node_leaves_a_hot_journal(tmp_path: Path) -> None:
 # The end
 
 
-def test_node_writes_after_the_plugin_was_stopped(tmp_path: Path) -> None:
+def test_node_may_write_after_the_plugin_was_stopped(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path))
     node.start()
     node.play([history.first()])
     assert node.stop(late=history.notes(2)) == 0
     assert node.logs[-1] == ("info", "goodbye")
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 @pytest.mark.parametrize("how", ["stop", "shut_down"])
-def test_plugin_without_a_shutdown_subscription_is_killed(tmp_path: Path, how: str) -> None:
+def test_plugin_without_shutdown_subscription_is_killed_at_the_end(tmp_path: Path, how: str) -> None:
     history = History()
     node = Node(tmp_path, ANSWERING_PLUGIN)
     node.start()
     node.play([history.first()])
     assert getattr(node, how)(late=history.notes(2)) == -signal.SIGKILL
-    assert stands_at(tmp_path) == 3
+    assert committed_version(tmp_path) == 3
 
 
 STAYS = "import threading; threading.Timer(0.4, os._exit, [0]).start()"
-"""A plugin that goes on answering for a moment after `shutdown`."""
+"""A plugin that keeps answering for a moment after `shutdown`."""
 
 
-def test_calls_during_shutdown_reach_the_hook_until_the_plugin_has_left(tmp_path: Path) -> None:
+def test_calls_during_shutdown_go_through_the_hook_until_the_plugin_left(tmp_path: Path) -> None:
     history, heard = History(), tmp_path / "heard"
     node = Node(tmp_path, scripted_plugin(tmp_path, f"open({str(heard)!r}, 'a').write(f'{{data_version}} ')", STAYS))
     node.start()
@@ -291,40 +291,40 @@ def test_calls_during_shutdown_reach_the_hook_until_the_plugin_has_left(tmp_path
 
     assert node.shut_down(during(), late=(history.note() for _ in range(1))) == 0
     assert heard.read_text() == "1 2 3 "
-    assert stands_at(tmp_path) == 6
+    assert committed_version(tmp_path) == 6
 
 
-def test_plugins_pipe_stays_open_while_the_node_waits_for_its_end(tmp_path: Path) -> None:
-    """The plugin must find out by itself that it is time to leave."""
+def test_node_waiting_for_shutdown_keeps_the_pipe_of_the_plugin_open(tmp_path: Path) -> None:
+    """The plugin must notice `shutdown` itself: the node does not close the pipe for it."""
     node = Node(tmp_path, scripted_plugin(tmp_path, shutdown="pass"))
     node.start()
     node.play([History().first()])
     with pytest.raises(AssertionError, match="still there"):
-        node.shut_down(patience=0.3)
+        node.shut_down(timeout=0.3)
     assert node.wire.alive
     assert node.wire.hang_up() == 0
     node.die()
 
 
-def test_plugin_that_leaves_in_a_call_during_shutdown_aborts_the_node(tmp_path: Path) -> None:
+def test_plugin_that_leaves_within_a_call_during_shutdown_aborts_the_node(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path, "data_version < 3 or time.sleep(30)", STAYS))
     node.start()
     node.play([history.first()])
     with pytest.raises(LeftInCall):
         node.shut_down(history.notes(3))
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
     assert not node.wire.alive
 
 
-def test_refusal_during_shutdown_is_not_committed(tmp_path: Path) -> None:
+def test_refusal_during_shutdown_aborts_the_node(tmp_path: Path) -> None:
     history = History()
     node = Node(tmp_path, scripted_plugin(tmp_path, "if data_version > 1: return {'result': 'fail'}", STAYS))
     node.start()
     node.play([history.first()])
     with pytest.raises(Refused):
         node.shut_down(history.notes(1))
-    assert stands_at(tmp_path) == 1
+    assert committed_version(tmp_path) == 1
 
 
 # lightningd's own RPC
@@ -337,7 +337,9 @@ def test_refusal_during_shutdown_is_not_committed(tmp_path: Path) -> None:
         ((23, 5), {"wallet": "postgres://x"}),
     ],
 )
-def test_listconfigs_answers_in_old_and_new_form(tmp_path: Path, version: tuple[int, int], answer: object) -> None:
+def test_rpc_socket_answers_listconfigs_in_the_form_of_its_version(
+    tmp_path: Path, version: tuple[int, int], answer: object
+) -> None:
     with RpcSocket(tmp_path, "postgres://x", version=version, fails=1) as rpc:
         client = LightningRpc(str(rpc.path))
         with pytest.raises(ClientError, match="still starting"):
@@ -352,7 +354,7 @@ def test_listconfigs_answers_in_old_and_new_form(tmp_path: Path, version: tuple[
 
 
 @pytest.mark.parametrize("delivery", [at_once, in_pieces(7), in_pieces(4096), cut_at(1, 5, -1), cut_at(-2, -1)])
-def test_calls_delivered_in_any_pieces_are_committed_exactly(tmp_path: Path, delivery: Delivery) -> None:
+def test_calls_cut_into_any_pieces_are_understood(tmp_path: Path, delivery: Delivery) -> None:
     history = History()
     odd = "a'; DROP TABLE vars; --\n\n\r\n\"\\ \u2028 ☃ 𝄞 é"
     with Node(tmp_path, ANSWERING_PLUGIN, delivery=delivery) as node:
@@ -361,7 +363,7 @@ def test_calls_delivered_in_any_pieces_are_committed_exactly(tmp_path: Path, del
         assert found.execute("SELECT val FROM vars WHERE name = 'note 2'").fetchone() == (odd,)
 
 
-def test_messages_held_back_arrive_together_in_one_write(tmp_path: Path) -> None:
+def test_several_messages_in_one_write_are_understood(tmp_path: Path) -> None:
     writes: list[int] = []
 
     def watched(data: bytes) -> Sequence[bytes]:
@@ -380,15 +382,15 @@ def test_messages_held_back_arrive_together_in_one_write(tmp_path: Path) -> None
         assert node.wait_for_log("heard") == "heard 7"
 
 
-def test_call_larger_than_a_pipe_is_committed_while_the_plugin_logs(tmp_path: Path) -> None:
+def test_call_larger_than_the_pipe_is_sent_while_the_plugin_logs(tmp_path: Path) -> None:
     history = History()
     with Node(tmp_path, scripted_plugin(tmp_path, "plugin.log('x' * 200_000)")) as node:
         node.notify("block_added", {"block": "y" * 200_000}, hold=True)
         node.play([history.first(), history.big(4 << 20)])
-    assert stands_at(tmp_path) == 2
+    assert committed_version(tmp_path) == 2
 
 
-def test_rpc_method_that_fails_raises_rpc_error(tmp_path: Path) -> None:
+def test_method_of_plugin_that_fails_raises_rpc_error(tmp_path: Path) -> None:
     with Node(tmp_path, scripted_plugin(tmp_path)) as node:
         with pytest.raises(RpcError, match="division by zero"):
             node.rpc("fail")

@@ -1,4 +1,4 @@
-"""Imports go one way: no module imports from a layer above its own, and there are no import cycles."""
+"""Imports go one way: no module imports from a layer above its own, and no modules import each other in a circle."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    # What everything uses. A name is one module, or a folder with everything in it.
+    # What everything uses. A module's name means that module; a folder's name everything in it.
     ["text", "times"],
     ["near_miss", "holder", "errors"],
     ["change", "base", "urls", "commit_timeout"],
@@ -37,7 +37,7 @@ LAYERS = [
     ["/backup_cli.main"],
     ["/backup_cli.isolated"],  # the executables
 ]
-"""From the lowest up, as in CONTRIBUTING.md. Below `backends`, unless a slash begins the name."""
+"""From the lowest up, as in CONTRIBUTING.md. Names are below `backends`, unless they begin with a slash."""
 
 NAMES = {
     name[1:] if name.startswith("/") else f"backends.{name}".rstrip("."): number
@@ -57,7 +57,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(module: str) -> Iterator[str]:
-    """The modules that it imports, at its top or later."""
+    """The modules that this module imports, at its top or later."""
     for node in ast.walk(ast.parse(modules()[module].read_text())):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -69,7 +69,7 @@ def imported(module: str) -> Iterator[str]:
 
 
 def layer_of(module: str) -> int:
-    """The layer of the longest name in NAMES that the module's name begins with."""
+    """The layer of the longest name in LAYERS that the module's name begins with."""
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
@@ -99,8 +99,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_commands_are_imported_by_the_command_group_only() -> None:
-    """A helper that two commands need belongs beside them, and not in one of them."""
+def test_commands_are_imported_by_main_only() -> None:
+    """A helper that two commands need belongs beside them, not in one of them."""
     users = {
         module
         for module in modules()

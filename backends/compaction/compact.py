@@ -1,8 +1,8 @@
-"""Compaction: the history is folded into a new snapshot, beside a writer that goes on.
+"""Compaction: the history becomes a new snapshot, while a writer may go on appending.
 
-The last changes stay out: a power cut may take their commits back on the node's side, and they then bring its database
-forward. What is folded is read, replayed and checked like a restore; publishing the result is the writer's, by one
-rename.
+The last changes are left out of the snapshot and stay in the log: a power cut may take their commits back on the node's
+side, and they then roll its database forward. What is compacted is read, replayed and checked as in a restore. The
+writer publishes the result, by one rename.
 """
 
 from collections import deque
@@ -28,14 +28,14 @@ from backends.storage.base import Storage
 from backends.system.scratch import scratch_directory
 
 LEAVE_OUT_BYTES = 4 << 20
-"""Stored bytes that the changes which stay out may have together."""
+"""The most stored bytes of all changes that are left out of the snapshot, together."""
 
 LEAVE_OUT_MIN = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A record's place in the log: where the new generation's snapshot could stand."""
+    """A point in the log, after a record, at which the new generation's snapshot could be taken."""
 
     sequence: int
     checksum: int
@@ -51,12 +51,12 @@ def compact_log(
     leave_out: int = MAX_ROLL_FORWARD,
     options: LogOptions = DEFAULT_OPTIONS,
 ) -> CompactedSnapshot | None:
-    """Write the snapshot of a new generation; None when there is nothing to fold.
+    """Write the snapshot of a new generation; None when there is nothing to compact.
 
-    The last `leave_out` changes of the version stay in the log. A copy of the database lies in `scratch` meanwhile.
-    `keep_reserve` is for a compaction beside a running node: it fails rather than take the space that the node's next
-    commits need. Raises BackupError (Damaged, ReplayFailed, or when the writer began another generation meanwhile) and
-    OSError from the storage; nothing that it wrote is left then.
+    The last `leave_out` changes that advance the version stay in the log. Meanwhile `scratch` holds a copy of the
+    database. `keep_reserve` is for a compaction beside a running node: the compaction fails rather than take the space
+    that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or because the writer began another
+    generation meanwhile) and OSError from the storage; then nothing that was written is left behind.
     """
     reserve = SpaceReserve(storage, scratch, keep_reserve=keep_reserve)
     with open_generation(storage) as reader:
@@ -72,11 +72,11 @@ def compact_log(
     def show(done: int, total: int) -> None:
         reserve.check_scratch()
         if progress is not None:
-            progress(done, 2 * total)  # half of the work: what was rebuilt is then written
+            progress(done, 2 * total)  # rebuilding is the first half of the work, writing the snapshot the second
 
     with scratch_directory(scratch) as directory, open_generation(storage) as reader:
         if reader.manifest != begun:
-            raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+            raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         database = directory / "compacted.sqlite3"
         rebuilt = rebuild(reader, database, show, take=take, durable=False)
         pieces = _shown(reserve.checked(file_pieces(database)), database.stat().st_size, progress)
@@ -87,14 +87,14 @@ def compact_log(
 
 
 def segments_freed(storage: Storage) -> int | None:
-    """How many segments `compact_log` would make needless; None when there is nothing to compact. Raises as it does."""
+    """How many segments `compact_log` would free; None when there is nothing to compact. Raises the same errors."""
     with open_generation(storage) as reader:
         place = _place(reader, MAX_ROLL_FORWARD)
         return None if place is None else place.next_segment - reader.manifest.first_segment
 
 
 def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> Iterator[bytes]:
-    """The pieces, and how much of the second half of the work they are."""
+    """The pieces unchanged, reporting progress through the second half of the work."""
     done = 0
     for piece in pieces:
         yield piece
@@ -106,7 +106,7 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
 def _write(
     storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes], options: LogOptions
 ) -> str:
-    """The snapshot of the generation with this number, under the temporary name that this returns."""
+    """Write the snapshot of the generation with this number; returns its temporary name."""
     try:
         return write_snapshot(storage, begun.backup_id, number, data_version, pieces, options, by=BY)
     except BaseException:
@@ -116,10 +116,10 @@ def _write(
 
 
 def _place(reader: Reader, leave_out: int) -> _Place | None:
-    """The last place that leaves so many changes of the version out; None when that leaves nothing to fold.
+    """The last place with `leave_out` changes that advance the version after it; None if there is nothing to compact.
 
-    Fewer are left out when they are large, so that what stays does not call for the next compaction at once; but never
-    fewer than LEAVE_OUT_MIN, as many as a power cut takes back.
+    Fewer changes are left out if they are large, so that what stays does not trigger the next compaction at once; but
+    never fewer than LEAVE_OUT_MIN, the most that a power cut takes back.
     """
     base, read = reader.manifest.base, 0
     before = (base.sequence, base.checksum)

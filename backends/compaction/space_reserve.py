@@ -1,4 +1,4 @@
-"""The space that a compaction leaves to the node beside it. A commit that finds none stops the node."""
+"""The space that a compaction leaves free for the node that runs beside it. A commit without space stops the node."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -9,25 +9,28 @@ from backends.storage.base import Storage
 
 AT_DESTINATION = 16 << 20
 ON_THE_NODES_DISK = 64 << 20
-"""Bytes that stay free. More on the node's disk, because SQLite writes all that its cache holds in one go."""
+"""Bytes that stay free. More on the node's disk, because SQLite writes its whole cache at once."""
 
 _LOOK_EVERY = 4
-"""Pieces of a snapshot, a MiB, between two looks."""
+"""Pieces of a snapshot (1 MiB together) between two looks at the free space."""
 
 
 class SpaceReserve:
-    """Looks at the free space while something large is written. Without `keep_reserve` the node is stopped."""
+    """Checks the free space while something large is written.
+
+    `keep_reserve` is False when the node is stopped: then nothing is checked.
+    """
 
     def __init__(self, storage: Storage, scratch: Path, *, keep_reserve: bool) -> None:
         self._storage, self._scratch, self._keep_reserve = storage, scratch, keep_reserve
 
     def check_scratch(self) -> None:
-        """Raises BackupError when the node's own disk is nearly full."""
+        """Raise BackupError when the node's own disk is nearly full."""
         if self._keep_reserve:
             _check(shutil.disk_usage(self._scratch).free, ON_THE_NODES_DISK, str(self._scratch))
 
     def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces, as long as the destination that they go to has room. Raises BackupError, OSError."""
+        """The pieces, as long as the destination that they go to has space. Raises BackupError, OSError."""
         for number, piece in enumerate(pieces):
             if self._keep_reserve and number % _LOOK_EVERY == 0:
                 _check(self._storage.space().free, AT_DESTINATION, self._storage.describe())

@@ -1,9 +1,10 @@
-"""What unpacks or executes the bytes of a backup, in a process of its own that has limits and can be ended.
+"""Unpacking and executing the bytes of a backup, in a separate process that has limits and can be killed.
 
-A backup may come from a stranger's disk, and SQLite can be kept busy for ever by a single call that no signal ends.
-So the commands that restore, verify, import and compact leave that to a child process: `parent` starts one and watches
-it, `child` is what runs there, `jobs` what it can be asked for, `messages` what the two say to each other, `limits` how
-much memory, processor time and disk there is for a backup of a given size. `work` is what the commands call.
+A backup may come from a stranger's disk, and a single call that no signal interrupts can keep SQLite busy for ever.
+So the commands that restore, verify, import and compact leave that work to a child process. `work` has the functions
+that the commands call, `parent` starts and watches the child, `child` is the program that runs in it, `jobs` has the
+tasks it can be given, and `messages` the messages between the two. `backends.sqlite.limits` sets how much memory,
+processor time and disk space a backup of a given size may take.
 
-Nothing of the child is believed without a look: it may have been taken over by what it reads.
+Everything from the child is checked before it is used: what the child reads may have taken it over.
 """

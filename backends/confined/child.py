@@ -1,6 +1,6 @@
-"""The process that unpacks and executes a backup's bytes. It gets its job as one line on stdin, and tells on stdout.
+"""The process that unpacks and executes a backup's bytes: it reads a job as one line from stdin, and reports on stdout.
 
-Started by `parent`; it ends when that one dies.
+`parent` starts it; it is killed when its parent dies.
 """
 
 import os
@@ -14,18 +14,19 @@ from backends.sqlite import limits
 from backends.system.pulse import pulse
 
 TELL_EVERY = 0.1
-"""Seconds between two messages of how far the work is. They come from a thread of its own: SQLite may be in one long
-step, and then they say where."""
+"""Seconds between two progress messages. They come from a thread of their own, so that they still come, and say where
+the work is, while SQLite is in one long step."""
 
 _MAX_JOB = 1 << 20
+"""Bytes of the line with the job."""
 
 
 class _Voice:
-    """The pipe to the parent. Two threads speak, one message at a time."""
+    """The pipe to the parent, for two threads; messages never mix."""
 
     def __init__(self) -> None:
         self._descriptor = os.dup(1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever else prints must not be taken for a message
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # other code's output must not be taken for a message
         self._lock = threading.Lock()
 
     def say(self, message: dict[str, Any], *, last: bool = False) -> None:
@@ -39,7 +40,7 @@ class _Voice:
             except OSError:  # the parent is gone
                 os._exit(1)
             if last:
-                os._exit(0)  # before the other thread says anything more
+                os._exit(0)  # before the other thread can send anything more
 
 
 def main() -> None:
@@ -53,12 +54,12 @@ def main() -> None:
 
 
 def _done(job: dict[str, Any]) -> dict[str, Any]:
-    """What came of it, as a message."""
+    """Do the job, and return its result or its error as a message."""
     try:
         return {"done": JOBS[job["job"]](**job["arguments"])}
     except MemoryError:
         return failure(limits.out_of_memory())
-    except BaseException as error:  # the parent says it: a traceback is for nobody
+    except BaseException as error:  # the parent reports it; nobody should see a traceback
         return failure(error)
 
 

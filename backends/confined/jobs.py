@@ -1,4 +1,4 @@
-"""What the child can be asked for. Each takes and returns what JSON can hold; `work` is the other side of each."""
+"""The jobs that the child can do. Each takes and returns what JSON can hold; `work` has the parent's side of each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +32,10 @@ def rebuild_backup(
     backup = backup_at(url)
     opened = backup.read_kept() if kept else backup.read()
     if opened is None:
-        raise BackupError("the generation that was kept is gone; nothing was restored")
+        raise BackupError("the kept generation is gone; nothing was restored")
     with opened as reader:
         if generation not in (None, reader.manifest.generation):
-            raise Overtaken("the node has begun a new generation this very moment; nothing was changed. Try again")
+            raise Overtaken("the node has just begun a new generation; nothing was changed. Try again")
         stored, oldest, place = reader.stored_bytes(), reader.manifest.base.data_version, Path(target)
         if to_version is None:
             rebuilt = rebuild(reader, place, pulse.read, durable=durable)
@@ -56,7 +56,7 @@ def rebuild_backup(
         "stored": stored,
         "sequence": None if rebuilt.end is None else rebuilt.end.sequence,
         "checksum": None if rebuilt.end is None else rebuilt.end.checksum,
-        "violations": _told(foreign_key_violations(place), "more of them") if violations else [],
+        "violations": _told(foreign_key_violations(place), "more") if violations else [],
     }
 
 

@@ -1,6 +1,6 @@
-"""What the two processes say to each other: lines of JSON, bounded, and every field looked at when it is read.
+"""The messages between parent and child: lines of JSON of bounded length, with every field checked when it is read.
 
-The child may have been taken over by what it reads, so that its words are a stranger's.
+What the child reads may have taken it over, so its messages are treated like a stranger's.
 """
 
 import errno
@@ -30,20 +30,21 @@ MAX_LINE = 1 << 20
 """Bytes of one message."""
 
 MAX_TEXT = 4000
-"""Characters of one text in it."""
+"""Characters of one text in a message."""
 
 MAX_TOLD = 100
-"""Sentences of one kind; a person reads the first few."""
+"""Sentences in one list; a person reads the first few."""
 
 _FAR = 1 << 62
+"""Above any number in a message."""
 
 
 class Nonsense(Exception):
-    """A message that no child of ours sends."""
+    """A message that our own child never sends."""
 
 
 class Overtaken(BackupError):
-    """The node has begun another generation than the one that was asked for."""
+    """The node has begun a new generation, so the one that was asked for is no longer in use."""
 
 
 _PLAIN: dict[str, type[BackupError]] = {
@@ -53,30 +54,30 @@ _PLAIN: dict[str, type[BackupError]] = {
         BadURL, Overtaken,
     )
 }  # fmt: skip
-"""Errors that are a sentence and no more."""
+"""Errors that consist of a message only."""
 
 _PROOFS: dict[str, type[Unrestorable]] = {kind.__name__: kind for kind in (Unrestorable, ReplayFailed)}
-"""Errors that have a finding beside it."""
+"""Errors that consist of a message and a finding."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """One line."""
+    """The message as one line of JSON."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The inverse. Raises Nonsense."""
+    """The message in a line of JSON. Raises Nonsense."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise Nonsense("no JSON") from None
+        raise Nonsense("not JSON") from None
     if not isinstance(message, dict):
-        raise Nonsense("no message")
+        raise Nonsense("not a message")
     return message
 
 
 def number(message: dict[str, Any], key: str, below: int = _FAR) -> int:
-    """A number from 0 on. Raises Nonsense."""
+    """The field `key`, which must be a whole number from 0 to below `below`. Raises Nonsense."""
     value = message.get(key)
     if type(value) is not int or not 0 <= value < below:
         raise Nonsense(key)
@@ -84,12 +85,12 @@ def number(message: dict[str, Any], key: str, below: int = _FAR) -> int:
 
 
 def perhaps_number(message: dict[str, Any], key: str, below: int = _FAR) -> int | None:
-    """The same, or None."""
+    """The field `key` as by `number`; None when it is null or missing. Raises Nonsense."""
     return None if message.get(key) is None else number(message, key, below)
 
 
 def text(message: dict[str, Any], key: str) -> str:
-    """A text that may be shown. Raises Nonsense."""
+    """The field `key`, which must be a text, made printable. Raises Nonsense."""
     value = message.get(key)
     if not isinstance(value, str):
         raise Nonsense(key)
@@ -97,12 +98,12 @@ def text(message: dict[str, Any], key: str) -> str:
 
 
 def perhaps_text(message: dict[str, Any], key: str) -> str | None:
-    """The same, or None."""
+    """The field `key` as by `text`; None when it is null or missing. Raises Nonsense."""
     return None if message.get(key) is None else text(message, key)
 
 
 def truth(message: dict[str, Any], key: str) -> bool:
-    """True or False. Raises Nonsense."""
+    """The field `key`, which must be true or false. Raises Nonsense."""
     value = message.get(key)
     if not isinstance(value, bool):
         raise Nonsense(key)
@@ -110,7 +111,7 @@ def truth(message: dict[str, Any], key: str) -> bool:
 
 
 def texts(message: dict[str, Any], key: str, most: int) -> list[str]:
-    """At most so many texts. Raises Nonsense."""
+    """The field `key`, which must be a list of at most `most` texts, made printable. Raises Nonsense."""
     value = message.get(key)
     if not isinstance(value, list) or len(value) > most:
         raise Nonsense(key)
@@ -118,7 +119,7 @@ def texts(message: dict[str, Any], key: str, most: int) -> list[str]:
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """An error as a message, with what it keeps from strangers: only the parent knows whether somebody asked for it."""
+    """An error as a message, with what it withholds: only the parent knows whether the operator asked to see that."""
     return {**_failure(error), "withheld": withheld_by(error)[:MAX_WITHHELD]}
 
 
@@ -147,7 +148,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def raise_failure(message: dict[str, Any]) -> NoReturn:
-    """Raise the error that the message tells of, as itself. Raises Nonsense when there is none such."""
+    """Raise the error that a message of `failure` describes, as its own class. Raises Nonsense for an unknown kind."""
     error = _error_of(text(message, "failed"), message)
     if isinstance(error, BackupError) and isinstance(message.get("withheld"), str):
         error.withheld = printable(message["withheld"], MAX_WITHHELD)
@@ -155,7 +156,7 @@ def raise_failure(message: dict[str, Any]) -> NoReturn:
 
 
 def _error_of(kind: str, message: dict[str, Any]) -> Exception:
-    make = _MADE_ANEW.get(kind)
+    make = _WITH_FIELDS.get(kind)
     if make is not None:
         return make(message)
     if kind in _PROOFS:
@@ -166,7 +167,7 @@ def _error_of(kind: str, message: dict[str, Any]) -> Exception:
 
 
 def _known(error: BackupError, kinds: dict[str, Any]) -> str:
-    """The nearest of its classes that can be told; the words are its own in any case."""
+    """The name of the error's nearest class that a message can name; its text is kept in any case."""
     return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in kinds), BackupError.__name__)
 
 
@@ -196,15 +197,16 @@ def _os_error(message: dict[str, Any]) -> OSError:
 
 def _bug(message: dict[str, Any]) -> BackupError:
     return BackupError(
-        f"reading the backup failed in a way that was not foreseen ({text(message, 'says')}); nothing was made of it, "
-        "and nothing was changed. Please report this line"
+        f"reading the backup failed in an unexpected way ({text(message, 'says')}); nothing was made from it, and "
+        "nothing was changed. Please report this line"
     )
 
 
-_MADE_ANEW: dict[str, Callable[[dict[str, Any]], Exception]] = {
+_WITH_FIELDS: dict[str, Callable[[dict[str, Any]], Exception]] = {
     BeyondLimits.__name__: lambda message: BeyondLimits(text(message, "what")),
     Damaged.__name__: _damaged,
     LegacyDamaged.__name__: _legacy_damaged,
     OSError.__name__: _os_error,
     "bug": _bug,
 }
+"""Errors with fields of their own, and how each is made from a message."""

@@ -1,6 +1,6 @@
-"""The process that a person started: it lets another one read the backup, watches it, and can end it at any moment.
+"""The parent's side, in the command that an operator runs: it starts the child that reads the backup, and watches it.
 
-Ctrl-C and `kill` are for this process alone: the other one is in a session of its own, may be deaf, and is killed.
+Ctrl-C and `kill` reach only the parent: the child is in a session of its own, may ignore signals, and is then killed.
 """
 
 import json
@@ -23,23 +23,23 @@ from backends.sqlite.rebuild import BytesDone
 from backends.system.interrupts import deferred
 
 _CHILD = "import sys; sys.path += sys.argv[1:]; from backends.confined.child import main; main()"
-"""Isolated (-I), Python looks for modules in its own places only, and not in the directory that it was started in;
-what this process has beside them comes as arguments."""
+"""The child's program. Isolated (-I), Python does not look for modules in the current directory or in the environment's
+paths; the module path of this process is passed as arguments instead."""
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the child's processor time."""
 
 _GONE_WITHIN = 2.0
-"""Seconds in which a killed process is gone; one that waits for a dead disk goes when that answers."""
+"""Seconds to wait for a killed child to be gone. One that waits for a dead disk ends only when the disk answers."""
 
 
 def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) -> dict[str, Any]:
-    """What this job's function (see `jobs`) returns in a process of its own.
+    """Run the function `job` of `jobs` in a child process, and return its result.
 
-    Raises what that one raises, as far as it is a BackupError or OSError, and BackupError when it dies or stands still.
-    When this returns or raises, that process is dead.
+    A BackupError or OSError of the function is raised here; BackupError, too, when the child dies or is stuck. When
+    this returns or raises, the child has been killed.
     """
-    refuse_old_sqlite()  # before anything is begun
+    refuse_old_sqlite()  # before anything has begun
     started = None
     try:
         with deferred():
@@ -65,14 +65,14 @@ def _start() -> "subprocess.Popen[bytes]":
         )
     except OSError as error:
         raise BackupError(
-            f"no process could be started to read the backup: {error.strerror or error}; nothing was changed. See "
-            "whether memory and processes are left (free, ulimit -u), then try again"
+            f"no process could be started to read the backup: {error.strerror or error}; nothing was changed. Check "
+            "whether the machine has run out of memory or processes (free, ulimit -u), then try again"
         ) from error
 
 
 def _give(process: "subprocess.Popen[bytes]", job: dict[str, Any]) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it has died: its end says more
+    with suppress(BrokenPipeError):  # the child has died; `_died` will say how
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.close()
 
@@ -88,7 +88,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 class _Listening:
-    """What comes from the child, until the last message or its end."""
+    """Reads the child's messages until the last one, or until the child dies or is stuck."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", progress: BytesDone | None) -> None:
         assert process.stdout is not None
@@ -112,8 +112,9 @@ class _Listening:
                         return done
             except Nonsense as error:
                 raise BackupError(
-                    f"the process that read the backup said what makes no sense ({error}); it was stopped, and nothing "
-                    "was made of the backup. It may have been altered: start no node from it"
+                    f"the process that read the backup sent a message that makes no sense ({error}); it was stopped, "
+                    "and nothing was made from the backup. The backup may have been altered: do not start a node from "
+                    "it"
                 ) from None
             if not limits.lifted() and self._stands_still():
                 raise limits.stuck(self._change, self._segment)
@@ -128,11 +129,11 @@ class _Listening:
     def _lines(self, data: bytes) -> list[bytes]:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if any(len(line) > MAX_LINE for line in (*lines, self._rest)):
-            raise Nonsense("a message without end")
+            raise Nonsense("an endless message")
         return lines
 
     def _understand(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """The result, if it is that. Raises what the child has raised."""
+        """The job's result, if the message has one; None for a progress message. Raises the error that it reports."""
         if "failed" in message:
             raise_failure(message)
         if "done" in message:
@@ -155,23 +156,23 @@ class _Listening:
         if -code == signal.SIGKILL:
             return BackupError(
                 f"the process that read the backup was killed{place}, most likely because the machine ran out of "
-                "memory; nothing was made of the backup, and nothing was changed. Free some memory, then try again"
+                "memory; nothing was made from the backup, and nothing was changed. Free some memory, then try again"
             )
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"code {code}"
         return Died(
-            f"the process that read the backup died{place} ({name}); nothing was made of the backup. What is in it "
-            "made SQLite or Python fail: start no node from it, and look for another copy of the backup"
+            f"the process that read the backup died{place} ({name}); nothing was made from the backup. Its contents "
+            "made SQLite or Python crash: do not start a node from it, and look for another copy of the backup"
         )
 
 
 class Died(BackupError):
-    """The child crashed: bytes of the backup are the likely reason, and no proof of anything."""
+    """The child crashed. The bytes of the backup are the likely cause, but the crash proves nothing about them."""
 
     exit_code = 3
 
 
 class _ChildsTime:
-    """The processor time that the child has taken, looked at now and then."""
+    """The processor time, in seconds, that the child has taken; the last known value once the child has ended."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._last = pid, 0.0

@@ -1,7 +1,7 @@
-"""What the commands have done with a backup's bytes by a process that can be ended, and what comes back from it.
+"""The work on a backup's bytes that the commands leave to a child process, and the checks of what it sends back.
 
-Each raises what the same work would raise here, and besides that `limits.BeyondLimits`, and BackupError when that
-process dies. What was to be made is then worthless, and the caller removes it.
+Each function raises what the same work raises in this process, and also `limits.BeyondLimits`, and BackupError when the
+child dies. The file that it was to write is then worthless, and the caller removes it.
 """
 
 import os
@@ -39,16 +39,16 @@ _SQLITE = b"SQLite format 3\0"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A database that was rebuilt from a backup."""
+    """A database that was rebuilt from a backup, and where it came from."""
 
     rebuilt: Rebuilt
     generation: int
     stored: int
-    """Bytes of the generation, as they lie in its files."""
+    """Bytes of the generation's files."""
     size: int
     """Bytes of the database."""
     violations: list[str]
-    """See `foreign_key_violations`, if that was asked for."""
+    """The result of `foreign_key_violations`, if it was asked for; otherwise empty."""
 
 
 def rebuild_backup(
@@ -62,10 +62,10 @@ def rebuild_backup(
     durable: bool = True,
     violations: bool = False,
 ) -> Outcome:
-    """Write the database in the backup at `url` to the new file `target`, checked and (if so) durable.
+    """Write the database in the backup at `url` to the new file `target`, checked and (if `durable`) durable.
 
-    Of the generation that is in use, or that is `kept`; with `to_version`, as it was then. Raises Overtaken when
-    another `generation` is in use.
+    It is made from the generation in use, or from the `kept` one; with `to_version`, it is the database at that
+    version. Raises Overtaken when the generation in use is not `generation`, if that is given.
     """
     arguments = {
         "url": url, "target": str(target.absolute()), "generation": generation, "kept": kept,
@@ -93,7 +93,10 @@ def rebuild_backup(
 def rebuild_legacy_file(
     file: Path, target: Path, progress: BytesDone | None = None, *, to_version: int | None = None
 ) -> tuple[Rebuilt, list[str]]:
-    """The same for a file of the older plugin, always durable; and what a person should know of it, a sentence each."""
+    """Write the database in a backup file of the older plugin to the new file `target`, checked and durable.
+
+    Also returns what a person should know about that backup, a sentence each.
+    """
     arguments = {"file": str(file.absolute()), "target": str(target.absolute()), "to_version": to_version}
     said = run("rebuild_legacy_file", arguments, progress)
     try:
@@ -105,9 +108,9 @@ def rebuild_legacy_file(
 
 
 def compact_backup(url: str, scratch: Path, progress: BytesDone | None = None) -> CompactedSnapshot | None:
-    """`backends.compaction.compact.compact_backup` of the backup at `url`, whose writer this process is.
+    """`backends.compaction.compact.compact_log` for the backup at `url`, of which this process is the writer.
 
-    After an error its writer must remove what is left at the destination.
+    After an error, the writer must remove what is left at the destination.
     """
     said = run("compact_backup", {"url": url, "scratch": str(scratch.absolute())}, progress)
     try:
@@ -118,7 +121,7 @@ def compact_backup(url: str, scratch: Path, progress: BytesDone | None = None) -
 
 
 def compare_databases(a: Path, b: Path, a_name: str = "the first", b_name: str = "the second") -> Comparison:
-    """`backends.sqlite.compare.compare`, where one of the two came out of a backup."""
+    """`backends.sqlite.compare.compare`, for databases of which one came out of a backup."""
     said = run(
         "compare_databases",
         {"a": str(a.absolute()), "b": str(b.absolute()), "a_name": a_name, "b_name": b_name},
@@ -130,7 +133,8 @@ def compare_databases(a: Path, b: Path, a_name: str = "the first", b_name: str =
 
 
 def check_made(target: Path, size: int) -> None:
-    """Raise BackupError unless `target` is what the child was to make: a plain file of this user's, of that size."""
+    """Raise BackupError unless `target` is what the child was to make: a regular file of `size` bytes, owned by this
+    user, closed to others, with no other link, and a SQLite database (or empty)."""
     try:
         descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -138,10 +142,14 @@ def check_made(target: Path, size: int) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise BackupError(f"{target} is not what was made there ({error.strerror}); nothing was replaced") from None
+        raise BackupError(
+            f"{target} is not the file that was written there ({error.strerror}); nothing was replaced"
+        ) from None
     plain = stat.S_ISREG(made.st_mode) and made.st_nlink == 1 and not made.st_mode & 0o177
     if not plain or made.st_uid != os.geteuid() or made.st_size != size or (size and begin != _SQLITE):
-        raise BackupError(f"{target} is not the file that was made there; nothing was replaced. Start no node from it")
+        raise BackupError(
+            f"{target} is not the file that was written there; nothing was replaced. Do not start a node from it"
+        )
 
 
 def _rebuilt(said: dict[str, Any]) -> Rebuilt:
@@ -174,6 +182,6 @@ def _unknown(said: object) -> UnknownObjects:
 
 def _nonsense(error: Exception) -> BackupError:
     return BackupError(
-        f"the process that read the backup said what makes no sense ({printable(error)}); nothing was made of the "
-        "backup. It may have been altered: start no node from it"
+        f"the process that read the backup sent a message that makes no sense ({printable(error)}); nothing was made "
+        "from the backup. The backup may have been altered: do not start a node from it"
     )

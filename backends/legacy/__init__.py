@@ -1,6 +1,7 @@
-"""A backup file of the older plugin, `backup` of the lightningd/plugins collection: read only, never written.
+"""The legacy format: a backup file of the older plugin, `backup` of the lightningd/plugins collection. Only ever read.
 
-`LegacyBackup` streams the changes that count, `rebuild_legacy` makes a database of them. The plugin uses none of it.
+`LegacyBackup` streams the changes that count, and `rebuild_legacy` makes a database from them. Only `backup-cli` uses
+this; the plugin does not.
 """
 
 from backends.legacy.backup import LegacyBackup

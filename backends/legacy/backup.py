@@ -17,15 +17,15 @@ _JOURNAL_KINDS = slice(18, 20)
 
 
 class LegacyBackup:
-    """An open older backup. Use it as a context manager."""
+    """A legacy backup, opened for reading. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Raises NotABackup, OlderDamaged or Unreachable."""
+        """Raises NotABackup, LegacyDamaged or Unreachable."""
         self.path = path
         self._file = LegacyFile(path)
         self._outline: Outline | None = None
         self.last_time = self._file.mtime
-        """When the file was last written, seconds since 1970: its records do not say."""
+        """When the file was last written, seconds since 1970; its records have no times."""
 
     def __enter__(self) -> "LegacyBackup":
         return self
@@ -35,7 +35,7 @@ class LegacyBackup:
 
     @property
     def named_version(self) -> int:
-        """The version that the header names; the file may hold one more. Costs nothing."""
+        """The version that the header names; the file may hold one more change. Reads nothing."""
         return self._file.header.data_version
 
     def stored_bytes(self) -> int:
@@ -43,9 +43,9 @@ class LegacyBackup:
         return self._file.size
 
     def survey(self, progress: Callable[[int], None] | None = None) -> Outline:
-        """The first look through the file, if it was not done yet. Raises OlderDamaged or Unreachable.
+        """Scan the file's records, the first time this is called. Raises LegacyDamaged or Unreachable.
 
-        `progress` is called with the bytes that were looked at.
+        `progress` is called with the bytes scanned so far.
         """
         if self._outline is None:
             self._outline = outline(self._file, progress or (lambda seen: None))
@@ -53,16 +53,17 @@ class LegacyBackup:
         return self._outline
 
     def snapshot(self) -> Frame | None:
-        """The snapshot that the changes go on from; None when they begin with a new node's database."""
+        """The snapshot from which the changes continue; None when they begin with a new node's empty database."""
         return self.survey().snapshot
 
     def pieces(self, snapshot: Frame) -> Iterator[tuple[bytes, int]]:
-        """The database in the snapshot, each piece with the offset in the file after it. Raises Unreachable."""
+        """The database in the snapshot: each piece, with the offset in the file where it ends. Raises Unreachable."""
         for offset in range(snapshot.payload, snapshot.end, _PIECE):
             piece = self._file.read(offset, min(_PIECE, snapshot.end - offset))
             end = offset + len(piece)
             if offset == snapshot.payload and piece[_JOURNAL_KINDS] == b"\2\2":
-                # Its WAL was not saved with it, and SQLite must not look for one; the version tells if one is missing.
+                # The database was in WAL mode, but its WAL was not saved. SQLite must not look for one; if it held
+                # changes, the version of the snapshot shows that they are missing.
                 piece = piece[: _JOURNAL_KINDS.start] + b"\1\1" + piece[_JOURNAL_KINDS.stop :]
             yield piece, end
 
@@ -72,23 +73,27 @@ class LegacyBackup:
         return self.survey().begin
 
     def changes(self) -> LegacyChanges:
-        """A pass over the changes after the snapshot that count. Raises OlderDamaged or Unreachable."""
+        """A pass over the changes after the snapshot that count. Raises LegacyDamaged or Unreachable."""
         return LegacyChanges(self._file, self.path, self.survey())
 
     def refuse_if_written(self) -> None:
-        """BackupError when somebody has written to the file since it was opened: then it is a living node's."""
+        """Raise BackupError when the file has been written to since it was opened: then a running node is using it."""
         if self._file.is_written():
             raise BackupError(
-                f"{self.path} was written while it was read, so a node with the older plugin is running; nothing was "
-                "restored. That node's own database is the truth: stop it, then run: backup-cli init URL"
+                f"{self.path} was written to while it was read, so a node with the older plugin is running; nothing "
+                "was restored. That node's own database is the newest state: stop the node, then run: backup-cli init "
+                "URL"
             )
 
     def _refuse_two_histories(self, found: Outline) -> None:
-        """A snapshot of an older state than what is before it: only a person can know which one is the node's."""
+        """Raise LegacyDamaged for a snapshot older than the record before it: only a person can tell which is right.
+
+        One version older is allowed: then the last change before the snapshot was never committed.
+        """
         snapshot, before = found.snapshot, found.version_before
         if snapshot is not None and before is not None and ahead(snapshot.data_version, before) < -1:
             raise LegacyDamaged(
-                f"behind version {before} it begins anew with a snapshot of the older version {snapshot.data_version}",
+                f"after version {before} it starts again with a snapshot of the older version {snapshot.data_version}",
                 self.path,
                 snapshot.offset,
                 before,

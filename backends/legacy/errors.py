@@ -1,4 +1,4 @@
-"""What is wrong with an older backup, in words for the person who needs it now."""
+"""The errors of a legacy backup."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from backends.errors import Damaged
 
 
 class LegacyDamaged(Damaged):
-    """Something in the older plugin's file cannot be trusted; `last_good` is the last data version that can."""
+    """Something in a legacy backup cannot be trusted; `last_good` is the last data version that can (None: none)."""
 
     def __init__(self, what: str, path: Path, offset: int, last_good: int | None) -> None:
         super().__init__(what, str(path), offset, last_good)
@@ -15,19 +15,19 @@ class LegacyDamaged(Damaged):
             if last_good is None
             else f"the last version in it that can be trusted is {last_good}, which is not the newest"
         )
-        # Its advice is for a backup that can be written to again.
+        # In place of the message of Damaged, whose advice (resync) is for a backup that can be written to again.
         self.args = (
-            f"this backup of the older plugin is damaged: {what} ({path} at byte {offset}); {good}. Start no node from "
-            "it: an old state loses money. Keep the file and every disk; if the node's own database is alive, it is "
-            "the better source: stop the node and run: backup-cli init URL",
+            f"this backup of the older plugin is damaged: {what} ({path} at byte {offset}); {good}. Do not start a "
+            "node from it: an old state loses money. Keep the file and every disk; if the node's own database is "
+            "intact, it is the better source: stop the node and run: backup-cli init URL",
         )
 
 
 class Unfit(Exception):
-    """The bytes at one place are not a change that can follow what came before."""
+    """The bytes at some offset are not a change that can follow the changes before; `what` says why, for people."""
 
     def __init__(self, what: str, meant: int | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.meant = meant
-        """The version that a change begun there would have led to, as far as that can be told."""
+        """The version that a change begun there would have led to; None if that cannot be told."""

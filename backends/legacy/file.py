@@ -1,4 +1,4 @@
-"""The older plugin's file: a header of 512 bytes, then records, all numbers big-endian.
+"""The older plugin's file: a header of 512 bytes, then records. All numbers are big-endian.
 
 Header: u32 file version (1), u32 data version, u64 offset of the end, u32 previous version, u64 offset of the
 previous end, u64 count, zeros. Record: u32 length of the payload, u32 data version, u8 kind, payload. A change is SQL
@@ -32,18 +32,18 @@ _READ_AHEAD = 1 << 18
 
 
 class Header(NamedTuple):
-    """What the writer said of the file after its last record but, after a crash, perhaps before it."""
+    """What the writer noted after its last record. After a crash, it may be the note from before the last record."""
 
     data_version: int
     end: int
-    """Where it took the end to be: after a rewind it appended further on, and never knew."""
+    """Where the writer believed the end to be. After a rewind it appended further on without knowing."""
 
     records: int
-    """How many there are so far, rewound ones too; early releases of that plugin left it at 0."""
+    """How many records the writer counted, rewound ones included; early releases of that plugin left it at 0."""
 
 
 class Frame(NamedTuple):
-    """A whole record: where it lies and what it says of itself."""
+    """A complete record: its offset, and the fields of its header."""
 
     offset: int
     length: int
@@ -62,15 +62,15 @@ class Frame(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the record with its header."""
+        """Bytes of the record, including its header."""
         return _RECORD.size + self.length
 
 
 class LegacyFile:
-    """An open file of that kind, as large as it was when it was opened: the older plugin may append to it meanwhile."""
+    """A file of the older plugin, opened for reading. `size` is that at opening: the plugin may still append to it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises NotABackup, OlderDamaged when not even the header is whole, or Unreachable."""
+        """Raises NotABackup, LegacyDamaged when the header is incomplete, or Unreachable."""
         self.path = path
         try:
             self._file = BufferedReader(FileIO(path, opener=_without_waiting), _READ_AHEAD)
@@ -93,18 +93,18 @@ class LegacyFile:
         self.close()
 
     def close(self) -> None:
-        """A second time does nothing."""
+        """Close the file. Calling it again does nothing."""
         self._file.close()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes; fewer only at the end. Raises Unreachable."""
+        """Up to `length` bytes from `offset` on; fewer only at the end of the file. Raises Unreachable."""
         try:
             self._file.seek(offset)
             return self._file.read(min(length, max(self.size - offset, 0)))
         except OSError as error:
             raise Unreachable(
                 f"{self.path} cannot be read at byte {offset}: {error.strerror}; nothing was changed. If its disk is "
-                "dying, copy what can still be read to another one first (ddrescue), and work with the copy"
+                "failing, first copy what can still be read to another disk (ddrescue), and work with the copy"
             ) from error
 
     def is_written(self) -> bool:
@@ -116,18 +116,18 @@ class LegacyFile:
         return (now.st_dev, now.st_ino, now.st_size) != (then.st_dev, then.st_ino, self.size)
 
     def begun(self, offset: int) -> Frame | None:
-        """What the nine bytes at `offset` say, whether a record follows them or not; None when there are fewer."""
+        """The record header (nine bytes) at `offset`, whether its record is complete or not; None at the file's end."""
         head = self.read(offset, _RECORD.size)
         return Frame(offset, *_RECORD.unpack(head)) if len(head) == _RECORD.size else None
 
     def frame(self, offset: int) -> Frame | None:
-        """The record at `offset`; None when no whole one lies there."""
+        """The record at `offset`; None when there is no complete one."""
         frame = self.begun(offset)
         if frame is None or frame.end > self.size:
             return None
         if frame.kind == CHANGE:
             return frame if frame.length <= MAX_CHANGE else None
-        # Compaction of a node that had not begun left an empty snapshot.
+        # The older plugin's compaction left an empty snapshot for a node that had never started.
         whole = frame.kind == SNAPSHOT and (not frame.length or self.read(frame.payload, len(_SQLITE)) == _SQLITE)
         return frame if whole else None
 
@@ -135,7 +135,7 @@ class LegacyFile:
         data = self.read(0, HEADER_SIZE) if regular else b""
         if not _looks_older(data):
             raise NotABackup(
-                f"{self.path} is not a backup file of the older plugin (it begins otherwise); nothing was changed. "
+                f"{self.path} is not a backup file of the older plugin (it begins differently); nothing was changed. "
                 "Check the path: it is in the old backup.lock, after file://"
             )
         if len(data) < HEADER_SIZE:
@@ -145,7 +145,7 @@ class LegacyFile:
 
 
 def is_legacy_backup(path: Path) -> bool:
-    """Whether the path names a file that begins as the older plugin's do. Reads 36 bytes, raises nothing."""
+    """Whether `path` is a file that begins like one of the older plugin's. Reads 36 bytes; never raises."""
     try:
         descriptor = _without_waiting(path)
     except (OSError, ValueError):
@@ -159,25 +159,25 @@ def is_legacy_backup(path: Path) -> bool:
 
 
 def legacy_path(text: str) -> Path:
-    """The file that a path, or a URL as in the older plugin's backup.lock, names. Raises BackupError."""
+    """The file named by `text`: a path, or a URL as in the older plugin's backup.lock. Raises BackupError."""
     if text.startswith("socket:"):
         raise BackupError(
-            f"{text} is a server of the older plugin; nothing was changed. Take the file that it writes, on its own "
-            "machine: the file:// URL that `backup-cli server` was started with"
+            f"{text} is a server of the older plugin; nothing was changed. On the server's machine, use the file that "
+            "it writes: the file:// URL that `backup-cli server` was started with"
         )
     if "://" not in text:
         return expanded(Path(text))
     path = _local_file(text)
     if path is None:
         raise BackupError(
-            f"{text} cannot be a backup of the older plugin, which is a file; nothing was changed. Name it by its "
-            "path, or as in the old backup.lock: file:///path/to/file.bkp"
+            f"{text} cannot be a backup of the older plugin, which is always a file; nothing was changed. Give its "
+            "path, or its URL from the old backup.lock: file:///path/to/file.bkp"
         )
     return path
 
 
 def legacy_backup_at(url: str) -> Path | None:
-    """The file, when the URL names one of the older plugin; None for everything else. Raises BadURL."""
+    """The file that `url` names, if it is a backup of the older plugin; otherwise None. Raises BadURL."""
     path = _local_file(url)
     return path if path is not None and is_legacy_backup(path) else None
 
@@ -188,7 +188,7 @@ def _local_file(url: str) -> Path | None:
 
 
 def _without_waiting(path: Path | str, _: int = 0) -> int:
-    """Open for reading; a FIFO would otherwise hang this call until somebody writes to it."""
+    """Open for reading without blocking: opening a FIFO would otherwise wait until somebody writes to it."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 

@@ -1,12 +1,12 @@
-"""One pass over the changes of an older backup that count, in order, up to the last one that can be trusted.
+"""One pass over the changes of a legacy backup that count, from the first to the last one that can be trusted.
 
-Which record counts when two follow one another with the same version? Each change says itself where the database stood:
-one that ends with the bump was made at the version before its own, a lone PRAGMA at its own.
-- Two with the bump: when the second was made, the first had not been committed, or the database would have stood one
-  further. The node had died in between; the second one counts.
-- A lone PRAGMA after a change of the same version: the database stood at that version, so the change was committed, and
+Which record counts when two in a row have the same version? Each change itself shows at which version the database was
+when it was made: a change that ends with the bump was made at the version before its own, a lone PRAGMA at its own.
+- Two changes with the bump: when the second was made, the first had not been committed, or the database would have been
+  one version further. The node had died in between; only the second one counts.
+- A lone PRAGMA after a change of the same version: the database was at that version, so the change was committed, and
   both count.
-A record that was only begun proves nothing: the change before it is kept, as if the node had died after committing it.
+An incomplete record proves nothing: the change before it is kept, as if the node had died after committing it.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ from backends.text import counted
 
 @dataclass(frozen=True, slots=True)
 class LegacyEnd:
-    """How the changes end, once all of them were read."""
+    """How the changes of a legacy backup end, known once all of them have been read."""
 
     torn: str | None
-    """In words, what lies behind the last whole change, if anything."""
+    """For people: what follows the last complete change, if anything."""
 
 
 class LegacyChanges:
-    """Every change after the snapshot that counts; iterate it once. Raises OlderDamaged or Unreachable meanwhile."""
+    """Every change after the snapshot that counts; iterate it once. Iterating raises LegacyDamaged or Unreachable."""
 
     def __init__(self, file: LegacyFile, path: Path, survey: Outline) -> None:
         self._file, self._path, self._survey = file, path, survey
         self.data_version = 0 if survey.snapshot is None else survey.snapshot.data_version
-        """The version reached so far."""
+        """The version that the changes passed so far lead to."""
         self._left_out: list[int] = []
         self._end: LegacyEnd | None = None
         self._each = self._changes()
@@ -46,17 +46,17 @@ class LegacyChanges:
         return self._each
 
     def left_out(self) -> list[int]:
-        """Versions of the changes passed so far that were never committed and were sent again."""
+        """Versions of the changes passed so far that do not count: they were never committed, and were sent again."""
         return list(self._left_out)
 
     def end(self) -> LegacyEnd:
-        """How the changes end. RuntimeError before all of them were read."""
+        """How the changes end. Raises RuntimeError before all of them have been read."""
         if self._end is None:
-            raise RuntimeError("the changes were not read to their end")
+            raise RuntimeError("the changes have not been read to their end")
         return self._end
 
     def good(self, version: int) -> int | None:
-        """The version as the last good one; None when it is that of nothing at all."""
+        """`version` as the last good one; None for version 0 without a snapshot, where nothing good precedes it."""
         return version if version or self._survey.snapshot is not None else None
 
     def _changes(self) -> Iterator[LegacyChange]:
@@ -83,7 +83,7 @@ class LegacyChanges:
         if waiting is not None:
             yield self._reach(waiting)
         if self._survey.acknowledged is None:
-            what = f"the records end here, and {self._what_the_header_names()}"
+            what = f"the records end here, but {self._what_the_header_names()}"
             raise LegacyDamaged(what, self._path, offset, self.good(self.data_version))
         self._end = LegacyEnd(None)
 
@@ -92,7 +92,10 @@ class LegacyChanges:
         return change
 
     def _is_replaced(self, waiting: LegacyChange | None, change: LegacyChange) -> bool:
-        """Whether `change` shows that the one before was never committed. Raises Unfit when it follows on neither."""
+        """Whether `change` shows that `waiting`, the change before it, was never committed.
+
+        Raises Unfit when it can follow neither `waiting` nor the change before that.
+        """
         reached = self.data_version if waiting is None else waiting.data_version
         stood_at = change.database_stood_at
         if stood_at == reached:
@@ -101,44 +104,46 @@ class LegacyChanges:
             return True
         what = f"a change made at version {stood_at} follows version {reached}"
         if ahead(stood_at, reached) > 0:
-            what += ": those in between are missing"
+            what += ": the changes in between are missing"
         raise Unfit(what, change.data_version)
 
     def _judge(self, unfit: Unfit, offset: int, waiting: LegacyChange | None) -> LegacyDamaged | str:
-        """Damage, or, in words, a tail that was never acknowledged."""
+        """What the unfit bytes at `offset` mean: damage, or (as text for people) a tail that was never acknowledged."""
         reached = self.data_version if waiting is None else waiting.data_version
         acknowledged = self._survey.acknowledged
         trace = self._what_the_header_names()
         if acknowledged is not None and offset >= acknowledged:
             newer = newer_in_tail(self._file, offset, reached)
             if newer is None:
-                return f"the file's last {self._file.size - offset} bytes (from byte {offset} on) hold no whole change"
-            trace = f"version {newer} was once saved behind it"
+                count = counted(self._file.size - offset, "byte")
+                return f"there is no complete change in the last {count} of the file (from byte {offset} on)"
+            trace = f"version {newer} was once saved after it"
         good = previous(reached) if waiting is not None and _resent(waiting, unfit) else reached
         return LegacyDamaged(f"{unfit.what}, and {trace}", self._path, offset, self.good(good))
 
     def _what_the_header_names(self) -> str:
         header = self._file.header
-        return f"the header names version {header.data_version} as the last, up to byte {header.end}"
+        return f"the header names version {header.data_version} as the last, ending at byte {header.end}"
 
 
 def remarks(left_out: list[int], torn: str | None) -> list[str]:
-    """What a person should know of changes that were left out and of a torn end, a sentence each."""
+    """What a person should know about changes that were left out and about a torn end, a sentence each."""
     lines = []
     if left_out:
         versions = ", ".join(str(version) for version in left_out[:5]) + (", ..." if left_out[5:] else "")
+        named = f"{'version' if len(left_out) == 1 else 'versions'} {versions}"
         lines.append(
-            f"the older plugin kept {counted(len(left_out), 'change')} that the node had not committed and "
-            f"sent again (version {versions}); only those that were sent again count"
+            f"the older plugin kept {counted(len(left_out), 'change')} that the node had not committed and later "
+            f"sent again ({named}); only what was sent again counts"
         )
     if torn is not None:
         lines.append(
-            f"{torn}: most likely one was being written when the node stopped, and was never committed. After "
-            "a power cut it may have been; then the node's own database knows more than this file"
+            f"{torn}: most likely a change was being written when the node stopped, and was never committed. After "
+            "a power cut, it may have been committed; then the node's own database is newer than this file"
         )
     return lines
 
 
 def _resent(waiting: LegacyChange, unfit: Unfit) -> bool:
-    """Whether what could not be read was the waiting change sent again: then that one was not committed."""
+    """Whether the unfit bytes were `waiting` being sent again: then `waiting` was never committed."""
     return waiting.advances and unfit.meant == waiting.data_version

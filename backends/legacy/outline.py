@@ -1,8 +1,9 @@
-"""A first look through the whole file, at where its records lie: which of them the header knows, and where to begin.
+"""A first scan of a legacy backup: where its records are, which of them the header covers, and where to begin.
 
-The header was written after each record, so what it names was acknowledged, and what lies beyond it may not have been.
-But its idea of the end is wrong after a rewind: the writer stepped back, yet the file was open for appending, and the
-next record went behind the one that it should have replaced. From then on that length is missing in every end.
+The header was written after each record, so what it names was acknowledged, and what follows may not have been. But
+the end that it names is wrong after a rewind: the writer stepped back, yet the file was open for appending, so the next
+record was appended after the one that it should have replaced. From then on, every end that the header names is too
+small by the length of the replaced record.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,16 @@ _BETWEEN_CALLS = 4096
 
 
 class Outline(NamedTuple):
-    """What a first look tells; nothing is trusted for it yet."""
+    """The result of a first scan. It goes by the record headers only: no record has been checked yet."""
 
     snapshot: Frame | None
-    """The last one: it replaces all that was before it."""
+    """The last snapshot, which replaces everything before it."""
 
     version_before: int | None
-    """Of the record before that snapshot, if there is one."""
+    """The version of the record before that snapshot; None if there is no such record."""
 
     acknowledged: int | None
-    """Offset after the last record that the header knows; None when the records do not lead to what it names."""
+    """Offset after the last record that the header covers; None when no record fits the version and end it names."""
 
     @property
     def begin(self) -> int:
@@ -33,7 +34,7 @@ class Outline(NamedTuple):
 
 
 def outline(file: LegacyFile, progress: Callable[[int], None]) -> Outline:
-    """Step from record to record up to the end, or to the first place where no whole one lies.
+    """Step from record to record, to the end of the file or the first offset without a complete record.
 
     `progress` is called with the offset now and then.
     """
@@ -56,15 +57,15 @@ def outline(file: LegacyFile, progress: Callable[[int], None]) -> Outline:
 
 
 class _WriterEnd:
-    """The least that the writer may have taken for the end: when it was rewound each time that this is possible."""
+    """The smallest end that the writer can have believed in: the one it has if every possible rewind took place."""
 
     def __init__(self) -> None:
         self.least = self._before = HEADER_SIZE
 
     def add(self, frame: Frame, version: int) -> None:
-        """A record after one of `version`."""
+        """Take the next record into account; `version` is that of the record before it."""
         if frame.kind == SNAPSHOT:
-            self._before = HEADER_SIZE  # an early `init` over an existing file began its header anew
+            self._before = HEADER_SIZE  # an early `init` over an existing file wrote a new header
         elif frame.data_version == (version + 1) % VERSIONS:
             self._before = self.least
         self.least = self._before + frame.size

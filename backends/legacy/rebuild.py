@@ -1,4 +1,4 @@
-"""From an older backup to a database."""
+"""A database rebuilt from a legacy backup."""
 
 import os
 from collections.abc import Callable
@@ -22,13 +22,13 @@ _BETWEEN_CALLS = 200
 
 @dataclass(frozen=True, slots=True)
 class RebuiltLegacy:
-    """What the rebuild of an older backup ended with."""
+    """The outcome of rebuilding a legacy backup's database."""
 
     rebuilt: Rebuilt
     left_out: list[int]
-    """Versions of changes that were never committed and were sent again."""
+    """Versions of the changes that were left out: they were never committed, and were sent again."""
     remarks: list[str]
-    """What a person should know of it, a sentence each."""
+    """What a person should know about the backup, a sentence each."""
 
 
 def rebuild_legacy(
@@ -36,12 +36,12 @@ def rebuild_legacy(
 ) -> RebuiltLegacy:
     """Write the backup's database to the new file `target`, checked and durable.
 
-    With `to_version`, stops where that version was reached, and damage after it is no matter. Raises OlderDamaged, or
-    BackupError when a node still writes the backup or `target` cannot be written; it is then worthless and the caller
-    removes it.
+    With `to_version`, stops once that version is reached, and damage after it is ignored. Raises LegacyDamaged, or
+    BackupError when a node is still writing to the backup or `target` cannot be written; `target` is then worthless and
+    the caller removes it.
     """
     size = backup.stored_bytes()
-    show: BytesDone = progress or (lambda done, total: None)  # half of it for the first look, half for reading
+    show: BytesDone = progress or (lambda done, total: None)  # half for the first scan, half for reading
     backup.survey(lambda seen: show(seen // 2, size))
     snapshot = backup.snapshot()
     if to_version is not None and snapshot is not None and ahead(snapshot.data_version, to_version) > 0:
@@ -72,7 +72,7 @@ def rebuild_legacy(
 
 
 def _write_snapshot(backup: LegacyBackup, snapshot: Frame | None, target: Path, tell: Callable[[int], None]) -> None:
-    """Begin `target` with the snapshot, or empty, and see that it is what its record says."""
+    """Create `target` with the snapshot, or empty, and check that the snapshot has the version that its record says."""
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         if snapshot is None:
             return
@@ -82,10 +82,11 @@ def _write_snapshot(backup: LegacyBackup, snapshot: Frame | None, target: Path, 
     try:
         state = inspect(target, writable=False)
     except Corrupt as error:
-        raise LegacyDamaged("its snapshot is no whole database", backup.path, snapshot.offset, None) from error
+        raise LegacyDamaged("its snapshot is not an intact database", backup.path, snapshot.offset, None) from error
     if (state.data_version or 0) != snapshot.data_version:
         raise LegacyDamaged(
-            f"its snapshot of version {snapshot.data_version} holds version {state.data_version}",
+            f"the record of its snapshot says version {snapshot.data_version}, but the snapshot is at version "
+            f"{state.data_version}",
             backup.path,
             snapshot.offset,
             None,
@@ -100,12 +101,12 @@ def _replay(
     tell: Callable[[int], None],
     to_version: int | None,
 ) -> tuple[int, int, LegacyEnd | None]:
-    """How many changes were replayed, the version that they led to, and how they end, if so much was read."""
+    """Replay the changes; return how many, the version reached, and how they end (None if it stopped earlier)."""
     done, version, each = 0, changes.data_version, iter(changes)
     while True:
         try:
             change = next(each, None)
-        except LegacyDamaged:  # in what is read; a change that fails to execute is damage wherever it stops
+        except LegacyDamaged:  # found while reading on; a change that fails to execute is damage in any case
             if version != to_version:
                 raise
             return done, version, None
@@ -127,8 +128,8 @@ def _execute(replay: Replay, backup: LegacyBackup, changes: LegacyChanges, chang
     except (ReplayFailed, MemoryFailed) as error:
         good = changes.good(change.database_stood_at)
         raise LegacyDamaged(error.what, backup.path, change.offset, good) from error
-    # lightningd switches foreign keys off for one transaction. Where it died before it switched them on again, the file
-    # does not tell, but they were on at the next start.
+    # lightningd switches foreign keys off for one transaction. If it died before it switched them on again, the file
+    # does not show that, but they were on after the next start.
     if change.advances and not replay.foreign_keys:
         replay.foreign_keys = True
 
@@ -142,10 +143,10 @@ def _finished(replay: Replay, backup: LegacyBackup) -> DatabaseState:
 
 def _check_version(backup: LegacyBackup, version: int, to_version: int | None, state: DatabaseState) -> None:
     if (state.data_version or 0) != version:
-        what = f"the database rebuilt from it says version {state.data_version}, and its last change {version}"
+        what = f"the database rebuilt from it is at version {state.data_version}, but its last change says {version}"
         raise LegacyDamaged(what, backup.path, backup.stored_bytes(), None)
     if to_version is not None and version != to_version:
         raise BackupError(
-            f"{backup.path} holds no version {to_version}, it ends with {version}; nothing was restored. Choose one up "
-            "to that"
+            f"{backup.path} does not hold version {to_version}: it ends at version {version}; nothing was restored. "
+            f"Choose a version up to {version}"
         )

@@ -1,7 +1,7 @@
-"""What lies behind the last record that can be trusted, where the header says that nothing had been acknowledged.
+"""The bytes after the last record that can be trusted, when by the header nothing acknowledged can follow.
 
-Most often it is a record that was being written when the node died. But nothing in that file was ever synced: after a
-power cut the header may be older than the records. So the bytes are searched for a trace of anything newer.
+Most often they are a record that was being written when the node died. But nothing in a legacy file was ever synced:
+after a power cut, the header may be older than the records. So the bytes are searched for a trace of anything newer.
 """
 
 from backends.change import VERSIONS, ahead
@@ -12,9 +12,9 @@ _BLOCK = 1 << 20
 
 
 def newer_in_tail(file: LegacyFile, offset: int, version: int) -> int | None:
-    """A version after `version` that was once saved from `offset` on; None when there is no trace of any.
+    """A version newer than `version` that was once saved at or after `offset`; None when there is no trace of one.
 
-    A change to the very next version that was cut short does not count: it was being written.
+    An incomplete change to the very next version does not count: it was just being written.
     """
     begun = file.begun(offset)
     if begun is not None:
@@ -23,7 +23,7 @@ def newer_in_tail(file: LegacyFile, offset: int, version: int) -> int | None:
             return begun.data_version
     for at in range(offset, file.size, _BLOCK):
         for stood_at in latest_bump(file.read(at, _BLOCK + BUMP_SIZE)):
-            # A bump that was cut short has lost digits, and names a smaller version.
+            # A bump that was cut short has lost digits, so it names a smaller version.
             if ahead(stood_at, version) >= 0:
                 return (stood_at + 1) % VERSIONS
     return None

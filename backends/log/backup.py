@@ -32,47 +32,47 @@ from backends.storage.unreachable import closed_to_us, reaching
 from backends.system.interrupts import deferred
 
 SMALL_FILES = 128 << 10
-"""Bytes that a start takes at most for the small files: lock, session and manifest, and for all the names."""
+"""The most bytes that a start takes for the small files (lock, session and manifest) and for all file names."""
 
 
 class Backup:
-    """The backup in one place, there or yet to be made: the same for every scheme.
+    """The backup at one place, whether it exists or not: the same class for every scheme.
 
-    Anyone may read it, at any time. `create` and `open` are for the one writer. Whatever fails raises BackupError.
+    Anyone may read it, at any time. `create` and `open` are for the one writer. Every failure raises BackupError.
     """
 
     def __init__(self, place: Place, options: LogOptions = DEFAULT_OPTIONS) -> None:
         self.place, self.storage, self._options = place, place.storage, options
         self._lock = SoleWriter(self.storage)
         self.damage = DamageNotes(self.storage, lambda: read_manifest(self.storage).generation)
-        """What was once found to be wrong with the current generation."""
+        """Notes of damage that was found in the current generation."""
         self.created = False
-        """Whether `create` has made this backup, here and now."""
+        """Whether `create` of this object made the backup."""
 
     def describe(self) -> str:
-        """The place as a person would say it."""
+        """The place as a person would name it."""
         return self.place.describe()
 
     # Reading
 
     def id(self) -> str:
-        """Its random id in hex. Raises NotABackup, FromTheFuture, Damaged or Unreachable."""
+        """The backup's random id in hex. Raises NotABackup, FromTheFuture, Damaged or Unreachable."""
         self.place.check_present()
         with self._reaching():
             return read_manifest(self.storage).backup_id.hex()
 
     def node_id(self) -> str | None:
-        """The public key (hex) of the node whose backup this is, once it was known."""
+        """The public key (hex) of the node that this backup belongs to; None if not known yet."""
         return self.look().node_id
 
     def last_writer(self) -> LastWriter | None:
-        """Who wrote this backup last; None when nobody has yet."""
+        """Who wrote this backup last; None if no node has written yet or the session marker cannot be read."""
         with self._reaching():
             session = self._session_if_readable()
         return None if session is None else session.last_writer
 
     def look(self) -> Facts:
-        """What it says of itself now, each thing read once; nothing is changed, and no writer is disturbed."""
+        """What the backup says about itself now, each file read once. Changes nothing and disturbs no writer."""
         self.place.check_present()
         return Facts(self.storage)
 
@@ -81,23 +81,23 @@ class Backup:
         return self.look().end
 
     def read(self) -> Reader:
-        """The current generation, to be streamed back."""
+        """Open the current generation for reading."""
         with self._reaching():
             return open_generation(self.storage)
 
     def kept(self) -> Kept | None:
-        """Which generation is kept beside the current one; None when there is none."""
+        """Which generation is kept in addition to the current one; None if none is."""
         with self._reaching():
             return read_kept(self.storage, read_manifest(self.storage))
 
     def read_kept(self) -> Reader | None:
-        """The generation that is kept, to be streamed back; None when there is none."""
+        """Open the kept generation for reading; None if there is none."""
         with self._reaching():
             kept = read_kept(self.storage, read_manifest(self.storage))
             return open_kept(self.storage, kept) if kept is not None else None
 
     def status(self, url: str) -> Status:
-        """What there is to know, out of the log's records."""
+        """The backup's status, found out by reading the headers of the log's records."""
         with self.read() as reader, self._reaching():
             return status_of_files(url, reader, self.space(), self.damage.read())
 
@@ -107,49 +107,49 @@ class Backup:
             return self.storage.space()
 
     def space_to_open(self, snapshot: int | None = None) -> int:
-        """Bytes that must be free at the destination so that `open` surely finds space.
+        """Bytes that must be free at the destination so that `open` cannot run out of space.
 
-        With the size of a database, so that a snapshot of that finds space as well.
+        `snapshot` is the size of a database in bytes: with it, there is also space for a snapshot of that database.
         """
         last, _ = self.look().last
         with self._reaching():
             needed = space_to_recover(self.storage, last, self._options) + SMALL_FILES
         return needed if snapshot is None else needed + max_compressed_size(snapshot) + self._options.preallocated(0)
 
-    # The place that the URL names, when it is not a backup itself
+    # For a URL that names a directory with backups in it, instead of a backup
 
     def list_backups(self) -> list[str]:
-        """The names of the backups in it."""
+        """The names of the backups in the directory that the URL names."""
         with self._reaching():
             return self.storage.directories_with(MANIFEST)
 
     def closed(self) -> list[Closed]:
-        """What keeps this user from a backup in it, because it is other users'."""
+        """What keeps this user from a backup in the directory that the URL names, because other users own it."""
         return closed_to_us(self.storage)
 
     # Creating
 
     def check_new(self) -> None:
-        """Refuse unless a new backup can be made here; leaves nothing behind."""
+        """Raise BackupError unless a new backup can be made here. Leaves nothing behind."""
         self.place.check_writable()
         with making(self.storage):
             self.storage.make()
             self.storage.unmake()
 
     def create(self, source: SnapshotSource) -> Position:
-        """A new backup that holds this database; all of it is removed again when that fails."""
+        """Make a new backup that holds this database; after a failure everything is removed again."""
         made = False
         with making(self.storage):
             try:
                 with deferred():
                     self.storage.make()
                     made = True
-                self._lock.acquire()  # so that nobody takes what is there so far for left over
+                self._lock.acquire()  # so that nobody takes the unfinished backup for leftovers
                 position = self._create(source)
                 self.created = True
                 return position
             except BaseException:
-                self._lock.release()  # a file that is open may keep its directory
+                self._lock.release()  # an open file can keep its directory from being removed
                 if made:
                     with deferred(), suppress(OSError):
                         self.storage.unmake()
@@ -164,18 +164,19 @@ class Backup:
         create_segment(self.storage, backup_id, 1, self._options).handle.close()
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
         manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
-        # Before the manifest: a backup without it has lost it, and says so, however empty its log is.
+        # The session marker before the manifest: a backup without a marker has lost it and says so, even if its log is
+        # empty.
         self.storage.publish(SESSION, unwritten_session(base).encode())
-        self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without it is no backup
+        self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without a manifest is not a backup
         return Position(base.data_version, base.sequence, base.checksum)
 
     def commit_latency(self) -> float:
-        """Seconds that a durable write takes here, the median of a few. For a backup that was just created."""
+        """Seconds that one durable write takes here, the median of several. For a backup that was just created."""
         with self._reaching():
             return measured_latency(self.storage)
 
     def remove(self) -> None:
-        """Remove the whole backup: for a drill's own one. Raises nothing when it is not there."""
+        """Remove the whole backup, which a drill made for itself. A missing one is no error."""
         with self._reaching(), suppress(FileNotFoundError):
             self.storage.unmake()
 
@@ -189,12 +190,12 @@ class Backup:
         seen: Facts | None = None,
         compacted: CompactedSnapshot | None = None,
     ) -> Writer:
-        """Become the writer: keep out the one before, then read the end of the log and repair it.
+        """Become the writer: fence the previous writer, then read the end of the log and repair it.
 
-        The log may end elsewhere than `end` said: another writer may have gone on until now. `session_id` is the
-        node's session; without one it goes on under the last one's (for offline work). `seen` is what `look` has just
-        returned, where the caller has it. `compacted` waits to be published, and is not taken for what a killed
-        compaction has left.
+        The log may end at another position than `end` returned, because another writer may have appended until now.
+        `session_id` is the node's session; without it, this writer continues the last session (for offline work).
+        `seen` is what `look` just returned, if the caller has it. `compacted` is a snapshot that waits to be published:
+        it is not removed as the leftover of a killed compaction.
         """
         self.place.check_writable()
         for line in self.place.remarks():
@@ -202,30 +203,30 @@ class Backup:
         keep = None if compacted is None else compacted.written
         with self._opening():
             seen = seen or self.look()
-            before, (last, position) = seen.session, seen.last  # of damage nothing is taken over
+            before, (last, position) = seen.session, seen.last  # raises Damaged: a damaged backup is not taken over
             fence = WriterFence(self.storage, session_id, before, seen.manifest.generation, position, self._options)
-            # From here on the writer before gets nothing more acknowledged: its mark is gone, and now its segment is.
+            # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = seal_segments(self.storage, last.index, seen.names)
-            # It may have gone on until now, and may have begun another generation.
+            # Until now it may have appended, and may even have begun another generation.
             manifest = read_manifest(self.storage)
             segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
             writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:
-            report("unusual", f"at {self.describe()} {MISSING_SESSION}. It is there again from now on")
+            report("unusual", f"at {self.describe()} {MISSING_SESSION}. It has been written again")
         if torn is not None:
             report("unusual", f"the end of the log was torn: {torn}")
         return writer
 
     def open_anew(self, report: Report, session_id: str) -> Writer:
-        """Become the writer of a backup whose log is damaged; only `take_snapshot` may follow."""
+        """Become the writer of a backup whose log is damaged. Only `take_snapshot` may follow."""
         self.place.check_writable()
         with self._opening():
             manifest, before = read_manifest(self.storage), self._session_if_readable()
-            # Far beyond any record of the old log, and a chain that none of them continues.
+            # Far beyond any record of the old log, and with a random checksum that none of them chains to.
             sequence = max(manifest.base.sequence, before.sequence if before else 0) + (1 << 32)
             check_sequence(sequence)
             position = Position(manifest.base.data_version, sequence, secrets.randbits(32))
-            # The old log must not be held to have lost what never was in it: it stays as good as it is.
+            # The marker keeps the old sequence: the old log must not be blamed for losing what it never contained.
             noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
             fence = WriterFence(self.storage, session_id, before, manifest.generation, noted, self._options)
             names = seal_segments(self.storage, 0, self.storage.names())
@@ -251,7 +252,7 @@ class Backup:
 
     @contextmanager
     def _opening(self) -> Iterator[None]:
-        """While this becomes the writer: alone on this machine, and nothing stays locked when it fails."""
+        """Hold the lock while this becomes the writer; release it again on failure. OSErrors become BackupErrors."""
         with self._reaching():
             self._lock.acquire()
             try:
@@ -260,33 +261,34 @@ class Backup:
                 self._lock.release()
                 raise
 
-    # The lock, for a command that looks before it opens
+    # The lock, for a command that reads before it opens the backup for writing
 
     def hold(self, what: str) -> bool:
-        """Take the lock before `open` does, and keep it until the writer is closed, or `let_go`.
+        """Take the lock before `open` does, and keep it until the writer is closed or `let_go` is called.
 
-        Whether the place has locks. Raises BackupError, naming it, when another process has the lock.
+        `what` names this process to others. Returns whether the place has locks. Raises InUse, which names the other
+        process, when another process has the lock.
         """
         with self._reaching():
             self._lock.acquire(what)
             return self._lock.held
 
     def check_lock(self) -> None:
-        """Raise what `hold` would while another process has the lock, and change nothing: for a dry run."""
+        """Raise what `hold` would raise if another process has the lock, but change nothing: for a dry run."""
         with self._reaching():
             self._lock.look()
 
     def let_go(self) -> None:
-        """Give the lock up, where nothing was opened or all is closed again."""
+        """Release the lock, if nothing was opened or everything is closed again."""
         self._lock.release()
 
     def discard_compaction(self) -> None:
-        """Remove what a compaction that was killed, or gained nothing, has left: for whoever holds the lock."""
+        """Remove what a killed or useless compaction left behind. The caller must hold the lock."""
         with self._reaching():
             remove_unfinished(self.storage)
 
     def _session_if_readable(self) -> Session | None:
-        """The session marker, for uses that a damaged one must not stop."""
+        """The session marker; None if it is missing or damaged, for callers that go on without it."""
         try:
             return read_session(self.storage)
         except BackupError:

@@ -1,4 +1,4 @@
-"""What it means for a person when a new backup cannot be made."""
+"""The messages for a person whose new backup cannot be made."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from backends.text import shell_line
 
 @contextmanager
 def making(storage: Storage) -> Iterator[None]:
-    """While a new backup is made: an OSError becomes a BackupError."""
+    """Around the making of a new backup: turns an OSError into a BackupError that says what to do."""
     place = storage.describe()
     try:
         yield
@@ -22,8 +22,8 @@ def making(storage: Storage) -> Iterator[None]:
         raise already_exists(storage) from None
     except FileNotFoundError:
         raise BackupError(
-            f"the directory that {place} should be made in does not exist. Nothing was made; is the disk or share "
-            "mounted? Otherwise create the directory first"
+            f"the directory in which {place} should be made does not exist. Nothing was made; is the disk or share "
+            "mounted? If it is, create the directory first"
         ) from None
     except PermissionError as error:
         raise BackupError(
@@ -37,10 +37,13 @@ def making(storage: Storage) -> Iterator[None]:
 
 
 def _own_directory(error: PermissionError) -> str:
-    """What root types so that this user has a directory there: only where nobody but root decides what lies there."""
+    """What to do so that this user has a directory there, with the command for root.
+
+    The command is given only where nobody but root decides what is in the parent directory.
+    """
     parent = Path(error.filename).parent if error.filename else None
     if parent is None or not only_roots(parent):
-        return "have a directory there that belongs to this user"
+        return "have root create a directory there that belongs to this user"
     own = parent / user_name(os.geteuid())
     line = shell_line("install", "-d", "-o", user_name(os.geteuid()), "-m", "0700", own)
-    return f"as root, make this user a directory there, and make the backup in that one ({own}): {line}"
+    return f"as root, make a directory there for this user ({own}), and make the backup in it: {line}"

@@ -1,4 +1,4 @@
-"""What a backup says of itself at one moment, each thing read once: on a share every look costs a round trip."""
+"""What a backup says about itself at one moment. Each file is read once: on a share every read costs a round trip."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,9 +14,9 @@ from backends.storage.unreachable import reaching
 
 
 class Facts:
-    """The manifest, the session marker and the names of all files as they are when this is made.
+    """The manifest, the session marker and the names of all files, read when this object is made.
 
-    Raises NotABackup, FromTheFuture, Damaged or Unreachable.
+    That raises NotABackup, FromTheFuture, Damaged or Unreachable.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -27,7 +27,7 @@ class Facts:
             self.manifest: Manifest = read_manifest(storage)
             try:
                 self._session = read_session(storage)
-            except BackupError as error:  # only some of those who ask need it
+            except BackupError as error:  # only some callers need it, so the error waits for `session`
                 self._session_damage = error
             self.names: Sequence[str] = storage.names()
 
@@ -38,19 +38,19 @@ class Facts:
 
     @property
     def session(self) -> Session | None:
-        """The session marker; None when there is none. Raises Damaged when it cannot be read."""
+        """The session marker; None if there is none. Raises Damaged or another BackupError if it cannot be read."""
         if self._session_damage is not None:
             raise self._session_damage
         return self._session
 
     @property
     def node_id(self) -> str | None:
-        """The public key (hex) of the node whose backup this is, once it was known."""
+        """The public key (hex) of the node that this backup belongs to; None if not known yet."""
         return self.manifest.node_id or (self._session.node_id if self._session is not None else None)
 
     @property
     def last_writer(self) -> LastWriter | None:
-        """Who wrote this backup last; None when nobody has yet, or nothing tells."""
+        """Who wrote this backup last; None if no node has written yet or the session marker cannot be read."""
         return None if self._session is None else self._session.last_writer
 
     @property
@@ -66,6 +66,6 @@ class Facts:
 
     @cached_property
     def known_damage(self) -> KnownDamage | None:
-        """What was once found to be wrong with the current generation."""
+        """Damage that an earlier reader found in the current generation; None if none is noted."""
         with reaching(self._storage):
             return read_damage(self._storage, self.manifest.generation)

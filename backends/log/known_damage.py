@@ -1,8 +1,9 @@
-"""What has once proved that a backup cannot be restored, so that nobody has to find it a second time.
+"""Damage that was found once and is noted in the backup, so that nobody has to find it a second time.
 
-`status` and a start look at checksums only: a record may be unharmed and yet not be executable. Whoever finds that out
-(a compaction, `verify`) leaves the document `damage` in the backup. It concerns one generation. Only a new snapshot of
-the node's database ends it: a compaction takes the last records over as they are, and they may be the bad ones.
+`status` and a start look at checksums only, but a record can be intact and still not be executable. When a compaction
+or `verify` finds such proof that the backup cannot be restored, it leaves the document `damage` in the backup. The note
+concerns one generation. Only a new snapshot of the node's database heals the backup: a compaction keeps the last
+records as they are, and the bad ones may be among them.
 """
 
 from collections.abc import Callable
@@ -20,16 +21,16 @@ from backends.times import believed, moment
 DAMAGE = "damage"
 
 _MAX_TEXT = 300
-"""Characters of a field."""
+"""The most characters in a field."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownDamage:
-    """What was found about a generation, by whom, and when (seconds since 1970)."""
+    """What was found in a generation, by what, and when (seconds since 1970)."""
 
     found: int
     by: str  # "compaction", "verify"
-    what: str  # one clause in ASCII; nothing of a statement stands in it
+    what: str  # one clause in ASCII that contains nothing of any statement
     generation: int
 
     def encode(self) -> bytes:
@@ -38,35 +39,35 @@ class KnownDamage:
 
     @classmethod
     def decode(cls, data: bytes) -> "KnownDamage":
-        """Raises Damaged, NotABackup or FromTheFuture."""
+        """The note in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(DAMAGE, data)
         return cls(
             believed(fields.get("found")), _text(fields, "by"), _text(fields, "what"), _number(fields, "generation")
         )
 
     def sentence(self) -> str:
-        """What a person must know. What to type depends on who is asked."""
+        """What a person must know. It says no command: what to type depends on where it is shown."""
         when = moment(self.found, "%Y-%m-%d %H:%M")
-        return f"this backup is known to be damaged, a restore from it may fail: {self.what} ({self.by}, {when})"
+        return f"this backup is known to be damaged, and a restore from it may fail: {self.what} ({self.by}, {when})"
 
 
 def found_now(by: str, what: str, generation: int) -> KnownDamage:
-    """Something that was found this moment, fit to be stored and shown."""
+    """A note of damage that was found just now; `what` is made safe to store and show."""
     return KnownDamage(time_now(), by, _shown(what), generation)
 
 
 class DamageNotes:
-    """What is known against the current generation, whose number `generation` tells.
+    """The notes of damage in the current generation, whose number the function `generation` returns.
 
-    What could not be written is remembered, for whoever asks the same process. Methods raise BackupError.
+    A note that could not be written is remembered by this object. Methods raise BackupError.
     """
 
     def __init__(self, storage: Storage, generation: Callable[[], int]) -> None:
         self._storage, self._generation = storage, generation
-        self._last: KnownDamage | None = None  # as last read or noted, perhaps of a generation that is over
+        self._last: KnownDamage | None = None  # as last read or noted, perhaps about an earlier generation
 
     def read(self) -> KnownDamage | None:
-        """What was once found to be wrong, read anew."""
+        """The damage noted for the current generation, read from the backup now; None if there is none."""
         with reaching(self._storage):
             generation = self._generation()
             known = read_damage(self._storage, generation)
@@ -74,11 +75,11 @@ class DamageNotes:
             return self._last
 
     def remembered(self) -> KnownDamage | None:
-        """What was read or noted last, if it concerns the current generation; touches no damage note."""
+        """What was read or noted last, if it concerns the current generation; does not read the note again."""
         return self._of(self._generation())
 
     def note(self, damage: KnownDamage) -> bool:
-        """Leave what was found for all who look at the backup. False: that generation is over."""
+        """Write the note into the backup. Returns False if its generation is no longer the current one."""
         with reaching(self._storage):
             if damage.generation != self._generation():
                 return False
@@ -92,54 +93,54 @@ class DamageNotes:
 
 
 def read_damage(storage: Storage, generation: int) -> KnownDamage | None:
-    """What is known against this generation; None: nothing. OSError from the storage.
+    """The damage noted for this generation; None if there is none. OSError from the storage.
 
-    A document that cannot be read any more counts: somebody has found something.
+    A note that cannot be read counts as damage: somebody found something.
     """
     try:
         known = KnownDamage.decode(storage.read_small(DAMAGE))
     except FileNotFoundError:
         return None
-    except (BackupError, PermissionError) as error:  # root may have noted it
+    except (BackupError, PermissionError) as error:  # a note written by root, perhaps
         why = error.what if isinstance(error, Damaged) else type(error).__name__
-        what = f"something was found, and the file `{DAMAGE}` that says what cannot be read: {why}"
+        what = f"something was found, but the file `{DAMAGE}`, which says what, cannot be read: {why}"
         return found_now("noticed", what, generation)
     return known if known.generation == generation else None
 
 
 def write_damage(storage: Storage, damage: KnownDamage) -> None:
-    """Durable when it returns. What was found first about a generation stays. OSError from the storage."""
+    """Write a note, durable when this returns. An earlier note on the same generation stays. Raises OSError."""
     if read_damage(storage, damage.generation) is None:
         storage.publish(DAMAGE, damage.encode())
 
 
 def remove_healed(storage: Storage, generation: int) -> None:
-    """Remove what concerns a generation before this current one; a later one is another writer's. OSError."""
+    """Remove a note on a generation before this current one; a later one is another writer's. Raises OSError."""
     with suppress(FileNotFoundError, PermissionError, BackupError):
         if KnownDamage.decode(storage.read_small(DAMAGE)).generation < generation:
             storage.remove(DAMAGE)
 
 
 def remove_damage(storage: Storage) -> None:
-    """For a writer whose new snapshot is published: nothing that was found before is true of it. OSError."""
+    """Remove the note after a new snapshot was published: earlier findings do not apply to it. Raises OSError."""
     with suppress(FileNotFoundError):
         storage.remove(DAMAGE)
 
 
 def _shown(text: str) -> str:
-    """It goes to terminals and to the node's log, and may come from a stranger's disk."""
+    """The text, bounded and in printable ASCII: it is shown in terminals and logs, and the disk may be a stranger's."""
     return "".join(character if " " <= character <= "~" else "?" for character in text[:_MAX_TEXT])
 
 
 def _number(fields: dict[str, Any], key: str) -> int:
     value = fields.get(key)
     if type(value) is not int or not 0 <= value < MAX_NUMBER:
-        raise Damaged(f"its {key} is none that a writer leaves", DAMAGE, 0)
+        raise Damaged(f"an impossible value of {key}", DAMAGE, 0)
     return value
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
-        raise Damaged(f"its {key} is none that a writer leaves", DAMAGE, 0)
+        raise Damaged(f"an impossible value of {key}", DAMAGE, 0)
     return _shown(value)

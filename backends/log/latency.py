@@ -1,4 +1,4 @@
-"""How long a commit takes at a destination: measured where and as the log will write."""
+"""How long a commit takes at a destination: measured in the backup's directory, by writing as the log will."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ _SIZE = 330
 
 
 def measured_latency(storage: Storage) -> float:
-    """Seconds of one durable write into room laid ahead, the median of a few. Leaves nothing behind."""
+    """Seconds that one durable write into preallocated space takes, the median of _WRITES. Leaves nothing behind."""
     took = []
     try:
         with closing(storage.create(_NAME)) as handle:

@@ -1,4 +1,4 @@
-"""What there is to know about a backup: the same from the running plugin and from `backup-cli status`."""
+"""A backup's status: the same from the running plugin and from `backup-cli status`."""
 
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -13,14 +13,14 @@ from backends.log.reader.passes import EndOfLog
 from backends.storage.base import Space
 
 SPACE_WANTED = 256 << 20
-"""Bytes that should be free at least: a compaction needs room for another snapshot while the log grows on."""
+"""The minimum of free bytes: a compaction needs space for another snapshot while the log keeps growing."""
 
 
 class TroubleKind(Enum):
-    """What a trouble is about; the value is what programs know it by, whatever its sentence becomes."""
+    """What a trouble is about. Programs identify it by the value, which stays the same however its sentence changes."""
 
     KNOWN_DAMAGE = "known_damage"
-    """Once found by a compaction or `verify`, and noted in the backup."""
+    """Found earlier by a compaction or `verify`, and noted in the backup."""
     DAMAGE = "damage"
     """Found just now, in the files."""
     TORN_END = "torn_end"
@@ -35,7 +35,7 @@ class TroubleKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that is not well, as a fact for programs and a sentence for people."""
+    """Something that is wrong, as a fact for programs and a sentence for people."""
 
     kind: TroubleKind
     sentence: str
@@ -43,7 +43,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Sizes in bytes, times in seconds since 1970."""
+    """What is known about a backup. Sizes are in bytes, times in seconds since 1970."""
 
     url: str
     backup_id: str
@@ -61,9 +61,9 @@ class Status:
     total_bytes: int
     damaged: bool
     troubles: tuple[Trouble, ...]
-    """None when all is well."""
+    """Empty when all is well."""
     known_damage: KnownDamage | None = None
-    """What an earlier reader has proved; then it is damaged, whatever its checksums say."""
+    """Damage that an earlier reader proved; with it the backup is damaged, whatever its checksums say."""
 
     @property
     def health(self) -> str:
@@ -71,16 +71,19 @@ class Status:
         return "damaged" if self.damaged else "degraded" if self.troubles else "ok"
 
     def as_json(self) -> dict[str, Any]:
-        """For programs. `troubles` are sentences for people, `trouble_kinds` what each of them is about."""
-        told = {
+        """For programs. `troubles` are sentences for people; `trouble_kinds` says what each of them is about."""
+        in_two_lists = {
             "troubles": [trouble.sentence for trouble in self.troubles],
             "trouble_kinds": [trouble.kind.value for trouble in self.troubles],
         }
-        return {"health": self.health, **asdict(self), **told}
+        return {"health": self.health, **asdict(self), **in_two_lists}
 
 
 def low_space(space: Space, stored: int) -> str | None:
-    """A sentence when the destination will be full before long: long before it is."""
+    """A sentence if space at the destination is low, well before it is full; otherwise None.
+
+    `stored` is the bytes of the backup there.
+    """
     wanted = max(SPACE_WANTED, 2 * stored)
     if space.free >= wanted:
         return None
@@ -91,9 +94,9 @@ def low_space(space: Space, stored: int) -> str | None:
 
 
 def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
-    """Reads the records (not what is packed in them) to the log's end. Damage in them becomes a trouble.
+    """The status found out by reading all records, without unpacking them. Damage in them becomes a trouble.
 
-    Of the snapshot it looks at the ends only: the rest is for `verify`.
+    Only the beginning and the end of the snapshot are checked: the rest is for `verify`.
     """
     troubles: list[Trouble] = []
     records, scan = 0, reader.scan()
@@ -110,9 +113,9 @@ def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage |
     snapshot, segments = reader.snapshot.size(), reader.log.stored_bytes()
     manifest, session, reached = reader.manifest, reader.session, scan.position
     if end is not None:
-        if end.torn is not None and not damaged:  # what was lost there may have been acknowledged
-            told = f"the end of the log is torn; the next start of the node repairs it: {end.torn}"
-            troubles.append(Trouble(TroubleKind.TORN_END, told))
+        if end.torn is not None and not damaged:  # with damage, what was lost at the end may have been acknowledged
+            sentence = f"the end of the log is torn; the next start of the node repairs it: {end.torn}"
+            troubles.append(Trouble(TroubleKind.TORN_END, sentence))
         if end.end_unverified is not None:
             troubles.append(Trouble(TroubleKind.END_UNVERIFIED, end.end_unverified))
         if not damaged:
@@ -130,7 +133,7 @@ def status_of_writer(
     known: KnownDamage | None,
     failure: BackupError | None,
 ) -> Status:
-    """What the writer knows; reads nothing."""
+    """The status from what the running writer knows; reads nothing."""
     troubles = [] if failure is None else [Trouble(TroubleKind.WRITE_FAILED, str(failure))]
     return _status(
         url, manifest, session, end, sizes.records, sizes.snapshot, sizes.segments, space, troubles, False, known

@@ -1,4 +1,4 @@
-"""What is mounted where, on which disk, and what it is called.
+"""Mounted filesystems: where they are mounted, on which disk they are, and what they are called.
 
-All of it is read from /proc, /sys and /dev, without privileges; nothing here starts a program.
+Everything is read from /proc, /sys and /dev, without privileges; nothing here starts a program.
 """

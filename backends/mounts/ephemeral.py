@@ -1,4 +1,4 @@
-"""Places that are gone when the machine is switched off, or when a container is removed: no backup may lie there."""
+"""Filesystems that are gone when the machine is switched off or a container is removed: no backup may be kept there."""
 
 import re
 from contextlib import suppress
@@ -9,12 +9,12 @@ from backends.mounts.table import Mount, mount_of
 
 
 class Lifetime(Enum):
-    """How long what is written to a place stays."""
+    """How long the files of a filesystem last."""
 
     LASTING = "lasting"
-    """As far as this machine can tell."""
+    """Permanently, as far as this machine can tell."""
     LAYER = "layer"
-    """As long as the container (or the live system) whose own files it holds; an image's layer lies below it."""
+    """Until the container (or live system) is removed: this is its own layer, on top of its image."""
     MEMORY = "memory"
     """Until the machine is switched off."""
 
@@ -22,7 +22,7 @@ class Lifetime(Enum):
 _IN_MEMORY = frozenset(
     {
         "tmpfs", "ramfs", "devtmpfs", "rootfs", "hugetlbfs",
-        # The kernel's own, which hold no files of anybody's. Some of them let one make a directory.
+        # The kernel's own, which hold nobody's files. In some of them one can make a directory.
         "proc", "sysfs", "debugfs", "tracefs", "securityfs", "configfs", "cgroup", "cgroup2", "devpts", "mqueue",
         "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "nsfs",
     }
@@ -36,18 +36,18 @@ _UPPER = "upperdir="
 
 
 def lifetime_of(path: Path) -> Lifetime:
-    """How long what is written to `path` (which need not exist) stays. OSError when that cannot be told."""
+    """How long a file at `path` (which need not exist) lasts. Raises OSError if that cannot be determined."""
     return lifetime_of_mount(mount_of(path))
 
 
 def lifetime_of_mount(mount: Mount) -> Lifetime:
-    """The same for whatever lies on this mount."""
+    """How long the files on this mount last."""
     if mount.kind in _IN_MEMORY or _MEMORY_DISK.match(mount.source):
         return Lifetime.MEMORY
     if mount.kind not in _LAYERED:
         return Lifetime.LASTING
     upper = next((option[len(_UPPER) :] for option in mount.options if option.startswith(_UPPER)), "")
-    # Named as whoever mounted it saw it: inside a container there is no such path.
+    # The option holds the path as seen by the process that mounted it; inside a container there is no such path.
     with suppress(OSError):
         if Path(upper).is_absolute() and Path(upper).is_dir() and mount_of(Path(upper)).kind in _IN_MEMORY:
             return Lifetime.MEMORY

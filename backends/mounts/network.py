@@ -16,12 +16,12 @@ _SMB = ("cifs", "smb3", "smbfs")
 
 
 def is_network(mount: Mount) -> bool:
-    """Whether the files lie on another machine."""
+    """Whether the files are on another machine."""
     return mount.kind in _KINDS
 
 
 def only_this_machine(mount: Mount) -> bool:
-    """Whether no other machine can write to this filesystem while it is mounted here, as far as its kind tells."""
+    """Whether no other machine can write to this filesystem while it is mounted here, judged by its kind."""
     return not is_network(mount) and not mount.kind.startswith("fuse.")
 
 
@@ -29,44 +29,46 @@ _LATE = frozenset({"fuse.rclone", "fuse.davfs", "davfs"})
 
 
 def uploads_late(mount: Mount) -> bool:
-    """Whether a file goes to the server only once it is closed: no sync makes anything durable there."""
+    """Whether a file is uploaded to the server only when it is closed, so that no sync makes anything durable."""
     return mount.kind in _LATE
 
 
 def promise_breakers(mount: Mount) -> list[str]:
-    """What is wrong with the options of a network share, a sentence each, naming the option."""
+    """What is wrong with a network share's mount options: one text for each bad option, which it names."""
     found = []
     for kinds, option, what in _BREAKERS:
         if option in mount.options and (not kinds or mount.kind in kinds):
             found.append(
-                f"{printable(mount.point)} is mounted with the option `{option}`: {what}. Take it out of "
-                "/etc/fstab (or of the "
-                "mount unit) and mount the share anew"
+                f"{printable(mount.point)} is mounted with the option `{option}`: {what}. Remove the option from "
+                "/etc/fstab (or from the mount unit), then unmount and mount the share"
             )
     return found
 
 
 _SOFT = (
     "when the server is slow, the kernel gives up and reports a failed write, and the node stops although the server "
-    "would have come back; `hard` waits, and this plugin ends the wait by itself after its timeout"
+    "would have come back; `hard` waits, and this plugin itself ends the wait after its timeout"
 )
 _BREAKERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_NFS, "soft", _SOFT),
     (_NFS, "softerr", _SOFT),
     ((), "async", "a change that was reported as saved may still be on its way"),
-    (_SMB, "nostrictsync", "the server is never asked to put a change on its disk, so its power cut loses changes"),
+    (_SMB, "nostrictsync", "the server is never asked to put a change on its disk, so it loses changes in a power cut"),
     (_SMB, "cache=loose", "what was written on one machine may not be seen from another"),
-    (("9p",), "cache=loose", "a change that was reported as saved may be in this machine's memory only"),
-    (("9p",), "cache=mmap", "a change that was reported as saved may be in this machine's memory only"),
+    (("9p",), "cache=loose", "a change that was reported as saved may still be only in this machine's memory"),
+    (("9p",), "cache=mmap", "a change that was reported as saved may still be only in this machine's memory"),
 )
 
 
 def lock_breaker(mount: Mount) -> str | None:
-    """For the mount that holds the node's own directory: locks there keep two nodes apart, and `nolock` breaks them."""
+    """What is wrong with the locks of the mount that holds the node's directory; None if nothing is.
+
+    Locks keep two machines from running the same node, and options such as `nolock` break them.
+    """
     for option in ("nolock", "local_lock=all", "local_lock=flock"):
         if mount.kind in _NFS and option in mount.options:
             return (
-                f"the node's directory lies on {mount.describe()}, mounted with `{option}`: locks there are seen by "
-                "this machine only, so that another one could start the same node. Mount it without that option"
+                f"the node's directory is on {mount.describe()}, mounted with `{option}`: its locks are seen by this "
+                "machine only, so another machine could start the same node. Mount it without that option"
             )
     return None

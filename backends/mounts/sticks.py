@@ -1,4 +1,4 @@
-"""Finding a removable filesystem by what it is called, wherever it is mounted."""
+"""Finds a removable filesystem by its label or UUID, wherever it is mounted."""
 
 import os
 
@@ -22,7 +22,7 @@ def find_stick(name: str) -> Mount:
         uuids = "; or ".join(volume.describe() for volume in called)
         copies = len({volume.names.uuid for volume in called}) < len(called)
         raise Unreachable(
-            f"{len(called)} sticks are called {_shown(name)}: {uuids}. Nothing was written to either; pull one out"
+            f"{len(called)} sticks are called {_shown(name)}: {uuids}. Nothing was written to any of them; pull one out"
             + (
                 " (one is a copy of the other, UUID and all)"
                 if copies
@@ -38,43 +38,38 @@ def _missing(name: str) -> Unreachable:
     if dead:
         places = ", ".join(f"{printable(mount.point)} (it was {printable(mount.source)})" for mount in dead)
         return Unreachable(
-            f"the stick {_shown(name)} is not there, and something was pulled out while it was mounted at "
-            f"{places}. What was "
-            f"saved on it is safe; run: {shell_line('umount', dead[0].point)}, plug it in again, mount it, then "
+            f"the stick {_shown(name)} is not there, and a disk was pulled out while it was mounted at {places}. What "
+            f"was saved on it is safe; run: {shell_line('umount', dead[0].point)}, plug it in again, mount it, then "
             "start the node again"
         )
     return Unreachable(
         f"the stick {_shown(name)} is not plugged in: no disk has that label or UUID. What was saved on it is "
-        "safe; plug it "
-        "in, mount it, then try again (backup-cli destinations lists what is there)"
+        "safe; plug it in, mount it, then try again (backup-cli destinations lists what is there)"
     )
 
 
 def _usable(name: str, volume: Volume) -> Mount:
-    """Its best mount: the whole of it, and writable if there is such a one (a backup can be read from any)."""
+    """The volume's best mount: preferably of the whole filesystem, then a writable one (any will do for reading)."""
     if not volume.mounts:
         raise Unreachable(
-            f"the stick {_shown(name)} is plugged in ({printable(volume.device)}), but not mounted. What was saved "
-            "on it is safe; mount "
-            f"it, for instance with: {shell_line('udisksctl', 'mount', '-b', volume.device)}"
+            f"the stick {_shown(name)} is plugged in ({printable(volume.device)}), but not mounted. What was saved on "
+            f"it is safe; mount it, for instance with: {shell_line('udisksctl', 'mount', '-b', volume.device)}"
         )
     mount = min(volume.mounts, key=lambda each: (each.root != "/", each.read_only))
     try:
-        os.statvfs(mount.point)  # asks the filesystem itself; attributes may be remembered by the kernel
+        os.statvfs(mount.point)  # asks the filesystem itself; the kernel may cache attributes
     except OSError as error:
         raise Unreachable(
             f"the stick {_shown(name)} was pulled out while it was mounted at {printable(mount.point)} "
-            f"({error.strerror}). What was "
-            f"saved on it is safe; run: {shell_line('umount', mount.point)}, plug it in again, mount it, then "
-            "start the node again"
+            f"({error.strerror}). What was saved on it is safe; run: {shell_line('umount', mount.point)}, plug it in "
+            "again, mount it, then start the node again"
         ) from error
     return mount
 
 
 def read_only(name: str) -> Unreachable:
-    """The error of a stick that is mounted so that nothing can be written."""
+    """The error for a stick that is mounted read-only."""
     return Unreachable(
-        f"the stick {_shown(name)} is mounted read-only: its switch is on, or Linux found an error on it. What was "
-        "saved on "
-        "it is safe; unmount it, check it with fsck, mount it writable, then start the node again"
+        f"the stick {_shown(name)} is mounted read-only: its write-protect switch is on, or Linux found an error on "
+        "it. What was saved on it is safe; unmount it, check it with fsck, mount it writable, then start the node again"
     )

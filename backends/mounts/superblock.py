@@ -1,4 +1,4 @@
-"""A filesystem's label and UUID, read from the device itself: for machines without udev, such as containers."""
+"""Reads a filesystem's label and UUID from the device itself, for machines without udev, such as containers."""
 
 import struct
 import uuid
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a filesystem is called; None where it has no such name."""
+    """A filesystem's kind, label and UUID; None where it has no label or UUID."""
 
     kind: str
     label: str | None
@@ -18,7 +18,7 @@ class Names:
 
 
 def read_names(device: Path) -> Names | None:
-    """None when it holds no filesystem that is known here, or may not be read."""
+    """The names of the filesystem on a device; None if its kind is unknown here or the device may not be read."""
     try:
         with device.open("rb") as file:
             for look in _LOOKS:
@@ -72,7 +72,7 @@ def _exfat(file: BinaryIO) -> Names | None:
     if boot[3:11] != b"EXFAT   ":
         return None
     heap, root, serial = struct.unpack_from("<I4xI", boot, 88) + struct.unpack_from("<I", boot, 100)
-    if not 9 <= boot[108] <= 12 or boot[108] + boot[109] > 25 or root < 2:  # no such file system can be made
+    if not 9 <= boot[108] <= 12 or boot[108] + boot[109] > 25 or root < 2:  # no valid filesystem has these values
         return None
     sector, cluster = 1 << boot[108], 1 << (boot[108] + boot[109])
     entries = _at(file, heap * sector + (root - 2) * cluster, min(cluster, 1 << 16))

@@ -1,4 +1,4 @@
-"""The mounts that this process sees, from /proc/self/mountinfo (see proc(5))."""
+"""The mounts that this process sees, read from /proc/self/mountinfo (see proc(5))."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 class Mount:
     """One mounted filesystem.
 
-    `root` is the directory of the filesystem that is seen at `point` (another than / for a bind mount), `source` what
-    was mounted: a device, a server's share, or any word.
+    `root` is the directory of the filesystem that appears at `point` (for a bind mount it may be other than /).
+    `source` is what was mounted: a device, a server's share, or any word.
     """
 
     ident: int
@@ -32,45 +32,45 @@ class Mount:
 
     @property
     def read_only(self) -> bool:
-        """Whether the mount, or the whole filesystem (after an error), may not be written."""
+        """Whether the mount, or (after an error) the whole filesystem, is read-only."""
         return "ro" in self.options
 
     def describe(self) -> str:
-        """As a person would say it."""
+        """The mount in words for a person: source, kind and mount point."""
         return f"{printable(self.source)} ({printable(self.kind)}) at {printable(self.point)}"
 
 
 def mounts() -> list[Mount]:
-    """All mounts, each after what it may lie upon."""
+    """All mounts; one that covers another comes after it."""
     return [_mount(line) for line in MOUNTINFO.read_bytes().splitlines()]
 
 
 def mount_of(path: Path) -> Mount:
-    """The mount that `path` lies on, or would lie on once it is made. OSError when that cannot be told.
+    """The mount that `path` is on, or would be on once it is made. Raises OSError if that cannot be determined.
 
-    Looking wakes up what an automounter mounts on demand.
+    If an automounter mounts the filesystem on demand, this call makes it do so.
     """
     there, ident = _nearest_directory(path)
     table = mounts()
     for mount in reversed(table):
         if mount.ident == ident:
             return mount
-    # Not in the table: seen from inside a chroot. The longest mount point above it is the next best.
+    # The mount is not in the table, as in a chroot. Its longest mount point above the path is the best guess.
     above = [mount for mount in table if there == mount.point or mount.point in there.parents]
     return max(above, key=lambda mount: len(mount.point.parts))
 
 
 def mount_at(descriptor: int) -> Mount:
-    """The mount that an open file lies on. OSError when that cannot be told."""
+    """The mount that an open file is on. Raises OSError if that cannot be determined."""
     ident = _mount_ident(descriptor)
     for mount in mounts():
         if mount.ident == ident:
             return mount
-    raise OSError(errno.ENOENT, "its mount is not to be seen from here")
+    raise OSError(errno.ENOENT, "its mount is not visible to this process")
 
 
 def _nearest_directory(path: Path) -> tuple[Path, int]:
-    """The directory that the path is or would be in, and the number of its mount (-1: not to be had)."""
+    """The nearest existing directory at or above the path, and the id of its mount (-1 if unknown)."""
     path = Path(os.path.realpath(path))
     for candidate in (path, *path.parents):
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -90,7 +90,7 @@ def _mount_ident(descriptor: int) -> int:
 
 
 def _mount(line: bytes) -> Mount:
-    """One line: `id parent major:minor root point options tags… - kind source super-options`."""
+    """Parse one line: `id parent major:minor root point options tags... - kind source super-options`."""
     before, _, after = line.partition(b" - ")
     ident, _, device, root, point, options = before.split(b" ")[:6]
     kind, source, super_options = [*after.split(b" "), b"", b""][:3]
@@ -107,5 +107,5 @@ def _mount(line: bytes) -> Mount:
 
 
 def _text(field: bytes) -> str:
-    """Blanks and the like stand as an octal number after a backslash."""
+    """Decode a field, in which blanks and the like are written as a backslash and an octal number."""
     return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), field))

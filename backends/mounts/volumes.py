@@ -1,6 +1,6 @@
-"""The filesystems on this machine's block devices: what they are called, where they are mounted, on which disk.
+"""The filesystems on this machine's block devices: what they are called, where they are mounted, and on which disk.
 
-Names come from udev when it runs (its links under /dev/disk, its database), else from the devices themselves.
+Their names come from udev if it runs (its database, its links under /dev/disk), otherwise from the devices themselves.
 """
 
 import os
@@ -24,18 +24,18 @@ _ESCAPED = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One filesystem. `mounts` may be empty: it is plugged in, but not mounted."""
+    """One filesystem on a block device. If `mounts` is empty, it is plugged in, but not mounted."""
 
     device: str
     names: Names
     mounts: tuple[Mount, ...]
 
     def is_called(self, name: str) -> bool:
-        """Whether this is its label or UUID (that of FAT and exFAT is in capitals, and people type it either way)."""
+        """Whether `name` is the label or UUID. A UUID may be typed in any case (FAT and exFAT have it in capitals)."""
         return self.names.label == name or (self.names.uuid or "").lower() == name.lower()
 
     def describe(self) -> str:
-        """As a person would say it."""
+        """The filesystem in words for a person: label, device, kind and UUID."""
         label = f"'{printable(self.names.label)}' " if self.names.label else ""
         return f"{label}on {printable(self.device)} ({printable(self.names.kind)}, UUID {printable(self.names.uuid)})"
 
@@ -56,7 +56,7 @@ def volumes() -> list[Volume]:
 
 
 def dead_mounts() -> list[Mount]:
-    """What is still mounted although its device is gone: pulled out without being unmounted."""
+    """Mounts whose device is gone, because it was pulled out without being unmounted."""
     return [
         mount
         for mount in mounts()
@@ -65,10 +65,10 @@ def dead_mounts() -> list[Mount]:
 
 
 def disks_of(path: Path) -> frozenset[str]:
-    """The whole disks that a path's filesystem lies on, by their kernel names; empty when it is on none."""
+    """The kernel names of the whole disks that hold a path's filesystem; empty if no disk does."""
     mount = mount_of(path)
     number = mount.device
-    if number[0] == 0:  # btrfs and some of FUSE have no number of a device
+    if number[0] == 0:  # btrfs and some FUSE filesystems show no real device number
         try:
             device = Path(mount.source).stat().st_rdev
         except OSError:
@@ -80,7 +80,7 @@ def disks_of(path: Path) -> frozenset[str]:
 def _disks(device: Path) -> frozenset[str]:
     device = Path(os.path.realpath(device))
     below = device / "slaves"
-    if below.is_dir() and any(below.iterdir()):  # encrypted, or several disks joined
+    if below.is_dir() and any(below.iterdir()):  # encrypted, or several disks combined
         return frozenset().union(*(_disks(each) for each in below.iterdir()))
     if not device.exists():
         return frozenset()
@@ -99,7 +99,7 @@ def _block_devices() -> Iterable[str]:
 
 
 def _links() -> dict[str, Names]:
-    """What udev's links call each device: /dev/disk/by-label/STICK → ../../sdb1."""
+    """The names that udev's links give to each device, as in /dev/disk/by-label/STICK -> ../../sdb1."""
     found: dict[str, Names] = {}
     for by, field in (("by-label", "label"), ("by-uuid", "uuid")):
         with suppress(OSError):
@@ -120,7 +120,7 @@ def _names(device: Path, links: dict[str, Names]) -> Names | None:
 
 
 def _from_udev(device: Path) -> Names | None:
-    """What udev's database says: it knows two sticks of one name apart, which the links do not."""
+    """The device's names in udev's database. Unlike the links, it has both of two sticks with the same name."""
     try:
         number = device.stat().st_rdev
         lines = (UDEV / f"b{os.major(number)}:{os.minor(number)}").read_text(errors="replace").splitlines()
@@ -136,7 +136,7 @@ def _from_udev(device: Path) -> Names | None:
 
 
 def _unescaped(name: str) -> str:
-    """udev writes what may not stand in a file name as \\xHH."""
+    """Decode a name in which udev wrote characters that are not allowed in a file name as \\xHH."""
     text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
     with suppress(UnicodeError):
         return text.encode("latin-1").decode()
@@ -144,7 +144,7 @@ def _unescaped(name: str) -> str:
 
 
 def _together(found: list[Volume]) -> list[Volume]:
-    """Several devices of one btrfs are one filesystem."""
+    """Merge the volumes that are devices of the same btrfs filesystem."""
     result: list[Volume] = []
     for volume in found:
         same = [

@@ -1,1 +1,1 @@
-"""What lies on the node's side: its directory, who holds it, `backup.lock`, the writer's lock and the witness."""
+"""The node's side: its directory, which process holds it, `backup.lock`, the writer's lock, the sync point."""

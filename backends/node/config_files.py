@@ -1,8 +1,9 @@
-"""lightningd's config files, as it reads them itself, and its command line.
+"""lightningd's config files and its command line, read as lightningd reads them.
 
 As of v26.06: `config` above the network directory, then `config` in it, or only the file that `--conf` names; then the
-command line. A line is `name=value` or `name`; one that begins with `#` is none; `include FILE` (relative to the file
-it stands in) puts another file in its place. Blanks at a line's end count for nothing, those at its beginning do.
+command line. A line is `name=value` or `name`; a line that begins with `#` is a comment; `include FILE` (relative to
+the file that contains it) stands for the content of another file. Blanks at the end of a line are ignored, blanks at
+its beginning are not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,28 +14,28 @@ from backends.errors import BackupError
 from backends.node.directory import CONFIG
 
 DEEPEST = 100
-"""How many files may include each other; lightningd gives up there, too."""
+"""How deep includes may nest; lightningd gives up at the same depth."""
 
 _WITH_VALUE = ("conf", "important-plugin", "plugin", "plugin-dir", "disable-plugin", "wallet")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line, or one option of the command line."""
+    """One setting: a line of a config file, or an option of the command line."""
 
     name: str
     value: str
     where: str
-    """The place in words, for whoever must change it."""
+    """Where it was set, in words, for the person who must change it."""
 
 
 def read_settings(
     directory: Path, arguments: Sequence[str] = (), conf: Path | None = None
 ) -> tuple[list[Path], list[Setting]]:
-    """The files, and all settings in the order in which lightningd takes them: the last of a name counts.
+    """The config files that were read, and all settings in lightningd's order: the last one of a name counts.
 
-    `directory` is the network directory, `arguments` what lightningd was started with, where that is known, and `conf`
-    the file to read in the place of the usual ones. Raises BackupError when a file cannot be read.
+    `directory` is the network directory, `arguments` the command line that lightningd was started with, if that is
+    known, and `conf` the file to read instead of the usual ones. Raises BackupError when a file cannot be read.
     """
     given = list(_command_line(arguments))
     named = [setting.value for setting in given if setting.name == "conf"]

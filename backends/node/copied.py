@@ -1,9 +1,9 @@
-"""Whether a node's directory may be a copy whose database has gone its own way.
+"""Whether a node's directory may be a copy whose database has diverged from the backup.
 
-The higher version says which of two states is newer only as long as there is one history. A directory that was copied
-while its node ran, and then ran without the plugin, has another one: its database may be ahead of the backup, and yet
-lack changes that were acknowledged. So a directory that did not write last gives up nothing in the backup by itself,
-unless the note beside its database shows that it was copied, or restored, when all of that had been written.
+The higher version is the newer state only as long as there is one history. A directory that was copied while its node
+ran, and then ran without the plugin, has another history: its database may be ahead of the backup and still lack
+changes that were acknowledged. So a directory that did not write last never replaces anything in the backup by itself,
+unless the sync point beside its database shows that it was copied, or restored, after all of that had been written.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ def may_have_gone_its_own_way(
 ) -> bool:
     """Whether nothing shows that this directory's database comes from the end of the backup.
 
-    `last` is who wrote the backup last, `end` where it ends (None when damage hides that), and `seen` the database
-    file before anybody opened it. Raises nothing.
+    `last` is the backup's last writer, `end` is where the backup ends (None when damage hides that), and `seen` is the
+    database file before anybody opened it. Raises nothing.
     """
     if last is None or were_here(directory, backup_id):
         return False
     note = read_sync_point(directory)
     if note is None or note.backup_id != backup_id:
-        # A restore of the generation that was kept leaves neither a note nor a session.
+        # A restore of the kept generation leaves neither a sync point nor a session.
         return not (last.closed and known_sessions(directory, backup_id) is None)
     if end is not None and (note.sequence, note.data_version, note.checksum) != (
         end.sequence,
@@ -37,5 +37,5 @@ def may_have_gone_its_own_way(
 
 
 def _is_the_end(note: SyncPoint, seen: Fingerprint | None) -> bool:
-    """Whether nobody has written to the database since the note was made."""
+    """Whether nobody has written to the database since the sync point was recorded."""
     return note.failure is None and seen is not None and note.fingerprint == seen

@@ -1,4 +1,4 @@
-"""Which directory is the node's: the network directory, where `lightningd.sqlite3` and `backup.lock` lie."""
+"""Which directory is the node's: the network directory, which holds `lightningd.sqlite3` and `backup.lock`."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from backends.errors import BackupError
 from backends.text import shell_word
 
 DEFAULT_DIRECTORY = Path("~/.lightning")
-"""Where lightningd keeps everything when it is told nothing else."""
+"""Where lightningd keeps everything by default."""
 
 DATABASE = "lightningd.sqlite3"
 
@@ -22,26 +22,26 @@ NETWORKS = (
     "liquid",
     "liquid-regtest",
 )
-"""lightningd names a network directory after its network, never otherwise."""
+"""A network directory always has the name of its network."""
 
-# What shows that a node lives in a directory, the surest sign first.
+# Files that show that a directory is a node's, the surest sign first.
 _SIGNS = (DATABASE, "hsm_secret", "backup.lock")
 
 CONFIG = "config"
-"""lightningd's configuration file lies above the network directory (a further one may lie in it)."""
+"""The name of lightningd's config file. It is above the network directory; there may be another one in it."""
 
 
 def network_directory(path: Path = DEFAULT_DIRECTORY, *, new: bool = False) -> Path:
-    """The network directory that `path` means: itself, or the only one in it.
+    """The network directory that `path` means: `path` itself, or the only network directory in it.
 
-    A database decides before an `hsm_secret`, and either before mere names, so that an empty `regtest`
-    does not stand in the way of the `bitcoin` that holds a node. Nothing is created. The result is
-    absolute; a symbolic link stays in it, because lightningd's pid file lies beside the link.
+    A database counts more than an `hsm_secret`, and either counts more than a mere name, so that an empty `regtest`
+    does not hide the `bitcoin` that holds a node. Nothing is created. The result is absolute and keeps its symbolic
+    links, because lightningd's pid file is beside the link.
 
-    `new` is for a node that was never started: a directory of any name is then believed to be meant, unless a
-    configuration file shows that it is the one above. `looks_like_a_nodes` tells whether that was a guess.
+    `new` is for a node that was never started: a directory of any name is then accepted, unless a config file in it
+    shows that it is the one above the network directory. `looks_like_a_nodes` tells whether that was a guess.
 
-    Raises BackupError when there is no such directory, or no network directory, or more than one.
+    Raises BackupError when there is no such directory, no network directory, or more than one.
     """
     directory = _existing(path)
     inside = [directory / name for name in NETWORKS if (directory / name).is_dir()]
@@ -66,17 +66,17 @@ def network_directory(path: Path = DEFAULT_DIRECTORY, *, new: bool = False) -> P
 
 
 def looks_like_a_nodes(directory: Path) -> bool:
-    """Whether its name or what lies in it shows that lightningd works, or will work, in this directory."""
+    """Whether the directory's name or content shows that lightningd works, or will work, in it."""
     return directory.name in NETWORKS or any((directory / sign).exists() for sign in _SIGNS)
 
 
 def database_path(directory: Path) -> Path:
-    """Where lightningd keeps its database in this network directory; it need not exist yet."""
+    """Where lightningd keeps its database in this network directory; the file need not exist yet."""
     return directory / DATABASE
 
 
 def expanded(path: Path) -> Path:
-    """With `~` replaced, or as it is for a user without a home: one without a name, where HOME is not set either."""
+    """`path` with `~` replaced; unchanged for a user without a home (no account name, and HOME not set)."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -84,7 +84,7 @@ def expanded(path: Path) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    """The directory, absolute. BackupError when it is missing, no directory, or closed to this user."""
+    """`path`, made absolute. BackupError when it is missing, not a directory, or not readable by this user."""
     try:
         path = path.expanduser()
         path = path.resolve() if ".." in path.parts else path.absolute()
@@ -100,7 +100,7 @@ def _existing(path: Path) -> Path:
         problem, remedy = "is not a directory", f"name the directory that holds {DATABASE}"
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        problem, remedy = f"cannot be read ({reason})", "run this as the user that lightningd runs as, naming it"
+        problem, remedy = f"cannot be read ({reason})", "run this as the user that lightningd runs as, and name it"
     else:
         return path
     raise BackupError(f"the node's directory {path} {problem}; nothing was changed: {remedy} with --lightning-dir")

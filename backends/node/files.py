@@ -1,4 +1,4 @@
-"""Small files on the node's side: read with a limit, replaced whole."""
+"""Small files on the node's side: read with a size limit, replaced as a whole."""
 
 import errno
 import os
@@ -7,15 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-_LIMIT = 1 << 16  # what is kept on the node's side has a few hundred bytes
+_LIMIT = 1 << 16  # files on the node's side have a few hundred bytes
 
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How filesystems say that they know no fsync of a directory: they write names at once and offer nothing better."""
+"""The errors of filesystems that cannot fsync a directory: they write names at once and offer nothing better."""
 
 
 def read_small_file(path: Path) -> bytes:
-    """The whole file. OSError when it is missing, cannot be read, or has more than 64 KiB."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for somebody to write
+    """The whole content. OSError when the file is missing, cannot be read, or is larger than 64 KiB."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK, a FIFO blocks
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:
@@ -24,15 +24,15 @@ def read_small_file(path: Path) -> bytes:
 
 
 def replace_file(path: Path, data: bytes, *, durably: bool) -> None:
-    """Put `data` (mode 0600) in the place of `path`: a reader sees the old file or the new one, never a part.
+    """Replace the file `path` by `data` (mode 0600): a reader sees the old file or the new one, never a part.
 
-    With `durably`, the new one is safe from a power cut when this returns. After an OSError the file is
-    the old one or, when only the last sync failed, the new one.
+    With `durably`, the new file survives a power cut once this returns. After an OSError the file is the old one or, if
+    only the last sync failed, the new one.
     """
     temporary = path.name + ".tmp"
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(FileNotFoundError):  # one left over from a crash is not reused: it may be a link
+        with suppress(FileNotFoundError):  # a file that a crash has left is not reused: it may be a link
             os.unlink(temporary, dir_fd=directory)
         with _created(path, temporary, directory) as file:
             file.write(data)
@@ -49,7 +49,7 @@ def replace_file(path: Path, data: bytes, *, durably: bool) -> None:
 
 @contextmanager
 def _created(path: Path, name: str, directory: int) -> Iterator[IO[bytes]]:
-    """A new file beside `path`; gone again after an OSError, which names `path`."""
+    """A new file beside `path`. After an OSError the file is gone again, and the error names `path`."""
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
         try:
@@ -65,19 +65,19 @@ def _created(path: Path, name: str, directory: int) -> Iterator[IO[bytes]]:
 
 
 def _refuse_another(descriptor: int, name: str, directory: int) -> None:
-    """What gets the file's name must be what was written, and not what somebody has put in its place meanwhile."""
+    """Raise OSError if `name` no longer is the file that was written, because somebody has replaced it meanwhile."""
     if not os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=directory, follow_symlinks=False)):
-        raise OSError(errno.ESTALE, "another file was put in the place of the one being written")
+        raise OSError(errno.ESTALE, "another file was put in its place while it was being written")
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """A new file (mode 0600 from its first moment). FileExistsError when that name is taken, even by a link."""
+    """Create a file (mode 0600 from its first moment). FileExistsError when the name is taken, even by a link."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         file.write(data)
 
 
 def sync_directory(path: Path) -> None:
-    """What was created, renamed or removed in the directory is durable when this returns."""
+    """Make durable what was created, renamed or removed in the directory. OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _sync(descriptor)

@@ -1,4 +1,4 @@
-"""Telling the node's side about its backup."""
+"""Recording on the node's side which backup it has, and that its database matches it."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from backends.text import shell_line
 
 
 def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
-    """What brings the node in `directory` back, to be typed as it stands; `replace` where a database lies already."""
+    """The command that restores the node in `directory`, ready to type; `replace` if a database is already there."""
     return shell_line("backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, directory)
 
 
 def hand_over(directory: Path, url: str, backup_id: str, position: Position | None) -> None:
-    """The database in `directory` holds exactly what the backup does: say so, then name the backup in backup.lock.
+    """Record that the database in `directory` holds exactly what the backup holds, then name the backup in backup.lock.
 
-    With None for `position` it holds something else, and the next start settles that. backup.lock comes last: from then
-    on the plugin goes on from there. Raises OSError.
+    `position` is where the backup ends. With None the database holds something else, and the next start resolves that.
+    backup.lock is written last: from then on the plugin continues that backup. Raises OSError or BackupError.
     """
     if position is None:
         remove_sync_point(directory)
@@ -30,7 +30,7 @@ def hand_over(directory: Path, url: str, backup_id: str, position: Position | No
 
 
 def record_sync_point(directory: Path, backup_id: str, position: Position) -> None:
-    """Note what the database file looks like now that it is known to hold the backup's last change."""
+    """Record how the database file looks now that it is known to hold the backup's last change. Raises OSError."""
     seen = fingerprint(database_path(directory))
     write_sync_point(
         directory,

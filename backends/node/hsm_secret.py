@@ -1,16 +1,17 @@
-"""Whose `hsm_secret` is this? The node's id follows from it, and stands in the node's database and in its backup.
+"""Which node does an `hsm_secret` belong to? It makes the node's id, which is in the node's database and its backup.
 
-A file from another node, or an older one of this node's, looks as good as the right one until it is needed.
+A file from another node, or an older one of this node, looks right until the day it is needed.
 
-The forms, as lightningd v26.06 tells them apart (`detect_hsm_secret_type` in its common/hsm_secret.c): 32 bytes are
-the secret itself; 73 bytes are that, encrypted with a passphrase; anything longer than 32 bytes is a mnemonic after 32
-bytes that are zero, or that are not, and then a passphrase belongs to it. Of a mnemonic without one, the first 32 bytes
-of its BIP-39 seed are the secret. The node's private key is HKDF-SHA256 of the secret, with the info "nodeid" and with
-a salt of four bytes that counts from 0 until the key is a valid one (`node_key` in its hsmd/libhsmd.c). The tests hold
-this against the ids that lightningd's own tests expect, and against databases of real nodes.
+The forms, as lightningd v26.06 tells them apart (`detect_hsm_secret_type` in its common/hsm_secret.c): 32 bytes are the
+secret itself; 73 bytes are the secret encrypted with a passphrase; anything longer than 32 bytes is 32 bytes and then a
+mnemonic. These 32 bytes are zero if the mnemonic has no passphrase, and not zero if it has one. Without a passphrase,
+the secret is the first 32 bytes of the mnemonic's BIP-39 seed. The node's private key is HKDF-SHA256 of the secret,
+with the info "nodeid" and a salt of four bytes that counts from 0 until the key is valid (`node_key` in its
+hsmd/libhsmd.c). The tests check this against the ids that lightningd's own tests expect, and against databases of real
+nodes.
 
-What is read stays in this module, is wiped where Python can, and never gets into a message. Whether the words of a
-mnemonic are in the list of BIP-39 is not looked at: wrong ones lead to another node's id.
+What is read stays in this module, is wiped as far as Python can, and never gets into a message. The words of a mnemonic
+are not checked against BIP-39's list: wrong words lead to another node's id.
 """
 
 import hashlib
@@ -29,13 +30,13 @@ HSM_SECRET = "hsm_secret"
 _SECRET = 32
 _ENCRYPTED = 73
 _MAX_SIZE = 1024
-"""Bytes of the file that are read; 24 words and what stands before them are 247 at most."""
+"""Bytes of the file that are read; 24 words and the 32 bytes before them are at most 247."""
 
 _WORDS = re.compile(rb"[a-z]{3,8}(?: [a-z]{3,8}){11}(?:(?: [a-z]{3,8}){3}){0,4}")
-"""12, 15, 18, 21 or 24 words of BIP-39's English list, as lightningd wants them: single blanks, no line end."""
+"""12, 15, 18, 21 or 24 words of BIP-39's English list, as lightningd expects them: single blanks, no line end."""
 
 _SALTS = 256
-"""A key is not valid once in 2^127 times."""
+"""Salts to try. A key is invalid once in 2^127 times."""
 
 
 class Verdict(Enum):
@@ -43,38 +44,38 @@ class Verdict(Enum):
 
     MATCHES = auto()
     DIFFERS = auto()
-    """It is another node's."""
+    """The secret is another node's."""
     NOT_COMPARED = auto()
-    """The node's id is not known; the secret's own is."""
+    """The node's id is not known; the id that the secret makes is."""
     NEEDS_PASSPHRASE = auto()
-    """Only with that, which nobody is asked for, would it say whose it is."""
+    """Whose secret it is cannot be told without its passphrase, and nobody is asked for that."""
     MALFORMED = auto()
-    """lightningd would not take it; `why` says what is wrong, in the middle of a sentence."""
+    """lightningd would not accept the file; `why` says what is wrong, as a clause."""
     MISSING = auto()
     UNREADABLE = auto()
-    """`why` says why, in the middle of a sentence."""
+    """The file cannot be read; `why` says why, as a clause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Whose secret a file holds. Nothing in here is secret."""
+    """Which node the secret in a file belongs to. Nothing in here is secret."""
 
     verdict: Verdict
     made: str | None = None
-    """The id, in hex, of the node that the secret makes, where that is known."""
+    """The id, in hex, of the node that the secret makes, if that is known."""
     expected: str | None = None
-    """The id of the node that it was compared with."""
+    """The id, in hex, of the node that it was compared with."""
     why: str = ""
 
 
 class _Malformed(Exception):
-    """The text says what is wrong, in the middle of a sentence."""
+    """lightningd would not accept the file. The text says what is wrong, as a clause."""
 
 
 def check_secret(path: Path, node_id: str | None) -> Checked:
-    """Whose secret lies at `path`, compared with the node's id (hex; None when that is not known). Raises nothing.
+    """Which node the secret at `path` belongs to, compared with `node_id` (hex; None when unknown). Raises nothing.
 
-    A link is not followed, and only a plain file of a sensible size is read.
+    Links are not followed, and only a regular file of a plausible size is read.
     """
     content = bytearray(_MAX_SIZE + 1)
     try:
@@ -100,12 +101,12 @@ def check_secret(path: Path, node_id: str | None) -> Checked:
 def _why_unreadable(path: Path, error: OSError) -> str:
     with suppress(OSError):
         if path.is_symlink():
-            return "it is a link, and none is followed to a secret"
+            return "it is a link, and links to a secret are not followed"
     return error.strerror or type(error).__name__
 
 
 def _read(path: Path, content: bytearray) -> int:
-    """Bytes read into `content`. Raises OSError, or _Malformed when it is no file."""
+    """Read the file into `content`; returns how many bytes. Raises OSError, or _Malformed for anything but a file."""
     # Without O_NONBLOCK a FIFO of that name would hang this call.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -120,17 +121,17 @@ def _read(path: Path, content: bytearray) -> int:
 
 
 def _node_made_by(content: memoryview, expected: str | None) -> str | None:
-    """The node that this file makes; None when it does not say so without a passphrase. Raises _Malformed.
+    """The id of the node that this secret makes; None when that takes a passphrase. Raises _Malformed.
 
-    `expected` helps only to say what is wrong with a file that lightningd would not take.
+    `expected` only helps to say what is wrong with a file that lightningd would not accept.
     """
     if len(content) > _MAX_SIZE:
-        raise _Malformed(f"it has more than {_MAX_SIZE} bytes, and no form of it has")
+        raise _Malformed(f"it has more than {_MAX_SIZE} bytes, more than any valid hsm_secret")
     _refuse_other_forms(content, expected)
     if not content:
         raise _Malformed("it is empty")
     if len(content) < _SECRET:
-        raise _Malformed(f"it has only {len(content)} bytes, and no form of it has less than {_SECRET}")
+        raise _Malformed(f"it has only {len(content)} bytes, and a valid hsm_secret has at least {_SECRET}")
     if len(content) == _SECRET:
         return _node_id(content)
     if len(content) == _ENCRYPTED:
@@ -144,39 +145,39 @@ def _node_made_by(content: memoryview, expected: str | None) -> str | None:
 def _refuse_other_forms(content: memoryview, expected: str | None) -> None:
     """Raise _Malformed for a secret that is written as people keep it on paper, and not as lightningd reads it.
 
-    A file of hexadecimal digits looks to lightningd like words with a passphrase.
+    To lightningd, a file of hexadecimal digits looks like a mnemonic with a passphrase.
     """
     text = bytes(content).strip()
     if len(content) > _SECRET and re.fullmatch(rb"[0-9a-fA-F]{64}", text):
         whose = _whose(_node_id(bytes.fromhex(text.decode())), expected)
         raise _Malformed(
-            f"it holds the secret ({whose}) as text, in hexadecimal digits: xxd -r -p makes the file of it"
+            f"it holds the secret ({whose}) as text, in hexadecimal digits: xxd -r -p makes the file from it"
         )
     if re.fullmatch(rb"cl1[02-9ac-hj-np-z]{40,}", text):
         raise _Malformed(
-            "it holds the secret as a codex32 text, which lightningd takes with --recover, not as this file"
+            "it holds the secret as a codex32 text, which lightningd accepts with --recover, not as this file"
         )
     if words := _as_words(content):
         whose = _whose(_node_of_words(words), expected)
         raise _Malformed(
-            f"it holds nothing but the words ({whose}, if no passphrase belongs to them): lightning-hsmtool "
-            "generatehsm makes the file of them"
+            f"it holds only the words ({whose}, if they have no passphrase): lightning-hsmtool "
+            "generatehsm makes the file from them"
         )
 
 
 def _what_is_wrong_with(words: memoryview, has_passphrase: bool, expected: str | None) -> str:
     sane = _as_words(words)
     if sane is None:
-        return "it is none of lightningd's forms"
+        return "it has none of lightningd's forms"
     whose = "" if has_passphrase else f" ({_whose(_node_of_words(sane), expected)})"
     return (
-        f"its words{whose} are not written as lightningd wants them, in small letters, with single blanks and no line "
-        "end: lightning-hsmtool generatehsm makes the file of them"
+        f"its words{whose} are not written as lightningd expects them, in lower case, with single spaces and no "
+        "line end: lightning-hsmtool generatehsm makes the file from them"
     )
 
 
 def _as_words(text: memoryview) -> bytes | None:
-    """The same as lightningd would want it, if it is a mnemonic at all."""
+    """The mnemonic as lightningd expects it; None if `text` is not a mnemonic."""
     sane = b" ".join(bytes(text).lower().split())
     return sane if _WORDS.fullmatch(sane) else None
 
@@ -192,7 +193,7 @@ def _node_of_words(words: memoryview | bytes) -> str:
 
 
 def _node_id(secret: memoryview | bytes) -> str:
-    from coincurve import PublicKey  # it takes a while to load, and only this needs it
+    from coincurve import PublicKey  # slow to import, and only needed here
 
     for salt in range(_SALTS):
         extracted = hmac.digest(salt.to_bytes(4, "little"), bytes(secret), "sha256")

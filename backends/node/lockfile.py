@@ -1,7 +1,7 @@
-"""`backup.lock`: the one thing the plugin knows before lightningd's first call, namely where the backup is.
+"""`backup.lock` names the node's backup. It is the only thing that the plugin knows before lightningd's first call.
 
-The file says: every commit of this node belongs into that backup. `backup-cli init` writes it last, so
-that a node cannot start against half a backup.
+The file says that every commit of this node belongs in that backup. `backup-cli init` writes it last, so that a node
+cannot start with half a backup.
 """
 
 import json
@@ -15,7 +15,7 @@ from backends.node.files import read_small_file, replace_file
 LOCK_FILE = "backup.lock"
 
 _VERSION = 1
-"""Of this file's form. The older plugin's file has none: it holds `backend_url` and nothing else."""
+"""The version of this file's format. The older plugin's file has none: it holds `backend_url` and nothing else."""
 
 _REMEDY = "stop the node and run: backup-cli init URL"
 
@@ -24,7 +24,7 @@ _REMEDY = "stop the node and run: backup-cli init URL"
 class Settings:
     """Where this node's backup is, and which one it is.
 
-    `backup_id` is None in a file of the older plugin: then nothing is known but the URL.
+    `backup_id` is None in a file of the older plugin, which holds only the URL.
     """
 
     url: str
@@ -34,8 +34,7 @@ class Settings:
 def read_settings(directory: Path) -> Settings:
     """What `backup.lock` in this network directory says.
 
-    Raises BackupError when it is missing, cannot be read or makes no sense, FromTheFuture when a later
-    release wrote it.
+    Raises BackupError when it is missing, unreadable or malformed, FromTheFuture when a later release wrote it.
     """
     path = directory / LOCK_FILE
     try:
@@ -43,13 +42,13 @@ def read_settings(directory: Path) -> Settings:
     except FileNotFoundError:
         raise BackupError(
             f"there is no {path}, so this node has no backup yet; nothing was lost: {_REMEDY} "
-            "(or, to take up a backup that exists, run: backup-cli restore --resume URL DEST)"
+            "(or, to use a backup that exists, run: backup-cli restore --resume URL DEST)"
         ) from None
     except PermissionError as error:
         raise BackupError(
-            f"{path} cannot be read ({error.strerror}); nothing was changed: it belongs to another user than the one "
-            "that lightningd runs as, and whoever has put it there must give it to that one (root looks first whether "
-            "it is no link, and what is in it)"
+            f"{path} cannot be read ({error.strerror}); nothing was changed: it does not belong to the user that "
+            "lightningd runs as, and the user who put it there must give it to that one (as root, first check that it "
+            "is not a link, and what is in it)"
         ) from None
     except OSError as error:
         _senseless(path, error.strerror or str(error))
@@ -57,7 +56,7 @@ def read_settings(directory: Path) -> Settings:
 
 
 def write_settings(directory: Path, settings: Settings) -> None:
-    """Put `backup.lock` (mode 0600) into this network directory, whole and durably, in place of an old one.
+    """Write `backup.lock` (mode 0600) into this network directory, as a whole and durably, replacing an old one.
 
     Raises BackupError when it cannot be written.
     """
@@ -81,10 +80,10 @@ def _settings(path: Path, data: bytes) -> Settings:
         _senseless(path, "it is not a JSON object")
     version = document.get("version", _VERSION)
     if type(version) is not int or version < 1:
-        _senseless(path, '"version" is no number of a form')
+        _senseless(path, '"version" is not the version of a format')
     if version > _VERSION:
         raise FromTheFuture(
-            f"{path} was written by a later release of lightningd-backup (its form is {version}, this release knows "
+            f"{path} was written by a later release of lightningd-backup (its format is {version}, this release knows "
             f"{_VERSION}); nothing was changed: install that release again"
         )
     url, backup_id = document.get("backend_url"), document.get("backup_id")

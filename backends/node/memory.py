@@ -1,9 +1,9 @@
-"""What this node itself remembers of how far its backup had come, held against what the destination shows now.
+"""What this node remembers about the end of its backup, compared with what the destination shows now.
 
-Checksums protect a backup from accidents. Whoever can write to the destination can put an older state in its place, or
-add changes, and make every checksum fit. He cannot change the note on the node's side (`backup.witness`). It says which
-change was the last one that the node had acknowledged; after a session that has ended it says which one was the last
-of all, so that whatever follows it was written by somebody else.
+Checksums protect a backup from accidents. Somebody who can write to the destination can replace the backup by an older
+state, or add changes, and make every checksum fit. But he cannot change the sync point on the node's side
+(`backup.witness`). It says which change was the last one that the node had acknowledged. After a session that has
+ended, it says which change was the very last, so that whatever follows was written by somebody else.
 """
 
 from contextlib import suppress
@@ -17,21 +17,21 @@ from backends.node.sync_point import OpenSyncPoint, SavedEnd, SyncPoint, read_sy
 
 
 class Memory(Enum):
-    """How the destination's end of the log stands to what the node remembers."""
+    """How the end of the log at the destination relates to what the node remembers."""
 
     AGREES = auto()
-    """Also where the node remembers nothing of this backup."""
+    """They agree, or the node remembers nothing about this backup."""
     OLDER = auto()
-    """It ends before a change that this node had acknowledged."""
+    """The log ends before a change that this node had acknowledged."""
     REWRITTEN = auto()
-    """It ends with another change than this node has written there."""
+    """The log ends with another change than the one that this node wrote there."""
     FOREIGN = auto()
-    """It goes on after the last change of this node's last session, and this node has not run since."""
+    """The log continues after the last change of this node's last session, and this node has not run since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The verdict, and the version of the last change that the node remembers."""
+    """The verdict, and the version of the last change that the node remembers (0 if none)."""
 
     verdict: Memory
     version: int = 0
@@ -41,11 +41,11 @@ NOTHING = Remembered(Memory.AGREES)
 
 
 def remembered(directory: Path, backup_id: str, end: Position | None, writer: LastWriter | None) -> Remembered:
-    """What the network directory `directory` says of a backup that ends there (None: damage hides it).
+    """What the network directory `directory` remembers about a backup that ends at `end` (None: damage hides it).
 
-    `writer` is who wrote it last by its own marker. If that is another machine, the backup goes on because the node has
-    moved there (`Identity.TAKEN_OVER`): what follows then is a person's to decide.
-    Not while the node runs: the note may be newer than what was read of the destination. Raises nothing.
+    `writer` is the backup's last writer, by its session marker. If that is another machine, the node has moved there
+    (`Identity.TAKEN_OVER`), and a person must decide about the changes that follow. Do not call this for a running
+    node: its sync point may be newer than what was read from the destination. Raises nothing.
     """
     note = read_sync_point(directory)
     if note is None or note.backup_id != backup_id or end is None:
@@ -56,7 +56,7 @@ def remembered(directory: Path, backup_id: str, end: Position | None, writer: La
 
 
 def judge(note: SyncPoint, end: Position, newest_session: str | None) -> Remembered:
-    """The same as a pure function. `newest_session` is the id of the last session that this directory has begun."""
+    """`remembered` as a pure function. `newest_session` is the id of the last session that this directory has begun."""
     last = last_of(note)
     if note.begins is not None and note.begins.sequence >= last.sequence and _is_at(note.begins, end):
         return Remembered(Memory.AGREES, end.data_version)
@@ -69,23 +69,23 @@ def judge(note: SyncPoint, end: Position, newest_session: str | None) -> Remembe
 
 
 def last_of(note: SyncPoint) -> SavedEnd:
-    """The last change that it tells of. With a session when that has ended with it."""
+    """The last change that the sync point names. It has a session's id if that session ended with this change."""
     if note.written is not None:
         return note.written
     return SavedEnd(note.ended or "", note.sequence, note.data_version, note.checksum)
 
 
 def record_beginning(directory: Path, backup_id: str, before: Position, begins: Position) -> SavedEnd:
-    """Note durably that a generation which begins at `begins` is about to be published, after a log that ends `before`.
+    """Record durably that a generation beginning at `begins` will be published, after a log that ends at `before`.
 
-    A new generation gives its beginning another checksum than the change before it has. A node that was killed right
-    after the publication called that the work of somebody else, and told its operator not to restore from it.
-    Where it cannot be noted, that false alarm is all that it costs: it must not keep a snapshot from being taken.
-    Returns what any later note has to say of it, too.
+    The beginning of a new generation has another checksum than the change before it. A node that was killed right after
+    the publication took that for somebody else's work, and told its operator not to restore from it. If it cannot be
+    recorded, that false alarm is the only cost: it must not prevent a snapshot. Returns the beginning, which every
+    later sync point must contain, too.
     """
     note, new = read_sync_point(directory), SavedEnd("", begins.sequence, begins.data_version, begins.checksum)
     if note is None or note.backup_id != backup_id:
-        return new  # nothing is remembered that it could contradict
+        return new  # it contradicts nothing that is remembered
     written = note.begins if note.begins is not None and _is_at(note.begins, before) else note.written
     with suppress(OSError):
         file = OpenSyncPoint(directory)

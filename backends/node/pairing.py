@@ -1,7 +1,7 @@
 """Is this backup this node's, and which of the two holds the newer state?
 
-The commands and the plugin decide by this one module, so that they cannot disagree. It says what is so, as enums and
-numbers; the sentences are the callers'. Nothing here changes anything.
+The commands and the plugin both decide by this module, so that they cannot disagree. It gives facts, as enums and
+numbers; the callers write the sentences. Nothing here changes anything.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from backends.node.memory import NOTHING, Memory, Remembered
 
 
 class Found(Enum):
-    """What there is in the place of a node's database."""
+    """What was found where a node's database should be."""
 
     VERSION = auto()
-    """A database of lightningd's that says at which version it stands."""
+    """A lightningd database that states its version."""
     NO_VERSION = auto()
-    """One of lightningd's from before it kept a version."""
+    """A lightningd database from before lightningd kept a version."""
     NOTHING = auto()
-    """No file, or one without a table: a node that never started, or that lost its database."""
+    """No file, or a file without tables: the node never started, or it has lost its database."""
     CORRUPT = auto()
     UNREADABLE = auto()
-    """It cannot be read, is a link to nothing, or is not lightningd's."""
+    """The file cannot be read, is a broken link, or is not a lightningd database."""
     IN_USE = auto()
-    """A running node has it; it is left in peace."""
+    """A running node uses the database, so it is not opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class NodeDatabase:
     version: int | None = None
     node_id: str | None = None
     why: str = ""
-    """A sentence about what is wrong when it is CORRUPT or UNREADABLE."""
+    """What is wrong when the database is CORRUPT or UNREADABLE, as a sentence."""
     unknown_objects: str = ""
-    """What its schema holds that no lightningd makes, in words."""
+    """What the schema holds that no lightningd creates, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class BackupEnd:
     backup_id: str
     node_id: str | None
     version: int
-    """The newest that is known to have been saved; of a damaged backup, also behind the damage."""
+    """The newest version that is known to have been saved; in a damaged backup, also after the damage."""
     empty: bool
-    """It holds no database yet: the node has never started with it."""
+    """The backup holds no database yet: the node has never started with it."""
     damaged: bool
     last_change: int
-    """Seconds since 1970."""
+    """When the last change was saved, in seconds since 1970."""
     writer: LastWriter | None
-    """Who wrote it last; None when nobody has yet, or nothing tells."""
+    """The last writer; None when nobody has written yet, or nothing tells who has."""
     end: Position | None = None
     """Where the log ends; None when it is damaged, or nobody asked."""
 
@@ -66,33 +66,33 @@ class Identity(Enum):
 
     OURS = auto()
     OTHER_BACKUP = auto()
-    """backup.lock names another one: it is another node's, or was made anew."""
+    """backup.lock names another backup: this one is another node's, or was created again."""
     OTHER_NODE = auto()
-    """It holds another node's database."""
+    """The backup holds another node's database."""
     TAKEN_OVER = auto()
-    """A writer that was never this directory has written to it since: perhaps a node that is in use."""
+    """A writer that was never this directory has written to the backup since: perhaps a node that is in use."""
 
 
 class Relation(Enum):
-    """Where the node's database stands, seen from the end of the backup."""
+    """How the node's database relates to the end of the backup."""
 
     EQUAL = auto()
     AHEAD = auto()
     BEHIND = auto()
     BOTH_EMPTY = auto()
-    """A node that never started."""
+    """The node never started."""
     NO_DATABASE = auto()
-    """The backup holds a state, and the node has none."""
+    """The backup holds a state, and the node has no database."""
     NO_VERSION = auto()
-    """Neither of the two says at which version it stands."""
+    """Neither the database nor the backup states its version."""
     CORRUPT = auto()
     UNREADABLE = auto()
     RUNNING = auto()
-    """The node runs, and its plugin has decided."""
+    """The node is running, and its plugin has decided already."""
 
 
 DISPUTED = (Relation.EQUAL, Relation.AHEAD, Relation.NO_VERSION)
-"""The positions in which the database would replace what the backup holds, and a copy must not."""
+"""The relations in which the database would replace what the backup holds, which a copy must not do."""
 
 
 class NextStart(Enum):
@@ -106,7 +106,7 @@ class NextStart(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """How a node's database and a backup stand to each other."""
+    """How a node's database and a backup relate to each other."""
 
     identity: Identity
     relation: Relation
@@ -117,14 +117,19 @@ class Pairing:
     wrote_last: bool = False
     """Whether the backup's last writer is known to have been this directory."""
     copied: bool = False
-    """Whether this directory may be a copy that has gone its own way: then the higher version is not surely the newer
-    state. It is only told of a node's own directory, and backup.lock's backup."""
+    """Whether this directory may be a copy that has diverged, so that the higher version need not be the newer state.
+
+    Only set for a node's own directory with the backup that its backup.lock names.
+    """
     memory: Remembered = NOTHING
-    """What the node itself remembers of how far the backup had come."""
+    """What the node remembers about the end of the backup."""
 
     def next_start(self, provable: Callable[[], bool]) -> NextStart:
-        """What the plugin does next. `provable` tells, and is only asked for a database that is a few changes behind,
-        whether it is an earlier state of the very history that the backup holds."""
+        """What the plugin does at the next start.
+
+        `provable` tells whether the database is an earlier state of the very history that the backup holds; it is only
+        called for a database that is a few changes behind.
+        """
         if self.identity is not Identity.OURS or self.both_older:
             return NextStart.REFUSE
         if self.relation is Relation.BEHIND:
@@ -135,7 +140,7 @@ class Pairing:
 
     @property
     def may_roll_forward(self) -> bool:
-        """Whether all but the proof speaks for bringing the database forward."""
+        """Whether everything but the proof (see `next_start`) allows bringing the database forward."""
         few = self.relation is Relation.BEHIND and -self.distance <= MAX_ROLL_FORWARD
         return (
             few
@@ -148,21 +153,21 @@ class Pairing:
 
     @property
     def both_older(self) -> bool:
-        """Whether neither the database nor the backup is as new as what this node has had acknowledged."""
+        """Whether the database and the backup are both older than what this node has had acknowledged."""
         if self.memory.verdict is not Memory.OLDER or self.database.found is Found.IN_USE:
             return False
         return ahead(self.memory.version, self.database.version or 0) > 0
 
     @property
     def database_surely_newest(self) -> bool:
-        """Whether nothing newer is given up when the database replaces what the backup holds."""
+        """Whether nothing newer is lost when the database replaces what the backup holds."""
         if self.identity is not Identity.OURS or self.both_older or (self.copied and self.relation in DISPUTED):
-            return False  # of two lines of one node's history the higher number is not the newer state
+            return False  # once a node's history has split, the higher version need not be the newer state
         return self.relation in (Relation.EQUAL, Relation.AHEAD, Relation.BOTH_EMPTY)
 
     @property
     def backup_surely_newest(self) -> bool:
-        """Whether nothing newer is given up when what the backup holds replaces the database."""
+        """Whether nothing newer is lost when what the backup holds replaces the database."""
         if self.relation in (Relation.NO_DATABASE, Relation.BOTH_EMPTY):
             return True
         same_node = self.identity in (Identity.OURS, Identity.TAKEN_OVER)
@@ -190,10 +195,10 @@ def pair(
     copied: bool = False,
     memory: Remembered = NOTHING,
 ) -> Pairing:
-    """How the two stand to each other.
+    """How a database and a backup relate to each other.
 
-    `expected` is the backup's id in backup.lock (None when it names none), `sessions` are those that this directory
-    has had with the backup (None when it knows of none), `copied` and `memory` are as in `Pairing`.
+    `expected` is the backup's id in backup.lock (None when it names none), `sessions` are the ids of the sessions that
+    this directory has had with the backup (None when it knows of none); `copied` and `memory` are as in `Pairing`.
     """
     relation, distance = _relation(database, backup)
     writer = backup.writer
@@ -218,7 +223,7 @@ def identify(
     backup_node: str | None = None,
     database_node: str | None = None,
 ) -> Identity:
-    """Whose backup it is: by its id, by the node in it and in the database, and by who wrote it last."""
+    """Whose backup `found` is: by its id, by the node in it and in the database, and by its last writer."""
     if expected not in (None, found):
         return Identity.OTHER_BACKUP
     if backup_node is not None and database_node is not None and backup_node != database_node:
@@ -244,7 +249,7 @@ def _relation(database: NodeDatabase, backup: BackupEnd) -> tuple[Relation, int]
         return Relation.AHEAD, max(database.version or 0, 1)
     if database.found is Found.NO_VERSION and backup.version == 0:
         return Relation.NO_VERSION, 0
-    # A version is never lost again: a database without one is older than a backup with one.
+    # lightningd never drops the version again: a database without one is older than a backup with one.
     distance = ahead(database.version or 0, backup.version)
     if distance == 0:
         return Relation.EQUAL, 0

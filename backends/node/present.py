@@ -1,4 +1,4 @@
-"""How a node's database and its backup stand at present: what `pairing` decides by, read without changing anything."""
+"""How a node's database and its backup relate now: the facts for `pairing`, read without changing anything."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ IN_USE = NodeDatabase(Found.IN_USE)
 
 
 def inspect_database(path: Path) -> NodeDatabase:
-    """What lies at `path`. Nobody may have it open, not even this process. Raises nothing, changes nothing."""
+    """What is at `path`. No process may have it open, not even this one. Raises nothing, changes nothing."""
     try:
         if path.is_symlink() and not path.exists():
             return NodeDatabase(
@@ -51,19 +51,19 @@ def inspect_database(path: Path) -> NodeDatabase:
 
 
 def inspect_node(directory: Path) -> NodeDatabase:
-    """The database of the node in this network directory, unless a lightningd has it. Raises nothing."""
+    """The database of the node in this network directory, unless a lightningd uses it. Raises nothing."""
     return IN_USE if running_lightningd(directory) is not None else inspect_database(database_path(directory))
 
 
 def end_of_backup(backup: Backup, url: str, seen: Status | None = None) -> BackupEnd:
-    """Where the backup ends, damaged or not. `seen` is its status, where the caller has it.
+    """Where the backup ends, damaged or not. `seen` is its status, if the caller has it.
 
-    Raises BackupError when nothing in it even says which backup it is.
+    Raises BackupError when nothing in the backup even tells its id.
     """
     backup_id = backup.id()
     try:
         seen = seen or backup.status(url)
-    except Damaged:  # a file is missing altogether
+    except Damaged:  # a whole file is missing
         version = _newest(backup, 0)
         return BackupEnd(backup_id, backup.node_id(), version, False, True, 0, backup.last_writer())
     version = _newest(backup, seen.data_version) if seen.damaged else seen.data_version
@@ -87,16 +87,16 @@ def _newest(backup: Backup, reached: int) -> int:
 
 
 def pair_at(directory: Path, settings: Settings | None, backup: BackupEnd, database: NodeDatabase) -> Pairing:
-    """How the database in this directory and that backup stand to each other."""
+    """How the database in this directory and `backup` relate to each other."""
     expected = None if settings is None else settings.backup_id
     known = known_sessions(directory, backup.backup_id)
     memory = NOTHING
-    if database.found is not Found.IN_USE:  # a running node's note is newer than what was read of its backup
+    if database.found is not Found.IN_USE:  # a running node's sync point is newer than what was read from its backup
         memory = remembered(directory, backup.backup_id, backup.end, backup.writer)
     return pair(database, backup, expected, known, copied=_copied(directory, backup, database), memory=memory)
 
 
 def _copied(directory: Path, backup: BackupEnd, database: NodeDatabase) -> bool:
-    if database.found is Found.IN_USE:  # its plugin has decided, and its database is left in peace
+    if database.found is Found.IN_USE:  # its plugin has decided, and its database must not be opened
         return False
     return may_have_gone_its_own_way(directory, backup.backup_id, backup.writer, backup.end, look(directory))

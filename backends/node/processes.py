@@ -1,5 +1,7 @@
-"""What /proc tells of other processes. They may belong to somebody else, call themselves anything, and end while they
-are read: nothing here raises, and a process that cannot be read tells nothing.
+"""What /proc tells about other processes.
+
+They may belong to somebody else, call themselves anything, and end while they are read: nothing here raises, and a
+process that cannot be read tells nothing.
 """
 
 import os
@@ -11,38 +13,38 @@ from pathlib import Path
 PROC = Path("/proc")
 
 _LONGEST = 1 << 20
-"""Bytes read of a command line."""
+"""Bytes that are read from a file in /proc, such as a command line."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process as it was a moment ago. `name` and `words` (its command line) are its own choice."""
+    """One process as it was a moment ago. It chooses its `name` and its `words` (the command line) itself."""
 
     pid: int
     parent: int
     name: str
     words: list[str]
     users: frozenset[int]
-    """Real, effective, saved and filesystem user."""
+    """The real, effective, saved and filesystem user ids."""
     groups: frozenset[int]
-    """The same of its group; not the supplementary ones."""
+    """The same four group ids, without the supplementary groups."""
     ended: bool
-    """Only its parent has not asked for its exit code yet."""
+    """Whether the process has ended, and only its parent has not read its exit code yet."""
 
     def belongs_to(self, users: Collection[int]) -> bool:
-        """Whether it is one of these users', and nobody else has started it.
+        """Whether the process belongs to one of these users, and nobody else has started it.
 
-        A setuid program is root's, but whoever starts it chooses its name and words. He stays its real user, or, where
-        it makes itself root's entirely (sudo, before it asks for a password), at least its group.
+        A setuid program is root's, but the user who starts it chooses its name and words. That user remains its real
+        user or, if it makes itself root entirely (sudo, before it asks for a password), at least its group.
         """
         return all(user in users for user in self.users) and (0 not in self.users or self.groups == {0})
 
 
 def process(pid: int) -> Process | None:
-    """The process of that number; None when there is none, or it cannot be read."""
-    text = _text(pid, "status").partition("\nGroups:")[0]  # what follows is most of it, and of no use here
+    """The process with this pid; None when there is none, or it cannot be read."""
+    text = _text(pid, "status").partition("\nGroups:")[0]  # the rest is most of the file, and not needed
     facts = dict(line.partition(":")[::2] for line in text.split("\n"))
     try:
         return Process(
@@ -59,7 +61,7 @@ def process(pid: int) -> Process | None:
 
 
 def other_pids() -> Iterator[int]:
-    """The numbers of all processes that are seen from here, but for this one."""
+    """The pids of all processes that are visible from here, except this one."""
     with suppress(OSError), os.scandir(PROC) as entries:  # without /proc there are none
         for entry in entries:
             if entry.name.isascii() and entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -67,7 +69,7 @@ def other_pids() -> Iterator[int]:
 
 
 def family() -> set[int]:
-    """This process and those that started it, as far as they are seen from here."""
+    """The pids of this process and its ancestors, as far as they are visible from here."""
     found = {os.getpid()}
     pid = os.getppid()
     while pid > 0 and pid not in found:
@@ -78,26 +80,26 @@ def family() -> set[int]:
 
 
 def works_in(pid: int, directory: Path) -> bool | None:
-    """Whether it is the process's working directory; None where that may not be seen.
+    """Whether `directory` is the process's working directory; None when this user may not see that.
 
-    By device and inode: a container sees the same directory under another name.
+    Compared by device and inode: a container sees the same directory under another name.
     """
     try:
         return os.path.samestat((PROC / str(pid) / "cwd").stat(), directory.stat())
     except PermissionError:
         return None
     except (OSError, ValueError):
-        return False  # ended meanwhile
+        return False  # it has ended meanwhile
 
 
 def opened(pid: int, file: os.stat_result, name: str, superblock: str | None) -> bool | None:
     """Whether the process has this file open: True for writing, False only for reading, None not at all.
 
-    `name` is the file's own, `superblock` what `superblock_of` says of it; the other process's file is looked at
-    only where both agree, because to look at one on a share that is gone, or a filesystem of its own making, may hang.
+    `name` is the file's own name, `superblock` is what `superblock_of` says about it. A file of the other process is
+    only examined when both match, because examining one on a share that is gone, or on a FUSE filesystem, may hang.
     """
     found = None
-    with suppress(OSError, ValueError), os.scandir(f"{PROC}/{pid}/fd") as entries:  # not ended, nor another user's
+    with suppress(OSError, ValueError), os.scandir(f"{PROC}/{pid}/fd") as entries:  # it has ended, or is another user's
         for entry in entries:
             with suppress(OSError, ValueError, KeyError):  # closed meanwhile
                 link = Path(entry) if _named(entry, name) else None
@@ -107,7 +109,7 @@ def opened(pid: int, file: os.stat_result, name: str, superblock: str | None) ->
 
 
 def _named(entry: "os.DirEntry[str]", name: str) -> bool:
-    """Whether this descriptor leads to a file of that name. A machine has thousands: a Path for each takes too long."""
+    """Whether this descriptor leads to a file of that name. A machine has thousands: a Path for each is too slow."""
     return os.readlink(entry.path).rpartition("/")[2] == name  # noqa: PTH115
 
 
@@ -116,7 +118,7 @@ def _may_lie_on(link: Path, superblock: str | None) -> bool:
 
 
 def superblock_of(path: Path) -> str | None:
-    """The mounted filesystem that holds the file, whatever it is called in which container; None when unknown."""
+    """The mounted filesystem that holds the file, the same in every container; None when unknown."""
     with suppress(OSError, ValueError):
         descriptor = os.open(path, os.O_PATH)
         try:

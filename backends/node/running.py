@@ -1,16 +1,16 @@
-"""Is a lightningd at work in this network directory? Three signs, each enough, none of them left behind by a crash.
+"""Is a lightningd running in this network directory? There are three signs. Each is enough, and a crash leaves none.
 
 - The POSIX lock that lightningd holds on its pid file, `lightningd-<network>.pid` in the directory above.
 - A process named lightningd that works in the directory, or was started for it.
 - Any process that has the database open: a node started some other way, or an sqlite3 shell that may write.
 
-The pid file, a number in it, or the `lightning-rpc` socket prove nothing: a crash leaves all of them.
+The pid file itself, the number in it, and the `lightning-rpc` socket prove nothing: a crash leaves all of them.
 
-A name and a command line prove nothing either in a process of some other user: anybody could keep the node from being
+In another user's process, a name and a command line prove nothing either: anybody could keep the node from being
 restored with `exec -a lightningd sleep 1d --lightning-dir=...`. They count in processes of this user, of root, and of
-those that the directory and the database belong to. What others cannot do unless they were given the right to write
-there counts whoever does it: to hold a *write* lock on a pid file of these users', or the database open for writing.
-A read lock, and the database open for reading, take no more than the right to read, and count only in theirs.
+the owners of the directory and the database. Two signs count in any user's process, because they take the right to
+write: a *write* lock on a pid file of these users, and the database open for writing. A read lock, and the database
+open for reading, take only the right to read, and count only in processes of these users.
 """
 
 import fcntl
@@ -39,18 +39,21 @@ class _Holder:
 
 
 def running_lightningd(directory: Path) -> int | None:
-    """The process that holds this network directory, None when there is none.
+    """The pid of the process that holds this network directory, None when there is none.
 
-    0 when there is one whose pid means nothing here: it runs on another machine, or outside this container.
-    Processes of other users are seen as far as the system shows them; this process itself does not count.
+    0 when its pid means nothing here: it runs on another machine, or outside this container. Processes of other users
+    are seen as far as the system shows them; this process itself does not count.
     """
     holder = _find(directory)
     return None if holder is None else holder.pid
 
 
 def used_by_another(directory: Path) -> bool:
-    """Whether anybody but this process and those that started it holds this network directory, or anybody at all has
-    the database open: the lightningd that has only just started this plugin has not."""
+    """Whether this network directory is in use by anybody but this process and its ancestors.
+
+    The database counts as in use when any process at all has it open: the lightningd that has only just started this
+    plugin has not opened it yet.
+    """
     ours, users = family(), _users(directory)
     holder = _pid_file_holder(directory, users)
     return (
@@ -61,13 +64,13 @@ def used_by_another(directory: Path) -> bool:
 
 
 def lightningd_has_started(directory: Path) -> bool:
-    """Whether a lightningd works in this directory. Other processes may have its database open, and do not count."""
+    """Whether a lightningd works in this directory. Another process that has its database open does not count."""
     users = _users(directory)
     return (_pid_file_holder(directory, users) or _lightningd_in(directory, users)) is not None
 
 
 def refuse_if_running(directory: Path) -> None:
-    """BackupError when a process holds this network directory: what follows must have it alone."""
+    """Raise BackupError when a process holds this network directory: the caller must have it alone."""
     holder = _find(directory)
     if holder is not None:
         who = f"process {holder.pid}" if holder.pid else "a process on another machine or in another container"
@@ -83,12 +86,12 @@ def _find(directory: Path) -> _Holder | None:
 
 
 def _users(directory: Path) -> frozenset[int]:
-    """Whose processes count by their name: this user's, root's, and the directory's and the database's owner's."""
+    """The users whose processes count by name: this user, root, and the owners of the directory and the database."""
     found = {0, os.geteuid()}
     with suppress(OSError):
         about = directory.stat()
         found.add(about.st_uid)
-        if not about.st_mode & 0o002:  # else anybody may have put it there
+        if not about.st_mode & 0o002:  # otherwise anybody may have put it there
             found.add(database_path(directory).stat().st_uid)
     return frozenset(found)
 
@@ -107,11 +110,12 @@ def _pid_file_holder(directory: Path, users: Collection[int]) -> _Holder | None:
 
 
 def _lock_holder(path: Path, users: Collection[int]) -> int | None:
-    """Who holds a POSIX write lock on the file, 0 when that is nobody the kernel can name here, None when nobody does.
+    """The pid that holds a POSIX write lock on the file; 0 if the kernel cannot name it here, None if nobody holds one.
 
-    It asks and never takes the lock, not even for a moment: a lightningd starting just then would give up. It asks
-    whether a *read* lock would be granted: lightningd's own is a write lock, and anybody who can read a file can hold a
-    read lock on it. A file that somebody else has put there, or a link of his to another one, is not lightningd's.
+    This queries the lock and never takes it, not even for a moment: a lightningd that starts just then would give up.
+    It asks whether a *read* lock would be granted: lightningd's own is a write lock, and anybody who can read a file
+    can hold a read lock on it. A file that another user has put there, or his link to some other file, is not
+    lightningd's.
     """
     try:
         if os.lstat(path).st_uid not in users:
@@ -133,7 +137,7 @@ def _lock_holder(path: Path, users: Collection[int]) -> int | None:
 
 
 def _may_hold(pid: int, users: Collection[int]) -> bool:
-    """Of a file that others may write, too: not whom we can see to be one of those others."""
+    """Whether a lock on a file that others may write counts: not if its holder is visibly one of those others."""
     holder = process(pid) if pid > 0 else None
     return holder is None or holder.belongs_to(users)
 
@@ -146,7 +150,7 @@ def _lightningd_in(directory: Path, users: Collection[int], apart_from: Collecti
         found = None if pid in apart_from else process(pid)
         if found is None or found.ended or not _named_lightningd(found) or not found.belongs_to(users):
             continue
-        # lightningd moves into its network directory before anything else.
+        # lightningd changes into its network directory before anything else.
         holds = works_in(pid, directory)
         if _started_for(directory, found) if holds is None else holds:
             return _Holder(pid, "is a lightningd that works there")
@@ -158,12 +162,12 @@ def _named_lightningd(found: Process) -> bool:
 
 
 def _started_for(directory: Path, found: Process) -> bool:
-    """Whether a command line leads to this directory, for a process whose directory may not be seen.
+    """Whether a command line leads to this directory, for a process whose working directory cannot be seen.
 
-    Its configuration file may name the network: where the command line is silent, any network counts.
+    Its config file may name the network: if the command line does not, any network counts.
     """
     if not found.words:
-        return False  # it is just ending
+        return False  # it is about to end
     base, network = None, None
     for word, following in zip(found.words, [*found.words[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
@@ -181,7 +185,7 @@ def _started_for(directory: Path, found: Process) -> bool:
         return False
     try:
         return directory.absolute().parent == Path(base) or directory.resolve().parent == Path(base).resolve()
-    except (OSError, RuntimeError, ValueError):  # links in a circle
+    except (OSError, RuntimeError, ValueError):  # a loop of links
         return False
 
 

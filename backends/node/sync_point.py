@@ -1,14 +1,14 @@
-"""The witness: a note on the node's side that the database file was at a known point of the backup.
+"""The sync point: a note on the node's side that the database file was at a known point of the backup.
 
-When the database is known to hold the backup's last change, the plugin notes which change that was and how the
-database file looked. A later start that finds the file looking the same knows that nobody has written to it since. The
-note only ever proves something *for* the backup: when it is missing, unreadable or does not fit, the plugin takes a new
-snapshot.
+When the database is known to hold the backup's last change, the plugin records which change that was and how the
+database file looked (in `backup.witness`). A later start that finds the file looking the same knows that nobody has
+written to it since. The sync point only ever proves something *for* the backup: when it is missing, unreadable or does
+not match, the plugin takes a new snapshot.
 
-The file is one line of JSON and one line with the CRC-32 of the first in hexadecimal, filled up with blanks to SIZE.
-While the node runs it is written in place, many times a second on a busy node: one `pwrite` within a page of the page
-cache, which a kill cannot split, and no rename or sync that would wear out a memory card. A power cut may leave any
-mixture of old and new bytes, and the checksum shows that.
+The file is one line of JSON and one line with the CRC-32 of the first in hexadecimal, padded with blanks to SIZE. While
+the node runs it is written in place, many times a second on a busy node: one `pwrite` within a page of the page cache,
+which a kill cannot split, and no rename or sync that would wear out a memory card. A power cut may leave any mixture of
+old and new bytes; the checksum reveals that.
 """
 
 import errno
@@ -31,7 +31,7 @@ SIZE = 4096
 """Bytes of the file: one page of the page cache."""
 
 _MAX_FAILURE = 4000
-"""Characters of a failure that are kept: whatever they are, the file can be read again."""
+"""Characters of a failure that are kept: few enough that the file can be read again, whatever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Fingerprint:
     """How a database file looks from outside: any committed transaction changes it.
 
     `size` in bytes, `mtime_ns` in nanoseconds since 1970, `change_counter` as in the SQLite header (0 when the file is
-    too short to have one). `header` is the fingerprint of the first bytes as the backup's records have it.
+    too short to have one). `header` is the fingerprint of the first bytes, as in the backup's records.
     """
 
     inode: int
@@ -61,17 +61,17 @@ class SavedEnd:
 
 @dataclass(frozen=True, slots=True)
 class SyncPoint:
-    """The last change of a backup, and the database file as it then was (None: there was none).
+    """The last change of a backup, and how the database file looked then (None: there was none).
 
-    `sequence` and `checksum` are the last record's in the backup. `failure` says what went wrong when the plugin
+    `sequence` and `checksum` are those of the last record in the backup. `failure` says what went wrong when the plugin
     stopped because a change could not be saved, and is None after a stop without trouble.
 
-    `ended` tells how it is known that nothing came after that change: it is the id of the session that had ended in
-    order then; empty when this directory was set up or restored just then, and None while a session went on.
+    `ended` tells how it is known that nothing came after that change: it is the id of the session that had ended
+    cleanly; empty when this directory had just been set up or restored; None while a session was running.
 
-    `written` is where the log ended when a session was over whose last change nobody has seen committed.
+    `written` is where the log ended when a session was over whose last change nobody had seen committed.
 
-    `begins` is where a new generation begins that was about to be published then, and may have been.
+    `begins` is where a new generation begins that was about to be published, and may have been.
     """
 
     backup_id: str
@@ -88,8 +88,8 @@ class SyncPoint:
 def fingerprint(path: Path) -> Fingerprint | None:
     """The file's fingerprint now, None when there is no file. OSError when it cannot be read.
 
-    Never through SQLite, and never while this process holds the database open through SQLite: closing any
-    descriptor of a file gives up every POSIX lock that the process has on it.
+    It does not use SQLite. Never call it while this process holds the database open through SQLite: closing any
+    descriptor of a file releases every POSIX lock that the process has on it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -104,8 +104,8 @@ def fingerprint(path: Path) -> Fingerprint | None:
 def fingerprint_of(descriptor: int, path: Path) -> Fingerprint:
     """The fingerprint of an open database file; `path` is where it really is, without symbolic links. OSError.
 
-    What lies beside it and belongs to its content counts, too: in WAL mode a commit leaves the database file as it
-    was; and what is in a hot journal will be written back by whoever opens the database next.
+    The files beside it that belong to its content count, too: in WAL mode a commit leaves the database file as it was,
+    and the next process that opens the database writes the content of a hot journal back.
     """
     status, header = os.fstat(descriptor), os.pread(descriptor, DATABASE_HEADER, 0)
     size, changed = status.st_size, status.st_mtime_ns
@@ -125,10 +125,10 @@ def change_counter(header: bytes) -> int:
 
 
 def has_hot_journal(path: Path) -> bool:
-    """Whether a journal lies beside the database whose transaction may have been written into the database in part.
+    """Whether the journal beside the database is hot: its transaction may have been partly written into the database.
 
-    SQLite writes the first bytes of a journal only when all of it is on the disk, and only then touches the database:
-    while they are zeros, the database file holds what was committed last. OSError when it cannot be read.
+    SQLite writes the first bytes of a journal only when all of it is on the disk, and touches the database only after
+    that: while these bytes are zeros, the database file holds the last commit. OSError when the journal cannot be read.
     """
     try:
         descriptor = os.open(path.with_name(path.name + "-journal"), os.O_RDONLY | os.O_NONBLOCK)
@@ -141,7 +141,7 @@ def has_hot_journal(path: Path) -> bool:
 
 
 def look(directory: Path) -> Fingerprint | None:
-    """The database file of this network directory as it is now; None when there is none yet, or an empty one."""
+    """The fingerprint of this network directory's database file now; None when it is missing, empty or unreadable."""
     with suppress(OSError):
         seen = fingerprint(database_path(directory))
         return seen if seen is not None and seen.size > 0 else None
@@ -149,7 +149,7 @@ def look(directory: Path) -> Fingerprint | None:
 
 
 def read_sync_point(directory: Path) -> SyncPoint | None:
-    """The witness in this network directory; None for anything that is not a whole and well-formed one."""
+    """The sync point in this network directory; None for anything that is not whole and well-formed."""
     try:
         line, checksum, rest = read_small_file(directory / SYNC_POINT_FILE).split(b"\n", 2)
         if checksum != b"%08x" % crc32(line) or rest.strip(b" "):
@@ -160,41 +160,43 @@ def read_sync_point(directory: Path) -> SyncPoint | None:
 
 
 def write_sync_point(directory: Path, sync_point: SyncPoint) -> None:
-    """Put the witness (mode 0600) in place of the one before. OSError when that fails; the old one is then still there.
+    """Write the sync point (mode 0600), durably. OSError when that fails.
 
-    Durably: a power cut right after `restore` must not leave a node whose database nothing vouches for, and what the
-    last run could not save must not be forgotten.
+    Then the old one is still there or, if only the last sync failed, the new one.
+
+    A power cut right after `restore` must not leave a node whose database nothing vouches for, and what the last run
+    could not save must not be forgotten.
     """
     replace_file(directory / SYNC_POINT_FILE, encode(sync_point), durably=True)
 
 
 class OpenSyncPoint:
-    """The witness file, held open to be written often.
+    """The file of the sync point, held open to be written often.
 
-    If the file is replaced meanwhile (`write_sync_point`, by whoever has something graver to say), the new one stays as
-    it is: what comes later goes into the old file, which has no name any more.
+    If the file is replaced meanwhile (by `write_sync_point`, to record something more serious), the new file stays as
+    it is: later writes go into the old file, which no longer has a name.
     """
 
     def __init__(self, directory: Path) -> None:
-        """OSError when it cannot be opened or made."""
+        """OSError when the file cannot be opened or created."""
         try:
             self._descriptor = _opened(directory / SYNC_POINT_FILE)
-        except OSError:  # another user's, a link, a FIFO, a second name: it says nothing that could be read
+        except OSError:  # another user's, a link, a FIFO, a hard link: nothing in it counts
             remove_sync_point(directory)
             self._descriptor = _opened(directory / SYNC_POINT_FILE)
         if os.fstat(self._descriptor).st_size > SIZE:
             os.ftruncate(self._descriptor, SIZE)
 
     def write(self, sync_point: SyncPoint) -> None:
-        """Overwrite the note with one system call; it is not synced. OSError."""
+        """Overwrite the sync point with one system call; it is not synced. OSError."""
         os.pwrite(self._descriptor, encode(sync_point), 0)
 
     def sync(self) -> None:
-        """What was written is safe from a power cut when this returns. OSError."""
+        """Make what was written survive a power cut. OSError."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """No more is written."""
+        """Close the file; nothing may be written any more."""
         os.close(self._descriptor)
 
 
@@ -204,15 +206,15 @@ def _opened(path: Path) -> int:
     if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(path))
+    raise OSError(errno.EMLINK, "it is a second name of another file, or not a file", str(path))
 
 
 def encode(sync_point: SyncPoint) -> bytes:
-    """The bytes of the file."""
+    """The bytes of the file for this sync point."""
     fields = asdict(sync_point)
     for name in _ADDED:
         if fields[name] is None:
-            del fields[name]  # as earlier releases know it
+            del fields[name]  # earlier releases do not know the field
     if sync_point.failure is not None:
         fields["failure"] = sync_point.failure[:_MAX_FAILURE]
     line = json.dumps(fields).encode()
@@ -220,7 +222,7 @@ def encode(sync_point: SyncPoint) -> bytes:
 
 
 def remove_sync_point(directory: Path) -> None:
-    """From now on there is none. OSError when the file is there and cannot be removed."""
+    """Remove the sync point, if there is one. OSError when it cannot be removed."""
     with suppress(FileNotFoundError):
         (directory / SYNC_POINT_FILE).unlink()
 
@@ -248,7 +250,7 @@ _FINGERPRINT_KINDS: dict[str, tuple[type, ...]] = dict.fromkeys(
 
 
 def _sync_point(document: Any) -> SyncPoint:
-    """TypeError for anything but exactly what `encode` writes."""
+    """The sync point in a JSON document. TypeError for anything but exactly what `encode` writes."""
     if isinstance(document, dict):
         document = {**dict.fromkeys(_ADDED), **document}
     fields = _checked(document, _KINDS)
@@ -262,12 +264,12 @@ def _sync_point(document: Any) -> SyncPoint:
 
 def _checked(document: Any, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any]:
     if not isinstance(document, dict) or document.keys() != kinds.keys():
-        raise TypeError("not the fields of a witness")
+        raise TypeError("not the fields of a sync point")
     # isinstance would take True for a number.
     if any(type(document[name]) not in allowed for name, allowed in kinds.items()):
-        raise TypeError("a field of another type")
+        raise TypeError("a field of the wrong type")
     if any(type(value) is int and not 0 <= value < _MAX_NUMBER for value in document.values()):
-        raise TypeError("a number that nothing has")
+        raise TypeError("a number out of range")
     return document
 
 

@@ -1,8 +1,9 @@
-"""Whether a program in the node's directory may be run: nobody but its user and root may be able to change it.
+"""Whether a program in the node's directory may be run: only if nobody but its user and root can change it.
 
-It would run beside the node's keys, and the node's directory may lie where others can write. So the way to it is
-walked from the root down, link by link, through held descriptors. Once every directory and link on it belongs to root
-or to the user, and lets nobody else write, its name is stable: it leads to the same file when it is started.
+It would run beside the node's keys, and the node's directory may be in a place where others can write. So the path to
+it is walked from the root down, link by link, through held descriptors. Once every directory and link on the path
+belongs to root or to the user, and nobody else may write there, its name is stable: it leads to the same file when the
+program is started.
 """
 
 import os
@@ -18,10 +19,10 @@ class Untrusted(Exception):
 
 
 def trusted_program(path: Path, user: int) -> Path:
-    """The real path of the program that `path` leads to, safe to start for the user with the number `user`.
+    """The real path of the program that `path` leads to, safe to start for the user with the id `user`.
 
-    Raises Untrusted when somebody other than `user` and root owns it or may write it, or could put something else in
-    its place; FileNotFoundError when there is nothing; another OSError when it cannot be looked at.
+    Raises Untrusted when anybody other than `user` and root owns it, may write to it, or could put something else in
+    its place; FileNotFoundError when there is nothing; another OSError when it cannot be examined.
     """
     walk = Walk(path)
     try:
@@ -33,7 +34,7 @@ def trusted_program(path: Path, user: int) -> Path:
         walk.close()
     place = walk.last.path
     if not stat.S_ISREG(walk.last.mode):
-        raise Untrusted(f"{printable(place)} is no file")
+        raise Untrusted(f"{printable(place)} is not a file")
     if walk.last.mode & BY_OTHERS:
         raise Untrusted(f"{printable(place)} can be written by other users: {shell_line('chmod', '700', place)}")
     if not os.access(place, os.X_OK):
@@ -42,15 +43,15 @@ def trusted_program(path: Path, user: int) -> Path:
 
 
 def _look_at(step: Step, user: int) -> None:
-    """One step of the way: whose it is, and who may write there."""
+    """Check the owner of one step of the path, and who may write there. Raises Untrusted."""
     place = step.path
     if step.uid not in (0, user):
         found = f"{printable(place)} belongs to {user_name(step.uid)}, neither to {user_name(user)} nor to root"
         if stat.S_ISDIR(step.mode):
-            raise Untrusted(f"{found}, and another program can be put there: only those two may own what leads to it")
+            raise Untrusted(f"{found}, so another program can be put there: only those two may own the path to it")
         advice = shell_line("sudo", "chown", "-h", user_name(user), place)
-        raise Untrusted(f"{found}: look whether it is what you have put there, then {advice}")
-    # In a directory like /tmp, nobody can rename or remove what belongs to another.
+        raise Untrusted(f"{found}: check that it is what you put there, then {advice}")
+    # In a sticky directory such as /tmp, nobody can rename or remove another user's files.
     if stat.S_ISDIR(step.mode) and step.mode & BY_OTHERS and not step.mode & stat.S_ISVTX:
         advice = shell_line("chmod", "go-w", place)
         raise Untrusted(f"other users may write in {printable(place)} and put another program there: {advice}")

@@ -1,6 +1,6 @@
-"""Which database lightningd is told to use: this plugin protects the file in the network directory, and no other.
+"""Which database lightningd is told to use: this plugin only protects the file in the network directory.
 
-`wallet=sqlite3://MAIN:REPLICA` names two files, and the second one is overwritten by lightningd at each start.
+`wallet=sqlite3://MAIN:REPLICA` names two files; lightningd overwrites the second one at each start.
 """
 
 from contextlib import suppress
@@ -24,10 +24,10 @@ class Wallet:
     """What a `wallet` setting says."""
 
     where: str
-    """The place in words, for whoever must change it."""
+    """Where it was set, in words, for the person who must change it."""
     scheme: str
     main: Path | None = None
-    """The database that the node runs from; None when it is no SQLite file."""
+    """The database that the node runs from; None when it is not an SQLite file."""
     replica: Path | None = None
 
 
@@ -42,18 +42,18 @@ def wallet_of(setting: Setting, directory: Path) -> Wallet:
 def same_file(one: Path, other: Path) -> bool:
     """Whether both names lead to one file, with its journal beside it.
 
-    Through links only: SQLite keeps the journal beside the file that a link leads to, but a second name of one file
-    (a hard or a bind mount) has its journal elsewhere.
+    Only symbolic links are followed: SQLite keeps the journal beside the file that such a link leads to, but a second
+    name of one file (a hard link or a bind mount) has its journal elsewhere.
     """
     return one.resolve() == other.resolve()
 
 
 def wallet_elsewhere(directory: Path) -> Wallet | None:
-    """Where the lightningd that has started this process keeps its SQLite database, if not in `directory`.
+    """The SQLite database of the lightningd that has started this process, if it is not the one in `directory`.
 
-    By its command line and its config files; None, too, where these cannot be read, or say nothing.
+    Taken from lightningd's command line and config files; None also when these cannot be read, or say nothing.
     """
-    with suppress(BackupError, OSError, RuntimeError):  # the last: a user without a home
+    with suppress(BackupError, OSError, RuntimeError):  # RuntimeError: a user without a home
         arguments = _arguments_of_lightningd()
         _, settings = read_settings(_as_lightningd_names_it(directory, arguments), arguments)
         named = [setting for setting in settings if setting.name == "wallet"]
@@ -64,7 +64,7 @@ def wallet_elsewhere(directory: Path) -> Wallet | None:
 
 
 def _as_lightningd_names_it(directory: Path, arguments: list[str]) -> Path:
-    """The directory under the name that lightningd knows: a link's own parent holds the config file."""
+    """The directory under the name that lightningd uses: the config file is in that name's own parent."""
     bases = [Path(word.partition("=")[2]) for word in arguments if word.startswith("--lightning-dir=")]
     bases += [Path(after) for word, after in pairwise(arguments) if word == "--lightning-dir"]
     for base in (*bases, expanded(DEFAULT_DIRECTORY)):
@@ -75,7 +75,7 @@ def _as_lightningd_names_it(directory: Path, arguments: list[str]) -> Path:
 
 
 def _arguments_of_lightningd() -> list[str]:
-    """Of the lightningd above this process, perhaps behind a script."""
+    """The arguments of the lightningd above this process, even with a script in between."""
     try:
         for process in psutil.Process().parents():
             words = process.cmdline()
@@ -88,11 +88,11 @@ def _arguments_of_lightningd() -> list[str]:
 
 
 def put_it_here(wallet: Wallet, database: Path) -> str:
-    """What to do so that the node's database lies where this plugin looks after it, as sentences."""
+    """What to do to get the node's database where this plugin protects it, as sentences."""
     assert wallet.main is not None
     moved = ("mv", wallet.main, database)
     journal = ("mv", f"{wallet.main}-journal", f"{database}-journal")
-    aside = f"move {database} aside, which is another file; then " if database.exists() else ""
+    aside = f"move {database} aside (it is another file); then " if database.exists() else ""
     kept = "" if wallet.replica is None or same_file(wallet.replica, database) else f":{wallet.replica}"
     line = f"write wallet=sqlite3://{database}{kept}" if kept else "remove the wallet setting"
     return (

@@ -16,7 +16,7 @@ WRITER_LOCK_FILE = "backup.pid"
 class WriterLock:
     """The right to write this node's backup, for one process at a time.
 
-    `what` names this process to whoever finds the lock taken; by default the name of its program.
+    `what` names this process to another one that finds the lock taken; by default it is the name of its program.
     """
 
     def __init__(self, directory: Path, what: str | None = None) -> None:
@@ -24,12 +24,12 @@ class WriterLock:
         self._lock = FileLock(self.path, what or Path(sys.argv[0]).name or "python")
 
     def acquire(self) -> None:
-        """Take the lock, without waiting. InUse, naming the holder, when another one has it; BackupError when it cannot
-        be locked at all."""
+        """Take the lock, without waiting. InUse, naming the holder, when another process has it; BackupError when the
+        file cannot be locked at all."""
         self._demand(self._lock.acquire)
 
     def look(self) -> None:
-        """Raise what `acquire` would, and change nothing: for a dry run."""
+        """Raise what `acquire` would raise, but change nothing: for a dry run."""
         self._demand(self._lock.look)
 
     def _demand(self, how: Callable[[], None]) -> None:
@@ -45,14 +45,14 @@ class WriterLock:
             self._fail(error)
 
     def release(self) -> None:
-        """Give the lock up; nothing happens when it is not held. Where the file stays, it means nothing."""
+        """Release the lock; does nothing when it is not held. The file may stay; without the lock it means nothing."""
         self._lock.release()
 
     def __enter__(self) -> "WriterLock":
         try:
             self.acquire()
             return self
-        except BaseException:  # Ctrl-C on the way back from it
+        except BaseException:  # Ctrl-C while `acquire` returned
             self.release()
             raise
 
@@ -62,11 +62,11 @@ class WriterLock:
         self.release()
 
     def _fail(self, error: OSError) -> NoReturn:
-        remedy = "make room or repair that disk, then repeat this"
+        remedy = "free some space or repair that disk, then repeat this"
         if error.errno in (errno.EACCES, errno.EPERM):
             remedy = (
-                "run this as the user that lightningd runs as; if that is who you are, the file is another user's, and "
-                "whoever has put it there must give it to you"
+                "run this as the user that lightningd runs as; if you are that user, the file is another user's, and "
+                "the user who put it there must give it to you"
             )
         raise BackupError(
             f"{self.path} cannot be locked ({error.strerror}), so a second writer could not be kept out; nothing was "

@@ -1,1 +1,1 @@
-"""What a URL's scheme names: one module for each scheme, which makes a `Place` of a URL."""
+"""The kinds of destinations: one module for each URL scheme, which makes a `Place` from a URL."""

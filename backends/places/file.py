@@ -16,7 +16,7 @@ from backends.urls import BadURL, Destination
 
 
 class FilePlace(Place):
-    """A directory of this machine. A backup can be read wherever it lies, and be kept only where it stays."""
+    """A directory on this machine. A backup can be read from any filesystem, but kept only on one that persists."""
 
     def __init__(self, destination: Destination) -> None:
         if not destination.names_no_other_machine:
@@ -28,7 +28,9 @@ class FilePlace(Place):
         destination.allow_options("timeout", EPHEMERAL)
         accepted = destination.option(EPHEMERAL, "")
         if accepted not in ("", ACCEPTED):
-            raise BadURL(f"{destination}: {EPHEMERAL}={accepted} means nothing; there is {EPHEMERAL}={ACCEPTED}")
+            raise BadURL(
+                f"{destination}: {EPHEMERAL}={accepted} means nothing; the only value is {EPHEMERAL}={ACCEPTED}"
+            )
         self._url, self._path, self._accepted = str(destination), destination.local_path, bool(accepted)
         self._storage = LocalStorage(self._path)
 
@@ -54,8 +56,8 @@ class FilePlace(Place):
             lifetime = lifetime_of(self._path)
         if self._accepted and lifetime is Lifetime.LAYER:
             found.append(
-                f"{self.describe()} lies in a container's own layer ({EPHEMERAL}={ACCEPTED}): whoever removes the "
-                "container, or makes it anew from a newer image, removes the backup with it"
+                f"{self.describe()} is in a container's own layer ({EPHEMERAL}={ACCEPTED}): removing the container, "
+                "or recreating it from a newer image, removes the backup with it"
             )
         return found
 

@@ -20,7 +20,7 @@ _MOUNTED_OPTIONS = ("timeout", _SHARE)
 
 
 def nfs_place(destination: Destination) -> Place:
-    """The place on a share, by whichever of the two ways the URL says. Raises BadURL."""
+    """The place on a share: on a server if the URL names one, otherwise on a mounted share. Raises BadURL."""
     commit_timeout_of(destination)
     if not destination.path.name:
         raise BadURL(f"{destination} names no directory; write it like nfs://nas.local/export/lightning.bkp")
@@ -28,7 +28,7 @@ def nfs_place(destination: Destination) -> Place:
 
 
 class ServerPlace(Place):
-    """A directory on a server that is spoken to directly."""
+    """A directory on an NFS server that this program talks to directly, without a mount."""
 
     def __init__(self, destination: Destination) -> None:
         self._storage = NfsStorage(server_of(destination), destination.path.name)
@@ -39,14 +39,14 @@ class ServerPlace(Place):
 
 
 class MountedSharePlace(Place):
-    """A directory on a share that must be mounted; the URL's `share` remembers which one that was at `init`."""
+    """A directory on a mounted share. The URL's option `share` records which share was mounted there at `init`."""
 
     def __init__(self, destination: Destination) -> None:
         for name, _ in destination.options:
             if name not in _MOUNTED_OPTIONS:
                 raise BadURL(
-                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; there is "
-                    f"{', '.join(_MOUNTED_OPTIONS)}"
+                    f"{destination}: the option {name!r} is for nfs://server/..., not for a mounted share; the "
+                    f"options are: {', '.join(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
         self._share = FoundStorage(self._find, f"{self._path} (a network share)", self._read_only)
@@ -61,18 +61,18 @@ class MountedSharePlace(Place):
 
     def _read_only(self) -> BackupError:
         return Unreachable(
-            f"the share that {self._path} lies on is mounted read-only. What was saved there is safe; mount it "
+            f"the share that holds {self._path} is mounted read-only. What was saved there is safe; mount it "
             "writable (without `ro`, and exported with `rw`), then try again"
         )
 
     def check_writable(self) -> None:
-        """A backup can be read from anywhere, but not be kept where a change that was saved may never arrive."""
+        """Refuse a share that sends a file only when it is closed: a saved change may never arrive there."""
         mount = self._share.look().mount
         if uploads_late(mount):
             raise BackupError(
-                f"{mount.describe()} sends a file to its server only when it is closed, so that a change would count "
-                "as saved and be lost. Nothing was written; take a share of another kind (NFS, SMB, sshfs) or a disk. "
-                "To read a backup there, use restore or verify"
+                f"{mount.describe()} sends a file to its server only when it is closed, so a change could count as "
+                "saved and still be lost. Nothing was written; use a share of another kind (NFS, SMB, sshfs), or a "
+                "disk. To read a backup there, use restore or verify"
             )
 
     def check_present(self) -> None:
@@ -85,12 +85,12 @@ class MountedSharePlace(Place):
         mounted = self._share.look().mount.describe()
         if self._remembered and self._share.look().mount.source != self._remembered:
             return (
-                f"another share is in the place of the one with the backup: {mounted} is mounted, and the backup was "
-                f"made on {printable(self._remembered)}. Nothing was changed; mount that one again, then start the "
-                "node again"
+                f"the wrong share is mounted: {mounted} is mounted, and the backup was made on "
+                f"{printable(self._remembered)}. Nothing was changed; mount the share with the backup again, then "
+                "start the node again"
             )
         return (
-            f"there is no backup at {self._path}; mounted there is {mounted}. Is that the right share? Nothing was "
+            f"there is no backup at {self._path}, where {mounted} is mounted. Is that the right share? Nothing was "
             "changed; mount the share that holds the backup, then try again"
         )
 
@@ -98,7 +98,7 @@ class MountedSharePlace(Place):
         mount, remarks = self._share.look().mount, []
         if self._remembered not in ("", mount.source):
             remarks.append(
-                f"the backup was made on the share {printable(self._remembered)}, and is found on "
+                f"the backup was made on the share {printable(self._remembered)} and is now on "
                 f"{printable(mount.source)}: going on"
             )
         return [*remarks, *promise_breakers(mount)]
@@ -115,17 +115,17 @@ class MountedSharePlace(Place):
 
 
 def share_at(path: Path) -> Mount:
-    """The network share that a path lies on. Raises Unreachable when it lies on this machine's own disk."""
+    """The network share that holds a path. Raises Unreachable if the path is on this machine's own disk."""
     try:
         mount = mount_of(path)
     except OSError as error:
         raise Unreachable(
-            f"the share for {path} does not answer ({error.strerror or error}). What was saved there is safe; see "
-            "whether the server runs, unmount the share if it is stale (umount -f), mount it again, then try again"
+            f"the share for {path} does not answer ({error.strerror or error}). What was saved there is safe; check "
+            "that the server is running, unmount the share if it is stale (umount -f), mount it again, then try again"
         ) from error
     if not is_network(mount):
         raise Unreachable(
-            f"no share is mounted at {path}: that path lies on {mount.describe()}, on this machine. Nothing was "
+            f"no share is mounted at {path}: that path is on {mount.describe()}, on this machine. Nothing was "
             "written there, and what was saved on the share is safe; mount the share, then try again (for a backup on "
             f"this machine the URL is file://{quote(str(path))})"
         )

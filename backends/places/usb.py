@@ -47,7 +47,7 @@ class UsbPlace(Place):
         if mode & 0o077:
             found.append(
                 f"{self._stick.describe()}: this kind of filesystem ({stick.mount.kind}) keeps no permissions, "
-                f"so every user of this machine may read the backup, and it holds channel secrets. Mount it with "
+                f"so every user of this machine can read the backup, and it holds channel secrets. Mount it with "
                 "umask=077 and uid= the user of lightningd"
             )
         return found

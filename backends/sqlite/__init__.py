@@ -1,1 +1,1 @@
-"""Everything that is done with SQLite: copying, replaying, rebuilding, comparing."""
+"""Everything that is done with SQLite: a node's database is copied, rebuilt from its changes, and compared."""

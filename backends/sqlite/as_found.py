@@ -1,7 +1,7 @@
-"""A database as SQLite would see it at its next open, found out without changing a byte of anything.
+"""A database as the next process to open it will see it, determined without changing a byte on disk.
 
-After a crash a hot journal may lie beside it, which the next opener rolls back into the file. SQLite itself does so
-here, through files that are only ever read: what it writes, truncates and deletes stays in memory.
+After a crash there may be a hot journal beside the database, which the next process to open it rolls back. Here SQLite
+itself does that, on files that are only read: what it writes, truncates and deletes stays in memory.
 """
 
 import fcntl
@@ -22,34 +22,34 @@ from backends.sqlite.error_text import NOT_TO_BE_READ
 from backends.sqlite.source import DatabaseState, state_of
 
 MAX_JOURNAL = 64 << 20
-"""Bytes of a journal above which the database is not looked at: what is rolled back is kept in memory."""
+"""Bytes. With a larger journal the database is not examined, because what is rolled back is kept in memory."""
 
 _WAL_VERSIONS = slice(18, 20)
-"""Where the header says 2 and 2 of a database with a WAL."""
+"""The two header bytes that are both 2 in a database in WAL mode."""
 
 _BLOCK = 4096
 _FLOCK = "hhqqi0q"
 """C's `struct flock` on Linux: type, whence, start, length, pid."""
 
 _LOCK_BYTES = (0x40000000, 512)
-"""Where SQLite's locks lie in a database file, and how many bytes of them."""
+"""Offset of the bytes of a database file that SQLite locks, and their number."""
 
 _number = itertools.count()
 
 
 class Unclear(Enum):
-    """Why nothing can be said of a database."""
+    """Why the state of a database cannot be told."""
 
-    WAL = auto()  # its header is not where its last commits are
+    WAL = auto()  # its last commits may be in the WAL and not in the header
     LOCKED = auto()  # another process is reading or writing it
-    LARGE_JOURNAL = auto()
-    NO_DATABASE = auto()  # damaged, or something else
-    UNREADABLE = auto()  # the disk or the permissions
+    LARGE_JOURNAL = auto()  # above MAX_JOURNAL
+    NO_DATABASE = auto()  # damaged, or not a database
+    UNREADABLE = auto()  # because of the disk or the permissions
 
 
 @dataclass(frozen=True, slots=True)
 class AsFound:
-    """What SQLite would find."""
+    """The database that the next process to open the file will find."""
 
     state: DatabaseState
     header: bytes
@@ -57,15 +57,15 @@ class AsFound:
 
 
 def as_found(database: Path) -> AsFound | Unclear:
-    """The database as the next process to open it would find it; a missing file counts as an empty one.
+    """The database as the next process to open it will find it; a missing file counts as an empty one.
 
-    Nothing in this process may have it open: closing a file gives up the locks on it. Never raises for what is on disk.
+    This process must not have it open: closing a file releases all its locks. Nothing on disk makes this raise.
     """
     try:
-        # SQLite looks for the journal beside the file itself, too.
+        # SQLite, too, looks for the journal beside the real file.
         with closing(_ReadOnlyDisk(database.resolve())) as disk:
             return disk.unclear() or _look(disk)
-    except (OSError, RuntimeError):  # the latter for links that lead in a circle
+    except (OSError, RuntimeError):  # RuntimeError: symbolic links form a loop
         return Unclear.UNREADABLE
 
 
@@ -82,9 +82,9 @@ def _look(disk: "_ReadOnlyDisk") -> AsFound | Unclear:
 
 
 class _ReadOnlyDisk(apsw.VFS):
-    """The database and its journal as they lie on disk; what SQLite changes is kept in memory until `close`.
+    """A SQLite VFS with the database and its journal as they are on disk; changes stay in memory until `close`.
 
-    OSError when one of them is there and cannot be opened.
+    Raises OSError when one of them exists and cannot be opened.
     """
 
     def __init__(self, database: Path) -> None:
@@ -102,7 +102,7 @@ class _ReadOnlyDisk(apsw.VFS):
             stack.pop_all()
 
     def unclear(self) -> Unclear | None:
-        """What speaks against looking at them at all."""
+        """The reason not to examine the files at all, if there is one."""
         if self.main.locked_by_another():
             return Unclear.LOCKED
         if names_super_journal(self.database):
@@ -114,7 +114,7 @@ class _ReadOnlyDisk(apsw.VFS):
         return Unclear.LARGE_JOURNAL if journal is not None and journal.xFileSize() > MAX_JOURNAL else None
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Unregister the VFS and close its files."""
         self.unregister()
         self._close_files()
 
@@ -122,7 +122,7 @@ class _ReadOnlyDisk(apsw.VFS):
         for file in self._files.values():
             file.close()
 
-    # What SQLite calls
+    # The methods that SQLite calls
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "_File":  # type: ignore[override]  # noqa: N802
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
@@ -142,7 +142,7 @@ class _ReadOnlyDisk(apsw.VFS):
 
 
 class _File:
-    """One file. Several opens of it are one: nobody else has it."""
+    """One file of the VFS. All opens of it share this object, since a single connection uses the VFS."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -150,25 +150,25 @@ class _File:
         self._changed: dict[int, bytearray] = {}
 
     def close(self) -> None:
-        """Let go of it; a second time does nothing."""
+        """Close the file. Calling it again does nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def locked_by_another(self) -> bool:
-        """Whether another process has one of SQLite's locks on it; no lock is taken to find that out."""
+        """Whether another process holds one of SQLite's locks on the file; asking takes no lock."""
         if self._descriptor is None:
             return False
         question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_LOCK_BYTES, 0)
         try:
             answer = fcntl.fcntl(self._descriptor, fcntl.F_GETLK, question)
-        except OSError:  # a filesystem without locks
+        except OSError:  # the filesystem has no locks
             return False
         kind: int = struct.unpack(_FLOCK, answer)[0]
         return kind != fcntl.F_UNLCK
 
     def read(self, amount: int, offset: int) -> bytes:
-        """As many bytes as there are. OSError."""
+        """Up to `amount` bytes from `offset` on, fewer at the end of the file. Raises OSError."""
         end = min(offset + amount, self._size)
         if end <= offset:
             return b""
@@ -179,7 +179,7 @@ class _File:
         return data[offset - first * _BLOCK : end - first * _BLOCK]
 
     def _block(self, block: int) -> bytes:
-        """A whole block, with zeros where nothing was written yet."""
+        """A whole block as it is on disk, padded with zeros."""
         return self._from_disk(block * _BLOCK, (block + 1) * _BLOCK).ljust(_BLOCK, b"\0")
 
     def _from_disk(self, start: int, end: int) -> bytes:
@@ -188,10 +188,10 @@ class _File:
             return b""
         data = os.pread(self._descriptor, end - start, start)
         if len(data) < end - start:
-            raise OSError("the file is being cut")
+            raise OSError("the file is being truncated")
         return data
 
-    # What SQLite calls
+    # The methods that SQLite calls
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         try:
@@ -243,17 +243,18 @@ class _File:
         return 512
 
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        # As SQLite's own files say. Without it, it takes a journal shorter than a larger sector for none.
+        # As SQLite's own VFS reports. Without this flag, SQLite assumes larger sectors and ignores a journal shorter
+        # than one.
         return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
 
 
 def _opened(path: str) -> int | None:
-    """A descriptor to read a plain file by; None when there is none. OSError."""
+    """A read-only descriptor of a regular file; None when there is no such file. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{path} is no file")
+        raise OSError(f"{path} is not a regular file")
     return descriptor

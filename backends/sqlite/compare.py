@@ -1,4 +1,4 @@
-"""What two databases hold, compared by content: schema, every row with its rowid, the last automatic ids.
+"""Two databases compared by content: schema, every row with its rowid, the last automatic ids.
 
 SQLite itself compares the rows, table by table in the order of their keys, so memory does not grow with the tables.
 No value is ever shown: a node's rows are its secrets.
@@ -22,7 +22,7 @@ _NO_SEQUENCE = "SELECT NULL, NULL WHERE 0"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was compared, and each difference as a sentence: none when the two hold the same."""
+    """How much was compared, and each difference as a sentence: none when both databases hold the same."""
 
     tables: int
     rows: int
@@ -30,10 +30,10 @@ class Comparison:
 
 
 def compare(a: Path, b: Path, a_name: str = "the first", b_name: str = "the second") -> Comparison:
-    """Compare two databases that nobody writes meanwhile; the names are for the sentences.
+    """Compare two databases that nobody is writing to; `a_name` and `b_name` stand for them in the sentences.
 
-    A hot journal or a WAL beside one is taken into account as SQLite would when the node starts, but in a copy in the
-    temporary directory: neither is changed. `rows` counts those of `a`. Raises Busy, Corrupt or BackupError.
+    A hot journal or a WAL is recovered as SQLite would when the node starts, but in a copy in the temporary directory:
+    neither database is changed. `rows` of the result counts the rows of `a`. Raises Busy, Corrupt or BackupError.
     """
     with _both(a, b) as connection:
         differences = _schema_differences(connection, a_name, b_name)
@@ -44,15 +44,15 @@ def compare(a: Path, b: Path, a_name: str = "the first", b_name: str = "the seco
                 tables += 1
                 rows += pair.compare(differences)
             elif not pair.numbered:
-                differences.append(f"table {table} cannot be compared: its columns hide the numbers of its rows")
+                differences.append(f"table {table} cannot be compared: its columns hide the rowid")
         differences += _sequence_differences(connection)
         return Comparison(tables, rows, differences)
 
 
 def foreign_key_violations(path: Path) -> list[str]:
-    """Rows that refer to rows that are not there, counted: a sentence for each foreign key. Opened as by `compare`.
+    """A sentence for each foreign key that is violated: how many rows refer to missing rows. Opens as `compare` does.
 
-    A node may have some: they say nothing against a backup that has the same.
+    A node's own database may have violations, so a backup that has the same ones is still good.
     """
     sentences = []
     with recovered_copy(path) as file, opened(file, READ_ONLY, path) as connection:
@@ -67,7 +67,8 @@ def foreign_key_violations(path: Path) -> list[str]:
             for (parent, _), (count, first) in found.items():
                 where = "" if first is None else f", first in row {first}"
                 refer = f"{_rows(count)} {'refers' if count == 1 else 'refer'}"
-                sentences.append(f"table {table}: {refer} to rows of {parent} that are not there{where}")
+                missing = f"{'a missing row' if count == 1 else 'missing rows'} of {parent}"
+                sentences.append(f"table {table}: {refer} to {missing}{where}")
     return sentences
 
 
@@ -89,19 +90,19 @@ def _both(a: Path, b: Path) -> Iterator[apsw.Connection]:
 
 
 class _Pair:
-    """One table in both databases, `main` (x) and `other` (y)."""
+    """A table that is compared between the databases `main` (in SQL: x) and `other` (y)."""
 
     def __init__(self, connection: apsw.Connection, table: str, a_name: str, b_name: str) -> None:
         self._connection, self._table = connection, table
         self._a_name, self._b_name = a_name, b_name
         self._columns, self._key = _shape(connection, "main", table)
         self.numbered = bool(self._key)
-        """Whether a row can be found in the other table."""
+        """Whether each row has a key (rowid or primary key) by which to find it in the other database."""
         self.alike = self.numbered and (self._columns, self._key) == _shape(connection, "other", table)
-        """Whether the rows can be compared; a schema that differs is a difference of its own."""
+        """Whether the rows can be compared: both have the same columns. A differing schema is reported separately."""
 
     def compare(self, differences: list[str]) -> int:
-        """Add what differs, and return the number of rows in `main`."""
+        """Append what differs to `differences`, and return the number of rows in `main`."""
         both = self._joined("main", "x", "other", "y")
         differ = f"NOT ({self._missing('y')}) AND {self._differ(self._columns)}"
         here, only_here, changed = self._one(
@@ -125,7 +126,10 @@ class _Pair:
         return cast(tuple[int, ...], row)
 
     def _first(self, side: str, source: str, condition: str, columns: Sequence[str] = ()) -> str:
-        """Where the first such row is, if the table's rows have a number, and which of these columns differ in it."""
+        """The rowid of the first row that meets `condition`, and which of `columns` differ in it, as text to append.
+
+        Empty for a table without rowids.
+        """
         if self._key[0] not in _ROWIDS:
             return ""
         rowid = f"{side}.{self._key[0]}"
@@ -146,7 +150,8 @@ class _Pair:
 
     @staticmethod
     def _differ(columns: Sequence[str]) -> str:
-        """SQL that is true when any value differs; to SQLite alone 1 and 1.0 are equal, and in some columns a and A."""
+        """SQL that is true when any value differs, in type too: a plain comparison takes 1 and 1.0 for equal, and in
+        some columns "a" and "A"."""
         x, y = (
             ", ".join(f"typeof({side}.{_quoted(c)}), {side}.{_quoted(c)} COLLATE BINARY" for c in columns)
             for side in ("x", "y")
@@ -155,7 +160,8 @@ class _Pair:
 
 
 def _shape(connection: apsw.Connection, schema: str, table: str) -> tuple[Sequence[str], Sequence[str]]:
-    """The stored columns, and those that find a row: its rowid by a name that no column has, or the primary key."""
+    """The stored columns, and those of the row's key: the primary key of a table without rowids, else the rowid under a
+    name that no column has (empty if columns have all its names)."""
     columns = run(connection, f"PRAGMA {schema}.table_xinfo({_quoted(table)})")
     names = [str(name) for _, name, _, _, _, _, hidden in columns if not hidden]
     if any(row[4] for row in run(connection, f"PRAGMA {schema}.table_list({_quoted(table)})")):
@@ -166,7 +172,7 @@ def _shape(connection: apsw.Connection, schema: str, table: str) -> tuple[Sequen
 
 
 def _tables(connection: apsw.Connection, schema: str) -> list[str]:
-    """The names of the real tables; those of SQLite itself hold no data of the node's."""
+    """The names of the tables with stored rows; not SQLite's own (`sqlite_...`), which hold none of the node's data."""
     sql = f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name"
     return [str(name) for (name,) in run(connection, sql) if not str(name).startswith("sqlite_")]
 
@@ -193,7 +199,7 @@ def _schema_differences(connection: apsw.Connection, a_name: str, b_name: str) -
 
 
 def _sequence_differences(connection: apsw.Connection) -> list[str]:
-    """`sqlite_sequence`: the largest id that an AUTOINCREMENT table has ever had."""
+    """Differences in `sqlite_sequence`: the largest id that each AUTOINCREMENT table has ever had."""
     here, there = (
         f"SELECT name, seq FROM {schema}.sqlite_sequence"
         if run(connection, f"SELECT 1 FROM {schema}.sqlite_schema WHERE name = 'sqlite_sequence'")

@@ -1,4 +1,4 @@
-"""A snapshot taken from a node's database: copied aside by SQLite's backup API, checked, then streamed."""
+"""A snapshot of a node's database: copied to scratch space with SQLite's backup API, checked, then streamed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,20 +15,20 @@ from backends.system.scratch import scratch_directory
 from backends.text import printable, shell_line
 
 PagesDone = Callable[[int, int], None]
-"""Called with pages copied so far, and all of them."""
+"""Called with the pages copied so far, and their total."""
 
 BytesDone = Callable[[int, int], None]
-"""Called with bytes taken so far, and all of them."""
+"""Called with the bytes read so far, and their total."""
 
 SPARE = 1 << 20
-"""Bytes that stay free beside a copy of the database."""
+"""Bytes that must stay free on the disk that holds a copy of the database."""
 
 _COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "f2fs", "fuse.zfs"})
-"""Filesystems on which a copy may take less than its size: there, only trying tells."""
+"""Filesystems on which a copy may take less space than its size: there, only trying shows whether it fits."""
 
 
 class NoRoom(BackupError):
-    """The disk that a copy of the database should lie on for a while is too full for it. Nothing was begun."""
+    """The disk for a temporary copy of the database has too little free space. Nothing was begun."""
 
 
 @contextmanager
@@ -37,34 +37,34 @@ def consistent_copy(
 ) -> Iterator[SnapshotSource]:
     """The database as of now, as a source for a new generation.
 
-    The copy lies in `scratch` while it is streamed (as large as the database, mode 0600) and is gone afterwards.
+    While it is streamed, the copy is in `scratch` (as large as the database, mode 0600); it is removed at the end.
     `writable` lets SQLite roll back a hot journal first, as lightningd itself would: only for a stopped node. `instead`
-    is how another place for the copy is chosen, in words that follow "Make room there; or". Raises NoRoom and what
-    `copy_database` raises.
+    tells the user how to choose another place for the copy: it follows "Free some space there; or" in the message of
+    NoRoom. Raises NoRoom and what `copy_database` raises.
     """
-    _demand_room(database, scratch, instead)
+    _require_space(database, scratch, instead)
     with scratch_directory(scratch) as directory:
         copy = directory / "copy.sqlite3"
         state = copy_database(database, copy, writable=writable, progress=progress)
         yield SnapshotSource(file_pieces(copy), state.data_version or 0, state.node_id, size=copy.stat().st_size)
 
 
-def _demand_room(database: Path, scratch: Path, instead: str | None) -> None:
-    """Before it is tried: a disk that was filled to the last byte would stop whatever else writes to it."""
+def _require_space(database: Path, scratch: Path, instead: str | None) -> None:
+    """Raise NoRoom before a copy is tried: one that filled the disk would stop everything else that writes to it."""
     needed = free = 0
-    with suppress(OSError):  # then trying tells
+    with suppress(OSError):  # unknown: then only trying shows whether it fits
         if mount_of(scratch).kind in _COMPRESSING:
             return
         needed, free = database.stat().st_size + SPARE, shutil.disk_usage(scratch).free
     if free < needed:
         resync = shell_line("backup-cli", "resync", "--lightning-dir", database.parent, "--scratch")
         instead = instead or (
-            "have the copy made on another disk, with the node stopped, and start it then (DIR is a directory of yours "
-            f"there): {resync} DIR"
+            "stop the node, make the copy on another disk (DIR is a directory of yours there) with the following "
+            f"command, then start the node: {resync} DIR"
         )
         raise NoRoom(
             f"for a new snapshot the database is copied first, which takes {_mib(needed)} MiB in {printable(scratch)} "
-            f"for a while; only {free >> 20} MiB are free on that disk. Nothing was changed. Make room there; or "
+            f"for a while; only {free >> 20} MiB are free on that disk. Nothing was changed. Free some space there; or "
             f"{instead}"
         )
 
@@ -74,12 +74,12 @@ def _mib(count: int) -> int:
 
 
 def nothing() -> SnapshotSource:
-    """The database of a node that has never started."""
+    """The source for a node that has never started: an empty database."""
     return SnapshotSource((), 0, None)
 
 
 def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
-    """The same, telling how much of it has been taken."""
+    """`source`, which also calls `progress` as its pieces are read."""
 
     def pieces() -> Iterator[bytes]:
         done = 0
@@ -92,7 +92,7 @@ def watched(source: SnapshotSource, progress: BytesDone) -> SnapshotSource:
 
 
 def file_pieces(path: Path) -> Iterator[bytes]:
-    """The file, in pieces of a snapshot's size."""
+    """The file's contents, in pieces of PIECE bytes as a snapshot is written."""
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             yield piece

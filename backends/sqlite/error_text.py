@@ -1,7 +1,7 @@
-"""SQLite's own words, as far as they may be shown: it quotes from statements, and from the rows of a damaged schema.
+"""SQLite's error messages, reduced to what may be shown: SQLite quotes from statements and from a damaged schema.
 
-Names of tables, columns and indexes stay; everything else that SQLite puts into a sentence of its own is left out, and
-of a sentence that is not known here only SQLite's code is shown.
+Names of tables, columns and indexes are kept; anything else that SQLite puts into a message is left out. Of a message
+that is not known here, only SQLite's error code is shown.
 """
 
 import re
@@ -12,14 +12,17 @@ from backends.sqlite.statement_outline import plain_name
 
 _UNSAID: dict[type[Exception], str] = {apsw.FullError: "the disk is full", apsw.IOError: "the disk failed"}
 
-NOT_UTF8 = "it holds text that is no UTF-8, as no node's does"
-FOREIGN_JOURNAL = "the journal beside it names another file, as no node's does, which SQLite would look for and delete"
+NOT_UTF8 = "it holds text that is not UTF-8, which no node's database does"
+FOREIGN_JOURNAL = (
+    "the journal beside it names another file, which no node's journal does, and SQLite would look for that file and "
+    "delete it"
+)
 SEVERAL_ROWS = "several rows where a node's database has one"
 MANY_ROWS = "thousands of rows where a node's database has a few"
-NOT_TO_BE_READ = "only the database and its journal are to be read"
+NOT_TO_BE_READ = "only the database and its journal may be read"
 
 _OURS = frozenset({NOT_UTF8, FOREIGN_JOURNAL, SEVERAL_ROWS, MANY_ROWS, NOT_TO_BE_READ})
-"""What we say ourselves where SQLite would have gone on."""
+"""Our own messages, for errors raised where SQLite itself would have gone on."""
 
 _WITHOUT_NAMES = frozenset(
     {
@@ -69,7 +72,8 @@ _NAMES_FROM_THE_SCHEMA = tuple(
         r"(Cannot add a NOT NULL column with default value NULL)",
     )
 )
-"""SQLite's words and names in turn. Where a table is named, a value cannot stand, or the statement is none at all."""
+"""Messages that contain names: the groups are SQLite's words and names in turn. SQL allows no value where these name a
+table or a column, so a value can never be taken for a name."""
 
 _BEFORE_FOREIGN_TEXT = (
     "syntax error",
@@ -82,13 +86,14 @@ _BEFORE_FOREIGN_TEXT = (
     "malformed database schema",
     "CHECK constraint failed",
 )
-"""What is kept of a sentence that goes on with a piece of the statement, or of a row taken for the schema's."""
+"""Beginnings of messages that continue with a piece of the statement, or of a row taken for part of the schema. Only
+the beginning is shown."""
 
 _SYNTAX = re.compile(r'near ".*": syntax error', re.DOTALL)
 
 
 def sqlite_words(error: Exception) -> str:
-    """What SQLite says, printable and without values; for another error its kind."""
+    """SQLite's message, printable and without values; for an error that is not SQLite's, the name of its class."""
     said = _said(error)
     if _SYNTAX.fullmatch(said):
         return "syntax error"
@@ -104,24 +109,24 @@ def sqlite_words(error: Exception) -> str:
 
 
 def whole_words(error: Exception) -> str:
-    """SQLite's own words with what they quote: only for whoever has asked to see the statements, too."""
+    """SQLite's message with everything that it quotes: only for an operator who asked for it (--show-statements)."""
     return _said(error)
 
 
 def _said(error: Exception) -> str:
-    said = str(error).removeprefix(f"{type(error).__name__}: ")  # older APSW puts the name of the exception before them
-    # A copy that fails does not tell its connection.
+    said = str(error).removeprefix(f"{type(error).__name__}: ")  # older APSW prefixes the exception's name
+    # When a backup step fails, SQLite does not set the connection's message, and the text is only "not an error".
     return _UNSAID.get(type(error), said) if said in ("not an error", "error") else said
 
 
 def _names(listed: str) -> str:
-    """`table.column, table.column`, quoted or not."""
+    """The names in a list such as `table.column, table.column`, quoted or not, each reduced by `plain_name`."""
     names = (name.strip('"').split(".") for name in listed.split(", "))
     return ", ".join(".".join(map(plain_name, parts)) for parts in names)
 
 
 def _code(error: Exception) -> str:
-    """`SQLITE_CONSTRAINT_TRIGGER`, or `ValueError`."""
+    """SQLite's code for an error, such as `SQLITE_CONSTRAINT_TRIGGER`; for any other error its class: `ValueError`."""
     code = getattr(error, "extendedresult", 0)
     name = apsw.mapping_extended_result_codes.get(code) or apsw.mapping_result_codes.get(code)
     return str(name or type(error).__name__)

@@ -1,12 +1,12 @@
-"""The SQL functions that may be called on a connection: an allowlist, for every statement and every database file.
+"""The SQL functions that may be called on a connection: an allowlist for every statement and every database file.
 
-What is not on it is overridden on the connection by a function that refuses. So it holds wherever a call may stand (a
-statement, a trigger, a view, a CHECK, a DEFAULT, an index), it costs a statement nothing, and nobody has to be asked.
+Every other function is overridden on the connection by one that refuses. That works wherever a call may be (in a
+statement, a trigger, a view, a CHECK, a DEFAULT, an index), costs a statement nothing, and needs no authorizer.
 
 Where the list comes from: all recorded nodes (one from its first start, four upgraded in place from databases of 2018
-to 2023) and every migration in lightningd's `wallet/migrations.c` up to v26.06 call these five, and no other. What
-SQLite's own ALTER TABLE calls (substr, printf, like, ...) are the built-in functions all the same: SQLite prefers them
-for statements of its own. `CAST` is no function.
+to 2023) and every migration in lightningd's `wallet/migrations.c` up to v26.06 call the five of NODES_CALL, and no
+others. SQLite's own ALTER TABLE calls more (substr, printf, like, ...), but still reaches the built-in ones: SQLite
+prefers them for its own statements. `CAST` is not a function.
 """
 
 from collections.abc import Callable
@@ -17,28 +17,29 @@ import apsw
 NODES_CALL = frozenset({"coalesce", "max", "min", "replace", "strftime"})
 
 WE_CALL = frozenset({"count", "typeof"})
-"""What this package's own queries need, on the same connections."""
+"""Functions that this package's own queries call on the same connections."""
 
 A_NODE_MAY_CALL = frozenset({"abs", "ifnull", "iif", "length", "lower", "nullif", "substr", "sum", "upper"})
-"""No node does. Should a lightningd of tomorrow, its backup must be one that can be restored; and each of them takes no
-more time than reading its arguments, and no more memory than they have."""
+"""Functions that no node calls today. If a future lightningd does, its backup must still be restorable. None of them
+takes more time than reading its arguments, or more memory than they occupy."""
 
 ALLOWED = NODES_CALL | WE_CALL | A_NODE_MAY_CALL
 
 MAX_ARGUMENTS = 4
-"""Of one call; a node's have three at most. Each is copied for the function that refuses, and that memory SQLite does
-not count."""
+"""Arguments of one call; a node's calls have at most three. Each is copied for a function that refuses, and SQLite's
+memory limit does not count those copies."""
 
 LONGEST_SOUGHT = 16
-"""Bytes that `replace` looks for at most; nodes look for a colon. SQLite compares at each place, so that a long text of
-one letter, looked through for half of itself, takes hours in one step."""
+"""Bytes of the longest text that `replace` may search for; nodes search for a colon. SQLite compares at every position,
+so searching a long run of one letter for a run half as long takes hours in a single step."""
 
 _HARMLESS = apsw.SQLITE_INNOCUOUS | apsw.SQLITE_DETERMINISTIC
-"""So that a schema with such a call can be read, and told by name, and only what really calls it is refused."""
+"""Flags with which a schema that contains such a call can still be read and its objects named: only what really calls
+the function is refused."""
 
 
 class FunctionRefused(apsw.AuthError):
-    """A statement, or something in the schema, called a function that is not on the list."""
+    """A statement, or something in the schema, called the function `name`, which is not on the allowlist."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the function {name} is not allowed")
@@ -46,10 +47,10 @@ class FunctionRefused(apsw.AuthError):
 
 
 def allow_only_known(connection: apsw.Connection) -> None:
-    """Refuse, from here on, every function that is not on the list. Raises apsw.Error.
+    """From here on, refuse every function that is not on the allowlist. Raises apsw.Error.
 
-    A function that an extension registered for so many arguments is found before one that takes any number of them
-    (`fts3_tokenizer` is such a one, and crashes): each number is overridden by itself.
+    SQLite prefers a function that an extension registered for a fixed number of arguments to one that takes any number
+    (`fts3_tokenizer` is registered so, and crashes), so each number is overridden separately.
     """
     connection.limit(apsw.SQLITE_LIMIT_FUNCTION_ARG, MAX_ARGUMENTS)
     found = list(connection.execute("PRAGMA function_list"))
@@ -64,7 +65,7 @@ def allow_only_known(connection: apsw.Connection) -> None:
 def _override(connection: apsw.Connection, name: str, kind: str, arguments: int) -> None:
     if kind == "s":
         connection.create_scalar_function(name, _refusing(name), arguments, flags=_HARMLESS)
-    else:  # aggregates and window functions, or SQLite would only say that there is none of that kind
+    else:  # an override as a scalar would make SQLite report only that it is no aggregate or window function
         refuse = _refusing(name)
         connection.create_window_function(name, lambda: (None, refuse, refuse, refuse, refuse), arguments)
 
@@ -77,7 +78,7 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 
 
 class _Replace:
-    """SQLite's own `replace`, for what nodes look for."""
+    """SQLite's own `replace`, which refuses to search for more than LONGEST_SOUGHT bytes."""
 
     def __init__(self) -> None:
         self._sqlite: apsw.Connection | None = None

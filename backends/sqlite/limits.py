@@ -1,7 +1,7 @@
-"""How much memory, processor time and disk the bytes of a backup may take, in proportion to what is stored.
+"""How much memory, processor time and disk space the bytes of a backup may take, in proportion to their number.
 
 No honest backup comes near these limits, and each is far below what a few kilobytes could take without them: 38 kB
-doubled a table until it had 2.8 GiB. `--no-limits` lifts them, for whoever knows better.
+doubled a table until it had 2.8 GiB. `--no-limits` lifts them, for an operator who knows that the backup is honest.
 """
 
 import os
@@ -21,48 +21,50 @@ from backends.system.pulse import pulse
 MIB = 1 << 20
 
 FLOOR = 64 * MIB
-"""Bytes that a database or one value of it may always have: forty times what the first call of a new node makes."""
+"""Bytes that any database, or any value in it, may have: forty times what the first call of a new node makes."""
 
 FOR_A_DATABASE_BYTE = 8
-"""Bytes that the rebuilt database may have for each of the snapshot's: a migration copies tables, one after the other,
-and what it drops is used again; three were enough."""
+"""Bytes that the rebuilt database may have per byte of the snapshot. A migration copies tables one after the other, and
+the space of dropped tables is reused: three were enough."""
 
 FOR_A_STORED_BYTE = 256
-"""Bytes that may become of a stored one: recorded calls shrink to a twelfth, the most alike ones to a hundredth."""
+"""Bytes that a stored byte may unpack to. Recorded calls shrink to a twelfth, the most similar ones to a hundredth."""
 
 ADDRESS_SPACE = 512 * MIB
-"""What Python and its libraries take (a third of it, measured, with all that is read ahead) beside SQLite's memory."""
+"""Address space for Python and its libraries, on top of SQLite's memory. Measured, with all that is read ahead, they
+take a third of it."""
 
 FOR_A_VALUE_BYTE = 4
-"""Bytes in Python for each of a large statement: its text, its bytes, and both once more while they are made."""
+"""Bytes in Python per byte of a large statement: its text, its bytes, and a second copy of both while they are made."""
 
 SPOOL = 1088 * MIB
-"""A change of 1 GiB lies in a temporary file while it is executed."""
+"""Bytes for the temporary file that holds a change while it is executed; a change may have 1 GiB."""
 
 CPU_SECONDS = 3600
 STORED_BYTES_A_SECOND = 4096
-"""Processor time in all: an hour, and a second for each of so many stored bytes. A Raspberry Pi does a hundred times
-as much."""
+"""Limit for the total processor time: an hour, plus a second for every STORED_BYTES_A_SECOND stored bytes. A Raspberry
+Pi is a hundred times as fast."""
 
 STUCK_AFTER = 120.0
-"""Seconds of processor time without any sign that the work goes on. A value of a gigabyte takes a tenth of it."""
+"""Seconds of processor time without progress after which work counts as stuck. A value of a gigabyte takes a tenth."""
 
 STUCK_BYTES_A_SECOND = MIB // 2
-"""One step of SQLite's may go through a whole table (an index is built, a table dropped): a second more for each of so
-many stored bytes of the backup."""
+"""A single step of SQLite may go through a whole table (to build an index, to drop the table), so STUCK_AFTER is
+extended by a second for every so many stored bytes of the backup."""
 
 FILES = 4096
+"""Open files that a confined process may have."""
 
 _NEVER = resource.RLIM_INFINITY
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""The environment of a confined process: malloc would reserve address space for each of its threads."""
+"""Environment variables of a confined process: without this, malloc reserves address space for each thread."""
 
 
 class BeyondLimits(BackupError):
-    """A backup would take more than anything that a node writes; nobody has proved that it is damaged."""
+    """A backup would take more than anything that a node writes. That is no proof that it is damaged."""
 
     exit_code = 3
 
@@ -72,37 +74,38 @@ class BeyondLimits(BackupError):
 
 
 _ANYWAY = (
-    "Nothing was made of it. Most likely this backup was altered or made by something else: start no node from it, and "
-    "look for another copy. If you know that it is a node's own, repeat the command with --no-limits"
+    "Nothing was made from it. Most likely this backup was altered, or does not come from a node: do not start a node "
+    "from it, and look for another copy. If you know that it is a node's own, repeat the command with --no-limits"
 )
-"""What is safe, and what to type, after any of these limits was met."""
+"""What is safe, and what to type, after one of these limits was reached."""
 
 
 class _Here:
-    """What holds for this process."""
+    """The settings of this process."""
 
     confined = False
     lifted = False
 
 
 def lift(lifted: bool) -> None:
-    """Whether there are no limits in the processes that this one starts: somebody knows the backup, and said so."""
+    """Set whether the processes that this one starts run without limits (`--no-limits`)."""
     _Here.lifted = lifted
 
 
 def lifted() -> bool:
-    """Whether that was said."""
+    """Whether the processes that this one starts run without limits."""
     return _Here.lifted
 
 
 def confine(*, limited: bool = True) -> None:
-    """Limit this process for good, before it reads anything of a backup. Whatever the system does not know is left out.
+    """Limit this process irrevocably, before it reads anything from a backup. Best effort: a limit that the system does
+    not offer is skipped.
 
-    Not `limited`: only what no honest work can miss.
+    Unless `limited`, only what honest work never needs is taken away.
     """
-    with suppress(OSError):  # the node beside it stays when memory runs out
+    with suppress(OSError):  # when memory runs out, the kernel kills this process and not the node
         Path("/proc/self/oom_score_adj").write_text("1000")
-    _set(resource.RLIMIT_CORE, 0)  # the database in its memory holds secrets
+    _set(resource.RLIMIT_CORE, 0)  # a core dump would contain the database's secrets
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not limited:
@@ -114,14 +117,14 @@ def confine(*, limited: bool = True) -> None:
 
 
 def end_with_the_parent(parent: int) -> None:
-    """Be killed when the process `parent`, which has started this one, dies."""
+    """Arrange to be killed when `parent`, the process that started this one, dies; exit at once if it has died."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def scale(stored: int) -> None:
-    """A backup of so many stored bytes is going to be unpacked: limit what it may take. For a confined process only."""
+    """Before a backup of `stored` bytes is unpacked: set the limits in proportion. Only in a confined process."""
     if not _Here.confined:
         return
     connection.limit_values(FLOOR + FOR_A_STORED_BYTE * stored, _more_memory)
@@ -131,14 +134,14 @@ def scale(stored: int) -> None:
 
 
 def allow_snapshot(stored: int) -> int | None:
-    """How many bytes a snapshot of so many stored ones may unpack to. None: as many as there is room for."""
+    """How many bytes a snapshot of `stored` bytes may unpack to; None: no limit."""
     return FLOOR + FOR_A_STORED_BYTE * stored if _Here.confined else None
 
 
 def allow_file(database: int, stored: int) -> int | None:
-    """How many bytes a database may have that is made of a snapshot of `database` bytes and `stored` bytes of changes.
+    """How many bytes a database made from a snapshot of `database` bytes and `stored` bytes of changes may have.
 
-    The system's limit for a file is set accordingly. None: as many as there is room for.
+    The system's limit for the size of a file is set accordingly. None: no limit.
     """
     if not _Here.confined:
         return None
@@ -148,9 +151,9 @@ def allow_file(database: int, stored: int) -> int | None:
 
 
 def too_large(most: int) -> BeyondLimits:
-    """The error for a database that grows beyond what `allow_file` gave it."""
+    """The error for a database that grows beyond `most` bytes (see `allow_file`)."""
     return BeyondLimits(
-        f"the database in this backup grows beyond {most // MIB} MiB, far more than a node makes of so few bytes"
+        f"the database in this backup grows beyond {most // MIB} MiB, far more than a node's backup of this size holds"
     )
 
 
@@ -162,24 +165,26 @@ def out_of_memory() -> BeyondLimits:
 
 
 def overflowing() -> BeyondLimits | None:
-    """The error for temporary files that are larger together than a file may be; None while they are not.
+    """The error for temporary files that together exceed the limit for one file; None while they do not.
 
-    The system limits each file, and one statement can have SQLite sort hundreds of lists at a time: 2 kB took 7.6 GB.
+    The system limits each file by itself, but one statement can make SQLite sort hundreds of lists at a time: 2 kB of
+    SQL took 7.6 GB.
     """
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if not _Here.confined or most == _NEVER or _temporary_bytes() <= most:
         return None
     return BeyondLimits(
-        f"temporary files for this backup grow beyond {most // MIB} MiB, far more than a node makes of so few bytes"
+        f"temporary files for this backup grow beyond {most // MIB} MiB, far more than a node's backup of this size "
+        "needs"
     )
 
 
 def _temporary_bytes() -> int:
-    """Disk that this process's files take which have no name any more. 0 where /proc does not tell."""
+    """Bytes of disk taken by this process's open files that have been unlinked. 0 if /proc cannot be read."""
     taken, seen = 0, set[int]()
     with suppress(OSError):
         for link in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # closed in the meantime
                 found = os.fstat(int(link.name))
                 if stat.S_ISREG(found.st_mode) and not found.st_nlink and found.st_ino not in seen:
                     seen.add(found.st_ino)
@@ -188,34 +193,35 @@ def _temporary_bytes() -> int:
 
 
 def stuck(change: int | None, segment: int) -> BeyondLimits:
-    """The error for work that does not go on, with the place where it stands still, as far as that is known."""
-    where = "" if change is None else f", at the change with data version {change}"
+    """The error for work that makes no progress, with the change and segment where it is stuck, if they are known."""
+    where = "" if change is None else f" at the change with data version {change}"
     where += f" in segment-{segment:08}" if change is not None and segment else ""
-    return BeyondLimits(f"reading this backup does not come to an end{where}: it was stopped")
+    return BeyondLimits(f"reading this backup got stuck{where}, so it was stopped")
 
 
 def end_when_stuck(tell: Callable[[BeyondLimits], None]) -> None:
-    """Watch this process from another thread: once its work stands still or fills the disk with temporary files, `tell`
-    why, and end it at once."""
+    """Watch this process from another thread: once its work is stuck or fills the disk with temporary files, call
+    `tell` with the error, then end the process at once."""
     threading.Thread(target=_watch, args=(tell,), name="watch", daemon=True).start()
 
 
 class StuckClock:
-    """How much processor time work has taken since it last showed that it goes on; `used` tells how much in all."""
+    """Measures the processor time that work has taken since it last made progress."""
 
     def __init__(self, used: Callable[[], float]) -> None:
+        """`used` returns the total processor time, in seconds."""
         self._used = used
         self._beat: object = None
         self._since = used()
         self._stored = 0
 
     def saw(self, beat: object, stored: int) -> None:
-        """Where the work is, on a backup of so many bytes."""
+        """Note how far the work is: `beat` changes with any progress. `stored`: the bytes of the whole backup."""
         if beat != self._beat:
             self._beat, self._since, self._stored = beat, self._used(), stored
 
     def stands_still(self) -> bool:
-        """Whether it has taken more than any honest step does."""
+        """Whether the time since the last progress is more than any honest step takes."""
         return self._used() - self._since > STUCK_AFTER + self._stored / STUCK_BYTES_A_SECOND
 
 
@@ -231,12 +237,12 @@ def _watch(tell: Callable[[BeyondLimits], None]) -> None:
 
 
 def _more_memory(heap: int, value: int) -> None:
-    """SQLite may have a heap of that size now, for a value of at most so many bytes."""
+    """SQLite may now allocate `heap` bytes, for a value of at most `value` bytes: raise the address space to match."""
     _soft(resource.RLIMIT_AS, ADDRESS_SPACE + heap + FOR_A_VALUE_BYTE * value)
 
 
 def _set(kind: int, most: int) -> None:
-    """For good: also the hard limit, unless that is lower already."""
+    """Set a resource limit irrevocably: the hard limit too, unless that is already lower."""
     hard = resource.getrlimit(kind)[1]
     most = most if hard == _NEVER else min(most, hard)
     with suppress(OSError, ValueError):
@@ -244,14 +250,14 @@ def _set(kind: int, most: int) -> None:
 
 
 def _soft(kind: int, most: int) -> None:
-    """For now: it grows with what is read."""
+    """Set only the soft limit: it is raised again as more is read."""
     hard = resource.getrlimit(kind)[1]
     with suppress(OSError, ValueError):
         resource.setrlimit(kind, (most if hard == _NEVER else min(most, hard), hard))
 
 
 def _prctl(option: int, value: int) -> None:
-    with suppress(OSError, AttributeError, ImportError):  # another system than Linux, a Python without libffi
-        import ctypes  # the plugin imports this module, and has no use for that one
+    with suppress(OSError, AttributeError, ImportError):  # not Linux, or a Python without libffi
+        import ctypes  # not at the top: the plugin imports this module and never needs ctypes
 
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

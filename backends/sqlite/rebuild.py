@@ -17,23 +17,23 @@ from backends.sqlite.source import DatabaseState
 from backends.system.pulse import pulse
 
 BytesDone = Callable[[int, int], None]
-"""Called with stored bytes read so far, and all of them."""
+"""Called with the stored bytes read so far, and their total."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild ended with."""
+    """The outcome of a rebuild."""
 
     state: DatabaseState
     data_version: int
-    changes: int
+    changes: int  # how many were replayed
     last_time: int  # when the last change was saved, seconds since 1970
     foreign_keys: bool
-    torn: str | None
+    torn: str | None  # for people: what follows the last complete change, if anything
     end_unverified: str | None = None
-    """In words, why nothing tells whether the end of the log is missing."""
+    """For people: why nothing can show that the end of the log is there; None when something does."""
     end: Position | None = None
-    """The end of the log, where it came so far; None for an earlier version, and for an older plugin's file."""
+    """The end of the log; None when the rebuild stopped at an earlier version, and for an older plugin's file."""
 
 
 def rebuild(
@@ -45,9 +45,9 @@ def rebuild(
     enough: int | None = None,
     durable: bool = True,
 ) -> Rebuilt:
-    """Write the generation's database to the new file `target`, checked and (unless it is not to stay) durable.
+    """Write the generation's database to the new file `target`, checked and (if `durable`) durable.
 
-    Stops before the first change that `take` does not want. Damage is no matter once version `enough` is reached.
+    Stops before the first change for which `take` is false. Damage after version `enough` is ignored.
     Raises Damaged, ReplayFailed or BeyondLimits; the file is then worthless and the caller removes it.
     """
     total = reader.stored_bytes()
@@ -58,7 +58,7 @@ def rebuild(
         size_limit = SizeLimit(replay, target.stat().st_size)
         try:
             rebuilt = _replay(reader, replay, size_limit, lambda done: show(read + done, total), take, enough)
-            show(total, total)  # the check of the whole result follows, and cannot say how far it is
+            show(total, total)  # what follows, the check of the result, cannot report progress
             rebuilt = replace(rebuilt, state=replay.finish(durable=durable))
         except TooLarge:
             raise size_limit.exceeded() from None
@@ -67,7 +67,7 @@ def rebuild(
 
 
 def _write_snapshot(snapshot: SnapshotReader, target: Path, tell: Callable[[int], None]) -> int:
-    """Returns the stored bytes that were read; `tell` is called with them as they grow."""
+    """Write the snapshot to the new file `target`, and return the stored bytes read; `tell` gets them on the way."""
     written = read = 0
     most = limits.allow_snapshot(snapshot.size())
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
@@ -88,7 +88,7 @@ def _replay(
     take: Callable[[StoredChange], bool] | None,
     enough: int | None,
 ) -> Rebuilt:
-    """The changes, as far as they are wanted."""
+    """Replay the generation's changes, as far as `take` and `enough` of `rebuild` say."""
     base, changes = reader.manifest.base, reader.changes()
     done, version, last_time = 0, base.data_version, reader.manifest.created
     end: EndOfLog | None = None
@@ -121,7 +121,7 @@ _NOT_YET = DatabaseState(None, None, False, True)
 
 
 class SizeLimit:
-    """What a database under construction may grow to, as its changes are read."""
+    """The size that a database under construction may grow to: more, the more bytes of changes have been read."""
 
     def __init__(self, replay: Replay, snapshot: int) -> None:
         self._replay, self._snapshot = replay, snapshot
@@ -131,7 +131,7 @@ class SizeLimit:
             replay.grow_to(self._most)
 
     def grow(self, read: int) -> None:
-        """So many stored bytes of changes were read."""
+        """Raise the limit: `read` stored bytes of changes have been read so far."""
         if read - self._granted >= _GRANTED_AT_ONCE:
             self._granted = read
             self._most = limits.allow_file(self._snapshot, read)
@@ -139,16 +139,17 @@ class SizeLimit:
                 self._replay.grow_to(self._most)
 
     def exceeded(self) -> BackupError:
-        """The error for a database that grew beyond it."""
+        """The error for a database that grew beyond this limit."""
         return limits.too_large(self._most or 0)
 
 
 _GRANTED_AT_ONCE = 1 << 17
-"""Stored bytes; what comes of them before they count fits into what a database may always have."""
+"""Stored bytes between two raises of the limit. What they can unpack to fits into `limits.FLOOR`, so that an honest
+backup never meets the limit in between."""
 
 
 def _write(file: IO[bytes], piece: bytes, target: Path) -> None:
-    """An error here is the target's, and not the destination's that is read from."""
+    """Write `piece`. An OSError here comes from the target, not from the destination that is read, and says so."""
     try:
         file.write(piece)
         file.flush()
@@ -160,6 +161,7 @@ def _write(file: IO[bytes], piece: bytes, target: Path) -> None:
 
 
 def _check_version(version: int, state: DatabaseState) -> None:
-    """The database itself says which version it is; only very old ones cannot."""
+    """Raise Damaged unless the database says that it is at `version`. A very old one says none, which counts as 0."""
     if (state.data_version or 0) != version:
-        raise Damaged(f"the rebuilt database says version {state.data_version}, and the log {version}", "the log", 0)
+        what = f"the rebuilt database is at version {state.data_version}, but the backup says version {version}:"
+        raise Damaged(what, "the log", 0)

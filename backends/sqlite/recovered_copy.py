@@ -1,7 +1,7 @@
-"""A stopped node's database as it will be when the node starts, without touching it.
+"""A stopped node's database as it will be when the node starts, read without touching it.
 
-What lightningd's last crash left beside it, a hot journal or a WAL, is part of the database until SQLite has dealt with
-it; that changes the file, so it is done to a copy.
+A hot journal or a WAL that a crash of lightningd left beside the database is part of it until SQLite has recovered it.
+Recovery changes the file, so it is done on a copy.
 """
 
 import shutil
@@ -19,11 +19,11 @@ _SUFFIXES = ("-journal", "-wal")
 
 @contextmanager
 def recovered_copy(path: Path) -> Iterator[Path]:
-    """A file to open read-only: `path` itself, or a recovered copy in a private temporary directory.
+    """Yield a file to open read-only: `path` itself, or a recovered copy of it in a private temporary directory.
 
-    Nobody may write to it meanwhile, and nothing in this process may have it open. Raises Corrupt or BackupError.
+    Until the end, nobody may write to `path`, and this process may not have it open. Raises Corrupt or BackupError.
     """
-    path = path.resolve()  # SQLite looks for the others beside the real file too
+    path = path.resolve()  # SQLite, too, looks for journal and WAL beside the real file
     others = [suffix for suffix in _SUFFIXES if path.with_name(path.name + suffix).exists()]
     if not others and not _in_wal_mode(path):
         yield path
@@ -37,8 +37,8 @@ def recovered_copy(path: Path) -> Iterator[Path]:
                 shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
         except OSError as error:
             raise BackupError(
-                f"{path} has to be copied to {directory} to be read, and that failed: {error.strerror}; "
-                "it is as it was. Set TMPDIR to a directory with room for it, then try again"
+                f"to be read, {path} must first be copied to {directory}, and that failed: {error.strerror}; "
+                "the database is unchanged. Set TMPDIR to a directory with enough free space, then try again"
             ) from error
         with opened(copy, READ_WRITE, path) as connection:
             run(connection, "PRAGMA journal_mode = DELETE")
@@ -47,7 +47,7 @@ def recovered_copy(path: Path) -> Iterator[Path]:
 
 
 def _in_wal_mode(path: Path) -> bool:
-    """Whether SQLite would make files beside it even to read it."""
+    """Whether the database is in WAL mode: then SQLite creates files beside it even to read it."""
     try:
         with path.open("rb") as file:
             return file.read(20)[18:] == b"\2\2"

@@ -1,12 +1,11 @@
 """A database rebuilt by executing the changes that made it.
 
-A file under construction is worth nothing until it is whole: SQLite keeps no journal and syncs nothing until the end.
-A node's own database that is brought forward in place is another matter: there each change is a durable transaction.
+A file under construction is worthless until it is complete, so SQLite keeps no journal and syncs nothing until the end.
+A node's own database that is rolled forward in place is different: there each change is a durable transaction.
 """
 
 import math
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -42,52 +41,54 @@ from backends.system.pulse import pulse
 from backends.text import printable
 
 CHANGES_PER_TRANSACTION = 500
-"""As many as make the COMMIT cost nothing; one each would take a tenth longer."""
+"""With this many, the cost of COMMIT disappears; with one change per transaction, a replay takes a tenth longer."""
 
 CACHE_KIB = 32 << 10
-"""SQLite's page cache: what a large node's rows change again and again, in a third of the memory budget."""
+"""Size of SQLite's page cache: a third of the memory budget, enough for the pages that a large node changes often."""
 
 _BUMP = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = ?"
-"""It ends nearly every change, each time with another number: prepared once, it costs a third."""
+"""The statement that ends nearly every change, each time with another number. Prepared once, it takes a third of the
+time."""
 
 _LONG = 1000
-"""Characters of a statement that hardly comes again word for word: looking for it among those kept costs more."""
+"""Characters. A statement of this length is rarely repeated word for word, so that looking it up in the cache of
+prepared statements costs more than it saves."""
 
 _NO_VIRTUAL = apsw.SQLITE_PREPARE_NO_VTAB
-"""Without it, SQLite makes the virtual tables `pragma_...`, `json_each` and their like for whoever names one, though a
-connection has dropped all modules; `pragma_optimize` runs statements of its own."""
+"""Without this flag, a statement that names a virtual table such as `pragma_...` or `json_each` makes SQLite create it,
+although the connection has dropped all modules; `pragma_optimize` even runs statements of its own."""
 
-_ASKS_ITSELF = "ALTER TABLE "
-"""To add a column to a STRICT table, SQLite reads from `pragma_quick_check`. Nothing can be named in one such statement
-that is a table to read from; if there may be several, `ReplayAuthorizer` is asked."""
+_READS_PRAGMA_TABLE = "ALTER TABLE "
+"""The beginning of a statement for which SQLite itself may need a virtual table: to add a column to a STRICT table, it
+reads from `pragma_quick_check`. A single ALTER TABLE cannot name a table to read from, so allowing virtual tables is
+harmless there; if the text may hold several statements, `ReplayAuthorizer` is asked."""
 
 _HUGE = 1 << 20
-"""Characters of a statement that SQLite needs more memory for."""
+"""Characters. For a statement of this length, SQLite's memory limit is raised first."""
 
 MAX_WITHHELD = 1 << 16
-"""Characters of a statement that are kept for whoever asks to see it."""
-_ROOM_LEFT = 16 << 20
-"""Bytes free on a disk that is not full."""
-
-_HEX = re.compile(r"(x')?[0-9a-f]{16,}'?", re.IGNORECASE)
+"""Characters of a statement that are kept for an operator who asks to see it (--show-statements)."""
+_FREE_SPACE = 16 << 20
+"""Bytes. A disk with more than this free is not full."""
 
 _OF_THIS_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.BusyError)
 
 _DO_NEXT = (
-    "Start no node from it; keep every disk, and if the node's own database is alive, stop the node and run: "
+    "Do not start a node from it; keep every disk, and if the node's own database is intact, stop the node and run: "
     "backup-cli resync"
 )
 _NOT_THE_NODES = f"; the backup does not hold what the node did. {_DO_NEXT}"
 _ALTERED = (
-    "; this backup was altered or made by something else. Start no node from it; look for another copy of the backup"
+    "; this backup was altered, or does not come from a node. Do not start a node from it; look for another copy of "
+    "the backup"
 )
 
 
 class ReplayFailed(Unrestorable):
     """The backup does not hold what the node did: its snapshot or one of its changes is not what a node makes.
 
-    `what` is what happened, in one sentence without its end, and `advice` how the message goes on. `withheld` is the
-    statement, and whatever else may hold the node's secrets.
+    The message is `what` (what happened, without a full stop) followed by `advice`. `finding` is as in Unrestorable.
+    `withheld` is the statement, and anything else that may hold the node's secrets.
     """
 
     def __init__(self, what: str, finding: str, advice: str = "", withheld: str = "") -> None:
@@ -96,9 +97,9 @@ class ReplayFailed(Unrestorable):
 
 
 class MemoryFailed(BackupError):
-    """A change wants more memory than any node's, or there was none left on this machine: nobody can tell which.
+    """A change needs more memory than any node's change does, or this machine has run out: nothing can tell which.
 
-    `what` is what happened, in one sentence without its end, and `advice` how the message goes on.
+    The message is `what` (what happened, without a full stop) followed by `advice`.
     """
 
     exit_code = 3
@@ -109,30 +110,30 @@ class MemoryFailed(BackupError):
 
 
 class TooLarge(BackupError):
-    """The database grew beyond what it was given (`Replay.grow_to`)."""
+    """The database grew beyond the size that `Replay.grow_to` allows."""
 
 
 class OutOfTime(BackupError):
-    """The changes could not be made in the time that there was."""
+    """The changes could not be executed before the deadline (`until` of a Replay)."""
 
 
 class Replay:
-    """A database file under construction. One thread, and nothing else opens the file meanwhile.
+    """A database file under construction. For one thread; nothing else may open the file until `close`.
 
-    After any error the file is worthless: `close`, and remove it. Not so `in_place`: then each change is a transaction
-    of its own, safe from a power cut once `execute` has returned, and after an error the file holds those before it.
+    After any error the file is worthless: `close` it and remove it. `in_place` is different: each change is a
+    transaction of its own, durable once `execute` has returned, and after an error the file holds the changes before.
     """
 
     def __init__(self, path: Path, *, in_place: bool = False, until: float = math.inf) -> None:
-        """Go on from the snapshot at `path`, or from nothing when the file is missing (then mode 0600) or empty.
+        """Continue from the snapshot at `path`, or from nothing when the file is empty or missing (created 0600).
 
         After `until` (by the monotonic clock) everything raises OutOfTime.
-        Raises ReplayFailed when what is there is no database, and BackupError when it cannot be written.
+        Raises ReplayFailed when the file is not a database, and BackupError when it cannot be written.
         """
         self.path = path
         self._in_place, self._until = in_place, until
         self._changes_per_transaction = 1 if in_place else CHANGES_PER_TRANSACTION
-        self._guard = ReplayAuthorizer(in_place=in_place)
+        self._authorizer = ReplayAuthorizer(in_place=in_place)
         self._unknown: UnknownObjects | None = None  # in the schema before the first change; only `in_place`
         self._changes = 0  # in the open transaction
         self._most: int | None = None
@@ -154,17 +155,17 @@ class Replay:
 
     @property
     def foreign_keys(self) -> bool:
-        """Whether foreign keys are enforced: ON at first, as lightningd opens its database."""
+        """Whether foreign keys are enforced: ON at first, as in a database that lightningd has just opened."""
         return bool(self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, -1))
 
     @foreign_keys.setter
     def foreign_keys(self, on: bool) -> None:
-        # At the node it had its effect outside of any transaction.
+        # On the node the setting took effect outside any transaction; inside one, SQLite ignores it.
         self._commit()
         self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, int(on))
 
     def grow_to(self, most: int) -> None:
-        """Let the file have so many bytes at most; what would make it larger raises TooLarge."""
+        """Let the file have at most `most` bytes; a change that would make it larger raises TooLarge."""
         self._most = most
         try:
             (size,) = one_row(self._connection, "PRAGMA page_size") or (0,)
@@ -175,13 +176,13 @@ class Replay:
     def execute(self, statements: Iterable[str], data_version: int | None = None) -> None:
         """Execute one change; `data_version` names it in errors. Raises ReplayFailed, or BackupError for a full disk.
 
-        A lone `PRAGMA foreign_keys = …` is the setting of that name. Statements that are no list are taken one at a
-        time: a change may be larger than the memory for it.
+        A lone `PRAGMA foreign_keys = …` sets `foreign_keys`. Any iterable but a list is consumed one statement at a
+        time, because a change may be larger than the memory there is for it.
         """
         self._data_version = data_version
         if not isinstance(statements, list):
             rest = iter(statements)
-            begin = list(islice(rest, 2))  # enough to know a lone PRAGMA
+            begin = list(islice(rest, 2))  # enough to recognise a lone PRAGMA
             if len(begin) == 2:
                 self._execute_change(chain(begin, rest), None)
                 return
@@ -194,7 +195,7 @@ class Replay:
         self._execute_change(statements if bump is None else statements[:-1], bump, alone=alone)
 
     def begins_with(self, header: bytes) -> bool:
-        """Whether the file begins with these bytes, once SQLite has dealt with what a crash left beside it.
+        """Whether the file begins with `header`, after SQLite has rolled back any journal that a crash left beside it.
 
         For a file `in_place`, before the first `execute`. Raises BackupError.
         """
@@ -209,21 +210,21 @@ class Replay:
         return found == header and empty == (not header)
 
     def finish(self, *, durable: bool = True) -> DatabaseState:
-        """Check the database, make the file durable (not yet its name), and say what it is. Raises as `execute` does.
+        """Check the database, make the file (not its name) durable, and return its state. Raises as `execute` does.
 
-        What is only looked at and then removed need not be `durable`: then most of it never reaches the disk.
-        Foreign keys are left unchecked: a node may have violations of its own (see `foreign_key_violations`).
+        A file that is only examined and then removed need not be `durable`: then most of it never reaches the disk.
+        Foreign keys are not checked: a node may have violations of its own (see `foreign_key_violations`).
         """
         self._commit()
         self.close()
         if durable:
             sync(self.path)
         try:
-            # Opened anew, so that what is checked is what the file holds.
+            # On a new connection, so that the check reads the file and not a cache.
             with closing(connect(self.path, READ_ONLY)) as connection:
                 what = integrity_errors(connection)
                 if what is not None:
-                    rebuilt = "the database rebuilt from this backup is not whole"
+                    rebuilt = "the database rebuilt from this backup fails SQLite's integrity check"
                     raise ReplayFailed(f"{rebuilt}: {what}", rebuilt, f". {_DO_NEXT}")
                 return state_of(connection)
         except apsw.Error as error:
@@ -232,14 +233,14 @@ class Replay:
             raise self._unusable(apsw.CorruptError(NOT_UTF8)) from error
 
     def close(self) -> None:
-        """Let go of the file, finished or not; a second time does nothing."""
+        """Close the file, finished or not. Calling it again does nothing."""
         self._connection.close(True)
 
     def _execute_change(self, statements: Iterable[str], bump: int | None, *, alone: bool = False) -> None:
-        """The statements, and then the bump from that version."""
+        """Execute one change: its statements, then the bump from version `bump`, unless that is None."""
         if not self._changes:
             self._begin()
-        self._guard.begin_change(alone=alone)
+        self._authorizer.begin_change(alone=alone)
         self._execute_all(statements if self._until == math.inf else self._in_time(statements))
         if bump is not None:
             self._execute_bump(bump)
@@ -250,12 +251,12 @@ class Replay:
     def _in_time(self, statements: Iterable[str]) -> Iterator[str]:
         for statement in statements:
             if time.monotonic() > self._until:
-                raise OutOfTime(f"there was no time for the change with data version {self._data_version}")
+                raise self._out_of_time()
             yield statement
 
     def _too_long(self) -> bool:
         pulse.signs += 1
-        return self._guard.too_long() or time.monotonic() > self._until
+        return self._authorizer.too_long() or time.monotonic() > self._until
 
     def _begin(self) -> None:
         try:
@@ -266,17 +267,17 @@ class Replay:
             raise self._failed("BEGIN", error) from error
 
     def _execute_all(self, statements: Iterable[str]) -> None:
-        # One cursor for all makes this as quick as joining a change's statements by ";", which SQLite would take for
-        # something else after an open comment, and would show in the schema.
+        # With one cursor for all, this is as fast as joining a change's statements with ";". A joined text would be
+        # parsed differently after a comment that is not closed, and would show in the schema.
         execute = self._cursor.execute
         for statement in statements:
             try:
                 if len(statement) >= _HUGE:
                     raise_memory_limit(len(statement.encode()))
-                # A plain one, and one only: whatever comes after a semicolon would be another.
+                # Plain and certainly a single statement: after a semicolon, another one could follow.
                 if statement.startswith(PLAIN) and (";" not in statement or statement.find(";", 0, -1) < 0):
-                    flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
-                    # Rows come after all is done: nobody waits for them.
+                    flags = 0 if statement.startswith(_READS_PRAGMA_TABLE) else _NO_VIRTUAL
+                    # Rows (RETURNING) come only after the statement has done its work, so they need not be fetched.
                     execute(statement, can_cache=len(statement) < _LONG, prepare_flags=flags)
                 else:
                     self._execute_guarded(statement)
@@ -290,11 +291,11 @@ class Replay:
             raise self._failed(_BUMP, error) from error
 
     def _execute_guarded(self, statement: str) -> None:
-        # Rows are asked for by nobody: Python would make of each value what no limit of SQLite's counts.
-        self._connection.set_authorizer(self._guard.may)
-        flags = 0 if statement.startswith(_ASKS_ITSELF) else _NO_VIRTUAL
+        # Rows are never fetched: Python would make objects of their values, and SQLite's limits do not count those.
+        self._connection.set_authorizer(self._authorizer.may)
+        flags = 0 if statement.startswith(_READS_PRAGMA_TABLE) else _NO_VIRTUAL
         self._cursor.execute(statement, can_cache=False, prepare_flags=flags)
-        self._cursor.execute("")  # fails when the rows are not those of the last statement of several
+        self._cursor.execute("")  # fails if rows are pending from a statement that is not the last of several
         self._connection.set_authorizer(None)
 
     def _commit(self) -> None:
@@ -304,15 +305,18 @@ class Replay:
         try:
             if self._in_place:
                 self._check_version()
-            self._cursor.execute("COMMIT")  # by the same cursor: it has let go of any rows that were not asked for
+            self._cursor.execute("COMMIT")  # by the same cursor: that drops any rows that were never fetched
         except apsw.Error as error:
             raise self._failed("COMMIT", error) from error
 
     def _check_version(self) -> None:
-        """What is committed into a node's own database must lead where the log says. Raises apsw.Error."""
+        """Check that a change to a node's own database has led to the version in the log, before it is committed.
+
+        Raises ReplayFailed for another version and for unknown objects in the schema, and apsw.Error.
+        """
         state = state_of(self._connection)
         if self._unknown is not None and state.unknown_objects != self._unknown:
-            makes = f"the change with data version {self._data_version} makes what no lightningd makes"
+            makes = f"the change with data version {self._data_version} creates what no lightningd creates"
             raise ReplayFailed(f"{makes}: {state.unknown_objects.sentence()}", makes, f". {_DO_NEXT}")
         reached = state.data_version or 0
         if reached != self._data_version:
@@ -324,14 +328,14 @@ class Replay:
             return TooLarge(f"the database would grow beyond {self._most} bytes")
         if isinstance(error, _OF_THIS_MACHINE):
             return as_backup_error(error, self.path)
-        if isinstance(error, apsw.InterruptError) and self._guard.refused is None:
-            return OutOfTime(f"there was no time for the change with data version {self._data_version}")
+        if isinstance(error, apsw.InterruptError) and self._authorizer.refused is None:
+            return self._out_of_time()
         if isinstance(error, FunctionRefused):
-            self._guard.refused = f"FUNCTION {error.name}"
+            self._authorizer.refused = f"FUNCTION {error.name}"
         begins, whole = outline(statement), statement[:MAX_WITHHELD]
         change = "a change" if self._data_version is None else f"the change with data version {self._data_version}"
-        if self._guard.refused is not None:
-            refused = printable(self._guard.refused)
+        if self._authorizer.refused is not None:
+            refused = printable(self._authorizer.refused)
             return ReplayFailed(
                 f"{change} contains what no node writes ({refused}), in: {begins}",
                 f"{change} contains what no node writes",
@@ -340,7 +344,7 @@ class Replay:
             )
         if isinstance(error, apsw.NoMemError):
             failed = MemoryFailed(
-                f"{change} wants more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
+                f"{change} needs more memory (over {apsw.hard_heap_limit(-1) >> 20} MiB) than anything that a node "
                 f"writes, in: {begins}",
                 _ALTERED,
             )
@@ -353,19 +357,22 @@ class Replay:
             f"{whole_words(error)}, in: {whole}",
         )
 
+    def _out_of_time(self) -> OutOfTime:
+        return OutOfTime(f"time ran out before the change with data version {self._data_version} was done")
+
     def _is_at_its_limit(self) -> bool:
-        """Whether it is full because of `grow_to`, and not because its disk is."""
+        """Whether SQLite found the database full because of `grow_to`, and not because the disk is full."""
         if self._most is None:
             return False
         disk = os.statvfs(self.path.parent)
-        return disk.f_bavail * disk.f_frsize > _ROOM_LEFT
+        return disk.f_bavail * disk.f_frsize > _FREE_SPACE
 
     def _unusable(self, error: apsw.Error) -> BackupError:
         if isinstance(error, FunctionRefused) and not self._in_place:
-            holds = "the database in this backup holds what no node's does"
+            holds = "the database in this backup holds what no node's database does"
             raise ReplayFailed(f"{holds} (something that calls the function {error.name})", holds, _ALTERED)
         if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-            snapshot = "the snapshot in this backup is not a whole database"
+            snapshot = "the snapshot in this backup is not an intact database"
             return ReplayFailed(f"{snapshot}: {error_text(error)}", snapshot, f". {_DO_NEXT}")
         return as_backup_error(error, self.path)
 
@@ -376,29 +383,29 @@ _BUILDING = (
     "journal_mode = OFF",
     "synchronous = OFF",
 )
-"""How SQLite writes as fast as it goes, into a file that nobody misses."""
+"""Settings for a file under construction: as fast as SQLite can write, because nobody misses the file after a crash."""
 
 _KEEPING = (
     "page_size = 4096",
     "journal_mode = DELETE",
-    "synchronous = EXTRA",  # also the directory, or a power cut brings the journal back, and it is rolled back
+    "synchronous = EXTRA",  # syncs the directory too: or a power cut brings the journal back and undoes the commit
 )
-"""How it writes into a node's own database: each COMMIT is durable, and a crash before it leaves what was there."""
+"""Settings for a node's own database: each COMMIT is durable, and a crash before it leaves what was there."""
 
 
 def _open_for_replay(path: Path, settings: tuple[str, ...]) -> apsw.Connection:
     connection = connect(path, READ_WRITE)
     try:
-        # A defensive connection must keep a journal, so it becomes one again only afterwards.
+        # A defensive connection cannot switch its journal off, so it is made defensive again only afterwards.
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
         for setting in (
             *settings,
             f"cache_size = -{CACHE_KIB}",
-            "temp_store = FILE",  # a migration may make an index of more than fits into memory
+            "temp_store = FILE",  # a migration may sort more for an index than fits into memory
         ):
             run(connection, f"PRAGMA {setting}")
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-        # lightningd's SQLite takes "text" for text where there is no such column.
+        # As in lightningd's SQLite: "text" in double quotes is a string where there is no column of that name.
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 1)
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 1)
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FKEY, 1)

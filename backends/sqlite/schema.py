@@ -1,11 +1,11 @@
-"""What a database's schema holds that no lightningd makes, and that would run inside lightningd after a restore.
+"""Unknown objects: what a database's schema holds that no lightningd creates, and that would run inside lightningd.
 
-All recorded nodes, and every migration of lightningd's up to v26.06, make two kinds of objects: tables whose columns
+All recorded nodes, and every migration of lightningd up to v26.06, create two kinds of objects: tables whose columns
 have a type, literal defaults and foreign keys, and indexes of columns, one of them with a condition. A trigger, a view,
-a virtual table, a CHECK, a generated column, an expression as a default or in an index is somebody else's.
+a virtual table, a CHECK, a generated column, or an expression as a default or in an index was added by somebody else.
 
-A definition that is not plain ASCII, or has a character in it that none of lightningd's has, counts as unknown too:
-then this reading of it may be another than SQLite's.
+A definition that is not plain ASCII, or contains a character that none of lightningd's contains, also counts as
+unknown: SQLite might parse it differently from this module.
 """
 
 import re
@@ -17,7 +17,7 @@ import apsw
 from backends.text import printable
 
 SHOWN = 20
-"""Unknown objects that are told by name."""
+"""Unknown objects that are listed by name; the rest are only counted."""
 
 _MAX_TEXT = 1 << 16
 """Characters of one definition that are read; lightningd's largest has 5,000."""
@@ -30,10 +30,10 @@ _SQLITES_OWN = re.compile(r"sqlite_(sequence|stat[1-4])")
 
 @dataclass(frozen=True, slots=True)
 class UnknownObjects:
-    """Those of one database. False when there are none."""
+    """The unknown objects of one database. False when there are none."""
 
     objects: tuple[str, ...] = ()
-    """Each in words, fit to be shown: its kind, its name, and what is unknown in it; SHOWN at most."""
+    """A printable description of each: its kind, its name, and what is unknown in it. At most SHOWN of them."""
 
     count: int = 0
 
@@ -41,7 +41,7 @@ class UnknownObjects:
         return self.count > 0
 
     def sentence(self) -> str:
-        """All of them, in one line."""
+        """All of them in one line, the rest as a number."""
         more = f" and {self.count - len(self.objects)} more" if self.count > len(self.objects) else ""
         return ", ".join(self.objects) + more
 
@@ -50,7 +50,7 @@ NONE_UNKNOWN = UnknownObjects()
 
 
 def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
-    """What an open database's schema holds that no lightningd makes. Raises apsw.Error."""
+    """The objects in an open database's schema that no lightningd creates. Raises apsw.Error."""
     shown: list[str] = []
     count = 0
     query = (
@@ -69,7 +69,7 @@ def unknown_objects(connection: apsw.Connection) -> UnknownObjects:
 
 
 def _text(raw: bytes | None) -> str | None:
-    """A stranger's text may be no UTF-8."""
+    """Text read as bytes, because text from a stranger's database may not be UTF-8."""
     return None if raw is None else raw.decode(errors="surrogateescape")
 
 
@@ -79,7 +79,7 @@ def _in_words(kind: str | None, name: str | None, table: str | None, what: str) 
 
 
 def _unknown_in(kind: str | None, name: str | None, page: object, length: object, sql: str | None) -> str | None:
-    """What is unknown in an object, "" for all of it; None when lightningd might have made it."""
+    """What is unknown in an object; "" for the whole object; None when lightningd might have created it."""
     if kind not in ("table", "index") or not page or name is None:
         return "virtual" if kind == "table" else ""
     if sql is None:
@@ -107,16 +107,16 @@ _TOKEN = re.compile(
 )
 
 _QUOTED = '"'
-"""A token that stands for a name in quotes, which is no keyword, whatever it says."""
+"""The token for any name in quotes: it is never a keyword, whatever the name is."""
 
 _LITERAL = "'"
-"""A token that stands for a string or a number."""
+"""The token for any string or number."""
 
 
 def _tokens(sql: str) -> Sequence[str] | None:
-    """The words (in capitals) and signs of a definition; None when there is something in it that none of a node's has.
+    """The words (in capitals) and signs of a definition; None when it contains something that no node's does.
 
-    A string or a name in quotes may hold anything.
+    A string or a name in quotes may contain anything.
     """
     tokens: list[str] = []
     at = 0
@@ -147,7 +147,8 @@ def _unknown_in_table(tokens: Sequence[str]) -> str | None:
 
 
 def _unknown_in_index(tokens: Sequence[str]) -> str | None:
-    """`CREATE [UNIQUE] INDEX name ON table (column, ...) [WHERE condition]`, and nothing more."""
+    """What is unknown in an index; None if it is `CREATE [UNIQUE] INDEX name ON table (column, ...) [WHERE condition]`
+    and nothing more."""
     rest = list(tokens)
     if rest[1:2] == ["UNIQUE"]:
         del rest[1]
@@ -163,7 +164,7 @@ def _unknown_in_index(tokens: Sequence[str]) -> str | None:
 
 
 def _divided(tokens: Sequence[str]) -> list[list[str]]:
-    """What stands between the commas."""
+    """The tokens, split at the commas."""
     parts: list[list[str]] = [[]]
     for token in tokens:
         if token == ",":
@@ -174,7 +175,7 @@ def _divided(tokens: Sequence[str]) -> list[list[str]]:
 
 
 def _is_column(tokens: Sequence[str]) -> bool:
-    """A name, and perhaps the order."""
+    """Whether these tokens are a column's name, optionally with ASC or DESC."""
     is_name = bool(tokens) and (tokens[0] == _QUOTED or (tokens[0][0].isalpha() or tokens[0][0] == "_"))
     return is_name and not tokens[0].startswith("CURRENT_") and list(tokens[1:]) in ([], ["ASC"], ["DESC"])
 
@@ -183,13 +184,13 @@ _CALL_A_FUNCTION = frozenset({
     "LIKE", "GLOB", "REGEXP", "MATCH", "SELECT", "EXISTS", "RAISE", "CAST", "CASE", "COLLATE",
     "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP",
 })  # fmt: skip
-"""Or are as far from what a node's index has."""
+"""Keywords that call a function, or are equally foreign to the condition of a node's index."""
 
 _BEFORE_A_BRACKET = frozenset({"IN", "AND", "OR", "NOT", "(", ",", "=", "<", ">", "!"})
 
 
 def _is_plain(condition: Sequence[str]) -> bool:
-    """A condition that compares columns and literals, and calls nothing."""
+    """Whether a condition only compares columns and literals, and calls nothing."""
     if set(condition) & (_CALL_A_FUNCTION | {"-", "+", "."}):
         return False
     before = ["(", *condition[:-1]]

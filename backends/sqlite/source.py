@@ -1,4 +1,4 @@
-"""A node's own database, read without changing it and without keeping lightningd from its work."""
+"""A node's own database, read without changing it and without holding up lightningd."""
 
 import os
 from collections.abc import Callable
@@ -40,26 +40,26 @@ _FORMAT_VERSIONS = 18
 
 @dataclass(frozen=True, slots=True)
 class DatabaseState:
-    """What a database says of itself."""
+    """What a database says about itself."""
 
     data_version: int | None
-    """None when it keeps none: an old node's before `vars.intval`, or a new and empty one."""
+    """None when the database has none: one from before lightningd had `vars.intval`, or a new, empty one."""
 
     node_id: str | None
-    """The node's public key in hex, which older lightningds did not keep here."""
+    """The node's public key in hex; None when the database has none, as with older lightningds."""
 
     is_lightningd: bool
-    """Whether it has the two tables that every lightningd's database has had."""
+    """Whether it has `vars` and `version`, the two tables of every lightningd database."""
 
     empty: bool
     """Whether it has no tables at all: a node that never started."""
 
     unknown_objects: UnknownObjects = NONE_UNKNOWN
-    """What its schema holds that no lightningd makes."""
+    """The objects in its schema that no lightningd creates."""
 
 
 def inspect(path: Path, *, writable: bool) -> DatabaseState:
-    """What the database at `path` says of itself; `writable` as for `copy_database`.
+    """What the database at `path` says about itself; `writable` as for `copy_database`.
 
     Raises Busy, Corrupt, or BackupError when there is no such file or it cannot be read.
     """
@@ -70,18 +70,18 @@ def inspect(path: Path, *, writable: bool) -> DatabaseState:
 def copy_database(
     path: Path, target: Path, *, writable: bool, progress: Callable[[int, int], None] | None = None
 ) -> DatabaseState:
-    """Copy the database as of now to the new file `target` (mode 0600, not yet synced), check it, and say what it is.
+    """Copy the database as of now to the new file `target` (mode 0600, not yet synced), check it, and return its state.
 
     With `writable`, SQLite first rolls back a hot journal or recovers a WAL, as lightningd itself would: only for a
-    stopped node. Without, a node may hold an open transaction, which the copy does not contain; the node cannot
-    commit until the copy is done. The copy always has a plain rollback journal, and nothing lies beside it.
+    stopped node. Without it, the node may have a transaction open, which the copy does not contain; the node cannot
+    commit until the copy is done. The copy is always in rollback-journal mode, with no journal or WAL beside it.
 
-    `progress` is called with pages copied and all pages, also now and then while they are checked. Memory does not
-    grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; there is no `target`
-    then.
+    `progress` is called with the pages copied and their total, and also now and then while the copy is checked. Memory
+    does not grow with the database. Raises Busy, Corrupt or BackupError, and whatever `progress` raises; `target` is
+    then removed.
     """
     with opened(path, _flags(writable)) as source:
-        # One read transaction around all steps, or a commit between two of them would start the copy again.
+        # One read transaction around all steps: otherwise a commit between two of them would restart the copy.
         run(source, "BEGIN")
         run(source, "SELECT count(*) FROM sqlite_schema")
         create_private(target)
@@ -99,7 +99,7 @@ def copy_database(
         except (apsw.FullError, apsw.IOError) as error:
             remove(target)
             raise BackupError(
-                f"copying {path} to {target} failed: {error_text(error)}; the database is as it was. "
+                f"copying {path} to {target} failed: {error_text(error)}; the database is unchanged. "
                 "Free some space or check the disk, then try again"
             ) from error
         except BaseException:
@@ -108,14 +108,14 @@ def copy_database(
 
 
 _KEY = 64
-"""Bytes of a node's public key, with room to spare."""
+"""Upper limit, in bytes, for a node's public key (which has 33)."""
 
 _TABLES = "SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name IN ('vars', 'version')"
-"""Only what has pages of its own: a view or virtual table of that name is none of lightningd's."""
+"""Selects only tables with pages of their own: a view or virtual table of that name is not lightningd's."""
 
 
 def state_of(connection: apsw.Connection) -> DatabaseState:
-    """What an open database says of itself. Raises apsw.Error."""
+    """What an open database says about itself. Raises apsw.Error."""
     tables = {str(name) for (name,) in run(connection, _TABLES)}
     empty = one_row(connection, "SELECT 1 FROM sqlite_schema LIMIT 1") is None
     columns = _columns(connection, "vars") if "vars" in tables else set()
@@ -136,7 +136,7 @@ def state_of(connection: apsw.Connection) -> DatabaseState:
 
 
 def _columns(connection: apsw.Connection, table: str) -> set[str]:
-    known = "('name', 'val', 'intval', 'blobval', 'version')"  # another name may be no UTF-8
+    known = "('name', 'val', 'intval', 'blobval', 'version')"  # any other name may not be UTF-8
     found = run(connection, f"SELECT name FROM pragma_table_info('{table}') WHERE name IN {known}")
     return {str(name) for (name,) in found}
 
@@ -153,7 +153,7 @@ def _flags(writable: bool) -> int:
 
 def _copy_pages(source: apsw.Connection, target: Path, progress: Callable[[int, int], None] | None) -> None:
     with closing(connect(target, READ_WRITE)) as copy:
-        # The copy is worthless until it is whole, so it needs no journal.
+        # The copy is worthless until it is complete, so it needs no journal.
         copy.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
         run(copy, "PRAGMA journal_mode = OFF")
         run(copy, "PRAGMA synchronous = OFF")
@@ -165,7 +165,7 @@ def _copy_pages(source: apsw.Connection, target: Path, progress: Callable[[int, 
 
 
 def _going_on(progress: Callable[[int, int], None], target: Path) -> Callable[[], bool]:
-    """Whoever watches the copying may also end the checking, by an exception."""
+    """A progress handler for the check of the copy: it calls `progress`, which may end the check by an exception."""
     pages = target.stat().st_size // _PAGE
 
     def go_on() -> bool:
@@ -176,7 +176,7 @@ def _going_on(progress: Callable[[int, int], None], target: Path) -> Callable[[]
 
 
 def _leave_wal(target: Path) -> None:
-    """Say in the copy's header that it has no WAL, whatever its original has: the backup API copies that page too."""
+    """Mark the copy as not in WAL mode. The backup API copies the header page, and with it the original's mode."""
     descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
         if os.pread(descriptor, 2, _FORMAT_VERSIONS) == b"\2\2":

@@ -1,7 +1,7 @@
-"""What may be said of a statement to anybody: its kind and its table. Its values are the node's secrets.
+"""What may be shown of a statement to anybody: its kind and its table. Its values are the node's secrets.
 
-A backup may come from a stranger's disk, and a damaged one may begin a statement in the middle of another: what is not
-known for sure is not said.
+A backup may come from a stranger's disk, and in a damaged one a statement may begin in the middle of another. So only
+what is recognised for certain is shown.
 """
 
 import re
@@ -18,12 +18,12 @@ _TOKEN = re.compile(
 )
 
 _LOOKED_AT = 500
-"""Characters at the beginning of a statement; where its table stands later, it is not named."""
+"""Characters of a statement that are examined, from its beginning; a table that is named later is not shown."""
 
 _TOKENS = 12
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}", re.ASCII)
-"""How lightningd's tables, columns and indexes are called."""
+"""The form of the names of lightningd's tables, columns and indexes."""
 
 _KINDS = (
     ("INSERT", "INTO"),
@@ -37,7 +37,7 @@ _KINDS = (
     *(("CREATE", how, kind) for how in ("TEMP", "TEMPORARY") for kind in ("TABLE", "VIEW", "TRIGGER")),
     ("PRAGMA",),
 )
-"""The kinds that name something next."""
+"""Beginnings of statements that are followed by a name."""
 
 _NAMELESS = frozenset(
     {
@@ -50,7 +50,8 @@ _ASIDE = (("IF", "NOT", "EXISTS"), ("IF", "EXISTS"))
 
 
 def outline(statement: str) -> str:
-    """`INSERT INTO payments`: printable, short, and without any value. `a statement of 9 bytes` if it is of no kind."""
+    """A statement as `INSERT INTO payments`: printable, short, without any value. If its kind is not known:
+    `a statement of 9 bytes`."""
     tokens = list(islice(_tokens(statement[:_LOOKED_AT]), _TOKENS))
     verb = tokens[0][0].upper() if tokens and not tokens[0][1] else ""
     if verb in _NAMELESS:
@@ -62,12 +63,12 @@ def outline(statement: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The name of a table, a column, a function: as it is if a node might use it, else three dots."""
+    """The name of a table, column or function: unchanged if a node might use such a name, otherwise three dots."""
     return name if _NAME.fullmatch(name) else "..."
 
 
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
-    """Each token, and whether it stands in quotes. What is not closed is no token, and ends them."""
+    """Each token, and whether it was in quotes. A quote that is not closed ends the tokens."""
     position = 0
     while (found := _TOKEN.match(text, position)) is not None:
         position, kind = found.end(), str(found.lastgroup)
@@ -78,7 +79,7 @@ def _tokens(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _kind(tokens: list[tuple[str, bool]]) -> tuple[str, list[tuple[str, bool]]]:
-    """The words that say what is done, and what comes after them; no words when none of the kinds fits."""
+    """The kind of a statement ("INSERT INTO"), and the tokens after it; "" when none of _KINDS fits."""
     words = ["" if quoted else token.upper() for token, quoted in tokens]
     for aside in _ASIDE:
         for at in range(1, min(5, len(words))):
@@ -93,7 +94,7 @@ def _kind(tokens: list[tuple[str, bool]]) -> tuple[str, list[tuple[str, bool]]]:
 
 
 def _named(tokens: list[tuple[str, bool]]) -> str:
-    """The name that these begin with, without its database's."""
+    """The name at the beginning of `tokens`, without the name of a database before it."""
     if len(tokens) > 2 and tokens[1] == (".", False):
         tokens = tokens[2:]
     return plain_name(tokens[0][0]) if tokens else "..."

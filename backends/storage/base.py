@@ -1,10 +1,10 @@
-"""The few operations on files that a backup needs from where it lies.
+"""The file operations that a backup needs from the place that holds it.
 
-Everything above (the record log) is written against this and nothing else, so a new place to keep
-files, or a test that loses whatever was not synced, is one class.
+The record log uses these operations and nothing else. So a new kind of storage, or a test storage that loses whatever
+was not synced, is one class.
 
-Durability, as POSIX has it: file contents are safe after `sync`, a created, renamed or removed name after
-`sync_names`. Every method raises OSError (with errno) when the place fails.
+Durability is that of POSIX: file contents are durable after `sync`; a created, renamed or removed name is durable after
+`sync_names`. Every method raises OSError (with errno) when the storage fails.
 """
 
 import errno
@@ -23,24 +23,24 @@ _BLOCK = 1 << 18
 NO_LINKS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 )
-"""How places without hard links (FAT, exFAT, some shares and servers) refuse to make one."""
+"""The errors with which storage without hard links (FAT, exFAT, some shares and servers) refuses to make one."""
 
 WRITE_BIT = 0o200
-"""The mode bit of a file's owner that a fence takes away."""
+"""The owner's write permission in a file's mode. `Storage.seal` removes it."""
 
 LOCK = "lock"
-"""The file whose lock keeps the processes of one machine apart."""
+"""The file in a backup that is locked, so that only one process of this machine writes the backup."""
 
 
 class FileFenced(OSError):
-    """Another writer has taken this file: it has lost its write bit (see `Storage.seal`) or its last name."""
+    """Another writer has taken this file over: its write bit (see `Storage.seal`) or its last name was removed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(errno.EPERM, "another writer has taken this backup over", name)
 
 
 class Lock(Protocol):
-    """A lock that is held until `release`, or until the process ends."""
+    """A lock; it is held until `release` is called or the process ends."""
 
     def release(self) -> None: ...
 
@@ -55,7 +55,10 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A file or directory of another user's, which this one may not read. `uid` and `gid`: None when unknown."""
+    """A file or directory that belongs to another user and that this user may not read.
+
+    `uid` and `gid` are its owner and group, None when unknown.
+    """
 
     name: str
     uid: int | None
@@ -63,22 +66,22 @@ class Closed:
 
 
 class ReadHandle(ABC):
-    """An open file, for reading; it stays readable when the name is replaced or removed."""
+    """A file that is open for reading. It stays readable after its name is replaced or removed."""
 
     @abstractmethod
     def size(self) -> int:
-        """Bytes in the file now."""
+        """The current size of the file in bytes."""
 
     @abstractmethod
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+        """Return up to `length` bytes from `offset`; fewer only at the end of the file."""
 
     def blocks(self, offset: int, end: int) -> Iterator[bytes]:
-        """The bytes from `offset` to `end`, however many, a few at a time. OSError when the file ends before."""
+        """Yield the bytes from `offset` to `end` in blocks of bounded size. Raises OSError if the file ends earlier."""
         while offset < end:
             block = self.read(offset, min(_BLOCK, end - offset))
             if not block:
-                raise OSError(errno.EIO, f"the file ends at byte {offset}, and went on to byte {end} a moment ago")
+                raise OSError(errno.EIO, f"the file ends at byte {offset}, but a moment ago it reached byte {end}")
             yield block
             offset += len(block)
 
@@ -87,36 +90,37 @@ class ReadHandle(ABC):
 
 
 class WriteHandle(ABC):
-    """A file being written; only its one writer holds one."""
+    """A file that is open for writing. Only the backup's one writer has such a handle."""
 
     @abstractmethod
     def write(self, offset: int, data: bytes) -> None:
-        """All of `data` at `offset`, not yet durable."""
+        """Write all of `data` at `offset`. It is not durable before `sync`."""
 
     @abstractmethod
     def write_durably(self, offset: int, data: bytes) -> None:
-        """All of `data` at `offset`, durable when it returns: the one operation of a commit.
+        """Write all of `data` at `offset`; it is durable when this returns. A commit is this one operation.
 
-        Raises Fenced when the file, looked at after the sync, belongs to another writer: it was sealed, or has lost
-        its last name. What was written may then be missing from what that writer has read. A place that cannot seal
-        (see `Storage.seal`) need not look.
+        Raises FileFenced if, after the sync, the file turns out to belong to another writer: it was sealed, or its last
+        name was removed. That writer may have read the file before this data was in it. Storage that cannot seal files
+        (see `Storage.seal`) need not check.
         """
 
     def is_fenced(self) -> bool:
-        """Whether `write_durably` would raise Fenced; asked without writing."""
+        """Whether `write_durably` would raise FileFenced. Nothing is written."""
         return False
 
     @abstractmethod
     def extend(self, offset: int, length: int) -> None:
-        """Zeros from `offset` (the end of the file) on, durable when it returns. May run beside `write_durably`.
+        """Append `length` zeros at `offset` (the end of the file), durable when this returns.
 
-        A failure here must not hide one of `write_durably`: the kernel tells of a lost write once for each open file,
-        so a file that is really open elsewhere goes through a descriptor of its own.
+        May run in another thread during `write_durably`, and a failure here must not hide a failure there: the kernel
+        reports a lost write only once per open file. So a file of a mounted filesystem is extended through a descriptor
+        of its own.
         """
 
     @abstractmethod
     def sync(self) -> None:
-        """Everything written so far is durable, size included, when it returns."""
+        """Make everything written until now durable, including the file's size."""
 
     @abstractmethod
     def truncate(self, size: int) -> None: ...
@@ -130,19 +134,19 @@ class Storage(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The place in words that a person can find it by, e.g. a path."""
+        """Name the place so that a person can find it, e.g. by its path."""
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether the directory is there."""
+        """Whether the directory exists."""
 
     @abstractmethod
     def make(self) -> None:
-        """Create the directory (mode 0700) in its existing parent, durably. FileExistsError when it is there."""
+        """Create the directory (mode 0700) in its existing parent, durably. Raises FileExistsError if it exists."""
 
     @abstractmethod
     def unmake(self) -> None:
-        """Remove the directory and every file in it: for a creation that failed half way."""
+        """Remove the directory and every file in it: the clean-up after creating a backup failed halfway."""
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -150,102 +154,110 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, name: str) -> ReadHandle:
-        """FileNotFoundError when there is none; OSError for anything but a regular file (no link is followed)."""
+        """Open a file for reading; no link is followed.
+
+        Raises FileNotFoundError if there is no such file, OSError if it is not a regular file.
+        """
 
     @abstractmethod
     def create(self, name: str) -> WriteHandle:
-        """A new empty file, mode 0600; an old one of that name is removed first."""
+        """Create an empty file with mode 0600. An existing file of that name is removed first."""
 
     @abstractmethod
     def rename(self, old: str, new: str) -> None:
-        """Replaces `new`. Durable after `sync_names`."""
+        """Rename a file, replacing `new` if it exists. Durable after `sync_names`."""
 
     @abstractmethod
     def rename_new(self, old: str, new: str) -> None:
-        """Give a file a name that no file has: FileExistsError when one has, and then nothing was changed.
+        """Rename a file to a name that no file has. Raises FileExistsError if one has it; then nothing was changed.
 
-        Another writer may be held up for any time and have looked before: so the place itself must refuse it, in one
-        step. (One that has no hard links is asked first, and the name given at once afterwards.) A handle of the file
-        goes on; raises Fenced when another writer has taken the file in the very moment. Durable after `sync_names`; a
-        crash before that may leave both names.
+        Checking first would not do: another writer may check and then be delayed for any length of time. So the storage
+        itself must refuse an existing name, atomically. (Only where there are no hard links is the name checked first,
+        and the file renamed immediately afterwards.) A handle of the file remains usable. Raises FileFenced if another
+        writer takes the file over at this moment. Durable after `sync_names`; a crash before that may leave both names.
         """
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """FileNotFoundError when there is none. Durable after `sync_names`."""
+        """Remove a file. Raises FileNotFoundError if there is none. Durable after `sync_names`."""
 
     def seal(self, name: str) -> bool:
-        """Take a file's write bit, so that whoever has it open for `write_durably` is told after the next one.
+        """Remove a file's write bit, so that another writer's next `write_durably` to it raises FileFenced.
 
-        Whether the place has kept that: where it returns False nothing tells the other writer. FileNotFoundError when
-        there is no such file.
+        Returns whether the storage has recorded that; if False, the other writer will not notice. Raises
+        FileNotFoundError if there is no such file.
         """
         return False
 
     def lock(self, what: str) -> Lock | None:
-        """Keep out the other processes of this machine, in whatever container; `what` names this one to them.
+        """Lock the backup against the other processes of this machine, including those in containers.
 
-        None where the place has no locks. Raises `backends.system.locks.Locked` when another process has it.
+        `what` is what this process calls itself (see `Holder`); processes that are kept out show it to their users.
+        Returns None where the storage has no locks. Raises `backends.system.locks.Locked` if another process holds the
+        lock.
         """
         return None
 
     def locked_by(self) -> Holder | None:
-        """Who has that lock now, asked without taking it or changing anything. None: nobody is known to.
+        """Who holds the lock of `lock` now; None if nobody is known to. Takes no lock and changes nothing.
 
         Raises OSError.
         """
         return None
 
-    def check_lock(self) -> None:  # noqa: B027 (without locks there is nothing to look at)
-        """Raise what `lock` would while another process has it; nothing is made, changed or held."""
+    def check_lock(self) -> None:  # noqa: B027 (storage without locks has nothing to check)
+        """Raise what `lock` would raise if another process holds the lock. Creates, changes and holds nothing."""
 
     @abstractmethod
     def sync_names(self) -> None:
-        """What was created, renamed or removed so far is durable when it returns."""
+        """Make every creation, rename and removal until now durable."""
 
     @abstractmethod
     def space(self) -> Space: ...
 
     def shares_disk_with(self, path: Path) -> bool:
-        """Whether one dead disk of this machine may take this place and what lies at `path` with it."""
+        """Whether the failure of one disk of this machine may destroy both this directory and `path`."""
         return False
 
     def why_unwritable(self) -> str | None:
-        """Why this user could write nothing here, asked without writing; None when nothing is known against it."""
+        """Why this user cannot write here; None if no reason is known. Nothing is written."""
         return None
 
     def about(self) -> list[str]:
-        """What this place is, a short line each, e.g. its filesystem and where it is mounted."""
+        """Describe this storage in short lines, e.g. its filesystem and where that is mounted."""
         return []
 
     def closed(self) -> list[Closed]:
-        """What keeps this user from a backup here: this directory or one above it; else what is in it, sorted.
+        """What this user may not read: this directory or one above it; otherwise entries of this directory, sorted.
 
         Raises OSError.
         """
         return []
 
     def directories_with(self, name: str) -> list[str]:
-        """The names of directories one level down that hold a file of this name, sorted."""
+        """The names of the subdirectories that contain a file called `name`, sorted."""
         return []
 
     def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
-        """A whole small file. OSError when it has more than `limit` bytes: what the writer makes never does."""
+        """The whole content of a small file.
+
+        Raises OSError if it has more than `limit` bytes; no such file that the writer makes is that large.
+        """
         with closing(self.open(name)) as handle:
             if handle.size() > limit:
-                raise OSError(errno.EFBIG, f"{name} has {handle.size()} bytes, which no {name} has")
+                raise OSError(errno.EFBIG, f"{name} has {handle.size()} bytes, too many for a real {name}")
             return handle.read(0, limit)
 
     def temporary(self, name: str) -> str:
-        """What to call a file that is to become `name` once it is whole.
+        """The name of a file that is renamed to `name` once it is complete.
 
-        No other writer uses that name: of two that made `name.tmp` at once, one would publish the other's half a file.
+        No other writer uses this name: if two wrote `name.tmp` at once, one would publish the other's incomplete file.
         """
         token: str = self.__dict__.setdefault("_token", secrets.token_hex(4))
         return f"{name}-{token}{TEMPORARY}"
 
     def publish(self, name: str, data: bytes) -> None:
-        """A whole file, durably: it appears under its name complete or not at all."""
+        """Write a whole file durably. It appears under its name complete or not at all."""
         temporary = self.temporary(name)
         with closing(self.create(temporary)) as handle:
             handle.write(0, data)
@@ -255,4 +267,4 @@ class Storage(ABC):
 
 
 TEMPORARY = ".tmp"
-"""The suffix of a file that is not whole yet; left over from a crash, it means nothing."""
+"""The suffix of a file that is not complete yet. One that a crash left behind has no meaning."""

@@ -1,4 +1,4 @@
-"""Files and directories of this machine that another user keeps to himself."""
+"""Files and directories of this machine that belong to another user and that this user may not read."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ _NOT_FOR_BACKUPS = ("lost+found",)
 
 
 def closed_on_the_way(directory: Path) -> Closed | None:
-    """The first directory on the way to this one, itself included, that keeps this user out. Raises OSError."""
+    """The first directory on the path to `directory`, itself included, that this user may not enter. Raises OSError."""
     end = way_to(directory).end
     if end.uid == os.geteuid() or _may_read(end.path, directory=True):
         return None
@@ -19,7 +19,7 @@ def closed_on_the_way(directory: Path) -> Closed | None:
 
 
 def closed_inside(directory: Path) -> list[Closed]:
-    """What lies in a directory and may not be read by this user, without hidden names and links. Raises OSError."""
+    """The entries of a directory that this user may not read, without hidden names and links. Raises OSError."""
     found = []
     with os.scandir(directory) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):

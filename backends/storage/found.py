@@ -1,7 +1,7 @@
-"""A directory of a mounted filesystem that must first be found, or looked at, each time a backup is opened.
+"""A directory of a mounted filesystem whose mount is looked up, or checked, each time a backup is opened.
 
-Where a share or a stick is mounted can change from one start to the next, and an empty mount point looks just like a
-directory. So nothing is believed before the first use, and a directory is never made without looking again.
+The place where a share or a stick is mounted can change from one start to the next, and an empty mount point looks just
+like a directory. So nothing is assumed before the first use, and the mount is checked again before a directory is made.
 """
 
 import errno
@@ -20,17 +20,17 @@ from backends.storage.one_descriptor import OneDescriptor
 from backends.text import printable
 
 _LEFT_BY_OPEN_FILES = (".fuse_hidden", ".nfs")
-"""How names begin that FUSE and NFS give to removed files while somebody has them open."""
+"""How the names begin that FUSE and NFS give to removed files that a process still has open."""
 
 _UNTIL_CLOSED = 1.0
-"""Seconds; a FUSE filesystem hears of a closed file a little later than the one who closed it."""
+"""Seconds to wait for hidden files to go: a FUSE filesystem hears of a `close` shortly after it has returned."""
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A directory (which need not exist), what it lies on, and what a person calls that."""
+    """A directory (which need not exist), the mount that holds it, and what a person calls that mount."""
 
     path: Path
     mount: Mount
@@ -38,9 +38,9 @@ class Found:
 
 
 class FoundStorage(Storage):
-    """What `find` finds; that raises Unreachable, saying why the directory cannot be used.
+    """The directory that `find` returns; `find` raises Unreachable, saying why, when the directory cannot be used.
 
-    `name` is what to call the place before it was found, `read_only` makes the error when it cannot be written.
+    `name` is what to call the place before it is found. `read_only` makes the error for a read-only filesystem.
     """
 
     def __init__(self, find: Callable[[], Found], name: str, read_only: Callable[[], Exception]) -> None:
@@ -50,7 +50,7 @@ class FoundStorage(Storage):
         self._written: WeakValueDictionary[str, OneDescriptor] = WeakValueDictionary()
 
     def look(self) -> Found:
-        """Where the directory is. Raises Unreachable."""
+        """Find the directory, once. Raises Unreachable."""
         if self._found is None:
             self._found = self._find()
             self._local = LocalStorage(self._found.path)
@@ -78,7 +78,7 @@ class FoundStorage(Storage):
         return self._storage.exists()
 
     def make(self) -> None:
-        self._found = None  # it may have been unmounted since it was looked at
+        self._found = None  # it may have been unmounted since it was checked
         self._writing(self._storage.make)
 
     def unmake(self) -> None:
@@ -113,8 +113,8 @@ class FoundStorage(Storage):
         self._rename(old, new, self._storage.rename)
 
     def rename_new(self, old: str, new: str) -> None:
-        # FUSE keeps a hidden name for a file that loses one of two while it is open, and some of its filesystems take
-        # the two for two files.
+        # When an open file loses one of two names, FUSE keeps a hidden name for it, and some FUSE filesystems then
+        # treat the two names as two files.
         self._rename(old, new, self._storage.rename_unless_there if self._through_fuse else self._storage.rename_new)
 
     def _rename(self, old: str, new: str, how: Callable[[str, str], None]) -> None:
@@ -130,8 +130,8 @@ class FoundStorage(Storage):
         self._storage.remove(name)
 
     def seal(self, name: str) -> bool:
-        # Written through a FUSE filesystem, a file is not looked at after each sync: that may cost a round trip, and
-        # some of them show no modes or links.
+        # Files on FUSE filesystems are not checked after each sync: that may cost a round trip, and some of these
+        # filesystems report no modes or link counts.
         return self._storage.seal(name) and not self._through_fuse
 
     def lock(self, what: str) -> Lock | None:

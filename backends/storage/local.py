@@ -1,8 +1,8 @@
-"""A directory of a mounted filesystem, by plain system calls.
+"""A directory of a mounted filesystem, used through plain system calls.
 
-The path that the user gave may lead through links and is resolved once; below it no link is followed.
-Every descriptor is closed on exec (Python opens them so). A place that is slow or gone makes these calls
-wait or fail as the kernel does: nothing here retries.
+The user's path may contain links; it is resolved once, and after that no link is followed. Every descriptor is closed
+on exec (Python's default). If the filesystem is slow or gone, these calls wait or fail as the kernel decides: nothing
+here retries.
 """
 
 import contextlib
@@ -41,28 +41,29 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How filesystems say that they know no fsync of a directory (some FUSE ones: exFAT, NTFS, SMB shares).
+"""The errors with which filesystems refuse to fsync a directory (some FUSE ones: exFAT, NTFS, SMB shares).
 
-They write names at once or whenever they like, and offer nothing better. A failing disk says EIO instead.
+They write names immediately or whenever they like, and offer nothing better. A failing disk gives EIO instead.
 """
 
 _NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How filesystems without permissions (FAT, exFAT) refuse chmod; there the mount decides who may read."""
+"""The errors with which filesystems without permissions (FAT, exFAT) refuse chmod; there the mount decides who may
+read."""
 
 
 MAX_NAMES = 1 << 16
-"""Entries of a backup's directory: a log of gigabytes has hundreds."""
+"""The most entries accepted in a backup's directory. A log of gigabytes has hundreds."""
 
 MAX_NAMES_BESIDE = 1 << 20
-"""Entries of the directory that it lies in, where anything else may be."""
+"""The most entries accepted in the directory that contains backups; it may contain anything else, too."""
 
 
 class LocalStorage(Storage):
-    """The directory `path`, which need not exist yet; no file in it is ever reached through a link."""
+    """The directory `path`, which need not exist yet. No file in it is ever opened through a link."""
 
     def __init__(self, path: Path) -> None:
         self._given = path
-        # A link that is turned elsewhere later must not move half a backup with it.
+        # If a link on the way is changed later, half of the backup must not end up elsewhere.
         self._path = Path(os.path.realpath(path))
         self._written: WeakValueDictionary[str, Writer] = WeakValueDictionary()
 
@@ -73,7 +74,7 @@ class LocalStorage(Storage):
         return [mount_of(self._path).describe()]
 
     def exists(self) -> bool:
-        """NotADirectoryError when something else has the directory's name."""
+        """Whether the directory exists. Raises NotADirectoryError if something else has its name."""
         try:
             mode = self._path.lstat().st_mode
         except FileNotFoundError:
@@ -87,7 +88,7 @@ class LocalStorage(Storage):
             os.mkdir(self._path.name, _DIRECTORY_MODE, dir_fd=parent)
             try:
                 with _tolerated(_NO_MODES):
-                    _set_mode(self._path.name, _DIRECTORY_MODE, parent)  # mkdir leaves out what the umask says
+                    _set_mode(self._path.name, _DIRECTORY_MODE, parent)  # mkdir applies the umask
                 self.sync_names()
                 _sync_directory(parent)
             except BaseException:
@@ -96,7 +97,7 @@ class LocalStorage(Storage):
                 raise
 
     def unmake(self) -> None:
-        """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
+        """Remove the directory and its files. Raises OSError, and keeps the directory, if anything else is in it."""
         for name in self.names():
             self.remove(name)
         with self._at(above=True) as parent:
@@ -104,7 +105,7 @@ class LocalStorage(Storage):
             _sync_directory(parent)
 
     def names(self) -> list[str]:
-        """Hidden names (`.nfs…`, `._…` of other systems), links, directories and the like are left out."""
+        """The names of all regular files, sorted, without hidden names (`.nfs...`, and `._...` of other systems)."""
         with self._listed() as entries:
             return sorted(
                 entry.name
@@ -113,7 +114,7 @@ class LocalStorage(Storage):
             )
 
     def _not_endless(self, entries: Iterator["os.DirEntry[str]"], most: int) -> Iterator["os.DirEntry[str]"]:
-        """The entries. OSError for more than so many: a filesystem may be a stranger's program."""
+        """Yield the entries; OSError for more than `most`. A FUSE filesystem is a program and may list them forever."""
         for count, entry in enumerate(entries):
             if count == most:
                 raise OSError(errno.EFBIG, f"over {most} names in one directory, more than any backup has", self._given)
@@ -121,7 +122,7 @@ class LocalStorage(Storage):
 
     def open(self, name: str) -> ReadHandle:
         with self._at(name) as directory:
-            # Without O_NONBLOCK a FIFO of that name would hang this call until somebody writes to it.
+            # Without O_NONBLOCK, a FIFO of that name would block this call until somebody writes to it.
             descriptor = os.open(name, os.O_RDONLY | _PLAIN, dir_fd=directory)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -138,17 +139,17 @@ class LocalStorage(Storage):
             writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE, dir_fd=directory)
             undo.callback(os.close, writing)
             with _tolerated(_NO_MODES):
-                os.fchmod(writing, _FILE_MODE)  # open leaves out what the umask says
-            extending = os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)  # now: the name will change
+                os.fchmod(writing, _FILE_MODE)  # open applies the umask
+            extending = os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)  # now, because the name will change
             undo.callback(os.close, extending)
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
-                raise FileFenced(name)  # somebody has put another file in its place
+                raise FileFenced(name)  # another writer has put its own file in this place
             undo.pop_all()
         writer = self._written[name] = Writer(writing, extending, name)
         return writer
 
     def reopen(self, name: str) -> int:
-        """A descriptor to write to an existing file by, which the caller closes."""
+        """A new descriptor for writing to an existing file. The caller closes it."""
         with self._at(name) as directory:
             return os.open(name, os.O_WRONLY | _PLAIN, dir_fd=directory)
 
@@ -161,7 +162,7 @@ class LocalStorage(Storage):
             try:
                 os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
             except FileExistsError:
-                # A share whose answer was lost had made the link already.
+                # A network share may have made the link although its answer was lost.
                 if not _is_same_file(old, new, directory):
                     raise
             except OSError as error:
@@ -172,20 +173,20 @@ class LocalStorage(Storage):
             writer = self._written.pop(old, None)
             if writer is not None:
                 writer.follow(new, directory)
-            with contextlib.suppress(FileNotFoundError):  # a writer that has taken over may have tidied it up
+            with contextlib.suppress(FileNotFoundError):  # a writer that took over may have removed it
                 os.unlink(old, dir_fd=directory)
 
     def rename_unless_there(self, old: str, new: str) -> None:
-        """The same where there are no hard links: in two steps."""
+        """Do what `rename_new` does, but where there are no hard links: in two steps, not atomically."""
         with self._at(old, new) as directory:
-            os.stat(old, dir_fd=directory, follow_symlinks=False)  # FileNotFoundError for that one goes first
+            os.stat(old, dir_fd=directory, follow_symlinks=False)  # a missing `old` is reported first
             with contextlib.suppress(FileNotFoundError):
                 os.stat(new, dir_fd=directory, follow_symlinks=False)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
             os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def remove(self, name: str) -> None:
-        """The room that a large file takes comes back in the seconds after, beside whatever else is done."""
+        """Remove a file. The space of a large one is freed in the background within the following seconds."""
         with self._at(name) as directory:
             large = open_large(name, directory)
             try:
@@ -222,7 +223,7 @@ class LocalStorage(Storage):
             FileLock(self._path / LOCK, "", directory).look()
 
     def sync_names(self) -> None:
-        """Does nothing on a filesystem that knows no fsync of a directory."""
+        """Sync the directory. Does nothing on a filesystem that has no fsync for directories."""
         with self._at() as directory:
             _sync_directory(directory)
 
@@ -231,7 +232,7 @@ class LocalStorage(Storage):
         return Space(free=status.f_bavail * status.f_frsize, total=status.f_blocks * status.f_frsize)
 
     def shares_disk_with(self, path: Path) -> bool:
-        """Partitions, logical volumes and btrfs subvolumes are filesystems of their own, and not disks."""
+        """Compare disks, not filesystems: partitions, logical volumes and btrfs subvolumes may share one disk."""
         here = self._path if self._path.exists() else self._path.parent
         return here.stat().st_dev == path.stat().st_dev or bool(disks_of(here) & disks_of(path))
 
@@ -239,10 +240,10 @@ class LocalStorage(Storage):
         if os.statvfs(self._path).f_flag & os.ST_RDONLY:
             return (
                 f"{mount_of(self._path).describe()} is mounted read-only. Mount it writable; if it was, the kernel has "
-                "found errors on it (dmesg shows them), and another disk is due"
+                "found errors on it (dmesg shows them), and you need another disk"
             )
         if not os.access(self._path, os.W_OK | os.X_OK):
-            return f"{self._path} may not be written by this user. It must belong to the one that lightningd runs as"
+            return f"{self._path} may not be written by this user. It must belong to the user that lightningd runs as"
         return None
 
     def closed(self) -> list[Closed]:
@@ -250,7 +251,10 @@ class LocalStorage(Storage):
         return [on_the_way] if on_the_way is not None else closed_inside(self._path)
 
     def directories_with(self, name: str) -> list[str]:
-        """Links, hidden directories and those that may not be looked into are left out."""
+        """The subdirectories that contain a file called `name`, sorted.
+
+        Links, hidden directories and directories that this user may not enter are left out.
+        """
         plain_name(name)
         with self._at() as directory, self._listed() as entries:
             few = self._not_endless(entries, MAX_NAMES_BESIDE)
@@ -258,10 +262,10 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def _at(self, *names: str, above: bool = False) -> Iterator[int]:
-        """The directory (or the one above it), held open while something is done with `names` in it.
+        """A descriptor of the directory (or of its parent), held open while the block works on `names` in it.
 
-        Its path was resolved before, so no link is on the way; if one is now, somebody has put it there, and it is not
-        followed. Every OSError names a file by its whole path.
+        The path was resolved in `__init__`, so no part of it was a link; if one is now, somebody has put it there, and
+        it is not followed. The file names in every OSError of the block are replaced by whole paths.
         """
         for name in names:
             plain_name(name)
@@ -289,14 +293,14 @@ class LocalStorage(Storage):
 
 
 def plain_name(name: str) -> str:
-    """The name itself. ValueError for one that no backup gives to a file: it might lead out of the directory."""
+    """Return `name`. Raises ValueError for a name that no file of a backup has: it might lead out of the directory."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file in a backup")
+        raise ValueError(f"{name!r} is not a possible name of a file in a backup")
     return name
 
 
 def _opened(path: Path) -> int:
-    """A directory by its path without links: where one has been put, OSError, and it leads nowhere."""
+    """Open a directory by a path without links. Raises OSError if a part of the path is a link; none is followed."""
     descriptor = os.open("/", _DIRECTORY)
     for name in path.parts[1:]:
         above = descriptor
@@ -315,7 +319,7 @@ def _holds(entry: os.DirEntry[str], name: str, directory: int) -> bool:
         return False
     try:
         return stat.S_ISREG(os.stat(f"{entry.name}/{name}", dir_fd=directory, follow_symlinks=False).st_mode)
-    except (FileNotFoundError, PermissionError):  # the latter: `lost+found` of a stick
+    except (FileNotFoundError, PermissionError):  # PermissionError: `lost+found` of a stick
         return False
 
 
@@ -330,7 +334,7 @@ def _is_same_file(one: str, other: str, directory: int) -> bool:
 
 
 def _set_mode(name: str, mode: int, above: int) -> None:
-    """Of a directory just made. O_PATH also opens one that a umask lets nobody read, its owner included."""
+    """Set the mode of a new directory. O_PATH can open it even if the umask took away its owner's read permission."""
     descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         Path(f"/proc/self/fd/{descriptor}").chmod(mode)

@@ -7,11 +7,11 @@ import os
 from backends.storage.base import WRITE_BIT, FileFenced, ReadHandle, WriteHandle
 
 _ZEROS = 1 << 20
-"""Bytes of zeros written at a time."""
+"""How many zero bytes are written at a time."""
 
 
 class _Descriptor:
-    """An open file. A second `close` does nothing: by then the number may belong to somebody else's file."""
+    """An open file. A second `close` does nothing: by then the descriptor's number may be that of another open file."""
 
     def __init__(self, descriptor: int) -> None:
         self._number = descriptor
@@ -34,7 +34,7 @@ class Reader(_Descriptor, ReadHandle):
 
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self.number, length, offset)
-        # A call may give less than there is (Linux never gives more than 2 GiB); only nothing at all is the end.
+        # One call may return less than the file has (on Linux at most 2 GiB); only an empty result means the end.
         while len(data) < length:
             more = os.pread(self.number, length - len(data), offset + len(data))
             if not more:
@@ -44,19 +44,20 @@ class Reader(_Descriptor, ReadHandle):
 
 
 class Writer(_Descriptor, WriteHandle):
-    """Two descriptors of one file, opened apart: each is told of a lost write for itself."""
+    """Two descriptors of one file, opened separately: the kernel reports a lost write to each of them."""
 
     def __init__(self, writing: int, extending: int, name: str) -> None:
         super().__init__(writing)
         self._extending = _Descriptor(extending)
         self._name = name
         self._shows_fence = _is_ours(writing)
-        """Whether this filesystem shows a file's write bit and links: some mounts set modes of their own."""
+        """Whether this filesystem reports a file's real write bit and link count; some mounts set their own modes."""
 
     def follow(self, name: str, directory: int) -> None:
-        """Go on under the file's second name, before its first one goes. Raises Fenced when that is another file.
+        """Reopen the file under its new name, before the old one is removed. Raises FileFenced if it is another file.
 
-        The kernel's NFS client keeps a hidden name for a removed one as long as anything is open by it.
+        Otherwise the kernel's NFS client would keep a hidden name for the removed one as long as a descriptor that was
+        opened by it is open.
         """
         if self._number < 0:
             return
@@ -80,7 +81,7 @@ class Writer(_Descriptor, WriteHandle):
 
     def write_durably(self, offset: int, data: bytes) -> None:
         _write_all(self.number, offset, data)
-        os.fdatasync(self.number)  # a changed size is part of it, times are not
+        os.fdatasync(self.number)  # this syncs a changed size, too, but not the times
         if self.is_fenced():
             raise FileFenced(self._name)
 
@@ -88,7 +89,7 @@ class Writer(_Descriptor, WriteHandle):
         return self._shows_fence and not _is_ours(self.number)
 
     def extend(self, offset: int, length: int) -> None:
-        # Real zeros: what fallocate reserves is marked as unwritten, and each commit would have to change the mark.
+        # Real zeros, because fallocate marks blocks as unwritten, and each commit would have to change that mark.
         descriptor, end = self._extending.number, offset + length
         while offset < end:
             zeros = bytes(min(_ZEROS, end - offset))
@@ -110,7 +111,7 @@ class Writer(_Descriptor, WriteHandle):
 
 
 def _is_ours(descriptor: int) -> bool:
-    """Whether nobody has sealed the file or removed or replaced its name. A microsecond, where the disk is here."""
+    """Whether nobody has sealed the file, or removed or replaced its name. Takes about 1 us on a local disk."""
     status = os.fstat(descriptor)
     return bool(status.st_mode & WRITE_BIT and status.st_nlink)
 
@@ -120,5 +121,5 @@ def _write_all(descriptor: int, offset: int, data: bytes) -> None:
     while rest:
         written = os.pwrite(descriptor, rest, offset)
         if written == 0:
-            raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
+            raise OSError(errno.EIO, "the filesystem wrote nothing and gave no reason")
         rest, offset = rest[written:], offset + written

@@ -1,8 +1,8 @@
-"""A file that is written through one descriptor only, and opened again when it is renamed: for FUSE filesystems.
+"""A file that is written through one descriptor only, and reopened when it is renamed: for FUSE filesystems.
 
-Some of them keep a file's size and place for each descriptor apart and by its name, so that what is written through
-one is lost to another, or to the new name (fusefat does both). On the other hand a failed sync is told once for each
-descriptor: so if it was the one that made room who was told, the next commit must not believe that all is well.
+Some of them keep a file's size and location per descriptor and by name, so that what is written through one descriptor
+does not appear through another one or under the new name (fusefat does both). On the other hand, a failed sync is
+reported only once per descriptor: so if preallocation received that error, the next commit must fail, too.
 """
 
 import errno
@@ -15,7 +15,7 @@ _ZEROS = 1 << 20
 
 
 class OneDescriptor(WriteHandle):
-    """The existing file `name`, open for writing; `reopen` gives a descriptor of the file that has a name."""
+    """The existing file `name`, open for writing. `reopen` opens the file of a given name and returns a descriptor."""
 
     def __init__(self, reopen: Callable[[str], int], name: str) -> None:
         self._reopen = reopen
@@ -23,11 +23,11 @@ class OneDescriptor(WriteHandle):
         self._failed: OSError | None = None
 
     def renamed(self, rename: Callable[[], None], old: str, new: str) -> None:
-        """Rename the file by `rename`, and go on under its new name; or, when that fails, its old one."""
+        """Rename the file by calling `rename`, and reopen it under its new name; under its old one if that fails."""
         if self._descriptor < 0:
             rename()
             return
-        self.sync()  # nothing may be under way on the descriptor that is given up: its errors would go with it
+        self.sync()  # closing the descriptor would lose the errors of writes that are still in progress on it
         self.close()
         try:
             rename()
@@ -41,14 +41,14 @@ class OneDescriptor(WriteHandle):
         while rest:
             written = os.pwrite(self._number, rest, offset)
             if written == 0:
-                raise OSError(errno.EIO, "the filesystem writes nothing and gives no reason")
+                raise OSError(errno.EIO, "the filesystem wrote nothing and gave no reason")
             rest, offset = rest[written:], offset + written
 
     def write_durably(self, offset: int, data: bytes) -> None:
         if self._failed is not None:
             raise self._failed
         self.write(offset, data)
-        os.fdatasync(self._number)
+        self._synced(os.fdatasync)
 
     def extend(self, offset: int, length: int) -> None:
         end = offset + length
@@ -59,8 +59,11 @@ class OneDescriptor(WriteHandle):
         self.sync()
 
     def sync(self) -> None:
+        self._synced(os.fsync)
+
+    def _synced(self, sync: Callable[[int], None]) -> None:
         try:
-            os.fsync(self._number)
+            sync(self._number)
         except OSError as error:
             self._failed = error
             raise

@@ -1,4 +1,4 @@
-"""What it means for a person when the place that a backup lies in does not do as it is told."""
+"""The errors for people when the place that holds a backup fails or refuses."""
 
 import os
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from backends.text import printable
 
 @contextmanager
 def reaching(storage: Storage) -> Iterator[None]:
-    """While a backup that is there is used: an OSError becomes Unreachable."""
+    """Turn each OSError of the block, which uses an existing backup, into Unreachable."""
     try:
         yield
     except OSError as error:
         place = storage.describe()
         if isinstance(error, FileNotFoundError) and not _there(storage):
             raise Unreachable(
-                f"there is no backup at {place}: is the disk or share that holds it mounted, and the "
-                "name right? Nothing was changed; mount it, or correct the URL, then try again"
+                f"there is no backup at {place}: is the disk or share that holds it mounted, and "
+                "is the name right? Nothing was changed; mount it, or correct the URL, then try again"
             ) from error
         if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
             raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
@@ -28,7 +28,7 @@ def reaching(storage: Storage) -> Iterator[None]:
             raise Unreachable(
                 f"a file of the backup in {place} was removed while it was in use{_name_of(error)}: another command, "
                 "or a node, has put a new snapshot in its place meanwhile, or somebody else deletes files there. "
-                "Nothing that was saved is lost by this one; wait until the other one has ended, then repeat this"
+                "This command has lost nothing that was saved; wait until the other one has ended, then repeat this"
             ) from error
         raise Unreachable(
             f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
@@ -37,22 +37,22 @@ def reaching(storage: Storage) -> Iterator[None]:
 
 
 def closed_to_us(storage: Storage) -> list[Closed]:
-    """What belongs to other users there, and is closed to this one; nothing when nobody can tell."""
+    """What in the storage belongs to other users and may not be read by this one; empty when that is unknown."""
     with suppress(OSError, BackupError):
         return storage.closed()
     return []
 
 
 def closed_error(why: str, closed: list[Closed]) -> ClosedToUser:
-    """The error to raise: who owns what keeps this user out, and who can do what he wants to."""
+    """The error for a user without permission: it says what is closed to him, who owns it, and which user to run as."""
     named = ", ".join(f"{printable(each.name)} ({_owner(each)})" for each in closed[:_SHOWN])
     more = f" and {len(closed) - _SHOWN} more" if len(closed) > _SHOWN else ""
     first = closed[0]
     alone = all((each.uid, each.gid) == (first.uid, first.gid) for each in closed) and first.uid is not None
-    who = f"the user {user_name(first.uid)}" if alone and first.uid is not None else "the user whose backup is meant"
+    who = f"the user {user_name(first.uid)}" if alone and first.uid is not None else "the user who owns the backup"
     return ClosedToUser(
-        f"{why}: closed to others are {named}{more}. A backup belongs to the user that lightningd runs as, and nobody "
-        f"else may read it. Nothing was changed; run this as {who}",
+        f"{why}: only the owner may read {named}{more}. A backup belongs to the user that lightningd runs as, and "
+        f"nobody else may read it. Nothing was changed; run this as {who}",
         first.uid if alone else None,
         first.gid if alone else None,
     )
@@ -77,10 +77,10 @@ def _there(storage: Storage) -> bool:
 
 
 def _file_in(error: OSError) -> str:
-    """Which file it is that another user's modes keep from us; a backup's files are all the same user's."""
+    """For a PermissionError: which file this user may not use, and who should own it. Otherwise empty."""
     if not isinstance(error, PermissionError) or not error.filename:
         return ""
     return (
-        f" ({error.filename} is closed to the user {user_name(os.geteuid())}: all files of a backup belong to the user "
-        "that lightningd runs as)"
+        f" ({error.filename} is closed to the user {user_name(os.geteuid())}: all files of a backup must belong to the "
+        "user that lightningd runs as)"
     )

@@ -1,7 +1,8 @@
-"""A large file that nobody needs any more is given back to the disk a piece at a time.
+"""Frees the space of large removed files in steps.
 
-Removed in one go, all its blocks are freed (and, on a disk that is told so, discarded) within one transaction of ext4's
-journal, and whoever syncs a file meanwhile waits for that: a node's commit 30 to 40 ms for a snapshot of 286 MB.
+If a large file is removed at once, ext4 frees all its blocks (and discards them, if so mounted) within one transaction
+of its journal. Every process that syncs a file meanwhile waits for that: removing a snapshot of 286 MB delayed a node's
+commit by 30 to 40 ms.
 """
 
 import fcntl
@@ -15,16 +16,19 @@ from contextlib import suppress
 from backends.mounts.table import mount_at
 
 LARGE = 16 << 20
-"""Bytes of a file from which on it is worth the trouble."""
+"""The smallest file, in bytes, that is freed in steps."""
 
 STEP = 4 << 20
-"""Bytes that are given back at a time."""
+"""Bytes that are freed at a time."""
 
 _REST = 0.01
-"""Seconds between two steps at least, for the commits that come in between; else as long as the step took."""
+"""The shortest pause between two steps, in seconds; a step that takes longer is followed by a pause of its length.
+
+Commits are made during the pauses.
+"""
 
 _KINDS = frozenset({"ext3", "ext4"})
-"""Where it helps. Elsewhere (NFS, FUSE) a file that is removed while it is open stays there under a hidden name."""
+"""The filesystems where this helps. On NFS and FUSE, a file that is removed while open remains under a hidden name."""
 
 _PLAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -32,7 +36,7 @@ _one_at_a_time = threading.Lock()
 
 
 def open_large(name: str, directory: int) -> int | None:
-    """A descriptor of the file, before it is removed, for `give_back`. None where removing it is all there is to do."""
+    """Open a file that is about to be removed, for `give_back`. None if it does not need to be freed in steps."""
     try:
         descriptor = os.open(name, _PLAIN, dir_fd=directory)
     except OSError:
@@ -46,9 +50,10 @@ def open_large(name: str, directory: int) -> int | None:
 
 
 def give_back(descriptor: int, *, synced: bool) -> None:
-    """Shrink the removed file to nothing, with a rest after each step, and close it. It is `synced` if its bytes are.
+    """Shrink a removed file to nothing, with a pause after each step, and close it.
 
-    One that somebody still reads, or that has another name, stays whole. Never raises: closing it is enough.
+    `synced` says whether the file's bytes are on the disk. A file that another process still reads, or that has another
+    name, is only closed. Never raises: when the file is closed, the kernel frees what is left.
     """
     try:
         with _one_at_a_time, suppress(OSError):
@@ -57,7 +62,7 @@ def give_back(descriptor: int, *, synced: bool) -> None:
                 began = time.monotonic()
                 rest = max(rest - STEP, 0)
                 os.ftruncate(descriptor, rest)
-                if synced:  # a transaction for each step; of what is not on the disk yet it would write the rest
+                if synced:  # gives each step its own transaction; if not synced, it would write the remaining data
                     os.fsync(descriptor)
                 time.sleep(max(time.monotonic() - began, _REST))
     finally:
@@ -65,21 +70,21 @@ def give_back(descriptor: int, *, synced: bool) -> None:
 
 
 def give_back_beside(descriptor: int) -> None:
-    """The same for a synced file, while the caller goes on. Should this process end before, the kernel does it."""
+    """Do `give_back` for a synced file in a thread. If this process ends earlier, the kernel frees the rest."""
     threading.Thread(
         target=give_back, args=(descriptor,), kwargs={"synced": True}, name="giving back", daemon=True
     ).start()
 
 
 def _is_ours_alone(descriptor: int) -> bool:
-    """Whether it has no name and nobody else has it open, as a restore might that began before it was removed.
+    """Whether the file has no name and no other process has it open (a restore that began before the removal may).
 
-    The kernel gives a write lease on nothing else.
+    The kernel grants a write lease only on a file that nobody else has open.
     """
     if os.fstat(descriptor).st_nlink:
         return False
     try:
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # by default SIGIO, which would end the node
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # the default, SIGIO, would end the node
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:

@@ -1,13 +1,13 @@
-"""A Python of our own in a process of its own."""
+"""The command line for running this program's own Python code in another process."""
 
 import sys
 
 
 def python(program: str) -> list[str]:
-    """The command line of a process that runs `program` with the very modules that this process would use.
+    """The command line of a process that runs the Python code `program` with the same modules as this process.
 
-    Python itself would look into PYTHONPATH, and first of all into its working directory, which may be the node's:
-    nothing in it may be run.
+    By default Python would search PYTHONPATH, and before that its working directory. That may be the node's directory,
+    and nothing in it may be run.
     """
     flags = [
         flag for flag, set_here in (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site)) if set_here

@@ -1,8 +1,8 @@
-"""Ctrl-C, and what a service manager sends, at a moment that suits.
+"""Delays Ctrl-C, and a service manager's signals, until a command can be stopped cleanly.
 
-Python raises KeyboardInterrupt between any two instructions, so also after a directory was made and before anybody has
-noted that it must be removed. (An `init` that was stopped there left its scratch directory behind.) A command's short
-steps that belong together therefore put a stop off, or, when they are its last ones, do not hear it.
+Python may raise KeyboardInterrupt between any two instructions, so also between making a directory and noting that it
+must be removed. (An `init` that was stopped there left its scratch directory behind.) So while a command takes a few
+short steps that belong together, a stop is deferred; during its last steps, a stop is ignored.
 """
 
 import signal
@@ -10,16 +10,19 @@ import threading
 from types import FrameType, TracebackType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a service manager's stop, and a terminal that is closed."""
+"""The signals that stop a command: Ctrl-C, a service manager's stop, and the closing of the terminal."""
 
 
 class _Stops:
-    """What has come, and whether it may be raised now."""
+    """The signal that came, and whether it may raise KeyboardInterrupt now."""
 
     def __init__(self) -> None:
         self.audible = False
+        """Whether a command is working, so that a stop may be raised at all."""
         self.holds = 0
+        """How many `deferred` blocks the main thread is in."""
         self.deaf = 0
+        """How many `ignored` blocks the main thread is in."""
         self.came: int | None = None
         self.past_undoing = False
 
@@ -28,9 +31,9 @@ _stops = _Stops()
 
 
 def listen() -> None:
-    """From here on each of `STOPPING` raises KeyboardInterrupt in the main thread while it is `audible`.
+    """Install handlers: each signal of `STOPPING` raises KeyboardInterrupt in the main thread inside `audible`.
 
-    Not those that whoever started this process had it ignore, as nohup and a shell's `&` do.
+    Signals that this process was started to ignore, as by nohup or a shell's `&`, stay ignored.
     """
     for number in STOPPING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -38,12 +41,12 @@ def listen() -> None:
 
 
 def came() -> int | None:
-    """The signal that this process was stopped by, if it was."""
+    """The signal that stopped this process, if one did."""
     return _stops.came
 
 
 def past_undoing() -> bool:
-    """Whether a command's last steps were made: what stops it then undoes nothing any more."""
+    """Whether the command's last steps are done, so that a later stop undoes nothing any more."""
     return _stops.past_undoing
 
 
@@ -55,8 +58,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-class audible:  # noqa: N801 (reads as a word of the language)
-    """While a command works: before and after, whoever would catch a stop is not there."""
+class audible:  # noqa: N801 (reads like a keyword)
+    """A `with` block in which a command works and a stop is raised. Outside, nothing would catch the exception."""
 
     def __enter__(self) -> None:
         _stops.audible, _stops.past_undoing = True, False
@@ -70,7 +73,7 @@ class audible:  # noqa: N801 (reads as a word of the language)
 
 
 class deferred:  # noqa: N801
-    """For steps that take no time: a stop that comes meanwhile is raised at their end."""
+    """A `with` block for short steps: a stop that comes during them is raised at the end of the block."""
 
     def __enter__(self) -> None:
         self._main = threading.current_thread() is threading.main_thread()
@@ -89,7 +92,7 @@ class deferred:  # noqa: N801
 
 
 class ignored:  # noqa: N801
-    """For a command's last steps, which take no time and cannot be undone one by one: a stop is not heard."""
+    """A `with` block for a command's last steps, which are short and cannot be undone one by one: a stop is ignored."""
 
     def __enter__(self) -> None:
         self._main = threading.current_thread() is threading.main_thread()

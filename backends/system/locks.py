@@ -1,14 +1,14 @@
-"""A lock on a file that dies with its process: flock. The file means nothing without the lock.
+"""A file lock that ends with its process: flock. The file means nothing without the lock.
 
-The kernel holds the lock, not the file: one left over from a crash is never in the way. Unlike a process number, it
-also tells processes of different containers and PID namespaces apart. The file's text only tells a person who the
-holder is.
+The lock is in the kernel, not in the file: a file left over from a crash never blocks anybody. Unlike a process number,
+the lock also works between containers and PID namespaces. The file's text only tells a person who the holder is.
 
-The holder removes the file when it gives the lock up, so that no empty file puzzles anybody. Two rules make that safe:
-only whoever holds the lock on a file removes its name, and whoever has got a lock looks whether its file still has the
-name, and tries anew if not. (It may have opened the file just before the holder removed it: its lock would then be on
-a file that nobody finds, and the next process would get one of its own on a new file, beside it.) Both rest on a name
-that leads to the same file for everybody at once, which shares and FUSE do not promise: there the file stays.
+The holder removes the file when it releases the lock, so that no empty file puzzles anybody. Two rules make that safe:
+only the holder of the lock on a file removes the file's name, and a process that has got a lock checks that its file
+still has the name, and tries again if not. (It may have opened the file just before the holder removed it: its lock
+would then be on a file that nobody can find, and the next process would get another lock on a new file.) Both rules
+require that a name means the same file to every process at any time. Network shares and FUSE do not guarantee that, so
+there the file is kept.
 """
 
 import errno
@@ -25,13 +25,13 @@ from backends.mounts.table import mount_of
 from backends.system.interrupts import deferred
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF})
-"""How filesystems say that they know no locks (some FUSE ones, shares mounted without them)."""
+"""The errors of filesystems without locks (some FUSE ones, and shares that are mounted without locks)."""
 
 _REMOVABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jfs", "tmpfs", "overlay"})
-"""Filesystems of this machine alone, where a name and a file's number are never remembered wrongly."""
+"""Local filesystems, which never report an outdated name or inode number. Only there is the lock file removed."""
 
 _TRIES = 1000
-"""How many holders may come and go before one that wants the lock without waiting gives up."""
+"""How many holders may come and go while this process tries to get the lock, before it gives up."""
 
 
 class Locked(OSError):
@@ -43,24 +43,24 @@ class Locked(OSError):
 
 
 class NoLocks(OSError):
-    """The filesystem knows no locks."""
+    """The filesystem has no locks."""
 
 
 class FileLock:
-    """A lock on the file `path` (mode 0600, made when missing), held from `acquire` to `release` or the process's end.
+    """A lock on the file `path` (mode 0600, created if missing), from `acquire` to `release` or the process's end.
 
-    `what` names this process to whoever finds the lock taken.
+    `what` is what this process calls itself (see `Holder`); it is written into the file for those who find it locked.
     """
 
     def __init__(self, path: Path, what: str, directory: int | None = None) -> None:
-        """`directory` is that of `path`, held open while `acquire` or `look` is called."""
+        """`directory` is an open descriptor of the directory of `path`; it must stay open in `acquire` and `look`."""
         self.path, self._what, self._directory = path, what, directory
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock; one that another process has is not waited for.
+        """Take the lock, without waiting for another process that holds it.
 
-        Raises Locked, NoLocks, or OSError when the file cannot be opened.
+        Raises Locked, NoLocks, or OSError if the file cannot be opened.
         """
         if self._descriptor is not None:
             return
@@ -72,9 +72,9 @@ class FileLock:
             raise
 
     def look(self) -> None:
-        """Raise what `acquire` would, but make, write and hold nothing. A missing file is locked by nobody.
+        """Raise what `acquire` would raise, but create, write and hold nothing. A missing file is not locked.
 
-        (For the moment of the look others see the lock taken.)
+        (During this call other processes may find the lock taken.)
         """
         with suppress(FileNotFoundError):
             descriptor = self._open(0)
@@ -89,7 +89,7 @@ class FileLock:
             descriptor = self._open(os.O_CREAT)
             try:
                 self._refuse_borrowed(descriptor)
-                if os.fstat(descriptor).st_mode & 0o077:  # copied, or restored: whoever can read a file can lock it
+                if os.fstat(descriptor).st_mode & 0o077:  # copied or restored: users who can read a file can lock it
                     with suppress(OSError):
                         os.fchmod(descriptor, 0o600)
                 self._lock(descriptor, fcntl.LOCK_EX)
@@ -108,7 +108,7 @@ class FileLock:
 
     def _hold(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        if self._directory is not None:  # its owner closes it
+        if self._directory is not None:  # the caller closes its own descriptor
             self._directory = os.dup(self._directory)
         _held.add(self)
 
@@ -119,9 +119,10 @@ class FileLock:
         return self.path if self._directory is None else self.path.name
 
     def _has_the_name(self, descriptor: int) -> bool:
-        """Whether this open file is the one that the next process will find.
+        """Whether this open file is the one that the next process will find under the name.
 
-        Where no holder removes it, numbers may be made up at each look (FUSE): there a name that is there will do.
+        On filesystems where the lock file is kept, inode numbers may change from one call to the next (FUSE): there it
+        is enough that the name exists.
         """
         try:
             named = os.stat(self._name(), dir_fd=self._directory, follow_symlinks=False)
@@ -136,10 +137,10 @@ class FileLock:
             return False
 
     def _refuse_borrowed(self, descriptor: int) -> None:
-        """Its text is written over: a second name of some other file, put here, would empty that one."""
+        """Raise OSError if the name is a hard link to another file, which writing the lock's text would destroy."""
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # with none, it was removed this moment
-            raise OSError(errno.EMLINK, "it is a second name of another file, or no file at all", str(self.path))
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # with 0 links, it has just been removed
+            raise OSError(errno.EMLINK, "it is a second name of another file, or not a regular file", str(self.path))
 
     def _lock(self, descriptor: int, how: int) -> None:
         try:
@@ -152,7 +153,7 @@ class FileLock:
             raise
 
     def release(self) -> None:
-        """Give the lock up, and remove the file where that is safe; nothing happens when it is not held."""
+        """Release the lock, and remove the file where that is safe. Does nothing if the lock is not held."""
         with deferred():
             if self._descriptor is not None:
                 with suppress(OSError):
@@ -160,7 +161,7 @@ class FileLock:
                 self.forget()
 
     def _leave_nothing(self, descriptor: int) -> None:
-        """While the lock is held: a successor writes its own text, or makes its own file, as soon as it has it."""
+        """Remove or empty the file. The lock must still be held: the next holder writes its own text into the file."""
         if self._removable() and self._has_the_name(descriptor):
             with suppress(OSError):
                 os.unlink(self._name(), dir_fd=self._directory)
@@ -168,7 +169,7 @@ class FileLock:
         os.ftruncate(descriptor, 0)
 
     def forget(self) -> None:
-        """Close this process's hold on the file; a lock that another process shares stays."""
+        """Close this process's descriptors of the file. A lock that is shared with a forked process remains."""
         descriptor, self._descriptor = self._descriptor, None
         _held.discard(self)
         if descriptor is not None:
@@ -179,7 +180,7 @@ class FileLock:
 
 
 def held_by(name: str, directory: int) -> Holder | None:
-    """Who holds the lock on that file of an open directory; None when nobody does. It is only read.
+    """Who holds the lock on the file `name` of an open directory; None if nobody does. The file is only read.
 
     Raises OSError.
     """
@@ -194,11 +195,11 @@ def held_by(name: str, directory: int) -> Holder | None:
 
 
 _UNTIL_NAMED = 0.2
-"""Seconds; a holder writes its name as soon as it has the lock."""
+"""Seconds to wait for the holder's name in a locked file; a holder writes it as soon as it has the lock."""
 
 
 def _holder(descriptor: int) -> Holder:
-    """Who has written into the file; it may be about to."""
+    """The holder that the file names. Waits briefly for a holder that has not written its name yet."""
     until = time.monotonic() + _UNTIL_NAMED
     while (holder := Holder.decode(os.pread(descriptor, 200, 0))) is None:
         if time.monotonic() > until:
@@ -211,9 +212,10 @@ _held: "weakref.WeakSet[FileLock]" = weakref.WeakSet()
 
 
 def _forget_in_child() -> None:
-    """A forked child shares the open file, and with it the lock: left open, the lock would outlive its process.
+    """Close all held locks in a forked child.
 
-    (A started program inherits nothing: Python opens every file close-on-exec.)
+    The child shares the open file and so the lock: if left open, the lock would outlive the process that took it. (A
+    program that is executed inherits nothing: Python opens every file close-on-exec.)
     """
     for lock in list(_held):
         lock.forget()

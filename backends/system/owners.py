@@ -1,8 +1,8 @@
-"""Whose directory is it, and who could put something else in its place?
+"""Who owns a directory, and who could replace it?
 
-The owner of a directory decides what lies in it, and so does the owner of every directory above it: he can rename what
-is there, and put another directory or a link under its name. The way from `/` is walked one name at a time, each opened
-in the directory before it, so that what was looked at is what was passed.
+The owner of a directory decides what is in it, and so does the owner of every directory above it: he can rename what is
+there, and put another directory or a link under its name. The path from `/` is walked one name at a time, and each name
+is opened in the directory before it, so that the directories that were checked are the ones that were passed.
 """
 
 import errno
@@ -16,29 +16,29 @@ from pathlib import Path
 from struct import Struct
 
 _MAX_LINKS = 40
-"""As many as the kernel follows in one path."""
+"""The most links followed in one path; the kernel has the same limit."""
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-"""The bits of a mode that let others write."""
+"""The bits of a mode that allow others than the owner to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A directory on the way, or a link whose owner could replace it."""
+    """A directory on the path, or a link that its owner could replace."""
 
     path: Path
     uid: int
     gid: int
     mode: int
     named: tuple["Named", ...] = ()
-    """Whom else an access control list lets write; in `mode`, they show as the group."""
+    """The users and groups that an access control list also allows to write; in `mode` they appear as the group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A user, or a group, by number."""
+    """A user or a group of an access control list, by number."""
 
     number: int
     is_group: bool
@@ -46,29 +46,32 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Every directory from `/` to the one that a path names, which is the last; of a missing one, to the nearest."""
+    """Every directory from `/` to the one that a path names; if that is missing, to the nearest one above it."""
 
     steps: tuple[Step, ...]
 
     @property
     def end(self) -> Step:
-        """The directory itself."""
+        """The last directory: the one that the path names, or the nearest one above it."""
         return self.steps[-1]
 
     def foreign(self, uid: int) -> Step | None:
-        """The first on the way that belongs neither to root nor to this user: its owner can exchange what follows."""
+        """The first step that belongs neither to root nor to this user, so that its owner can replace what follows."""
         return next((step for step in self.steps if step.uid not in (0, uid)), None)
 
     def exposed(self, uid: int) -> Step | None:
-        """The first directory in which further users can exchange what follows: they may write there, and it is not
-        sticky (as /tmp is)."""
+        """The first directory in which users other than root and this one can replace what follows.
+
+        They can if they may write there and the directory is not sticky (as /tmp is).
+        """
         return next((step for step in self.steps if stat.S_ISDIR(step.mode) and _open_to_others(step, uid)), None)
 
 
 def way_to(path: Path) -> Way:
-    """The way to a directory, links followed; where it ends at a file or at nothing, to the directory before that.
+    """The way to the directory `path`, with links followed.
 
-    It also ends before what this user may not look into. Raises OSError.
+    If `path` is a file, or does not exist, or this user may not look at a part of it, the way ends at the last
+    directory before that. Raises OSError.
     """
     walk = Walk(path)
     try:
@@ -77,15 +80,15 @@ def way_to(path: Path) -> Way:
                 walk.go_on()
     finally:
         walk.close()
-    if not stat.S_ISDIR(walk.steps[-1].mode):  # it ends behind a link
+    if not stat.S_ISDIR(walk.steps[-1].mode):  # the way ended just after a link
         walk.steps.append(next(step for step in reversed(walk.steps) if stat.S_ISDIR(step.mode)))
     return Way(tuple(walk.steps))
 
 
 def only_roots(path: Path) -> bool:
-    """Whether nobody but root decides what is there, a directory, a file or nothing, and that it is this one.
+    """Whether only root can change or replace what is at `path`, be it a directory, a file or nothing.
 
-    Every directory on the way counts, also between two links. Raises nothing.
+    Every directory on the way counts, including those between two links. Returns False on an OSError.
     """
     try:
         way = way_to(path)
@@ -104,28 +107,28 @@ def _roots_own(path: Path) -> bool:
     finally:
         os.close(descriptor)
     if not stat.S_ISDIR(end.mode):
-        end = replace(end, mode=end.mode & ~stat.S_ISVTX)  # which keeps nobody from writing to a file
+        end = replace(end, mode=end.mode & ~stat.S_ISVTX)  # the sticky bit does not protect a file
     return end.uid == 0 and not _open_to_others(end, 0)
 
 
 class Walk:
-    """The way to what a path names, gone one name at a time; what was passed last is held open."""
+    """Walks to what a path names, one name at a time. The directory that was passed last is held open until `close`."""
 
     def __init__(self, path: Path) -> None:
         self.names = list(reversed(path.absolute().parts[1:]))
-        """What is still to come, the next one last."""
+        """The names still to pass, the next one last."""
         self.directory, self._shown = _root(), Path("/")
         self.last = _step(self._shown, self.directory)
-        """What was passed last, under its real path: a directory, a link, or what the way ends with."""
+        """What was passed last, with its real path: a directory, a link, or the file at the end."""
         self.steps = [self.last]
         self._links = 0
 
     def close(self) -> None:
-        """Nothing is held open any more."""
+        """Close the directory that is held open."""
         os.close(self.directory)
 
     def go_on(self) -> None:
-        """Pass one name. Raises OSError where it cannot be passed, or not be looked at."""
+        """Pass the next name. Raises OSError if it does not exist or may not be looked at."""
         name = self.names.pop()
         child = os.open(name, _LOOK, dir_fd=self.directory)
         try:
@@ -143,7 +146,7 @@ class Walk:
         self._links += 1
         if self._links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self.last.path))
-        if self.steps[-1].mode & stat.S_ISVTX:  # elsewhere only the directory's owner can replace it
+        if self.steps[-1].mode & stat.S_ISVTX:  # in a sticky directory the link's owner can replace it
             self.steps.append(self.last)
         target = Path(os.readlink("", dir_fd=link))
         self.names.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
@@ -157,16 +160,22 @@ def _root() -> int:
 
 
 def _step(path: Path, descriptor: int) -> Step:
-    """PermissionError for a user's own FUSE filesystem, of which he alone, and not even root, may know what it is."""
+    """The step for an open file or directory.
+
+    Raises PermissionError on another user's FUSE filesystem, which only that user, and not even root, may look at.
+    """
     status = os.fstat(descriptor)
     named = _named_writers(descriptor) if status.st_mode & stat.S_IWGRP else ()
     return Step(path, status.st_uid, status.st_gid, status.st_mode, named)
 
 
 def _named_writers(descriptor: int) -> tuple[Named, ...]:
-    """Of a directory's POSIX access control list; the group's bits in the mode limit what it gives."""
+    """The users and groups that a POSIX access control list allows to write.
+
+    The list has an effect only if the group's bit in the mode allows it, too.
+    """
     data = b""
-    with suppress(OSError):  # most have none
+    with suppress(OSError):  # most directories have no such list
         data = os.getxattr(f"/proc/self/fd/{descriptor}", _ACL)
     entries = _ACL_ENTRY.iter_unpack(data[4:]) if len(data) % _ACL_ENTRY.size == 4 else ()
     return tuple(
@@ -193,19 +202,19 @@ def _open_to_others(step: Step, uid: int) -> bool:
 
 
 def _alone_in(gid: int, uid: int) -> bool:
-    """Whether nobody but root and this user is in the group: many systems give each user one of his own."""
+    """Whether the group has no members but root and this user: many systems give each user a group of his own."""
     if gid == 0:
         return True
     try:
         members = set(grp.getgrgid(gid).gr_mem)
     except KeyError:
-        return True  # a number that nobody is a member of
+        return True  # no such group, so nobody is a member
     members |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
     return members <= {user_name(0), user_name(uid)}
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or the number of one without."""
+    """The user's name, or the number as text if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -213,7 +222,7 @@ def user_name(uid: int) -> str:
 
 
 def run_as(uid: int, gid: int) -> list[str]:
-    """What root types before a command that this user is to run. sudo knows no users without a name."""
+    """The words that root types before a command to run it as this user. sudo accepts no users without a name."""
     try:
         return ["sudo", "-u", pwd.getpwuid(uid).pw_name]
     except KeyError:

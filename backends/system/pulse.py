@@ -1,33 +1,33 @@
-"""Signs of life of the work in this process: set where the work is done, read by a thread that watches it.
+"""The progress of the work in this process: written by the thread that works, read by a thread that watches it.
 
-A statement of a stranger's can keep SQLite in one long step that no signal ends, so that somebody else must be able to
-tell work from standing still. Setting these costs nothing that could be measured.
+A statement that comes from a stranger can keep SQLite in one long step that no signal ends. So another thread must be
+able to tell whether the work makes progress. Writing these values takes no measurable time.
 """
 
 
 class Pulse:
-    """How far the work is. One thread writes, and any other reads."""
+    """How far the work has got. One thread writes this; any other thread may read it."""
 
     __slots__ = ("change", "done", "segment", "signs", "total")
 
     def __init__(self) -> None:
         self.done, self.total = 0, 0
-        """Stored bytes read so far, and all of them."""
+        """Stored bytes that were read, and stored bytes in total."""
         self.signs = 0
-        """Grows while SQLite executes one statement: its progress handler counts here."""
+        """Grows while SQLite executes a statement: its progress handler increments it."""
         self.change: int | None = None
         """The data version of the change that is being executed; None before the first and after the last."""
         self.segment = 0
-        """The index of the segment that this change lies in; 0 where there are none."""
+        """The index of the segment that holds `change`; 0 where there are no segments."""
 
     def read(self, done: int, total: int) -> None:
-        """So many stored bytes are read, of so many. It is a `BytesDone`."""
+        """Note that `done` of `total` stored bytes have been read. This method is a `BytesDone`."""
         self.done, self.total = done, total
 
     def beat(self) -> tuple[int, int, int | None]:
-        """Another value whenever the work has gone on."""
+        """A value that differs from the previous one whenever the work has made progress."""
         return self.done, self.signs, self.change
 
 
 pulse = Pulse()
-"""That of this process."""
+"""The progress of this process."""

@@ -1,9 +1,10 @@
-"""Private directories for a whole database for a while, and the end of those that a killed process left behind.
+"""Private temporary directories for a whole database, and the removal of those that a killed process left behind.
 
-They are made where everybody may write, as in /var/tmp, or in a node's directory. So a lock says whether somebody still
-works in one, and not a process number: a number that is unknown here may be alive in another PID namespace (a `verify`
-in one container removed the scratch directory of a running one in another). And what is not ours is not looked into:
-nested directories of such a name, made by another user, ended every command with RecursionError.
+They are made in a directory where everybody may write, such as /var/tmp, or in a node's directory. A lock, not a
+process number, shows whether a process still works in one: a number that is unknown here may be that of a process in
+another PID namespace (a `verify` in one container removed the scratch directory of a running one in another container).
+Directories of other users are never entered: nested ones with such a name, made by another user, ended every command
+with RecursionError.
 """
 
 import fcntl
@@ -25,16 +26,17 @@ _LOCK = "lock"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 4
-"""Directories within each other that we make ourselves, and more."""
+"""How many levels of nested directories are removed; commands make fewer than that."""
 _LOCKED_BY_THEN = 3600.0
-"""Seconds after which an empty directory without a lock belongs to nobody: its maker was killed between two calls."""
+"""Seconds after which a directory without a lock file counts as left behind: its maker was killed between two calls."""
 
 
 @contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
-    """A directory of mode 0700 in `parent`, gone afterwards whatever happens; left-over ones are removed first.
+    """A new directory of mode 0700 in `parent`, removed at the end of the block, also after an error.
 
-    Raises OSError, and BackupError where another user could put something of his own in its place.
+    Directories that killed processes left behind are removed first. Raises OSError, and BackupError if another user
+    could replace the directory.
     """
     remove_left_over(parent)
     scratch = _Scratch(parent)
@@ -47,15 +49,15 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 
 
 def scratch_place() -> Path:
-    """Where a whole database may lie for a while: not in memory, as /tmp often is."""
+    """A directory for temporary copies of a whole database: not in memory, where /tmp often is."""
     chosen = Path(tempfile.gettempdir())
     return Path("/var/tmp") if chosen == Path("/tmp") and Path("/var/tmp").is_dir() else chosen
 
 
 def remove_left_over(parent: Path) -> None:
-    """Remove the scratch directories of this user in `parent` that no process works in: each may hold a whole database.
+    """Remove this user's scratch directories in `parent` that no process works in: each may hold a whole database.
 
-    What cannot be removed is left alone.
+    Directories that cannot be removed are left alone.
     """
     with suppress(OSError), _opened(parent) as above:
         for name in os.listdir(above):  # noqa: PTH208 (an open directory has no path)
@@ -70,7 +72,7 @@ def _remove_if_left_over(above: int, name: str, directory: int) -> None:
         return
     try:
         lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:  # its maker has only just begun, or never came so far
+    except FileNotFoundError:  # its maker has only just started, or was killed before it made the lock
         if time.time() - found.st_mtime > _LOCKED_BY_THEN:
             os.rmdir(name, dir_fd=above)
         return
@@ -83,7 +85,7 @@ def _remove_if_left_over(above: int, name: str, directory: int) -> None:
 
 
 class _Scratch:
-    """One directory; it can be removed whether or not it was made."""
+    """One scratch directory. `remove` works whether or not the directory was made."""
 
     def __init__(self, parent: Path) -> None:
         self._above: int | None = None
@@ -98,13 +100,16 @@ class _Scratch:
         self.path = self._parent / self._name
 
     def make(self) -> None:
-        """Another process may take it for one that was left behind until it is locked; then it is made once more."""
+        """Make and lock the directory.
+
+        Until it is locked, another process may treat it as left behind and remove it; then another one is made.
+        """
         while not self._make():
             self.remove()
             self._begin()
 
     def _make(self) -> bool:
-        # Not through `parent` again: whoever may rename it could lead each step to another place.
+        # The path `parent` is used only once: a user who may rename it could otherwise redirect each step elsewhere.
         with deferred():
             above = self._above = os.open(self._parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             os.mkdir(self._name, 0o700, dir_fd=above)
@@ -117,20 +122,20 @@ class _Scratch:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            except OSError:  # a filesystem without locks: so nobody can hold this one for left behind either
+            except OSError:  # a filesystem without locks: no other process can lock and remove the directory either
                 pass
         self._refuse_foreign(os.fstat(above), os.fstat(directory))
         return os.fstat(lock).st_nlink > 0
 
     def _refuse_foreign(self, above: os.stat_result, ours: os.stat_result) -> None:
-        """SQLite opens by name, so nobody else may be able to give the name to something else meanwhile."""
+        """Raise BackupError if another user could give the directory's name to something else: SQLite opens by name."""
         if above.st_mode & stat.S_ISVTX and above.st_uid in (0, os.geteuid()):
             return
         has_modes = stat.S_IMODE(ours.st_mode) & 0o077 == 0
         foreign = above.st_uid not in (0, os.geteuid())
         if foreign or (above.st_mode & stat.S_IWOTH and has_modes):
             raise BackupError(
-                f"other users may rename what lies in {self._parent}, so a copy of the database is not made there; "
+                f"other users may rename the files in {self._parent}, so no copy of the database is made there; "
                 "nothing was changed. Name a directory that is yours alone with --scratch, or with TMPDIR"
             )
 
@@ -147,7 +152,7 @@ class _Scratch:
 
 
 def _empty(directory: int, deepest: int) -> None:
-    """Remove all that lies in an open directory, the lock last: until then others see that somebody is at work."""
+    """Remove everything in an open directory, the lock last: until then other processes see that it is in use."""
     for name in sorted(os.listdir(directory), key=lambda name: name == _LOCK):
         if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             large = open_large(name, directory)
@@ -164,7 +169,7 @@ def _empty(directory: int, deepest: int) -> None:
 
 @contextmanager
 def _opened(path: Path | str, above: int | None = None) -> Iterator[int]:
-    """A directory by its descriptor; below `above` no link is followed."""
+    """A directory's descriptor, open during the block. If `above` is given, `path` is a name in it and no link."""
     flags = _DIRECTORY if above is not None else _DIRECTORY & ~os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=above)
     try:

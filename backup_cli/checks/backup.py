@@ -1,4 +1,5 @@
-"""What the backup itself says about the node's protection: backup.lock, the destination, and how far it has come."""
+"""What the backup shows about the node's protection: backup.lock, the destination, and whether it holds the newest
+change."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,7 +30,7 @@ FRESH = 120.0
 
 
 def check_backup(directory: Path) -> Iterator[Finding]:
-    """Whether this node's backup is named, there, its own, in order, and where the node stands."""
+    """Whether this node's backup is configured, reachable, its own and undamaged, and how the database compares."""
     try:
         settings = read_settings(directory)
         refuse_legacy_lock(directory, settings)
@@ -41,7 +42,8 @@ def check_backup(directory: Path) -> Iterator[Finding]:
     sync_point = read_sync_point(directory)
     if sync_point is not None and sync_point.failure is not None:
         yield warning(
-            "last run", f"it ended with a failure, the next start begins with a new snapshot: {sync_point.failure}"
+            "last run",
+            f"it ended with a failure, so the next start begins with a new snapshot: {sync_point.failure}",
         )
 
 
@@ -51,7 +53,7 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
         found = answered(settings.url, backup.id)
         database = inspect_node(directory)
         if settings.backup_id not in (None, found):
-            end = BackupEnd(found, None, 0, False, False, 0, None)  # what it holds is none of this node's business
+            end = BackupEnd(found, None, 0, False, False, 0, None)  # another backup's content does not matter here
             yield finding(pair_at(directory, settings, end, database), settings.url, directory, _no_proof)
             return
         seen, advice, closed = (
@@ -87,7 +89,7 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
 
 
 def _check_troubles(seen: Status) -> Iterator[Finding]:
-    """All but the known damage, which is told with what to do about it."""
+    """The backup's troubles, except known damage, which `_check_destination` reports with its remedy."""
     for trouble in seen.troubles:
         if trouble.kind is not TroubleKind.KNOWN_DAMAGE:
             found = problem if seen.damaged else warning
@@ -95,7 +97,7 @@ def _check_troubles(seen: Status) -> Iterator[Finding]:
 
 
 def _check_age(backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
-    """Of a running node, its own database tells more than a clock does."""
+    """Warn of an old last change; not while the node runs, since its own database then tells more than a clock."""
     if pairing.relation is not Relation.RUNNING and not seen.damaged:
         old = doubt_of(backup, seen.last_change)
         if old is not None:
@@ -106,18 +108,20 @@ def _check_schema(database: NodeDatabase) -> Iterator[Finding]:
     if database.unknown_objects:
         yield warning(
             "schema",
-            f"the database holds what no lightningd makes: {database.unknown_objects}. restore and verify refuse that "
-            "until they are given --accept-schema; if you did not add it, somebody else has changed the database",
+            f"the database holds objects that no lightningd makes: {database.unknown_objects}. restore and verify "
+            "refuse them unless given --accept-schema; if you did not add them, somebody else has changed the database",
         )
 
 
 _END_KNOWN_DAMAGE = (
-    "A new snapshot of the node's database ends that: a small one is taken at the node's next commit, any other at its "
-    "next start. Keep the node's disk, and start it, or restart it with: lightning-cli stop"
+    "A new snapshot of the node's database repairs that: a small database is copied at the node's next commit, any "
+    "other at its next start. Keep the node's disk, and start the node, or restart it with: lightning-cli stop"
 )
 
 
-_NO_START = "A new snapshot of the node's database would end that, and the next start takes none: see `version` below"
+_NO_START = (
+    "A new snapshot of the node's database would repair that, but the next start takes none: see `version` below"
+)
 
 
 def _no_proof() -> bool:
@@ -125,7 +129,7 @@ def _no_proof() -> bool:
 
 
 def _compare(directory: Path, url: str, backup: Backup, pairing: Pairing) -> Iterator[Finding]:
-    """Is the backup as far as the node, and is it the node's?"""
+    """Whether the backup belongs to the node, and holds the node's newest change."""
     path = database_path(directory)
     if pairing.relation is not Relation.RUNNING:
         yield finding(pairing, url, directory, lambda: brings_forward(directory, backup))
@@ -133,7 +137,7 @@ def _compare(directory: Path, url: str, backup: Backup, pairing: Pairing) -> Ite
     if pairing.identity is not Identity.OURS:
         yield finding(pairing, url, directory, _no_proof)
         return
-    # Its database is left in peace; the clock tells enough.
+    # The node runs, so its database is not opened; the time of its last change tells enough.
     with suppress(OSError):
         behind = path.stat().st_mtime - pairing.backup.last_change
         if behind > FRESH:

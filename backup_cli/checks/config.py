@@ -1,4 +1,4 @@
-"""What lightningd's configuration says about the node's protection: plugin, wallet, and the node's own files."""
+"""What lightningd's configuration and the node's directory say about its protection: network, wallet, files, owners."""
 
 import os
 from collections.abc import Iterator
@@ -29,11 +29,11 @@ OWN_FILES = (
     SYNC_POINT_FILE,
     SESSION_FILE,
 )
-"""What lightningd and the plugin open in the node's directory, and cannot when it is another user's."""
+"""The files that lightningd and the plugin open in the node's directory, and cannot open if another user owns them."""
 
 
 def check_files(config: NodeConfig) -> Iterator[Finding]:
-    """Which config files there are, and whether this is the node's own user."""
+    """Which config files there are, and whether this command runs as the node's own user."""
     if config.files:
         yield ok("config", ", ".join(str(path) for path in config.files))
     else:
@@ -46,25 +46,25 @@ def check_files(config: NodeConfig) -> Iterator[Finding]:
     if owner.st_uid != os.geteuid():
         yield warning(
             "user",
-            f"{config.directory} belongs to another user; as root, or as that one, this can see more: "
+            f"{config.directory} belongs to another user; run by root or by that user, this command can see more: "
             + shell_line(*run_as(owner.st_uid, owner.st_gid), "backup-cli", "check-config")
             + " …",
         )
 
 
 def check_network(config: NodeConfig) -> Iterator[Finding]:
-    """Whether the node that the config starts is the one that is looked at: `network=testnet` is another directory."""
+    """Whether the config starts the node that is being checked: `network=testnet` means another directory."""
     said = next((setting for setting in reversed(config.settings) if _network(setting) is not None), None)
     if said is not None and config.directory.name in NETWORKS and _network(said) != config.directory.name:
         yield warning(
             "network",
-            f"{said.where} makes lightningd work in {config.directory.parent / str(_network(said))}, and this looks at "
+            f"{said.where} makes lightningd work in {config.directory.parent / str(_network(said))}, but this checks "
             f"{config.directory}; that is right only if lightningd is started with --network={config.directory.name}",
         )
 
 
 def _network(setting: Setting) -> str | None:
-    """The directory's name that this setting leads to, if it does."""
+    """The name of the network directory that this setting selects; None if it selects none."""
     if setting.name == "network":
         return setting.value
     name = "bitcoin" if setting.name == "mainnet" else setting.name
@@ -72,7 +72,7 @@ def _network(setting: Setting) -> str | None:
 
 
 def check_wallet(config: NodeConfig) -> Iterator[Finding]:
-    """Whether the database is the SQLite file that the plugin looks after."""
+    """Whether the node's database is the SQLite file that the plugin backs up."""
     setting, expected = config.last("wallet"), database_path(config.directory)
     if setting is None:
         yield ok("wallet", f"SQLite, {expected}")
@@ -81,23 +81,23 @@ def check_wallet(config: NodeConfig) -> Iterator[Finding]:
     if scheme != "sqlite3":
         yield problem(
             "wallet",
-            f"{setting.where} names a database ({scheme}) that this plugin cannot back up, and it will stop the node: "
-            "remove the important-plugin line and protect that database by its own means (docs/choosing.md)",
+            f"{setting.where} names a database ({scheme}) that this plugin cannot back up, so it will stop the node: "
+            "remove the important-plugin line and back that database up with its own tools (docs/choosing.md)",
         )
         return
     main, _, replica = rest.partition(":")
     if replica and (config.directory / replica).resolve() == expected.resolve():
         yield problem(
             "wallet",
-            f"{setting.where} names {expected} as the replica only, which lightningd overwrites, and {main} as the "
-            f"database, which this plugin does not look after: stop the node, move {expected} aside, move {main} "
-            f"there, and write: wallet=sqlite3://{expected} (with another path after it, should there be a replica)",
+            f"{setting.where} names {expected} only as the replica, which lightningd overwrites, and {main} as the "
+            f"database, which this plugin does not back up: stop the node, move {expected} aside, move {main} "
+            f"there, and write: wallet=sqlite3://{expected} (add another path if there is to be a replica)",
         )
     elif (config.directory / main).resolve() != expected.resolve():
         yield problem(
             "wallet",
-            f"{setting.where} names the database {config.directory / main}, and this plugin looks after {expected}: "
-            f"move the file there, node stopped, and write: wallet=sqlite3://{expected}{replica and ':' + replica}",
+            f"{setting.where} names the database {config.directory / main}, but this plugin backs up {expected}: stop "
+            f"the node, move the file there, and write: wallet=sqlite3://{expected}{replica and ':' + replica}",
         )
     elif replica:
         yield ok("wallet", f"SQLite, {expected}, with a replica of lightningd's own at {replica}")
@@ -106,10 +106,10 @@ def check_wallet(config: NodeConfig) -> Iterator[Finding]:
 
 
 def check_owners(config: NodeConfig) -> Iterator[Finding]:
-    """What root has copied into the node's directory is root's, and lightningd cannot open it.
+    """Whether the node's user owns the node's files: lightningd cannot open what root has copied into its directory.
 
-    Giving it away is left to whoever put it there: a link, or a second name of a file of root's, would be given away
-    just so, and the directory's user can exchange what lies in it after anybody has looked.
+    This command does not change an owner itself. A link, or a second name of a file of root's, would be given away too,
+    and the directory's user can replace a file after anybody has checked it. So whoever put the file there must do it.
     """
     owner = config.directory.stat().st_uid
     if config.pid is not None:
@@ -123,15 +123,15 @@ def check_owners(config: NodeConfig) -> Iterator[Finding]:
     if foreign and owner != 0:
         yield problem(
             "owner",
-            f"{', '.join(foreign)} in {config.directory} belong to another user than the node's, {user_name(owner)}, "
-            "which cannot open them and will not start. Whoever put them there should look whether they are still the "
-            "files that he means (ls -l), and make them that user's. What backup-cli itself makes there, also when "
-            "root runs it, is that user's at once",
+            f"files in {config.directory} do not belong to the node's user, {user_name(owner)}, so the node cannot "
+            f"open them and will not start: {', '.join(foreign)}. Whoever put them there should check with ls -l that "
+            "they have not been replaced since, then make that user their owner. What backup-cli itself creates there "
+            "belongs to that user from the start, even when root runs it",
         )
 
 
 def check_notify(config: NodeConfig) -> Iterator[Finding]:
-    """The operator's own command, where there is one."""
+    """Whether the plugin will call the operator's own command, `backup.notify`, if there is one."""
     with suppress(OSError):
         try:
             trusted_program(config.directory / NOTIFY_FILE, config.directory.stat().st_uid)

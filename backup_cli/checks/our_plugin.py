@@ -1,4 +1,4 @@
-"""Which of the plugins that lightningd starts is this one: under whatever name, through links, behind a script."""
+"""Which of the plugins that lightningd starts is this one, even under another name, through a link or in a script."""
 
 import os
 import stat
@@ -8,19 +8,19 @@ from backup_cli.checks.probe import Manifest
 from backup_cli.paths import plugin_path
 
 PLUGIN = "lightningd-backup"
-"""The executable's name, as it is installed."""
+"""The name under which the executable is installed."""
 
 OLDER_PLUGIN = "backup.py"
 
 _MENTIONS = (b"lightningd-backup", b"lightningd_backup", b"plugin.main")
-"""What a script says that starts this plugin, or that is its executable under another name."""
+"""Each of these in a script means that it starts this plugin, or is its executable under another name."""
 
 _BEGINNING = 1 << 14
-"""Bytes of a script in which it must say so."""
+"""How many bytes of a script are searched for `_MENTIONS`."""
 
 
 def looks_like_ours(path: Path) -> bool:
-    """Whether this is probably the plugin, as far as can be told without starting it."""
+    """Whether this file is probably the plugin, as far as can be told without starting it."""
     real = path.resolve()
     if PLUGIN in path.name or PLUGIN in real.name or real == Path(plugin_path()).resolve():
         return True
@@ -29,12 +29,12 @@ def looks_like_ours(path: Path) -> bool:
 
 
 def is_older(path: Path) -> bool:
-    """Whether this is probably the older backup plugin: by name, which it may only have from a link."""
+    """Whether this file is probably the older backup plugin: by its own name, or that of a link to it."""
     return OLDER_PLUGIN in (path.name, path.resolve().name) and not looks_like_ours(path)
 
 
 def is_ours(manifest: Manifest) -> bool:
-    """Whether the plugin that says this of itself is this one."""
+    """Whether the plugin with this manifest is this one, and not disabled."""
     return manifest.disabled is None and "db_write" in manifest.hooks and "backup-status" in manifest.methods
 
 

@@ -1,4 +1,4 @@
-"""Whether lightningd starts this plugin, once, cannot live without it, and starts no rival of it."""
+"""Whether lightningd starts this plugin, only once and as an important plugin, and not the older backup plugin."""
 
 import os
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from backup_cli.node_config import NodeConfig, PluginLine
 from backup_cli.paths import plugin_path
 
 SLOW_START = 20.0
-"""Seconds to a manifest from which on lightningd's patience is worth a thought."""
+"""Seconds to a manifest above which a warning is due: lightningd does not wait much longer."""
 
 STRANGER = 10.0
-"""Seconds that a plugin gets to say that it is this one, when nothing else tells."""
+"""Seconds that an unknown plugin gets to show its manifest, when only that can tell whether it is this plugin."""
 
 
 def check_plugin(config: NodeConfig) -> Iterator[Finding]:
-    """Whether lightningd starts this plugin, cannot live without it, and starts no rival of it."""
+    """Whether lightningd starts this plugin, only once and as an important plugin, and not the older backup plugin."""
     lines = config.plugins()
     twice = config.named_twice()
     yield from _named_twice(config, twice)
@@ -49,36 +49,43 @@ def check_plugin(config: NodeConfig) -> Iterator[Finding]:
     reals = {line.real for line in ours}
     if len(reals) > 1:
         listed = " and ".join(f"{line.path} ({line.where})" for line in ours)
-        yield problem("plugin", f"two of them are started, and the second will stop the node: {listed}; keep one line")
+        yield problem(
+            "plugin", f"this plugin is started twice, and the second one will stop the node: {listed}; keep one line"
+        )
     yield from _check_line(config, ours, asked, told=any(group[0].real in reals for group in twice))
     yield from _check_running(config, ours)
 
 
 class NotStarted(BackupError):
-    """Root would run what somebody else wants."""
+    """A plugin was not started, because this is root, and another user can change what would run."""
 
 
 def _decided_by_others(config: NodeConfig, plugin: Path) -> Path | None:
-    """Where somebody else than root decides what root would run; None for every other user, who decides himself."""
+    """The config file or plugin through which another user decides what root would run; None if there is none, or if
+    this is not root."""
     if os.geteuid() != 0:
         return None
     return next((file for file in (*config.files, plugin) if not only_roots(file)), None)
 
 
 class _Asked:
-    """What plugins have said of themselves; each is started once at most."""
+    """The manifests of the plugins that were asked; each plugin is started once at most."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._config = config
         self._said: dict[Path, Manifest | BackupError] = {}
 
     def manifest(self, path: Path, patience: float) -> Manifest:
-        """Raises BackupError when it says nothing, NotStarted when that was not even tried."""
+        """The plugin's manifest, waited for up to `patience` seconds.
+
+        Raises BackupError when the plugin does not answer, NotStarted when it was not started at all.
+        """
         others = _decided_by_others(self._config, path)
         if others is not None:
             raise NotStarted(
-                f"{others} is not root's alone, so {path} was not started here: whoever may write there decides what "
-                "root runs, also when lightningd starts it. Give that file, and every directory above it, to root"
+                f"users other than root can change {others}, so {path} was not started here: whoever can write there "
+                "decides what root runs, also when lightningd starts it. Give that file, and every directory above it, "
+                "to root"
             )
         real = path.resolve()
         if real not in self._said:
@@ -92,7 +99,7 @@ class _Asked:
         return said
 
     def is_ours(self, path: Path) -> bool:
-        """Whether it says that it is this plugin; one that says nothing is not."""
+        """Whether the plugin's manifest is this plugin's; False if the plugin does not answer."""
         try:
             return is_ours(self.manifest(path, STRANGER))
         except BackupError:
@@ -100,10 +107,10 @@ class _Asked:
 
 
 def _ours(config: NodeConfig, lines: list[PluginLine], asked: _Asked) -> list[PluginLine]:
-    """The lines that start this plugin, or are meant to. Where nothing looks like it, the plugins are asked."""
+    """The lines that start this plugin, or are meant to. If no line looks like it, the plugins are asked."""
     alike = [line for line in lines if looks_like_ours(line.path)]
     if alike:
-        # A stranger may bear a name that only begins like ours, or speak of it.
+        # Another plugin may have a name that only begins like ours, or mention ours in its text.
         return [line for line in alike if PLUGIN in (line.path.name, line.real.name) or asked.is_ours(line.path)]
     for line in lines:
         if not is_older(line.path) and config.disabled(line.path) is None and asked.is_ours(line.path):
@@ -112,12 +119,12 @@ def _ours(config: NodeConfig, lines: list[PluginLine], asked: _Asked) -> list[Pl
 
 
 def _named_twice(config: NodeConfig, groups: list[list[PluginLine]]) -> Iterator[Finding]:
-    """lightningd does not start when it is told to start one file twice, by whatever names."""
+    """Plugins that are named twice, even under different names: lightningd then does not start."""
     for lines in groups:
         listed = " and ".join(f"{line.path} ({line.where})" for line in lines)
         yield problem(
             "plugin",
-            f"lightningd does not start, because it refuses a plugin that it is told of twice (Failed to register): "
+            f"lightningd does not start, because it refuses a plugin that is configured twice (Failed to register): "
             f"{listed}. {_how_to_name_it_once(config, lines)}",
         )
 
@@ -143,7 +150,10 @@ def _as_written(line: PluginLine) -> str:
 
 
 def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, told: bool) -> Iterator[Finding]:
-    """`told` is whether it is known already that lightningd does not start."""
+    """Whether the line that starts this plugin is effective, makes it important, and starts it in time.
+
+    `told` is whether it was reported already that lightningd does not start.
+    """
     line = next((line for line in ours if line.important), ours[0])
     disabled = config.disabled(line.path)
     if disabled is not None:
@@ -152,7 +162,7 @@ def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, to
     if not line.important and not told:
         yield problem(
             "plugin",
-            f"{line.where} starts {line.path} as an ordinary plugin: were it to die, the node would go on without a "
+            f"{line.where} starts {line.path} as an ordinary plugin: if it died, the node would go on without a "
             f"backup; {_how_to_make_it_important(config, line)}",
         )
     try:
@@ -178,14 +188,15 @@ def _check_line(config: NodeConfig, ours: list[PluginLine], asked: _Asked, *, to
 
 
 def _how_to_make_it_important(config: NodeConfig, line: PluginLine) -> str:
-    """lightningd refuses a file that a plugin-dir holds and another line names; only its own `plugins` is excepted."""
+    """How to get an important-plugin line that lightningd accepts: it refuses one for a file that is also in a
+    plugin-dir, unless that is its own directory `plugins`."""
     if line.directory is None:
         return f"write instead: important-plugin={line.path}"
     if line.tolerated:
         return f"add to {_file_to_edit(config)}: important-plugin={line.path}"
     if config.is_alone(line):
         return f"write instead of the line plugin-dir={line.directory}: important-plugin={line.path}"
-    twice = "it must not lie in that directory as well, or lightningd does not start"
+    twice = "it must not stay in that directory as well, or lightningd does not start"
     if line.path.is_symlink():
         return f"{twice}: {shell_line('rm', line.path)}, and add: important-plugin={line.real}"
     aside = line.path.parent.parent / line.path.name
@@ -193,7 +204,7 @@ def _how_to_make_it_important(config: NodeConfig, line: PluginLine) -> str:
 
 
 def _check_running(config: NodeConfig, ours: list[PluginLine]) -> Iterator[Finding]:
-    """A line that was added since the node started protects nobody yet."""
+    """Whether a running node runs with the plugin: a line added since it started has no effect yet."""
     if config.pid is None:
         return
     with suppress(psutil.Error):
@@ -214,7 +225,7 @@ def _is_plugin(child: psutil.Process, ours: list[PluginLine], writer: int | None
 
 
 def _writer(directory: Path) -> int | None:
-    """The process that has noted itself as the one that writes this node's backup; it may have ended since."""
+    """The pid that this node's writer lock names as the backup's writer; that process may have ended since."""
     with suppress(OSError, ValueError):
         return int((directory / WRITER_LOCK_FILE).read_text(errors="replace").partition(" ")[0])
     return None

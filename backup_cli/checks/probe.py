@@ -1,4 +1,5 @@
-"""Does the plugin start? Asked as lightningd does, in an empty directory, so that no node is touched."""
+"""Whether the plugin starts: it is asked for its manifest as lightningd asks, but in an empty directory, so no node is
+touched."""
 
 import json
 import os
@@ -22,7 +23,7 @@ _QUESTION = {"jsonrpc": "2.0", "id": "cln:getmanifest#1", "method": "getmanifest
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a plugin says of itself, and how many seconds that took."""
+    """What a plugin's manifest says, and how many seconds it took to answer."""
 
     hooks: list[str]
     methods: list[str]
@@ -31,9 +32,9 @@ class Manifest:
 
 
 def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
-    """Start the plugin, ask for its manifest, wait `patience` seconds for it, and end the plugin again.
+    """Start the plugin, ask for its manifest, wait up to `patience` seconds for it, and stop the plugin again.
 
-    BackupError says why it did not answer.
+    Raises BackupError, which says why the plugin did not answer.
     """
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-check-") as directory, tempfile.TemporaryFile() as said:
         try:
@@ -44,7 +45,7 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
-                start_new_session=True,  # no terminal of ours: what is typed into that, its shell would run
+                start_new_session=True,  # not our terminal: the plugin could type commands into it for the shell
             )
         except OSError as error:
             raise BackupError(f"{plugin} cannot be started ({error.strerror})") from None
@@ -56,7 +57,7 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
                 process.kill()
                 process.wait()
                 said.seek(0)
-                raise BackupError(f"{plugin} starts and does not answer ({_last_words(said.read())})")
+                raise BackupError(f"{plugin} starts, but does not answer ({_last_words(said.read())})")
             return _manifest(plugin, answer, seconds)
         finally:
             _end(process)
@@ -64,21 +65,21 @@ def ask_for_manifest(plugin: Path, patience: float = PATIENCE) -> Manifest:
 
 def _last_words(said: bytes) -> str:
     lines = said.decode(errors="replace").strip().split("\n")
-    # Python that does not even begin goes on about itself after that.
+    # When Python itself cannot start, many lines about its configuration follow the one that says why.
     telling = next((line for line in lines if line.startswith("Fatal Python error")), lines[-1])
     home = os.environ.get("PYTHONHOME")
     because = f"; PYTHONHOME={printable(home)} in the environment may be why: unset it" if home else ""
-    return printable(telling or "without a word") + because
+    return printable(telling or "it printed no message") + because
 
 
 def _ask(process: "subprocess.Popen[bytes]", until: float) -> dict[str, Any] | None:
-    """The answer to getmanifest; None when the plugin ends, talks nonsense, or takes too long."""
+    """The answer to getmanifest; None when the plugin ends, answers with nonsense, or takes too long."""
     assert process.stdin is not None and process.stdout is not None
     text = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         question = json.dumps({**_QUESTION, "params": {"allow-deprecated-apis": False}})
-        with suppress(BrokenPipeError):  # it has ended already; perhaps it has said something
+        with suppress(BrokenPipeError):  # the plugin has ended already, perhaps after it answered
             process.stdin.write(question.encode() + b"\n\n")
             process.stdin.flush()
         try:
@@ -107,7 +108,7 @@ def _manifest(plugin: Path, answer: dict[str, Any], seconds: float) -> Manifest:
             seconds,
         )
     except (KeyError, TypeError, AttributeError):
-        raise BackupError(f"{plugin} answers with something that is no manifest") from None
+        raise BackupError(f"{plugin} answers with something that is not a manifest") from None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -1,4 +1,4 @@
-"""`hsm_secret`, as `check-config` looks at it: there, whole, this node's, and nobody else's business."""
+"""What `check-config` checks about `hsm_secret`: that it is there, whole, this node's, and closed to other users."""
 
 import stat
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from backup_cli.secret_text import how_to_tell, known_node, why_wrong
 
 
 def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
-    """Whether it is the right file, and safe where it lies."""
+    """Whether `hsm_secret` is the right file, and no other user can read it."""
     secret = config.directory / HSM_SECRET
     try:
         status = secret.stat()
@@ -21,7 +21,7 @@ def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
         yield _missing(config)
         return
     except OSError as error:
-        yield warning(HSM_SECRET, f"{secret} cannot be looked at ({error.strerror})")
+        yield warning(HSM_SECRET, f"{secret} cannot be checked ({error.strerror})")
         return
     mode, is_file = stat.S_IMODE(status.st_mode), stat.S_ISREG(status.st_mode)
     if is_file and not mode & stat.S_IRUSR:
@@ -34,7 +34,7 @@ def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
         yield problem(HSM_SECRET, wrong)
     if is_file and mode & 0o077:
         yield problem(
-            HSM_SECRET, f"other users may get at it (mode {mode:04o}), and with it at all funds: {_chmod(secret)}"
+            HSM_SECRET, f"other users may read it (mode {mode:04o}), and with it take all funds: {_chmod(secret)}"
         )
     elif checked.verdict is Verdict.UNREADABLE:
         yield warning(HSM_SECRET, f"{secret} cannot be compared with the node's id: {checked.why}")
@@ -45,7 +45,9 @@ def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
 def _missing(config: NodeConfig) -> Finding:
     secret = config.directory / HSM_SECRET
     if not database_path(config.directory).exists():
-        return ok(HSM_SECRET, "the first start will make it; copy it then to a safe place, no backup of ours holds it")
+        return ok(
+            HSM_SECRET, "the node's first start will make it; then copy it to a safe place, no backup of ours holds it"
+        )
     return problem(
         HSM_SECRET,
         f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back from "

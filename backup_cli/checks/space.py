@@ -1,4 +1,4 @@
-"""Whether the node's next start finds the room that it takes, at the destination and on the node's own disk."""
+"""Whether the node's next start will have the space it needs, at the destination and on the node's own disk."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from plugin.foresight import takes_snapshot
 
 
 def check_space(directory: Path, backup: Backup, seen: Status, pairing: Pairing) -> Iterator[Finding]:
-    """Whether the next start would be refused for want of room.
+    """Whether the next start would be refused for lack of space.
 
-    A new snapshot may need less than is reckoned here: as much as the whole database.
+    A new snapshot is counted with the size of the whole database; it may need less.
     """
     if pairing.identity is not Identity.OURS:
         return
@@ -28,32 +28,32 @@ def check_space(directory: Path, backup: Backup, seen: Status, pairing: Pairing)
         needed, free = backup.space_to_open(snapshot), backup.space().free
         here = shutil.disk_usage(directory).free
     except Damaged:
-        return  # told already, and the start is refused for that
+        return  # reported already, and the start is refused because of it
     except (BackupError, OSError) as error:
-        yield warning("destination", f"whether the next start finds room cannot be told: {error}")
+        yield warning("destination", f"nobody can tell whether there is enough space for the next start: {error}")
         return
     what = "" if snapshot is None else f", with a new snapshot of the database ({size(snapshot)}) in it"
     if free < needed:
         yield problem(
             "destination",
             f"only {size(free)} are free in {backup.describe()}, and the node's next start takes up to {size(needed)} "
-            f"there{what}: it would be refused. Nothing that was saved is lost by that; make room there first",
+            f"there{what}: it would be refused. Nothing that was saved is lost; free some space there first",
         )
     if snapshot is not None and here < snapshot + SPARE:
         yield problem(
             "disk",
             f"only {size(here)} are free in {directory}, and the node's next start copies its database there "
-            f"({size(snapshot)}) for a new snapshot: it would be refused. Make room there first, or have the "
-            "snapshot taken with the copy on another disk: "
+            f"({size(snapshot)}) for a new snapshot: it would be refused. Free some space there first, or take the "
+            "snapshot now, with the copy on another disk: "
             + shell_line("backup-cli", "resync", "--lightning-dir", directory, "--scratch")
             + " DIR",
         )
 
 
 def _snapshot(directory: Path, seen: Status, pairing: Pairing) -> int | None:
-    """The size of the database, if the next start puts it into the backup anew."""
+    """The size of the database in bytes if the next start will take a new snapshot of it; else None."""
     if pairing.relation is Relation.RUNNING or pairing.backup.end is None:
-        return None  # a running node's plugin has decided
+        return None  # a running node's plugin has made that decision already
     due = pairing.next_start(lambda: False) is NextStart.SNAPSHOT
     if not due and pairing.relation in (Relation.EQUAL, Relation.NO_VERSION):
         known = seen.known_damage is not None

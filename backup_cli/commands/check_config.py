@@ -1,4 +1,4 @@
-"""`backup-cli check-config`: is this node really protected?"""
+"""`backup-cli check-config`: tells whether this node is really protected."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def check_config(lightning_dir: Path, conf: Path | None, as_json: bool) -> None:
     """Say whether the node is really protected, and what to type where it is not.
 
     Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
-    Changes nothing; a running node is not disturbed. Exits with 1 when there is a problem; warnings are none.
+    Changes nothing; a running node is not disturbed. Exits with 1 if there is a problem; a warning is not one.
     """
     directory, problems = as_owner.node_directory(lightning_dir), 0
     as_owner.refuse_anothers(None if conf is None else conf.parent)

@@ -1,4 +1,4 @@
-"""`backup-cli compact`: a compaction now, with the node stopped."""
+"""`backup-cli compact`: compacts a backup now, with the node stopped."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -32,7 +32,7 @@ from backup_cli.ownership import alone, take_over
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
-    help="Where the whole database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+    help="Where to keep the whole database temporarily.  [default: TMPDIR, or /var/tmp]",
 )
 @take_over
 @dry_run_option
@@ -40,7 +40,7 @@ from backup_cli.ownership import alone, take_over
 @show_statements
 @no_limits
 def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
-    """Fold the backup's history into a new snapshot. Stop the node first; a running one compacts by itself."""
+    """Replace the backup's history by a new snapshot. Stop the node first; a running one compacts by itself."""
     url, backup = existing_backup_as_owner(url)
     as_owner.refuse_anothers(scratch)
     with alone(url, backup, "compact", take_over, dry_run):
@@ -52,10 +52,10 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
             _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
             return
         if dry_run:
-            what = f"fold {counted(freed, 'segment')} of {url} into a new snapshot"
-            tell_steps([f"{what}, unless that is larger than they are"], as_json)
+            what = f"compact {counted(freed, 'segment')} of {url} into a new snapshot"
+            tell_steps([f"{what}, unless that would gain nothing"], as_json)
             return
-        # Before the backup is taken over, which leaves a mark in it: when nothing is gained, not a byte is changed.
+        # Before taking the backup over, which writes its fence: if the compaction gains nothing, no byte is changed.
         with damage_noted(backup, "compaction", before.generation), progress("Compacting") as show:
             compacted = _compact(url, backup, scratch or scratch_place(), show)
         with _discarded_on_failure(backup):
@@ -64,7 +64,7 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
                 _tell_needless(url, _NO_GAIN, dry_run, as_json)
                 return
             writer = backup.open(lambda level, line: warn(line), compacted=compacted)
-        # From here on only through the writer, which touches nothing once another one has taken over.
+        # From here on, only the writer writes: it touches nothing once another writer has taken over.
         with closing(writer):
             with _discarded_on_failure(writer), ignored():
                 writer.publish_compaction(compacted)
@@ -77,7 +77,7 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
 
 @contextmanager
 def _discarded_on_failure(holder: Backup | Writer) -> Iterator[None]:
-    """The new snapshot, as large as a database, does not stay when it gets no name."""
+    """On a failure, remove the new snapshot that was not published: it is as large as the database."""
     try:
         yield
     except BaseException:
@@ -95,20 +95,20 @@ def _tell_needless(url: str, why: str, dry_run: bool, as_json: bool) -> None:
 
 
 def _compact(url: str, backup: Backup, scratch: Path, show: Progress) -> CompactedSnapshot | None:
-    """What is to be published; nothing is left of it otherwise, here or at the destination."""
+    """The new snapshot, ready to be published; on a failure nothing of it is left, here or at the destination."""
     with scratch_directory(scratch) as place, _discarded_on_failure(backup):
         return compact_backup(url, place, show)
 
 
 _NOTHING_YET = "there is nothing to compact yet"
 
-_LAST_SEGMENT = "a compaction would gain nothing now (the last changes are always left as they are, with their segment)"
+_LAST_SEGMENT = "a compaction would gain nothing now (the segment with the last changes is always kept as it is)"
 
 _NO_GAIN = "a compaction would gain nothing now (the new snapshot would be larger than what it replaces)"
 
 
 def _gains(backup: Backup, compacted: CompactedSnapshot, before: Status) -> bool:
-    """Whether the backup becomes smaller: the new snapshot takes the place of the old one and of whole segments."""
+    """Whether the backup becomes smaller: the new snapshot replaces the old one and whole segments."""
     snapshot = sum(_size(backup, name) for name in backup.storage.names() if is_part_of(name, compacted.written))
     segments = sum(
         _size(backup, name)
@@ -124,11 +124,11 @@ def _size(backup: Backup, name: str) -> int:
 
 
 def _refuse_if_damaged(backup: Backup) -> None:
-    """What was found may be in the last records, which a compaction leaves as they are."""
+    """Raise Unrestorable if the backup has known damage: it may be in the last records, which a compaction keeps."""
     known = backup.damage.read()
     if known is not None:
         raise Unrestorable(
-            f"{known.sentence()}. Nothing was changed; a compaction does not end that, but a new snapshot of the "
+            f"{known.sentence()}. Nothing was changed; a compaction does not repair that, but a new snapshot of the "
             "node's database does. The node's next start takes one by itself",
             known.what,
         )

@@ -1,4 +1,4 @@
-"""`backup-cli destinations`: what is plugged in or mounted that would hold a backup, with its ready-made URL."""
+"""`backup-cli destinations`: lists mounted filesystems that could hold a backup, each with the URL to use."""
 
 import json
 import os
@@ -27,31 +27,31 @@ from backup_cli.waiting import NoAnswer, within
 NAME = "lightning.bkp"
 
 _NEVER = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs", "swap"})
-"""Filesystems that nobody writes to."""
+"""Filesystem types that nobody writes to, so they cannot hold a backup."""
 
 _SYSTEM = ("/boot", "/efi", "/snap", "/usr", "/var/lib/docker", "/var/lib/containers", "/etc")
-"""Where what is mounted belongs to the system; a backup there would be in its way, or be thrown away with it."""
+"""Mounts below these belong to the system; a backup there would be in its way, or be deleted with it."""
 
 _ANSWER = 3.0
-"""Seconds that a mount has to say how large it is: one whose server hangs must not hide the others."""
+"""Seconds that a mount gets to answer: one whose server hangs must not hide the others."""
 
 _NOT_FOR_PEOPLE = (".", "lost+found")
 
 _MAX_ENTRIES = 1000
-"""Names in a mount point among which a directory of this user's is looked for."""
+"""At most this many entries of a mount point are searched for a directory that belongs to this user."""
 
 _MIN_FREE = 64 << 20
-"""Free bytes below which a place is not worth offering."""
+"""A filesystem with fewer free bytes is not listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A mounted filesystem that would hold a backup. Sizes in bytes."""
+    """A mounted filesystem that could hold a backup. Sizes in bytes."""
 
     url: str
     mounted_at: str
     directory: str
-    """Where the backup would lie: what is mounted there, or a directory on it that belongs to this user."""
+    """Where the backup would be: the mount point, or a directory in it that belongs to this user."""
     source: str
     """What is mounted: a device, or a server's share."""
     filesystem: str
@@ -60,15 +60,15 @@ class Place:
     total_bytes: int
     free_bytes: int
     own_disk: bool
-    """Whether the node's directory lies on the same disk: both would die together."""
+    """Whether the node's directory is on the same disk: both would be lost together."""
     warnings: list[str]
 
 
 @click.command(short_help="List the disks, sticks and shares that could hold a backup.")
 @lightning_dir
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def destinations(lightning_dir: Path, as_json: bool) -> None:
-    """What is mounted that would hold a backup: sticks, other disks, network shares; each with its URL."""
+    """List what is mounted that could hold a backup: sticks, other disks, network shares; each with its URL."""
     found, left_out = places(_own_disks(lightning_dir))
     for line in left_out:
         say(line)
@@ -82,11 +82,12 @@ def destinations(lightning_dir: Path, as_json: bool) -> None:
         say(f"Plugged in, but not mounted: {volume.describe()}. Mount it, and run this again.")
     if not found:
         nothing = "Nothing else" if left_out else "Nothing"
-        say(f"{nothing} that is mounted here would do. Plug a stick in and mount it, or mount a network share.")
+        say(f"{nothing} that is mounted here is suitable. Plug in a stick and mount it, or mount a network share.")
 
 
 def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
-    """What would do, the best first (another disk than the node's, then the most room); and why others would not."""
+    """The suitable places, best first (another disk than the node's, then the most free space), and a line for each one
+    that was left out."""
     table = mounts()
     every = volumes()
     named = {(mount.point, mount.ident): volume for volume in every for mount in volume.mounts}
@@ -106,22 +107,22 @@ def places(own_disks: frozenset[str]) -> tuple[list[Place], list[str]]:
             place = within(_ANSWER, partial(_place, mount, volume, own_disks, twice))
         except NoAnswer:
             left_out.append(
-                f"Does not answer, and is left out: {mount.describe()}. See whether its server or disk is up."
+                f"Left out, because it does not answer: {mount.describe()}. Check whether its server or disk is up."
             )
             continue
         if place is not None and os.access(place.directory, os.W_OK | os.X_OK):
             found.append(place)
         elif place is not None and not place.own_disk:
             left_out.append(
-                f"This user may not write there, and it is left out: {mount.describe()}. Make this user a directory on "
-                f"it (as root: install -d -o USER -m 0700 DIRECTORY); the URL is then that of {place.url} with the "
+                f"Left out, because this user may not write there: {mount.describe()}. Create a directory on it for "
+                f"this user (as root: install -d -o USER -m 0700 DIRECTORY); the URL is then {place.url} with that "
                 f"directory before {NAME}."
             )
     return sorted(found, key=lambda place: (place.own_disk, -place.free_bytes)), left_out
 
 
 def _visible(table: list[Mount]) -> list[Mount]:
-    """Each mount point once, as it is seen now; without bind mounts and what belongs to the system."""
+    """Each mount point once, with the mount that is visible there; without bind mounts and the system's mounts."""
     last = {mount.point: mount for mount in table}
     return [
         mount
@@ -163,7 +164,7 @@ def _place(mount: Mount, volume: Volume | None, own_disks: frozenset[str], twice
 
 
 def _writable_directory(point: Path) -> Path:
-    """The mount point; if this user may not write there, a directory of its own directly on it, if there is one."""
+    """The mount point; or, if this user may not write there, a directory directly in it that belongs to this user."""
     if os.access(point, os.W_OK | os.X_OK):
         return point
     with suppress(OSError), os.scandir(point) as entries:
@@ -175,8 +176,8 @@ def _writable_directory(point: Path) -> Path:
 
 
 def _url(mount: Mount, volume: Volume | None, directory: Path, own: bool, twice: set[str | None]) -> str:
-    """By label where that is enough, else by UUID; by path for what is built in, for one of two equal copies, and
-    where this user may not read what a filesystem is called (without udev only root may)."""
+    """The URL of a new backup: by label if that is unique, else by UUID. By path for the node's own disk, for one of
+    two identical copies, and if this user may not read the filesystem's names (without udev, only root may)."""
     path = quote(str(directory / NAME))
     if is_network(mount) and volume is None:
         return f"nfs://{path}"
@@ -188,12 +189,12 @@ def _url(mount: Mount, volume: Volume | None, directory: Path, own: bool, twice:
 
 
 def _is_on_device(mount: Mount) -> bool:
-    """Whether a block device lies under it: a disk, or a stick that FUSE serves."""
+    """Whether the mount is on a block device: a disk, or a stick that FUSE serves."""
     return mount.source.startswith("/dev/") and (mount.device[0] != 0 or mount.kind in ("btrfs", "fuseblk"))
 
 
 def _own_disks(lightning_dir: Path) -> frozenset[str]:
-    """The disks under the node's directory; under the home directory when there is no node yet."""
+    """The disks that hold the node's directory; or, if there is no node yet, the home directory."""
     try:
         directory = as_owner.node_directory(lightning_dir)
     except BackupError:
@@ -210,6 +211,6 @@ def _show(place: Place) -> None:
         f"{size(place.free_bytes)} of {size(place.total_bytes)} free"
     )
     if place.own_disk:
-        show_line("    the node's own disk: when it dies, the backup dies with it. Better take another")
+        show_line("    the node's own disk: if it dies, the backup dies with it. Choose another one")
     for line in place.warnings:
         show_line(f"    {line}")

@@ -1,4 +1,4 @@
-"""`backup-cli drill`: rehearse a disaster for real, with a recorded node, or with the operator's own backup."""
+"""`backup-cli drill`: rehearses a real restore, with a recorded node or with the operator's own backup."""
 
 import secrets
 import sys
@@ -70,7 +70,7 @@ def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
 
 
 def _drill_url(scratch: Path) -> str:
-    """What is removed a moment later may as well lie in a container's layer."""
+    """The URL of the temporary directory. A container's layer is accepted, since the backup is soon removed again."""
     layer = lifetime_of(scratch) is Lifetime.LAYER
     return f"{scratch.as_uri()}?ephemeral=accepted" if layer else scratch.as_uri()
 
@@ -109,7 +109,7 @@ def _recorded_node(scratch: Path, url: str) -> DrillReport:
 def _destination(url: str) -> Iterator[tuple[str, Backup]]:
     """A new backup in a place of its own below what the URL names; removed afterwards."""
     base, query, options = url.partition("?")
-    # usb://STICK alone will do here.
+    # A stick alone (usb://STICK) is enough here.
     place = str(parse_url(f"{base.rstrip('/')}/{query}{options}").below(f"{DRILL_PREFIX}{secrets.token_hex(4)}"))
     backup = backup_at(place)
     answered(place, backup.check_new)
@@ -120,9 +120,10 @@ def _destination(url: str) -> Iterator[tuple[str, Backup]]:
 
 
 def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
-    """Play all calls; half way, kill -9 in the middle of one, and start again, as lightningd would be.
+    """Play all calls; half way, kill plugin and node (-9) in the middle of a call, then start both again.
 
-    If that one was saved, the plugin commits it at its start; else it is sent anew.
+    If the backup had that call's change, the plugin rolls the database forward at its start; else the call is sent
+    again. Returns the seconds that each call took.
     """
     half = len(calls) // 2
     latencies: list[float] = []
@@ -134,7 +135,7 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
                     player.play_and_die(call)
                     say("Killed plugin and node (-9) in the middle of a write; starting again …")
                     player = Player(node, _plugin())
-                    if player.has(call):  # it was saved before the kill, and the plugin has brought the node forward
+                    if player.has(call):  # saved before the kill, so the plugin has rolled the node's database forward
                         continue
                 latencies.append(player.play(call))
                 show(number + 1, len(calls))
@@ -142,8 +143,8 @@ def _stream(node: Path, calls: list[dict[str, Any]]) -> list[float]:
     except apsw.Error as error:
         raise BackupError(
             f"the recorded node's own database in {node.parent.parent} could not be written: {error_text(error)}. That "
-            "says nothing of the destination; free some space there, or name another directory with TMPDIR, then try "
-            "again"
+            "says nothing about the destination; free some space there, or name another directory with TMPDIR, then "
+            "try again"
         ) from error
     finally:
         player.kill()
@@ -159,11 +160,11 @@ def _plugin() -> list[str]:
 
 
 def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
-    """Restore the operator's own backup somewhere else, and say how long the real disaster would take."""
+    """Restore the operator's own backup to a temporary directory, and say how long a real restore would take."""
     settings = read_settings(directory)
     url, backup = existing_backup(given or settings.url)
     if settings.backup_id not in (None, backup.id()):
-        warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be an old one")
+        warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be old")
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
         with progress("Restoring", _CHECKING) as show:
@@ -172,7 +173,7 @@ def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
         if rebuilt.state.empty:
             raise BackupError(
                 f"{url} holds no database yet, so there is nothing to rehearse: the node has never started with it. If "
-                "it does run, it runs without the plugin: backup-cli check-config"
+                "the node does run, it runs without the plugin: backup-cli check-config"
             )
     took = time.monotonic() - began
     pairing = pair_at(directory, settings, end_of_backup(backup, url), inspect_node(directory))

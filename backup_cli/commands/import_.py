@@ -1,4 +1,4 @@
-"""`backup-cli import`: take over a backup file of the older plugin."""
+"""`backup-cli import`: makes a backup from a backup file of the older plugin."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,24 +44,24 @@ from backup_cli.paths import plugin_path
 from backup_cli.replica import refuse_other_main
 
 BETTER_SOURCE = (
-    "If the node's own database is alive, it is the better source: stop the node and run backup-cli init URL"
+    "If you still have the node's own database, it is the better source: stop the node and run backup-cli init URL"
 )
 
 
-@click.command("import", short_help="Make a new backup of a file of the older plugin.")
+@click.command("import", short_help="Make a new backup from a file of the older plugin.")
 @click.argument("old", metavar="OLD")
 @url_argument
 @click.option(
     "--lightning-dir",
     type=A_PATH,
-    help="Also let this node, which must be stopped, go on with the new backup, if its database holds just the same.",
+    help="Also let this node, which must be stopped, go on with the new backup, if its database has the same content.",
 )
 @accept_schema
 @discard_newer
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
-    help="Where the database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+    help="Where to keep the database temporarily.  [default: TMPDIR, or /var/tmp]",
 )
 @dry_run_option
 @json_option
@@ -77,7 +77,7 @@ def import_(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make a new backup at URL of what OLD holds, a backup file of the `backup` plugin of lightningd/plugins.
+    """Make a new backup at URL from OLD, a backup file of the `backup` plugin of lightningd/plugins.
 
     OLD is a path, or the file:// URL in that plugin's backup.lock. It is only read.
     """
@@ -101,7 +101,7 @@ def import_(
                 _hand_out(legacy, backup, url, position)
                 return
             show_line(made)
-            say("To bring a node back from it: backup-cli restore --resume URL DEST")
+            say("To restore a node from it, run: backup-cli restore --resume URL DEST")
         else:
             refuse_if_running(directory)
             with held(WriterLock(directory, f"{COMMAND} import"), dry_run):
@@ -145,18 +145,18 @@ def _take_over(
     database: Path | None,
     accepted: bool,
 ) -> tuple[Position, str]:
-    """Make the backup; where it ends, and what that is in words."""
+    """Create the backup. Returns its position, and a line that says what was made."""
     with _read(legacy, scratch, database, accepted) as source:
         position = _create(backup, source)
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
-    return position, f"The backup at {url} is ready and holds {holds}, taken over from {legacy.path}"
+    return position, f"The backup at {url} is ready and holds {holds}, imported from {legacy.path}"
 
 
 @contextmanager
 def _read(
     legacy: LegacyBackup, scratch: Path | None, database: Path | None, accepted: bool
 ) -> Iterator[SnapshotSource]:
-    """What the older file holds, rebuilt and checked."""
+    """The database in the legacy file, rebuilt and checked, and compared with `database` if that is given."""
     say(f"{legacy.path}: {size(legacy.stored_bytes())}, last written {moment(legacy.last_time)}. {BETTER_SOURCE}.")
     with scratch_directory(scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
@@ -165,9 +165,9 @@ def _read(
             warn(remark)
         if not rebuilt.state.empty and not rebuilt.state.is_lightningd:
             raise BackupError(
-                f"{legacy.path} holds a database that is not lightningd's; nothing was made. Is it the right file?"
+                f"{legacy.path} holds a database that is not lightningd's; nothing was created. Is it the right file?"
             )
-        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(legacy.path), "nothing was made")
+        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(legacy.path), "nothing was created")
         if database is not None:
             _refuse_other_content(place / "legacy.sqlite3", database, rebuilt)
         yield _source(place / "legacy.sqlite3", rebuilt)
@@ -175,7 +175,7 @@ def _read(
 
 def _would_make(url: str, source: SnapshotSource) -> str:
     holds = f"version {source.data_version}, {size(source.size)}" if source.size else "no database yet"
-    return f"make a new backup at {url} of what the older file holds ({holds})"
+    return f"create a new backup at {url} from what the older file holds ({holds})"
 
 
 def _create(backup: Backup, source: SnapshotSource) -> Position:
@@ -198,12 +198,12 @@ def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:
 
 
 def _refuse_other_version(legacy: LegacyBackup, database: Path) -> None:
-    """Early, since reading the whole file may take long; what it holds is compared later all the same."""
+    """Refuse early if the versions differ: reading the whole file may take long, and the content is compared later."""
     there = database.exists() and database.stat().st_size > 0
     if not there and legacy.named_version:
         raise BackupError(
-            f"there is no database at {database} that could go on with the new backup; nothing was made. Repeat this "
-            "without --lightning-dir, then bring the database back with: backup-cli restore --resume URL DEST"
+            f"there is no database at {database} that could go on with the new backup; nothing was created. Repeat "
+            "this without --lightning-dir, then restore the database with: backup-cli restore --resume URL DEST"
         )
     if not there:
         return
@@ -212,7 +212,7 @@ def _refuse_other_version(legacy: LegacyBackup, database: Path) -> None:
     if version != legacy.named_version:
         raise BackupError(
             f"the node's database is at version {version}, and the older backup at {legacy.named_version}; nothing was "
-            f"made. {_WHICH}"
+            f"created. {_WHICH}"
         )
 
 
@@ -223,19 +223,19 @@ def _refuse_other_content(restored: Path, database: Path, rebuilt: Rebuilt) -> N
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise BackupError(
-            f"the node's database and the older backup differ: {found[0]}{more}; nothing was made. {_WHICH}"
+            f"the node's database and the older backup differ: {found[0]}{more}; nothing was created. {_WHICH}"
         )
 
 
 _WHICH = (
-    "If the database is the one that the node last ran with, it is the truth: back it up with backup-cli init URL. If "
-    "it is an old copy, never start it: keep it aside, and restore"
+    "If the database is the one that the node last ran with, it is right: back it up with backup-cli init URL. If it "
+    "is an old copy, never start it: keep it aside, and restore"
 )
 
 
 def _tell_node(aside: Path | None) -> None:
     if aside is not None:
         say(f"This node's earlier backup.lock is kept as {aside.name}.")
-    say("The node's database holds exactly the same, and goes on with the new backup.")
-    say("Take the older plugin's line out of lightningd's config file, put this one there, then start the node:", "")
+    say("The node's database has exactly the same content, and the node goes on with the new backup.")
+    say("Replace the older plugin's line in lightningd's config file by this one, then start the node:", "")
     show_whole(f"important-plugin={plugin_path()}")

@@ -1,4 +1,4 @@
-"""`backup-cli init`: a new backup for a node, before its first start or of what it holds already."""
+"""`backup-cli init`: creates a backup for a node: empty before its first start, else a snapshot of its database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +61,7 @@ def init(
     """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
 
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
-    when the backup that the node has had so far holds a newer state than its database.
+    if the backup that the node has used until now holds a newer state than its database.
     """
     directory = _directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
@@ -72,7 +72,7 @@ def init(
         answered(url, backup.check_new)
         database = database_path(directory)
         there = inspect_database(database)
-        if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # told below, and nothing is made
+        if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
             tell_steps([_would_make(directory, url), *lock_steps(directory, backup.place.durable_url(url))], as_json)
@@ -89,7 +89,7 @@ def init(
                 hand_over(directory, lasting, backup_id, position)
                 making.keep()
     if old is not None:
-        say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is not used any more.")
+        say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is no longer used.")
     holds = f"the database at version {position.data_version}" if source.pieces else "no database yet"
     say(f"The backup at {url} is ready and holds {holds}.")
     warn_of_secret(directory, source.node_id, "the database")
@@ -112,23 +112,23 @@ def init(
 
 
 def _directory(given: Path) -> Path:
-    """The node's; one that was named may be new and of any name, the default may not."""
+    """The node's network directory. Only a directory named with --lightning-dir may be new, and have any name."""
     directory = as_owner.node_directory(given, new=given != DEFAULT_DIRECTORY)
     if not looks_like_a_nodes(directory):
         warn(
-            f"nothing in {directory} shows that it is a node's. It is taken for the one that lightningd will work in, "
-            f"beside its database; if that is to be {directory / NETWORKS[0]}, make that directory, and run this again "
-            "with it and another URL"
+            f"nothing in {directory} shows that it is a node's. It is taken for the directory where lightningd will "
+            f"work and keep its database; if that is to be {directory / NETWORKS[0]}, create that directory, and run "
+            "this again with it and another URL"
         )
     return directory
 
 
 SLOW_COMMIT = 0.020
-"""Seconds above which a person should know what it means for payments."""
+"""Commit latency in seconds above which `init` says what it means for payments."""
 
 
 def _tell_place(backup: Backup) -> float:
-    """What was found at the destination, and the seconds that a commit takes there."""
+    """Say what the destination is, and how long a commit takes there. Returns the latter in seconds."""
     for line in backup.place.about():
         say(f"Found: {line}")
     latency = backup.commit_latency()
@@ -136,8 +136,8 @@ def _tell_place(backup: Backup) -> float:
     if latency > SLOW_COMMIT:
         warn(
             f"a payment makes about {CALLS_PER_PAYMENT:.0f} commits, so it waits about "
-            f"{latency * CALLS_PER_PAYMENT:.1f} s for this destination. Better a faster one; `backup-cli drill URL` "
-            "shows more"
+            f"{latency * CALLS_PER_PAYMENT:.1f} s for this destination. A faster one would be better; to measure more, "
+            "run: backup-cli drill URL"
         )
     return latency
 
@@ -146,14 +146,14 @@ def _would_make(directory: Path, url: str) -> str:
     path = database_path(directory)
     state = _state(directory, writable=False)
     if state is None:
-        return f"make an empty backup at {url}"
+        return f"create an empty backup at {url}"
     holds = f"version {state.data_version or 0}, {size(path.stat().st_size)}"
-    return f"make a backup at {url}, with a snapshot of {path} ({holds})"
+    return f"create a backup at {url}, with a snapshot of {path} ({holds})"
 
 
 @contextmanager
 def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
-    """What the new backup begins with."""
+    """What the new backup begins with: a copy of the node's database, or nothing."""
     if _state(directory, writable=True) is None:
         yield nothing()
         return
@@ -163,25 +163,25 @@ def _database(directory: Path, scratch: Path) -> Iterator[SnapshotSource]:
 
 
 def _state(directory: Path, *, writable: bool) -> DatabaseState | None:
-    """The node's database, which must be one of lightningd's; None when there is none yet."""
+    """The state of the node's database; None when there is none yet. Raises BackupError if it is not lightningd's."""
     path = database_path(directory)
     if path.is_symlink() and not path.exists():
         raise BackupError(
             f"{path} is a link to {path.readlink()}, and nothing is there: is the disk that holds the database "
-            "mounted? Nothing was made; mount it, then try again"
+            "mounted? Nothing was created; mount it, then try again"
         )
     if not path.exists() or path.stat().st_size == 0:
         say(f"There is no database in {directory} yet: the backup begins empty, with the node's first start.")
         if (directory / "hsm_secret").exists():
             warn(
-                "hsm_secret is there, so this node may have lived before. If a backup of it exists, do not start it "
+                "hsm_secret is there, so this node may have run before. If a backup of it exists, do not start it "
                 "empty, or it loses its channels: bring its database back first, with backup-cli restore"
             )
         return None
     state = inspect(path, writable=writable)
     if not state.is_lightningd:
         raise BackupError(
-            f"{path} is not a database of lightningd (its tables are missing). Nothing was made; check --lightning-dir"
+            f"{path} is not a lightningd database (its tables are missing). Nothing was created; check --lightning-dir"
         )
     tell_unknown_schema(state.unknown_objects)
     return state

@@ -1,4 +1,4 @@
-"""`backup-cli restore`: from a backup back to a database, after a disaster."""
+"""`backup-cli restore`: restores the database from a backup, after a disaster."""
 
 import os
 from collections.abc import Iterator
@@ -66,13 +66,13 @@ from backup_cli.restore_text import (
 )
 
 
-@click.command(short_help="Bring the database back from a backup.")
+@click.command(short_help="Restore the database from a backup.")
 @url_argument
 @click.argument("dest", type=click.Path(readable=False))
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
 @click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
-@click.option("--kept", is_flag=True, help="The generation that the last resync replaced (backup-cli versions).")
+@click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
 @accept_schema
 @discard_newer
@@ -95,7 +95,7 @@ def restore(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring the database back from the backup at URL to DEST, a file or a directory.
+    """Restore the database from the backup at URL to DEST, a file or a directory.
 
     URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
     overwritten, and nothing newer is replaced.
@@ -106,7 +106,7 @@ def restore(
     if legacy is not None and resume:
         raise BackupError(CANNOT_RESUME)
     if legacy is not None and kept:
-        raise click.UsageError("--kept belongs to a backup of this plugin; the older plugin's file keeps nothing")
+        raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
     url, backup = (url, None) if legacy is not None else existing_backup(url)
     target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backup is not None:
@@ -124,8 +124,8 @@ def restore(
         raise BackupError(f"--resume needs DEST to be a node's directory, so that the file is called {DATABASE}")
     if resume and not looks_like_a_nodes(target.parent):
         warn(
-            f"nothing in {target.parent} shows that it is a node's. lightningd must work in this very directory; if it "
-            f"will work in {target.parent / NETWORKS[0]}, restore to that one"
+            f"nothing in {target.parent} shows that it is a node's. lightningd must work in exactly this directory; if "
+            f"it will work in {target.parent / NETWORKS[0]}, restore to that one"
         )
     order = _Order(
         url,
@@ -157,7 +157,7 @@ def restore(
 
 
 def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
-    """What is to know before anything is started from it."""
+    """Say what to know before a node is started from the restored database."""
     url, backup, target, resume = order.url, order.backup, order.target, order.resume
     if order.old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
@@ -171,33 +171,34 @@ def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What is to be restored, and whereto."""
+    """What is to be restored, where to, and with which options."""
 
     url: str
     backup: Backup | None
     legacy: Path | None
-    """The older plugin's file, instead of a backup."""
+    """The older plugin's file; then there is no `backup`."""
     target: Path
     file: Path
-    """Where `target` leads, when it is a link."""
+    """The file that `target` leads to, if it is a link; else `target`."""
     existing: list[Path]
+    """The files that are at `file` now, a database and its journals."""
     to_version: int | None
     kept: bool
     old: bool
-    """It is for looking at only, and its name says so."""
+    """The state is old, so it is for looking at only, and the file's name says so."""
     resume: bool
     accepted: bool
-    """What may be in the schema."""
+    """Whether unknown schema objects are accepted (`--accept-schema`)."""
     consent: tuple[str, ...]
     take_over: bool
     dry_run: bool
 
 
 def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
-    """The whole work; what was rebuilt, and where the old files are now."""
+    """Do the restore. Returns what was rebuilt, and the new paths of the files that were moved aside."""
     target, backup = order.target, order.backup
     rebuilt, position = _rebuilt(order, temporary.path)
-    with ignored():  # broken off between these steps, half of the files would have their new names
+    with ignored():  # an interrupt between these steps would leave only some files with their new names
         aside = move_aside(order.file, order.existing)
         temporary.publish(order.file)
         if order.resume and backup is not None:
@@ -207,7 +208,7 @@ def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]
 
 
 def _steps(order: _Order) -> list[str]:
-    """What a restore would do, after it has been tried in a scratch directory elsewhere."""
+    """The steps that a restore would take, for a dry run; the database is really rebuilt, in a scratch directory."""
     file, directory = order.file, order.target.parent
     refuse_unwritable(file.parent)
     if order.target.name == DATABASE and directory.exists():
@@ -215,8 +216,8 @@ def _steps(order: _Order) -> list[str]:
     with scratch_directory(scratch_place()) as scratch:
         rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
-    steps = [] if directory.exists() else [f"make the directory {directory}"]
-    steps += [f"move {path} aside, to {file.name}.before-restore-TIME beside it" for path in order.existing]
+    steps = [] if directory.exists() else [f"create the directory {directory}"]
+    steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
     steps.append(f"write the database ({holds}) to {file}")
     if order.resume and order.backup is not None:
         steps += lock_steps(directory, order.backup.place.durable_url(order.url))
@@ -224,7 +225,10 @@ def _steps(order: _Order) -> list[str]:
 
 
 def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
-    """The database in the file `temporary`, once nothing speaks against it, and where in the log it stands."""
+    """Rebuild the database in the file `temporary`, and check that nothing newer would be replaced.
+
+    Returns what was rebuilt, and its position in the log (None for a legacy file or a kept generation).
+    """
     target, backup = order.target, order.backup
     position: Position | None = None
     if backup is None:
@@ -241,12 +245,13 @@ def _rebuilt(order: _Order, temporary: Path) -> tuple[Rebuilt, Position | None]:
 
 
 def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuilt, Position | None, BackupEnd]:
-    """What was rebuilt, the place in the log that it holds (None for a kept generation), and the same as an end."""
+    """Rebuild from a backup of this plugin. Returns what was rebuilt, its position in the log (None for a kept
+    generation), and the backup's end with the version that was restored."""
     seen, before = backup.status(order.url), look(backup)
     end, note = end_of_backup(backup, order.url, seen), backup.kept() if order.kept else None
     if note is not None:
         end = replace_field(end, version=note.data_version, damaged=False, last_change=note.since, end=None)
-    if not order.old and not end.damaged and not order.consent:  # early; else once it is known what was restored
+    if not order.old and not end.damaged and not order.consent:  # early; otherwise only after the rebuild
         demand_no_newer(order.target, order.url, end, False, ())
     if order.resume:
         refuse_living_writer(order.url, backup, before, order.take_over, order.dry_run)
@@ -267,19 +272,22 @@ def _from_backup(order: _Order, backup: Backup, temporary: Path) -> tuple[Rebuil
 
 
 def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) -> str:
-    """What the file's name must say of the kept generation: nothing, if that is the node's newest state after all."""
+    """The name's suffix for a database restored from the kept generation; empty if that is the node's newest state.
+
+    Raises BackupError if nothing is kept, or if it is old and the user has not said that it is for looking at only.
+    """
     note = backup.kept()
     if note is None:
         raise BackupError(
-            f"no earlier generation is kept in {url}: one is when a snapshot replaces it that disagrees with it, for "
-            "7 days. Nothing was restored"
+            f"no earlier generation is kept in {url}: one is kept, for 7 days, only when a snapshot that disagrees "
+            "with it replaces it. Nothing was restored"
         )
     end = end_of_backup(backup, url)
     if ahead(note.data_version, end.version) > 0:
         return ""
     if resume or not not_for_a_node:
         raise BackupError(
-            f"the generation that is kept ends at version {note.data_version}, and the backup has reached "
+            f"the kept generation ends at version {note.data_version}, and the backup has reached version "
             f"{end.version} since, so it is for looking at only. {WHY_OLD_IS_DEADLY}. If you only want to look, add "
             "--not-for-a-node (and no --resume). Nothing was restored"
         )
@@ -288,7 +296,7 @@ def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) 
 
 @contextmanager
 def _let_go(backup: Backup | None) -> Iterator[None]:
-    """The backup's lock, if it was taken, is not held for longer than the restore."""
+    """Release the backup's lock, if the restore took it, when the restore ends."""
     try:
         yield
     finally:
@@ -299,21 +307,21 @@ def _let_go(backup: Backup | None) -> Iterator[None]:
 def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:
     """The restored node's id; None when neither its database nor its backup says it."""
     if rebuilt.state.node_id is None and backup is not None:
-        with suppress(BackupError):  # gone this moment
+        with suppress(BackupError):  # the backup has just gone
             return backup.node_id()
     return rebuilt.state.node_id
 
 
 def _warn_if_closed(backup: Backup) -> None:
-    with suppress(BackupError):  # gone this moment: all is restored, and check-config says more
+    with suppress(BackupError):  # the backup has just gone: everything is restored, and check-config will report it
         closed = backup.place.why_unwritable()
         if closed is not None:
-            warn(f"the restored node could not go on with this backup, and would stop at its first commit: {closed}")
+            warn(f"the restored node cannot go on with this backup, and would stop at its first commit: {closed}")
 
 
 def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, kept: bool) -> None:
     if to_version is None and not_for_a_node and not kept:
-        raise click.UsageError("--not-for-a-node belongs to --to-version; without that, what is restored is for a node")
+        raise click.UsageError("--not-for-a-node needs --to-version or --kept; without them, the restore is for a node")
     if to_version is not None and (resume or not not_for_a_node):
         raise BackupError(
             f"an old version is for looking at only. {WHY_OLD_IS_DEADLY}. To restore a node, leave --to-version out; "
@@ -322,19 +330,20 @@ def _demand_consent(to_version: int | None, resume: bool, not_for_a_node: bool, 
 
 
 def _locked(target: Path) -> AbstractContextManager[object]:
-    """Where a node lives, against its plugin; elsewhere there is nobody to be kept out."""
+    """The writer lock of a node's directory, against its plugin; for any other DEST there is nobody to keep out."""
     return WriterLock(target.parent, f"{COMMAND} restore") if target.name == DATABASE else nullcontext()
 
 
 def _refuse_to_overwrite(existing: list[Path], target: Path, url: str, backup: Backup | None) -> NoReturn:
     advice = None
     if backup is not None:
-        with suppress(BackupError, OSError):  # one of the two cannot be read: then nobody can say
+        with suppress(BackupError, OSError):  # if one of the two cannot be read, nobody can tell
             advice = which_is_newer(pair(inspect_database(target), end_of_backup(backup, url), None, None))
     names = ", ".join(str(path) for path in existing)
     raise BackupError(
-        f"{names} is there already, and nothing was touched. {advice or 'Look whether it is the newer state'}; to "
-        "restore anyway, with the old files moved aside, add --replace (which is refused should they be newer)"
+        f"{names} {'exists' if len(existing) == 1 else 'exist'} already, and nothing was touched. "
+        f"{advice or 'Check whether that is the newer state'}; to restore anyway, with the old files moved aside, add "
+        "--replace (which is refused if they are newer)"
     )
 
 

@@ -1,4 +1,4 @@
-"""`backup-cli resync`: a new snapshot of the present database into the existing backup."""
+"""`backup-cli resync`: takes a new snapshot of the node's current database into its existing backup."""
 
 import secrets
 from contextlib import ExitStack, closing
@@ -43,7 +43,7 @@ from backup_cli.replica import refuse_other_main
 from backup_cli.waiting import answered
 
 
-@click.command(short_help="Put the present database into the backup anew.")
+@click.command(short_help="Take a new snapshot of the node's database into its backup.")
 @lightning_dir
 @copy_place
 @discard_newer
@@ -58,10 +58,10 @@ def resync(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take a new snapshot of the node's present database into its backup. Stop lightningd first.
+    """Take a new snapshot of the node's current database into its backup. Stop lightningd first.
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
-    be the newest. Refused when the backup holds a newer state. What it replaces is kept (backup-cli versions).
+    be the newest. Refused if the backup holds a newer state. What it replaces is kept (backup-cli versions).
     """
     directory = as_owner.node_directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
@@ -91,12 +91,12 @@ def _database(directory: Path, settings: Settings) -> NodeDatabase:
     database = inspect_database(path)
     if database.found is Found.NOTHING:
         raise BackupError(
-            f"there is no database at {path}, so nothing was changed; to get it back, run: "
+            f"there is no database at {path}, so nothing was changed; to restore it, run: "
             + restore_command(settings.url, directory, replace=path.exists())
         )
     if database.found is Found.CORRUPT:
         raise BackupError(
-            f"{path} is corrupt, so that no backup can be made of it; nothing was changed. Do not start the node, and "
+            f"{path} is corrupt, so no backup can be made of it; nothing was changed. Do not start the node, and "
             "keep that file and its disk; to see what is safe to do, run: backup-cli check-config"
         )
     if database.found is Found.UNREADABLE:
@@ -105,7 +105,7 @@ def _database(directory: Path, settings: Settings) -> NodeDatabase:
 
 
 def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, consent: tuple[str, ...]) -> None:
-    """What the backup holds is given up only if the database is surely as new, or by consent."""
+    """Refuse to replace what the backup holds, unless the database is surely as new or the user consents."""
     if pairing.identity is Identity.OTHER_NODE:
         raise BackupError(
             f"the backup belongs to the node {pairing.backup.node_id}, and the database to "
@@ -126,8 +126,8 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
         writer = pairing.backup.writer
         why += f", which another node ({writer.host if writer else 'unknown'}) has written to since this one last did"
         advice = (
-            f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states the higher version "
-            "is not the newer one"
+            f"If that one is in use, never start this one again: {TWO_NODES}. Of two nodes' states, the one with the "
+            "higher version need not be the newer one"
         )
     elif pairing.copied and pairing.relation is not Relation.BEHIND:
         why += f"; {why_copied(pairing)}"
@@ -135,14 +135,14 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
     elif pairing.relation is Relation.NO_VERSION:
         lost = State(lost.what, None)
         why += ", so nobody can tell which of the two is newer"
-        advice = "See which of them the node last ran with"
+        advice = "Find out which of them the node last ran with"
     else:
         why += ", which is newer: the database has lost changes, or is an old copy"
         back = restore_command(settings.url, directory, replace=True)
         advice = (
-            "The backup is damaged, so that no command brings that state back; docs/recovery.md says what can be tried"
+            "The backup is damaged, so no command can restore that state; docs/recovery.md says what can be tried"
             if pairing.backup.damaged
-            else f"Bring the newest state back, which keeps this database aside: {back}"
+            else f"Restore the newest state, which keeps this database aside: {back}"
         )
     demand_consent(why, lost, advice, consent)
 
@@ -158,8 +158,8 @@ def _resync(
         before = writer.position.data_version
         if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
             raise BackupError(
-                f"the backup has grown to version {before} meanwhile, so a node writes to it; nothing of it was lost. "
-                "Stop that node, then repeat this"
+                f"the backup has meanwhile grown to version {before}, so a node is writing to it; nothing in it was "
+                "lost. Stop that node, then repeat this"
             )
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
             note = partial(record_beginning, directory, backup_id, writer.position)
@@ -178,7 +178,7 @@ def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
     return [
         f"write a new snapshot of {database} (version {pairing.database.version or 0}, "
         f"{size(database.stat().st_size)}) into the backup at {settings.url}",
-        f"keep {kept} beside it for {counted(KEEP_FOR // 86400, 'day')}",
+        f"keep {kept} next to it for {counted(KEEP_FOR // 86400, 'day')}",
     ]
 
 
@@ -186,31 +186,31 @@ def _open(backup: Backup, session: str) -> Writer:
     try:
         return backup.open(lambda level, line: warn(line), session)
     except Damaged as error:
-        say(f"{error.what} in {error.file}: beginning anew from the database")
+        say(f"{error.what} in {error.file}: starting over from the database")
         return backup.open_anew(lambda level, line: warn(line), session)
 
 
 class Nameless(BackupError):
-    """The backup is so damaged that it does not say any more which one it is."""
+    """The backup is so damaged that nothing in it says which backup it is."""
 
     exit_code = 3
 
 
 def _identify(backup: Backup, settings: Settings) -> str:
-    """The backup's id; it must be the one that this node was tied to, or another node's backup would be lost."""
+    """The backup's id. Raises BackupError unless it is the one in backup.lock: another node's backup would be lost."""
     try:
         found = answered(settings.url, backup.id)
     except Damaged as error:
         raise Nameless(
-            f"{error.what} in {error.file}: nothing in {backup.describe()} says any more which backup it is, so it "
-            "cannot be gone on with. Nothing was changed; give that directory another name, keep it, and make a new "
-            "backup, which is refused should the database have lost changes: "
+            f"{error.what} in {error.file}: nothing in {backup.describe()} says which backup it is, so the node cannot "
+            "go on with it. Nothing was changed; rename that directory, keep it, and create a new backup (which is "
+            "refused if the database has lost changes): "
             f"{shell_line('backup-cli', 'init', settings.url)}"
         ) from error
     if settings.backup_id is not None and settings.backup_id != found:
         raise BackupError(
-            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: it belongs to "
-            "another node, or was made anew. Nothing was changed; put the right one back. If that is lost for good, "
-            "make a new backup at another place: backup-cli init URL"
+            f"backup.lock expects the backup {settings.backup_id}, and {settings.url} holds {found}: that one belongs "
+            "to another node, or was recreated. Nothing was changed; put the right one back. If that is lost for good, "
+            "create a new backup at another URL: backup-cli init URL"
         )
     return found

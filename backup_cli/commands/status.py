@@ -1,4 +1,4 @@
-"""`backup-cli status`: what the backup holds, without changing anything."""
+"""`backup-cli status`: says what a backup holds and how healthy it is, without changing anything."""
 
 import json
 import time
@@ -31,17 +31,17 @@ from plugin.foresight import brings_forward
 @click.command(short_help="Version, age, sizes and health of a backup.")
 @click.argument("url", metavar="[URL]", required=False)
 @lightning_dir
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
-@click.option("--prometheus", is_flag=True, help="The same for the textfile collector of node_exporter.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--prometheus", is_flag=True, help="Print the same for the textfile collector of node_exporter.")
 @click.pass_context
 def status(context: click.Context, url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
-    """Version, age, sizes and health of the backup at URL, or of the node's own one.
+    """Show version, age, sizes and health of the backup at URL; without a URL, of the node's own backup.
 
-    Of the node's own one, or with --lightning-dir, also how the node's database stands to it.
+    Without a URL, or with --lightning-dir, the node's database is also compared with the backup.
     """
     with_node = url is None or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
     if as_json and prometheus:
-        raise click.UsageError("--json and --prometheus are two ways to say the same; choose one")
+        raise click.UsageError("--json and --prometheus are two formats of the same output; choose one")
     try:
         directory = as_owner.node_directory(lightning_dir) if with_node else None
         if url is None and directory is not None:
@@ -66,7 +66,7 @@ def status(context: click.Context, url: str | None, lightning_dir: Path, as_json
 
 
 def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
-    """The backup; with a node's directory, how its database stands to it; and what to say of an old last change."""
+    """The backup's status; with a node's directory, how its database compares; a sentence if the last change is old."""
     url, backup = existing_backup_as_owner(url) if directory is None else existing_backup(url)
     seen = backup.status(url)
     old = doubt_of(backup, seen.last_change)
@@ -76,16 +76,17 @@ def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, F
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
-    """What only the node's side knows: its last run ended because something could not be saved."""
+    """The status, with a trouble that only the node's side knows of: its last run ended with an unsaved change."""
     last = read_sync_point(directory)
     if last is None or last.failure is None:
         return seen
-    told = f"the last run ended with a failure, the next start begins with a new snapshot: {last.failure}"
+    told = f"the last run ended with a failure, so the next start begins with a new snapshot: {last.failure}"
     return replace(seen, troubles=(*seen.troubles, Trouble(TroubleKind.LAST_RUN_FAILED, told)))
 
 
 def _with_closed(seen: Status, backup: Backup) -> Status:
-    """A destination that may only be read, or that is none, protects no node; whoever only reads it has no trouble."""
+    """The status, with a trouble if the destination cannot be written to. That matters to a node, not to somebody who
+    only reads the backup."""
     closed = backup.place.why_unwritable()
     if closed is None:
         return seen
@@ -94,7 +95,7 @@ def _with_closed(seen: Status, backup: Backup) -> Status:
 
 
 def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Finding:
-    """How the node's database stands to the backup: what check-config says of it, too."""
+    """How the node's database compares with the backup: the same finding as in check-config."""
     settings = None
     with suppress(BackupError):  # no backup.lock: then any backup may be compared
         settings = read_settings(directory)
@@ -128,7 +129,8 @@ def _table(seen: Status, found: Finding | None, old: str | None) -> None:
 
 
 def _compacted(seen: Status) -> str:
-    """Of what was before a new snapshot nothing is known: `never` is said of a backup's first generation only."""
+    """When the backup was last compacted. Nothing is known about the time before a new snapshot, so only a backup in
+    its first generation was `never` compacted."""
     if seen.last_compaction is not None:
         return moment_ago(seen.last_compaction)
     return "never" if seen.generation == 1 else f"not since the snapshot of {moment(seen.generation_begun)}"

@@ -1,4 +1,4 @@
-"""`backup-cli verify`: read every byte, replay, check; and compare with the stopped node's database."""
+"""`backup-cli verify`: proves that a backup can be restored, and can compare it with the stopped node's database."""
 
 from contextlib import suppress
 from dataclasses import asdict
@@ -47,7 +47,7 @@ from plugin.foresight import brings_forward
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
-    help="Where the restored database lies meanwhile.  [default: TMPDIR, or /var/tmp]",
+    help="Where to keep the restored database temporarily.  [default: TMPDIR, or /var/tmp]",
 )
 @accept_schema
 @json_option
@@ -56,7 +56,7 @@ from plugin.foresight import brings_forward
 def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
-    Needs no lock and changes nothing, but that damage is noted in the backup; a running node is not disturbed.
+    Needs no lock and does not disturb a running node. Changes nothing, except that damage is recorded in the backup.
     """
     database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
     url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
@@ -74,7 +74,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
     _warn_of_earlier(backup, verified.generation)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backup, database.parent)
-        _tell_comparison(comparison, _stand(url, backup, database.parent, pairing), as_json)
+        _tell_comparison(comparison, _advice(url, backup, database.parent, pairing), as_json)
         if pairing.memory.verdict is not Memory.AGREES:  # the database may be as old as the backup
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
     if as_json:
@@ -82,7 +82,7 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
 
 
 def _document(url: str, backup: Backup, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
-    """For programs: fields are called as in `status --json`."""
+    """The result for programs; fields have the same names as in `status --json`."""
     rebuilt, known = verified.rebuilt, backup.damage.read()
     return {
         "url": url,
@@ -109,7 +109,7 @@ def _rebuild(url: str, backup: Backup, target: Path, accepted: bool) -> Outcome:
     if rebuilt.end_unverified is not None:
         warn(rebuilt.end_unverified)
     for violation in outcome.violations:
-        say(f"note: the node's own database holds this, too: {violation}")
+        say(f"note: the node's own database also has this: {violation}")
     return outcome
 
 
@@ -122,7 +122,7 @@ def _tell_whole(url: str, verified: Outcome) -> None:
 
 
 def _outcome(url: str, backup: Backup, target: Path) -> Outcome:
-    """What was rebuilt from the generation in use; a running node may begin another one at any moment."""
+    """Rebuild the generation in use; retried, since a running node may begin another one at any moment."""
     for _ in range(_ATTEMPTS):
         with backup.read() as reader:
             number = reader.manifest.generation
@@ -139,12 +139,13 @@ _ATTEMPTS = 5
 
 
 def _warn_of_earlier(backup: Backup, generation: int) -> None:
-    """It may have been a cable or memory that errs now and then: only a new snapshot ends what was found."""
+    """Warn of damage that was recorded earlier, although all is readable now: the cause may be a cable or memory that
+    fails at times, and only a new snapshot clears the record."""
     known = backup.damage.read()
     if known is not None and known.generation == generation:
         warn(
-            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may err "
-            "now and then. The backup counts as damaged until there is a new snapshot, which the node's next start "
+            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may be "
+            "failing at times. The backup counts as damaged until there is a new snapshot, which the node's next start "
             "takes by itself"
         )
 
@@ -171,14 +172,14 @@ def _pairing(url: str, backup: Backup, directory: Path) -> Pairing:
     return pair_at(directory, settings, end_of_backup(backup, url), inspect_node(directory))
 
 
-def _stand(url: str, backup: Backup, directory: Path, pairing: Pairing) -> Finding:
-    """What the next start makes of the two, and what is safe to type: as check-config says it."""
+def _advice(url: str, backup: Backup, directory: Path, pairing: Pairing) -> Finding:
+    """What the next start will do with database and backup, and what is safe to type: what check-config would say."""
     known = pairing.memory.verdict is Memory.AGREES
     if known and pairing.identity is Identity.OURS and pairing.relation is Relation.EQUAL:
         return problem(
             "version",
             f"Both are at version {pairing.database.version}: one of them holds a change that was never committed, or "
-            "the database was changed by something else than lightningd. If this is the database that the node last "
+            "something other than lightningd has changed the database. If this is the database that the node last "
             "ran with, make the backup hold it with: backup-cli resync",
         )
     return finding(pairing, url, directory, lambda: brings_forward(directory, backup))

@@ -1,4 +1,4 @@
-"""`backup-cli versions`: which states of the node a backup can bring back."""
+"""`backup-cli versions`: lists the states of the node that a backup can restore."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from backup_cli.options import existing_backup_as_owner, url_argument
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """One generation: the versions that it holds, and their times (seconds since 1970). Sizes in bytes."""
+    """One generation: the versions that it holds, and their times (seconds since 1970). `bytes` is its stored size."""
 
     generation: int
     reason: str
@@ -30,22 +30,22 @@ class Versions:
     last_time: int
     bytes: int
     kept_until: int | None
-    """When a generation that was replaced will be removed; None for the one in use."""
+    """When a generation that was replaced will be removed (seconds since 1970); None for the one in use."""
     damage: str | None
-    """What is wrong in it; up to the last version it is whole."""
+    """What is damaged in it; None if nothing was found. The records up to `last_version` are whole."""
     end_unverified: str | None
-    """Why nothing tells whether its end is missing."""
+    """Why nobody can tell whether its end is missing; None if that was checked."""
 
 
-@click.command(short_help="List the versions that a backup can bring back.")
+@click.command(short_help="List the versions that a backup can restore.")
 @url_argument
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def versions(url: str, as_json: bool) -> None:
     """Say which versions the backup at URL holds, and what a resync or new snapshot has replaced.
 
-    Only the last version of the newest generation is one that a node may run from; all others are for looking at:
-    backup-cli restore --to-version N --not-for-a-node. What was replaced is kept for a week, and comes back with
-    backup-cli restore --kept.
+    A node may only run from the last version of the newest generation; all others are for looking at: backup-cli
+    restore --to-version N --not-for-a-node. What was replaced is kept for a week; to restore it: backup-cli restore
+    --kept.
     """
     url, backup = existing_backup_as_owner(url)
     found = _found(backup)
@@ -61,7 +61,7 @@ def versions(url: str, as_json: bool) -> None:
 
 
 def _found(backup: Backup) -> list[Versions]:
-    """The generation that is kept, if there is one, and the one in use."""
+    """The kept generation, if there is one, then the generation in use."""
     found = []
     note = backup.kept()
     if note is not None:
@@ -75,7 +75,7 @@ def _found(backup: Backup) -> list[Versions]:
 
 
 def _look(reader: Reader, kept_until: int | None) -> Versions:
-    """Read the records of the log, not what is packed in them."""
+    """What a generation holds: the log's records are read and checked, but not decompressed."""
     manifest, scan = reader.manifest, reader.scan()
     damage: str | None = None
     end: EndOfLog | None = None
@@ -114,7 +114,7 @@ def _table(url: str, found: list[Versions]) -> None:
     if kept and ahead(kept[0].last_version, current.last_version) > 0:
         show_line(
             f"! The generation that was replaced ends at version {kept[0].last_version}, and the one in use at "
-            f"{current.last_version}: if it was replaced by mistake, do not start the node, and bring it back with: "
+            f"{current.last_version}: if it was replaced by mistake, do not start the node, and restore it with: "
             + shell_line("backup-cli", "restore", "--kept", "--replace", url, "DEST"),
             fg="yellow",
         )

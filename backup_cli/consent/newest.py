@@ -1,5 +1,5 @@
-"""The newest state is never given up silently: each command compares first, and goes on only for a person who has
-typed the newer version out."""
+"""The newest state is never given up silently: each command compares versions first, and discards a newer state only if
+the user has typed its version out."""
 
 import time
 from collections.abc import Sequence
@@ -24,13 +24,14 @@ from backup_cli.pairing_text import TWO_NODES, why_copied
 from backup_cli.waiting import answered
 
 UNKNOWN = "unknown"
-"""What is typed in a version's place when nobody can tell it."""
+"""What the user types instead of a version that nobody can tell."""
 
 _MAX_DIGITS = 20
-"""Of a version that is typed; `int` raises for thousands."""
+"""The most digits of a version that is typed; `int` raises for thousands."""
 
 RECENT = 3600.0
-"""Seconds since its last change within which a database is believed to be what a node has just run from."""
+"""A database whose last change is at most this many seconds old is believed to be the one that the node just ran from.
+"""
 
 
 def _versions(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
@@ -47,30 +48,30 @@ discard_newer = click.option(
     metavar="VERSION",
     multiple=True,
     callback=_versions,
-    help="Give up the newer state of this version, which is kept aside; only when the command says so.",
+    help="Give up the newer state of this version (it is kept aside); only when the command asks for it.",
 )
 
 
 class WouldDiscard(BackupError):
-    """Going on would put an older state, or one that cannot be compared, in the place of another one."""
+    """Going on would replace a state by an older one, or by one that cannot be compared with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What would be given up: as it is called in a sentence, and its version; None when nobody can tell it."""
+    """What would be given up: what a sentence calls it, and its version; None when nobody can tell the version."""
 
     what: str
     version: int | None
 
 
 def demand_consent(why: str, lost: State, advice: str, consent: Sequence[str]) -> None:
-    """Raise WouldDiscard unless exactly the version of `lost` was typed out.
+    """Raise WouldDiscard unless exactly the version of `lost` was typed out, and is in `consent`.
 
-    `why` names both versions and says what speaks against going on; `advice` says what to do instead.
+    `why` names both versions and says why going on is dangerous; `advice` says what to do instead.
     """
     wanted = UNKNOWN if lost.version is None else str(lost.version)
     if wanted in consent:
-        warn(f"{why}; as you ask for it with --discard-newer {wanted}, {lost.what} is given up, and kept aside")
+        warn(f"{why}; because of --discard-newer {wanted}, {lost.what} is given up, and kept aside")
         return
     mistaken = "" if not consent else f"--discard-newer {' '.join(consent)} does not name what would be given up: "
     raise WouldDiscard(
@@ -79,19 +80,20 @@ def demand_consent(why: str, lost: State, advice: str, consent: Sequence[str]) -
     )
 
 
-# What a node's directory knows of another backup
+# What a node's directory knows about the backup that its backup.lock names
 
 
 def demand_newest(
     directory: Path, kept: NodeDatabase, what: str, consent: Sequence[str], *, restored: str | None = None
 ) -> None:
-    """Refuse when the backup that this directory's backup.lock names holds, or may hold, a newer state than `kept`.
+    """Raise WouldDiscard if the backup that this directory's backup.lock names holds, or may hold, a newer state than
+    `kept`, unless the user has consented.
 
-    `what` is `kept` in words. `restored` is the id of the backup that it was restored from; without one, it is the
+    `what` is `kept` in words. `restored` is the id of the backup from which `kept` was restored; None if `kept` is the
     node's own database.
     """
     settings = None
-    with suppress(BackupError):  # missing, or senseless: then it names nothing to compare with
+    with suppress(BackupError):  # missing or invalid: then it names nothing to compare with
         settings = read_settings(directory)
     if settings is None:
         return
@@ -130,7 +132,7 @@ def demand_newest(
         demand_consent(
             f"{what}, and neither does {settings.url}, which {LOCK_FILE} names: nobody can tell which is newer",
             State(lost.what, None),
-            "See which of them the node last ran with",
+            "Find out which of them the node last ran with",
             consent,
         )
     else:
@@ -138,15 +140,16 @@ def demand_newest(
             f"{what}, and {settings.url}, which {LOCK_FILE} names, is at version {end.version}: that is the newer "
             "state, and a node that runs from an older one can lose every channel",
             lost,
-            "Keep the database aside, and bring the newest state back first: backup-cli check-config says how",
+            "Keep the database aside, and bring the newest state back first; to see how, run: backup-cli check-config",
             consent,
         )
 
 
 def _demand_other_node(directory: Path, settings: Settings, end: BackupEnd, what: str, consent: Sequence[str]) -> None:
-    """The node that lives here may have lost its database: another one's would start in its place."""
+    """Demand consent to restore another node's database here: this directory's own node may only have lost its
+    database, and the other one would start in its place."""
     demand_consent(
-        f"{what} of another node: {directory} is the place of the node {end.node_id}, whose backup {LOCK_FILE} names "
+        f"{what} of another node: {directory} belongs to the node {end.node_id}, whose backup {LOCK_FILE} names "
         f"there ({settings.url})",
         State("this directory as that node's", None),
         "Restore to another directory; each node needs one of its own",
@@ -155,7 +158,7 @@ def _demand_other_node(directory: Path, settings: Settings, end: BackupEnd, what
 
 
 def _end_of(settings: Settings) -> tuple[BackupEnd | None, str]:
-    """Where the backup that backup.lock names ends; else why nobody can tell."""
+    """The end of the backup that backup.lock names; or None, and why it cannot be read."""
     try:
         backup = backup_at(settings.url)
         found = answered(settings.url, backup.id)
@@ -177,15 +180,15 @@ def _compare_with_note(
     missing: str,
     restored: str | None,
 ) -> None:
-    """The backup is away: what the node's own side has noted of it is all that there is."""
+    """Compare `kept` with the sync point: all there is when the backup cannot be reached (`missing` says why)."""
     note = read_sync_point(directory)
     if note is not None and note.backup_id != settings.backup_id:
         note = None
     nothing = kept.found is Found.NOTHING
     if note is not None and (note.data_version > 0 if nothing else ahead(note.data_version, kept.version or 0) > 0):
         demand_consent(
-            f"{what}, and this node was at version {note.data_version} at least when it last wrote to {settings.url}, "
-            f"which {LOCK_FILE} names and which is away ({missing})",
+            f"{what}, and this node was at version {note.data_version} or later when it last wrote to {settings.url}, "
+            f"which {LOCK_FILE} names and which cannot be reached ({missing})",
             State(f"the state in the backup at {settings.url}", note.data_version),
             "Make that backup reachable (mount it, plug it in), and bring its state back",
             consent,
@@ -196,8 +199,8 @@ def _compare_with_note(
     current = note is not None and note.fingerprint is not None and note.fingerprint == look(directory)
     if restored is None and current and _changed_ago(directory) < RECENT:
         warn(
-            f"{settings.url}, which {LOCK_FILE} names, cannot be compared with ({missing}). The database is as the "
-            "plugin last saw it, a moment ago, and counts as the newest state"
+            f"the database cannot be compared with {settings.url}, which {LOCK_FILE} names ({missing}). It is as the "
+            "plugin last saw it, less than an hour ago, and counts as the newest state"
         )
         return
     demand_consent(
@@ -212,7 +215,7 @@ def _compare_with_note(
 def _compare_with_legacy(
     directory: Path, settings: Settings, kept: NodeDatabase, what: str, consent: Sequence[str]
 ) -> None:
-    """backup.lock is the older plugin's, whose file names the version that it ends with."""
+    """Compare `kept` with the older plugin's backup, which backup.lock names; that file's header names its version."""
     try:
         path = legacy_backup_at(settings.url)
         if path is None:

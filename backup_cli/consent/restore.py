@@ -1,4 +1,4 @@
-"""What a restore would give up: the database in its place, and the backup that the node there has had so far."""
+"""What a restore would give up: the database that it replaces, and the state in the backup that the node there uses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,11 @@ from backup_cli.pairing_text import both
 
 
 def demand_no_newer(target: Path, url: str, end: BackupEnd, older: bool, consent: Sequence[str]) -> None:
-    """Refuse to put what `end` holds in the place of anything newer, or of what cannot be compared.
+    """Raise WouldDiscard if a restore of `end` would replace a newer state, or one that cannot be compared, unless the
+    user has consented.
 
-    Asked before a restore with what the backup says of itself, and once more with what really was restored.
+    Called before a restore with what the backup says about itself, and again with what was really restored. `older`:
+    `url` is a file of the older plugin.
     """
     _demand_older(target, url, end, consent)
     if target.name == DATABASE:
@@ -26,9 +28,9 @@ def demand_no_newer(target: Path, url: str, end: BackupEnd, older: bool, consent
 
 
 def _demand_remembered(directory: Path, url: str, end: BackupEnd, consent: Sequence[str]) -> None:
-    """The node's own note, where the directory still has it, knows of more, or of less, than what lies at `url`.
+    """Demand consent if the node's own record (in `directory`, if still there) disagrees with the backup at `url`.
 
-    Neither an older state nor somebody else's changes come into the node's directory silently.
+    Neither an older state nor changes that this node did not write are restored to its directory silently.
     """
     memory = remembered(directory, end.backup_id, end.end, end.writer)
     if memory.verdict is Memory.AGREES:
@@ -48,19 +50,21 @@ def _demand_older(target: Path, url: str, end: BackupEnd, consent: Sequence[str]
         return
     why, lost = both(pairing, url, target), State(f"the database {target}", database.version)
     if pairing.identity is Identity.OTHER_NODE:
-        why += f": they are two nodes' ({database.node_id} and {end.node_id})"
+        why += f": they belong to two nodes ({database.node_id} and {end.node_id})"
         lost = State(lost.what, None)
         advice = "Restore to another directory; each node needs one of its own"
     elif pairing.relation is Relation.AHEAD:
         why += ": the database is the newer state, and a node that runs from an older one can lose every channel"
         advice = (
-            "No restore is needed: the database is the one to go on with; backup-cli check-config says whether the "
-            "node can. To look at the backup, restore it to another directory"
+            "No restore is needed: the database is the one to go on with; to see whether the node can, run: backup-cli "
+            "check-config. To look at the backup, restore it to another directory"
         )
     else:
         why += f": {_INCOMPARABLE.get(pairing.relation, 'nobody can tell which is newer')}"
         lost = State(lost.what, None)
-        advice = "Find out whether the node last ran with that file, and with the plugin: then the backup is as new"
+        advice = (
+            "Find out whether the node last ran with that file, and with the plugin: if so, the backup is just as new"
+        )
     demand_consent(why, lost, advice, consent)
 
 
@@ -71,7 +75,7 @@ _INCOMPARABLE = {
 
 
 def which_is_newer(pairing: Pairing) -> str | None:
-    """Of a database that is in the way: which of the two is the newer state; None when nobody can tell."""
+    """Whether the existing database or the backup is the newer state, as a sentence; None when nobody can tell."""
     there, saved = pairing.database.version, pairing.backup.version
     if there is None or pairing.identity is Identity.OTHER_NODE:
         return None

@@ -1,4 +1,4 @@
-"""What a restored database brings along that no lightningd makes: refused by name, unless somebody knows better."""
+"""Schema objects in a restored database that no lightningd makes: refused, and named, unless the user accepts them."""
 
 import click
 
@@ -11,41 +11,41 @@ accept_schema = click.option(
     "--accept-schema",
     "accepted",
     is_flag=True,
-    help="Let pass triggers, views and the like that no lightningd makes: only when you have made all that are named.",
+    help="Accept triggers, views and the like that no lightningd makes; only if you made all those that are named.",
 )
 
 
 class UnknownSchema(BackupError):
-    """A database holds what no lightningd makes, and nobody has said that it is known."""
+    """A database holds objects that no lightningd makes, and the user has not accepted them."""
 
 
 def demand_known_schema(unknown: UnknownObjects, accepted: bool, where: str, untouched: str) -> None:
-    """Raise UnknownSchema unless there is nothing unknown, or exactly this was accepted.
+    """Raise UnknownSchema if there are unknown objects that were not `accepted`.
 
-    `where` names the backup, `untouched` says that nothing was done. Nothing is recorded: who accepts it says so each
-    time, and is told each time what it is.
+    `where` names the backup, `untouched` says that nothing was done. The acceptance is not recorded: the user gives the
+    flag each time, and is told each time what it accepts.
     """
     if not unknown:
         return
     if accepted:
-        warn(f"the database in {where} holds what no lightningd makes, and you accepted that: {unknown.sentence()}")
+        warn(f"the database in {where} holds objects that no lightningd makes, and you accepted: {unknown.sentence()}")
         return
     raise UnknownSchema(
-        f"the database in {where} holds what no lightningd makes, and it would run inside the node: "
-        f"{unknown.sentence()}. Somebody added it to the node's database, or altered the backup; {untouched}. "
-        "Only if you know all of it and have made it yourself, repeat this with --accept-schema; else start no node "
-        "from it, and look for another copy of the backup"
+        f"the database in {where} holds objects that no lightningd makes, and they would run inside the node: "
+        f"{unknown.sentence()}. Somebody added them to the node's database, or altered the backup; {untouched}. "
+        "Only if you made all of them yourself, repeat this with --accept-schema; otherwise start no node from this "
+        "backup, and look for another copy of it"
     )
 
 
 def tell_unknown_schema(unknown: UnknownObjects) -> None:
-    """When a backup is made of it: better known now than on the worst day."""
+    """Warn of unknown objects in the node's own database when a backup of it is made, not only in a disaster."""
     if not unknown:
         return
     warn(
-        f"the node's database holds what no lightningd makes: {unknown.sentence()}. If you did not add that, somebody "
-        "else has changed the database. If you did: restore and verify refuse it until they are given "
-        "--accept-schema; or drop it with the node stopped and repeat this. What runs at each change (a trigger, a "
-        "CHECK) may call no other function than "
-        f"{', '.join(sorted(ALLOWED))}: with another one, the backup cannot be restored"
+        f"the node's database holds objects that no lightningd makes: {unknown.sentence()}. If you did not add them, "
+        "somebody else has changed the database. If you did: restore and verify refuse them unless given "
+        "--accept-schema; or drop them with the node stopped and repeat this. What runs at each change (a trigger, a "
+        "CHECK) may only call the functions "
+        f"{', '.join(sorted(ALLOWED))}: with any other, the backup cannot be restored"
     )

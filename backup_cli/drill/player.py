@@ -1,6 +1,6 @@
 """A small lightningd for the drill: plays recorded calls to the real plugin process, with a database of its own.
 
-As lightningd does, each call's statements run in a transaction, the hook is called, and only `continue` commits.
+Like lightningd, it runs each call's statements in a transaction, calls the hook, and commits only on `continue`.
 """
 
 import gzip
@@ -20,11 +20,11 @@ from backends.change import Change, foreign_keys_setting
 from backends.errors import BackupError
 
 PATIENCE = 180.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for an answer of the plugin."""
 
 
 class Player:
-    """A node in `directory`, and the plugin that protects it."""
+    """A simulated node in `directory`, and the plugin process that protects it."""
 
     def __init__(self, directory: Path, plugin: list[str]) -> None:
         self.database = directory / "lightningd.sqlite3"
@@ -36,7 +36,7 @@ class Player:
             env={**os.environ, "LIGHTNINGD_PLUGIN": "1", "LIGHTNINGD_VERSION": "v26.06.6"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us, who then end it; it ends by itself when we are gone
+            start_new_session=True,  # Ctrl-C reaches only us; we then stop the plugin, which also ends when we die
         )
         try:
             self._request("getmanifest", {"allow-deprecated-apis": False})
@@ -48,18 +48,19 @@ class Player:
 
     @property
     def pid(self) -> int:
-        """The plugin's process."""
+        """The plugin's process id."""
         return self._process.pid
 
     def has(self, call: dict[str, Any]) -> bool:
-        """Whether the database holds this call's change already: the plugin has brought it forward at its start."""
+        """Whether the database holds this call's change already, because the plugin rolled it forward at its start."""
         if not Change(call["data_version"], call["writes"]).advances:
             return False
         rows = self._connection.execute("SELECT intval FROM vars WHERE name = 'data_version'").fetchall()
         return [(call["data_version"],)] == rows
 
     def play(self, call: dict[str, Any]) -> float:
-        """One call from transaction to commit; returns the seconds that the hook took."""
+        """Play one call from transaction to commit. Returns the seconds that the hook took; raises BackupError if the
+        plugin refuses the change or does not answer."""
         self._execute(call)
         began = time.perf_counter()
         answer = self._request("db_write", call)
@@ -73,7 +74,7 @@ class Player:
         return took
 
     def play_and_die(self, call: dict[str, Any]) -> None:
-        """Send a call, and kill plugin and node at once, in the middle of it: nothing of it is committed."""
+        """Send a call and at once kill plugin and node (-9), so that nothing of the call is committed."""
         self._execute(call)
         self._send("db_write", call)
         self._process.kill()
@@ -81,14 +82,14 @@ class Player:
         self._connection.close()
 
     def stop(self) -> None:
-        """Stop in order, as lightningd does."""
+        """Stop the plugin cleanly, as lightningd does."""
         self._connection.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """Make sure that no process is left."""
+        """Kill the plugin if it still runs."""
         self._process.kill()
         self._process.wait()
 
@@ -131,7 +132,7 @@ class Player:
 
 
 def recorded_calls() -> list[dict[str, Any]]:
-    """The recording that is shipped: a new node, a channel opened, 60 payments both ways, a mutual close."""
+    """The calls of the shipped recording: a new node, a channel opened, 60 payments both ways, a mutual close."""
     with (
         as_file(files("backup_cli.drill") / "recordings" / "fresh-channel.jsonl.gz") as path,
         gzip.open(path, "rt", encoding="utf-8") as lines,

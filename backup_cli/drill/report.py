@@ -1,4 +1,4 @@
-"""What a drill measured, in words and a picture that a person can act on."""
+"""A drill's report: what was measured, as a table, a histogram and a verdict that a person can act on."""
 
 import statistics
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from backends.text import counted
 from backup_cli.console import show_line, show_row, size
 
 CALLS_PER_PAYMENT = 13.4
-"""Changes that one payment through a channel makes: 20,084 in 1,500 recorded payments."""
+"""How many changes one payment through a channel makes: 20,084 in 1,500 recorded payments."""
 
 GOOD, FAIR, SLOW = 0.005, 0.020, 0.100
-"""Seconds of median commit latency up to which a destination is good, fair, or slow; beyond it is unfit."""
+"""A destination is good, fair or slow up to these medians of commit latency in seconds; above the last, it is unfit."""
 
 STALLS = 0.5
-"""Seconds; where one commit in a hundred takes longer, a good median helps nobody."""
+"""If one commit in a hundred takes more seconds than this, the destination is uneven, however good its median."""
 
 _EDGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    """Times in seconds, sizes in bytes."""
+    """What a drill measured. Times in seconds, sizes in bytes."""
 
     latencies: list[float]
     snapshot: int
     log: int
     raw: int
-    """Of the SQL that is in the log. A start after a kill may have put a snapshot in the place of what came before."""
+    """The size of the SQL in the log. The start after the kill may have replaced what came before by a snapshot."""
     restore: float
     version: int
     database: int
@@ -36,7 +36,7 @@ class DrillReport:
     differences: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The report for programs."""
         ordered = sorted(self.latencies)
         return {
             "commit_seconds": {
@@ -58,7 +58,7 @@ class DrillReport:
 
 
 def tell(seen: DrillReport) -> None:
-    """Print it, ending in a verdict."""
+    """Print the report, ending with the verdict."""
     ordered = sorted(seen.latencies)
     median, p99 = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
     histogram(ordered)
@@ -82,16 +82,17 @@ def tell(seen: DrillReport) -> None:
 
 
 def verdict(median: float, p99: float, differences: list[str]) -> str:
-    """One sentence to act on."""
+    """What to do about this destination. `median` and `p99` are commit latencies in seconds."""
     if differences:
         return (
-            "Verdict: do not use this destination: what came back is not what was saved. Check the disk and its cable."
+            "Verdict: do not use this destination: what was restored is not what was saved. Check the disk and its "
+            "cable."
         )
     if median <= SLOW and p99 > STALLS:
         return (
             f"Verdict: uneven. A commit mostly takes {_ms(median)}, but one in a hundred {_ms(p99)}, and with it about "
-            f"every {100 / CALLS_PER_PAYMENT:.0f}th payment. Cheap sticks and disks that something else uses do that; "
-            "better another destination."
+            f"every {100 / CALLS_PER_PAYMENT:.0f}th payment. Cheap sticks and busy disks do that; choose another "
+            "destination."
         )
     if median <= GOOD:
         return "Verdict: good. This destination keeps up with a busy node."
@@ -99,8 +100,8 @@ def verdict(median: float, p99: float, differences: list[str]) -> str:
         return "Verdict: fair. Good for a home node; a busy one would feel it."
     if median <= SLOW:
         return (
-            f"Verdict: slow. Each commit waits {_ms(median)}, so payments take noticeably longer. Better a faster "
-            "stick, a cable instead of WiFi, or a disk in the machine."
+            f"Verdict: slow. Each commit waits {_ms(median)}, so payments take noticeably longer. Use a faster stick, "
+            "a cable instead of WiFi, or a disk in the machine."
         )
     return (
         f"Verdict: unfit. A commit takes {_ms(median)} (at times {_ms(p99)}): while it waits, the node does nothing "
@@ -109,7 +110,7 @@ def verdict(median: float, p99: float, differences: list[str]) -> str:
 
 
 def histogram(ordered: list[float]) -> None:
-    """How the commits spread over time, a bar each."""
+    """Print how many commits took how long, as a bar per range. `ordered` are the latencies in seconds, sorted."""
     counts: list[tuple[str, int]] = []
     low, rest = 0.0, ordered
     for edge in (*_EDGES, float("inf")):

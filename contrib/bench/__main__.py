@@ -1,4 +1,4 @@
-"""Plays a recording to four contestants in one run and reports each as a ratio to the others.
+"""Plays a recording to five contestants in one run, and reports their latencies and the ratios between them.
 
 python -m contrib.bench [--directory DIR] [--rounds N] [--json FILE] [--svg FILE]
 """
@@ -23,10 +23,10 @@ CONTESTANTS: tuple[Callable[[Path, list[Call]], Run], ...] = (answering, ours, r
 
 
 def main() -> None:
-    """Run, print, write."""
+    """Measure everything, print the tables, and write the files that the options name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each contestant plays, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="how many times each contestant plays; they take turns")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--svg", type=Path, help="draw the latencies here")
     options = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(scratch: Path, calls: list[Call], rounds: int) -> tuple[dict[str, Any], list[Run]]:
-    """All figures, and the pooled runs they come from."""
+    """All figures, and the runs that they come from, those of one contestant pooled."""
     pooled: dict[str, list[Run]] = {}
     bare: list[float] = []
     rhythmic: list[float] = []
@@ -134,7 +134,7 @@ def _us(run: Run, share: float) -> int:
 
 
 def print_table(figures: dict[str, Any]) -> None:
-    """For a person."""
+    """Print the figures of all contestants and the budget."""
     print(
         f"{figures['calls']} calls; a bare write and sync: {figures['bare_write_us']} µs one after the other, "
         f"{figures['bare_write_in_rhythm_us']} µs in the node's rhythm\n"

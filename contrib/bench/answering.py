@@ -9,7 +9,7 @@ plugin = Plugin(dynamic=False)
 
 @plugin.hook("db_write")  # type: ignore[untyped-decorator]
 def db_write(data_version: int, writes: list[str], **_: Any) -> dict[str, str]:
-    """Saves nothing."""
+    """Answer `continue` and save nothing."""
     return {"result": "continue"}
 
 

@@ -1,4 +1,4 @@
-"""(e) A plugin that only writes 512 bytes and syncs: the least that any durable hook can cost on this machine."""
+"""(e) A plugin that only writes 512 bytes and syncs: the minimum cost of any durable hook on this machine."""
 
 import os
 from typing import Any
@@ -16,7 +16,7 @@ calls = 0
 
 @plugin.hook("db_write")  # type: ignore[untyped-decorator]
 def db_write(data_version: int, writes: list[str], **_: Any) -> dict[str, str]:
-    """Durable, and of no use."""
+    """Write 512 bytes that mean nothing, sync them, and answer `continue`."""
     global calls
     os.pwrite(descriptor, b"x" * 512, 512 * (calls % CALLS))
     os.fdatasync(descriptor)

@@ -1,4 +1,4 @@
-"""The figures of the budget that are no commit latencies: replay, start-up, memory."""
+"""The figures of the budget that are not commit latencies: replay and start-up."""
 
 import os
 import sqlite3
@@ -15,7 +15,10 @@ from contrib.bench.long_log import long_log, stored
 
 
 def replay_ratio(directory: Path, calls: list[Call], times: int = 5) -> tuple[float, float]:
-    """Statements a second: restoring a long log end to end, and the stdlib's sqlite3 executing them one by one."""
+    """Statements per second, the best of `times` runs: restoring a long log end to end; and sqlite3 one by one.
+
+    The second uses the standard library's sqlite3, and executes the same statements.
+    """
     longer = long_log(calls)
     statements = sum(len(call["writes"]) for call in longer)
     url = stored(directory, longer)
@@ -30,7 +33,7 @@ def replay_ratio(directory: Path, calls: list[Call], times: int = 5) -> tuple[fl
 
 
 def _one_by_one(path: Path, calls: list[Call]) -> float:
-    """In one transaction between PRAGMAs and without syncs: as quick as the module gets."""
+    """Seconds that sqlite3 takes with one transaction between two PRAGMAs and without syncs: its fastest way."""
     database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA synchronous = OFF")
     database.execute("PRAGMA journal_mode = OFF")
@@ -51,11 +54,10 @@ def _one_by_one(path: Path, calls: list[Call]) -> float:
 
 
 def startup(directory: Path, times: int = 15) -> tuple[float, float]:
-    """Seconds from starting our plugin to its manifest, and to start an interpreter that imports pyln.client."""
+    """Median seconds: from starting our plugin to its manifest; and for an interpreter that imports pyln.client."""
     environment = {**os.environ, "LIGHTNINGD_PLUGIN": "1"}
-    environment.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # what pip has installed is compiled; so is this from the second on
+    # What pip installed is compiled already; without this variable, our modules are from the second run on.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     manifest = b'{"jsonrpc":"2.0","id":"cln:getmanifest#1","method":"getmanifest","params":{}}\n\n'
     ours, theirs = [], []
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""The four that are compared, each playing the same recording."""
+"""The five contestants (a) to (e). Each plays the same recording."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ Call = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one contestant did. Times in seconds, sizes in bytes."""
+    """What one contestant measured. Times are in seconds, sizes in bytes; `restore` is None if nothing was restored."""
 
     name: str
     latencies: list[float]
@@ -36,12 +36,12 @@ class Run:
 
 
 def answering(directory: Path, calls: list[Call]) -> Run:
-    """(a)"""
+    """(a) A hook that only answers (answering.py)."""
     return _play("a hook that only answers", directory, [sys.executable, str(HERE / "answering.py")], calls)
 
 
 def ours(directory: Path, calls: list[Call]) -> Run:
-    """(b)"""
+    """(b) lightningd-backup, with the time of a restore."""
     url = (directory / "backup").as_uri()
     backup = backup_at(url)
     position = backup.create(nothing())
@@ -54,7 +54,7 @@ def ours(directory: Path, calls: list[Call]) -> Run:
 
 
 def compacting(directory: Path, calls: list[Call]) -> Run:
-    """(b) again, with a threshold so low that a compaction is nearly always under way."""
+    """(b) again, with a threshold so low that a compaction is almost always running."""
     url = (directory / "backup").as_uri()
     backup = backup_at(url)
     position = backup.create(nothing())
@@ -93,13 +93,13 @@ def replica(directory: Path, calls: list[Call]) -> Run:
 
 
 def unsynced(directory: Path, calls: list[Call]) -> Run:
-    """(d)"""
+    """(d) A hook that appends without sync (unsynced.py)."""
     kept = directory / "unsynced.bkp"
     return _play("append without sync", directory, [sys.executable, str(HERE / "unsynced.py")], calls, kept)
 
 
 def least(directory: Path, calls: list[Call]) -> Run:
-    """(e)"""
+    """(e) A hook with one bare write and sync (bare.py)."""
     return _play("a hook with one bare write and sync", directory, [sys.executable, str(HERE / "bare.py")], calls)
 
 
@@ -136,7 +136,10 @@ def _size(path: Path) -> int:
 
 
 class BareWriter:
-    """One 512-byte pwrite and fdatasync into zeros laid ahead: what the disk itself costs."""
+    """Writes 512 bytes with pwrite and fdatasync into preallocated zeros: what the disk itself costs.
+
+    `latencies` are the seconds of each write so far.
+    """
 
     def __init__(self, directory: Path, count: int) -> None:
         self._descriptor = os.open(directory / "bare", os.O_RDWR | os.O_CREAT, 0o600)
@@ -145,21 +148,21 @@ class BareWriter:
         self.latencies: list[float] = []
 
     def write(self) -> None:
-        """The next one."""
+        """Write the next 512 bytes and sync."""
         began = time.perf_counter()
         os.pwrite(self._descriptor, b"x" * 512, 512 * len(self.latencies))
         os.fdatasync(self._descriptor)
         self.latencies.append(time.perf_counter() - began)
 
     def close(self) -> None:
-        """Done."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 def bare_writes(directory: Path, calls: list[Call]) -> tuple[list[float], list[float]]:
-    """Bare writes one after the other, and in the rhythm of a node: after each recorded call and its answer.
+    """Seconds of bare writes: one after the other; and in a node's rhythm, after each recorded call and its answer.
 
-    The second is what a commit can be compared with: between two of them the processor has slept and done other work.
+    Compare a commit with the second: between two of those writes the processor has slept and done other work.
     """
     at_once = BareWriter(directory, len(calls))
     for _ in calls:

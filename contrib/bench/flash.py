@@ -1,10 +1,10 @@
-"""How kind to flash: what reaches the device in a thousand commits, ours against a replica kept by SQLite.
+"""Flash wear: what reaches the device in a thousand commits, for this backup and for SQLite's replica.
 
     python -m contrib.bench.flash        (as root; needs losetup, mkfs.ext4, mkfs.exfat and mount.exfat-fuse)
 
-Each contestant gets a fresh filesystem on a loop device. Counted are the bytes that the kernel writes to that device
-(/sys/block/…/stat), and the 4 KiB blocks of it that differ afterwards. Bytes over blocks is how often, on average, one
-block is written again: that is what wears a stick out.
+Each contestant gets a fresh filesystem on a loop device. This counts the bytes that the kernel writes to that device
+(/sys/block/…/stat), and the 4 KiB blocks that differ afterwards. Bytes divided by the bytes of these blocks is how
+often, on average, one block is written: that is what wears out a stick.
 """
 
 import sqlite3
@@ -26,21 +26,21 @@ SECTOR = 512
 PREPARED = 8
 COMMITS = 1000
 UPKEEP_EVERY = 50
-"""Commits between two rounds of upkeep; a busy node makes some hundred in the maintenance thread's 0.2 s."""
+"""Commits between two rounds of maintenance; a busy node makes about a hundred in the maintenance thread's 0.2 s."""
 
 Commit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Wear:
-    """What a run did to the device."""
+    """What a run wrote to the device."""
 
     written: int  # bytes
-    blocks: int  # distinct
+    blocks: int  # distinct blocks that were changed
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure each contestant on each filesystem, and print a table."""
     print(f"{COMMITS} commits of a recorded node       bytes written   distinct blocks   writes per block")
     for filesystem in ("ext4", "exfat"):
         for name, contestant in (("SQLite replica", replica), ("this backup", ours)):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure(filesystem: str, contestant: Callable[[Path], "Iterator[Commit]"]) -> Wear:
-    """One contestant on a fresh filesystem."""
+    """Play the recording to one contestant on a fresh filesystem."""
     calls = recorded_calls()
     with tempfile.TemporaryDirectory() as scratch:
         image, point = Path(scratch) / "stick.img", Path(scratch) / "stick"
@@ -67,7 +67,7 @@ def measure(filesystem: str, contestant: Callable[[Path], "Iterator[Commit]"]) -
 
 
 def ours(directory: Path) -> Iterator[Commit]:
-    """The plugin's backup, with the upkeep that its other thread does."""
+    """The plugin's backup, with the maintenance that its other thread does."""
     backup = backup_at((directory / "lightning.bkp").as_uri())
     backup.create(nothing())
     writer = backup.open(lambda level, line: None, "bench")
@@ -85,7 +85,7 @@ def ours(directory: Path) -> Iterator[Commit]:
 
 
 def replica(directory: Path) -> Iterator[Commit]:
-    """A second database that executes the same statements, as safe as lightningd's own: journal and full syncs."""
+    """A second database that executes the same statements, as durably as lightningd's own: journal and full syncs."""
     connection = sqlite3.connect(directory / "replica.sqlite3", isolation_level=None)
     connection.executescript("PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
 
@@ -104,12 +104,12 @@ def replica(directory: Path) -> Iterator[Commit]:
 
 @contextmanager
 def mounted(filesystem: str, image: Path, point: Path) -> Iterator[str]:
-    """A fresh filesystem; gives its loop device."""
+    """Create and mount a fresh filesystem; yields its loop device."""
     with image.open("wb") as file:
         file.truncate(256 << 20)
-    # Nothing of the filesystem's own making is left to be done while it is measured.
-    done_now = ["-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"] if filesystem == "ext4" else []
-    run([f"mkfs.{filesystem}", *done_now, str(image)])
+    # The filesystem must not finish its own initialisation while it is measured.
+    at_once = ["-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"] if filesystem == "ext4" else []
+    run([f"mkfs.{filesystem}", *at_once, str(image)])
     device = run(["losetup", "-f", "--show", str(image)])
     try:
         run(["mount.exfat-fuse" if filesystem == "exfat" else "mount", device, str(point)])
@@ -122,16 +122,16 @@ def mounted(filesystem: str, image: Path, point: Path) -> Iterator[str]:
 
 
 def settled(device: str, image: Path, point: Path) -> tuple[int, list[int]]:
-    """Bytes written to the device so far, and a digest of each of its blocks, once everything is there."""
-    run(["sync", "--file-system", str(point)])  # not all filesystems: those of a busy machine take minutes
-    run(["sync", device])  # what a FUSE program has written to it
+    """Sync, and return the bytes written to the device so far and a digest of each of its blocks."""
+    run(["sync", "--file-system", str(point)])  # not all filesystems: that takes minutes on a busy machine
+    run(["sync", device])  # what a FUSE program has written to the device
     sectors = int((Path("/sys/block") / Path(device).name / "stat").read_text().split()[6])
     with image.open("rb") as file:
         return sectors * SECTOR, [hash(block) for block in iter(lambda: file.read(BLOCK), b"")]
 
 
 def run(words: Sequence[str]) -> str:
-    """A program's stdout."""
+    """Run a program and return its stdout, stripped. Raises CalledProcessError if it fails."""
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 

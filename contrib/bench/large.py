@@ -1,10 +1,10 @@
-"""Commits beside a compaction of a large database: how long the slowest of them wait.
+"""How long commits wait while a large database is compacted.
 
 python -m contrib.bench.large [--directory DIR] [--rounds N] [--megabytes N] [--json FILE]
 
-The database is the recording's and a table of random bytes, which do not compress: what a compaction reads, replays,
-writes and removes is then as large as it can be. Commits come one after the other, first without a compaction and then
-beside one and for some seconds more.
+The database is the recording's plus a table of random bytes. These do not compress, so what a compaction reads,
+replays, writes and removes is as large as it can be. Commits follow one another, first without a compaction, then
+during one and for some seconds after it.
 """
 
 import argparse
@@ -31,43 +31,48 @@ from contrib.bench.long_log import long_log
 Call = dict[str, Any]
 
 MEGABYTES = 286
-"""Of the database, a million bytes each."""
+"""Size of the database, in millions of bytes."""
 
 ROW = 1000
+"""Random bytes in a row of the table that fills the database."""
+
 AFTERWARDS = 5.0
-"""Seconds that commits go on for when it has ended: the room of what it removed comes back to the disk then."""
+"""Seconds for which commits go on after the compaction: the disk still frees the space of what was removed."""
 
 ALONE = 3000
-"""Commits without a compaction, to compare with."""
+"""Commits without a compaction, for comparison."""
 
 LOOPS = 80
-"""Of the recording: more than the longest compaction lasts."""
+"""Repetitions of the recording: more than enough for the longest compaction."""
 
 
 @dataclass(slots=True)
 class Beside:
-    """Seconds that each commit took, without a compaction and from when one began, and seconds that it lasted."""
+    """Seconds that each commit took without a compaction (`alone`) and from the beginning of one (`busy`).
+
+    `lasted` is the seconds that the compactions took together.
+    """
 
     alone: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
     lasted: float = 0.0
 
     def add(self, other: "Beside") -> None:
-        """Another round's."""
+        """Add the figures of another round."""
         self.alone += other.alone
         self.busy += other.busy
         self.lasted += other.lasted
 
 
 class _Listening(Player):
-    """A node that also hears what the plugin writes into its log."""
+    """A node that also reads what the plugin writes to its log. `ended` is set once a compaction has ended."""
 
     def __init__(self, directory: Path, plugin: list[str]) -> None:
         self.ended = False
         super().__init__(directory, plugin)
 
     def compact(self) -> None:
-        """Ask for a compaction."""
+        """Ask the plugin for a compaction."""
         self._request("backup-compact", {})
 
     def _messages(self) -> Iterator[dict[str, Any]]:
@@ -80,7 +85,7 @@ class _Listening(Player):
 
 
 def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGABYTES) -> Beside:
-    """So many compactions, each of a database of its own below `directory`. Raises RuntimeError when one fails."""
+    """Run `count` compactions, each of a new database below `directory`. Raises RuntimeError if one fails."""
     again, found = long_log(calls, LOOPS)[len(calls) :], Beside()
     for _ in range(count):
         with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
@@ -89,7 +94,7 @@ def rounds(directory: Path, calls: list[Call], count: int, megabytes: int = MEGA
 
 
 def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) -> Beside:
-    """One compaction of a database of `size` bytes in `directory`. Raises RuntimeError when it fails."""
+    """Run one compaction of a database of `size` bytes in `directory`. Raises RuntimeError if it fails."""
     _prepare(directory, calls, size)
     found, rest = Beside(), iter(again)
     player = _Listening(directory, [sys.executable, "-m", "plugin.main"])
@@ -115,7 +120,7 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
 
 
 def _prepare(directory: Path, calls: list[Call], size: int) -> None:
-    """A node with a large database, and a backup that holds it."""
+    """Create a node with a database of `size` bytes, and a backup that holds it."""
     path = directory / "lightningd.sqlite3"
     database = apsw.Connection(str(path))
     database.execute("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA foreign_keys = ON")
@@ -130,13 +135,13 @@ def _prepare(directory: Path, calls: list[Call], size: int) -> None:
     url = (directory / "backup").as_uri()
     backup = backup_at(url)
     with consistent_copy(path, directory, writable=True) as source:
-        standing = backup.create(source)
-    hand_over(directory, url, backup.id(), standing)
-    os.sync()  # what was prepared must not be in the way of what is measured
+        position = backup.create(source)
+    hand_over(directory, url, backup.id(), position)
+    os.sync()  # writing back what was prepared must not slow down what is measured
 
 
 def figures(found: Beside) -> dict[str, Any]:
-    """Median and tail of both, in microseconds, and the tail's ratio."""
+    """Median and tail of the commits alone and beside a compaction, in microseconds; and the seconds of compacting."""
     alone, busy = _tail(found.alone), _tail(found.busy)
     return {"alone": alone, "beside a compaction": busy, "compacting_s": round(found.lasted, 1)}
 
@@ -157,7 +162,7 @@ def _tail(latencies: list[float]) -> dict[str, float]:
 
 
 def print_tail(found: dict[str, Any]) -> None:
-    """For a person."""
+    """Print what `figures` returned, in microseconds."""
     print(f"{'':40}{'commits':>8}{'median':>8}{'p99':>8}{'p99.9':>8}{'max':>8}")
     for name in ("alone", "beside a compaction"):
         row = found[name]
@@ -165,11 +170,11 @@ def print_tail(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run, print, write."""
+    """Measure, print the table, and write the file that the options name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
     parser.add_argument("--rounds", type=int, default=3, help="how many compactions")
-    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of the database")
+    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="size of the database")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     found = rounds(options.directory, recorded_calls(), options.rounds, options.megabytes)

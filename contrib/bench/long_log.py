@@ -1,6 +1,6 @@
-"""A long log: the recording, and then its changes again and again, as a node makes them that pays and is paid all day.
+"""A long log: the recording, then its changes again and again, as in a node that pays and is paid all day.
 
-A change is taken again if the database allows it; what may be there only once (a block, an invoice) is not.
+A change is repeated if the database allows it; what can exist only once (a block, an invoice) is not repeated.
 """
 
 import re
@@ -17,7 +17,7 @@ _BUMP = re.compile(r"(?<=AND intval = )\d+")
 
 
 def long_log(calls: list[Call], loops: int = LOOPS) -> list[Call]:
-    """The recorded calls and `loops` times those of them that can be made again, each with a version of its own."""
+    """The recorded calls, then `loops` times those of them that can be repeated, each with its own version."""
     again = _repeatable(calls)
     longer = list(calls)
     version = calls[-1]["data_version"]
@@ -25,7 +25,7 @@ def long_log(calls: list[Call], loops: int = LOOPS) -> list[Call]:
         for call in again:
             bump = _BUMP.sub(str(version), call["writes"][-1])
             version += 1
-            # Copies, as they would come from a node: the same few strings would stay in the processor's cache.
+            # Copies, as a node would send them: the same few strings would stay in the processor's cache.
             copies = [statement.encode().decode() for statement in call["writes"][:-1]]
             longer.append({"data_version": version, "writes": [*copies, bump]})
     return longer
@@ -39,7 +39,7 @@ def _repeatable(calls: list[Call]) -> list[Call]:
             database.execute(statement)
     again = [call for call in calls if _BUMP.search(call["writes"][-1]) and "CREATE" not in call["writes"][0]]
     passed = 0
-    while passed < 2:  # what one round allows may be too much for the next
+    while passed < 2:  # a change that one round allows may fail in the next
         allowed = [call for call in again if _allows(database, call["writes"][:-1])]
         passed = passed + 1 if len(allowed) == len(again) else 0
         again = allowed
@@ -60,7 +60,7 @@ def _allows(database: sqlite3.Connection, statements: list[str]) -> bool:
 
 
 def stored(directory: Path, calls: list[Call]) -> str:
-    """A backup in `directory` with all these changes in its log; its URL."""
+    """Create a backup in `directory` with all these changes in its log, and return its URL."""
     url = (directory / "long-log").as_uri()
     backup = backup_at(url)
     backup.create(nothing())

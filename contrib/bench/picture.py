@@ -1,4 +1,4 @@
-"""The latency distributions as a picture."""
+"""Draws the latency distributions."""
 
 import math
 from html import escape
@@ -8,7 +8,10 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 360, 60, 50, 30
 
 
 def draw(series: list[tuple[str, list[float]]]) -> str:
-    """An SVG: for each series (seconds), which share of the calls took at most so long; logarithmic in time."""
+    """An SVG: for each series (name, latencies in seconds), the share of calls that took at most a given time.
+
+    The time axis is logarithmic.
+    """
     values = [value for _, latencies in series for value in latencies]
     low, high = math.floor(math.log10(min(values)) * 2) / 2, math.ceil(math.log10(max(values)) * 2) / 2
 

@@ -1,4 +1,4 @@
-"""(d) A plugin that appends each change to a file, uncompressed and never synced: what the common one does."""
+"""(d) A plugin that appends each change to a file, uncompressed and never synced, as the older plugin does."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ descriptor = os.open("unsynced.bkp", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o6
 
 @plugin.hook("db_write")  # type: ignore[untyped-decorator]
 def db_write(data_version: int, writes: list[str], **_: Any) -> dict[str, str]:
-    """Saved, unless the power fails."""
+    """Append the change, which is lost if the power fails, and answer `continue`."""
     text = "\0".join(writes).encode()
     os.write(descriptor, b"%08x%08x" % (len(text), data_version) + text)
     return {"result": "continue"}

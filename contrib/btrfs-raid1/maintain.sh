@@ -1,10 +1,10 @@
 #!/bin/bash
-# Looks after a mirrored backup disk: are both halves there, is every block good on both, is everything mirrored?
+# Maintains a mirrored backup disk: are both halves there, is every block good on both, is everything mirrored?
 #
 #   maintain.sh MOUNTPOINT
 #
-# Ends with 0 when all is well, 1 when something was wrong and is mended (a disk grows old: think of a new one), 2 when
-# something is wrong and is not. The node may run meanwhile.
+# Exits with 0 if all is well, with 1 if something was wrong and has been repaired (a disk is getting old: consider a
+# new one), and with 2 if something is still wrong. The node may run at the same time.
 set -euo pipefail
 
 mountpoint=$(realpath -- "${1?say which: maintain.sh MOUNTPOINT}")
@@ -16,7 +16,7 @@ say() {
     ((level <= worst)) || worst=$level
 }
 
-# What is mended must be what root has mounted: whoever owns a directory on the way could lead this elsewhere.
+# Repair only what root has mounted: the owner of a directory on the way could redirect this script to another place.
 place=$mountpoint
 while [[ $place != / ]]; do
     place=$(dirname -- "$place")
@@ -34,34 +34,34 @@ fi
 
 # Both halves?
 if btrfs filesystem show "$mountpoint" 2> /dev/null | grep -qi missing; then
-    say 2 "one of the disks is missing: what is saved now is saved once. Plug it in and mount anew, or replace it:" \
-        "btrfs replace start MISSING-DEVID NEW-DEVICE $(printf %q "$mountpoint") (btrfs filesystem show tells the number)"
+    say 2 "one of the disks is missing: what is saved now is saved only once. Plug it in and mount again, or replace it:" \
+        "btrfs replace start MISSING-DEVID NEW-DEVICE $(printf %q "$mountpoint") (btrfs filesystem show prints the number)"
 fi
 
-# Read everything, on both; mend what one has wrong from the other. With the lowest priority (-c 3).
+# Read every block on both disks, and repair a bad one from the other disk. With the lowest priority (-c 3).
 scrub=0
 report=$(btrfs scrub start -B -c 3 "$mountpoint" 2>&1) || scrub=$?
 echo "$report"
 if ((scrub == 3)); then
-    say 2 "there are blocks that no disk has whole: run backup-cli verify now. When it fails and the node is alive," \
+    say 2 "there are blocks that no disk has whole: run backup-cli verify now. If it fails and the node is alive," \
         "stop the node and run backup-cli resync; keep these disks"
 elif ((scrub != 0)); then
-    say 2 "the scrub did not end well (btrfs scrub: $scrub)"
+    say 2 "the scrub failed (btrfs scrub: exit code $scrub)"
 elif grep -q 'Corrected: *[1-9]' <<< "$report"; then
-    say 1 "blocks were wrong on one disk and are mended"
+    say 1 "blocks were wrong on one disk and have been repaired"
 fi
 
-# Blocks that were written while one half was away lie on the other one only. After the scrub: a disk that comes back
-# with old blocks must be mended before anything is made of them.
+# Blocks that were written while one disk was missing are on the other disk only. This comes after the scrub: a disk
+# that returns with old blocks must be repaired before those blocks are used.
 if ((worst < 2)) && btrfs filesystem df "$mountpoint" 2> /dev/null | grep -qvE 'RAID1|GlobalReserve'; then
     if done=$(btrfs balance start -dconvert=raid1,soft -mconvert=raid1,soft "$mountpoint" 2>&1); then
-        say 1 "not everything was mirrored, as after a time with one disk; it is now"
+        say 1 "not everything was mirrored, as happens after a time with one disk; now it is"
     else
-        say 2 "not everything is mirrored, and it could not be: $done"
+        say 2 "not everything is mirrored, and mirroring it failed: $done"
     fi
 fi
 
-# What the disks have counted since the last time, also while reading in between; then count anew.
+# The errors that the disks have counted since the last run, including those of ordinary reads. -z resets the counters.
 if ! btrfs device stats -c "$mountpoint" > /dev/null; then
     btrfs device stats -z "$mountpoint" | grep -vE ' 0$' || true
     say 1 "a disk has made errors (above): the backup is whole, but have a look at that disk and its cable"

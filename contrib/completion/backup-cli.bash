@@ -2,7 +2,7 @@
 # needs no new file.
 
 _backup_cli_completion() {
-    # bash takes ":" and "=" for the ends of words, and every URL has the one: what no blank parts is put together again.
+    # bash ends a word at ":" and "=", and every URL has a ":". So join the parts again that no space separates.
     local -a words=()
     local rest=$COMP_LINE word blank i current=0
     for i in "${!COMP_WORDS[@]}"; do

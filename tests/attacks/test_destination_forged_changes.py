@@ -87,7 +87,7 @@ def test_commands_report_a_forged_change_and_advise_no_restore(lived: World, com
     version = forge_change(lived, THEFT)
     url = [lived.url] if command == "verify" else []
     said = backup_cli(command, *url, "--lightning-dir", lived.directory)
-    assert "than this node has changed what lies there" in said.text
+    assert "than this node has changed what is there" in said.text
     assert f"backup-cli resync --discard-newer {version}" in said.text
     assert "backup-cli restore" not in said.text
 

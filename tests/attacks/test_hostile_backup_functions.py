@@ -63,7 +63,7 @@ IN_THE_SNAPSHOT = {
 @pytest.mark.parametrize("schema", IN_THE_SNAPSHOT.values(), ids=IN_THE_SNAPSHOT.keys())
 def test_function_in_the_snapshots_schema_is_refused(tmp_path: Path, schema: list[str]) -> None:
     url = hostile_backup(tmp_path, schema, ["INSERT INTO version VALUES (1)"])
-    assert_refused(backup_cli("verify", url, "--scratch", tmp_path), r"\bhex\b.*Start no node from it", code=3)
+    assert_refused(backup_cli("verify", url, "--scratch", tmp_path), r"\bhex\b.*Do not start a node from it", code=3)
 
 
 # Every function, everywhere

@@ -57,7 +57,7 @@ def test_restore_and_verify_refuse_an_unknown_schema_object_by_name(
     url = hostile_backup(tmp_path, schema)
     (tmp_path / "new").mkdir()
     for said in (restore(url, tmp_path / "new"), verify(url, tmp_path)):
-        assert_refused(said, rf"holds what no lightningd makes, and it would run inside the node: {told}")
+        assert_refused(said, rf"holds objects that no lightningd makes, and they would run inside the node: {told}")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_restore_and_verify_refuse_an_unknown_schema_object_by_name(
     "made", [["CREATE TRIGGER r AFTER INSERT ON version BEGIN SELECT 1; END"], ["CREATE VIEW r AS SELECT 1"]]
 )
 def test_schema_object_made_by_a_change_in_the_log_is_refused(tmp_path: Path, made: list[str]) -> None:
-    assert_refused(verify(hostile_backup(tmp_path, [], made), tmp_path), "holds what no lightningd makes.* r")
+    assert_refused(verify(hostile_backup(tmp_path, [], made), tmp_path), "holds objects that no lightningd makes.* r")
 
 
 def test_import_of_a_legacy_backup_with_a_trigger_is_refused(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_import_of_a_legacy_backup_with_a_trigger_is_refused(tmp_path: Path) -> 
     old.write_bytes(written.header + written.records)
     before = set(tmp_path.iterdir())
     said = backup_cli("import", old, f"file://{tmp_path / 'new.bkp'}", "--scratch", tmp_path)
-    assert said.code == 1 and "trigger steal on version" in said.err and "nothing was made" in said.err, said
+    assert said.code == 1 and "trigger steal on version" in said.err and "nothing was created" in said.err, said
     assert set(tmp_path.iterdir()) == before
     said = backup_cli("import", old, f"file://{tmp_path / 'new.bkp'}", "--scratch", tmp_path, "--accept-schema")
     assert said.code == 0, said
@@ -99,7 +99,7 @@ def test_accept_schema_option_restores_the_unknown_object(tmp_path: Path) -> Non
     url = hostile_backup(tmp_path, ["CREATE VIEW mine AS SELECT 1 AS x"])
     assert verify(url, tmp_path).code == 1
     said = verify(url, tmp_path, "--accept-schema")
-    assert said.code == 0 and "you accepted that: view mine" in said.err and "is whole" in said.out
+    assert said.code == 0 and "you accepted: view mine" in said.err and "is whole" in said.out
     (tmp_path / "new").mkdir()
     assert restore(url, tmp_path / "new", "--accept-schema").code == 0
     assert rows(tmp_path / "new" / "lightningd.sqlite3", "SELECT x FROM mine") == [(1,)]
@@ -136,7 +136,9 @@ def test_init_of_a_database_whose_index_calls_a_forbidden_function_names_it(worl
         execute(connection, "CREATE INDEX mine ON vars (hex(name))")
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
     assert_refused(
-        said, "calls the function hex, as no lightningd's does; nothing was written. If you made it, drop it"
+        said,
+        "calls the function hex, which no lightningd database does; nothing was written. If you added it, stop the "
+        "node, drop it",
     )
 
 

@@ -88,7 +88,7 @@ def recording_plugin(theirs: World, place: Path) -> Path:
 def test_important_plugin_is_started_as_the_owner_of_the_node_directory(theirs: World, place: Path) -> None:
     record = recording_plugin(theirs, place)
     said = cli("check-config", "--lightning-dir", theirs.directory, environment={"ROOTS_TOKEN": "12345"})
-    assert "starts and does not answer" in said.out, said
+    assert "starts, but does not answer" in said.out, said
     told = record.read_text()
     assert told.splitlines()[:4] == [str(NAMELESS), str(NAMELESS), "token: ", "home: /"]
     assert "terminal" not in told
@@ -229,7 +229,7 @@ def test_command_of_root_leaves_no_file_of_roots_in_another_users_directory(thei
     words = [re.sub("^(URL|PARENT|NODE|ABOVE|HOME)", lambda found: places[found[1]], word) for word in COMMANDS[name]]
     said = cli(*words)
     assert said.code == 0, said
-    assert f"goes on as {NAMELESS}" in said.err
+    assert f"going on as {NAMELESS}" in said.err
     assert "chown" not in said.text
     assert of_root(theirs.root) == []
 
@@ -239,7 +239,7 @@ def test_command_of_root_on_its_own_node_stays_root(place: Path, history: Histor
     own.init().run([history.first(), *history.notes(2)])
     for arguments in (("resync", "--lightning-dir", own.directory), ("verify", own.url), ("compact", own.url)):
         said = cli(*arguments)
-        assert said.code == 0 and "goes on as" not in said.err
+        assert said.code == 0 and "going on as" not in said.err
     assert cli("restore", own.url, place / "x.sqlite3").code == 0
     assert (place / "x.sqlite3").stat().st_uid == 0
 
@@ -250,7 +250,7 @@ def test_command_of_root_on_its_own_node_stays_root(place: Path, history: Histor
 def refused(said: Said) -> str:
     """Assert that the command was refused; returns the command to type instead."""
     assert said.code == 1 and "Nothing was touched" in said.err, said
-    found = re.search(r"Run it as that user: (.*?)(?: \(in a container.*)?$", said.err.strip())
+    found = re.search(r"Run this as that user: (.*?)(?: \(in a container.*)?$", said.err.strip())
     assert found is not None, said
     return found[1]
 
@@ -270,7 +270,7 @@ def test_node_or_backup_below_a_world_writable_directory_is_refused(theirs: Worl
     above.chmod(0o777)
     arguments = ["verify", theirs.url] if url else ["status", "--lightning-dir", theirs.directory]
     said = cli(*arguments)
-    assert refused(said) and f"further users may write in {above} (mode 0777)" in said.err
+    assert refused(said) and f"other users may write in {above} (mode 0777)" in said.err
     above.chmod(0o1777)
     assert cli(*arguments).code == 0, "as in /tmp"
 
@@ -310,7 +310,7 @@ def test_roots_database_linked_into_another_users_directory_is_refused(place: Pa
     given_to(NAMELESS, elsewhere)
     for arguments in (["resync", "--lightning-dir", own.directory], ["restore", "--replace", own.url, own.directory]):
         said = cli(*arguments)
-        assert said.code == 1 and "is no place for root to work in" in said.err
+        assert said.code == 1 and "root does not work in" in said.err
 
 
 def test_scratch_directory_of_another_user_is_refused(place: Path, history: History) -> None:
@@ -321,7 +321,7 @@ def test_scratch_directory_of_another_user_is_refused(place: Path, history: Hist
     given_to(NAMELESS, scratch)
     for name in ("verify", "compact"):
         said = cli(name, own.url, "--scratch", scratch)
-        assert said.code == 1 and f"{scratch} is no place for root to work in" in said.err
+        assert said.code == 1 and f"root does not work in {scratch}" in said.err
 
 
 def test_config_of_another_user_starts_nothing_as_root(place: Path, history: History) -> None:
@@ -334,7 +334,7 @@ def test_config_of_another_user_starts_nothing_as_root(place: Path, history: His
     (theirs / "config").write_text(f"important-plugin={theirs}/lightningd-backup\n")
     given_to(NAMELESS, theirs)
     said = cli("check-config", "--lightning-dir", own.directory, "--conf", theirs / "config")
-    assert said.code == 1 and "is no place for root to work in" in said.err
+    assert said.code == 1 and "root does not work in" in said.err
     (own.directory / "config").write_text(f"important-plugin={theirs}/lightningd-backup\n")
     said = cli("check-config", "--lightning-dir", own.directory)
     assert "was not started here" in said.out
@@ -347,7 +347,7 @@ def test_files_of_roots_in_the_node_directory_are_named_without_a_chown_command(
         os.chown(theirs.directory / name, 0, 0)
     said = cli("check-config", "--lightning-dir", theirs.directory)
     (line,) = [line for line in said.out.splitlines() if line.startswith("problem") and " owner " in line]
-    assert "lightningd.sqlite3, backup.witness" in line and f"the node's, {NAMELESS}" in line
+    assert "lightningd.sqlite3, backup.witness" in line and f"the node's user, {NAMELESS}" in line
     assert "chown" not in said.text
 
 
@@ -388,7 +388,7 @@ def test_destination_writable_by_root_only_is_refused_with_a_working_command(the
     mount.mkdir()
     said = cli("init", "--lightning-dir", theirs.directory, f"{mount.as_uri()}/lightning.bkp")
     assert said.code == 1 and "Nothing was made" in said.err
-    found = re.search(r"make the backup in that one \((.*?)\): (install -d .*), or choose", said.err)
+    found = re.search(r"for this user \((.*?)\), and make the backup in it: (install -d .*), or choose", said.err)
     assert found is not None, said
     assert run("sh", "-c", found[2]).code == 0
     said = cli("init", "--lightning-dir", theirs.directory, f"{Path(found[1]).as_uri()}/lightning.bkp")

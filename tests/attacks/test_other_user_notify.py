@@ -278,7 +278,7 @@ def test_notify_directory_exchanged_during_the_check_runs_nothing_foreign(node: 
 def test_notify_command_that_is_an_endless_link_is_refused(node: Node) -> None:
     node.command.unlink()
     node.command.symlink_to(NOTIFY_FILE)
-    assert "cannot be looked at" in by_plugin(node)
+    assert "cannot be examined" in by_plugin(node)
     assert stat.S_ISLNK(node.command.lstat().st_mode) and node.called == []
 
 
@@ -288,4 +288,4 @@ def test_untrusted_notify_command_is_reported_at_the_start(node: Node) -> None:
     notifier = Notifier(node.directory, lambda level, line: log.append(f"{level} {line}"))
     notifier.start()
     notifier.stop()
-    assert len(log) == 1 and log[0].startswith(f"unusual {NOTIFY_FILE} is not called, nobody hears of trouble: ")
+    assert len(log) == 1 and log[0].startswith(f"unusual {NOTIFY_FILE} is not called, so nobody is told of trouble: ")

@@ -237,7 +237,7 @@ def test_show_statements_option_exists_where_a_statement_can_fail() -> None:
     offered = {name for name, command in cli.commands.items() if any(p.name == "in_full" for p in command.params)}
     assert offered == {"verify", "restore", "import", "compact", "drill"}
     for name in offered:
-        assert "may hold what must stay secret" in " ".join(backup_cli(name, "--help").out.split())
+        assert "may hold secrets (runes, invoices, preimages)" in " ".join(backup_cli(name, "--help").out.split())
 
 
 # With any damage to a real statement

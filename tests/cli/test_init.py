@@ -147,7 +147,7 @@ def test_init_on_the_nodes_own_disk_warns(old_node: World) -> None:
     said = init(old_node)
     assert said.code == 0
     assert "warning: " in said.err
-    assert "lies on the same disk as the node's directory" in said.err
+    assert "is on the same disk as the node's directory" in said.err
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second filesystem at hand")

@@ -95,12 +95,12 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "several nodes": (several_nodes, "holds several nodes.*repeat this with --lightning-dir"),
     "a file for a directory": (a_file_for_a_directory, "is not a directory"),
-    "a database of something else": (not_lightningds, "is not a database of lightningd.*Nothing was made"),
+    "a database of something else": (not_lightningds, "is not a lightningd database.*Nothing was created"),
     "garbage for a database": (garbage, "is corrupt"),
     "a corrupt database": (corrupt, "is corrupt: .*nothing was written"),
     "a link to a database that is not there": (
         on_a_disk_that_is_not_mounted,
-        "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was made; mount it",
+        "is a link to /mnt/large/lightningd.sqlite3, and nothing is there.*Nothing was created; mount it",
     ),
     "a database that was cut": (cut, "is corrupt"),
     "the destination exists": (occupied, "is there already, and nothing in it was touched; it is no backup"),
@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[Callable[[World], object], str]] = {
     ),
     "the destination is half a backup": (
         occupied_by_an_init_that_was_killed,
-        "is there already, but not as a whole backup: it has no manifest.*Nothing was touched",
+        "is there already, but is not a whole backup: it has no manifest.*Nothing was touched",
     ),
     "the destination is a file": (occupied_by_a_file, "is there already, and nothing in it was touched"),
     "the destination's parent does not exist": (no_parent, "does not exist. Nothing was made; is the disk .*mounted"),

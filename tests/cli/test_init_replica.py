@@ -45,7 +45,7 @@ def test_init_of_lightningds_replica_is_refused_and_names_the_real_directory(
 ) -> None:
     (home / where).write_text(f"alias=x\n#wallet=y\n{pair(home, second)}")
     before = tree(home, second)
-    assert_refused(init(second, old_node), f"is the replica of .*nothing was made.*--lightning-dir {home}/bitcoin")
+    assert_refused(init(second, old_node), f"is the replica of .*nothing was created.*--lightning-dir {home}/bitcoin")
     assert tree(home, second) == before and not old_node.backup.exists()
     assert init(home, old_node).code == 0, "and what it says to type works"
 
@@ -71,13 +71,13 @@ def test_init_where_the_usual_directory_holds_only_the_replica_is_refused(
 
 def test_init_of_a_node_whose_wallet_is_elsewhere_is_refused(home: Path, second: Path, old_node: World) -> None:
     (home / "config").write_text("wallet=sqlite3:///srv/other.sqlite3\n")
-    assert_refused(init(home, old_node), "its database is /srv/other.sqlite3.* is not it. Nothing was made")
+    assert_refused(init(home, old_node), "its database is /srv/other.sqlite3.* is another file. Nothing was created")
 
 
 def test_init_of_a_node_on_postgresql_is_refused_without_showing_its_password(home: Path, old_node: World) -> None:
     (home / "config").write_text("wallet=postgres://user:secret@host/db\n")
     said = init(home, old_node)
-    assert_refused(said, r"\(postgres\).*Nothing was made")
+    assert_refused(said, r"\(postgres\).*Nothing was created")
     assert "secret" not in said.text
 
 
@@ -90,4 +90,4 @@ def test_broken_config_of_another_network_does_not_prevent_init(home: Path, old_
 
 def test_init_of_a_possible_replica_without_a_config_warns(home: Path, second: Path, old_node: World) -> None:
     said = init(second, old_node)
-    assert said.code == 0 and "warning: there is no hsm_secret beside" in said.err and "no replica" in said.err
+    assert said.code == 0 and "warning: there is no hsm_secret next to" in said.err and "not a replica" in said.err

@@ -107,7 +107,7 @@ def test_dry_init_says_what_init_does_and_changes_nothing(old_node: World) -> No
     said = backup_cli("init", "--dry-run", "--lightning-dir", old_node.directory, old_node.url)
     assert said.code == 0, said
     assert tree(old_node.root, locks=True) == before
-    assert f"would make a backup at {old_node.url}" in said.out
+    assert f"would create a backup at {old_node.url}" in said.out
     assert f"would write {old_node.directory / 'backup.lock'}" in said.out
     assert backup_cli("init", "--lightning-dir", old_node.directory, old_node.url).code == 0
     before = tree(old_node.root, locks=True)
@@ -127,12 +127,12 @@ def test_dry_restore_changes_nothing(old_node: World, tmp_path: Path, options: l
     said = backup_cli("restore", "--dry-run", *options, old_node.url, new)
     assert said.code == 0, said
     assert tree(old_node.root, new.parent, locks=True) == before
-    assert f"would make the directory {new}" in said.out
+    assert f"would create the directory {new}" in said.out
     assert (f"would write {new / 'backup.lock'}" in said.out) == bool(options)
     assert backup_cli("restore", *options, old_node.url, new).code == 0
     before = tree(old_node.root, new.parent, locks=True)
     refused = backup_cli("restore", "--dry-run", *options, old_node.url, new)
-    assert (refused.code, "is there already" in refused.err) == (1, True)
+    assert (refused.code, "exists already" in refused.err) == (1, True)
     said = backup_cli("restore", "--dry-run", "--replace", *options, old_node.url, new)
     assert said.code == 0, said
     assert f"would move {new / 'lightningd.sqlite3'} aside" in said.out

@@ -94,4 +94,4 @@ def test_restore_from_an_empty_directory_names_the_backup_beside_it(grown: World
 def test_missing_backup_without_neighbours_mentions_none(world: World) -> None:
     said = backup_cli("status", world.url)
     assert said.code == 1
-    assert "Beside it" not in said.text
+    assert "Next to it" not in said.text

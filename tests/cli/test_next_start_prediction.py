@@ -74,6 +74,6 @@ def test_check_config_names_a_copied_directory_whose_last_session_is_open(
 def test_check_config_accepts_a_copied_directory_after_a_clean_stop(lived: World, history: History) -> None:
     """A node that has moved."""
     replace_directory_by_a_copy(lived)
-    assert "the database is at 6, as its backup is" in check_config(lived).text
+    assert "the database and its backup are both at version 6" in check_config(lived).text
     lived.run(history.notes(1))
     lived.assert_restored_equals_the_nodes()

@@ -62,7 +62,7 @@ def test_start_without_space_for_the_database_copy_is_refused_with_a_working_com
 @needs_small_disks
 def test_check_config_predicts_the_lack_of_space_for_the_database_copy(full: World) -> None:
     said = backup_cli("check-config", "--lightning-dir", full.directory)
-    assert "Make room there first, or have the snapshot taken with the copy on another disk" in said.text
+    assert "Free some space there first, or take the snapshot now, with the copy on another disk" in said.text
     assert f"backup-cli resync --lightning-dir {full.directory} --scratch DIR" in said.text
 
 

@@ -10,7 +10,7 @@ from tests.end_to_end.world import Said, World, backup_cli
 from tests.fake_lightningd import History, SeparateDatabase
 
 DAY = 86400
-DOUBT = "A node that runs changes its database with every block"
+DOUBT = "A running node changes its database with every block"
 NEWEST = "not the newest copy"
 
 

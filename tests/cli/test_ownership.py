@@ -125,7 +125,7 @@ def test_resume_beside_a_running_node_is_refused(lived: World, place: Path, hist
         node.play(history.notes(2))
         said = restore(lived, place, "--resume", "--take-over")
         assert said.code == 0
-        assert "it must be off" in said.err
+        assert "the other one must be off" in said.err
 
 
 def test_restore_beside_a_running_node_warns_that_the_copy_will_be_old(

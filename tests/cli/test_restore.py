@@ -65,7 +65,7 @@ def test_restore_to_a_file_that_lightningd_would_not_open_says_so(lived: World, 
 
 def test_restore_says_what_to_do_next_and_what_never_to_do(lived: World, place: Path) -> None:
     said = restore(lived, place).err
-    for words in ("hsm_secret belongs beside", "must never run again", "Never start from an older copy", "--resume"):
+    for words in ("hsm_secret belongs next to", "must never run again", "Never start from an older copy", "--resume"):
         assert words in said
 
 
@@ -92,7 +92,7 @@ def test_restore_overwrites_no_database_and_no_journal(lived: World, place: Path
     """Neither a database nor what SQLite keeps beside one: a stale journal would be rolled into the restored one."""
     leftovers(place, [suffix])
     before = tree(place)
-    assert_refused(restore(lived, place), f"lightningd.sqlite3{suffix} is there already, and nothing .*add --replace")
+    assert_refused(restore(lived, place), f"lightningd.sqlite3{suffix} exists already, and nothing .*add --replace")
     assert tree(place) == before
 
 
@@ -115,7 +115,7 @@ def test_restore_overwrites_no_link(lived: World, place: Path, target: str) -> N
     shutil.copy(lived.database, place.parent / "elsewhere")
     (place / "lightningd.sqlite3").symlink_to(target)
     before = tree(place)
-    assert_refused(restore(lived, place), "is there already" if "else" in target else "is a link to missing, and noth")
+    assert_refused(restore(lived, place), "exists already" if "else" in target else "is a link to missing, and noth")
     assert tree(place) == before
     if target == "missing":
         assert_refused(restore(lived, place, "--replace"), "is that disk mounted.*remove the link first")
@@ -263,7 +263,7 @@ def test_resume_to_a_file_is_refused(lived: World, place: Path) -> None:
 
 def test_old_version_is_never_restored_under_a_database_name(lived: World, place: Path) -> None:
     usage = restore(lived, place, "--not-for-a-node")
-    assert (usage.code, "belongs to --to-version" in usage.err) == (2, True)
+    assert (usage.code, "needs --to-version or --kept" in usage.err) == (2, True)
     assert_refused(restore(lived, place, "--to-version", "3"), "for looking at only")
     refused = restore(lived, place, "--to-version", "3", "--not-for-a-node", "--resume")
     assert_refused(refused, "for looking at only")
@@ -295,7 +295,10 @@ def test_restore_stopped_by_a_signal_leaves_nothing(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert "Traceback" not in said
-    if "stopped; what was begun was undone" not in said and process.returncode in (0, -number):  # when all was done
+    if "stopped; the unfinished work was undone" not in said and process.returncode in (
+        0,
+        -number,
+    ):  # when all was done
         assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
         return
     assert process.returncode == (130 if number == signal.SIGINT else -number)

@@ -53,14 +53,14 @@ def test_restore_into_another_backup_is_refused(lived: World, manifest: bytes | 
     if manifest is not None:
         (other / "manifest").write_bytes(manifest)
     before = tree(lived.root)
-    assert_refused(backup_cli("restore", lived.url, other), "is a backup itself, so nothing was restored there")
+    assert_refused(backup_cli("restore", lived.url, other), "is itself a backup, so nothing was restored there")
     assert tree(lived.root) == before
 
 
 def test_restore_into_the_backup_itself_is_refused(lived: World) -> None:
     before = tree(lived.backup)
     for dest in (lived.backup, lived.backup / "restored.sqlite3"):
-        assert_refused(backup_cli("restore", lived.url, dest), "is a backup itself, so nothing was restored there")
+        assert_refused(backup_cli("restore", lived.url, dest), "is itself a backup, so nothing was restored there")
     assert tree(lived.backup) == before
 
 

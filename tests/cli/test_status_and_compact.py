@@ -235,7 +235,7 @@ def test_status_of_the_node_reports_that_its_last_run_failed(lived: World, histo
     (lived.root / "pulled out").rename(lived.backup)
     seen = json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)
     assert seen["health"] == "degraded"
-    assert "the last run ended with a failure, the next start begins with a new snapshot" in seen["troubles"][-1]
+    assert "the last run ended with a failure, so the next start begins with a new snapshot" in seen["troubles"][-1]
     lived.run([refused])
     assert backup_cli("status", "--lightning-dir", lived.directory).code == 0
     assert json.loads(backup_cli("status", "--lightning-dir", lived.directory, "--json").out)["health"] == "ok"

@@ -164,7 +164,8 @@ def test_backup_being_made_by_init_is_not_called_a_leftover(grown: World, tmp_pa
         for command_ in words.values():
             said = backup_cli(*command_(other)[3:])
             if other.backup.joinpath("snapshot-00000001").exists():
-                assert_refused(said, rf"another process \(pid {process.pid}, .*is making .*wait until it has ended")
+                expected = rf"another process \(pid {process.pid}, .*is making .*wait until that process has ended"
+                assert_refused(said, expected)
             assert said.code == 1
             assert "delete" not in said.text
         assert tree(other.backup) == before
@@ -186,8 +187,8 @@ def test_overtaken_command_without_locks_names_the_other_command(
         overtaken.discard_compaction()
     said = str(refused.value)
     assert re.match(rf"another process \(.*process {os.getpid()}\b.*\) has begun to write", said)
-    assert ("has ended by now" in said) is ended
-    assert "Wait until that one has ended" in said
+    assert ("has ended since" in said) is ended
+    assert "Wait until that process has ended" in said
 
 
 def test_file_removed_by_another_process_is_reported_as_removed(grown: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_almost_right_url_gets_the_intended_one_suggested(typed: str, meant: str
         ("file:backup", "write it as: file:///backup"),
         ("file:///mnt/backup/lightning.bkp?timout=30", "there is no option 'timout'"),
         ("file:///mnt/backup/lightning.bkp?timeout=soon", "not a number of seconds"),
-        ("nfs://nas..local/export/lightning.bkp", "no server's name"),
+        ("nfs://nas..local/export/lightning.bkp", "cannot be a server's name"),
     ],
 )
 def test_init_with_a_mistake_in_the_url_makes_nothing(url: str, hint: str, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_verify_accepts_dangling_rows_that_the_node_has_too(lived: World, histor
     )
     said = verify(lived, "--lightning-dir", lived.directory)
     assert said.code == 0
-    assert "note: the node's own database holds this, too: table children: 1 row" in said.err
+    assert "note: the node's own database also has this: table children: 1 row" in said.err
 
 
 def test_verify_against_a_missing_or_open_database_is_refused(lived: World) -> None:

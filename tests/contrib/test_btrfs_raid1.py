@@ -153,7 +153,7 @@ def test_damaged_mirror_is_healed_by_maintain_and_readable_meanwhile(mirror: Mir
     mirror.mount()
     assert verify(url) == 0  # read from the other half
     code, said = mirror.maintain()
-    assert code == 1 and "blocks were wrong on one disk and are mended" in said
+    assert code == 1 and "blocks were wrong on one disk and have been repaired" in said
     assert "have a look at that disk" in said and "corruption_errs" in said
     code, said = mirror.maintain()
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
@@ -256,7 +256,7 @@ def test_mountpoint_below_another_users_directory_is_refused(mirror: Mirror, tmp
 def test_mountpoint_that_would_break_fstab_is_refused(mirror: Mirror, tmp_path: Path, name: str) -> None:
     mirror.mountpoint = tmp_path / name
     done = mirror.setup()
-    assert done.returncode == 1 and "has other signs" in done.stderr
+    assert done.returncode == 1 and "has other characters" in done.stderr
     assert mirror.fstab.read_text() == "# nothing yet\n" and not mirror.mountpoint.exists()
 
 

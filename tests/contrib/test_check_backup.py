@@ -26,7 +26,7 @@ from tests.end_to_end.world import backup_cli
 def test_check_config_reports_a_backup_lock_that_fits_no_backup(node: Path, tmp_path: Path) -> None:
     settings = read_settings(node)
     write_settings(node, type(settings)(settings.url, "11" * 16))
-    assert "another node, or was made anew" in the_problem(node)
+    assert "another node, or was recreated" in the_problem(node)
     write_settings(node, settings)
     (tmp_path / "lightning.bkp").rename(tmp_path / "away")
     assert "mounted" in the_problem(node)
@@ -58,7 +58,10 @@ def test_check_config_reports_a_lock_of_a_legacy_backup(node: Path, tmp_path: Pa
     (tmp_path / "file.bkp").write_bytes(b"\0\0\0\1" + bytes(508))
     (node / "backup.lock").write_text(json.dumps({"backend_url": url}))
     line = the_problem(node)
-    assert f"is of the older backup plugin and names {url}" in line and "run: backup-cli init URL, with a new" in line
+    assert (
+        f"was written by the older backup plugin and names {url}" in line
+        and "run: backup-cli init URL, with a new" in line
+    )
     assert_refused(backup_cli("resync", "--lightning-dir", node), "run: backup-cli init URL, with a new URL")
 
 

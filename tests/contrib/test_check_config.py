@@ -53,10 +53,10 @@ def test_missing_plugin_file_is_a_problem(node: Path, tmp_path: Path) -> None:
     ("script", "word"),
     [
         ("#!/bin/sh\necho no module named nothing >&2\nexit 3\n", "no module named nothing"),
-        ("#!/bin/sh\ncat >/dev/null\n", "without a word"),
+        ("#!/bin/sh\ncat >/dev/null\n", "it printed no message"),
         ("#!/bin/sh\necho hello\necho\n", "does not answer"),
         ("#!/nowhere/python\n", "No such file"),
-        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": []}\'\necho\n', "no manifest"),
+        ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": []}\'\necho\n', "is not a manifest"),
         ('#!/bin/sh\necho \'{"id": "cln:getmanifest#1", "result": {"hooks": []}}\'\necho\n', "not this plugin"),
     ],
 )
@@ -150,7 +150,7 @@ def test_wallet_setting_elsewhere_or_on_postgresql_is_a_problem(node: Path, plug
     assert f"wallet=sqlite3://{node}/lightningd.sqlite3:/mnt/replica" in the_problem(node)
     with_wallet(f"sqlite3:///srv/main.sqlite3:{node}/lightningd.sqlite3")
     line = the_problem(node)
-    assert "as the replica only" in line
+    assert "only as the replica" in line
     assert f"wallet=sqlite3://{node}/lightningd.sqlite3 (" in line, "one file is never its own replica"
 
 

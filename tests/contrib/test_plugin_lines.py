@@ -224,7 +224,7 @@ def test_plugin_dir_ignores_subdirectories_and_odd_names(node: Path, plugin: Pat
 def test_two_different_copies_of_the_plugin_are_a_problem(node: Path, plugin: Path, tmp_path: Path) -> None:
     second = executable(tmp_path / "other" / "backup-of-mine", PLUGIN_SCRIPT)
     configure(node, f"important-plugin={plugin}\nimportant-plugin={second}\n")
-    assert "two of them are started" in the_problem(node)
+    assert "this plugin is started twice" in the_problem(node)
 
 
 # Under other names

@@ -66,7 +66,7 @@ def test_make_with_a_broken_python_shows_its_error(tmp_path: Path) -> None:
 
 def test_make_without_python3_venv_says_what_to_install(tmp_path: Path) -> None:
     said = make_drill(tmp_path, _WITHOUT_ENSUREPIP)
-    assert "cannot make an environment" in said
+    assert "cannot create an environment" in said
     assert "    sudo apt install python3-venv\n" in said
     assert f"sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv\n" in said
 

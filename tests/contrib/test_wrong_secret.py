@@ -25,7 +25,7 @@ def put(secret: Path, content: bytes) -> None:
 def test_another_nodes_secret_beside_database_is_a_problem(node: Path) -> None:
     put(node / "hsm_secret", bytes(32) + ABANDON)
     line = the_problem(node)
-    assert f"it makes the node {ABANDON_ID}, and the database is of the node {NODE_ID}" in line
+    assert f"it belongs to the node {ABANDON_ID}, and the database to the node {NODE_ID}" in line
     assert "Do not start the node with it" in line and "look for the other copies" in line
     assert "abandon" not in line
 
@@ -92,9 +92,9 @@ def restored(node: Path, tmp_path: Path, secret: bytes | None) -> Said:
 
 def test_restore_beside_another_nodes_secret_warns(node: Path, tmp_path: Path) -> None:
     said = restored(node, tmp_path, bytes(32) + ABANDON)
-    assert f"is ANOTHER NODE'S: it makes the node {ABANDON_ID}, and the restored database is of the node" in said.text
+    assert f"is ANOTHER NODE'S: it belongs to the node {ABANDON_ID}, and the restored database to the node" in said.text
     assert "is the wrong one, as said above: do not start the node with it" in said.text
-    assert "hsm_secret belongs beside" not in said.text
+    assert "hsm_secret belongs next to" not in said.text
 
 
 def test_restore_beside_right_secret_says_so(node: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_restore_beside_secret_with_passphrase_says_how_to_check_it(node: Path, 
 
 
 def test_restore_without_a_secret_says_that_it_belongs_there(node: Path, tmp_path: Path) -> None:
-    assert "hsm_secret belongs beside the database" in restored(node, tmp_path, None).text
+    assert "hsm_secret belongs next to the database" in restored(node, tmp_path, None).text
 
 
 # init

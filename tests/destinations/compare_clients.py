@@ -2,7 +2,7 @@
 
     pip install nfs-rs; python -m tests.destinations.compare_clients        (as root; needs NFS-Ganesha)
 
-Each client writes records into a file whose room is laid. Calls are counted by a proxy, times are taken without it.
+Each client writes records into a preallocated file. A proxy counts the calls; times are measured without the proxy.
 """
 
 import statistics
@@ -54,7 +54,7 @@ def compare(server: Ganesha, client: Callable[[Ganesha, str, int, str], Write], 
 
 
 def ours(server: Ganesha, version: str, port: int, name: str) -> Write:
-    """A record's way through backends/storage/nfs."""
+    """A function that writes a record through backends/storage/nfs."""
     url = server.url(version, name).replace(f"nfsport={server.port}", f"nfsport={port}")
     backup = backup_at(url)
     backup.storage.make()
@@ -64,7 +64,7 @@ def ours(server: Ganesha, version: str, port: int, name: str) -> Write:
 
 
 def nfs_rs(server: Ganesha, version: str, port: int, name: str) -> Write:
-    """The same through nfs-rs."""
+    """A function that writes a record through nfs-rs."""
     top = "/backup" if version == "4.1" else str(server.exported)
     connected = import_module("nfs_rs").Client.connect(
         f"nfs://127.0.0.1{top}",

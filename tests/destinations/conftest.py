@@ -1,4 +1,4 @@
-"""The servers and sticks, one set for each process that runs tests; and a node that backs up there."""
+"""Servers and sticks, one set for each test process, and a node that backs up to them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,13 +12,13 @@ from tests.end_to_end.world import World
 
 @pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    """Started one by one, when they are first used."""
+    """Servers and sticks, each started when it is first used."""
     with ExitStack() as stack:
         yield Places(tmp_path_factory.mktemp("places"), stack)
 
 
 class Elsewhere(World):
-    """A node whose backup lies at `place`."""
+    """A node whose backup is at the URL `place`."""
 
     place = ""
 
@@ -32,7 +32,7 @@ WorldAt = Callable[[str], Elsewhere]
 
 @pytest.fixture
 def world_at(tmp_path: Path) -> WorldAt:
-    """A node that has never started, with this URL for its backup."""
+    """Makes a node that has never started, with this URL for its backup."""
 
     def make(url: str) -> Elsewhere:
         world = Elsewhere(tmp_path)

@@ -12,7 +12,7 @@ KINDS = (*SHARES, *STICKS)
 
 
 class Places:
-    """What runs for this test session; all of it ends with the stack."""
+    """The servers and sticks of this test session; all of them end with the stack."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self._directory, self._stack = directory, stack
@@ -22,7 +22,7 @@ class Places:
 
     @property
     def ganesha(self) -> Ganesha:
-        """The NFS server."""
+        """The NFS server, running."""
         if self._ganesha is None:
             server = Ganesha(self._sub("ganesha"))
             self._stack.callback(server.kill)
@@ -32,7 +32,7 @@ class Places:
 
     @property
     def sshfs(self) -> Sshfs:
-        """The mounted share."""
+        """The sshfs share, mounted."""
         if self._sshfs is None:
             share = Sshfs(self._sub("sshfs"))
             self._stack.callback(share.stop)
@@ -41,7 +41,7 @@ class Places:
         return self._sshfs
 
     def stick(self, kind: str) -> Stick:
-        """The stick of that kind, plugged in."""
+        """The stick of this kind, plugged in."""
         if kind not in self._sticks or not self._sticks[kind].alive:
             stick = STICKS[kind](self._sub(f"stick-{kind}"))
             self._stack.callback(stick.discard)

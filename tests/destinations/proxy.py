@@ -1,4 +1,4 @@
-"""A TCP proxy before an NFS server: it counts calls, and can cut connections at the worst moment."""
+"""A TCP proxy in front of an NFS server: it counts calls, and can cut connections at the worst moment."""
 
 import socket
 import struct
@@ -17,12 +17,12 @@ class Proxy:
         self.calls = 0
         self.connections = 0
         self.before: Callable[[bytes], str] = lambda message: ""
-        """Asked for each call: "" passes it on, "drop" cuts before it, "answerless" when it is done."""
+        """Decides for each call: "" passes it on, "drop" cuts before it, "answerless" once the server has done it."""
         self._live: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """No further connections, and the end of all that are open."""
+        """Accept no further connections, and cut all that are open."""
         self._listener.close()
         self.cut()
 

@@ -28,7 +28,7 @@ LOG {{ Default_Log_Level = EVENT; }}
 
 
 class Ganesha:
-    """An NFS server for one directory: NFSv3 under its own path, NFSv4.1 as /backup; it takes so much in a write."""
+    """An NFS server for one directory: NFSv3 under its own path, NFSv4.1 as /backup. `largest_write` is in bytes."""
 
     def __init__(self, directory: Path, largest_write: int | None = None) -> None:
         need("ganesha.nfsd", "rpcbind")
@@ -41,7 +41,7 @@ class Ganesha:
         ports = {"nfs": self.port, "mount": self.mount_port, "nlm": nlm, "rquota": rquota}
         self._configuration.write_text(_GANESHA.format(path=self.exported, limits=limits, **ports))
         if not any(process.name() == "rpcbind" for process in psutil.process_iter()):
-            subprocess.run(["rpcbind", "-w"], check=False)  # by now another one may have started it
+            subprocess.run(["rpcbind", "-w"], check=False)  # another test process may have started it by now
         Path("/var/run/ganesha").mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -52,7 +52,7 @@ class Ganesha:
         return f"nfs://127.0.0.1{top}/{path}?version={version}&nfsport={self.port}&mountport={self.mount_port}"
 
     def start(self) -> None:
-        """Ready when this returns. One at a time: they all register with the one portmapper."""
+        """Start it, and return when it is ready. One at a time: all servers register with the one portmapper."""
         with Path("/var/run/ganesha/starting").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._start()
@@ -71,14 +71,14 @@ class Ganesha:
         wait_until(ready, f"NFS server ({log})", seconds=40)
 
     def kill(self) -> None:
-        """As a server dies that loses its power."""
+        """Kill it, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def hang(self) -> None:
-        """It answers nothing any more; its machine still takes what is sent."""
+        """Freeze it: it answers nothing, while its machine still accepts what is sent."""
         assert self._process is not None
         freeze(self._process)
 
@@ -96,7 +96,7 @@ def _own_name() -> str:
 
 
 class Sshfs:
-    """A directory served by sshd and mounted with sshfs: a network share as the kernel sees one. Needs no root."""
+    """A directory served by sshd and mounted with sshfs: a network share, as far as the kernel knows. Needs no root."""
 
     def __init__(self, directory: Path) -> None:
         need("sshd", "sshfs", "ssh-keygen", root=False)
@@ -119,12 +119,12 @@ class Sshfs:
 
     @property
     def source(self) -> str:
-        """What the mount table shows."""
+        """The source that the mount table shows."""
         return f"{self._user}@127.0.0.1:{self.served}"
 
     def start(self, *options: str) -> None:
-        """Mounted when this returns, with these options of sshfs besides."""
-        sshd = "/usr/sbin/sshd"  # it insists on its whole path
+        """Mount it with these additional options of sshfs; returns when it is mounted."""
+        sshd = "/usr/sbin/sshd"  # it must be called by its full path
         if self._server is None:
             self._server = start(sshd, "-D", "-f", self._directory / "sshd.conf")
         own = f"port={self._port},IdentityFile={self._directory}/user,StrictHostKeyChecking=no"
@@ -139,7 +139,7 @@ class Sshfs:
         wait_until(mounted, "sshfs mount")
 
     def hang(self) -> None:
-        """Whoever uses the share waits, and cannot be interrupted."""
+        """Freeze the mount: whoever uses the share waits, and cannot be interrupted."""
         assert self._mount is not None
         freeze(self._mount)
 
@@ -149,13 +149,13 @@ class Sshfs:
         self._mount.send_signal(signal.SIGCONT)
 
     def drop_connection(self) -> None:
-        """The line breaks; the server goes on, and takes a new connection."""
+        """Break the connection; the server keeps running, and accepts a new one."""
         assert self._server is not None
         for session in psutil.Process(self._server.pid).children(recursive=True):
             session.kill()
 
     def unmount(self) -> None:
-        """The mount point is an empty directory again."""
+        """Unmount it: the mount point is an empty directory again."""
         unmount(self.point)
         if self._mount is not None:
             self._mount.kill()
@@ -163,7 +163,7 @@ class Sshfs:
             self._mount = None
 
     def stop(self) -> None:
-        """All of it."""
+        """Unmount it and stop the server."""
         self.unmount()
         if self._server is not None:
             self._server.kill()

@@ -1,4 +1,4 @@
-"""Sticks: image files with real filesystems, on loop devices or served by FUSE, and called by a label of their own."""
+"""Sticks: image files with real filesystems, on loop devices or served by FUSE, each with a label of its own."""
 
 import os
 import secrets
@@ -12,11 +12,11 @@ import psutil
 from tests.destinations.tools import need, run, start, unmount, wait_until
 
 _LIFE = 200.0
-"""Seconds after its last use when a FUSE process is killed: one that hangs must not take the test run with it."""
+"""Seconds after its last use when a FUSE process is killed: one that hangs must not hang the test run."""
 
 
 class Stick:
-    """A filesystem of its own. `plug` and `pull` may follow each other in any order, at any mount point."""
+    """One stick with its filesystem. `plug` and `pull` may be called in any order, with any mount point."""
 
     kind = ""
     megabytes = 400
@@ -33,14 +33,14 @@ class Stick:
         self.format()
 
     def url(self, path: str = "lightning.bkp") -> str:
-        """By label."""
+        """A URL that names the stick by its label."""
         return f"usb://{self.label}/{path}"
 
     def format(self) -> None:
         """Make the filesystem."""
 
     def plug(self, point: Path | None = None) -> "Stick":
-        """Attach and mount it, where it was or elsewhere."""
+        """Attach and mount it, at its last mount point or at another."""
         self.point = point or self.point
         self.point.mkdir(exist_ok=True)
         self.attach()
@@ -48,15 +48,15 @@ class Stick:
         return self
 
     def attach(self) -> None:
-        """Plugged in, not yet mounted."""
+        """Plug it in without mounting it."""
         self.device = self.device or run("losetup", "-f", "--show", self.image)
 
     def mount(self) -> None:
-        """Writable."""
+        """Mount it, writable."""
         run("mount", self.device, self.point)
 
     def used(self) -> None:
-        """A test begins to use it."""
+        """Called when a test begins to use it."""
 
     @property
     def alive(self) -> bool:
@@ -68,13 +68,13 @@ class Stick:
         run("mount", "-o", "remount,ro", self.point)
 
     def pull(self) -> None:
-        """Away, in order or not; nobody may have a file open on it."""
+        """Pull it out, cleanly unmounted or not; nobody may have a file open on it."""
         self.discard()
         wait_until(lambda: str(self.image) not in run("losetup", "-a"), f"free loop device {self.device}")
         self.device = ""
 
     def discard(self) -> None:
-        """Away, as soon as nobody has a file open on it."""
+        """Unmount and detach it as soon as nobody has a file open on it."""
         unmount(self.point)
         if self.device:
             subprocess.run(["losetup", "-d", self.device], capture_output=True, check=False)
@@ -89,7 +89,7 @@ class Ext4(Stick):
         run("mkfs.ext4", "-q", "-e", "remount-ro", "-L", self.label, self.image)
 
     def give_errors(self) -> None:
-        """From now on it is read-only, as after an error that Linux has found."""
+        """Trigger an error: from now on it is read-only, as after one that Linux has found."""
         Path(f"/sys/fs/ext4/{Path(self.device).name}/trigger_fs_error").write_text("a test")
 
 
@@ -103,7 +103,7 @@ class Btrfs(Stick):
 
 
 class _Fuse(Stick):
-    """Served by a process that can die."""
+    """A stick served by a FUSE process, which can die."""
 
     process: "psutil.Process | None" = None
     _timer: threading.Timer | None = None
@@ -130,13 +130,13 @@ class _Fuse(Stick):
         return self.process is not None and self.process.is_running()
 
     def kill(self) -> None:
-        """As when it is pulled out: every call fails from now on."""
+        """Kill the process, as if the stick were pulled out: every call fails from now on."""
         process, self.process = self.process, None
         if process is not None and process.is_running():
             process.send_signal(signal.SIGKILL)
 
     def hang(self) -> None:
-        """Every call waits."""
+        """Freeze the process: every call waits."""
         assert self.process is not None
         self.process.suspend()
 
@@ -147,7 +147,7 @@ class _Fuse(Stick):
 
 
 class ExFat(_Fuse):
-    """As sticks and cards are sold."""
+    """exFAT, with which sticks and cards are sold."""
 
     kind, programs = "exfat", ("mkfs.exfat", "mount.exfat-fuse")
 
@@ -159,7 +159,7 @@ class ExFat(_Fuse):
 
 
 class Fat(_Fuse):
-    """FAT32, by a small FUSE program that knows a part of it."""
+    """FAT32, served by a small FUSE program that knows a part of it."""
 
     kind, programs, megabytes = "fat", ("mkfs.vfat", "fusefat"), 400
 
@@ -170,7 +170,7 @@ class Fat(_Fuse):
         """It is served from the image itself."""
 
     def serve(self) -> None:
-        # -s: one thread; with more of them it gets into its own way.
+        # -s: one thread; with several, their accesses collide.
         options = f"rw+,fsname={self.image}"
         start("fusefat", "-s", "-f", "-o", options, self.image, self.point)
 

@@ -1,4 +1,4 @@
-"""A backup on an NFS server that belongs to another user: the client says whose it is, as far as the server tells."""
+"""A backup on an NFS server that belongs to another user: the client names the owner if the server gives it."""
 
 import os
 import shutil
@@ -14,7 +14,9 @@ OWNER, READER = 12345, 12346
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", ["nfs3", "nfs41"])
-def test_backup_of_another_user_is_told_as_that(lived: World, places: Places, kind: str, named: bool) -> None:
+def test_backup_owned_by_another_user_is_refused_and_names_the_owner(
+    lived: World, places: Places, kind: str, named: bool
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: files are given to another user")
     url = places.url(kind)

@@ -1,4 +1,4 @@
-"""`backup-cli destinations`: what it lists can be used as it stands."""
+"""`backup-cli destinations`: every URL that it lists can be used without change."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.end_to_end.world import Said, as_mortal, backup_cli, command, spawned
 
 
 def listed(directory: Path) -> dict[str, dict[str, Any]]:
-    """By mount point."""
+    """What the command lists, by mount point."""
     said = backup_cli("destinations", "--json", "--lightning-dir", directory)
     assert said.code == 0
     return {place["mounted_at"]: place for place in json.loads(said.out)}
@@ -33,7 +33,7 @@ def node(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_a_stick_is_listed_with_its_url(kind: str, places: Places, node: Path) -> None:
+def test_stick_is_listed_with_its_url(kind: str, places: Places, node: Path) -> None:
     stick = places.stick(kind)
     place = listed(node)[str(stick.point)]
     assert place["url"] == stick.url()
@@ -44,8 +44,8 @@ def test_a_stick_is_listed_with_its_url(kind: str, places: Places, node: Path) -
 
 
 @pytest.mark.parametrize("mounted", [True, False])
-def test_one_of_two_sticks_of_a_name_is_listed_by_its_uuid(mounted: bool, tmp_path: Path, node: Path) -> None:
-    """Also when the other is only plugged in: the label says no more which one is meant."""
+def test_one_of_two_sticks_with_same_label_is_listed_by_its_uuid(mounted: bool, tmp_path: Path, node: Path) -> None:
+    """Also when the other is only plugged in and not mounted: the label no longer says which one is meant."""
     one, other = Ext4(tmp_path, "SAME"), Ext4(tmp_path, "SAME")
     try:
         one.plug()
@@ -58,7 +58,7 @@ def test_one_of_two_sticks_of_a_name_is_listed_by_its_uuid(mounted: bool, tmp_pa
         other.discard()
 
 
-def test_one_of_two_copies_is_listed_by_its_path(tmp_path: Path, node: Path) -> None:
+def test_one_of_two_copies_of_a_stick_is_listed_by_its_path(tmp_path: Path, node: Path) -> None:
     one, other = Ext4(tmp_path, "SAME"), Ext4(tmp_path, "SAME")
     other.image.write_bytes(one.image.read_bytes())
     try:
@@ -70,20 +70,20 @@ def test_one_of_two_copies_is_listed_by_its_path(tmp_path: Path, node: Path) -> 
         other.discard()
 
 
-def test_a_stick_that_this_user_may_not_write_to_is_spoken_of(tmp_path: Path) -> None:
-    """It is plugged in and mounted, and "nothing would do" would be all that its owner hears."""
+def test_stick_this_user_may_not_write_to_is_reported_as_left_out(tmp_path: Path) -> None:
+    """It is plugged in and mounted, and otherwise its owner would only read that nothing would do."""
     stick = Ext4(tmp_path)
     try:
         stick.plug().point.chmod(0o555)
         said = spawned(*as_mortal(), *command("destinations", "--lightning-dir", tmp_path))
         assert said.code == 0
         assert stick.url() not in said.out
-        assert f"This user may not write there, and it is left out: {stick.device}" in said.err
+        assert f"Left out, because this user may not write there: {stick.device}" in said.err
     finally:
         stick.discard()
 
 
-def test_a_mount_point_that_is_not_in_utf_8(tmp_path: Path, node: Path) -> None:
+def test_mount_point_that_is_not_utf8_is_listed_and_its_url_works(tmp_path: Path, node: Path) -> None:
     stick = Ext4(tmp_path)
     try:
         stick.plug(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
@@ -98,7 +98,7 @@ def test_a_mount_point_that_is_not_in_utf_8(tmp_path: Path, node: Path) -> None:
         stick.discard()
 
 
-def test_a_share_is_listed_with_its_url(places: Places, node: Path) -> None:
+def test_share_is_listed_with_its_url(places: Places, node: Path) -> None:
     share = places.sshfs
     place = listed(node)[str(share.point)]
     assert place["url"] == f"nfs://{share.point}/lightning.bkp"
@@ -106,7 +106,7 @@ def test_a_share_is_listed_with_its_url(places: Places, node: Path) -> None:
     backup_at(place["url"]).check_new()
 
 
-def test_the_nodes_own_disk_is_told(places: Places) -> None:
+def test_disk_of_the_node_itself_is_listed_as_its_own(places: Places) -> None:
     stick = places.stick("ext4")
     directory = stick.point / "regtest"
     directory.mkdir(exist_ok=True)
@@ -115,15 +115,15 @@ def test_the_nodes_own_disk_is_told(places: Places) -> None:
     assert place["url"].startswith("file:///")
 
 
-def test_it_can_be_read(places: Places, node: Path) -> None:
+def test_destinations_prints_url_and_free_space_for_a_person(places: Places, node: Path) -> None:
     stick = places.stick("ext4")
     said = backup_cli("destinations", "--lightning-dir", node)
     assert stick.url() in said.out
     assert "MiB free" in said.out
 
 
-def test_a_name_that_only_begins_like_the_systems_is_listed(tmp_path: Path, node: Path) -> None:
-    """/usr2, /boot-stick, /etcetera: people call their disks so."""
+def test_mount_point_named_almost_like_a_system_directory_is_listed(tmp_path: Path, node: Path) -> None:
+    """People give their disks names such as /usr2, /boot-stick or /etcetera."""
     stick = Ext4(tmp_path)
     point = Path(tempfile.mkdtemp(prefix="usr", dir="/"))
     try:
@@ -145,7 +145,7 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.environ["HOME"] = "/nonexistent"
 raise SystemExit(main.run(sys.argv[1:]))
 """
-"""`backup-cli` as an ordinary user on a machine without udev: what a filesystem is called, only root may read then."""
+"""`backup-cli` as an ordinary user on a machine without udev, where only root may read a filesystem's label."""
 
 
 def as_nobody(*arguments: object) -> Said:
@@ -156,7 +156,7 @@ def as_nobody(*arguments: object) -> Said:
 
 @pytest.fixture
 def open_stick() -> Iterator[Ext4]:
-    """Where another user can reach it."""
+    """A stick mounted where another user can reach it."""
     root = Path(tempfile.mkdtemp(prefix="stick", dir="/var/tmp"))
     root.chmod(0o755)
     stick = Ext4(root)
@@ -173,12 +173,12 @@ def test_mounted_disk_is_listed_to_ordinary_user_without_udev(open_stick: Ext4) 
     urls = {place["mounted_at"]: place["url"] for place in json.loads(said.out)}
     assert urls[str(open_stick.point)] == f"file://{open_stick.point}/lightning.bkp", said
     text = as_nobody("destinations")
-    assert "Nothing that is mounted here would do" not in text.err
+    assert "Nothing that is mounted here is suitable" not in text.err
     assert f"{open_stick.device} at {open_stick.point}: ext4, " in text.out
 
 
 def test_own_directory_on_mounted_disk_is_listed(open_stick: Ext4) -> None:
-    """The disk is root's, and this user has a directory on it: that is where it backs up to."""
+    """The disk is root's, and this user has a directory on it, which the URL then names."""
     open_stick.point.chmod(0o755)
     for name, owner in (("a", 0), ("mine", 65534), ("theirs", 1234)):
         (open_stick.point / name).mkdir()
@@ -190,8 +190,8 @@ def test_own_directory_on_mounted_disk_is_listed(open_stick: Ext4) -> None:
     assert place["directory"] == str(open_stick.point / "mine")
 
 
-def test_user_who_may_write_nowhere_is_told_why(open_stick: Ext4) -> None:
+def test_user_who_may_write_nowhere_is_told_which_disk_was_left_out(open_stick: Ext4) -> None:
     open_stick.point.chmod(0o755)
     said = as_nobody("destinations")
-    assert f"This user may not write there, and it is left out: {open_stick.device}" in said.err
+    assert f"Left out, because this user may not write there: {open_stick.device}" in said.err
     assert "Nothing that is mounted" not in said.err

@@ -1,4 +1,4 @@
-"""Places where nothing stays: refused as destinations, at each start too, and still good to read from."""
+"""Places where nothing stays: refused as destinations, also at each start, but backups there can still be read."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def as_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Where something is mounted, and unmounted afterwards."""
+    """A mount point; whatever a test mounts there is unmounted afterwards."""
     need("mount", "umount")
     point = tmp_path / "place"
     point.mkdir()
@@ -42,30 +42,32 @@ def mount(kind: str, point: Path, options: str = "") -> None:
 
 
 def layer(point: Path, upper_in: Path) -> None:
-    """An overlay as a container has it: what is written goes to a directory beside others."""
+    """Mount an overlay, as a container has it: what is written goes to the directory `upper`."""
     for name in ("lower", "upper", "work"):
         (upper_in / name).mkdir()
     mount("overlay", point, f"lowerdir={upper_in}/lower,upperdir={upper_in}/upper,workdir={upper_in}/work")
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
-def test_memory_is_refused_by_init_whatever_is_accepted(world: World, place: Path, kind: str) -> None:
+def test_init_on_memory_filesystem_is_refused_even_with_ephemeral_accepted(
+    world: World, place: Path, kind: str
+) -> None:
     mount(kind, place)
     for options in ("", "?ephemeral=accepted"):
         said = backup_cli("init", "--lightning-dir", world.directory, f"{place.as_uri()}/b{options}")
-        assert_refused(said, rf"lies on {kind} .*in this machine's memory.*Mount the disk that is meant")
+        assert_refused(said, rf"is on {kind} .*in this machine's memory.*Mount the disk that you want")
     assert list(place.iterdir()) == [] and not (world.directory / "backup.lock").exists()
 
 
-def test_the_name_of_a_disk_that_is_not_plugged_in_is_refused(world: World) -> None:
+def test_device_name_of_unplugged_disk_is_refused_and_not_created(world: World) -> None:
     if lifetime_of(Path("/dev/sdz1")) is not Lifetime.MEMORY:
         pytest.skip("/dev is not in memory here")
     said = backup_cli("init", "--lightning-dir", world.directory, "file:///dev/sdz1")
-    assert_refused(said, "names of the machine's devices are.*Mount the disk that is meant.*backup-cli destinations")
+    assert_refused(said, "list of this machine's devices.*Mount the disk that you want.*backup-cli destinations")
     assert not Path("/dev/sdz1").exists()
 
 
-def test_a_device_file_is_refused_with_what_to_type(world: World, place: Path) -> None:
+def test_device_file_is_refused_and_says_what_to_type(world: World, place: Path) -> None:
     image = place.parent / "image"
     with image.open("wb") as file:
         file.truncate(8 << 20)
@@ -88,7 +90,9 @@ def test_a_device_file_is_refused_with_what_to_type(world: World, place: Path) -
         subprocess.run(["losetup", "-d", name], check=True)
 
 
-def test_a_containers_layer_is_refused_unless_accepted(world: World, place: Path, tmp_path: Path) -> None:
+def test_layer_of_a_container_is_refused_unless_ephemeral_is_accepted(
+    world: World, place: Path, tmp_path: Path
+) -> None:
     layer(place, tmp_path)
     url = f"{place.as_uri()}/b"
     said = backup_cli("init", "--lightning-dir", world.directory, url)
@@ -104,7 +108,7 @@ def test_a_containers_layer_is_refused_unless_accepted(world: World, place: Path
     assert "in a container's own layer" in backup_cli("check-config", "--lightning-dir", world.directory).out
 
 
-def test_an_overlay_over_memory_is_refused_though_accepted(world: World, place: Path, tmp_path: Path) -> None:
+def test_overlay_over_memory_is_refused_even_with_ephemeral_accepted(world: World, place: Path, tmp_path: Path) -> None:
     """A system that runs from a stick or a CD."""
     memory = tmp_path / "memory"
     memory.mkdir()
@@ -119,7 +123,7 @@ def test_an_overlay_over_memory_is_refused_though_accepted(world: World, place: 
 
 
 def moved_to_memory(lived: World, place: Path) -> str:
-    """The disk is not mounted any more, and a copy of the backup lies in its place."""
+    """Mount memory in place of the disk, with a copy of the backup on it; returns the URL of the copy."""
     mount("tmpfs", place)
     subprocess.run(["cp", "-a", lived.backup, place / "b"], check=True)
     url = f"{place.as_uri()}/b"
@@ -128,7 +132,9 @@ def moved_to_memory(lived: World, place: Path) -> str:
     return url
 
 
-def test_each_start_refuses_memory_and_changes_nothing(lived: World, history: History, place: Path) -> None:
+def test_start_with_backup_moved_to_memory_is_refused_and_changes_nothing(
+    lived: World, history: History, place: Path
+) -> None:
     moved_to_memory(lived, place)
     before = tree(place)
     node = lived.node()
@@ -146,7 +152,7 @@ def test_each_start_refuses_memory_and_changes_nothing(lived: World, history: Hi
     assert tree(place) == before
 
 
-def test_it_can_be_read_from_memory(lived: World, place: Path) -> None:
+def test_backup_in_memory_can_be_read_and_restored(lived: World, place: Path) -> None:
     url = moved_to_memory(lived, place)
     before = tree(place)
     for act in (["status"], ["verify"], ["restore"]):
@@ -159,7 +165,7 @@ def test_it_can_be_read_from_memory(lived: World, place: Path) -> None:
     assert tree(place) == before
 
 
-def test_a_drill_of_its_own_works_where_the_destination_would_be_refused(tmp_path: Path, place: Path) -> None:
+def test_drill_in_a_layer_works_unless_it_is_given_as_destination(tmp_path: Path, place: Path) -> None:
     layer(place, tmp_path)
     said = spawned(*command("drill"), environment={"TMPDIR": str(place)})
     assert said.code == 0, said
@@ -167,8 +173,8 @@ def test_a_drill_of_its_own_works_where_the_destination_would_be_refused(tmp_pat
     assert list(place.iterdir()) == []
 
 
-def test_destinations_offers_none_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One on a memory disk has a label, a UUID and room as any other."""
+def test_destinations_does_not_list_memory_filesystems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A filesystem on a memory disk has a label, a UUID and free space like any other."""
     monkeypatch.setattr("backup_cli.commands.destinations.lifetime_of_mount", lambda mount: Lifetime.MEMORY)
     assert [each for each in places(frozenset())[0] if not each.url.startswith("nfs")] == []
 
@@ -195,14 +201,16 @@ def line(kind: str, source: str, options: str = "rw") -> bytes:
         (line("overlay", "overlay", "ro,lowerdir=/a:/b"), Lifetime.LAYER),
     ],
 )
-def test_how_long_it_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounted: bytes, lifetime: Lifetime) -> None:
+def test_filesystem_is_recognised_as_lasting_or_memory_or_layer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounted: bytes, lifetime: Lifetime
+) -> None:
     monkeypatch.setattr(table, "MOUNTINFO", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").write_bytes(mounted)
     [mount] = table.mounts()
     assert ephemeral.lifetime_of_mount(mount) is lifetime
 
 
-def test_a_test_run_in_a_container_accepts_layers_and_no_memory(
+def test_environment_variable_for_test_runs_accepts_layers_but_not_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(LAYERS, "accepted")

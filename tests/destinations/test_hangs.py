@@ -1,4 +1,4 @@
-"""Servers that hang, die and come back under a running node: it waits, then goes on or stops; it never freezes."""
+"""Servers that hang, die and come back under a running node: it waits, then continues or stops; it never freezes."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from tests.fake_lightningd import History, Node, Refused
 pytestmark = pytest.mark.slow
 
 SHORT = 5
-"""Seconds; the shortest timeout that a URL may ask for."""
+"""The shortest timeout, in seconds, that a URL may ask for."""
 
 Hang = tuple[Callable[[], None], Callable[[], None]]
 
@@ -28,7 +28,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def hanging(places: Places, kind: str, seconds: float) -> Iterator[None]:
-    """The server, or what serves the mount, stands still; for so long, or until the end of the block."""
+    """Freeze the server, or the process that serves the mount, for `seconds` or until the end of the block."""
     server = places.sshfs if kind == "sshfs" else places.ganesha
     timer = threading.Timer(seconds, server.go_on)
     server.hang()
@@ -44,7 +44,9 @@ def with_timeout(url: str, seconds: int) -> str:
     return f"{url}{'&' if '?' in url else '?'}timeout={seconds}"
 
 
-def test_a_server_that_comes_back_after_half_a_minute(places: Places, world_at: WorldAt, history: History) -> None:
+def test_server_that_hangs_for_half_a_minute_delays_the_commit(
+    places: Places, world_at: WorldAt, history: History
+) -> None:
     world = world_at(places.url("nfs41")).init()
     with world.node() as node:
         node.play([history.first(), *history.notes(3)])
@@ -59,8 +61,10 @@ def test_a_server_that_comes_back_after_half_a_minute(places: Places, world_at: 
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: WorldAt, history: History) -> None:
-    """Also when the writing thread is in a call that nothing can interrupt, as on the mounted share."""
+def test_server_that_hangs_beyond_commit_timeout_stops_the_node(
+    kind: str, places: Places, world_at: WorldAt, history: History
+) -> None:
+    """Also when the writing thread is in a call that nothing can interrupt, as on a mounted share."""
     world = world_at(with_timeout(places.url(kind), SHORT)).init()
     with pytest.raises(Refused, match="not answered") as caught, world.node() as node:
         node.play([history.first(), *history.notes(3)])
@@ -69,14 +73,14 @@ def test_a_server_that_hangs_too_long(kind: str, places: Places, world_at: World
             node.db_write(call)
     assert time.monotonic() - began < SHORT + 15
     assert "is safe" in str(caught.value)
-    # The server may have carried the write out all the same; then the next start makes the change again by itself.
+    # The server may have done the write without answering; then the next start brings the database forward by itself.
     with world.node() as node:
         node.play([*([call] if world.version < call.data_version else []), *history.notes(3)])
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_server_that_hangs_before_the_first_call(
+def test_server_that_hangs_before_first_commit_stops_the_node(
     kind: str, places: Places, world_at: WorldAt, history: History
 ) -> None:
     world = world_at(with_timeout(places.url(kind), SHORT)).init()
@@ -92,7 +96,7 @@ def test_a_server_that_hangs_before_the_first_call(
 
 
 @pytest.mark.parametrize("version", ["nfs3", "nfs41"])
-def test_a_server_that_is_killed_and_restarted(
+def test_nfs_server_killed_and_restarted_delays_the_commit(
     version: str, places: Places, world_at: WorldAt, history: History
 ) -> None:
     world = world_at(places.url(version)).init()
@@ -109,8 +113,8 @@ def test_a_server_that_is_killed_and_restarted(
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: History) -> None:
-    """sshfs gives up at once; the node stops, and goes on when the share is back."""
+def test_share_unmounted_under_running_node_stops_it(places: Places, world_at: WorldAt, history: History) -> None:
+    """sshfs gives up at once; the node stops, and continues when the share is back."""
     world = world_at(places.url("sshfs")).init()
     try:
         with pytest.raises(Refused, match=str(places.sshfs.point)), world.node() as node:
@@ -124,8 +128,10 @@ def test_a_share_whose_server_dies(places: Places, world_at: WorldAt, history: H
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_connection_that_sshfs_makes_anew(places: Places, world_at: WorldAt, history: History) -> None:
-    """As docs/nfs.md says of `-o reconnect`: what was open before is dead all the same. The next start goes on."""
+def test_sshfs_reconnect_stops_the_node_and_next_start_continues(
+    places: Places, world_at: WorldAt, history: History
+) -> None:
+    """As docs/nfs.md says of `-o reconnect`: files opened before stay dead. The next start continues."""
     url = places.url("sshfs")
     places.sshfs.unmount()
     places.sshfs.start("reconnect")
@@ -140,10 +146,10 @@ def test_a_connection_that_sshfs_makes_anew(places: Places, world_at: WorldAt, h
 
 
 @pytest.mark.parametrize("words", [("status",), ("verify",), ("init",), ("check-config",), ("resync",), ("drill",)])
-def test_a_command_does_not_hang_with_its_destination(
+def test_command_does_not_hang_with_its_destination(
     words: tuple[str, ...], places: Places, world_at: WorldAt, history: History
 ) -> None:
-    """Whoever looks what is wrong with a share must not be left with a silent terminal that Ctrl-C does not end."""
+    """Whoever examines a broken share must not be left with a silent terminal that Ctrl-C does not end."""
     world = world_at(with_timeout(places.url("sshfs"), SHORT)).init()
     world.run([history.first()])
     (name,) = words
@@ -160,17 +166,17 @@ def test_a_command_does_not_hang_with_its_destination(
     assert "Traceback" not in said.text
 
 
-def test_a_mount_that_hangs_does_not_hide_the_others(places: Places, world_at: WorldAt) -> None:
+def test_hanging_mount_does_not_hide_the_other_destinations(places: Places, world_at: WorldAt) -> None:
     stick, world = places.stick("ext4"), world_at(places.url("sshfs"))
     with hanging(places, "sshfs", 30):
         said = spawned(*command("destinations", "--lightning-dir", world.directory))
     assert said.code == 0
     assert stick.url() in said.out
-    assert f"Does not answer, and is left out: {places.sshfs.source}" in said.err
+    assert f"Left out, because it does not answer: {places.sshfs.source}" in said.err
 
 
 def play_until_refused(node: Node, history: History) -> NoReturn:
-    """Make calls until the plugin refuses: it may notice at a write, or when it looks after the backup."""
+    """Make calls until the plugin refuses: it may notice at a write or during maintenance."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         node.db_write(history.note())

@@ -1,4 +1,4 @@
-"""The user-space NFS client and answers that real servers give only on their worst days."""
+"""The user-space NFS client, given answers that real servers give only on their worst days."""
 
 import errno
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import pytest
 from backends.storage.nfs.protocol import TryLater
 from backends.storage.nfs.rpc import Connection, Disconnected
 from backends.storage.nfs.session41 import Operation, Session, SessionLost
-from tests.destinations.scripted import Scripted, Server, writer
+from tests.destinations.scripted_nfs import Scripted, Server, writer
 
 
-def test_what_a_server_forgot_by_restarting_is_not_synced() -> None:
-    """Its verifier tells: what it had only in memory is gone, though COMMIT succeeds."""
+def test_sync_fails_when_nfs_server_restarted_since_the_write() -> None:
+    """Its verifier changes: what it had only in memory is gone, although COMMIT succeeds."""
     server = Server()
     handle = writer(server)
     handle.write(0, bytes(100))
@@ -23,7 +23,7 @@ def test_what_a_server_forgot_by_restarting_is_not_synced() -> None:
     assert caught.value.errno == errno.EIO
 
 
-def test_a_restart_between_two_writes_is_noticed_though_the_last_one_is_synced() -> None:
+def test_sync_fails_when_nfs_server_restarted_between_two_writes() -> None:
     server = Server()
     handle = writer(server)
     handle.write(0, bytes(100))
@@ -33,7 +33,7 @@ def test_a_restart_between_two_writes_is_noticed_though_the_last_one_is_synced()
         handle.sync()
 
 
-def test_a_sync_without_a_restart() -> None:
+def test_sync_succeeds_when_nfs_server_restarted_only_after_the_last_sync() -> None:
     server = Server()
     handle = writer(server)
     for boot in (b"boot 1  ", b"boot 2  "):  # a restart after a sync loses nothing
@@ -43,15 +43,15 @@ def test_a_sync_without_a_restart() -> None:
     assert server.commits == 2
 
 
-def test_a_server_that_does_less_than_was_asked_is_made_to_commit() -> None:
-    """A stable write may be answered with UNSTABLE only against the rules; nothing is believed until a COMMIT."""
+def test_nfs_write_answered_as_unstable_is_followed_by_commit() -> None:
+    """The protocol forbids answering a stable write with UNSTABLE; if a server does, only a COMMIT is believed."""
     server = Server(obeys=False)
     writer(server).write_durably(0, b"record")
     assert server.commits == 1
     assert bytes(server.content) == b"record"
 
 
-def test_a_server_that_does_less_and_restarts_has_saved_nothing() -> None:
+def test_nfs_write_answered_as_unstable_fails_when_server_then_restarts() -> None:
     class Restarting(Server):
         def commit(self, handle: bytes) -> bytes:
             self.boot = b"boot 2  "
@@ -62,7 +62,7 @@ def test_a_server_that_does_less_and_restarts_has_saved_nothing() -> None:
 
 
 @pytest.mark.parametrize("durably", [True, False])
-def test_writes_that_take_a_part_only_are_gone_on_with(durably: bool) -> None:
+def test_partial_nfs_writes_are_continued(durably: bool) -> None:
     server, data = Server(most=7), bytes(range(250)) * 9
     handle = writer(server)
     (handle.write_durably if durably else handle.write)(0, data)
@@ -70,8 +70,8 @@ def test_writes_that_take_a_part_only_are_gone_on_with(durably: bool) -> None:
     assert server.commits == 0
 
 
-def test_a_write_that_takes_nothing_is_not_repeated_for_ever() -> None:
-    with pytest.raises(OSError, match="writes nothing"):
+def test_nfs_write_that_takes_nothing_is_an_error() -> None:
+    with pytest.raises(OSError, match="wrote nothing"):
         writer(Server(most=0)).write_durably(0, b"record")
 
 
@@ -88,8 +88,8 @@ def call(session: Session) -> Any:
     return session.call(nothing, "", 0.0)
 
 
-def test_a_call_that_was_put_off_keeps_its_number() -> None:
-    """The server has not counted it; a number left out would end the session."""
+def test_nfs_call_that_was_put_off_keeps_its_sequence_number() -> None:
+    """The server has not counted the call, and a skipped number would end the session."""
     session, connection = begun()
     call(session)
     connection.busy = 2
@@ -101,7 +101,7 @@ def test_a_call_that_was_put_off_keeps_its_number() -> None:
     assert connection.numbers == [1, 2, 3, 3, 3, 4]
 
 
-def test_numbers_begin_anew_after_the_last_one() -> None:
+def test_nfs_sequence_numbers_wrap_to_zero() -> None:
     session, connection = begun()
     session._sequence = 0xFFFFFFFE
     call(session)
@@ -114,13 +114,13 @@ def test_numbers_begin_anew_after_the_last_one() -> None:
 
 
 def cut(session: Session, connection: Scripted, status: int) -> None:
-    """The connection breaks, and the server answers the number that is sent again with this status."""
+    """Break the connection; the server answers the number that is sent again with this status."""
     connection.busy, connection.status = 1, status
     session.resume(cast(Connection, connection), 0.0, Disconnected("the connection broke"))
 
 
 @pytest.mark.parametrize("status", [FALSE_RETRY, UNCACHED])
-def test_a_session_goes_on_after_a_call_that_was_carried_out(status: int) -> None:
+def test_nfs_session_continues_after_a_call_that_was_carried_out(status: int) -> None:
     session, connection = begun()
     call(session)
     cut(session, connection, status)
@@ -129,7 +129,7 @@ def test_a_session_goes_on_after_a_call_that_was_carried_out(status: int) -> Non
     assert session.fences
 
 
-def test_a_session_that_is_over_takes_late_calls_with_it() -> None:
+def test_nfs_session_that_is_over_keeps_late_calls_out() -> None:
     session, connection = begun()
     call(session)
     cut(session, connection, BADSESSION)
@@ -138,8 +138,8 @@ def test_a_session_that_is_over_takes_late_calls_with_it() -> None:
 
 
 @pytest.mark.parametrize("status", [CONN_NOT_BOUND, SEQ_MISORDERED])
-def test_a_session_that_may_live_on_does_not(status: int) -> None:
-    """A new one is begun, but zeros that were sent in the old one may still arrive: nobody may rely on the contrary."""
+def test_nfs_session_that_may_still_live_is_replaced_and_no_longer_fences(status: int) -> None:
+    """A new session begins, but zeros sent in the old one may still arrive: it must not claim to keep them out."""
     session, connection = begun()
     cut(session, connection, status)
     call(session)
@@ -148,7 +148,7 @@ def test_a_session_that_may_live_on_does_not(status: int) -> None:
     assert not session.fences
 
 
-def test_a_session_lost_in_the_middle_is_begun_anew() -> None:
+def test_nfs_session_lost_during_a_call_is_replaced_by_a_new_one() -> None:
     session, connection = begun()
     connection.busy, connection.status = 1, BADSESSION
     with pytest.raises(SessionLost) as caught:

@@ -1,4 +1,4 @@
-"""The user-space NFS client against servers that behave oddly; none of them is a real one."""
+"""The user-space NFS client against fake servers that behave oddly."""
 
 import errno
 import socket
@@ -18,8 +18,8 @@ from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
 from backends.storage.nfs.xdr import Malformed, Unpacker, number
 
 
-class Spoken:
-    """A protocol that has what a test needs of one."""
+class FakeProtocol:
+    """The part of a protocol that these tests need."""
 
     largest_read = 1000
     until = 0.0
@@ -28,12 +28,12 @@ class Spoken:
         pass
 
 
-def spoken(what: Spoken | None = None) -> Protocol:
-    return cast(Protocol, what or Spoken())
+def fake_protocol(what: FakeProtocol | None = None) -> Protocol:
+    return cast(Protocol, what or FakeProtocol())
 
 
-def test_a_name_of_several_addresses_of_which_the_server_answers_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also from a reserved port (only root has one): a NAS with an IPv6 address need not serve NFS there."""
+def test_nfs_host_with_several_addresses_is_reached_on_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from a reserved port, which only root may use: a NAS with an IPv6 address need not serve NFS on it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
         real = socket.getaddrinfo
@@ -45,12 +45,12 @@ def test_a_name_of_several_addresses_of_which_the_server_answers_on_one(monkeypa
         Connection(("nas.local", port), Identity(), True, time.monotonic() + 5).close()
 
 
-def test_a_silent_machine_is_tried_anew_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel would ask it more and more rarely, and hear of its return up to half a minute late."""
+def test_silent_nfs_host_is_given_up_after_a_short_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would try it less and less often, and notice its return up to half a minute late."""
     monkeypatch.setattr(rpc, "_ATTEMPT", 0.2)
     with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as listener:
         address = listener.getsockname()
-        waiting = [socket.socket() for _ in range(3)]  # more than it lets in: whoever comes then hears nothing
+        waiting = [socket.socket() for _ in range(3)]  # more than its backlog takes: later connections get no answer
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(address)
@@ -62,8 +62,8 @@ def test_a_silent_machine_is_tried_anew_and_not_waited_for(monkeypatch: pytest.M
             each.close()
 
 
-def test_a_server_that_asks_for_patience_at_the_first_call_gets_it() -> None:
-    """Linux does so after a start, until its mountd has said who may have what."""
+def test_nfs_server_that_answers_try_later_to_first_call_is_waited_for() -> None:
+    """Linux does so after a start, until its mountd has said who may access what."""
     attempts = 0
 
     def connect(until: float) -> Protocol:
@@ -71,12 +71,12 @@ def test_a_server_that_asks_for_patience_at_the_first_call_gets_it() -> None:
         attempts += 1
         if attempts < 3:
             raise TryLater("/")
-        return spoken()
+        return fake_protocol()
 
     assert Channel(connect, 10.0).do(lambda protocol: protocol.largest_read) == 1000
 
 
-def test_a_server_that_was_never_there_is_not_waited_for() -> None:
+def test_nfs_server_that_was_never_there_is_not_waited_for() -> None:
     def connect(until: float) -> Protocol:
         raise Disconnected("nas.local (port 2049) cannot be reached")
 
@@ -87,7 +87,7 @@ def test_a_server_that_was_never_there_is_not_waited_for() -> None:
 
 
 def answering(answer: bytes) -> tuple[str, int]:
-    """The address of a server that answers the first call on each connection with `answer` after the call's number."""
+    """The address of a server that answers one call with `answer`, in which NMBR stands for the call's number."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -115,18 +115,18 @@ def fragment(data: bytes, last: bool = True, length: int | None = None) -> bytes
 ACCEPTED = b"NMBR" + struct.pack(">5I", 1, 0, 0, 0, 0)
 
 
-def test_an_answer_in_pieces() -> None:
+def test_rpc_answer_in_fragments_is_put_together() -> None:
     answer = ACCEPTED + b"results."
     pieces = [fragment(answer[at : at + 5], last=False) for at in range(0, len(answer), 5)]
     assert called(fragment(b"", last=False) + b"".join(pieces) + fragment(b"")).fixed(8) == b"results."
 
 
-def test_an_answer_to_another_call_is_passed_over() -> None:
+def test_rpc_answer_to_another_call_is_skipped() -> None:
     assert called(fragment(b"old " + ACCEPTED[4:]) + fragment(ACCEPTED + b"new.")).fixed(4) == b"new."
 
 
 @pytest.mark.parametrize("pieces", [1, 1000])
-def test_an_answer_of_a_length_that_none_has_is_not_waited_for(pieces: int) -> None:
+def test_rpc_answer_of_impossible_length_is_refused_at_once(pieces: int) -> None:
     announced = fragment(b"", length=0x7FFFFFFF)
     if pieces > 1:
         announced = fragment(bytes(8192), last=False) * pieces
@@ -136,7 +136,7 @@ def test_an_answer_of_a_length_that_none_has_is_not_waited_for(pieces: int) -> N
     assert time.monotonic() - began < 5
 
 
-def test_an_answer_that_never_ends_is_given_up_in_time() -> None:
+def test_rpc_answer_that_never_ends_times_out() -> None:
     with pytest.raises(Disconnected, match="has not answered in time"):
         called(fragment(ACCEPTED, length=100), 0.5)
 
@@ -149,16 +149,16 @@ def test_an_answer_that_never_ends_is_given_up_in_time() -> None:
         (ACCEPTED[:-4] + number(5), "could not read the call"),
     ],
 )
-def test_a_call_that_is_refused(answer: bytes, said: str) -> None:
+def test_rpc_call_refused_by_server_says_why(answer: bytes, said: str) -> None:
     with pytest.raises(Refused, match=said):
         called(fragment(answer))
 
 
-def test_more_bytes_than_were_asked_for_are_not_believed() -> None:
-    class Generous(Spoken):
+def test_nfs_read_that_returns_too_many_bytes_is_an_error() -> None:
+    class Generous(FakeProtocol):
         def read(self, handle: bytes, offset: int, length: int) -> tuple[bytes, bool]:
             return bytes(length + 1), False
 
     with pytest.raises(OSError, match="1001 bytes where 1000") as caught:
-        Reader(Channel(lambda until: spoken(Generous()), 10.0), b"handle", "segment").read(0, 5000)
+        Reader(Channel(lambda until: fake_protocol(Generous()), 10.0), b"handle", "segment").read(0, 5000)
     assert caught.value.errno == errno.EPROTO

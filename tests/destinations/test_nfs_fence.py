@@ -1,4 +1,4 @@
-"""Two writers over NFS itself: whoever is replaced acknowledges nothing more, as the answer to each write tells."""
+"""Two writers over the NFS client: the answer to each write shows the replaced one that it must stop."""
 
 import errno
 import random
@@ -16,15 +16,15 @@ from backends.storage.base import FileFenced, Storage
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
-from tests.destinations.disturbed import SMALL_SEGMENTS, Open, created, disturb, opener
 from tests.destinations.places import Places
 from tests.destinations.proxy import Proxy
-from tests.destinations.scripted import Server, writer
-from tests.log.conftest import DATABASE, SMALL, impatient
+from tests.destinations.scripted_nfs import Server, writer
+from tests.destinations.second_writer import SMALL_SEGMENTS, Open, created, disturb, opener
+from tests.log.conftest import DATABASE, SMALL, readers_do_not_wait
 from tests.log.histories import source
-from tests.log.test_new_names import overtaken_in_a_compaction, overtaken_in_a_segment
+from tests.log.test_takeover_renames import overtaken_in_a_compaction, overtaken_in_a_segment
 
-__all__ = ["impatient"]
+__all__ = ["readers_do_not_wait"]
 
 ROOM, RECORD = 1 << 20, 200
 ROUNDS = 25
@@ -32,35 +32,35 @@ ROUNDS = 25
 
 @pytest.fixture(params=["nfs3", "nfs41"])
 def url(request: pytest.FixtureRequest, places: Places) -> str:
-    """Of a place on the server where there is no backup yet."""
+    """The URL of a place on the server where there is no backup yet."""
     return places.url(request.param)
 
 
 @pytest.fixture
-def there(url: str) -> Callable[[], Storage]:
-    """Opens an empty directory there, over new connections."""
+def open_storage(url: str) -> Callable[[], Storage]:
+    """Opens an empty directory on the server, over new connections each time."""
     place = opener(url)
     place().storage.make()
     return lambda: place().storage
 
 
 def sealed(storage: Storage) -> None:
-    """What a take-over does first."""
+    """Seal the file, which a takeover does first."""
     assert storage.seal("segment")
 
 
 def replaced(storage: Storage) -> None:
-    """By a second writer that does not seal."""
+    """Another writer replaces or removes the file without sealing it."""
     storage.publish("segment", b"another file")
 
 
 def removed(storage: Storage) -> None:
-    """By a second writer that does not seal."""
+    """Another writer replaces or removes the file without sealing it."""
     storage.remove("segment")
 
 
 class Stream:
-    """A writer of one file at full speed, until it is refused; `most` records more once its file was taken."""
+    """A writer of one file at full speed, until it is refused or has written `last` records."""
 
     def __init__(self, storage: Storage) -> None:
         self._handle = storage.create("segment")
@@ -81,13 +81,13 @@ class Stream:
 
 
 @pytest.mark.parametrize("take", [sealed, replaced, removed])
-def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not_see(
-    there: Callable[[], Storage], take: Callable[[Storage], None]
+def test_writer_whose_file_was_taken_acknowledges_nothing_the_taker_does_not_see(
+    open_storage: Callable[[], Storage], take: Callable[[Storage], None]
 ) -> None:
-    """At random moments: what the taker reads after it has sealed the file is all that is ever acknowledged."""
+    """At random moments: everything ever acknowledged is in what the taker reads after it has sealed the file."""
     done, lost, refused, choice = 0, 0, 0, random.Random(11)
     for _ in range(ROUNDS):
-        stream, taker = Stream(there()), there()
+        stream, taker = Stream(open_storage()), open_storage()
         with closing(taker.open("segment")) as before:
             stream.thread.start()
             time.sleep(choice.uniform(0, 0.05))
@@ -103,21 +103,21 @@ def test_writer_whose_file_is_taken_acknowledges_nothing_that_the_taker_does_not
     assert done > ROUNDS
 
 
-def test_neither_of_two_nodes_loses_what_was_acknowledged(url: str, tmp_path: Path) -> None:
-    """`python -m tests.destinations.disturbed` does the same for as many rounds as wanted."""
+def test_two_nodes_over_nfs_lose_nothing_acknowledged(url: str, tmp_path: Path) -> None:
+    """`python -m tests.destinations.second_writer` does the same for any number of rounds."""
     tally = disturb(created(opener(url, SMALL_SEGMENTS)), tmp_path, ROUNDS, 5)
     assert (len(tally.lost), tally.damaged, tally.never_stopped) == (0, "", 0), str(tally)
-    assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may go while it looks; then it has done no harm
+    assert len(tally.refused) < ROUNDS // 5, str(tally)  # files may disappear while it scans; then it has done no harm
     assert tally.acknowledged > 10 * ROUNDS
 
 
 @pytest.fixture
 def slowly_watched(url: str) -> Open:
-    """That place with small segments; the session marker is looked at too rarely to help."""
+    """The same place with small segments; the session marker is checked too rarely to help."""
     return opener(url, replace(SMALL, check_every=1e9))
 
 
-def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(slowly_watched: Open) -> None:
+def test_writer_held_up_before_naming_a_segment_replaces_none_over_nfs(slowly_watched: Open) -> None:
     for made in (False, True):
         slowly_watched().create(source(DATABASE, 1))
         acknowledged, found = overtaken_in_a_segment(slowly_watched, 60, made=made)
@@ -125,16 +125,14 @@ def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(slo
         slowly_watched().remove()
 
 
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(
-    slowly_watched: Open, tmp_path: Path
-) -> None:
+def test_writer_held_up_before_naming_a_snapshot_replaces_none_over_nfs(slowly_watched: Open, tmp_path: Path) -> None:
     slowly_watched().create(source(DATABASE, 1))
     acknowledged, found = overtaken_in_a_compaction(slowly_watched, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
-@pytest.mark.usefixtures("impatient")
-def test_harness_sees_what_a_rename_destroys(slowly_watched: Open, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("readers_do_not_wait")
+def test_harness_sees_damage_from_rename_over_a_file_over_nfs(slowly_watched: Open, tmp_path: Path) -> None:
     slowly_watched().create(source(DATABASE, 1))
     with pytest.raises(Damaged):
         overtaken_in_a_segment(slowly_watched, 60, safely=False)
@@ -145,15 +143,15 @@ def test_harness_sees_what_a_rename_destroys(slowly_watched: Open, tmp_path: Pat
 
 
 @pytest.mark.parametrize("refusal", [errno.EOPNOTSUPP, errno.EPERM])
-def test_server_without_links_is_asked_first(
-    there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
+def test_rename_new_replaces_nothing_on_nfs_server_without_hard_links(
+    open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def refused(*_: object) -> None:
         raise OSError(refusal, "refused")
 
     for version in (Version3, Version41):
         monkeypatch.setattr(version, "link", refused)
-    storage = there()
+    storage = open_storage()
     with closing(storage.create("one.tmp")) as one, closing(storage.create("another.tmp")) as another:
         one.write_durably(0, b"one")
         another.write_durably(0, b"another")
@@ -166,8 +164,8 @@ def test_server_without_links_is_asked_first(
     assert storage.read_small("segment") == b"one goes on"
 
 
-def test_new_name_leaves_the_file_unsealed_and_no_removed_one_behind(there: Callable[[], Storage]) -> None:
-    storage = there()
+def test_rename_new_over_nfs_leaves_one_unsealed_file_and_no_hidden_one(open_storage: Callable[[], Storage]) -> None:
+    storage = open_storage()
     assert isinstance(storage, NfsStorage)
     with closing(storage.create("segment.tmp")) as handle:
         storage.rename_new("segment.tmp", "segment")
@@ -178,7 +176,7 @@ def test_new_name_leaves_the_file_unsealed_and_no_removed_one_behind(there: Call
     ]
 
 
-def test_fence_costs_no_further_call(places: Places) -> None:
+def test_fence_over_nfs_costs_no_further_call(places: Places) -> None:
     for kind in ("nfs3", "nfs41"):
         with closing(Proxy(places.ganesha.port)) as proxy:
             url = places.url(kind).replace(f"nfsport={places.ganesha.port}", f"nfsport={proxy.port}")
@@ -192,30 +190,30 @@ def test_fence_costs_no_further_call(places: Places) -> None:
                 assert proxy.calls == before + 10
 
 
-def test_sealed_file_can_be_read_and_replaced(there: Callable[[], Storage]) -> None:
-    storage = there()
+def test_sealed_file_over_nfs_can_be_read_and_replaced(open_storage: Callable[[], Storage]) -> None:
+    storage = open_storage()
     storage.publish("segment", b"content")
     assert storage.seal("segment")
     assert storage.seal("segment")
     assert storage.read_small("segment") == b"content"
     storage.publish("segment", b"other")
     with closing(storage.create("segment")) as handle:
-        handle.write_durably(0, b"anew")
-    assert storage.read_small("segment") == b"anew"
+        handle.write_durably(0, b"again")
+    assert storage.read_small("segment") == b"again"
 
 
-def test_file_that_is_not_there_cannot_be_sealed(there: Callable[[], Storage]) -> None:
+def test_missing_file_over_nfs_cannot_be_sealed(open_storage: Callable[[], Storage]) -> None:
     with pytest.raises(FileNotFoundError):
-        there().seal("segment")
+        open_storage().seal("segment")
 
 
-def test_there_is_no_lock_over_nfs_itself(there: Callable[[], Storage]) -> None:
-    assert there().lock("a test") is None
+def test_lock_over_nfs_client_is_none(open_storage: Callable[[], Storage]) -> None:
+    assert open_storage().lock("a test") is None
 
 
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize(("mode", "links"), [(0o400, 1), (0o600, 0), (0o477, 2)])
-def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int, links: int) -> None:
+def test_nfs_write_without_attributes_in_answer_asks_for_them(tells: bool, mode: int, links: int) -> None:
     server = Server(tells=tells)
     handle = writer(server)
     handle.write_durably(0, b"record")
@@ -226,8 +224,10 @@ def test_server_that_tells_nothing_after_a_write_is_asked(tells: bool, mode: int
 
 
 @pytest.mark.parametrize(("error", "mode", "fenced"), [(13, 0o400, True), (13, 0o600, False), (28, 0o400, False)])
-def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, fenced: bool) -> None:
-    """Most let the file's owner; what is refused for another reason is said as it is."""
+def test_permission_error_on_sealed_file_is_a_fence_and_any_other_is_raised(
+    error: int, mode: int, fenced: bool
+) -> None:
+    """Most servers let the file's owner write. A write refused for another reason raises that reason."""
     server = Server()
     handle = writer(server)
     server.refuses, server.mode = error, mode
@@ -237,13 +237,15 @@ def test_server_that_lets_nobody_write_to_a_sealed_file(error: int, mode: int, f
     assert fenced or caught.value.errno == error
 
 
-def test_server_without_modes_seals_nothing(there: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ignores them, or refuses; the caller is told, for it must know that nobody is kept out."""
+def test_nfs_server_without_modes_reports_that_nothing_was_sealed(
+    open_storage: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores modes or refuses to set them. The caller must know that nobody is kept out: `seal` returns False."""
 
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    storage = there()
+    storage = open_storage()
     storage.publish("segment", b"content")
     for does in (lambda *_: None, refused):
         for version in (Version3, Version41):

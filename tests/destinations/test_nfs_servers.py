@@ -1,4 +1,4 @@
-"""Servers that lack what RFC 1813 and 8881 let them lack, or name numbers that make no sense; and removed files."""
+"""NFS servers without what RFC 1813 and 8881 make optional, or with numbers that make no sense; and removed files."""
 
 import os
 import struct
@@ -17,9 +17,9 @@ from backends.storage.nfs.storage import NfsStorage
 from backends.storage.nfs.version3 import Version3
 from backends.storage.nfs.version41 import Version41
 from backends.storage.nfs.xdr import Malformed, Unpacker, long, number, text
-from tests.destinations.disturbed import Open, created, opener
 from tests.destinations.places import Places
-from tests.destinations.scripted import Scripted
+from tests.destinations.scripted_nfs import Scripted
+from tests.destinations.second_writer import Open, created, opener
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, silent
 from tests.log.model import versions
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, places: Places) -> Open:
 
 @pytest.fixture(params=["status", "procedure"])
 def without_readdirplus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The real server says that it has no READDIRPLUS, in one of two ways; the rest is its own. Which it was asked."""
+    """Make the real server appear to lack READDIRPLUS, in one of two ways. Returns the listing procedures called."""
     asked, real = list[int](), Connection.call
 
     def call(self: Connection, program: int, version: int, procedure: int, data: bytes, until: float) -> Unpacker:
@@ -44,14 +44,14 @@ def without_readdirplus(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         if program == 100003 and procedure == READDIRPLUS:
             if request.param == "status":
                 return Unpacker(number(NOT_SUPPORTED) + number(0))
-            return real(self, program, version, 99, data, until)  # one that no server knows
+            return real(self, program, version, 99, data, until)  # a procedure that no server knows
         return real(self, program, version, procedure, data, until)
 
     monkeypatch.setattr(Connection, "call", call)
     return asked
 
 
-def test_server_without_readdirplus_is_listed(places: Places, without_readdirplus: list[int]) -> None:
+def test_nfs_server_without_readdirplus_is_listed(places: Places, without_readdirplus: list[int]) -> None:
     open_ = created(opener(places.url("nfs3")))
     history = History(1)
     for session in ("one", "two"):
@@ -69,8 +69,8 @@ def test_server_without_readdirplus_is_listed(places: Places, without_readdirplu
     assert without_readdirplus.count(READDIR) > 3
 
 
-def test_directory_of_many_files_is_listed_whole(place: Open, places: Places) -> None:
-    """It takes several answers."""
+def test_nfs_directory_of_many_files_is_listed_whole(place: Open, places: Places) -> None:
+    """The listing takes several answers."""
     storage = place().storage
     storage.make()
     (directory,) = places.ganesha.exported.glob(f"{cast(NfsStorage, storage)._server.directory[-1]}/lightning.bkp")
@@ -84,7 +84,7 @@ def test_directory_of_many_files_is_listed_whole(place: Open, places: Places) ->
 
 
 class Endless(Connection):
-    """A server of NFSv3 whose directory has no end."""
+    """An NFSv3 server whose directory has no end."""
 
     def __init__(self, names: int) -> None:
         self.names = names
@@ -104,12 +104,12 @@ def version3(connection: Connection) -> Version3:
 
 
 @pytest.mark.parametrize("names", [0, 1000])
-def test_directory_without_end_is_not_believed(names: int) -> None:
-    with pytest.raises(Malformed, match="without end"):
+def test_nfs_directory_without_end_is_refused(names: int) -> None:
+    with pytest.raises(Malformed, match="does not end"):
         version3(Endless(names)).entries(b"directory")
 
 
-def test_listing_is_believed_up_to_a_bound() -> None:
+def test_nfs_listing_beyond_maximum_length_is_refused() -> None:
     check_listing(MAX_ENTRIES, 1, end=False)
     check_listing(0, 0, end=True)
     with pytest.raises(Malformed):
@@ -117,33 +117,33 @@ def test_listing_is_believed_up_to_a_bound() -> None:
 
 
 @pytest.mark.parametrize(("told", "taken"), [(0, 1 << 20), (512, 512), (65536, 65536), (1 << 31, 1 << 20)])
-def test_limit_of_a_server(told: int, taken: int) -> None:
+def test_nfs_size_limit_is_taken_from_server_within_ours(told: int, taken: int) -> None:
     assert limit(told, 1 << 20) == taken
 
 
 @pytest.mark.parametrize("told", [1, 511])
-def test_limit_below_a_sector_is_said(told: int) -> None:
-    with pytest.raises(Malformed, match=f"no more than {told} bytes"):
+def test_nfs_size_limit_below_a_sector_is_refused(told: int) -> None:
+    with pytest.raises(Malformed, match=f"only {told} bytes"):
         limit(told, 1 << 20)
 
 
 @pytest.mark.parametrize("largest", [0, 1000, 1024, 1535])
-def test_session_too_small_for_a_write_is_refused(largest: int) -> None:
-    """Refused, not an error: where the URL leaves the version open, version 3 is tried then."""
+def test_nfs_session_too_small_for_a_write_is_refused(largest: int) -> None:
+    """It raises Refused and not another error: if the URL leaves the version open, version 3 is then tried."""
     connection = Scripted()
     connection.largest = largest
     with pytest.raises(Refused, match=f"calls of {largest} bytes"):
         Session(cast(Connection, connection), 0.0)
 
 
-def test_smallest_session_writes_a_sector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smallest_nfs_session_writes_one_sector(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Scripted()
     connection.largest = 1536
     monkeypatch.setattr(Version41, "_connect", lambda self: connection)
     assert Version41("nas.local", 2049, Identity(), False, 0.0).largest_write == 512
 
 
-def test_port_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nfs_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = version3(Endless(0))
     protocol._host, protocol._identity = "127.0.0.1", Identity()
     monkeypatch.setattr(Connection, "__init__", lambda *_: None)
@@ -157,7 +157,7 @@ def test_port_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_disk(places: Places, storage: Storage) -> dict[str, int]:
-    """Every file in the backup, hidden ones too, and its size."""
+    """Every file in the backup, hidden ones included, and its size."""
     parent = cast(NfsStorage, storage)._server.directory[-1]
     return {path.name: path.stat().st_size for path in (places.ganesha.exported / parent / "lightning.bkp").iterdir()}
 
@@ -166,10 +166,10 @@ def hidden(files: dict[str, int]) -> int:
     return sum(size for name, size in files.items() if name.startswith(gone.HIDDEN))
 
 
-def test_restarts_leave_no_more_removed_files_than_there_is_room_for(
+def test_restarts_over_nfs_keep_removed_files_within_their_space_limit(
     place: Open, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is started again and again: each start replaces the last segment."""
+    """Each start of a node replaces the last segment."""
     room = 400_000
     monkeypatch.setattr(gone, "ROOM", room)
     monkeypatch.setattr("backends.storage.nfs.storage.ROOM", room)
@@ -183,11 +183,13 @@ def test_restarts_leave_no_more_removed_files_than_there_is_room_for(
             assert hidden(files) <= max(room, live), files
         writer.close()
         most = max(most, hidden(on_disk(places, writer.storage)))
-    assert most > room // 2, "it was never near the bound"
+    assert most > room // 2, "it was never near the limit"
     assert versions(open_()) == list(range(2, 12 * 20 + 2))
 
 
-def test_oldest_removed_files_go_first(place: Open, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_removed_nfs_files_are_deleted_first(
+    place: Open, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gone, "ROOM", 250_000)
     monkeypatch.setattr("backends.storage.nfs.storage.ROOM", 250_000)
     storage = place().storage
@@ -221,14 +223,16 @@ def entry(age: float, size: int) -> tuple[str, Attributes]:
         ([(1, 300 << 20)], 300 << 20, []),
         ([(2, 1), (1, 300 << 20)], 300 << 20, [1]),
         ([(gone.GRACE + 5, 1), (gone.GRACE - 5, 2)], 0, [1]),
-        ([(-gone.GRACE - 5, 1)], 0, [1]),  # the clock stood wrong when it was removed
+        ([(-gone.GRACE - 5, 1)], 0, [1]),  # the clock was wrong when it was removed
     ],
 )
-def test_what_is_forgotten(kept: list[tuple[float, int]], live: int, sizes: list[int]) -> None:
+def test_removed_nfs_files_to_delete_are_chosen_by_age_and_size(
+    kept: list[tuple[float, int]], live: int, sizes: list[int]
+) -> None:
     entries = [("snapshot-00000001", Attributes(Kind.FILE, live)), *(entry(age, size) for age, size in kept)]
     assert [size for _, size in gone.to_forget(entries)] == sizes
 
 
-def test_name_of_earlier_release_is_understood() -> None:
+def test_hidden_name_of_removed_file_from_earlier_release_is_understood() -> None:
     name = f"{gone.HIDDEN}{time.time() - gone.GRACE - 5:.0f}-0badcafe"
     assert gone.to_forget([(name, Attributes(Kind.FILE, 1))]) == [(name, 1)]

@@ -1,4 +1,4 @@
-"""A record that is larger than what the server takes in one write, and a node that dies between two of them."""
+"""A record larger than the server takes in one write, and a node that dies between two of its writes."""
 
 import threading
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from backends.log.writer.options import DEFAULT_OPTIONS
 from backends.log.writer.writer import Writer
 from backends.storage.nfs import files
 from backends.storage.nfs.storage import NfsStorage
-from tests.destinations.disturbed import created, opener
 from tests.destinations.proxy import Proxy
-from tests.destinations.scripted import Server, writer
+from tests.destinations.scripted_nfs import Server, writer
+from tests.destinations.second_writer import created, opener
 from tests.destinations.servers import Ganesha
 from tests.fake_lightningd.calls import History
 from tests.log.histories import change, noise, silent
@@ -28,7 +28,7 @@ from tests.log.model import contents
 LARGE = 3 << 20
 LIMITS = (64 << 10, 100_000)
 CUTS = (0, 1, 2, 17)
-"""Which of the record's writes (there are more) is the first that does not arrive."""
+"""Which of the record's writes is the first that does not arrive; there are more writes than these."""
 
 
 @pytest.fixture(scope="module", params=LIMITS)
@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 class Line:
-    """A node's connection, which ends for good at one of the large calls that go over it."""
+    """A node's connection, which breaks for good at a chosen one of its large calls."""
 
     def __init__(self, server: Ganesha) -> None:
         self.proxy = Proxy(server.port)
@@ -57,29 +57,29 @@ class Line:
         return "drop" if self.ended.is_set() else ""
 
     def of(self, url: str, server: Ganesha) -> str:
-        """The server's URL, over this line."""
+        """The server's URL, changed to go over this connection."""
         return url.replace(f"nfsport={server.port}", f"nfsport={self.proxy.port}")
 
 
 @pytest.fixture
-def graves() -> Iterator[list[tuple[Line, threading.Thread]]]:
-    """Nodes that died: they try until their time is over, on lines that nobody else gets meanwhile."""
-    graves = list[tuple[Line, threading.Thread]]()
-    yield graves
-    for line, thread in graves:
+def dead_nodes() -> Iterator[list[tuple[Line, threading.Thread]]]:
+    """Nodes that died: their threads retry until they time out, on ports that nobody else may get until then."""
+    dead_nodes = list[tuple[Line, threading.Thread]]()
+    yield dead_nodes
+    for line, thread in dead_nodes:
         thread.join(30)
         line.proxy.close()
 
 
-def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
-    """Nobody is told of this change: the node is gone before."""
+def die_during_append(node: Writer, line: Line, last: Change) -> threading.Thread:
+    """Append a change during which the connection breaks for good; it is never acknowledged."""
 
     def append() -> None:
         with pytest.raises(WriteFailed):
             node.append(last)
 
     storage = cast(NfsStorage, node.storage)
-    storage._commits._patience = storage._rest._patience = 2.0
+    storage._commits._commit_timeout = storage._rest._commit_timeout = 2.0
     thread = threading.Thread(target=append, daemon=True)
     thread.start()
     assert line.ended.wait(30), "the record went over in fewer writes"
@@ -87,12 +87,12 @@ def dies_in(node: Writer, line: Line, last: Change) -> threading.Thread:
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
-@pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past_the_room", "into_zeros"])
-def test_node_that_dies_between_two_writes_of_a_record_goes_on(
+@pytest.mark.parametrize("room", [64 << 10, 5 << 20], ids=["past preallocated space", "into zeros"])
+def test_node_killed_between_two_writes_of_a_record_starts_again(
     server: Ganesha,
     version: str,
     room: int,
-    graves: list[tuple[Line, threading.Thread]],
+    dead_nodes: list[tuple[Line, threading.Thread]],
     tmp_path: Path,
 ) -> None:
     options = replace(DEFAULT_OPTIONS, preallocate_min=room, preallocate_max=room)
@@ -107,21 +107,21 @@ def test_node_that_dies_between_two_writes_of_a_record_goes_on(
         small, large = change(history.note("x" * cut)), change(history.note(text))
         node.append(small)
         line.large, line.ends_at = 0, cut
-        graves.append((line, dies_in(node, line, large)))
+        dead_nodes.append((line, die_during_append(node, line, large)))
         backup = opener(url, options)()
         again = backup.open(lambda level, line: torn.append(line), "node")
         assert again.position.data_version == small.data_version
         assert contents(backup).changes[-1] == (small.data_version, tuple(small.statements))
         again.close()
-    assert len(torn) == len(CUTS) - 1, torn  # of the first cut nothing is seen
+    assert len(torn) == len(CUTS) - 1, torn  # the first cut leaves no trace
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
 @pytest.mark.parametrize("short", [1, 7, 8, 100, 500, 513])
-def test_record_of_which_any_part_is_missing_is_torn(
-    server: Ganesha, version: str, short: int, graves: list[tuple[Line, threading.Thread]], tmp_path: Path
+def test_record_missing_any_of_its_nfs_writes_is_torn(
+    server: Ganesha, version: str, short: int, dead_nodes: list[tuple[Line, threading.Thread]], tmp_path: Path
 ) -> None:
-    """Of a length that leaves so many bytes to the last write, if each but that took all that the server takes."""
+    """The record's length leaves `short` bytes for the last write if all others are as large as the server allows."""
     (server.exported / tmp_path.name).mkdir(exist_ok=True)
     url = server.url(version, f"{tmp_path.name}/lightning.bkp")
     opener(url)().storage.make()
@@ -135,7 +135,7 @@ def test_record_of_which_any_part_is_missing_is_torn(
         with closing(opener(line.of(url, server))().storage.create("segment")) as handle:
             assert isinstance(handle, files.Writer)
             handle.extend(0, 1 << 20)
-            handle._commits._patience = 0.5
+            handle._commits._commit_timeout = 0.5
             line.large, line.ends_at = 0, cut
             with suppress(TimeoutError):
                 handle.write_durably(offset, record)
@@ -151,7 +151,7 @@ def test_record_of_which_any_part_is_missing_is_torn(
 
 @pytest.mark.parametrize("most", [512, 1000, 4096, 65_536, 100_000])
 @pytest.mark.parametrize("offset", [0, 64, 511, 512, 70_001])
-def test_every_part_of_a_write_ends_where_a_sector_does(most: int, offset: int) -> None:
+def test_large_nfs_write_is_split_at_sector_boundaries(most: int, offset: int) -> None:
     server = Server()
     server.largest_write = most
     ends = list[int]()
@@ -170,8 +170,10 @@ def test_every_part_of_a_write_ends_where_a_sector_does(most: int, offset: int) 
 
 
 @pytest.mark.parametrize("version", ["3", "4.1"])
-def test_connection_that_commits_knows_the_servers_limit(server: Ganesha, version: str, tmp_path: Path) -> None:
-    """Not only the one that has looked for the directory: more is refused, or cut by the server where it likes."""
+def test_connection_for_commits_knows_largest_write_of_the_server(
+    server: Ganesha, version: str, tmp_path: Path
+) -> None:
+    """Not only the connection that looked up the directory: the server refuses a larger write, or cuts it anywhere."""
     line = Line(server)
     with closing(line.proxy):
         (server.exported / tmp_path.name).mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""No file is renamed over one that the process holds open.
+"""No file is renamed over one that the process has open.
 
 FUSE filesystems (sshfs, ntfs-3g, bindfs) and the kernel's NFS client turn that into two renames: the open file first
-gets a hidden name, and a connection that drops in between loses the name. Two of two starts over sshfs ended so.
+gets a hidden name, and a connection that drops in between loses the name. Over sshfs, two starts out of two ended so.
 """
 
 import os
@@ -14,8 +14,8 @@ from backends.compaction.compact import compact_log
 from backends.log.writer.options import LogOptions
 from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
-from tests.destinations.disturbed import Open, opener
 from tests.destinations.places import Places
+from tests.destinations.second_writer import Open, opener
 from tests.log.conftest import DATABASE, no_lock, small
 from tests.log.histories import changes, noise, silent, source
 from tests.log.model import versions
@@ -26,7 +26,7 @@ KINDS = ("file", "sshfs", "exfat")
 
 
 class Watch:
-    """Each rename, with whether its target was open at that moment."""
+    """Records each rename, and each whose target was open at that moment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.renamed: list[str] = []
@@ -61,7 +61,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, small: LogOptions) -> Open:
-    """A backup that is not made yet."""
+    """A place where no backup has been created yet."""
     if request.param == "file":
         return opener((tmp_path / "lightning.bkp").as_uri(), small)
     places: Places = request.getfixturevalue("places")
@@ -69,15 +69,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, small: LogOptions) -> 
 
 
 def kill(writer: Writer) -> None:
-    """As the kernel does it: every descriptor is closed, nothing is tidied up."""
+    """End the writer as SIGKILL would: every descriptor is closed, nothing is tidied up."""
     segments = writer._segments
     for segment in (*segments._retired, segments.current, segments._next):
         if segment is not None:
             segment.handle.close()
 
 
-def test_nothing_is_renamed_over_an_open_file(place: Open, watch: Watch) -> None:
-    """A whole life: starts after a stop and after a kill, full segments, compactions, new generations."""
+def test_no_rename_replaces_an_open_file_in_a_whole_life(place: Open, watch: Watch) -> None:
+    """A whole life: starts after a stop and after a kill, full segments, a new generation, a note of trouble."""
     place().create(source(DATABASE, 1))
     version = 1
     for number in range(3):
@@ -101,7 +101,7 @@ def test_nothing_is_renamed_over_an_open_file(place: Open, watch: Watch) -> None
     assert versions(place())[-1] == version
 
 
-def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_path: Path) -> None:
+def test_no_rename_replaces_an_open_file_in_a_compaction(watch: Watch, place: Open, tmp_path: Path) -> None:
     place().create(source(DATABASE, 1))
     writer = place().open(silent, "session")
     for change in changes(10, 1):
@@ -114,7 +114,7 @@ def test_a_compaction_renames_over_no_open_file(watch: Watch, place: Open, tmp_p
     assert watch.over_an_open_one == []
 
 
-def test_watch_sees_a_rename_over_an_open_file(watch: Watch, tmp_path: Path) -> None:
+def test_harness_sees_a_rename_over_an_open_file(watch: Watch, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     for name in ("old", "new"):
         storage.create(name).close()

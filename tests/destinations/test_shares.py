@@ -1,4 +1,4 @@
-"""A mounted share: what is accepted as one, what is noticed when another is in its place, what is warned about."""
+"""A mounted share: what is accepted as one, how another share in its place is noticed, and what is warned about."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,20 +27,22 @@ from tests.legacy.written import written
 
 @pytest.fixture
 def share(tmp_path: Path) -> Iterator[Sshfs]:
-    """A share of this test's own, mounted."""
+    """A mounted share of this test's own."""
     share = Sshfs(tmp_path)
     share.start()
     yield share
     share.stop()
 
 
-def a_mount(kind: str, *options: str) -> Mount:
+def mount_of_kind(kind: str, *options: str) -> Mount:
     return Mount(1, (0, 50), "/", Path("/mnt/nas"), kind, "nas:/volume1", frozenset({"rw", *options}))
 
 
 @pytest.mark.parametrize("kind", ["nfs3", "nfs41", "sshfs"])
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
-def test_the_recorded_nodes(kind: str, recording: Recording, places: Places, world_at: WorldAt) -> None:
+def test_recorded_node_on_share_is_restored_equal(
+    kind: str, recording: Recording, places: Places, world_at: WorldAt
+) -> None:
     world = world_at(places.url(kind))
     recording.prepare(world)
     node = world.run(recording.calls())
@@ -50,7 +52,7 @@ def test_the_recorded_nodes(kind: str, recording: Recording, places: Places, wor
     assert differences(restored, recording.expected(world)) == []
 
 
-def test_a_directory_of_this_machine_is_no_share(tmp_path: Path, world_at: WorldAt) -> None:
+def test_local_directory_given_as_share_is_refused_and_nothing_written(tmp_path: Path, world_at: WorldAt) -> None:
     world = world_at(f"nfs://{tmp_path}/lightning.bkp")
     before = sorted(tmp_path.rglob("*"))
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
@@ -60,7 +62,9 @@ def test_a_directory_of_this_machine_is_no_share(tmp_path: Path, world_at: World
     assert [path for path in tmp_path.rglob("*") if path not in before] == []
 
 
-def test_a_share_that_is_not_mounted_at_a_start(share: Sshfs, world_at: WorldAt, history: History) -> None:
+def test_share_not_mounted_at_start_stops_the_node_and_writes_nothing(
+    share: Sshfs, world_at: WorldAt, history: History
+) -> None:
     world = world_at(f"nfs://{share.point}/lightning.bkp").init()
     world.run([history.first(), *history.notes(3)])
     share.unmount()
@@ -73,7 +77,9 @@ def test_a_share_that_is_not_mounted_at_a_start(share: Sshfs, world_at: WorldAt,
     world.assert_restored_equals_the_nodes()
 
 
-def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path) -> None:
+def test_other_share_mounted_in_its_place_is_refused(
+    share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path
+) -> None:
     url = f"nfs://{share.point}/lightning.bkp"
     world = world_at(url).init()
     world.run([history.first()])
@@ -87,13 +93,15 @@ def test_another_share_in_its_place(share: Sshfs, world_at: WorldAt, history: Hi
         node.db_write(history.note())
     with pytest.raises(Unreachable, match="Is that the right share"):
         backup_at(url).id()
-    with pytest.raises(Unreachable, match="another share is in the place") as caught:
+    with pytest.raises(Unreachable, match="the wrong share is mounted") as caught:
         backup_at(remembered).id()
     assert source in str(caught.value)
     assert list(share.point.iterdir()) == []
 
 
-def test_a_share_is_found_again_under_another_name(share: Sshfs, world_at: WorldAt, history: History) -> None:
+def test_share_mounted_under_another_name_is_accepted_with_a_note(
+    share: Sshfs, world_at: WorldAt, history: History
+) -> None:
     world = world_at(f"nfs://{share.point}/lightning.bkp").init()
     settings = read_settings(world.directory)
     assert f"share={quote(share.source)}" in settings.url
@@ -103,7 +111,9 @@ def test_a_share_is_found_again_under_another_name(share: Sshfs, world_at: World
     assert any("made on the share nas:/volume1" in line for _, line in node.logs)
 
 
-def test_every_command_remembers_the_share(share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path) -> None:
+def test_commands_that_set_a_backup_remember_its_share(
+    share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path
+) -> None:
     calls = [history.first(), *history.notes(3)]
     world = world_at(f"nfs://{share.point}/lightning.bkp").init()
     world.run(calls)
@@ -116,10 +126,10 @@ def test_every_command_remembers_the_share(share: Sshfs, world_at: WorldAt, hist
 
 
 @pytest.mark.parametrize("kind", ["fuse.rclone", "davfs"])
-def test_a_share_that_sends_files_when_they_are_closed(
+def test_share_that_uploads_files_only_on_close_is_refused_but_readable(
     kind: str, tmp_path: Path, world_at: WorldAt, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rclone uploads a log that stays open only when the node stops, whatever is synced; a copy there can be read."""
+    """rclone uploads a file only when it is closed, so the log only when the node stops; a copy there can be read."""
     url = f"nfs://{tmp_path}/lightning.bkp"
     world: Elsewhere = world_at(f"file://{tmp_path}/lightning.bkp")
     world.init().run([history.first()])
@@ -134,55 +144,55 @@ def test_a_share_that_sends_files_when_they_are_closed(
             refused()
     assert not (tmp_path / "another.bkp").exists()
     target = tmp_path / "restored.sqlite3"
-    with backup_at(url).read() as generation:  # in this process: another one knows no such mount
+    with backup_at(url).read() as generation:  # in this process: only here is the mount faked
         rebuild(generation, target)
     assert differences(target, world.database) == []
 
 
-def test_options_of_the_other_kind_are_refused() -> None:
+def test_url_of_mounted_share_with_nfs_client_options_is_refused() -> None:
     with pytest.raises(BadURL, match="mounted share"):
         backup_at("nfs:///mnt/nas/lightning.bkp?version=4.1")
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
-def test_network_filesystems(kind: str) -> None:
-    assert is_network(a_mount(kind))
+def test_network_filesystem_is_recognised(kind: str) -> None:
+    assert is_network(mount_of_kind(kind))
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", "tmpfs", "overlay", "fuseblk", "autofs", "fuse.encfs"])
-def test_other_filesystems(kind: str) -> None:
-    assert not is_network(a_mount(kind))
+def test_local_filesystem_is_not_taken_for_a_network_one(kind: str) -> None:
+    assert not is_network(mount_of_kind(kind))
 
 
 @pytest.mark.parametrize(
     ("kind", "option"),
     [("nfs4", "soft"), ("nfs", "softerr"), ("nfs", "async"), ("cifs", "nostrictsync"), ("9p", "cache=loose")],
 )
-def test_options_that_break_the_promise_are_named(kind: str, option: str) -> None:
-    (line,) = promise_breakers(a_mount(kind, option, "relatime"))
+def test_mount_option_that_breaks_durability_is_named(kind: str, option: str) -> None:
+    (line,) = promise_breakers(mount_of_kind(kind, option, "relatime"))
     assert f"`{option}`" in line
 
 
 @pytest.mark.parametrize("options", [("hard", "vers=4.2"), ("hard", "nolock"), ("sync",)])
-def test_options_that_do_not(options: tuple[str, ...]) -> None:
+def test_mount_options_that_keep_durability_are_not_warned_about(options: tuple[str, ...]) -> None:
     """`nolock` matters for the node's own directory only: the backup takes no lock on the share."""
-    assert promise_breakers(a_mount("nfs", *options)) == []
+    assert promise_breakers(mount_of_kind("nfs", *options)) == []
 
 
-def test_nolock_under_the_nodes_directory() -> None:
-    assert "`nolock`" in str(lock_breaker(a_mount("nfs", "nolock")))
-    assert lock_breaker(a_mount("nfs4", "hard")) is None
-    assert lock_breaker(a_mount("ext4", "nolock")) is None
+def test_nolock_mount_option_under_node_directory_is_named() -> None:
+    assert "`nolock`" in str(lock_breaker(mount_of_kind("nfs", "nolock")))
+    assert lock_breaker(mount_of_kind("nfs4", "hard")) is None
+    assert lock_breaker(mount_of_kind("ext4", "nolock")) is None
 
 
-def test_the_mount_of_a_path(share: Sshfs) -> None:
+def test_mount_of_a_path_is_found_even_below_missing_directories(share: Sshfs) -> None:
     assert mount_of(share.point).kind == "fuse.sshfs"
     assert mount_of(share.point / "not" / "there").source == share.source
     assert mount_of(Path("/proc/self")).kind == "proc"
     assert mount_of(share.served).kind != "fuse.sshfs"
 
 
-def test_odd_mount_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mount_table_with_escapes_and_empty_source_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = tmp_path / "mountinfo"
     lines.write_bytes(
         b"36 35 98:0 /mnt1 /mnt/my\\040stick\\134 rw,noatime master:1 shared:2 - vfat /dev/sdb1 ro,errors=continue\n"

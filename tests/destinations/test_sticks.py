@@ -1,4 +1,4 @@
-"""Sticks: found by what they are called, and pulled out at the worst moments."""
+"""Sticks: found by label or UUID, and pulled out at the worst moments."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +20,12 @@ from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.world import backup_cli
 from tests.fake_lightningd import History, Refused
 
-Buy = Callable[..., Stick]
+NewStick = Callable[..., Stick]
 
 
 @pytest.fixture
-def buy(tmp_path: Path) -> Iterator[Buy]:
-    """New sticks, plugged in by the test; away at its end."""
+def new_stick(tmp_path: Path) -> Iterator[NewStick]:
+    """Makes new sticks, which the test plugs in; they are removed at its end."""
     bought: list[Stick] = []
 
     def one(kind: type[Stick], label: str = "") -> Stick:
@@ -38,7 +38,7 @@ def buy(tmp_path: Path) -> Iterator[Buy]:
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_a_recorded_node(kind: str, places: Places, world_at: WorldAt) -> None:
+def test_recorded_node_on_stick_is_restored_equal(kind: str, places: Places, world_at: WorldAt) -> None:
     world = world_at(places.url(kind))
     FRESH.prepare(world)
     node = world.run(FRESH.calls())
@@ -48,10 +48,10 @@ def test_a_recorded_node(kind: str, places: Places, world_at: WorldAt) -> None:
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_it_is_found_under_another_path(
-    kind: str, buy: Buy, world_at: WorldAt, history: History, tmp_path: Path
+def test_stick_mounted_elsewhere_is_found_by_label(
+    kind: str, new_stick: NewStick, world_at: WorldAt, history: History, tmp_path: Path
 ) -> None:
-    stick = buy(STICKS[kind]).plug()
+    stick = new_stick(STICKS[kind]).plug()
     world = world_at(stick.url()).init()
     world.run([history.first(), *history.notes(3)])
     stick.pull()
@@ -62,15 +62,15 @@ def test_it_is_found_under_another_path(
 
 
 @pytest.mark.parametrize("kind", STICKS)
-def test_names_are_read_from_the_device(kind: str, buy: Buy) -> None:
-    stick = buy(STICKS[kind])
+def test_label_and_uuid_of_stick_are_read_from_its_device(kind: str, new_stick: NewStick) -> None:
+    stick = new_stick(STICKS[kind])
     names = read_names(stick.image)
     assert names is not None
     assert (names.label, names.uuid) == (stick.label, run("blkid", "-p", "-s", "UUID", "-o", "value", stick.image))
 
 
-def test_it_is_found_by_uuid(buy: Buy) -> None:
-    stick = buy(ExFat).plug()
+def test_stick_is_found_by_uuid_in_either_case(new_stick: NewStick) -> None:
+    stick = new_stick(ExFat).plug()
     names = read_names(stick.image)
     assert names is not None
     assert names.uuid is not None
@@ -78,20 +78,20 @@ def test_it_is_found_by_uuid(buy: Buy) -> None:
         backup_at(f"usb://{uuid}/lightning.bkp").check_new()
 
 
-def test_it_is_not_plugged_in() -> None:
+def test_stick_not_plugged_in_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="'NOSUCHSTICK' is not plugged in"):
         backup_at("usb://NOSUCHSTICK/lightning.bkp").check_new()
 
 
-def test_it_is_not_mounted(buy: Buy) -> None:
-    stick = buy(Ext4)
+def test_stick_plugged_in_but_not_mounted_is_unreachable(new_stick: NewStick) -> None:
+    stick = new_stick(Ext4)
     stick.attach()
     with pytest.raises(Unreachable, match=r"plugged in \(/dev/loop\d+\), but not mounted"):
         backup_at(stick.url()).check_new()
 
 
-def test_it_is_present_twice(buy: Buy) -> None:
-    one, other = buy(Ext4, "SAME").plug(), buy(Btrfs, "SAME").plug()
+def test_two_sticks_with_same_label_are_refused_and_their_uuids_named(new_stick: NewStick) -> None:
+    one, other = new_stick(Ext4, "SAME").plug(), new_stick(Btrfs, "SAME").plug()
     with pytest.raises(Unreachable, match="2 sticks are called 'SAME'") as caught:
         backup_at(one.url()).check_new()
     for stick in (one, other):
@@ -103,9 +103,9 @@ def test_it_is_present_twice(buy: Buy) -> None:
     backup_at(f"usb://{names.uuid}/lightning.bkp").check_new()
 
 
-def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
-    """Made with dd: no UUID tells them apart."""
-    one, copy = buy(Ext4, "SAME"), buy(Ext4, "SAME")
+def test_copy_of_stick_plugged_in_beside_it_is_refused(new_stick: NewStick) -> None:
+    """A copy made with dd has the same UUID."""
+    one, copy = new_stick(Ext4, "SAME"), new_stick(Ext4, "SAME")
     copy.image.write_bytes(one.image.read_bytes())
     for stick in (one, copy):
         stick.plug()
@@ -114,20 +114,22 @@ def test_a_copy_of_it_is_plugged_in_too(buy: Buy) -> None:
     assert "write the UUID" not in str(caught.value)
 
 
-def test_it_is_mounted_read_only(buy: Buy, world_at: WorldAt, history: History) -> None:
-    stick = buy(Ext4).plug()
+def test_stick_mounted_read_only_stops_the_node_but_can_be_restored_from(
+    new_stick: NewStick, world_at: WorldAt, history: History
+) -> None:
+    stick = new_stick(Ext4).plug()
     world = world_at(stick.url()).init()
     world.run([history.first()])
     stick.remount_read_only()
     with pytest.raises(Unreachable, match="mounted read-only"):
         backup_at(stick.url("another.bkp")).check_new()
-    world.restore()  # reading needs no more
+    world.restore()  # a restore only reads
     with pytest.raises(Refused, match=f"{stick.label}.*mounted read-only"), world.node() as node:
         node.db_write(history.note())
 
 
-def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
-    stick = buy(ExFat).plug()
+def test_stick_pulled_out_while_mounted_is_reported_as_that(new_stick: NewStick) -> None:
+    stick = new_stick(ExFat).plug()
     assert isinstance(stick, ExFat)
     stick.kill()
     with pytest.raises(Unreachable, match="was pulled out while it was mounted"):
@@ -135,10 +137,10 @@ def test_it_was_pulled_out_while_mounted(buy: Buy) -> None:
 
 
 @pytest.mark.parametrize("kind", [ExFat, Fat])
-def test_it_is_pulled_out_while_running(
-    kind: type[ExFat] | type[Fat], buy: Buy, world_at: WorldAt, history: History
+def test_stick_pulled_out_under_running_node_stops_it(
+    kind: type[ExFat] | type[Fat], new_stick: NewStick, world_at: WorldAt, history: History
 ) -> None:
-    stick = buy(kind).plug()
+    stick = new_stick(kind).plug()
     assert isinstance(stick, (ExFat, Fat))
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
@@ -152,9 +154,11 @@ def test_it_is_pulled_out_while_running(
     world.assert_restored_equals_the_nodes()
 
 
-def test_it_becomes_read_only_while_running(buy: Buy, world_at: WorldAt, history: History) -> None:
-    """What Linux does with ext4 on a stick that gives errors."""
-    stick = buy(Ext4).plug()
+def test_stick_that_becomes_read_only_under_running_node_stops_it(
+    new_stick: NewStick, world_at: WorldAt, history: History
+) -> None:
+    """Linux does this with ext4 on a stick that gives errors."""
+    stick = new_stick(Ext4).plug()
     assert isinstance(stick, Ext4)
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
@@ -168,8 +172,10 @@ def test_it_becomes_read_only_while_running(buy: Buy, world_at: WorldAt, history
     world.assert_restored_equals_the_nodes()
 
 
-def test_it_is_full(buy: Buy, world_at: WorldAt, history: History) -> None:
-    stick = buy(Ext4).plug()
+def test_stick_that_fills_up_under_running_node_stops_it(
+    new_stick: NewStick, world_at: WorldAt, history: History
+) -> None:
+    stick = new_stick(Ext4).plug()
     world = world_at(stick.url()).init()
     with pytest.raises(Refused, match=stick.label), world.node() as node:
         node.play([history.first(), *history.notes(3)])
@@ -182,8 +188,10 @@ def test_it_is_full(buy: Buy, world_at: WorldAt, history: History) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: WorldAt) -> None:
-    stick = buy(ExFat).plug()
+def test_init_on_stick_without_permissions_warns_that_everyone_may_read_it(
+    new_stick: NewStick, world_at: WorldAt
+) -> None:
+    stick = new_stick(ExFat).plug()
     world = world_at(stick.url())
     said = backup_cli("init", "--lightning-dir", world.directory, world.url)
     assert said.code == 0
@@ -191,14 +199,16 @@ def test_everyone_may_read_a_stick_without_permissions(buy: Buy, world_at: World
 
 
 @pytest.mark.parametrize("url", ["usb:///lightning.bkp", "usb://STICK/", "usb://STICK/a.bkp?colour=red"])
-def test_urls_that_make_no_sense(url: str) -> None:
+def test_invalid_usb_url_is_refused(url: str) -> None:
     with pytest.raises(BadURL):
         backup_at(url)
 
 
-def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: Buy) -> None:
-    """Its links, and its database that tells two sticks of one label apart; both need no privileges."""
-    one, other = buy(Ext4), buy(Btrfs)
+def test_stick_is_found_by_what_udev_knows_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_stick: NewStick
+) -> None:
+    """udev's links, and its database, which distinguishes two sticks with one label. Any user may read both."""
+    one, other = new_stick(Ext4), new_stick(Btrfs)
     for stick in (one, other):
         stick.attach()
     links = tmp_path / "disk" / "by-label"
@@ -221,8 +231,8 @@ def test_what_udev_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, buy: B
 
 
 @pytest.mark.parametrize("kind", [Ext4, Btrfs, ExFat])
-def test_the_disk_under_a_path(kind: type[Stick], buy: Buy) -> None:
-    stick = buy(kind).plug()
+def test_disk_under_a_path_is_that_of_its_stick(kind: type[Stick], new_stick: NewStick) -> None:
+    stick = new_stick(kind).plug()
     assert disks_of(stick.point) == {Path(stick.device).name}
     assert disks_of(stick.point) != disks_of(Path("/"))
     assert disks_of(Path("/proc")) == frozenset()

@@ -1,4 +1,4 @@
-"""A commit that waits: the node's log says so, and after the deadline another thread refuses it."""
+"""A commit that waits for its destination: the node's log says so, and after the deadline another thread refuses it."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from plugin.watchdog import Watchdog
 TICK = 0.01
 
 
-class Guarded:
-    """A commit gate whose destination is a place of the test's."""
+class FakeCommitGate:
+    """A commit gate with an invented destination."""
 
     def __init__(self, commit_timeout: float) -> None:
         self.commit_timeout = commit_timeout
@@ -43,10 +43,10 @@ class Call:
 
 
 class Watching:
-    """A watchdog at work, in a time of its own that runs a hundred times as fast."""
+    """A running watchdog whose time passes a hundred times as fast."""
 
     def __init__(self, commit_timeout: float) -> None:
-        self.gate = Guarded(commit_timeout)
+        self.gate = FakeCommitGate(commit_timeout)
         self.said: list[tuple[str, str]] = []
         self.ended: list[int] = []
         self.over = threading.Event()
@@ -60,7 +60,7 @@ class Watching:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 s become 50 ms."""
+    """Shorten the watchdog's 5 s to 50 ms."""
     monkeypatch.setattr(module, "FIRST_WORD", 0.05)
     monkeypatch.setattr(module, "AGAIN_EVERY", 0.1)
     monkeypatch.setattr(module, "_UNTIL_READ", 0.0)
@@ -73,7 +73,7 @@ def watching() -> Iterator[Watching]:
     watching.dog.stop()
 
 
-def test_a_quick_commit_is_not_spoken_of(watching: Watching) -> None:
+def test_watchdog_says_nothing_of_quick_commits(watching: Watching) -> None:
     for _ in range(50):
         watching.dog.begin(Call())
         time.sleep(0.004)
@@ -83,7 +83,7 @@ def test_a_quick_commit_is_not_spoken_of(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_a_slow_commit_is_spoken_of_again_and_again(watching: Watching) -> None:
+def test_watchdog_repeats_that_a_slow_commit_waits(watching: Watching) -> None:
     call = Call()
     watching.dog.begin(call)
     time.sleep(0.3)
@@ -95,7 +95,7 @@ def test_a_slow_commit_is_spoken_of_again_and_again(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_each_commit_waits_for_itself(watching: Watching) -> None:
+def test_watchdog_counts_the_time_of_each_commit_by_itself(watching: Watching) -> None:
     for _ in range(4):
         watching.dog.begin(Call())
         time.sleep(0.15)
@@ -103,7 +103,7 @@ def test_each_commit_waits_for_itself(watching: Watching) -> None:
     assert watching.ended == []
 
 
-def test_a_commit_that_waits_too_long_is_refused_and_the_process_ends(watching: Watching) -> None:
+def test_watchdog_refuses_commit_beyond_timeout_and_ends_the_process(watching: Watching) -> None:
     call = Call()
     watching.dog.begin(call)
     assert watching.over.wait(5)
@@ -115,7 +115,7 @@ def test_a_commit_that_waits_too_long_is_refused_and_the_process_ends(watching: 
     assert watching.ended == [1]
 
 
-def test_an_answer_of_the_last_moment_does_no_harm(watching: Watching) -> None:
+def test_watchdog_ends_the_process_though_the_hook_answered_at_last_moment(watching: Watching) -> None:
     class Answered(Call):
         def set_result(self, result: Any) -> None:
             raise ValueError("not pending")
@@ -125,14 +125,14 @@ def test_an_answer_of_the_last_moment_does_no_harm(watching: Watching) -> None:
     assert watching.ended == [1]
 
 
-def test_leaving_is_not_waited_for_forever(watching: Watching) -> None:
+def test_watchdog_ends_the_process_when_leaving_takes_too_long(watching: Watching) -> None:
     watching.dog.leave_within(0.05)
     assert watching.over.wait(5)
     assert watching.ended == [0]
 
 
-def test_pyln_lets_another_thread_answer_while_the_hook_is_stuck() -> None:
-    """The public way that all of this rests on."""
+def test_pyln_sends_watchdog_answer_while_the_hook_is_stuck() -> None:
+    """The watchdog depends on this public feature of pyln-client."""
     out = io.TextIOWrapper(io.BytesIO())
     plugin = Plugin(autopatch=False, dynamic=False)
     plugin.stdout = out
@@ -147,7 +147,7 @@ def test_pyln_lets_another_thread_answer_while_the_hook_is_stuck() -> None:
     call = {"jsonrpc": "2.0", "id": "cln:db_write#7", "method": "db_write", "params": {"data_version": 1, "writes": []}}
 
     def dispatch() -> None:
-        with suppress(ValueError):  # answered already; by then the process has ended
+        with suppress(ValueError):  # already answered; the real process would have ended by then
             plugin._multi_dispatch([json.dumps(call).encode(), b""])
 
     dispatched = threading.Thread(target=dispatch, daemon=True)

@@ -1,4 +1,4 @@
-"""Programs that the tests start, and what they need of the machine."""
+"""Programs that the tests start, and checks of what the machine must have for them."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ INSTALL = "install what .ci/install installs"
 
 
 def need(*programs: str, root: bool = True) -> None:
-    """Skip when a program is missing, or root's rights; in CI that is a failure instead: there nothing is skipped."""
+    """Skip the test if a program or root's rights are missing; in CI, where nothing is skipped, fail it instead."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if missing:
@@ -25,7 +25,7 @@ def need(*programs: str, root: bool = True) -> None:
 
 
 def need_fuse() -> None:
-    """The same where this user cannot mount what he serves himself."""
+    """Skip, or fail in CI, if this user cannot mount a FUSE filesystem."""
     need("fusermount3", root=False)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         _skip("needs /dev/fuse, open to this user")
@@ -36,20 +36,20 @@ def _skip(reason: str) -> None:
 
 
 def run(*words: object) -> str:
-    """A program's stdout; AssertionError with what it said when it fails."""
+    """Run a program; returns its stdout. AssertionError with its output if it fails."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr}"
     return done.stdout.strip()
 
 
 def start(*words: object) -> "subprocess.Popen[bytes]":
-    """A program that goes on beside the test; it says nothing."""
+    """Start a program that runs beside the test; its output is discarded."""
     nothing = subprocess.DEVNULL
     return subprocess.Popen([str(word) for word in words], stdin=nothing, stdout=nothing, stderr=nothing)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """AssertionError when the condition does not come true in time."""
+    """Wait until the condition is true; AssertionError if it is not in time."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"{what} did not come in {seconds:.0f} s"
@@ -57,9 +57,9 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
 
 
 def freeze(process: "subprocess.Popen[bytes]") -> None:
-    """SIGSTOP, and every thread stands still when this returns: the signal alone lets them answer a little longer.
+    """Send SIGSTOP, and return when every thread has stopped: the signal alone lets them answer a little longer.
 
-    CI failed on it once: the write that was to hang was answered within a millisecond.
+    Without that wait, CI failed once: the write that was to hang was answered within a millisecond.
     """
     process.send_signal(signal.SIGSTOP)
     threads = Path(f"/proc/{process.pid}/task")
@@ -74,7 +74,7 @@ def freeze(process: "subprocess.Popen[bytes]") -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
+    """Ports on the loopback interface that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -83,6 +83,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def unmount(point: Path) -> None:
-    """Whatever state it is in; nothing happens when it is not mounted."""
+    """Unmount it whatever its state; does nothing if it is not mounted."""
     command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
     subprocess.run([*command, str(point)], capture_output=True, timeout=30, check=False)

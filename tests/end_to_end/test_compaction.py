@@ -157,7 +157,7 @@ def test_rpc_backup_compact_with_nothing_to_compact_says_so(lived: World, histor
         wait(node, lambda: ended(node) == 1)
         node.rpc("backup-compact")
         wait(node, lambda: begun(node) == 2 and not running(node) and "begins" not in said_at(node, "info")[-1])
-        assert "nothing to fold" in said_at(node, "info")[-1]
+        assert "nothing to compact" in said_at(node, "info")[-1]
         assert node.rpc("backup-status")["health"] == "ok"
     lived.assert_restored_equals_the_nodes()
 

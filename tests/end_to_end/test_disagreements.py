@@ -72,7 +72,7 @@ def test_acknowledged_change_that_was_never_committed_is_made_again_at_the_next_
     node = lived.run(history.notes(2))
     (line,) = said_at(node, "unusual")
     assert "1 change behind its backup" in line
-    assert f"at version {history.version - 2} now" in line
+    assert f"now at version {history.version - 2}, like the backup" in line
     lived.assert_restored_equals_the_nodes()
 
 

@@ -32,7 +32,7 @@ from plugin.commit_gate import CONTINUE, CommitGate
 from plugin.sync_point import SyncPointThread
 from tests.end_to_end.db_compare import Everything, compared, everything, faults
 from tests.end_to_end.statements import first_call, some_calls
-from tests.fake_lightningd import Call, foreign_keys, stands_at
+from tests.fake_lightningd import Call, committed_version, foreign_keys
 from tests.log.histories import CAMPAIGN, silent
 
 seeds = st.integers(0, 1 << 32)
@@ -116,7 +116,7 @@ class NodeHistory(RuleBasedStateMachine):
 
     def _start(self) -> None:
         self.gate = CommitGate(self.directory, silent, before_manifest(self.directory))
-        self.version = stands_at(self.directory) or 0
+        self.version = committed_version(self.directory) or 0
         self.points = SyncPointThread(self.gate, Called())
         self._open_database()
         self.told = False

@@ -14,7 +14,7 @@ from plugin.before_manifest import before_manifest
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.test_set_back import drop_with_foreign_keys_off, play_and_set_back
 from tests.end_to_end.world import World
-from tests.fake_lightningd import History, stands_at
+from tests.fake_lightningd import History, committed_version
 
 STARTS = """
 import os, signal, sys
@@ -136,4 +136,4 @@ def stands_at_in_a_copy(world: World) -> int | None:
     copy = world.root / "looked-at"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(world.directory, copy)
-    return stands_at(copy)
+    return committed_version(copy)

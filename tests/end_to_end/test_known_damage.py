@@ -66,7 +66,7 @@ def assert_known(world: World, by: str) -> None:
     assert f'lightningd_backup_known_damage{{url="{world.url}"}} 1\n' in prometheus.out
     said = check_config(world)
     [line] = [line for line in said.out.splitlines() if line.startswith("problem  destination")]
-    assert KNOWN in line and "A new snapshot of the node's database ends that" in line
+    assert KNOWN in line and "A new snapshot of the node's database repairs that" in line
     assert said.code == 1 and "NOT protected" in said.out
     assert "a secret" not in said.text + (world.backup / DAMAGE).read_text()
 
@@ -221,7 +221,7 @@ def test_damage_found_but_not_noted_before_a_kill_is_found_again(lived: World, h
 def test_damage_found_by_verify_is_noticed_by_the_running_node(lived: World, history: History) -> None:
     node = running(lived, history)
     said = backup_cli("verify", lived.url)
-    assert said.code == 3 and "this finding is noted in the backup" in said.err
+    assert said.code == 3 and "this finding is recorded in the backup" in said.err
     assert_known(lived, "verify")
     wait(node, lambda: bool(said_at(node, "broken")), 15.0)
     assert node.rpc("backup-status")["health"] == "damaged"
@@ -285,5 +285,5 @@ def test_verify_that_cannot_note_the_damage_says_so(
 
     monkeypatch.setattr(LocalStorage, "publish", read_only)
     said = by_verify(lived)
-    assert said.code == 3 and "could not be noted in the backup" in said.err
+    assert said.code == 3 and "could not be recorded in the backup" in said.err
     assert not (lived.backup / DAMAGE).exists()

@@ -111,7 +111,7 @@ def test_database_that_is_not_the_file_in_the_directory_is_refused(lived: World)
     taken."""
     node = lived.node()
     node.start()
-    with pytest.raises(Refused, match=r"says its database is at version 9, and the file .* at 6.*--wallet"):
+    with pytest.raises(Refused, match=r"says its database is at version 9, but the file .* is at 6.*--wallet"):
         node.ask(transaction(10, "DELETE FROM db_upgrades"))
     assert lived.status()["data_version"] == 6
     lived.assert_restored_equals_the_nodes()
@@ -135,12 +135,12 @@ def test_right_database_put_back_after_a_refusal_goes_on(world: World, history: 
 def test_postgresql_call_without_statements_is_refused_at_any_version(taken_over: World) -> None:
     """Its changes come without statements, whatever the version."""
     for version in (0, 1, taken_over.version, taken_over.version + 1):
-        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Take it out")
+        assert_matches(refusal(taken_over, Call(version, ())), "PostgreSQL.*Remove it from")
 
 
 def test_postgresql_node_without_a_database_file_is_refused(world: World) -> None:
     world.init()
-    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Take it out")
+    assert_matches(refusal(world, Call(1, ())), "PostgreSQL.*Remove it from")
 
 
 def test_unknown_pragma_is_refused(taken_over: World) -> None:

@@ -79,7 +79,7 @@ def test_database_set_back_is_brought_forward(lived: World, history: History, be
         node.play(history.notes(2))
     (line,) = said_at(node, "unusual")
     assert f"{counted(behind, 'change')} behind its backup at version {history.version - 2 - behind}" in line
-    assert f"at version {history.version - 2} now" in line
+    assert f"now at version {history.version - 2}, like the backup" in line
     assert line.isascii()
     assert snapshots_taken(node) == []
     lived.assert_restored_equals_the_nodes()
@@ -429,7 +429,7 @@ def test_temporary_reason_against_rolling_forward_is_refused_with_advice(lived: 
     node = lived.node()
     node.start()
     aside.rename(lived.backup)
-    with pytest.raises(Refused, match=r"opened the database \(put that right and start the node again"):
+    with pytest.raises(Refused, match=r"opened the database \(fix that and start the node again"):
         node.db_write(History(lived.version).note())
     lived.run([])
     assert lived.version == history.version

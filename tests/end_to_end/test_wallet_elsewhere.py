@@ -17,7 +17,7 @@ from plugin.before_manifest import before_manifest
 from tests.end_to_end.refusal import content
 from tests.end_to_end.test_set_back import play_and_set_back
 from tests.end_to_end.world import PLUGIN, World, backup_cli, spawned
-from tests.fake_lightningd import Call, History, Refused, stands_at
+from tests.fake_lightningd import Call, History, Refused, committed_version
 from tests.fake_lightningd.database import Database
 from tests.legacy.written import written
 
@@ -153,7 +153,7 @@ def test_stale_database_is_not_brought_forward(lived: World, history: History) -
     (lived.directory.parent / "config").write_text("")
     start = before_manifest(lived.directory)
     assert start.left is None, "and without the setting it is"
-    assert stands_at(lived.directory) == stands_at(place)
+    assert committed_version(lived.directory) == committed_version(place)
 
 
 def test_replica_in_the_directory_with_database_elsewhere_is_refused(lived: World, history: History) -> None:
@@ -247,7 +247,7 @@ def test_restore_warns_that_lightningd_would_run_from_another_file(lived: World)
     said = backup_cli("restore", lived.url, place)
     assert said.code == 0
     assert f"warning: {place.parent}/config line 1 sets wallet" in said.err
-    assert "lightningd runs from /srv/other.sqlite3, and NOT from what was restored" in said.text
+    assert "lightningd runs from /srv/other.sqlite3, and NOT from the restored database" in said.text
 
 
 def test_init_with_wallet_elsewhere_says_where_to_move_the_database(world: World, history: History) -> None:

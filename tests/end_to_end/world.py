@@ -17,7 +17,7 @@ import pytest
 
 from backup_cli.main import run
 from tests.end_to_end.db_compare import differences
-from tests.fake_lightningd import Call, Node, run_without_plugin, stands_at
+from tests.fake_lightningd import Call, Node, committed_version, run_without_plugin
 from tests.fake_lightningd.database import Database, NodeDatabase
 
 _BESIDE = Path(sys.executable).with_name("lightningd-backup")
@@ -125,7 +125,7 @@ class World:
     @property
     def version(self) -> int:
         """The committed data version of the node's database; 0 when it has none."""
-        return stands_at(self.directory) or 0
+        return committed_version(self.directory) or 0
 
     # What a person does
 

@@ -1,9 +1,9 @@
-"""A stand-in lightningd: the other side of the plugin protocol, with a real database that can die at any moment.
+"""A fake lightningd: the other side of the plugin protocol, with a real database, that can die at any moment.
 
     with Node(directory, command) as node:
         node.play(read_recording(RECORDED_CALLS))
 
-It is written from what lightningd does, not from what the plugin expects of it, and uses nothing of the project's.
+It is written from what lightningd does, not from what the plugin expects of it, and uses no code of the project.
 """
 
 from tests.fake_lightningd.calls import (
@@ -19,7 +19,14 @@ from tests.fake_lightningd.calls import (
     recorded_database,
     transaction,
 )
-from tests.fake_lightningd.database import Database, OutOfStep, SeparateDatabase, contents, has_hot_journal, stands_at
+from tests.fake_lightningd.database import (
+    Database,
+    OutOfStep,
+    SeparateDatabase,
+    committed_version,
+    contents,
+    has_hot_journal,
+)
 from tests.fake_lightningd.ends import Aborted, LeftInCall, Moment, PluginDied, Refused, RpcError, Victim
 from tests.fake_lightningd.node import Node, run_without_plugin
 from tests.fake_lightningd.rpc import RpcSocket
@@ -47,6 +54,7 @@ __all__ = [
     "Victim",
     "at_once",
     "bump",
+    "committed_version",
     "contents",
     "cut_at",
     "foreign_keys",
@@ -57,6 +65,5 @@ __all__ = [
     "recorded_database",
     "run_without_plugin",
     "scripted_plugin",
-    "stands_at",
     "transaction",
 ]

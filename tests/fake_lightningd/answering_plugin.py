@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A plugin whose hook only answers: what any `db_write` plugin on pyln-client costs at the least."""
+"""A plugin whose hook only answers: the minimal cost of any `db_write` plugin based on pyln-client."""
 
 from typing import Any
 

@@ -31,12 +31,12 @@ class Call:
 
     @property
     def outside_transaction(self) -> bool:
-        """Whether it is a lone PRAGMA, which has an effect only outside of any transaction."""
+        """Whether it is a lone PRAGMA, which has an effect only outside any transaction."""
         return len(self.writes) == 1 and self.writes[0].startswith("PRAGMA")
 
 
 def read_recording(path: Path = RECORDED_CALLS, limit: int | None = None) -> Iterator[Call]:
-    """The recorded calls, in order, or the first `limit` of them."""
+    """The recorded calls in their order, or the first `limit` of them."""
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for line in islice(lines, limit):
             call = json.loads(line)
@@ -67,7 +67,7 @@ def foreign_keys(version: int, *, on: bool) -> Call:
 
 
 def fresh_schema() -> Call:
-    """A new node's first call, version 1: the tables without which nothing works, as its migrations leave them."""
+    """A new node's first call, version 1: the tables that everything needs, as its migrations leave them."""
     return transaction(
         1,
         "CREATE TABLE version (version INTEGER) STRICT",
@@ -83,10 +83,10 @@ def fresh_schema() -> Call:
 
 
 class History:
-    """Calls of one node in a row, each fitting the one before; nothing happens until a node plays them."""
+    """Makes consecutive calls of one node, each fitting the one before; nothing happens until a node plays them."""
 
     def __init__(self, version: int = 0) -> None:
-        """A node that has a schema and stands at `version`; at 0, begin with `first`."""
+        """A node whose database is at `version`; at 0, begin with `first`."""
         self.version = version
 
     def first(self) -> Call:
@@ -105,15 +105,15 @@ class History:
         return self.transaction(f"INSERT INTO vars (name, val) VALUES ('{name}', '{value}');")
 
     def notes(self, count: int) -> list[Call]:
-        """So many of them."""
+        """`count` notes."""
         return [self.note() for _ in range(count)]
 
     def big(self, size: int = 1 << 20, rows: int = 64) -> Call:
-        """A transaction that adds about `size` bytes to the database, in so many rows."""
+        """A transaction that adds about `size` bytes to the database, in `rows` rows."""
         blob = f"x'{'a5' * (size // rows)}'"
         prefix = f"INSERT INTO vars (name, blobval) VALUES ('big {self.version + 1}"
         return self.transaction(*(f"{prefix} {row}', {blob});" for row in range(rows)))
 
     def foreign_keys(self, *, on: bool) -> Call:
-        """A lone PRAGMA at this point."""
+        """A lone PRAGMA at the present version."""
         return foreign_keys(self.version, on=on)

@@ -1,9 +1,9 @@
 """The node's database: the standard library's SQLite as lightningd uses it, here or in a process that can be killed.
 
-Run as a program it is that process: `database.py PATH CACHE_PAGES SYNCHRONOUS`, one JSON request and reply a line.
+Run as a program, it is that process: `database.py PATH CACHE_PAGES SYNCHRONOUS`, one JSON request or reply per line.
 
 The project reads databases through another SQLite library, and closing a file drops all POSIX locks that a process has
-on it: a test that calls the project in its own process while the node runs takes `SeparateDatabase`.
+on it: a test that calls the project's code in its own process while the node runs uses `SeparateDatabase`.
 """
 
 import json
@@ -27,22 +27,22 @@ class NodeDatabase(Protocol):
     """What a node does to its database."""
 
     def execute(self, statements: Sequence[str], *, transaction: bool) -> None:
-        """Run them, in a transaction that stays open or outside of any. OutOfStep when one fails."""
+        """Run them, in a transaction that stays open or outside any. OutOfStep if one fails."""
 
     def commit(self) -> None:
         """End the transaction, if one is open."""
 
     def die(self) -> None:
-        """What is not committed is lost."""
+        """Die: what is not committed is lost."""
 
     def close(self) -> None:
-        """The end of a clean stop."""
+        """Close it, at the end of a clean stop."""
 
 
 class Database:
-    """The database, in this process; its death is a rollback.
+    """The database in this process; its death is a rollback.
 
-    A power cut is not what dies here, so nothing waits for the disk, unless `synchronous` is FULL, as lightningd's is.
+    Only processes die here, not the power: nothing waits for the disk, unless `synchronous` is FULL as in lightningd.
     """
 
     def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES, synchronous: str = "OFF") -> None:
@@ -76,8 +76,8 @@ class Database:
 class SeparateDatabase:
     """The database in a process of its own, whose death is SIGKILL.
 
-    A transaction larger than a small cache (`partial(SeparateDatabase, cache_pages=10)` with `History.big`)
-    has by then been written in part into the database file, and leaves a hot journal behind.
+    A transaction larger than the cache (`partial(SeparateDatabase, cache_pages=10)` with `History.big`) has by then
+    been written in part to the database file, and leaves a hot journal.
     """
 
     def __init__(self, directory: Path, cache_pages: int = DEFAULT_CACHE_PAGES, synchronous: str = "OFF") -> None:
@@ -100,7 +100,7 @@ class SeparateDatabase:
         self._process.communicate()
 
     def close(self) -> None:
-        self._process.communicate()  # it ends when there is nothing more to read
+        self._process.communicate()  # it ends at the end of its stdin
         assert self._process.returncode == 0, "the database's process failed"
 
     def _ask(self, *request: Any) -> None:
@@ -114,8 +114,8 @@ class SeparateDatabase:
             raise OutOfStep(failure)
 
 
-def stands_at(directory: Path) -> int | None:
-    """The committed data version of the database in `directory`, None when it has none.
+def committed_version(directory: Path) -> int | None:
+    """The committed data version of the database in `directory`; None if it has none.
 
     It opens the database as lightningd would: a hot journal is rolled back.
     """
@@ -126,7 +126,7 @@ def stands_at(directory: Path) -> int | None:
 
 
 def has_hot_journal(directory: Path) -> bool:
-    """Whether a killed node left a journal that the next one to open the database rolls back."""
+    """Whether a killed node left a journal, which the next process that opens the database rolls back."""
     journal = directory / f"{NAME}-journal"
     return journal.exists() and any(journal.read_bytes()[:8])
 

@@ -1,4 +1,4 @@
-"""How a run of a node can end, and who dies when."""
+"""The ways in which a run of a node can end, and who dies at which moment."""
 
 from enum import Enum
 from typing import Any
@@ -11,7 +11,7 @@ class Aborted(Exception):
 class Refused(Aborted):
     """The plugin answered a `db_write` with anything but "continue".
 
-    `message` is what the operator gets to read, `reply` the whole answer.
+    `message` is what the operator reads, `reply` the whole answer.
     """
 
     def __init__(self, message: str, reply: dict[str, Any]) -> None:
@@ -20,13 +20,13 @@ class Refused(Aborted):
 
 
 class PluginDied(Aborted):
-    """The plugin terminated before replying, or was found dead and is an important one."""
+    """The plugin terminated before replying, or an important plugin was found dead."""
 
 
 class LeftInCall(PluginDied):
     """The plugin's pipe closed while lightningd waited for its answer to a `db_write`.
 
-    While it stops, too: the transaction stays open, the next one finds it so, and lightningd ends by signal 6.
+    During shutdown, too: the transaction stays open, the next one finds it open, and lightningd ends by signal 6.
     """
 
 
@@ -39,7 +39,7 @@ class RpcError(Exception):
 
 
 class Moment(Enum):
-    """When somebody dies in the course of a call."""
+    """The moment of a call at which somebody dies."""
 
     BEFORE_HOOK = "the statements have run, the plugin knows nothing"
     IN_HOOK = "the plugin has been asked and has not been heard"
@@ -47,7 +47,7 @@ class Moment(Enum):
 
 
 class Victim(Enum):
-    """Who dies: a power cut or an out-of-memory killer takes one or both."""
+    """Who dies: a power cut takes both, the out-of-memory killer one or both."""
 
     BOTH = "both"
     NODE = "node"
@@ -55,7 +55,7 @@ class Victim(Enum):
 
 
 def message_of(reply: dict[str, Any]) -> str:
-    """What lightningd prints of an answer that it does not like."""
+    """What lightningd prints of an answer that it does not accept."""
     if "error" in reply:
         return str(reply["error"].get("message"))
     result = reply.get("result")

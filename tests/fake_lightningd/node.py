@@ -1,4 +1,4 @@
-"""The node: it runs each call's statements, asks the plugin, and commits only on "continue"; it can die in between."""
+"""The node: it runs each call's statements, asks the plugin, and commits only on "continue"; it can die anywhere."""
 
 import os
 import time
@@ -18,7 +18,7 @@ _CONTINUE = {"result": "continue"}
 class Node:
     """One run of a lightningd in its network directory; the next run on the same directory is another Node.
 
-    As a context manager it starts, and stops cleanly unless an exception comes through: then it dies.
+    As a context manager it starts, and stops cleanly; if an exception is raised, it dies instead.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Node:
     ) -> None:
         """Nothing runs before `start`.
 
-        `important` as in `important-plugin`: without it, a plugin that dies between two calls is not missed.
+        `important` as in `important-plugin`: otherwise the node continues without a plugin that died between calls.
         `timeout` in seconds, for each reply.
         """
         self.directory, self._command, self._open_database = directory, command, database
@@ -49,7 +49,7 @@ class Node:
     # A run, from start to stop
 
     def start(self) -> dict[str, Any]:
-        """Start the plugin, get its manifest and open the database, in this order. Returns the manifest."""
+        """Start the plugin, get its manifest, then open the database. Returns the manifest."""
         self._wire = Wire(
             self.directory,
             self._command,
@@ -68,7 +68,7 @@ class Node:
         return self.manifest
 
     def init(self, options: dict[str, Any] | None = None) -> Any:
-        """Send `init`, with the options' defaults and what is given here. Returns the plugin's answer."""
+        """Send `init` with the options' defaults and these options. Returns the plugin's answer."""
         defaults = {option["name"]: option["default"] for option in self.manifest["options"] if "default" in option}
         configuration = {
             "lightning-dir": str(self.directory),
@@ -81,7 +81,7 @@ class Node:
         return self.rpc("init", {"options": defaults | (options or {}), "configuration": configuration})
 
     def play(self, calls: Iterable[Call], early: int = 3) -> None:
-        """Make these calls; the first `early` ones of a run come before `init`, as migrations do."""
+        """Make these calls; the first `early` calls of a run come before `init`, as migrations do."""
         for number, call in enumerate(calls):
             if number >= early and not self.initialised:
                 self.init()
@@ -90,23 +90,23 @@ class Node:
             self.init()
 
     def stop(self, late: Iterable[Call] = ()) -> int:
-        """A clean stop; returns the plugin's exit code. `late` calls come when the plugin has been stopped already.
+        """Stop cleanly; returns the plugin's exit code. `late` calls come after the plugin has been stopped.
 
-        lightningd's end of the pipe is closed at once, so that no plugin waits for calls that no test makes; whoever
-        wants to see how a plugin leaves takes `shut_down`.
+        lightningd's end of the pipe is closed at once, so that no plugin waits for calls that no test makes. A test
+        of how a plugin leaves uses `shut_down`.
         """
         code = self.wire.hang_up() if self._says_shutdown() else self._kill_plugin()
         return self._end(code, late)
 
-    def shut_down(self, during: Iterable[Call] = (), late: Iterable[Call] = (), patience: float = 30.0) -> int:
-        """A clean stop as lightningd makes it; returns the plugin's exit code.
+    def shut_down(self, during: Iterable[Call] = (), late: Iterable[Call] = (), timeout: float = 30.0) -> int:
+        """Stop cleanly as lightningd does; returns the plugin's exit code.
 
-        It says `shutdown` and waits for the plugin to leave. Meanwhile it makes the calls of `during` (an iterator may
-        take its time between them), each through the hook as long as the plugin is there, and LeftInCall is what
-        becomes of one that it does not answer. Those of `late` come when it has left. AssertionError when it is still
-        there after `patience` seconds, when lightningd would kill it.
+        It sends `shutdown` and waits for the plugin to leave. Meanwhile it makes the calls of `during` (an iterator may
+        pause between them), each through the hook as long as the plugin is there; one that the plugin does not answer
+        raises LeftInCall. The calls of `late` come after it has left. AssertionError if it is still there after
+        `timeout` seconds, when lightningd would kill it.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         if not self._says_shutdown():
             return self._end(self._kill_plugin(), [*during, *late])
         for call in during:
@@ -115,18 +115,18 @@ class Node:
                 self.ask(call)
             self.commit()
         left = self.wire.listen(deadline - time.monotonic(), self.wire.has_left)
-        assert left, f"the plugin is still there {patience} s after `shutdown`; its last logs: {self.logs[-3:]}"
+        assert left, f"the plugin is still there {timeout} s after `shutdown`; its last logs: {self.logs[-3:]}"
         return self._end(self.wire.hang_up(), late)
 
     def _says_shutdown(self) -> bool:
-        """Whether the plugin wants to hear of it; then it does."""
+        """Send `shutdown` if the plugin subscribes to it; returns whether it does."""
         wanted = "shutdown" in self.manifest.get("subscriptions", ())
         if wanted:
             self.notify("shutdown", {})
         return wanted
 
     def _kill_plugin(self) -> int:
-        """Who does not want to hear of the end is killed at once."""
+        """A plugin that does not subscribe to `shutdown` is killed at once."""
         self.wire.kill()
         return self.wire.process.returncode
 
@@ -154,18 +154,18 @@ class Node:
     # A call, whole or step by step
 
     def db_write(self, call: Call) -> float:
-        """Run, ask, commit. Returns the seconds that the plugin took; Refused or PluginDied when it is over."""
+        """Run, ask, commit. Returns the seconds that the plugin took; Refused or PluginDied if the node aborts."""
         self.execute(call)
         seconds = self.ask(call)
         self.commit()
         return seconds
 
     def execute(self, call: Call) -> None:
-        """Run the call's statements: in a transaction, but for a lone PRAGMA."""
+        """Run the call's statements, in a transaction unless it is a lone PRAGMA."""
         self.database.execute(call.writes, transaction=not call.outside_transaction)
 
     def post(self, call: Call, *, hold: bool = False) -> str:
-        """Ask the plugin and do not wait; `hold` as in `notify`. `wire.reply` takes the id that this returns."""
+        """Ask the plugin without waiting; `hold` as in `notify`. Returns the id, for `wire.reply`."""
         params = {"data_version": call.data_version, "writes": call.writes}
         return self.wire.post("db_write", params, hold=hold)
 
@@ -190,14 +190,14 @@ class Node:
         self.database.commit()
 
     def _abort(self, error: Aborted) -> NoReturn:
-        """lightningd calls abort(): nothing is committed, and the plugin finds its stdin closed."""
+        """Abort as lightningd does: nothing is committed, and the plugin finds its stdin closed."""
         self.die(Victim.NODE)
         raise error
 
     # Death
 
     def die(self, victim: Victim = Victim.BOTH) -> None:
-        """SIGKILL. What the node has not committed is lost; a plugin that is left alone must end by itself."""
+        """Die by SIGKILL. What the node has not committed is lost; a plugin that survives must end by itself."""
         if victim is Victim.PLUGIN:
             self.wire.kill()
             return
@@ -210,10 +210,10 @@ class Node:
             self._wire.hang_up()
 
     def die_at(self, moment: Moment, call: Call, victim: Victim = Victim.BOTH, delay: float = 0.0) -> None:
-        """Begin this call and let somebody die in it, `delay` seconds after the moment.
+        """Begin this call and let somebody die during it, `delay` seconds after the moment.
 
-        When only the plugin dies, lightningd goes on with the call and ends as it would: with PluginDied in the
-        hook or before it (an important plugin); after the hook it commits.
+        If only the plugin dies, lightningd continues the call: before or in the hook it aborts with PluginDied (the
+        plugin is important), after the hook it commits.
         """
         self.execute(call)
         if moment is Moment.IN_HOOK:
@@ -230,7 +230,7 @@ class Node:
     # Everything else that goes over the wire
 
     def rpc(self, method: str, params: Any = None) -> Any:
-        """Call a method as lightning-cli does. RpcError when it fails, PluginDied when the plugin does."""
+        """Call a method as lightning-cli does. RpcError if it fails, PluginDied if the plugin dies."""
         origin = "cln" if method in ("getmanifest", "init") else f"cli:{method}#{os.getpid()}/cln"
         try:
             reply = self.wire.reply(self.wire.post(method, {} if params is None else params, origin=origin))
@@ -241,11 +241,11 @@ class Node:
         return reply["result"]
 
     def notify(self, topic: str, params: Any, *, hold: bool = False) -> None:
-        """Send a notification. With `hold` it goes out in one write with whatever is sent next."""
+        """Send a notification. With `hold` it is sent in one write with the next message."""
         self.wire.notify(topic, params, hold=hold)
 
     def wait_for_log(self, text: str, seconds: float = 10.0) -> str:
-        """The first log message that contains `text`, once the plugin has said it; AssertionError when it does not."""
+        """Wait for a log message that contains `text`, and return the first; AssertionError if none comes."""
 
         def found() -> list[str]:
             return [message for _, message in self.logs if text in message]
@@ -267,7 +267,7 @@ class Node:
 
     @property
     def logs(self) -> list[tuple[str, str]]:
-        """What the plugin has logged so far: level and message."""
+        """What the plugin has logged so far, as pairs of level and message."""
         return self.wire.logs
 
     @property
@@ -277,14 +277,14 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """The plugin's process."""
+        """The PID of the plugin."""
         return self.wire.process.pid
 
 
 def run_without_plugin(
     directory: Path, calls: Iterable[Call], database: Callable[[Path], NodeDatabase] = Database
 ) -> None:
-    """A run of the node without its plugin: the calls are committed, and no backup hears of them."""
+    """Run the node without its plugin: the calls are committed, and no backup gets them."""
     opened = database(directory)
     try:
         for call in calls:

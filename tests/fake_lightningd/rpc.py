@@ -1,4 +1,4 @@
-"""lightningd's own RPC, of which the stand-in has one method: `lightning-rpc` in the node's directory."""
+"""lightningd's own RPC socket, `lightning-rpc` in the node's directory; the fake one has a single method."""
 
 import json
 import os
@@ -13,7 +13,7 @@ _UNKNOWN = {"code": -32601, "message": "Unknown command"}
 
 
 def bind(listening: socket.socket, path: Path) -> None:
-    """Also where the path is longer than the 107 bytes that the system takes, as it is below some users' homes."""
+    """Bind a socket, also to a path longer than the system's limit of 107 bytes, as below some users' homes."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         listening.bind(f"/proc/self/fd/{directory}/{path.name}")
@@ -22,10 +22,10 @@ def bind(listening: socket.socket, path: Path) -> None:
 
 
 class RpcSocket:
-    """Answers `listconfigs`, as a context manager, from a thread of its own.
+    """A context manager that answers `listconfigs` from a thread of its own.
 
-    `wallet` is the setting, None when there is none. `version` is lightningd's: before 23.08 the settings stood in the
-    answer by themselves. The first `fails` answers are errors; each takes `delay` seconds.
+    `wallet` is the setting, None if there is none. `version` is lightningd's: before 23.08 the settings were at the top
+    of the answer. The first `fails` answers are errors; each answer takes `delay` seconds.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RpcSocket:
                     connection.sendall(json.dumps(reply).encode() + b"\n\n")
 
     def _read(self, connection: socket.socket) -> bytes:
-        """One request: lightningd reads until what it has is whole JSON."""
+        """Read one request: lightningd, too, reads until it has a whole JSON document."""
         data = b""
         while piece := connection.recv(1 << 16):
             data += piece

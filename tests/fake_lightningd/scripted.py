@@ -1,4 +1,4 @@
-"""Plugins that misbehave: a few methods, and a hook with a line of the test's own."""
+"""Plugins that misbehave: a few methods, and a hook with a line of code from the test."""
 
 import sys
 from pathlib import Path
@@ -29,9 +29,9 @@ plugin.run()
 
 
 def scripted_plugin(directory: Path, hook: str = "pass", shutdown: str = "sys.exit(0)") -> list[str]:
-    """The command of a plugin that runs this line in its hook and then says "continue", and that one on `shutdown`.
+    """The command of a plugin that runs `hook` in its hook, then answers "continue", and runs `shutdown` at the end.
 
-    It is written to `plugin.py` in `directory`. The lines may use `plugin`, `os`, `sys` and `time`, the hook's also
+    It is written to `plugin.py` in `directory`. Both lines may use `plugin`, `os`, `sys` and `time`; `hook` also
     `data_version` and `writes`. The plugin logs "init COLOUR DIRECTORY", "heard BLOCK" (of a `block_added`) and
     "goodbye", and has the methods `seen` (the versions so far, and its working directory) and `fail`.
     """

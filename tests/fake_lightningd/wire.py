@@ -1,7 +1,7 @@
 """The plugin's process and the JSON-RPC that goes over its stdin and stdout: each message ends with a blank line.
 
-There is no thread: whoever waits for a reply reads, and while anything is written the plugin's output is read too,
-so that neither side can block the other.
+There is no thread: waiting for a reply reads, and writing also reads the plugin's output, so that neither side can
+block the other.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Delivery = Callable[[bytes], Iterable[bytes]]
-"""How what is sent reaches the plugin: the pieces, each one write to the pipe."""
+"""Cuts what is sent into pieces, each of which is one write to the pipe."""
 
 Reply = dict[str, Any]
 
@@ -24,12 +24,12 @@ _END = b"\n\n"
 
 
 def at_once(data: bytes) -> Iterator[bytes]:
-    """Everything in one write, however many messages it is."""
+    """Everything in one write, however many messages there are."""
     yield data
 
 
 def in_pieces(size: int, pause: float = 0.0) -> Delivery:
-    """So many bytes at a time, with a pause (seconds) in which the plugin can read what it has."""
+    """`size` bytes at a time, with a pause (in seconds) in which the plugin can read what it has."""
 
     def deliver(data: bytes) -> Iterator[bytes]:
         for start in range(0, len(data), size):
@@ -68,7 +68,7 @@ class Wire:
         delivery: Delivery = at_once,
         timeout: float = 60.0,
     ) -> None:
-        """Start `command` in `directory` as lightningd does. `timeout`: seconds that any reply may take."""
+        """Start `command` in `directory` as lightningd does. `timeout` is how many seconds any reply may take."""
         self.logs: list[tuple[str, str]] = []
         self.notifications: list[tuple[str, dict[str, Any]]] = []
         self.delivery, self.timeout = delivery, timeout
@@ -97,7 +97,7 @@ class Wire:
     # Sending
 
     def post(self, method: str, params: Any, *, hold: bool = False, origin: str = "cln") -> str:
-        """Send a request and return its id. With `hold` it goes out together with the next message."""
+        """Send a request and return its id. With `hold` it is sent together with the next message."""
         self._count += 1
         ident = f"{origin}:{method}#{self._count}"
         self._open.add(ident)
@@ -109,14 +109,14 @@ class Wire:
         self._send({"jsonrpc": "2.0", "method": topic, "params": params}, hold)
 
     def raw(self, message: bytes, ident: str | None = None) -> None:
-        """Send bytes that may be anything, as one message; `ident` is what a reply to it will bear."""
+        """Send any bytes as one message; `ident` is the id that a reply to it will have."""
         if ident is not None:
             self._open.add(ident)
         self._held += message + _END
         self.flush()
 
     def flush(self) -> None:
-        """Send what is held back. Eof when the plugin has died."""
+        """Send what is held back. Eof if the plugin has died."""
         if self._closed:
             raise Eof("the plugin is dead")  # the descriptor's number may belong to something else by now
         data, self._held = self._held, b""
@@ -125,7 +125,7 @@ class Wire:
             self._write(piece, deadline)
 
     def _send(self, message: dict[str, Any], hold: bool) -> None:
-        # As lightningd does: on one line, and UTF-8 as it is.
+        # As lightningd does: on one line, with UTF-8 unescaped.
         self._held += json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + _END
         if not hold:
             self.flush()
@@ -143,7 +143,7 @@ class Wire:
     # Receiving
 
     def reply(self, ident: str, timeout: float | None = None) -> Reply:
-        """Wait for the reply to a request. Eof when the plugin dies before, TimeoutError when it takes too long."""
+        """Wait for the reply to a request. Eof if the plugin dies before, TimeoutError if it takes too long."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while ident not in self._replies:
             if self._eof:
@@ -152,7 +152,7 @@ class Wire:
         return self._replies.pop(ident)
 
     def listen(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Take in what the plugin says, for so long or until the condition holds; whether it does."""
+        """Read the plugin's output for this long or until the condition holds; returns whether it holds."""
         deadline = time.monotonic() + seconds
         while not until() and not self._eof and time.monotonic() < deadline:
             try:
@@ -162,7 +162,7 @@ class Wire:
         return until()
 
     def _wait(self, deadline: float, also: int = 0) -> None:
-        """Until the plugin has said something (or, with POLLOUT, would take something)."""
+        """Wait until the plugin has written something (or, with POLLOUT, can be written to)."""
         poll = select.poll()
         if not self._eof:
             poll.register(self._stdout, select.POLLIN)
@@ -203,7 +203,7 @@ class Wire:
         return self.process.poll() is None
 
     def has_left(self) -> bool:
-        """Whether the plugin has closed its side, as far as lightningd has noticed."""
+        """Whether the plugin has closed its side, as lightningd would notice it now."""
         with contextlib.suppress(TimeoutError):
             while not self._eof:
                 self._wait(0.0)
@@ -212,7 +212,7 @@ class Wire:
     def hang_up(self, timeout: float = 30.0) -> int:
         """Close the plugin's stdin, as a stopping or dying lightningd does, and return its exit code.
 
-        A plugin that goes on for longer than `timeout` seconds is killed, and that is an AssertionError.
+        A plugin that runs for longer than `timeout` seconds is killed, and AssertionError raised.
         """
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -228,7 +228,7 @@ class Wire:
         return self.process.returncode
 
     def kill(self) -> None:
-        """SIGKILL; what the plugin has said before is still taken in. Nothing more can be sent or received."""
+        """Kill the plugin; what it has written before is still read. Afterwards nothing can be sent or received."""
         if self._closed:
             return
         self.process.kill()
@@ -244,7 +244,7 @@ class Wire:
 
     @property
     def stderr(self) -> str:
-        """All that the plugin has written to its stderr so far."""
+        """Everything that the plugin has written to its stderr so far."""
         return self._last_words if self._closed else self._spoken()
 
     def _spoken(self) -> str:

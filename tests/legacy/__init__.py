@@ -1,1 +1,1 @@
-"""Backup files of the older plugin, with every fault that they are known to have."""
+"""Legacy backups: files of the older plugin, with every fault that they are known to have."""

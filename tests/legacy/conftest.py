@@ -1,4 +1,4 @@
-"""What the tests of older backups begin with."""
+"""Fixtures for the tests of legacy backups."""
 
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.legacy.written import Written
 
 
 class Restored:
-    """What came of a file."""
+    """A legacy backup restored to a database, and what was reported about it."""
 
     def __init__(self, path: Path, target: Path, to_version: int | None = None) -> None:
         self.database = target
@@ -27,13 +27,13 @@ class Restored:
 
 
 class Bench:
-    """A place to write older backups, restore them, and make the databases that should come of them."""
+    """A place to write legacy backups, restore them, and make the databases that they should be restored to."""
 
     def __init__(self, directory: Path) -> None:
         self._directory, self._numbers = directory, count()
 
     def path(self, name: str) -> Path:
-        """One that nothing has used yet."""
+        """A path that nothing has used yet."""
         return self._directory / f"{next(self._numbers)}-{name}"
 
     def file(self, written: Written | bytes, tail: bytes = b"") -> Path:

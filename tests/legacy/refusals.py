@@ -1,4 +1,4 @@
-"""A small life of a node, and what a refusal must say."""
+"""A short history of a node, and what the refusal of a damaged legacy backup must say."""
 
 import pytest
 

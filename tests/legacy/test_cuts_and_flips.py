@@ -1,4 +1,4 @@
-"""Small files, cut at every byte and with every byte changed."""
+"""Small legacy backups, cut at every byte and with every byte changed."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ def whole_records(file: Written, length: int) -> int:
     return sum(end <= length for end in ends)
 
 
-def test_cut_anywhere_within_what_was_acknowledged(bench: Bench) -> None:
+def test_cut_at_any_byte_of_acknowledged_legacy_backup_is_damage(bench: Bench) -> None:
     calls = calls_with_pragmas()
     file = written(calls)
     data = file.data()
@@ -43,8 +43,8 @@ def test_cut_anywhere_within_what_was_acknowledged(bench: Bench) -> None:
         assert caught.value.last_good == (calls[whole - 1].data_version if whole else None)
 
 
-def test_cut_within_a_change_that_had_been_sent_again(bench: Bench) -> None:
-    """The one that it replaces was never committed, so the last good version is the one before both."""
+def test_cut_in_resent_change_names_version_before_both_as_last_good(bench: Bench) -> None:
+    """The change that it replaces was never committed, so the last good version is the one before both."""
     calls = calls_with_pragmas()
     for changes_after in (0, 1):
         file = written(calls).starts_with(calls[-1])
@@ -58,7 +58,7 @@ def test_cut_within_a_change_that_had_been_sent_again(bench: Bench) -> None:
             assert caught.value.last_good == calls[-1].data_version - 1
 
 
-def test_cut_anywhere_in_what_was_being_written(bench: Bench) -> None:
+def test_cut_in_unacknowledged_change_loses_nothing_acknowledged(bench: Bench) -> None:
     calls = calls_with_pragmas()
     life = History(calls[-1].data_version)
     again, further = calls[-1], life.note("five")
@@ -72,7 +72,7 @@ def test_cut_anywhere_in_what_was_being_written(bench: Bench) -> None:
 
 
 def outcome(bench: Bench, data: bytes) -> object:
-    """The content that came of it, or None for a refusal; anything else is a bug."""
+    """The restored content, or None for a refusal; any other outcome is a bug."""
     try:
         return contents(bench.restore(data).database)
     except BackupError as error:
@@ -82,8 +82,8 @@ def outcome(bench: Bench, data: bytes) -> object:
 
 
 @pytest.mark.parametrize("bit", [0, 5, 7])
-def test_a_flipped_bit_in_a_header_changes_nothing_or_is_seen(bench: Bench, bit: int) -> None:
-    """In the file's header, or in a record's: everything that is not SQL."""
+def test_flip_in_legacy_header_changes_nothing_or_is_refused(bench: Bench, bit: int) -> None:
+    """In the file's header or a record's header: everything that is not SQL."""
     calls = calls_with_pragmas()
     file = written(calls).starts_with(calls[-1])
     own, data = contents(bench.node(*calls)), file.data()
@@ -95,7 +95,7 @@ def test_a_flipped_bit_in_a_header_changes_nothing_or_is_seen(bench: Bench, bit:
 
 
 @pytest.mark.parametrize("bit", [0, 6])
-def test_a_flipped_bit_in_the_sql_is_refused_or_restored_but_never_a_traceback(bench: Bench, bit: int) -> None:
+def test_flip_in_legacy_sql_is_refused_or_restored_without_traceback(bench: Bench, bit: int) -> None:
     calls = calls_with_pragmas()
     data = written(calls[:4]).data()
     for place in range(HEADER_SIZE + 600, len(data), 3):
@@ -104,7 +104,7 @@ def test_a_flipped_bit_in_the_sql_is_refused_or_restored_but_never_a_traceback(b
         outcome(bench, bytes(flipped))
 
 
-def test_a_flipped_bit_in_a_bump_is_seen(bench: Bench) -> None:
+def test_flip_in_legacy_version_bump_is_refused(bench: Bench) -> None:
     calls = calls_with_pragmas()
     data = written(calls).data()
     own = contents(bench.node(*calls))
@@ -123,7 +123,7 @@ DEEDS = st.lists(st.tuples(st.sampled_from(["overwrite", "insert", "remove", "re
 
 @settings(deadline=None, max_examples=150 * CAMPAIGN)
 @given(deeds=DEEDS, junk=st.binary(max_size=40))
-def test_whatever_was_done_to_the_bytes_is_no_traceback(deeds: list[tuple[str, int, int]], junk: bytes) -> None:
+def test_legacy_backup_with_random_damage_gives_no_traceback(deeds: list[tuple[str, int, int]], junk: bytes) -> None:
     data = written(calls_with_pragmas()).data()
     for deed, at, other in deeds:
         begin, end = sorted((at % (len(data) + 1), other % (len(data) + 1)))

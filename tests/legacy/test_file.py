@@ -1,4 +1,4 @@
-"""Which files are taken for the older plugin's, and what is said of those that cannot be read."""
+"""Which files are recognised as legacy backups, and what is said about those that cannot be read."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ from tests.legacy.conftest import Bench
 from tests.legacy.written import Written, written
 
 
-def test_it_is_known_by_its_header(bench: Bench) -> None:
+def test_legacy_backup_is_recognised_by_its_header(bench: Bench) -> None:
     assert is_legacy_backup(bench.file(Written()))
     assert is_legacy_backup(bench.file(written([History().first()])))
 
 
-def test_anything_else_is_not_one(tmp_path: Path) -> None:
+def test_other_files_are_not_taken_for_a_legacy_backup(tmp_path: Path) -> None:
     names = ["missing", "missing/below", "empty", "short", "text", "database", "directory", "fifo", "loop", "secret\0"]
     (tmp_path / "empty").touch()
     (tmp_path / "short").write_bytes(b"\0\0\0")
@@ -34,12 +34,12 @@ def test_anything_else_is_not_one(tmp_path: Path) -> None:
             LegacyBackup(tmp_path / name)
 
 
-def test_a_link_to_one_is_one(bench: Bench, tmp_path: Path) -> None:
+def test_link_to_legacy_backup_is_recognised(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bench.file(Written()))
     assert is_legacy_backup(tmp_path / "link")
 
 
-def test_paths_and_urls() -> None:
+def test_legacy_path_accepts_paths_and_file_urls_only() -> None:
     assert legacy_path("/mnt/old.bkp") == Path("/mnt/old.bkp")
     assert legacy_path("old.bkp") == Path("old.bkp")
     assert legacy_path("~/old.bkp") == Path.home() / "old.bkp"
@@ -50,7 +50,7 @@ def test_paths_and_urls() -> None:
         legacy_path("https://example.org/old.bkp")
 
 
-def test_a_url_that_names_one(bench: Bench, tmp_path: Path) -> None:
+def test_url_of_legacy_backup_is_recognised(bench: Bench, tmp_path: Path) -> None:
     path = bench.file(Written())
     assert legacy_backup_at(path.as_uri()) == path
     assert legacy_backup_at(tmp_path.as_uri()) is None
@@ -58,11 +58,11 @@ def test_a_url_that_names_one(bench: Bench, tmp_path: Path) -> None:
     assert legacy_backup_at(f"nfs://server{path}") is None
 
 
-def test_distances_wrap() -> None:
+def test_distance_of_data_versions_wraps() -> None:
     assert (ahead(5, 3), ahead(3, 5), ahead(0, (1 << 32) - 1), ahead((1 << 32) - 1, 1)) == (2, -2, 1, -2)
 
 
-def test_progress_goes_from_nothing_to_all(bench: Bench) -> None:
+def test_progress_of_legacy_restore_reaches_the_size_of_the_file(bench: Bench) -> None:
     life = History()
     path = bench.file(written([life.first(), *life.notes(1000)]))
     seen: list[tuple[int, int]] = []

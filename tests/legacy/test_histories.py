@@ -1,4 +1,4 @@
-"""Whatever a node and the older plugin do together, what is restored is what the node had committed."""
+"""Whatever a node and the older plugin did together, a restore gives what the node had committed."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from tests.log.histories import CAMPAIGN
 
 EVENTS = st.lists(
     st.sampled_from(
-        ["note", "note", "long", "restart", "uncommitted", "migration", "first pragma", "compact", "begun anew"]
+        ["note", "note", "long", "restart", "uncommitted", "migration", "first pragma", "compact", "new snapshot"]
     ),
     max_size=25,
 )
@@ -46,14 +46,14 @@ class Life:
                 self.history.foreign_keys(on=True), starts=self.may_start_with_pragma()
             ),
             "compact": self.compact,
-            "begun anew": self.begin_anew,
+            "new snapshot": self.take_snapshot,
         }[event]()
 
     def note(self) -> None:
         self.commit(self.history.note("it's"))
 
     def may_start_with_pragma(self) -> bool:
-        """Otherwise the older plugin stops the node."""
+        """Whether the older plugin accepts a PRAGMA as first call; otherwise it stops the node."""
         version = self.history.version
         return self.file.version == version - 1 or (0 < self.file.previous_version == version - 1)
 
@@ -70,15 +70,15 @@ class Life:
         self.commit(self.history.foreign_keys(on=True))
 
     def compact(self) -> None:
-        """As far as that writer does it right: when its last change is a transaction."""
+        """Compact as the older plugin does, where it does it correctly: when its last change is a transaction."""
         if len(self.calls) < 2 or self.calls[-1].outside_transaction:
             return
         before = self.bench.node(*self.calls[:-1])
         last = self.calls[-1]
         self.file = Written().add(last.data_version - 1, before.read_bytes(), SNAPSHOT).change(last)
 
-    def begin_anew(self) -> None:
-        """A snapshot into the same file."""
+    def take_snapshot(self) -> None:
+        """Append a snapshot to the same file."""
         self.file.snapshot(self.history.version, self.bench.node(*self.calls))
 
     def end(self, how: str) -> bytes:
@@ -95,7 +95,7 @@ class Life:
 
 @settings(deadline=None, max_examples=60 * CAMPAIGN)
 @given(events=EVENTS, end=ENDS)
-def test_what_was_committed_is_restored(events: list[str], end: str) -> None:
+def test_legacy_backup_of_random_history_restores_what_was_committed(events: list[str], end: str) -> None:
     with TemporaryDirectory() as directory:
         bench = Bench(Path(directory))
         life = Life(bench)

@@ -1,4 +1,4 @@
-"""`backup-cli import`: the older plugin's file becomes a backup that a node goes on with."""
+"""`backup-cli import`: the older plugin's file becomes a backup that a node continues."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ cli.add_command(import_)
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Where the older plugin's file lies."""
+    """The path of the older plugin's file, which is not there yet."""
     (tmp_path / "old disk").mkdir()
     return tmp_path / "old disk" / "file.bkp"
 
@@ -30,7 +30,7 @@ def lived(world: World, count: int = 30) -> tuple[History, list[Call]]:
 
 
 def refused(world: World, code: int, *arguments: object) -> Said:
-    """Nothing at the destination, nothing changed at the node."""
+    """Run an import that must be refused: it writes nothing at the destination, and changes nothing of the node."""
     before = tree(world.root)
     said = backup_cli("import", *arguments)
     assert said.code == code, said
@@ -39,20 +39,20 @@ def refused(world: World, code: int, *arguments: object) -> Said:
 
 
 @pytest.mark.parametrize("as_url", [False, True])
-def test_a_new_backup_is_made_of_it(world: World, old: Path, as_url: bool) -> None:
+def test_import_makes_a_new_backup_equal_to_the_database(world: World, old: Path, as_url: bool) -> None:
     world.run_without_plugin(read_recording(limit=300))
     file = written(read_recording(limit=300)).save(old)
     before = file.read_bytes()
     said = backup_cli("import", old.as_uri() if as_url else old, world.url)
     assert said.code == 0, said
-    assert f"version {world.version}, taken over from {old}" in said.out
+    assert f"version {world.version}, imported from {old}" in said.out
     assert "it is the better source: stop the node and run backup-cli init URL" in said.text
     assert differences(world.restore(), world.database) == []
     assert file.read_bytes() == before
     assert not (world.directory / "backup.lock").exists()
 
 
-def test_a_lost_node_comes_back_and_goes_on(world: World, old: Path) -> None:
+def test_lost_node_is_restored_from_import_and_continues(world: World, old: Path) -> None:
     life, calls = lived(world)
     own = world.root / "own.sqlite3"
     world.database.rename(own)
@@ -67,7 +67,7 @@ def test_a_lost_node_comes_back_and_goes_on(world: World, old: Path) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_living_node_goes_on_with_it(world: World, old: Path) -> None:
+def test_node_continues_with_imported_backup_without_new_snapshot(world: World, old: Path) -> None:
     life, calls = lived(world)
     written(calls).save(old)
     (world.directory / "backup.lock").write_text('{"backend_url": "file:///old.bkp"}')
@@ -80,7 +80,7 @@ def test_a_living_node_goes_on_with_it(world: World, old: Path) -> None:
     world.assert_restored_equals_the_nodes()
 
 
-def test_a_node_that_never_started_goes_on_with_it(world: World, old: Path) -> None:
+def test_import_of_empty_legacy_backup_serves_a_new_node(world: World, old: Path) -> None:
     Written().save(old)
     said = backup_cli("import", "--lightning-dir", world.directory, old, world.url)
     assert said.code == 0, said
@@ -91,7 +91,7 @@ def test_a_node_that_never_started_goes_on_with_it(world: World, old: Path) -> N
 
 
 @pytest.mark.parametrize("lost", [1, -1, -5])
-def test_a_database_at_another_version(world: World, old: Path, lost: int) -> None:
+def test_import_for_database_at_another_version_is_refused(world: World, old: Path, lost: int) -> None:
     life, calls = lived(world)
     written(calls[:-1] if lost > 0 else [*calls, *life.notes(-lost)]).save(old)
     said = refused(world, 1, "--lightning-dir", world.directory, old, world.url)
@@ -99,7 +99,7 @@ def test_a_database_at_another_version(world: World, old: Path, lost: int) -> No
     assert "never start it" in said.text
 
 
-def test_a_database_with_other_content(world: World, old: Path) -> None:
+def test_import_for_database_with_other_content_is_refused_and_shows_no_value(world: World, old: Path) -> None:
     _, calls = lived(world)
     other = History(calls[-2].data_version).note("another life")
     written([*calls[:-1], other]).save(old)
@@ -108,7 +108,7 @@ def test_a_database_with_other_content(world: World, old: Path) -> None:
     assert "another life" not in said.text
 
 
-def test_no_database_that_could_go_on(world: World, old: Path) -> None:
+def test_import_for_missing_database_is_refused_and_names_restore(world: World, old: Path) -> None:
     _, calls = lived(world)
     world.database.unlink()
     written(calls).save(old)
@@ -116,7 +116,7 @@ def test_no_database_that_could_go_on(world: World, old: Path) -> None:
     assert "restore --resume" in said.text
 
 
-def test_a_damaged_file(world: World, old: Path) -> None:
+def test_import_of_damaged_legacy_backup_is_refused_with_last_good_version(world: World, old: Path) -> None:
     _, calls = lived(world)
     old.write_bytes(written(calls).data()[:-1])
     said = refused(world, 3, old, world.url)
@@ -124,16 +124,16 @@ def test_a_damaged_file(world: World, old: Path) -> None:
     assert "not the newest" in said.text
 
 
-def test_a_tail_is_told(world: World, old: Path) -> None:
+def test_import_of_legacy_backup_with_tail_reports_it(world: World, old: Path) -> None:
     _, calls = lived(world)
     written(calls).save(old, tail=b"\0" * 77)
     said = backup_cli("import", old, world.url)
     assert said.code == 0
-    assert "the file's last 77 bytes" in said.text
+    assert "the last 77 bytes of the file" in said.text
     assert differences(world.restore(), world.database) == []
 
 
-def test_nothing_is_overwritten(world: World, old: Path) -> None:
+def test_import_does_not_overwrite_an_existing_backup(world: World, old: Path) -> None:
     _, calls = lived(world)
     written(calls).save(old)
     world.init()
@@ -141,14 +141,14 @@ def test_nothing_is_overwritten(world: World, old: Path) -> None:
     assert "is there already" in refused(world, 1, old, old.as_uri()).text
 
 
-def test_what_is_no_older_backup(world: World, tmp_path: Path) -> None:
+def test_import_of_something_else_is_refused(world: World, tmp_path: Path) -> None:
     lived(world)
     for path in (tmp_path, world.database, tmp_path / "missing"):
         assert "nothing was changed" in refused(world, 1, path, world.url).text
     assert "server" in refused(world, 1, "socket:127.0.0.1:8700", world.url).text
 
 
-def test_a_database_of_something_else(world: World, old: Path) -> None:
+def test_import_of_legacy_backup_of_another_program_is_refused(world: World, old: Path) -> None:
     Written().change(Call(1, ("PRAGMA foreign_keys = ON;",))).save(old)
     refused(world, 3, old, world.url)
     bump = "UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = 0"
@@ -157,7 +157,7 @@ def test_a_database_of_something_else(world: World, old: Path) -> None:
     assert "not lightningd's" in refused(world, 1, old, world.url).text
 
 
-def test_the_scratch_place_is_left_clean(world: World, old: Path, tmp_path: Path) -> None:
+def test_import_leaves_nothing_in_its_scratch_directory(world: World, old: Path, tmp_path: Path) -> None:
     _, calls = lived(world)
     written(calls).save(old)
     scratch = tmp_path / "scratch"

@@ -1,4 +1,4 @@
-"""A large file is read piece by piece."""
+"""A large legacy backup is read piece by piece."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.mark.slow
-def test_a_large_snapshot_in_the_middle_and_a_large_change(bench: Bench) -> None:
+def test_large_legacy_snapshot_and_change_are_restored_in_little_memory(bench: Bench) -> None:
     life = History()
     calls = [life.first(), *life.notes(3)]
     database = grown(bench.node(*calls), 128 * MIB)

@@ -1,4 +1,4 @@
-"""Files that the older plugin itself has written, and the same built here from the recording."""
+"""Legacy backups written by the older plugin itself, and the same built here from the recording."""
 
 import gzip
 import shutil
@@ -25,14 +25,14 @@ REFERENCES = {
 
 def unpacked(packed: Path, target: Path) -> Path:
     if not packed.exists():
-        pytest.skip(f"what the older plugin wrote lies outside of this project, and is not at hand: {packed}")
+        pytest.skip(f"what the older plugin wrote is not part of this project, and is not available: {packed}")
     with gzip.open(packed) as source, target.open("xb") as file:
         shutil.copyfileobj(source, file)
     return target
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_what_the_older_plugin_wrote(bench: Bench, name: str) -> None:
+def test_legacy_backup_written_by_the_older_plugin_restores_equal(bench: Bench, name: str) -> None:
     file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("legacy.bkp"))
     own = unpacked(_SHARED / "traces" / REFERENCES[name] / "after.sqlite3.gz", bench.path("after.sqlite3"))
     assert is_legacy_backup(file)
@@ -43,7 +43,7 @@ def test_what_the_older_plugin_wrote(bench: Bench, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "rewound"])
-def test_the_writer_here_writes_the_same(bench: Bench, name: str) -> None:
+def test_legacy_writer_of_the_tests_writes_the_bytes_of_the_older_plugin(bench: Bench, name: str) -> None:
     file = unpacked(_SHARED / "reference-backups" / f"{name}.bkp.gz", bench.path("legacy.bkp"))
     assert file.read_bytes() == recorded(rewound_after=436 if name == "rewound" else None).data()
 
@@ -58,13 +58,13 @@ def recorded(rewound_after: int | None = None) -> Written:
 
 
 @pytest.mark.parametrize("rewound_after", [None, 1, 3, 5, 436, 1010])
-def test_the_recorded_node_comes_back(bench: Bench, rewound_after: int | None) -> None:
+def test_recorded_node_in_legacy_backup_is_restored_equal(bench: Bench, rewound_after: int | None) -> None:
     restored = bench.restore(recorded(rewound_after))
     assert differences(restored.database, recorded_database(bench.path("after.sqlite3"))) == []
     assert len(restored.left_out) == (rewound_after is not None)
 
 
-def test_the_recorded_node_comes_back_after_compaction(bench: Bench) -> None:
+def test_recorded_node_in_compacted_legacy_backup_is_restored_equal(bench: Bench) -> None:
     calls = list(read_recording())
     compacted = Written().snapshot(1007, bench.node(*calls[:-1])).add(1008, payload(calls[-1]))
     restored = bench.restore(compacted)

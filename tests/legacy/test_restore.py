@@ -23,7 +23,7 @@ def lived(world: World) -> list[Call]:
     return calls
 
 
-def test_a_file_becomes_the_nodes_database(world: World, old: Path, tmp_path: Path) -> None:
+def test_restore_of_legacy_backup_gives_an_equal_private_database(world: World, old: Path, tmp_path: Path) -> None:
     world.run_without_plugin(read_recording())
     written(read_recording()).save(old)
     new = tmp_path / "bitcoin"
@@ -35,7 +35,7 @@ def test_a_file_becomes_the_nodes_database(world: World, old: Path, tmp_path: Pa
     assert (new / "lightningd.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
-def test_what_was_repaired_is_told(world: World, old: Path) -> None:
+def test_restore_of_legacy_backup_reports_what_it_left_out(world: World, old: Path) -> None:
     calls = lived(world)
     written(calls).starts_with(calls[-1]).save(old, tail=b"\0" * 99)
     said = backup_cli("restore", old.as_uri(), world.root / "restored.sqlite3")
@@ -45,18 +45,20 @@ def test_what_was_repaired_is_told(world: World, old: Path) -> None:
     assert differences(world.root / "restored.sqlite3", world.database) == []
 
 
-def test_a_version_that_the_plan_could_not_know_is_explained(world: World, old: Path) -> None:
-    """The plan names the header's version, before the file was read."""
+def test_restore_beyond_version_in_legacy_header_is_explained(world: World, old: Path) -> None:
+    """The plan, shown before the file is read, names only the version in the header."""
     calls = lived(world)
     written(calls[:-2]).change(*calls[-2:], dies_before_header=True).save(old)
     said = backup_cli("restore", old.as_uri(), world.root / "restored.sqlite3")
     assert said.code == 0
     last = calls[-1].data_version
-    assert f"names version {last - 2}; the whole changes after it reach version {last}, and all of them" in said.err
+    assert (
+        f"names version {last - 2}; the complete changes in the file reach version {last}, and all of them" in said.err
+    )
     assert differences(world.root / "restored.sqlite3", world.database) == []
 
 
-def test_a_damaged_file_is_not_restored(world: World, old: Path) -> None:
+def test_damaged_legacy_backup_is_not_restored(world: World, old: Path) -> None:
     calls = lived(world)
     old.write_bytes(written(calls).data()[:-1])
     before = tree(world.root)
@@ -66,7 +68,7 @@ def test_a_damaged_file_is_not_restored(world: World, old: Path) -> None:
     assert tree(world.root) == before
 
 
-def test_a_file_that_this_user_may_not_read_is_not_called_damaged(world: World, old: Path) -> None:
+def test_legacy_backup_this_user_may_not_read_is_not_called_damaged(world: World, old: Path) -> None:
     written(lived(world)).save(old)
     old.chmod(0)
     said = spawned(*as_mortal(), *command("restore", old.as_uri(), world.root / "restored.sqlite3"))
@@ -76,7 +78,7 @@ def test_a_file_that_this_user_may_not_read_is_not_called_damaged(world: World, 
     assert "damaged" not in said.err
 
 
-def test_an_old_version_to_look_at(world: World, old: Path) -> None:
+def test_restore_of_old_version_from_damaged_legacy_backup_is_not_for_a_node(world: World, old: Path) -> None:
     calls = lived(world)
     old.write_bytes(written(calls).data()[:-1])
     said = backup_cli("restore", old.as_uri(), world.root / "x", "--to-version", 20, "--not-for-a-node")
@@ -86,7 +88,7 @@ def test_an_old_version_to_look_at(world: World, old: Path) -> None:
     assert differences(world.root / "x.version-20-NOT-FOR-A-NODE", other.database) == []
 
 
-def test_no_node_can_go_on_with_it(world: World, old: Path) -> None:
+def test_restore_resume_from_legacy_backup_is_refused(world: World, old: Path) -> None:
     calls = lived(world)
     world.database.unlink()
     written(calls).save(old)
@@ -96,7 +98,7 @@ def test_no_node_can_go_on_with_it(world: World, old: Path) -> None:
     assert not world.database.exists()
 
 
-def test_a_file_without_a_database(world: World, old: Path) -> None:
+def test_restore_of_empty_legacy_backup_is_refused(world: World, old: Path) -> None:
     Written().save(old)
     said = backup_cli("restore", old.as_uri(), world.directory)
     assert said.code == 1
@@ -104,7 +106,7 @@ def test_a_file_without_a_database(world: World, old: Path) -> None:
     assert not world.database.exists()
 
 
-def test_the_node_then_gets_a_backup(world: World, old: Path) -> None:
+def test_node_restored_from_legacy_backup_gets_a_backup_by_init(world: World, old: Path) -> None:
     calls = lived(world)
     world.database.unlink()
     written(calls).save(old)

@@ -1,4 +1,4 @@
-"""Statements of early lightningds, foreign keys, and changes that no node makes."""
+"""Legacy backups: statements of early lightningds, foreign keys, and changes that no node makes."""
 
 import pytest
 
@@ -21,11 +21,11 @@ from tests.legacy.written import written
         ("label='peer_id=5WHERE channels.id='", "label='peer_id=5WHERE channels.id='"),
     ],
 )
-def test_a_missing_blank_is_put_in_but_not_into_text(sent: str, meant: str | None) -> None:
+def test_missing_blank_of_early_lightningd_is_inserted_but_not_inside_text(sent: str, meant: str | None) -> None:
     assert mended(sent) == (meant or "label='it''s reserved_til=7WHERE ''', reserved_til=8 WHERE '")
 
 
-def test_changes_with_missing_blanks(bench: Bench) -> None:
+def test_legacy_changes_with_missing_blanks_are_restored(bench: Bench) -> None:
     life, calls = history(1)
     tables = (
         "CREATE TABLE outputs (prev_out_tx INTEGER, reserved_til INTEGER, label TEXT)",
@@ -47,7 +47,7 @@ def test_changes_with_missing_blanks(bench: Bench) -> None:
     assert restored.holds_what(bench.node(*calls, Call(version, (*whole, bump(version)))))
 
 
-def test_foreign_keys_are_on_again_where_the_node_died_before_it_said_so(bench: Bench) -> None:
+def test_foreign_keys_are_on_after_legacy_node_died_before_its_pragma(bench: Bench) -> None:
     life, calls = history(0)
     tables = (
         "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
@@ -56,7 +56,7 @@ def test_foreign_keys_are_on_again_where_the_node_died_before_it_said_so(bench: 
         "INSERT INTO children VALUES (1)",
     )
     calls += [life.transaction(*tables), life.foreign_keys(on=False), life.note()]
-    # Here it died, and the next start begins with foreign keys on.
+    # The node died here, and the next start begins with foreign keys on.
     next_start = life.transaction("DELETE FROM parents")
     restored = bench.restore(written([*calls, next_start]))
     own = bench.node(*calls, life.foreign_keys(on=True), next_start)
@@ -64,7 +64,7 @@ def test_foreign_keys_are_on_again_where_the_node_died_before_it_said_so(bench: 
     assert restored.foreign_keys
 
 
-def test_foreign_keys_are_off_for_the_transaction_in_between(bench: Bench) -> None:
+def test_foreign_keys_are_off_for_legacy_transaction_between_pragmas(bench: Bench) -> None:
     life, calls = history(0)
     tables = (
         "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
@@ -77,14 +77,14 @@ def test_foreign_keys_are_off_for_the_transaction_in_between(bench: Bench) -> No
     assert restored.holds_what(bench.node(*calls))
 
 
-def test_a_change_that_does_not_fit_names_the_version_before(bench: Bench) -> None:
+def test_legacy_change_that_does_not_fit_is_damage_after_version_before(bench: Bench) -> None:
     life, calls = history()
     error = refused(bench, written([*calls, life.transaction("INSERT INTO vars (name) VALUES ('data_version')")]), 5)
     assert "UNIQUE" in str(error)
     assert "resync" not in str(error)
 
 
-def test_a_change_that_no_node_makes(bench: Bench) -> None:
+def test_legacy_change_with_attach_is_damage(bench: Bench) -> None:
     life, calls = history()
     refused(bench, written([*calls, life.transaction("ATTACH 'elsewhere' AS x")]), 5)
 
@@ -92,14 +92,14 @@ def test_a_change_that_no_node_makes(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "writes", [(), ("",), ("DELETE FROM vars",), ("PRAGMA user_version = 3;",), ("x" * 100,), (bump(3),)]
 )
-def test_a_call_that_lightningd_never_makes(bench: Bench, writes: tuple[str, ...]) -> None:
+def test_legacy_call_that_lightningd_never_makes_is_damage(bench: Bench, writes: tuple[str, ...]) -> None:
     _, calls = history()
     error = refused(bench, written([*calls, Call(5, writes), Call(6, (bump(6),))]), 5 if writes != ("x" * 100,) else 4)
     if not any(writes):
         assert "PostgreSQL" in str(error)
 
 
-def test_a_change_too_large_for_the_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_legacy_change_larger_than_memory_is_restored_in_pieces(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backends.legacy.changes._IN_MEMORY", 1000)
     monkeypatch.setattr("backends.legacy.changes._BLOCK", 7)
     life, calls = history()

@@ -1,4 +1,4 @@
-"""Writes files as the older plugin does, faults included; from its format, and with nothing of the project's."""
+"""Writes files as the older plugin does, faults included; written from its format, without code of this project."""
 
 import struct
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ def record(version: int, data: bytes, kind: int = CHANGE) -> bytes:
 
 
 class Written:
-    """A file in the making. The fields are the header's, which lies before the records as of the last `sync_header`."""
+    """A file being written. The fields are those of the header; `sync_header` copies them into the file."""
 
     def __init__(self) -> None:
         self.version = self.previous_version = self.previous_end = self.count = 0
@@ -34,7 +34,7 @@ class Written:
         self.header = struct.pack(">IIQIQQ", *fields).ljust(HEADER_SIZE, b"\0")
 
     def add(self, version: int, data: bytes, kind: int = CHANGE, *, dies_before_header: bool = False) -> "Written":
-        """Append a record; the header comes second, and counts on from where the writer believes the end to be."""
+        """Append a record, then update the header, counting from where the writer believes the end to be."""
         new = record(version, data, kind)
         self.starts.append(HEADER_SIZE + len(self.records))
         self.records += new
@@ -53,7 +53,7 @@ class Written:
         return self.add(version, database.read_bytes(), SNAPSHOT)
 
     def rewind(self) -> "Written":
-        """Step back in memory, as at a start; the file stays as it is, and is only ever appended to."""
+        """Step back in memory, as at a start; the file itself stays, and is only ever appended to."""
         self.version, self.end = self.previous_version, self.previous_end
         self.previous_version = self.previous_end = 0
         return self

@@ -1,4 +1,4 @@
-"""Backups to work with, and what makes a log's slow and large things quick and small."""
+"""Fixtures with backups to test, and log options small enough to reach every case quickly."""
 
 import signal
 from collections.abc import Iterator
@@ -18,54 +18,54 @@ from tests.log.histories import change, database, silent, source
 
 @pytest.fixture(autouse=True)
 def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All writers of a test are one process, which stands for several machines: the lock would keep them apart.
+    """Switch the lock off: a test's writers play several machines in one process, and the lock would keep them apart.
 
-    tests/log/test_lock.py has it back.
+    tests/log/test_lock.py switches it on again.
     """
     monkeypatch.setattr(LocalStorage, "lock", lambda self, what: None)
 
 
 DATABASE = database((change(fresh_schema()),))
-"""A node's at version 1."""
+"""A node's database at version 1."""
 
 
 SMALL = LogOptions(
     segment_size=8 << 10, preallocate_min=2 << 10, preallocate_max=8 << 10, check_every=0.0, note_every=0.0
 )
-"""Segments so small that some dozens of changes come by every kind of segment change; a note each time."""
+"""Segments so small that a few dozen changes cause every kind of segment change; each maintenance writes a note."""
 
 TINY = replace(SMALL, segment_size=1 << 10, preallocate_min=700, note_every=1e9)
-"""Files of which every single byte can be tried."""
+"""Files small enough to damage every single byte of them in turn."""
 
 
 @pytest.fixture
 def small() -> LogOptions:
-    """For a test that goes through many segments; the backups that `make` makes have it, too."""
+    """Options for a test that fills many segments; `make` uses them, too."""
     return SMALL
 
 
 @pytest.fixture
-def tiny(impatient: None) -> LogOptions:
-    """For a test that tries every byte; the backups that `make` makes have it, too."""
+def tiny(readers_do_not_wait: None) -> LogOptions:
+    """Options for a test that damages every byte; `make` uses them, too."""
     return TINY
 
 
 @pytest.fixture
 def options(request: pytest.FixtureRequest) -> LogOptions:
-    """What the test asks for."""
+    """The options of the fixture that the test asks for: `tiny`, `small`, or the default."""
     return TINY if "tiny" in request.fixturenames else SMALL if "small" in request.fixturenames else DEFAULT_OPTIONS
 
 
 @pytest.fixture(params=DESTINATIONS)
 def make(request: pytest.FixtureRequest, tmp_path: Path, options: LogOptions) -> Iterator[Maker]:
-    """Makes the backup of a destination where there is no backup yet."""
+    """Returns the Backup at a destination where no backup has been created yet, a new object each time."""
     with DESTINATIONS[request.param](tmp_path, options) as make:
         yield make
 
 
 @pytest.fixture
 def created(make: Maker) -> Maker:
-    """The same, with a new backup at version 1."""
+    """As `make`, with a backup created at version 1."""
     make().create(source(DATABASE, 1, "02aa"))
     return make
 
@@ -78,15 +78,15 @@ def writer(created: Maker) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers do not wait for a writer that is not there."""
+def readers_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers give up at once on a record that looks torn: no writer is running that could still complete it."""
     monkeypatch.setattr("backends.log.reader.records._ATTEMPTS", 0)
     monkeypatch.setattr("backends.log.reader.opening._PAUSE", 0.0)
 
 
 @pytest.fixture
-def in_time() -> Iterator[None]:
-    """No test waits for ever."""
+def time_limit() -> Iterator[None]:
+    """Fail a test after 20 seconds instead of letting it hang."""
 
     seconds = 20
 

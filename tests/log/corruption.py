@@ -1,4 +1,4 @@
-"""Small backups to be damaged, and the verdict on what a reader and a writer make of the damage."""
+"""Small backups to damage, and the verdict of a reader and of a writer on the damage."""
 
 from collections import Counter
 from contextlib import closing
@@ -28,31 +28,31 @@ LAST = 52
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A whole backup, as files, and what it held after each of its records."""
+    """An undamaged backup, as files, and its contents after each of its records."""
 
     files: Files
     states: list[Contents]
 
     @property
     def contents(self) -> Contents:
-        """What it holds."""
+        """Its contents after the last record."""
         return self.states[-1]
 
     @property
     def segments(self) -> list[str]:
-        """The names of its segments, in order."""
+        """The names of its segments, sorted."""
         return sorted(name for name in self.files if segment_index(name) is not None)
 
     @property
     def last(self) -> str:
-        """The one in which the log ends; a later one was only made ahead."""
+        """The segment in which the log ends; a later one was only made in advance."""
         return [name for name in self.segments if any(self.files[name][FILE_HEADER_SIZE:])][-1]
 
 
 def make(*, closed: bool) -> Made:
-    """A snapshot and two segments; versions BASE to LAST, made with the options TINY.
+    """A backup of a snapshot and two segments, versions BASE to LAST, written with the options TINY.
 
-    Not closed: its writer was killed after the last change, and the session marker is from the writer's beginning.
+    Not closed: its writer was killed after the last change, and the session marker is still that of its start.
     """
     storage, snapshot = SimulatedStorage(SimulatedDisk()), noise(300).encode()
     backup_in(storage, TINY).create(source(snapshot, BASE))
@@ -73,7 +73,7 @@ def make(*, closed: bool) -> Made:
     if closed:
         writer.close()
     else:
-        writer.maintain()  # room after the last record, and another segment
+        writer.maintain()  # preallocates space after the last record, and another segment
     made = Made(files_in(storage), [state.contents for state in states])
     assert contents(backup_in(storage)) == made.contents
     assert len(made.segments) == (2 if closed else 3)
@@ -86,7 +86,7 @@ def files_in(storage: Storage) -> Files:
 
 
 def backup_of(files: Files, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
-    """A backup of these files on a disk of its own."""
+    """A backup made of these files, on a simulated disk of its own."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
     for name, data in files.items():
@@ -113,17 +113,17 @@ def version_at(segment: bytes, offset: int) -> int:
 
 
 def zeroed(data: bytes, start: int, stop: int) -> bytes:
-    """With zeros in [start, stop)."""
+    """The data with zeros in [start, stop)."""
     return data[:start] + bytes(stop - start) + data[stop:]
 
 
 def flipped(data: bytes, offset: int, mask: int) -> bytes:
-    """With these bits of one byte the other way round."""
+    """The data with these bits of one byte flipped."""
     return data[:offset] + bytes([data[offset] ^ mask]) + data[offset + 1 :]
 
 
 def read_verdict(made: Made, files: Files) -> str:
-    """What reading makes of these files; fails when it is anything that may not be."""
+    """What reading these files gives, in a word or two; the test fails if it is anything that must not happen."""
     backup = backup_of(files)
     try:
         found, torn = contents_and_tear(backup)
@@ -137,9 +137,9 @@ def read_verdict(made: Made, files: Files) -> str:
 
 
 def open_verdict(made: Made, files: Files) -> str:
-    """What opening for writing makes of these files, and what a reader finds afterwards.
+    """What opening these files for writing gives, and what a reader finds afterwards.
 
-    A start reads the last segment only, so damage elsewhere is found by readers.
+    A start reads the last segment only, so damage elsewhere is left for readers to find.
     """
     backup = backup_of(files, TINY)
     told: list[str] = []
@@ -159,7 +159,7 @@ def open_verdict(made: Made, files: Files) -> str:
 
 
 def check_error(error: BackupError, files: Files) -> None:
-    """The sentence names what it is about."""
+    """Check that the error names the damaged file, a plausible offset and a plausible last good version."""
     assert isinstance(error, Damaged | NotABackup | FromTheFuture), repr(error)
     if not isinstance(error, Damaged):
         return
@@ -175,7 +175,7 @@ def check_error(error: BackupError, files: Files) -> None:
         assert good is None
 
 
-def go_on(writer: Writer) -> None:
+def append_and_read_back(writer: Writer) -> None:
     """Append to an opened backup, and read it back."""
     before = contents(backup_in(writer.storage)).changes
     version = writer.position.data_version + 1
@@ -183,6 +183,6 @@ def go_on(writer: Writer) -> None:
     assert contents(backup_in(writer.storage)).changes == (*before, (version, (bump(version),)))
 
 
-def tell(counts: Counter[str]) -> None:
-    """For whoever runs the tests with -s or -rP."""
+def print_counts(counts: Counter[str]) -> None:
+    """Print the verdicts and how often each came up, for whoever runs the tests with -s or -rP."""
     print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))

@@ -1,7 +1,7 @@
-"""Every kind of destination, for the tests that all backends must pass.
+"""Every kind of destination, for the tests that all of them must pass.
 
-A destination is a context manager over a fresh directory of the test's own. It gives a function that makes the
-backup, as often as wanted, as another process would; there is no backup yet.
+A destination is a context manager over a fresh directory of the test's own. It gives a function that returns the
+Backup, a new object at each call, as another process would have; no backup has been created there yet.
 """
 
 from collections.abc import Callable, Iterator

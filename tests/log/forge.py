@@ -1,4 +1,4 @@
-"""Backups as a stranger may make them: every checksum fits, and nothing else need."""
+"""Backups as an attacker may make them: every checksum is right, and nothing else has to be."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ class Forged:
 
 
 def packed(text: bytes = b"SELECT 1", size: int | None = None, **fields: int) -> Forged:
-    """A change that begins a stream of its own."""
+    """A change that begins a zstd stream of its own."""
     flags = {"flags": FRAME | ADVANCES, **fields}
     return Forged(zstd_block(text), size=len(text) if size is None else size, **flags)
 
@@ -64,14 +64,14 @@ def finished(data: bytes) -> bytes:
 
 
 def zeros(size: int, block: int = 1 << 20) -> bytes:
-    """The beginning of a stream that unpacks to so many zeros, made without having them in memory."""
+    """The beginning of a stream that unpacks to `size` zeros, made without holding them in memory."""
     stream = zstd.ZstdCompressor()
     parts = [stream.compress(bytes(min(block, size - done))) for done in range(0, size, block)]
     return b"".join([*parts, stream.flush(zstd.ZstdCompressor.FLUSH_BLOCK)])
 
 
 def records(forged: list[Forged], sequence: int, previous: int) -> bytes:
-    """Chained from there on, unless they say otherwise."""
+    """These records, chained from this sequence number and checksum on unless their fields say otherwise."""
     out: list[bytes] = []
     for one in forged:
         sequence += 1
@@ -116,11 +116,11 @@ FIELDS: dict[str, object] = {
     "checksum": first_checksum(ID), "foreign_keys": True, "first_segment": 1, "created": 1_700_000_000,
     "reason": "init", "node_id": None,
 }  # fmt: skip
-"""A manifest's that fits the other files."""
+"""The fields of a manifest that fits the other files."""
 
 
 def manifest(**fields: object) -> bytes:
-    """A manifest with some fields otherwise."""
+    """A manifest with some fields changed."""
     return document(json.dumps({**FIELDS, **fields}))
 
 
@@ -130,7 +130,7 @@ def _empty_snapshot() -> bytes:
 
 
 def backup(**changed: bytes) -> Files:
-    """A small whole backup, with some files otherwise: `manifest`, `segment`, `snapshot`, `session`."""
+    """A small undamaged backup, with some files replaced: `manifest`, `segment`, `snapshot`, `session`."""
     files = {
         MANIFEST: manifest(),
         snapshot_name(1): _empty_snapshot(),

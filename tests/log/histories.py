@@ -1,4 +1,4 @@
-"""A node's history, played into a backup and kept in step with the model."""
+"""A node's history, played into a backup and into the model of what that backup must give back."""
 
 import os
 import random
@@ -25,16 +25,16 @@ from tests.fake_lightningd.calls import Call, History
 from tests.log.model import Model
 
 CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
-"""How many times as much of everything random a campaign tries."""
+"""How many times as many random cases a campaign tries."""
 
 
 def change(call: Call) -> Change:
-    """The stand-in's call as the log's change."""
+    """A call of the fake lightningd as a change of the log."""
     return Change(call.data_version, list(call.writes))
 
 
 def changes(count: int, version: int = 0, size: int = 0) -> list[Change]:
-    """So many that follow this version, each with about so many bytes of noise."""
+    """`count` changes that follow this version, each with about `size` bytes of noise."""
     history = History(version)
     return [change(history.note(noise(size, version + number))) for number in range(count)]
 
@@ -47,12 +47,12 @@ def source(data: bytes = b"", data_version: int = 0, node_id: str | None = None)
 
 
 def noise(size: int, seed: int = 0) -> str:
-    """Text that hardly compresses: its record is nearly as large."""
+    """Text that hardly compresses: its record is nearly as large as the text."""
     return "".join(map(chr, random.Random(seed).choices(range(0x30, 0x7F), k=size)))
 
 
 class StoragePlace(Place):
-    """A place that is no more than this storage."""
+    """A Place that consists of a storage and nothing else."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -63,20 +63,20 @@ class StoragePlace(Place):
 
 
 def backup_in(storage: Storage, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
-    """The backup in it, as a new process would see it."""
+    """The backup in this storage, as a new process would see it."""
     return Backup(StoragePlace(storage), options)
 
 
 def silent(level: str, line: str) -> None:
-    """A report for those that want none."""
+    """A report function that discards everything."""
 
 
 class Node:
     """A node whose commits go to a log.
 
-    `model` is what was acknowledged. While a step is under way, or after it has failed, `next` is what it was to lead
-    to; else the two are the same. None: there is no backup.
-    What the storage holds is looked at through `plain`: the storage itself, or what lies under one that fails.
+    `model` is the acknowledged state. While a step is running, or after it has failed, `next` is the state that the
+    step was to lead to; otherwise the two are the same. None: there is no backup.
+    The test itself reads through `plain`: the storage, or the one that a failing storage wraps.
     """
 
     def __init__(
@@ -104,23 +104,23 @@ class Node:
         self._step(Model(), lambda: self.backup().create(source()))
 
     def backup(self) -> Backup:
-        """As another process would see it."""
+        """The backup, as another process would see it."""
         return backup_in(self.storage, self.options)
 
     def open(self, session: str = "one", report: Report = silent) -> Position:
-        """As a new process would."""
+        """Open the backup for writing, as a new process would; returns the position found."""
         self._writer = None
         self._writer = self.backup().open(report, session)
         return self._writer.position
 
     @property
     def writer(self) -> Writer:
-        """The one that was opened last."""
+        """The writer that was opened last."""
         assert self._writer is not None
         return self._writer
 
     def close(self) -> None:
-        """Stop in order."""
+        """Close the writer cleanly."""
         if self._writer is not None:
             self._writer.close()
 
@@ -130,11 +130,11 @@ class Node:
         self._step(self.now.appended(one), lambda: self.writer.append(one))
 
     def note(self, text: str = "") -> None:
-        """A commit that leaves a row."""
+        """One commit that inserts a row."""
         self.append(self.history.note(text))
 
     def snapshot(self) -> None:
-        """Begin anew from the database, after a run without the plugin."""
+        """Take a new snapshot of the database, after a run without the plugin."""
         committed = (*self.now.committed, change(self.history.note("not backed up")))
         data = database(committed)
         self._step(
@@ -143,7 +143,7 @@ class Node:
         )
 
     def compact(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Fold all but the last change; what happens meanwhile; switch."""
+        """Compact all but the last change; call `meanwhile`; publish."""
         count = self.now.compactable(1)
         with reaching(self.storage):
             compacted = compact_log(self.storage, self.scratch, leave_out=1)
@@ -163,7 +163,7 @@ class Node:
 
 
 def database(committed: tuple[Change, ...]) -> bytes:
-    """The database that these changes make, as a file."""
+    """The database file that results from these changes."""
     with closing(apsw.Connection(":memory:")) as connection:
         for one in committed:
             for statement in one.statements:
@@ -172,7 +172,7 @@ def database(committed: tuple[Change, ...]) -> bytes:
 
 
 def rows(data: bytes) -> list[tuple[object, ...]]:
-    """What is in a database file, however its pages lie."""
+    """All rows of a database file, independent of its page layout."""
 
     def all_of(connection: apsw.Connection) -> Iterator[tuple[object, ...]]:
         tables = list(connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name"))

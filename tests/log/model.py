@@ -1,4 +1,4 @@
-"""What a backup must give back, by its specification, and what it does give back."""
+"""What a backup must give back according to its specification, and what it does give back."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ Statements = tuple[int, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a restore works with: the snapshot's bytes, then each change that counts."""
+    """What a restore reads: the snapshot's bytes, then each change that counts."""
 
     generation: int
     snapshot: bytes
@@ -23,12 +23,12 @@ class Contents:
 
 
 def contents(backup: Backup) -> Contents:
-    """Everything, as `restore` reads it."""
+    """Everything in a backup, as `restore` reads it."""
     return contents_and_tear(backup)[0]
 
 
 def contents_and_tear(backup: Backup) -> tuple[Contents, str | None]:
-    """The same, and what was left out as torn, in words."""
+    """Everything in a backup, and the description of what was left out as torn, if anything."""
     with backup.read() as reader:
         snapshot, changes = b"".join(reader.snapshot), reader.changes()
         found = tuple((change.data_version, tuple(change.statements)) for change in changes)
@@ -36,7 +36,7 @@ def contents_and_tear(backup: Backup) -> tuple[Contents, str | None]:
 
 
 def versions(backup: Backup) -> list[int]:
-    """Of the changes that count."""
+    """The data versions of the changes that count."""
     return [version for version, _ in contents(backup).changes]
 
 
@@ -48,16 +48,16 @@ class Model:
     snapshot: bytes = b""
     changes: tuple[Change, ...] = ()
     before: tuple[Change, ...] = ()
-    """What made the snapshot, since the node was new."""
+    """The changes that led to the snapshot, since the node was new."""
 
     @property
     def committed(self) -> tuple[Change, ...]:
-        """Everything since the node was new."""
+        """All changes since the node was new."""
         return self.before + self.changes
 
     @property
     def version(self) -> int:
-        """The database's."""
+        """The database's data version."""
         return self.committed[-1].data_version if self.committed else 0
 
     @property
@@ -67,21 +67,21 @@ class Model:
         return Contents(self.generation, self.snapshot, changes)
 
     def compactable(self, leave_out: int) -> int:
-        """How many changes a compaction folds that leaves so many of the version out."""
+        """How many changes a compaction takes in if it leaves out the last `leave_out` that advance the version."""
         places = [number for number, change in enumerate(self.changes) if change.advances]
         return places[-leave_out] if len(places) >= leave_out else 0
 
     def appended(self, change: Change) -> "Model":
-        """After an append."""
+        """The model after an append."""
         return replace(self, changes=(*self.changes, change))
 
     def snapshotted(self, snapshot: bytes, committed: tuple[Change, ...], generation: int) -> "Model":
-        """After a new snapshot, of the database that these changes made."""
+        """The model after a new snapshot of the database that results from these changes."""
         assert generation > self.generation
         return Model(generation, snapshot, (), committed)
 
     def compacted(self, snapshot: bytes, changes: int, generation: int) -> "Model":
-        """After a compaction of the first so many changes into this snapshot."""
+        """The model after a compaction of the first `changes` changes into this snapshot."""
         before = self.before + self.changes[:changes]
         assert generation > self.generation
         return Model(generation, snapshot, self.changes[changes:], before)

@@ -1,4 +1,4 @@
-"""What every backup does with restarts, new generations and other writers, wherever it writes."""
+"""What every backup does with restarts, new generations and other writers, at every kind of destination."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -26,7 +26,9 @@ from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 
 @pytest.mark.parametrize("end", [Writer.close, lambda writer: None], ids=["closed", "killed"])
-def test_the_log_goes_on_after_a_restart(writer: Writer, created: Maker, end: Callable[[Writer], None]) -> None:
+def test_log_continues_at_same_position_after_restart(
+    writer: Writer, created: Maker, end: Callable[[Writer], None]
+) -> None:
     written = changes(12, 1)
     for start in range(0, 12, 4):
         for one in written[start : start + 4]:
@@ -40,7 +42,7 @@ def test_the_log_goes_on_after_a_restart(writer: Writer, created: Maker, end: Ca
     assert versions(created()) == list(range(2, 14))
 
 
-def test_each_session_begins_with_its_first_change(writer: Writer, created: Maker) -> None:
+def test_first_change_of_each_session_is_marked_as_its_beginning(writer: Writer, created: Maker) -> None:
     for one in changes(2, 1):
         writer.append(one)
     writer.close()
@@ -52,7 +54,7 @@ def test_each_session_begins_with_its_first_change(writer: Writer, created: Make
         assert [one.begins_session for one in generation.changes()] == [True, False, True, False]
 
 
-def test_after_the_end_nothing_is_written(writer: Writer, created: Maker) -> None:
+def test_closed_writer_refuses_to_append(writer: Writer, created: Maker) -> None:
     writer.append(changes(1, 1)[0])
     writer.close()
     writer.close()
@@ -64,7 +66,7 @@ def test_after_the_end_nothing_is_written(writer: Writer, created: Maker) -> Non
 # Generations
 
 
-def test_a_new_snapshot_begins_a_new_generation(writer: Writer, created: Maker) -> None:
+def test_new_snapshot_begins_new_generation(writer: Writer, created: Maker) -> None:
     for one in changes(3, 1):
         writer.append(one)
     data = noise(5000).encode()
@@ -81,12 +83,12 @@ def test_a_new_snapshot_begins_a_new_generation(writer: Writer, created: Maker) 
     again.close()
 
 
-def test_a_long_reason_is_cut_and_not_fatal(writer: Writer, created: Maker) -> None:
+def test_too_long_reason_of_snapshot_is_cut_and_not_fatal(writer: Writer, created: Maker) -> None:
     writer.take_snapshot(source(DATABASE, 2), "because " * 1000)
     assert contents(created()).snapshot == DATABASE
 
 
-def test_sizes_grow_with_use(writer: Writer) -> None:
+def test_reported_sizes_grow_with_appended_changes(writer: Writer) -> None:
     before = writer.sizes()
     assert before.snapshot > 0
     for one in changes(10, 1):
@@ -100,7 +102,7 @@ def test_sizes_grow_with_use(writer: Writer) -> None:
 # Writers
 
 
-def test_who_wrote_last(created: Maker) -> None:
+def test_last_writer_names_session_and_whether_it_closed(created: Maker) -> None:
     assert created().last_writer() is None
     writer = created().open(silent, "writer")
     last = created().last_writer()
@@ -118,8 +120,8 @@ def test_who_wrote_last(created: Maker) -> None:
 
 
 @pytest.mark.usefixtures("writer")
-@pytest.mark.parametrize("options", [replace(DEFAULT_OPTIONS, check_every=0.0)], ids=["checks each time"])
-def test_a_replaced_writer_refuses(created: Maker) -> None:
+@pytest.mark.parametrize("options", [replace(DEFAULT_OPTIONS, check_every=0.0)], ids=["marker checked each time"])
+def test_replaced_writer_refuses_to_append(created: Maker) -> None:
     told: list[str] = []
     first = created().open(lambda level, line: told.append(level), "first")
     first.append(changes(1, 1)[0])
@@ -139,7 +141,7 @@ def test_a_replaced_writer_refuses(created: Maker) -> None:
     assert last.session_id == "second"
 
 
-def test_what_is_learned_of_the_node_is_kept(make: Maker) -> None:
+def test_node_id_noted_by_writer_is_kept(make: Maker) -> None:
     make().create(source())
     writer = make().open(silent, "writer")
     writer.note_node_id("03bb")
@@ -150,7 +152,7 @@ def test_what_is_learned_of_the_node_is_kept(make: Maker) -> None:
 # Compaction
 
 
-def test_a_compaction_leaves_what_may_be_rolled_forward(writer: Writer, created: Maker, tmp_path: Path) -> None:
+def test_compaction_leaves_changes_that_may_be_rolled_forward(writer: Writer, created: Maker, tmp_path: Path) -> None:
     written = changes(MAX_ROLL_FORWARD + 4, 1)
     for one in written[:MAX_ROLL_FORWARD]:
         writer.append(one)
@@ -169,8 +171,8 @@ def test_a_compaction_leaves_what_may_be_rolled_forward(writer: Writer, created:
     again.close()
 
 
-def test_a_compaction_in_the_middle_of_a_migration(tmp_path: Path) -> None:
-    """Foreign keys are off there, and stay so for what is replayed after the new snapshot."""
+def test_compaction_in_middle_of_migration_keeps_foreign_keys_off(tmp_path: Path) -> None:
+    """Foreign keys are off there, and stay off for the changes replayed after the new snapshot."""
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
     node.create()
     node.open()
@@ -198,7 +200,7 @@ def test_a_compaction_in_the_middle_of_a_migration(tmp_path: Path) -> None:
 # What a new snapshot replaces
 
 
-def test_a_replaced_generation_is_kept_and_can_be_read(writer: Writer, created: Maker) -> None:
+def test_replaced_generation_is_kept_and_can_be_read(writer: Writer, created: Maker) -> None:
     assert created().kept() is None
     assert created().read_kept() is None
     written = changes(5, 1)
@@ -232,7 +234,9 @@ def test_only_the_last_replaced_generation_is_kept(writer: Writer, created: Make
     assert snapshot_name(1) not in writer.storage.names()
 
 
-def test_a_kept_generation_goes_after_a_week(writer: Writer, created: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_generation_is_removed_after_a_week(
+    writer: Writer, created: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer.append(changes(1, 1)[0])
     writer.take_snapshot(source(b"another database", 3), "resync")
     writer.maintain()
@@ -245,7 +249,7 @@ def test_a_kept_generation_goes_after_a_week(writer: Writer, created: Maker, mon
     assert contents(created()).snapshot == b"another database"
 
 
-def test_a_compaction_leaves_the_kept_generation(writer: Writer, created: Maker, tmp_path: Path) -> None:
+def test_compaction_does_not_remove_the_kept_generation(writer: Writer, created: Maker, tmp_path: Path) -> None:
     writer.append(changes(1, 1)[0])
     writer.take_snapshot(source(DATABASE, 1), "resync")
     for one in changes(5, 1):
@@ -260,7 +264,7 @@ def test_a_compaction_leaves_the_kept_generation(writer: Writer, created: Maker,
         assert [one.data_version for one in generation.changes()] == [2]
 
 
-def test_a_kept_generation_that_has_lost_its_end_is_damaged(writer: Writer, created: Maker) -> None:
+def test_kept_generation_that_lost_its_end_is_damaged(writer: Writer, created: Maker) -> None:
     writer.append(changes(1, 1)[0])
     writer.append(changes(1, 2)[0])
     writer.take_snapshot(source(b"another database", 3), "resync")
@@ -274,7 +278,9 @@ def test_a_kept_generation_that_has_lost_its_end_is_damaged(writer: Writer, crea
         list(generation.changes())
 
 
-def test_a_snapshot_in_doubt_does_not_displace_what_a_resync_has_replaced(writer: Writer, created: Maker) -> None:
+def test_snapshot_taken_in_doubt_does_not_displace_generation_replaced_by_resync(
+    writer: Writer, created: Maker
+) -> None:
     writer.append(changes(1, 1)[0])
     writer.take_snapshot(source(b"an older database", 1), "resync")
     writer.append(changes(1, 1)[0])

@@ -1,4 +1,4 @@
-"""Damage to the records of one file: what is torn, what is corrupt, and what the error says."""
+"""Damage to the records of one file: what counts as torn, what as corrupt, and what the error says."""
 
 from contextlib import closing, suppress
 from itertools import pairwise
@@ -22,10 +22,10 @@ from tests.log.corruption import (
     LAST,
     Files,
     Made,
+    append_and_read_back,
     backup_of,
     files_in,
     flipped,
-    go_on,
     make,
     open_verdict,
     read_verdict,
@@ -36,23 +36,23 @@ from tests.log.corruption import (
 from tests.log.histories import noise, silent
 from tests.log.model import contents, contents_and_tear
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 @pytest.fixture
 def closed() -> Made:
-    """A backup closed in order."""
+    """A backup that was closed cleanly."""
     return make(closed=True)
 
 
 @pytest.fixture
 def killed() -> Made:
-    """One whose writer was killed."""
+    """A backup whose writer was killed."""
     return make(closed=False)
 
 
 def damage(files: Files) -> Damaged:
-    """What reading and opening say, and they say the same."""
+    """The error of reading these files; opening them must fail with the same file and last good version."""
     with pytest.raises(Damaged) as read:
         contents(backup_of(files))
     with pytest.raises(Damaged) as opened:
@@ -64,7 +64,7 @@ def damage(files: Files) -> Damaged:
 def last_record(made: Made) -> tuple[int, int]:
     """Where the last record begins and ends."""
     start, stop = record_bounds(made.files[made.last])[-2:]
-    assert start % SECTOR <= SECTOR - RECORD_HEADER_SIZE, "its header should lie in one sector"
+    assert start % SECTOR <= SECTOR - RECORD_HEADER_SIZE, "its header should be within one sector"
     return start, stop
 
 
@@ -77,7 +77,7 @@ def test_flip_in_payload_of_middle_record_is_damage(killed: Made, number: int) -
     assert (found.file, found.offset) == (killed.last, offset)
     good = version_at(data, bounds[number - 1]) if number else version_at(before, record_bounds(before)[-2])
     assert found.last_good == good
-    assert "whole ones follow" in found.what
+    assert "complete records follow" in found.what
     assert str(found.last_good) in str(found)
 
 
@@ -105,7 +105,7 @@ def test_flip_in_first_record_after_the_snapshot_names_its_version(closed: Made)
 
 
 def sectors(start: int, stop: int) -> list[tuple[int, int]]:
-    """The shares of a record in each sector."""
+    """The parts of a record that fall in each sector."""
     cuts = [start, *range((start // SECTOR + 1) * SECTOR, stop, SECTOR), stop]
     return list(pairwise(cuts))
 
@@ -122,14 +122,14 @@ def test_zeros_in_one_sector_of_last_record_is_torn(killed: Made) -> None:
         assert open_verdict(killed, files) == "torn"
 
 
-def test_zeros_in_one_sector_of_last_record_after_the_end_of_the_session_is_damage(closed: Made) -> None:
+def test_zeros_in_one_sector_of_last_record_of_closed_session_is_damage(closed: Made) -> None:
     for share in sectors(*last_record(closed)):
         found = damage({**closed.files, closed.last: zeroed(closed.files[closed.last], *share)})
         assert "once saved" in found.what
         assert found.last_good == LAST - 1
 
 
-def test_zeros_in_a_part_of_a_sector_is_damage(killed: Made) -> None:
+def test_zeros_in_part_of_a_sector_of_last_record_is_damage(killed: Made) -> None:
     start, stop = last_record(killed)
     data = killed.files[killed.last]
     for part in (
@@ -141,7 +141,7 @@ def test_zeros_in_a_part_of_a_sector_is_damage(killed: Made) -> None:
         assert damage({**killed.files, killed.last: zeroed(data, *part)}).offset == start
 
 
-def test_zeros_in_a_sector_of_a_middle_record_is_damage(killed: Made) -> None:
+def test_zeros_in_one_sector_of_middle_record_is_damage(killed: Made) -> None:
     name = killed.segments[0]
     start, stop = record_bounds(killed.files[name])[-2:]
     for share in sectors(start, stop):
@@ -152,7 +152,7 @@ def test_zeros_in_a_sector_of_a_middle_record_is_damage(killed: Made) -> None:
         assert open_verdict(killed, files) == "found by readers"
 
 
-def test_what_is_torn_is_put_aside(killed: Made) -> None:
+def test_torn_record_is_put_aside_when_opened(killed: Made) -> None:
     start, stop = last_record(killed)
     data = killed.files[killed.last][: stop - 100]
     backup = backup_of({**killed.files, killed.last: data}, TINY)
@@ -162,11 +162,11 @@ def test_what_is_torn_is_put_aside(killed: Made) -> None:
     assert backup.storage.read_small(aside) == data[start:]
     assert len(told) == 1
     assert aside in told[0]
-    go_on(writer)
+    append_and_read_back(writer)
     writer.close()
 
 
-def test_a_torn_end_and_something_after_it_is_damage(killed: Made) -> None:
+def test_torn_record_with_something_after_it_is_damage(killed: Made) -> None:
     start, stop = last_record(killed)
     share = sectors(start, stop)[1]
     data = zeroed(killed.files[killed.last], *share)
@@ -174,7 +174,7 @@ def test_a_torn_end_and_something_after_it_is_damage(killed: Made) -> None:
     assert damage({**killed.files, killed.last: flipped(data, stop + 10, 1)}).offset == start
 
 
-def test_a_torn_segment_before_another_is_damage(killed: Made) -> None:
+def test_torn_record_in_segment_before_another_is_damage(killed: Made) -> None:
     first, last = killed.segments[:2]
     start, stop = record_bounds(killed.files[first])[-2:]
     cut = {**killed.files, first: killed.files[first][: stop - 10]}
@@ -185,7 +185,7 @@ def test_a_torn_segment_before_another_is_damage(killed: Made) -> None:
     assert (found.file, found.offset) == (first, start)
 
 
-def test_records_left_out_or_exchanged_or_doubled_are_damage(closed: Made) -> None:
+def test_records_missing_or_swapped_or_doubled_are_damage(closed: Made) -> None:
     data = closed.files[closed.last]
     bounds = record_bounds(data)
     records = [data[start:stop] for start, stop in pairwise(bounds)]
@@ -201,18 +201,18 @@ def test_records_left_out_or_exchanged_or_doubled_are_damage(closed: Made) -> No
     assert open_verdict(closed, files) == "found by readers"
 
 
-def test_text_that_looks_like_a_record_is_none(closed: Made) -> None:
-    """A peer may choose text that a node stores, but not the zero bytes that each real header has."""
+def test_text_that_looks_like_record_header_is_not_taken_for_a_record(closed: Made) -> None:
+    """A peer may choose text that the node stores, but every real header contains zero bytes, and SQL text cannot."""
     real = closed.files[closed.last][FILE_HEADER_SIZE:][:RECORD_HEADER_SIZE]
     for inside, end in ((text_like_a_record(), End.TORN), (real, End.DAMAGED)):
-        # A record whose first sector never came, with this in a later one.
+        # A record whose first sector never reached the disk, with this text in a later one.
         files = {"segment": bytes(SECTOR) + noise(100).encode() + inside + noise(300).encode()}
         with closing(backup_of(files).storage.open("segment")) as handle:
             assert classify(handle, FILE_HEADER_SIZE).end is end
 
 
 def text_like_a_record() -> bytes:
-    """A whole record header that is text in UTF-8."""
+    """A record header with a valid checksum that is also UTF-8 text."""
     for time in range(0x21212121, 0x7F7F7F7F):
         fields = (
             RECORD_MAGIC,

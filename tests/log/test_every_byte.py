@@ -1,15 +1,15 @@
 """Torn against corrupt: every byte of a small backup flipped, and its last segment cut at every byte.
 
-Closed in order, the session marker says how far was acknowledged. Then nothing is ever lost silently: each damage is
-named, or leaves everything as it was.
+After a clean close, the session marker says how far the log was acknowledged. Then nothing is ever lost silently: each
+damage is reported, or leaves everything as it was.
 
-After a writer was killed the marker lies behind (by up to a minute). Bytes that have changed are still always found.
-What is *not* found, because the same bytes may come from a power cut: a cut of the last segment within its last minute,
-by zeros or the file's end.
+After a kill the marker is out of date by up to a minute. Changed bytes are still always found. One thing is *not*
+found, because a power cut may leave the same bytes: a cut within the last minute of the last segment, by zeros or by
+the file's end.
 - Exactly between two records: a log that simply is that long ("shorter").
-- Within a record so that its rest, or one of its sectors, is gone: a record that was never acknowledged ("torn"). It is
-  reported, and its bytes put aside.
-In a segment before the last one, or before what the marker says, both are damage.
+- Within a record, so that its rest or one of its sectors is gone: a record that was never acknowledged ("torn"). It is
+  reported, and its bytes are put aside.
+In a segment before the last one, or before the position in the marker, both are damage.
 """
 
 import random
@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.log.corruption import Files, Made, flipped, make, open_verdict, read_verdict, record_bounds, tell
+from tests.log.corruption import Files, Made, flipped, make, open_verdict, print_counts, read_verdict, record_bounds
 from tests.log.histories import CAMPAIGN
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 Verdict = Callable[[Made, Files], str]
 VERDICTS = pytest.mark.parametrize("verdict", [read_verdict, open_verdict], ids=["read", "open"])
@@ -29,17 +29,17 @@ VERDICTS = pytest.mark.parametrize("verdict", [read_verdict, open_verdict], ids=
 
 @pytest.fixture(params=["closed", "killed"])
 def made(request: pytest.FixtureRequest) -> Made:
-    """A backup closed in order, and one whose writer was killed."""
+    """A backup that was closed cleanly, and one whose writer was killed."""
     return make(closed=request.param == "closed")
 
 
 def masks(offset: int) -> list[int]:
-    """Ways in which the bits of this byte change: all of them in a campaign."""
+    """Bits of this byte to flip: one random mask, or every mask in a campaign."""
     return [random.Random(offset).randrange(1, 256)] if CAMPAIGN == 1 else list(range(1, 256))
 
 
 @VERDICTS
-def test_a_flip_anywhere_is_named_or_loses_nothing(made: Made, verdict: Verdict) -> None:
+def test_flip_of_any_byte_is_named_or_loses_nothing(made: Made, verdict: Verdict) -> None:
     counts: Counter[str] = Counter()
     for name, data in made.files.items():
         if verdict is open_verdict and name.startswith("snapshot"):
@@ -48,7 +48,7 @@ def test_a_flip_anywhere_is_named_or_loses_nothing(made: Made, verdict: Verdict)
             for mask in masks(offset):
                 found = verdict(made, {**made.files, name: flipped(data, offset, mask)})
                 counts[f"{name}: {found}"] += 1
-    tell(counts)
+    print_counts(counts)
     found_at_all = {what.partition(": ")[2] for what in counts}
     assert found_at_all <= {"damaged", "found by readers", "same", "torn, nothing lost"}
     assert "manifest: same" not in counts
@@ -56,27 +56,27 @@ def test_a_flip_anywhere_is_named_or_loses_nothing(made: Made, verdict: Verdict)
 
 
 def fills(data: bytes, cut: int) -> dict[str, bytes]:
-    """What may be left of a file that was cut there."""
+    """What may be left of a file cut at this byte: its end, zeros, or noise from there on."""
     rest = len(data) - cut
     noise = random.Random(cut).randbytes(rest)
     return {"end": data[:cut], "zeros": data[:cut] + bytes(rest), "noise": data[:cut] + noise}
 
 
 @VERDICTS
-def test_a_cut_after_the_end_of_the_session_is_always_damage(verdict: Verdict) -> None:
+def test_cut_at_any_byte_of_closed_session_is_damage(verdict: Verdict) -> None:
     made = make(closed=True)
     counts = cut_everywhere(made, verdict)
     assert set(counts) == {"end: damaged", "zeros: damaged", "noise: damaged"}
 
 
 @VERDICTS
-def test_a_cut_after_the_writer_was_killed(verdict: Verdict) -> None:
+def test_cut_at_any_byte_after_kill_is_damage_or_torn_or_shorter_log(verdict: Verdict) -> None:
     made = make(closed=False)
     bounds = record_bounds(made.files[made.last])
     counts = cut_everywhere(made, verdict)
     assert {what for what in counts if what.startswith("noise")} <= {"noise: damaged", "noise: torn, nothing lost"}
     for fill in ("end", "zeros"):
-        assert counts[f"{fill}: shorter"] == len(bounds) - 1  # behind the last one nothing is lost
+        assert counts[f"{fill}: shorter"] == len(bounds) - 1  # after the last record nothing is lost
         assert counts[f"{fill}: same"] > 0
         assert counts[f"{fill}: torn"] > 0
     data = made.files[made.last]
@@ -85,11 +85,11 @@ def test_a_cut_after_the_writer_was_killed(verdict: Verdict) -> None:
 
 
 def cut_everywhere(made: Made, verdict: Verdict) -> Counter[str]:
-    """The last segment cut at every byte."""
+    """Cut the last segment at every byte, and count the verdicts."""
     counts: Counter[str] = Counter()
     data = made.files[made.last]
     for cut in range(len(data)):
         for fill, left in fills(data, cut).items():
             counts[f"{fill}: {verdict(made, {**made.files, made.last: left})}"] += 1
-    tell(counts)
+    print_counts(counts)
     return counts

@@ -1,7 +1,7 @@
-"""A failing disk: each operation fails in turn, at each of its occurrences, in every way that disks fail.
+"""A failing disk: each storage operation fails in turn, at each of its occurrences, in every way that disks fail.
 
-A commit is durable or refused, and after one refusal nothing more is taken. Whatever else fails makes no commit untrue.
-Once the disk is well again, the next start goes on from everything that was acknowledged.
+A commit is durable or refused, and after one refusal the writer takes nothing more. No other failure undoes an
+acknowledged commit. Once the disk works again, the next start continues with everything that was acknowledged.
 """
 
 import errno
@@ -20,15 +20,15 @@ from tests.log.model import contents
 from tests.storage.faulty import OPERATIONS, FaultyStorage, Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 NUMBERS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE]
 LOOKS: tuple[Operation, ...] = ("exists", "names", "open", "space", "size", "read")
 WRITES: tuple[Operation, ...] = ("write", "write_durably", "extend")
 
 
-class Sufferer(Node):
-    """A node on a disk that fails. It mends the disk when a step is refused, starts again, and goes on."""
+class NodeOnFailingDisk(Node):
+    """A node on a failing disk. When a step is refused, it repairs the disk, starts again, and continues."""
 
     def __init__(self, scratch: Path) -> None:
         self.disk = SimulatedDisk()
@@ -37,7 +37,7 @@ class Sufferer(Node):
         self.refusals = 0
 
     def attempt(self, step: Callable[[], object]) -> None:
-        """Do a step, or see it refused."""
+        """Do a step; if it is refused, check the refusal, repair the disk and continue."""
         struck = self.faulty.struck
         try:
             step()
@@ -46,12 +46,12 @@ class Sufferer(Node):
             self.refusals += 1
             self.check_refusal()
             self.faulty.heal()
-            self.go_on()
+            self.restart_if_needed()
         if self.faulty.struck > struck:
             self.check_power_cut()
 
     def check_refusal(self) -> None:
-        """After a failed commit nothing more is taken, and nothing is even tried."""
+        """After a failed commit the writer takes nothing more and does not even touch the disk."""
         writer = self._writer
         if writer is None or writer.failure is None:
             return
@@ -63,8 +63,8 @@ class Sufferer(Node):
             writer.take_snapshot(source(), "test")
         assert dict(self.faulty.calls) == calls
 
-    def go_on(self) -> None:
-        """With this writer if it still may (a compaction failed), else with a new one."""
+    def restart_if_needed(self) -> None:
+        """Continue with this writer if it still may write (only a compaction failed), else with a new one."""
         if self.model is None:
             return
         if self._writer is None or self._writer.failure is not None:
@@ -79,7 +79,7 @@ class Sufferer(Node):
         self.history.version = self.now.version
 
     def check_power_cut(self) -> None:
-        """Whatever was acknowledged stays."""
+        """A power cut at this moment loses nothing that was acknowledged."""
         for seed in range(2):
             left = backup_in(SimulatedStorage(self.disk.crash(random.Random(seed))))
             if self.model is None or self.next is None:
@@ -92,8 +92,8 @@ class Sufferer(Node):
                 assert found in (self.now.contents, self.next.contents)
 
 
-def live(node: Sufferer) -> None:
-    """Every kind of step."""
+def live(node: NodeOnFailingDisk) -> None:
+    """Go through every kind of step in a node's life."""
     while node.model is None:
         node.attempt(node.create)
         if node.model is None and node.plain.exists():
@@ -127,7 +127,7 @@ def live(node: Sufferer) -> None:
 
 
 def ways(operation: Operation) -> list[float]:
-    """How much of a failing operation may be done all the same."""
+    """How much of a failing operation may be carried out despite the error."""
     return [0.0] if operation in LOOKS else [0.0, 0.5, 1.0] if operation in WRITES else [0.0, 1.0]
 
 
@@ -140,13 +140,15 @@ def faults(operation: Operation, calls: int) -> Iterator[tuple[int, int, float]]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_operation_fails_at_each_occurrence(operation: Operation, tmp_path: Path) -> None:
-    well = Sufferer(tmp_path)
+def test_disk_operation_failing_at_each_occurrence_loses_nothing_acknowledged(
+    operation: Operation, tmp_path: Path
+) -> None:
+    well = NodeOnFailingDisk(tmp_path)
     live(well)
     assert well.refusals == well.faulty.struck == 0
     counts: Counter[str] = Counter()
     for nth, number, done in faults(operation, well.faulty.calls[operation]):
-        node = Sufferer(tmp_path)
+        node = NodeOnFailingDisk(tmp_path)
         node.faulty.fail(operation, number, nth=nth, done=done)
         live(node)
         counts["faults"] += node.faulty.struck

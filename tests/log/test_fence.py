@@ -1,6 +1,6 @@
-"""A writer that was replaced acknowledges nothing more: not one change that the new one has not read.
+"""A writer that was replaced acknowledges nothing more: no change that its successor has not read.
 
-The two writers are threads of one process here, each with files of its own; the machine's lock is off.
+The two writers are threads of one process here, each with its own open files; the lock of the machine is switched off.
 """
 
 import os
@@ -40,7 +40,7 @@ class Stream:
         self.refusal: BackupError | None = None
         self._rng = random.Random(name)
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._append), threading.Thread(target=self._upkeep)]
+        self._threads = [threading.Thread(target=self._append), threading.Thread(target=self._maintain)]
 
     def start(self) -> "Stream":
         for thread in self._threads:
@@ -51,7 +51,7 @@ class Stream:
         """Wait until it has been refused."""
         for thread in self._threads:
             thread.join(timeout=30)
-            assert not thread.is_alive(), "it goes on although it was replaced"
+            assert not thread.is_alive(), "it still writes although it was replaced"
 
     def end(self) -> None:
         self._stop.set()
@@ -69,7 +69,7 @@ class Stream:
                 return
             self.acknowledged = change.data_version
 
-    def _upkeep(self) -> None:
+    def _maintain(self) -> None:
         while not self._stop.is_set() and self.refusal is None:
             self.writer.maintain()
             time.sleep(0.001)
@@ -77,7 +77,7 @@ class Stream:
 
 @pytest.fixture
 def options(small: LogOptions) -> LogOptions:
-    """Small segments; the session marker is looked at too rarely to help."""
+    """Small segments; the session marker is checked too rarely to help."""
     return replace(small, check_every=1e9)
 
 
@@ -89,7 +89,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def created(url: str, options: LogOptions) -> Maker:
-    """Makes the backup, as another process would: a new one at version 1."""
+    """Returns the Backup as another process would have it; it was created at version 1."""
 
     def make() -> Backup:
         return Backup(place_at(url), options)
@@ -99,7 +99,7 @@ def created(url: str, options: LogOptions) -> Maker:
 
 
 def disturbed(created: Maker, rounds: int) -> int:
-    """So many take-overs of a stream at full speed; the changes that were acknowledged and are not in the backup."""
+    """Let a new writer take over a busy one, `rounds` times; returns how many acknowledged changes are lost."""
     rng, lost = random.Random(rounds), 0
     stream = Stream(created(), "first").start()
     for number in range(rounds):
@@ -118,11 +118,11 @@ def disturbed(created: Maker, rounds: int) -> int:
     return lost
 
 
-def test_take_over_of_a_stream_loses_nothing_acknowledged(created: Maker) -> None:
+def test_takeover_of_busy_writer_loses_nothing_acknowledged(created: Maker) -> None:
     assert disturbed(created, ROUNDS) == 0
 
 
-def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
+def test_harness_sees_loss_when_file_is_not_checked_after_each_sync(
     created: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
@@ -140,7 +140,7 @@ def test_harness_sees_what_is_lost_without_the_look_after_each_sync(
 
 
 @pytest.mark.parametrize("how", ["sealed", "removed", "replaced"])
-def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) -> None:
+def test_write_to_file_taken_by_another_writer_is_not_acknowledged(tmp_path: Path, how: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment")
     handle.write_durably(0, b"ours")
@@ -157,7 +157,7 @@ def test_file_of_another_writer_is_not_acknowledged(tmp_path: Path, how: str) ->
 
 
 @pytest.mark.parametrize("rename", ["rename", "rename_new"])
-def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
+def test_file_renamed_by_its_own_writer_is_still_written_to(tmp_path: Path, rename: str) -> None:
     storage = LocalStorage(tmp_path)
     handle = storage.create("segment.tmp")
     getattr(storage, rename)("segment.tmp", "segment")
@@ -165,8 +165,8 @@ def test_own_rename_keeps_the_file(tmp_path: Path, rename: str) -> None:
     handle.close()
 
 
-def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path) -> None:
-    """Some mounts give every file a mode of their own (fmask=0377): no fence there, and no refusal either."""
+def test_mount_that_hides_write_bits_is_still_written_to(tmp_path: Path) -> None:
+    """Some mounts give every file a fixed mode (fmask=0377): no fence works there, and writes must not be refused."""
     real = os.fstat
 
     def masked(descriptor: int) -> os.stat_result:
@@ -181,10 +181,10 @@ def test_mount_that_shows_no_write_bit_is_written_to_all_the_same(tmp_path: Path
 
 
 @pytest.mark.parametrize("moment", ["before the segment is made", "while it is made", "when it has its name"])
-def test_segment_made_ahead_during_a_take_over_is_never_used(
+def test_segment_made_in_advance_during_takeover_is_never_used(
     created: Maker, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """The first writer is held up between its looks at the marker; the other takes over and ends meanwhile."""
+    """The first writer is held up between two checks of the marker; meanwhile the other takes over and finishes."""
     first = created().open(silent, "first")
     first.append(changes(1, 1)[0])
     create, rename = LocalStorage.create, LocalStorage.rename_new
@@ -227,7 +227,7 @@ from tests.log.histories import changes
 backup = backup_at(sys.argv[1])
 backup.storage.lock = lambda what: None
 writer = backup.open(lambda level, line: None, "first")
-version = writer.standing.data_version
+version = writer.position.data_version
 print(version, flush=True)
 while True:
     (change,) = changes(1, version, 300)
@@ -237,10 +237,10 @@ while True:
 """
 
 
-def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes_on(
+def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
     created: Maker, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is frozen (a suspended virtual machine, a debugger) wakes up after the take-over is complete."""
+    """A frozen process (a suspended virtual machine, a debugger) wakes up after the takeover is complete."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     said = tmp_path / "said"
     for number in range(5 * CAMPAIGN):
@@ -264,9 +264,11 @@ def test_writer_that_was_stopped_in_the_middle_of_a_write_is_fenced_when_it_goes
         second.close()
 
 
-@pytest.mark.parametrize("options", [SMALL], ids=["checks each time"])
-def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be sealed only the marker tells; a command must not go on under the node's own one."""
+@pytest.mark.parametrize("options", [SMALL], ids=["marker checked each time"])
+def test_writer_notices_offline_command_by_session_marker_alone(
+    created: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files cannot be sealed, only the marker shows a takeover; the node must stop while a command is writing."""
     monkeypatch.setattr(LocalStorage, "seal", lambda self, name: False)
     monkeypatch.setattr(local_files, "_is_ours", lambda descriptor: True)
     node = created().open(silent, "the node")
@@ -278,11 +280,11 @@ def test_offline_work_beside_a_writer_is_noticed_by_the_marker(created: Maker, m
     command.close()
     last = created().last_writer()
     assert last is not None
-    assert last.session_id == "the node"  # which may go on with its backup at its next start
+    assert last.session_id == "the node"  # so the node may continue with its backup at its next start
 
 
-def test_replaced_writer_that_puts_its_mark_back_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
-    """It was held up while it wrote its note, and its segment is just full: it would write to no sealed one."""
+def test_replaced_writer_that_rewrites_its_marker_gets_no_new_segment(created: Maker, options: LogOptions) -> None:
+    """It was held up while writing its note, and its segment is full: the next segment would not be a sealed one."""
     first = created().open(silent, "first")
     fence = first.storage.read_small("session")
     version = 1

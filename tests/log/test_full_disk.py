@@ -1,4 +1,4 @@
-"""A full disk, and one that is dead for good: commits are refused, and nothing that was acknowledged is harmed."""
+"""A full disk, and one that has failed for good: commits are refused, and nothing that was acknowledged is harmed."""
 
 import errno
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage, Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 CHANGES: tuple[Operation, ...] = (
     "make", "unmake", "create", "rename", "remove", "sync_names",
@@ -21,7 +21,9 @@ CHANGES: tuple[Operation, ...] = (
 
 
 @pytest.mark.parametrize("capacity", range(20_000, 60_000, 1_700))
-def test_a_disk_that_becomes_full(capacity: int, tmp_path: Path, small: LogOptions) -> None:
+def test_disk_that_becomes_full_refuses_commit_and_keeps_acknowledged_ones(
+    capacity: int, tmp_path: Path, small: LogOptions
+) -> None:
     disk = SimulatedDisk(capacity)
     node = Node(SimulatedStorage(disk), tmp_path, options=small)
     node.create()
@@ -42,7 +44,7 @@ def test_a_disk_that_becomes_full(capacity: int, tmp_path: Path, small: LogOptio
     assert contents(node.backup()) == node.now.contents
 
 
-def test_a_start_on_a_full_disk_loses_nothing(tmp_path: Path, small: LogOptions) -> None:
+def test_start_on_full_disk_fails_and_loses_nothing(tmp_path: Path, small: LogOptions) -> None:
     disk = SimulatedDisk()
     node = Node(SimulatedStorage(disk), tmp_path, options=small)
     node.create()
@@ -59,8 +61,8 @@ def test_a_start_on_a_full_disk_loses_nothing(tmp_path: Path, small: LogOptions)
     assert contents(node.backup()) == node.now.contents
 
 
-def test_commits_go_on_without_room_ahead(tmp_path: Path, small: LogOptions) -> None:
-    """Only the space ahead of use fails: each write then makes the file longer, and is as durable."""
+def test_commits_continue_when_preallocation_fails(tmp_path: Path, small: LogOptions) -> None:
+    """Only preallocation fails: each write then lengthens the file, and is just as durable."""
     disk = SimulatedDisk()
     storage = FaultyStorage(SimulatedStorage(disk))
     node = Node(storage, tmp_path, options=small)
@@ -73,7 +75,7 @@ def test_commits_go_on_without_room_ahead(tmp_path: Path, small: LogOptions) -> 
         node.note(noise(1000, seed))
         node.writer.maintain()
     assert len(told) == 1
-    assert "so far every change is saved" in told[0]
+    assert "every change until now is saved" in told[0]
     assert contents(backup_in(SimulatedStorage(disk))) == node.now.contents
     storage.heal()
     node.writer.maintain()
@@ -82,7 +84,7 @@ def test_commits_go_on_without_room_ahead(tmp_path: Path, small: LogOptions) -> 
     assert contents(backup_in(SimulatedStorage(disk))) == node.now.contents
 
 
-def test_a_disk_that_only_reads_any_more(tmp_path: Path, small: LogOptions) -> None:
+def test_disk_that_became_read_only_keeps_everything_acknowledged(tmp_path: Path, small: LogOptions) -> None:
     disk = SimulatedDisk()
     storage = FaultyStorage(SimulatedStorage(disk))
     node = Node(storage, tmp_path, options=small)
@@ -111,7 +113,7 @@ def test_a_disk_that_only_reads_any_more(tmp_path: Path, small: LogOptions) -> N
     assert len(contents(node.backup()).changes) == len(before.changes) + 1
 
 
-def test_a_creation_that_cannot_even_be_undone_is_no_backup(tmp_path: Path, small: LogOptions) -> None:
+def test_failed_create_that_cannot_be_undone_is_no_backup(tmp_path: Path, small: LogOptions) -> None:
     disk = SimulatedDisk()
     storage = FaultyStorage(SimulatedStorage(disk))
     storage.fail("rename_new", errno.EIO, nth=2)

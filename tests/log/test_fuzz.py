@@ -1,4 +1,4 @@
-"""Random backups whose checksums fit, and random bytes: a reader gives what is there or says what is wrong."""
+"""Random backups with valid checksums, and random bytes: a reader returns what is there or says what is wrong."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.log.forge import FIELDS, Forged, backup, document, manifest, packed, 
 from tests.log.histories import CAMPAIGN, backup_in, silent
 from tests.log.model import contents
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 quick = settings(
     max_examples=150 * CAMPAIGN, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -42,7 +42,7 @@ JSON = st.recursive(
 
 
 def try_all(files: Files) -> None:
-    """Read, then become the writer, then read again: no way ends in anything but a sentence."""
+    """Read, open for writing, read again: each step succeeds or fails with a BackupError, and nothing else."""
     storage: Storage = backup_of(files).storage
     try:
         before = contents(backup_in(storage))
@@ -60,13 +60,15 @@ def try_all(files: Files) -> None:
 
 @quick
 @given(forged=RECORDS, rest=st.just(b"") | st.just(bytes(600)) | st.binary(max_size=600))
-def test_segments(forged: list[Forged], rest: bytes) -> None:
+def test_random_records_in_segment_are_read_or_named_as_damage(forged: list[Forged], rest: bytes) -> None:
     try_all(backup(segment=segment(*forged, rest=rest)))
 
 
 @quick
 @given(first=RECORDS, second=RECORDS, sequence=st.integers(0, 8), base=st.integers(0, 8))
-def test_two_segments(first: list[Forged], second: list[Forged], sequence: int, base: int) -> None:
+def test_random_records_in_two_segments_are_read_or_named_as_damage(
+    first: list[Forged], second: list[Forged], sequence: int, base: int
+) -> None:
     files = backup(manifest=manifest(sequence=base), segment=segment(*first))
     files["segment-00000002"] = segment(*second, index=2, sequence=sequence)
     try_all(files)
@@ -74,25 +76,25 @@ def test_two_segments(first: list[Forged], second: list[Forged], sequence: int, 
 
 @quick
 @given(forged=RECORDS)
-def test_snapshots(forged: list[Forged]) -> None:
+def test_random_records_in_snapshot_are_read_or_named_as_damage(forged: list[Forged]) -> None:
     try_all(backup(snapshot=snapshot(*forged)))
 
 
 @quick
 @given(data=st.binary(max_size=1500), name=st.sampled_from(["manifest", "session", "segment", "snapshot"]))
-def test_bytes(data: bytes, name: str) -> None:
+def test_random_bytes_as_any_file_are_read_or_named_as_damage(data: bytes, name: str) -> None:
     try_all(backup(**{name: data}))
 
 
 @quick
 @given(fields=st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON | NUMBERS, max_size=3))
-def test_manifests(fields: dict[str, object]) -> None:
+def test_random_fields_in_manifest_are_read_or_named_as_damage(fields: dict[str, object]) -> None:
     try_all(backup(manifest=manifest(**fields)))
 
 
 @quick
 @given(value=JSON, name=st.sampled_from(["manifest", "session"]))
-def test_documents(value: object, name: str) -> None:
+def test_random_json_as_manifest_or_session_is_read_or_named_as_damage(value: object, name: str) -> None:
     try_all(backup(**{name: document(json.dumps(value))}))
 
 
@@ -106,7 +108,7 @@ SMALL = st.integers(0, (1 << 32) - 1)
         Session, *[st.text(max_size=40)] * 2, st.text(max_size=200), *[SMALL] * 5, st.booleans(), TEXT, TEXT
     )
 )
-def test_what_a_session_says_is_read_back(session: Session) -> None:
+def test_session_is_read_back_as_written(session: Session) -> None:
     found = Session.decode(session.encode())
     assert (found.sequence, found.data_version, found.closed) == (
         session.sequence,
@@ -118,7 +120,7 @@ def test_what_a_session_says_is_read_back(session: Session) -> None:
 
 @quick
 @given(reason=st.text(max_size=3000))
-def test_what_a_manifest_says_is_read_back(reason: str) -> None:
+def test_manifest_is_read_back_as_written(reason: str) -> None:
     plain = Manifest.decode(manifest())
     given_reason = Manifest(plain.backup_id, 1, plain.base, 1, 0, reason, None)
     found = Manifest.decode(given_reason.encode())

@@ -1,4 +1,4 @@
-"""Manifests, sessions and names from a stranger's disk: they fail with a sentence, soon, and without much memory."""
+"""Manifests, sessions and names from an attacker's disk: they fail with a clear error, soon, and in little memory."""
 
 import json
 
@@ -7,13 +7,13 @@ import pytest
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, SESSION
 from backends.log.format.records import MAX_NUMBER, MAX_SEQUENCE, segment_name
+from tests.log.bounded_reading import read, refused
 from tests.log.corruption import backup_of
 from tests.log.forge import FIELDS, backup, document, manifest, packed, segment
 from tests.log.histories import backup_in, silent
 from tests.log.model import contents
-from tests.log.victim import read, refused
 
-pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait", "time_limit")
 
 HUGE = 10**1000
 ODD: list[object] = [
@@ -23,8 +23,8 @@ ODD: list[object] = [
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_odd_values_in_the_manifest(key: str) -> None:
-    """What the backup depends on is damage. When and why it was made only tells a person something."""
+def test_manifest_with_odd_value_is_refused_where_it_matters(key: str) -> None:
+    """An odd value is damage where the backup depends on it. The creation time and the reason are only for people."""
     accepted: dict[str, list[object]] = {"foreign_keys": [True], "node_id": [None, *ODD[8:12]]}
     informative = key in ("created", "reason")
     fine = accepted.get(key, [])
@@ -41,7 +41,7 @@ def test_odd_values_in_the_manifest(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["generation", "sequence", "data_version", "checksum", "first_segment"])
 @pytest.mark.parametrize("value", [0, 2, (1 << 32) - 1, 1 << 32, (1 << 62) + 1, (1 << 63) - 1])
-def test_numbers_in_the_manifest_that_do_not_fit(key: str, value: int) -> None:
+def test_manifest_with_number_that_does_not_fit_other_files_is_refused(key: str, value: int) -> None:
     if (key, value) in [("sequence", 0), ("data_version", 0)]:
         return
     refused(backup(manifest=manifest(**{key: value})))
@@ -59,24 +59,24 @@ def test_numbers_in_the_manifest_that_do_not_fit(key: str, value: int) -> None:
         '{"lightningd-backup": 1, "backup_id": "' + "00 " * 16 + '", "generation": ' + "[" * 100_000,
     ],
 )  # fmt: skip
-def test_documents_that_are_none(name: str, text: str) -> None:
+def test_manifest_or_session_that_is_no_document_is_refused(name: str, text: str) -> None:
     refused(backup(**{name: document(text)}))
     refused(backup(**{name: text.encode()}))
 
 
-def test_a_session_that_is_none_says_that_the_rest_may_be_good() -> None:
+def test_unreadable_session_is_refused_and_says_the_rest_may_be_good() -> None:
     with pytest.raises(Damaged) as caught:
         backup_of(backup(session=b"torn")).open(silent)
     assert "the snapshot and the log may still be good" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SESSION])
-def test_documents_that_are_too_long(name: str) -> None:
+def test_manifest_or_session_that_is_too_long_is_refused(name: str) -> None:
     for data in (bytes(2 << 20), b"{" * (2 << 20), manifest(reason="x" * (2 << 20)), manifest() + b"\n" * (2 << 20)):
         refused(backup(**{name: data}))
 
 
-def test_a_session_that_claims_everything_was_saved() -> None:
+def test_session_that_claims_more_than_the_log_holds_is_refused() -> None:
     session = json.dumps({
         "lightningd-backup": 1, "writer": "x", "session_id": "x", "host": "x", "pid": 1, "started": 1, "generation": 1,
         "sequence": MAX_SEQUENCE - 1, "data_version": 1, "closed": True, "node_id": None, "trouble": None,
@@ -84,7 +84,7 @@ def test_a_session_that_claims_everything_was_saved() -> None:
     assert "once saved" in str(refused(backup(session=document(session))))
 
 
-def test_text_that_would_write_elsewhere_on_a_terminal() -> None:
+def test_manifest_reason_with_terminal_escapes_is_made_printable() -> None:
     files = backup(manifest=manifest(reason="\x1b[2J\x1b]0;title\x07 \u202e \ud800 fine"))
     with backup_of(files).read() as generation:
         assert generation.manifest.reason.isprintable()
@@ -95,21 +95,21 @@ def test_text_that_would_write_elsewhere_on_a_terminal() -> None:
 # Names
 
 
-def test_segments_of_huge_index() -> None:
+def test_segment_with_huge_index_is_damage_or_ignored() -> None:
     for index in (2, 100, 10**12, 10**18, MAX_NUMBER - 1):
         files = {**backup(), segment_name(index): segment(packed(), index=index)}
         assert isinstance(refused(files), Damaged)
-    for index in (MAX_NUMBER, 10**40, 10**4000):  # the name of no segment
+    for index in (MAX_NUMBER, 10**40, 10**4000):  # not the name of a segment
         assert read({**backup(), f"segment-{index}": b"x"}) == [1, 2]
 
 
-def test_names_that_are_nearly_names_of_segments() -> None:
+def test_file_named_almost_like_a_segment_is_ignored() -> None:
     odd = ["segment-0000000\u0662", "segment-00000002 ", "segment--0000002", "segment-+0000002", "segment-000_0002"]
     assert read({**backup(), **{name: b"x" for name in odd}}) == [1, 2]
 
 
-def test_a_victim_that_opens_it_goes_on() -> None:
-    """What can be read and opened can be written to."""
+def test_forged_backup_that_can_be_read_can_be_opened_for_writing() -> None:
+    """A forged backup that can be read can also be opened for writing, and keeps its changes."""
     writer = backup_of(backup()).open(silent, "victim")
     writer.close()
     assert len(contents(backup_in(writer.storage)).changes) == 2

@@ -1,4 +1,4 @@
-"""A directory from a stranger's disk: links, pipes and the like in the place of files; what reading really costs."""
+"""A directory from an attacker's disk: links, pipes and the like in place of files; what reading really costs."""
 
 import os
 import socket
@@ -18,14 +18,14 @@ from tests.log.forge import FRAME, ID, Forged, backup, packed, records, segment,
 from tests.log.histories import silent
 from tests.log.model import contents
 
-pytestmark = pytest.mark.usefixtures("impatient", "in_time")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait", "time_limit")
 
 NAMES = ["manifest", "session", snapshot_name(1), segment_name(1)]
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with a small whole backup."""
+    """A directory with a small undamaged backup."""
     put(tmp_path / "lightning.bkp", backup())
     backup_at((tmp_path / "lightning.bkp").as_uri()).open(silent, "writer").close()
     assert {file.name for file in (tmp_path / "lightning.bkp").iterdir()} == set(NAMES)
@@ -38,28 +38,28 @@ def put(directory: Path, files: Files) -> None:
         (directory / name).write_bytes(data)
 
 
-def link(path: Path) -> None:
-    """To a whole file elsewhere."""
+def link_to_outside(path: Path) -> None:
+    """Move the file out of the backup, and leave a link to it."""
     path.rename(path.parent.parent / "elsewhere")
     path.symlink_to(path.parent.parent / "elsewhere")
 
 
-def link_within(path: Path) -> None:
+def link_inside(path: Path) -> None:
     path.rename(path.parent / "elsewhere")
     path.symlink_to("elsewhere")
 
 
-def endless(path: Path) -> None:
+def link_to_dev_zero(path: Path) -> None:
     path.unlink()
     path.symlink_to("/dev/zero")
 
 
-def circle(path: Path) -> None:
+def circular_link(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.name)
 
 
-def pipe(path: Path) -> None:
+def fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -69,7 +69,7 @@ def directory(path: Path) -> None:
     path.mkdir()
 
 
-def a_socket(path: Path) -> None:
+def unix_socket(path: Path) -> None:
     path.unlink()
     with socket.socket(socket.AF_UNIX) as server:
         before = Path.cwd()
@@ -79,8 +79,12 @@ def a_socket(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("change", [link, link_within, endless, circle, pipe, directory, a_socket])
-def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None], name: str) -> None:
+@pytest.mark.parametrize(
+    "change", [link_to_outside, link_inside, link_to_dev_zero, circular_link, fifo, directory, unix_socket]
+)
+def test_link_or_pipe_or_directory_in_place_of_a_file_is_refused(
+    place: Path, change: Callable[[Path], None], name: str
+) -> None:
     change(place / name)
 
     def made() -> Backup:
@@ -91,15 +95,15 @@ def test_what_is_no_file_is_not_read(place: Path, change: Callable[[Path], None]
             attempt()
 
 
-def test_a_backup_that_is_a_link_itself(place: Path) -> None:
-    """That is the user's choice: the path is theirs."""
+def test_backup_directory_that_is_a_link_is_read(place: Path) -> None:
+    """The user has chosen the path, and may choose a link."""
     link = place.parent / "link"
     link.symlink_to(place)
     assert contents(backup_at(link.as_uri())) == contents(backup_at(place.as_uri()))
 
 
-def test_a_writer_writes_through_no_link(place: Path) -> None:
-    """Names that it will use next lead to files of the user's."""
+def test_writer_does_not_write_through_links_with_names_it_will_use(place: Path) -> None:
+    """Links with the names that the writer uses next point to a file of the user's."""
     treasure = place.parent / "treasure"
     treasure.write_bytes(b"precious")
     for name in ("session.tmp", "manifest.tmp", segment_name(1) + ".tmp", segment_name(2), segment_name(2) + ".tmp"):
@@ -115,7 +119,7 @@ from backends import backup_at
 from backends.errors import BackupError
 
 def peak():
-    # ru_maxrss begins with what the process that has forked this one had, and would hide as much.
+    # ru_maxrss starts at the peak of the process that forked this one, and would hide that much growth.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 before = peak()
@@ -132,7 +136,7 @@ print(peak() - before)
 
 
 def grown(directory: Path) -> int:
-    """MiB by which a process grows that reads this backup."""
+    """By how many MiB a process grows when it reads this backup."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, directory.as_uri()], capture_output=True, text=True, timeout=60
     )
@@ -141,27 +145,27 @@ def grown(directory: Path) -> int:
 
 
 def sparse(directory: Path, length: int) -> None:
-    """A record that claims to lie in a file of holes."""
+    """Write a segment whose record claims `length` bytes, all of them a hole in the file."""
     (claim,) = [records([Forged(length=length, flags=FRAME, size=1 << 30)], 0, 0)]
     with (directory / segment_name(1)).open("wb") as file:
         file.write(FileHeader(FileKind.SEGMENT, ID, 1).encode() + claim)
         file.truncate(length + 200)
 
 
-def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
+def test_compression_bomb_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     size = 128 << 20
     bomb = Forged(zeros(size), flags=FRAME, size=size)
     put(tmp_path / "bomb", backup(segment=segment(bomb, packed())))
     assert grown(tmp_path / "bomb") < 64
 
 
-def test_a_large_window_costs_no_memory(tmp_path: Path) -> None:
+def test_large_compression_window_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     wide = Forged(zstd_block(b"x" * 1000, 30), flags=FRAME, size=1000)
     put(tmp_path / "window", backup(segment=segment(wide)))
     assert grown(tmp_path / "window") < 32
 
 
-def test_a_snapshot_of_holes_costs_no_memory(tmp_path: Path) -> None:
+def test_sparse_snapshot_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     put(tmp_path / "holes", backup())
     (claim,) = [records([Forged(length=1 << 29, kind=3, size=1 << 18, data_version=0)], 0, 0)]
     with (tmp_path / "holes" / snapshot_name(1)).open("wb") as file:
@@ -170,7 +174,7 @@ def test_a_snapshot_of_holes_costs_no_memory(tmp_path: Path) -> None:
     assert grown(tmp_path / "holes") < 32
 
 
-def test_a_file_larger_than_any_is_not_read(tmp_path: Path) -> None:
+def test_segment_larger_than_any_real_one_does_not_grow_the_reading_process(tmp_path: Path) -> None:
     put(tmp_path / "large", backup())
     sparse(tmp_path / "large", (1 << 32) - 1)
     assert grown(tmp_path / "large") < 32

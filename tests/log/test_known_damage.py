@@ -1,4 +1,4 @@
-"""The document that says what is wrong with a backup: it survives everything but a new snapshot of the database."""
+"""The file that says what is wrong with a backup: only a new snapshot of the database removes it."""
 
 import random
 from functools import partial
@@ -25,7 +25,7 @@ BAD = found_now("compaction", "the change with data version 3 cannot be executed
 
 
 def made(storage: Storage) -> Writer:
-    """The writer of a backup of a few changes."""
+    """The writer of a new backup with a few changes."""
     backup_in(storage).create(source(b"database", 0))
     writer = backup_in(storage).open(silent, "one")
     for change in changes(5):
@@ -38,7 +38,7 @@ def storage() -> SimulatedStorage:
     return SimulatedStorage(SimulatedDisk())
 
 
-def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
+def test_known_damage_is_read_back_and_the_first_found_stays(storage: SimulatedStorage) -> None:
     made(storage)
     assert read_damage(storage, 1) is None
     write_damage(storage, BAD)
@@ -47,8 +47,8 @@ def test_it_is_read_back_as_it_was_written(storage: SimulatedStorage) -> None:
     assert read_damage(storage, 1) == BAD, "what was found first stays"
 
 
-def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
-    """Also when an old copy of the backup was put over it."""
+def test_known_damage_of_another_generation_is_ignored(storage: SimulatedStorage) -> None:
+    """Also when an old copy of the backup was copied over it."""
     writer = made(storage)
     for other in (0, 2, 7):
         assert not writer.damage.note(found_now("verify", "late", other))
@@ -61,7 +61,7 @@ def test_it_concerns_its_own_generation_only(storage: SimulatedStorage) -> None:
         assert (DAMAGE in storage.names()) == stays
 
 
-def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStorage) -> None:
+def test_control_characters_and_long_text_in_known_damage_are_not_shown(storage: SimulatedStorage) -> None:
     made(storage)
     storage.publish(DAMAGE, KnownDamage(1, "\x1b[31m", "ü" + "x" * 5000, 1).encode())
     known = read_damage(storage, 1)
@@ -81,7 +81,7 @@ def test_a_control_character_or_a_long_text_is_not_shown(storage: SimulatedStora
     ],
     ids=["empty", "cut", "flipped", "bare", "negative", "future", "list"],
 )
-def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
+def test_unreadable_damage_file_counts_as_damage_until_new_snapshot(storage: SimulatedStorage, data: bytes) -> None:
     writer = made(storage)
     storage.publish(DAMAGE, data)
     assert backup_in(storage).status("").health == "damaged"
@@ -95,7 +95,9 @@ def test_one_that_cannot_be_read_counts_until_a_new_snapshot(storage: SimulatedS
     assert writer.damage.read() is None and writer.status("").health == "ok"
 
 
-def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage) -> None:
+def test_writer_remembers_damage_that_it_could_not_save(
+    monkeypatch: pytest.MonkeyPatch, storage: SimulatedStorage
+) -> None:
     writer = made(storage)
 
     def full(name: str, data: bytes) -> None:
@@ -108,8 +110,8 @@ def test_the_writer_knows_what_it_could_not_write(monkeypatch: pytest.MonkeyPatc
     assert writer.status("").health == "damaged"
 
 
-def test_the_power_is_cut_at_every_operation_of_finding_and_healing() -> None:
-    """Known, or healed: never neither."""
+def test_known_damage_survives_power_cut_at_every_operation_of_new_snapshot() -> None:
+    """After each cut the damage is known or healed, never unknown and unhealed."""
     seen = set()
     for number in range(1, 400):
         disk = SimulatedDisk()

@@ -1,4 +1,4 @@
-"""A change may be as large as the memory: it is written in one piece, and never read back in one."""
+"""A change may be as large as the memory: it is written in one piece, and read back in small ones."""
 
 import random
 from base64 import b64encode
@@ -13,18 +13,18 @@ from backends.log.format.records import segment_name
 from backends.log.reader.records import LARGE, StoredPayload
 from backends.storage.local import LocalStorage
 from tests.fake_lightningd.calls import bump
+from tests.log.bounded_reading import MEMORY, within
 from tests.log.forge import FRAME, Forged, backup, segment
 from tests.log.histories import backup_in, silent, source
 from tests.log.model import versions
-from tests.log.victim import MEMORY, within
 
 SIZE = 2 * MEMORY
-"""Bytes that are stored: noise, which does not compress."""
+"""Bytes stored: noise, which does not compress."""
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> LocalStorage:
-    """A backup whose last record but one is large, left by a writer that was killed."""
+    """A backup whose second-to-last record is large, left by a killed writer."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     backup_in(storage).create(source())
     writer = backup_in(storage).open(silent, "writer")
@@ -35,7 +35,7 @@ def storage(tmp_path: Path) -> LocalStorage:
     return storage
 
 
-def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
+def test_large_record_is_read_within_memory_limit(storage: LocalStorage) -> None:
     with closing(storage.open(segment_name(1))) as handle:
         assert handle.size() > SIZE
     backup = backup_in(storage)
@@ -47,7 +47,7 @@ def test_it_is_read_within_the_memory(storage: LocalStorage) -> None:
     assert found[1][1] > SIZE
 
 
-def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
+def test_log_with_large_record_is_opened_within_memory_limit(storage: LocalStorage) -> None:
     backup = backup_in(storage)
     with within(MEMORY):
         writer = backup.open(silent, "again")
@@ -56,8 +56,8 @@ def test_a_start_copies_it_within_the_memory(storage: LocalStorage) -> None:
     assert versions(backup_in(storage)) == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("readers_do_not_wait")
+def test_changed_byte_far_into_large_record_is_damage(storage: LocalStorage, tmp_path: Path) -> None:
     path = tmp_path / "lightning.bkp" / segment_name(1)
     with path.open("r+b") as file:
         file.seek(SIZE // 2)
@@ -69,18 +69,18 @@ def test_a_changed_byte_far_into_it(storage: LocalStorage, tmp_path: Path) -> No
     assert caught.value.last_good == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_disk_that_gives_other_bytes_the_second_time(
+@pytest.mark.usefixtures("readers_do_not_wait")
+def test_large_record_that_differs_at_second_reading_is_damage(
     storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read once to be checked and once to be unpacked."""
+    """A large record is read twice: once to check it, and once to unpack it."""
     monkeypatch.setattr(StoredPayload, "is_good", lambda _: True)
-    test_a_changed_byte_far_into_it(storage, tmp_path)
+    test_changed_byte_far_into_large_record_is_damage(storage, tmp_path)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_large_record_of_nothing(tmp_path: Path) -> None:
-    """A file with a hole takes no room on a stranger's disk; its record would take all of a small machine's memory."""
+@pytest.mark.usefixtures("readers_do_not_wait")
+def test_large_record_of_holes_is_read_within_memory_limit(tmp_path: Path) -> None:
+    """A sparse file costs an attacker no disk space, but its record would take all of a small machine's memory."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     storage.make()
     forged = segment(Forged(b"x", flags=FRAME, length=(1 << 28) - 200, size=1 << 20))

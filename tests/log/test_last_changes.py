@@ -1,4 +1,4 @@
-"""The end of a log, read without the rest of it."""
+"""The last changes of a log, read without reading the rest of it."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.log.destinations import Maker
 from tests.log.histories import backup_in, change, changes, silent, source
 
 
-def test_new_backup_has_none(make: Maker) -> None:
+def test_new_backup_has_no_last_changes(make: Maker) -> None:
     position = make().create(source())
     with make().read() as generation:
         end = read_end(generation)
@@ -28,8 +28,8 @@ def test_new_backup_has_none(make: Maker) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 120])
-def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> None:
-    """Through segments of every kind, restarts, and lone PRAGMAs."""
+def test_last_changes_equal_those_read_from_the_whole_log(make: Maker, count: int) -> None:
+    """Across segments of every kind, restarts, and lone PRAGMAs."""
     history, sent = History(), list[Change]()
     make().create(source())
     for number, one in enumerate(changes(count, size=300)):
@@ -58,7 +58,7 @@ def test_last_changes_are_those_of_the_whole_log(make: Maker, count: int) -> Non
     assert end.whole == (len(read) == len(sent))
 
 
-def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
+def test_foreign_keys_setting_is_given_for_each_last_change(make: Maker) -> None:
     make().create(source())
     history = History()
     writer = make().open(silent, "one")
@@ -80,8 +80,10 @@ def test_foreign_keys_are_told_of_each_change(make: Maker) -> None:
     assert told == [True, True, False, False, True, True, True]
 
 
-def test_only_the_last_segments_are_read(tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the log is."""
+def test_end_of_long_log_is_read_from_last_segments_only(
+    tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log with more than ten segments, at most three are opened."""
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"), small)
     backup.create(source())
     writer = backup.open(silent, "one")
@@ -103,7 +105,7 @@ def test_only_the_last_segments_are_read(tmp_path: Path, small: LogOptions, monk
     assert len(opened) <= 3
 
 
-def test_end_that_was_once_saved_and_is_gone_is_damage(tmp_path: Path) -> None:
+def test_missing_end_of_saved_log_is_damage(tmp_path: Path) -> None:
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"))
     backup.create(source())
     writer = backup.open(silent, "one")

@@ -1,4 +1,4 @@
-"""The lock in the backup: processes of one machine are kept apart, whatever container or PID namespace they are in."""
+"""The lock in the backup keeps the processes of one machine apart, whatever container or PID namespace they run in."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ _REAL_LOCK = LocalStorage.lock
 
 @pytest.fixture(autouse=True)
 def no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not here."""
+    """Switch the lock back on for these tests."""
     monkeypatch.setattr(LocalStorage, "lock", _REAL_LOCK)
 
 
@@ -68,8 +68,12 @@ def opened(url: str) -> Writer:
     return backup_at(url).open(silent, "this one")
 
 
-@pytest.mark.parametrize("namespace", [[], ["unshare", "--pid", "--fork", "--mount-proc"]], ids=["same", "another"])
-def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list[str]) -> None:
+@pytest.mark.parametrize(
+    "namespace",
+    [[], ["unshare", "--pid", "--fork", "--mount-proc"]],
+    ids=["same PID namespace", "another PID namespace"],
+)
+def test_second_process_on_locked_backup_is_refused_and_changes_nothing(url: str, namespace: list[str]) -> None:
     if namespace and subprocess.run([*namespace, "true"], capture_output=True).returncode:
         pytest.skip("this user may make no PID namespace")
     with another_process(url, *namespace):
@@ -83,7 +87,7 @@ def test_second_process_is_refused_and_changes_nothing(url: str, namespace: list
         assert versions(backup_at(url)) == []
 
 
-def test_lock_of_a_killed_process_is_free(url: str) -> None:
+def test_lock_of_killed_process_is_free(url: str) -> None:
     with another_process(url) as process:
         process.kill()
         process.wait()
@@ -93,7 +97,7 @@ def test_lock_of_a_killed_process_is_free(url: str) -> None:
     assert versions(backup_at(url)) == [2]
 
 
-def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:
+def test_lock_is_released_after_failed_open(url: str) -> None:
     segment = next(Path(url.removeprefix("file://")).glob("segment-*"))
     whole = segment.read_bytes()
     segment.write_bytes(b"")
@@ -103,7 +107,7 @@ def test_lock_is_free_after_an_opening_that_failed(url: str) -> None:
     opened(url).close()
 
 
-def test_place_without_locks_is_used_without(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_place_that_has_no_locks_is_opened_without_lock(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(self: FileLock) -> None:
         raise NoLocks
 

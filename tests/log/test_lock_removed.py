@@ -1,4 +1,4 @@
-"""The file of a lock goes with its holder, and never lets two in: processes by the dozen that take turns."""
+"""A lock's file is removed with the lock, and still never admits two holders: tried by processes that take turns."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ print(turns, busy)
 """
 
 
-def test_processes_that_take_turns_are_never_inside_together(tmp_path: Path) -> None:
+def test_lock_that_removes_its_file_never_admits_two_processes(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     began = [
         subprocess.Popen([sys.executable, "-c", TAKE_TURNS, path, str(SECONDS)], stdout=subprocess.PIPE, text=True)
@@ -55,7 +55,7 @@ def test_processes_that_take_turns_are_never_inside_together(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_stays_after_the_lock_was_given_up(tmp_path: Path) -> None:
+def test_lock_file_is_removed_on_release(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock", "test")
     lock.acquire()
     assert (tmp_path / "lock").exists()
@@ -66,10 +66,10 @@ def test_nothing_stays_after_the_lock_was_given_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lock_on_a_file_that_was_removed_this_moment_is_no_lock(
+def test_lock_taken_on_file_just_removed_is_taken_again_on_the_new_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was opened before its holder removed it, and locked afterwards: nobody else would find it."""
+    """The file was opened before its holder removed it, and locked afterwards: nobody else would find that lock."""
     first, second, third = (FileLock(tmp_path / "lock", name) for name in ("first", "second", "third"))
     first.acquire()
     real = fcntl.flock
@@ -88,8 +88,8 @@ def test_lock_on_a_file_that_was_removed_this_moment_is_no_lock(
     third.release()
 
 
-def test_file_that_has_taken_the_name_is_not_removed(tmp_path: Path) -> None:
-    """Somebody has deleted the lock's file by hand, and another process has made one of its own since."""
+def test_lock_file_of_another_holder_is_not_removed_on_release(tmp_path: Path) -> None:
+    """Somebody deleted the lock's file by hand, and another process has created its own since."""
     first, second = FileLock(tmp_path / "lock", "first"), FileLock(tmp_path / "lock", "second")
     first.acquire()
     (tmp_path / "lock").unlink()
@@ -100,8 +100,8 @@ def test_file_that_has_taken_the_name_is_not_removed(tmp_path: Path) -> None:
         first.acquire()
 
 
-def test_where_a_name_may_be_remembered_wrongly_the_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a share: the next holder of this lock, on another machine, may not see for seconds that it was removed."""
+def test_lock_file_on_a_share_stays_after_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next holder, on another machine, may not see for seconds that the file was removed."""
     monkeypatch.setattr("backends.system.locks._REMOVABLE", frozenset())
     lock = FileLock(tmp_path / "lock", "test")
     lock.acquire()
@@ -112,7 +112,7 @@ def test_where_a_name_may_be_remembered_wrongly_the_file_stays(tmp_path: Path, m
         FileLock(tmp_path / "lock", "test").acquire()
 
 
-def test_look_makes_and_changes_nothing(tmp_path: Path) -> None:
+def test_look_at_lock_creates_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     FileLock(path, "test").look()
     assert list(tmp_path.iterdir()) == []
@@ -130,7 +130,7 @@ def test_look_makes_and_changes_nothing(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_descriptors_do_not_add_up(tmp_path: Path) -> None:
+def test_lock_leaks_no_descriptors(tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):

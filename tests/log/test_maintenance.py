@@ -1,4 +1,4 @@
-"""The hook's thread and the keeper's, at the same time, in every order of their steps that may matter."""
+"""The hook's thread and the maintenance thread at work together, in every order of their steps that may matter."""
 
 import errno
 import random
@@ -25,7 +25,7 @@ from tests.log.model import Contents, contents
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def disk() -> SimulatedDisk:
 
 @pytest.fixture
 def node(disk: SimulatedDisk, tmp_path: Path, small: LogOptions) -> Node:
-    """A new one, with its schema saved."""
+    """A new node whose schema is saved."""
     node = Node(SimulatedStorage(disk), tmp_path, options=small)
     node.create()
     node.open()
@@ -45,7 +45,7 @@ def node(disk: SimulatedDisk, tmp_path: Path, small: LogOptions) -> Node:
 
 @contextmanager
 def at_each_point(disk: SimulatedDisk, act: Callable[[], None]) -> Iterator[None]:
-    """Let `act` happen before each effect that anything else has on the disk."""
+    """Call `act` before each effect that anything else has on the disk."""
 
     def watch() -> None:
         disk.watch = None
@@ -59,7 +59,7 @@ def at_each_point(disk: SimulatedDisk, act: Callable[[], None]) -> Iterator[None
 
 @contextmanager
 def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None]:
-    """Let `act` happen before each line of these functions."""
+    """Call `act` before each line of these functions."""
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if frame.f_code not in codes:
@@ -77,16 +77,16 @@ def at_each_line(codes: set[CodeType], act: Callable[[], None]) -> Iterator[None
 
 
 def check(node: Node) -> None:
-    """What was acknowledged is there, now and after the writer was killed."""
+    """Everything acknowledged is there, now and after the writer was killed."""
     assert contents(node.backup()) == node.now.contents
     node.open("again")
     node.note("goes on")
     assert contents(node.backup()) == node.now.contents
 
 
-def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk) -> None:
+def test_commits_at_each_point_of_maintenance_are_kept(node: Node, disk: SimulatedDisk) -> None:
     node.options = replace(node.options, preallocate_min=16 << 10, preallocate_max=16 << 10)
-    node.open("with room for what comes within one upkeep")
+    node.open("with space for what is committed during one maintenance")
     for seed in range(60):
         node.note(noise(700, seed))
         with at_each_point(disk, node.note):
@@ -95,7 +95,7 @@ def test_commits_at_each_point_of_the_upkeep(node: Node, disk: SimulatedDisk) ->
     check(node)
 
 
-def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) -> None:
+def test_commits_at_each_point_of_compaction_are_kept(node: Node, disk: SimulatedDisk) -> None:
     for seed in range(30):
         node.note(noise(700, seed))
         node.writer.maintain()
@@ -113,8 +113,8 @@ def test_commits_at_each_point_of_a_compaction(node: Node, disk: SimulatedDisk) 
     assert found.changes == node.now.contents.changes[-len(found.changes) :]
 
 
-def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
-    """Not when the database is rebuilt: for a large one, half of the time is still to come."""
+def test_progress_of_compaction_reaches_the_end_only_when_it_is_done(node: Node) -> None:
+    """It is at one half when the database is rebuilt: for a large one, half of the time is still to come."""
     for seed in range(300):
         node.note(noise(700, seed))
     shown: list[float] = []
@@ -125,8 +125,8 @@ def test_the_progress_of_a_compaction_ends_when_it_does(node: Node) -> None:
     assert shown[-2] < shown[-1] == 1.0
 
 
-def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is gone a moment later, and lies on the node's own disk, often a card that wears out."""
+def test_database_rebuilt_for_compaction_is_not_synced(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is deleted a moment later, and is on the node's own disk, often a card that wears out."""
     synced: list[Path] = []
     monkeypatch.setattr("backends.sqlite.replay.sync", synced.append)
     for _ in range(5):
@@ -139,8 +139,8 @@ def test_a_compactions_copy_of_the_database_is_not_synced(node: Node, monkeypatc
     check(node)
 
 
-def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
-    """The segment that is being gone on to must not be made a second time, over the one that is written to."""
+def test_maintenance_at_each_line_of_a_commit_loses_nothing(node: Node) -> None:
+    """The next segment, to which the commit moves, must not be created again over the one that is being written."""
     node.options = replace(node.options, segment_size=600)
     node.open("with a segment for each commit")
     codes = {function.__code__ for function in (Writer.append, Segments.for_record, Segments._go_on)}
@@ -155,8 +155,8 @@ def test_upkeep_at_each_line_of_a_commit(node: Node) -> None:
     check(node)
 
 
-def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was folded is of a generation that is gone; publishing it would destroy the new one."""
+def test_new_snapshot_during_compaction_makes_it_refuse(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compacted snapshot belongs to a generation that is gone; publishing it would destroy the new one."""
     for _ in range(5):
         node.note()
     times = iter(range(10))
@@ -174,7 +174,7 @@ def test_a_new_snapshot_while_the_history_is_folded(node: Node, monkeypatch: pyt
     check(node)
 
 
-def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
+def test_new_snapshot_after_compaction_keeps_it_from_being_published(node: Node) -> None:
     for _ in range(5):
         node.note()
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
@@ -186,8 +186,10 @@ def test_a_new_snapshot_after_the_history_was_folded(node: Node) -> None:
     check(node)
 
 
-def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) -> None:
-    """The manifest was renamed, and the sync after it failed: its number must not come to name another snapshot."""
+def test_compaction_whose_rename_was_not_synced_gives_its_number_to_no_other_snapshot(
+    node: Node, disk: SimulatedDisk
+) -> None:
+    """The manifest was renamed and the sync after it failed: no other snapshot may get its generation number."""
     storage = FaultyStorage(node.storage)
     node.writer.close()
     node.storage = storage
@@ -228,9 +230,9 @@ def test_a_compaction_whose_name_was_not_saved(node: Node, disk: SimulatedDisk) 
             assert rows(one.snapshot) == rows(database(node.now.committed[: -len(one.changes)]))
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["none made ahead", "made ahead"])
-def test_a_record_that_does_not_fit_any_more(node: Node, ahead: bool) -> None:
-    """It needs the next segment at once."""
+@pytest.mark.parametrize("ahead", [False, True], ids=["no next segment", "made in advance"])
+def test_record_that_does_not_fit_goes_to_next_segment(node: Node, ahead: bool) -> None:
+    """A record that does not fit into its segment needs the next one at once, made in advance or not."""
     node.note(noise(6000))
     node.options = replace(node.options, max_file=node.writer.sizes().segments + 1200)
     node.open("with a file that is nearly full")
@@ -243,8 +245,8 @@ def test_a_record_that_does_not_fit_any_more(node: Node, ahead: bool) -> None:
     check(node)
 
 
-def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node: Node) -> None:
-    """Sixteen of a mebibyte would call for the next compaction at once, and so on."""
+def test_compaction_leaves_out_fewer_changes_when_they_are_large(node: Node) -> None:
+    """Sixteen changes of a mebibyte each, left out, would make the next compaction due at once, and so on."""
     for seed in range(20):
         node.note(noise(1 << 20, seed))
     compacted = compact_log(node.storage, node.scratch)
@@ -255,7 +257,7 @@ def test_large_changes_stay_out_only_as_far_as_a_power_cut_takes_them_back(node:
     assert [version for version, _ in left] == [*range(22 - len(left), 22)]
 
 
-def test_a_change_larger_than_all_that_may_stay_out_still_does(node: Node) -> None:
+def test_compaction_leaves_out_the_minimum_however_large_the_changes(node: Node) -> None:
     node.note()
     for seed in range(3):
         node.note(noise(5 << 20, seed))

@@ -1,4 +1,4 @@
-"""A pass over a log says how it ends once all of it was read, and not before."""
+"""A pass over a log knows how the log ends once it has read all of it, and not before."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ BEGINS = 20
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Backup:
-    """A snapshot and four changes."""
+    """A backup with a snapshot and four changes."""
     backup = backup_in(LocalStorage(tmp_path / "lightning.bkp"))
     backup.create(source(b"a database", BEGINS))
     writer = backup.open(silent, "one")
@@ -31,7 +31,7 @@ def backup(tmp_path: Path) -> Backup:
 
 
 def rewritten(tmp_path: Path, first: int, cut: int) -> None:
-    """The segment from its record `first` on, with so many bytes cut off the last one and zeros in their place."""
+    """Keep the segment from its record `first` on, with the last `cut` bytes of its last record replaced by zeros."""
     (segment,) = (tmp_path / "lightning.bkp").glob("segment-*")
     segment.chmod(0o600)
     data = segment.read_bytes()
@@ -39,7 +39,7 @@ def rewritten(tmp_path: Path, first: int, cut: int) -> None:
     segment.write_bytes(data[:FILE_HEADER_SIZE] + data[bounds[first] : bounds[-1] - cut] + bytes(cut))
 
 
-def test_end_is_not_known_to_a_pass_that_stopped_early(backup: Backup) -> None:
+def test_end_of_log_is_not_known_to_a_pass_that_stopped_early(backup: Backup) -> None:
     with backup.read() as reader:
         changes, scan = reader.changes(), reader.scan()
         assert next(iter(changes)).data_version == next(iter(scan))[1].data_version == BEGINS + 1
@@ -49,7 +49,7 @@ def test_end_is_not_known_to_a_pass_that_stopped_early(backup: Backup) -> None:
             scan.end()
 
 
-def test_end_is_the_same_for_both_kinds_of_passes_and_a_second_one(backup: Backup) -> None:
+def test_end_of_log_is_the_same_for_changes_and_scan_and_a_second_pass(backup: Backup) -> None:
     with backup.read() as reader:
         passes: list[Changes | Scan] = [reader.changes(), reader.scan(), reader.changes()]
         assert [len(list(one)) for one in passes] == [4, 4, 4]
@@ -58,9 +58,9 @@ def test_end_is_the_same_for_both_kinds_of_passes_and_a_second_one(backup: Backu
         assert (end.torn, end.end_unverified) == (None, None)
 
 
-def test_torn_end_is_known_to_both_kinds_of_passes(backup: Backup, tmp_path: Path) -> None:
+def test_torn_end_of_log_is_reported_by_changes_and_scan(backup: Backup, tmp_path: Path) -> None:
     rewritten(tmp_path, first=0, cut=1500)
-    (tmp_path / "lightning.bkp" / "session").unlink()  # it knows that the fourth change was acknowledged
+    (tmp_path / "lightning.bkp" / "session").unlink()  # it says that the fourth change was acknowledged
     with backup.read() as reader:
         passes: list[Changes | Scan] = [reader.changes(), reader.scan()]
         assert [len(list(one)) for one in passes] == [3, 3]
@@ -70,7 +70,7 @@ def test_torn_end_is_known_to_both_kinds_of_passes(backup: Backup, tmp_path: Pat
         assert end.end_unverified is not None
 
 
-def test_end_that_was_acknowledged_and_is_torn_is_damage(backup: Backup, tmp_path: Path) -> None:
+def test_torn_end_of_acknowledged_log_is_damage(backup: Backup, tmp_path: Path) -> None:
     rewritten(tmp_path, first=0, cut=1500)
     with backup.read() as reader:
         scan = reader.scan()
@@ -81,15 +81,15 @@ def test_end_that_was_acknowledged_and_is_torn_is_damage(backup: Backup, tmp_pat
             scan.end()
 
 
-def test_first_record_missing_leaves_no_good_version_but_the_snapshots(backup: Backup, tmp_path: Path) -> None:
-    """Changes that do not go on from the snapshot cannot be replayed: they were once called good."""
+def test_missing_first_record_leaves_snapshot_as_last_good_version(backup: Backup, tmp_path: Path) -> None:
+    """Changes that do not follow the snapshot cannot be replayed. Once, an error called them good."""
     rewritten(tmp_path, first=1, cut=0)
     with backup.read() as reader, pytest.raises(Damaged) as caught:
         list(reader.changes())
     assert caught.value.last_good == BEGINS
 
 
-def test_rebuild_hands_on_end_of_log_only_when_it_came_so_far(tmp_path: Path) -> None:
+def test_rebuild_returns_end_of_log_only_when_it_read_that_far(tmp_path: Path) -> None:
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path)
     node.create()
     node.open()

@@ -1,7 +1,7 @@
-"""Power cuts: at every point of a long history, with whatever a disk may lose, and again during the recovery.
+"""Power cuts at every point of a long history, with everything that a disk may lose, and again during the recovery.
 
-After each cut: reading and opening succeed, everything acknowledged is there, at most the one unacknowledged step too,
-and the log goes on. A creation that was cut is either whole or no backup at all.
+After each cut reading and opening succeed, everything acknowledged is there and at most the one unacknowledged step,
+and the log can be continued. A creation that was cut is either whole or no backup at all.
 """
 
 import random
@@ -21,18 +21,18 @@ from tests.log.model import Model, contents
 from tests.storage.simulated import PowerCut, SimulatedDisk, SimulatedStorage
 
 SURVIVORS = 2 * CAMPAIGN
-"""Of the cut at each point; as many more are cut again while they recover."""
+"""Disks examined after the cut at each point; as many again are cut a second time while they recover."""
 
 POINTS_OF_A_RECOVERY = 24
 
 LARGE = 1 << 18
-"""Bytes from which on a record is read in pieces, here: a quarter of what it is. The large one has more."""
+"""Bytes from which a record is read in pieces; here a quarter of the real number. The largest record exceeds it."""
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 
 class Cuts:
-    """Cuts the power at each point of a node's run, and looks at what is left."""
+    """Cuts the power at each point of a node's run, and checks what is left."""
 
     def __init__(self, disk: SimulatedDisk, node: Node) -> None:
         self.node = node
@@ -53,7 +53,7 @@ class Cuts:
             self._look_at(survivor.crash(self._rng()))
 
     def _recover_half_way(self, disk: SimulatedDisk) -> None:
-        """Start a recovery that the power is cut in again, if it gets that far."""
+        """Start a recovery and cut the power again during it, if it gets that far."""
         disk.crash_at(disk.operations + random.Random(self.counts["cuts"]).randint(1, POINTS_OF_A_RECOVERY))
         try:
             backup_in(SimulatedStorage(disk), self.node.options).open(silent, "cut, too")
@@ -74,15 +74,15 @@ class Cuts:
             return
         if acknowledged is not None and found == acknowledged.contents:
             self.counts["as acknowledged"] += 1
-            go_on(storage, acknowledged, self.node.options)
+            reopen_and_append(storage, acknowledged, self.node.options)
         else:
             assert found == under_way.contents
             self.counts["with the unacknowledged step"] += 1
-            go_on(storage, under_way, self.node.options)
+            reopen_and_append(storage, under_way, self.node.options)
 
 
-def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
-    """Open what was left, append to it, and read it back: while it is open, after the end, and by another writer."""
+def reopen_and_append(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
+    """Open what is left, append, and read it back: while it is open, after the close, and after another open."""
     writer = backup_in(storage, options).open(silent, "after the cut")
     version = writer.position.data_version + 1
     change = Change(version, ["SELECT 'after the cut'", bump(version)])
@@ -96,8 +96,8 @@ def go_on(storage: SimulatedStorage, model: Model, options: LogOptions) -> None:
     assert contents(backup_in(storage)) == expected
 
 
-def a_long_life(node: Node) -> None:
-    """Every kind of step in every kind of place."""
+def long_life(node: Node) -> None:
+    """Play every kind of step in every kind of situation."""
     node.create()
     node.open("one")
     node.append(node.history.first())
@@ -110,14 +110,14 @@ def a_long_life(node: Node) -> None:
     for seed in range(5):
         node.note(noise(2500, seed))
         node.writer.maintain()
-    node.note("in a segment that was made ahead")
+    node.note("in a segment made in advance")
     for seed in range(6):
         node.note(noise(3000, seed))
     node.append(node.history.transaction(f"DELETE FROM vars WHERE name = '{noise(2 * LARGE)}'"))
     node.note("after a record that is not read at once")
     node.writer.maintain()
     node.note("in the next segment")
-    node.compact(lambda: node.note("while it is folded"))
+    node.compact(lambda: node.note("during the compaction"))
     node.note()
     node.close()
     node.open("two")
@@ -134,20 +134,20 @@ def a_long_life(node: Node) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted with each upkeep", "not noted in between"])
-def test_a_cut_at_every_point(
+@pytest.mark.parametrize("note_every", [0.0, 1e9], ids=["noted at each maintenance", "never noted"])
+def test_power_cut_at_every_point_loses_nothing_acknowledged(
     tmp_path: Path,
     small: LogOptions,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
     note_every: float,
 ) -> None:
-    """A note saves all names by the way, which would hide that one was not saved in time."""
+    """Writing a note also syncs all names, which would hide that one of them was not synced in time."""
     monkeypatch.setattr("backends.log.reader.records.LARGE", LARGE)
     monkeypatch.setattr("backends.log.format.torn._BLOCK", LARGE)
     disk = SimulatedDisk()
     cuts = Cuts(disk, Node(SimulatedStorage(disk), tmp_path, options=replace(small, note_every=note_every)))
-    a_long_life(cuts.node)
+    long_life(cuts.node)
     disk.watch = None
     assert contents(backup_in(SimulatedStorage(disk))) == cuts.node.now.contents
     for what, count in cuts.counts.items():

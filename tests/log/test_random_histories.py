@@ -1,4 +1,4 @@
-"""Random histories with stops, kills and power cuts anywhere: what is read is always what was acknowledged."""
+"""Random histories with stops, kills and power cuts anywhere: a reader always gets what was acknowledged."""
 
 import random
 import tempfile
@@ -36,12 +36,12 @@ def kill(node: Node) -> None:
     node.open("after a kill")
 
 
-def upkeep(node: Node) -> None:
+def maintenance(node: Node) -> None:
     node.writer.maintain()
 
 
 STEPS: dict[str, Callable[[Node], None]] = {
-    step.__name__: step for step in (Node.note, large_note, upkeep, Node.snapshot, Node.compact, stop, kill)
+    step.__name__: step for step in (Node.note, large_note, maintenance, Node.snapshot, Node.compact, stop, kill)
 }
 
 
@@ -72,7 +72,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def pragma(self, on: bool) -> None:
-        """A lone one, with the version before it."""
+        """A lone PRAGMA, which leaves the version as it is."""
         self.node.append(self.node.history.foreign_keys(on=on))
 
     @precondition(lambda self: self.node.model is not None)
@@ -104,7 +104,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def what_is_read_is_what_was_acknowledged(self) -> None:
-        """Beside the writer, at any time."""
+        """A reader beside the writer gets everything acknowledged, at any time."""
         if self.node.model is None:
             return
         assert contents(self.node.backup()) == self.node.now.contents
@@ -112,8 +112,8 @@ class Histories(RuleBasedStateMachine):
         assert position.data_version == self.node.now.version
 
 
-@pytest.mark.usefixtures("impatient")
-def test_random_histories() -> None:
+@pytest.mark.usefixtures("readers_do_not_wait")
+def test_random_history_with_kills_and_power_cuts_is_read_as_acknowledged() -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(

@@ -1,6 +1,6 @@
-"""Readers beside a writer that appends, compacts, begins anew, stops and starts always see a whole backup.
+"""Readers beside a writer that appends, compacts, takes snapshots, stops and starts always see a whole backup.
 
-What is read is what the node had committed at some moment between the beginning and the end of the reading.
+What they read is what the node had committed at some moment between the beginning and the end of the reading.
 """
 
 import random
@@ -26,7 +26,7 @@ SECONDS = 2.0
 
 
 class BusyNode:
-    """A node that does something at random when told to, and every state that its backup has had."""
+    """A node that takes random steps when told to, and a record of every state that its backup has had."""
 
     def __init__(self, storage: Storage, scratch: Path, seed: int, options: LogOptions) -> None:
         self.node = Node(storage, scratch, options=options)
@@ -43,19 +43,19 @@ class BusyNode:
             self._states.append(self.node.now)
 
     def states(self) -> list[Model]:
-        """So far; the last one may not be acknowledged yet."""
+        """The states so far; the last one may not be acknowledged yet."""
         assert self.node.next is not None
         return [*self._states, self.node.next]
 
     def acknowledged(self) -> int:
-        """Which of them a reader that begins now must see at least."""
+        """The index of the oldest state that a reader which begins now may see."""
         return len(self._states) - 1
 
     def act(self) -> None:
         """One step."""
         steps: dict[Callable[[], object], int] = {
             self._note: 40, self.node.writer.maintain: 20, self.node.compact: 2, self.node.snapshot: 1,
-            self._restart: 2, self._die: 2,
+            self._restart: 2, self._kill: 2,
         }  # fmt: skip
         (step,) = self._rng.choices(list(steps), list(steps.values()))
         step()
@@ -69,20 +69,20 @@ class BusyNode:
         self.node.close()
         self.node.open("after a stop")
 
-    def _die(self) -> None:
+    def _kill(self) -> None:
         self.node.open("after it was killed")
 
 
 def check(found: Contents, states: list[Model], since: int) -> None:
-    """What was read is one of the states since then, if only from an earlier generation and the changes after it."""
+    """Check that what was read is one of the states from `since` on; it may come from an earlier generation."""
     generation = next(state for state in states if state.generation == found.generation)
     assert found.snapshot == generation.snapshot
     committed = Model(changes=generation.before).contents.changes + found.changes
     assert committed in [Model(changes=state.committed).contents.changes for state in states[since:]]
 
 
-class Beside(FaultyStorage):
-    """Lets somebody else act before everything that is done here."""
+class InterruptedStorage(FaultyStorage):
+    """A storage that calls `act` before each of its operations."""
 
     def __init__(self, storage: Storage, act: Callable[[], None]) -> None:
         super().__init__(storage)
@@ -95,7 +95,7 @@ class Beside(FaultyStorage):
 
 @pytest.mark.parametrize("pace", [2, 5, 15])
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_a_step_of_the_writer_before_some_looks_of_the_reader(
+def test_reader_interrupted_by_steps_of_writer_sees_a_whole_backup(
     tmp_path: Path, small: LogOptions, seed: int, pace: int
 ) -> None:
     storage = SimulatedStorage(SimulatedDisk())
@@ -110,13 +110,13 @@ def test_a_step_of_the_writer_before_some_looks_of_the_reader(
 
     for _ in range(READINGS):
         since = busy.acknowledged()
-        check(contents(backup_in(Beside(storage, act))), busy.states(), since)
+        check(contents(backup_in(InterruptedStorage(storage, act))), busy.states(), since)
     print(f"{READINGS} readings, {looks} looks, {dict(busy.counts)}")
 
 
 @pytest.fixture
 def node(tmp_path: Path, small: LogOptions) -> Node:
-    """With a segment made ahead, that a reader opens, too."""
+    """A node with a segment made in advance, which a reader opens, too."""
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=small)
     node.create()
     node.open()
@@ -128,13 +128,13 @@ def node(tmp_path: Path, small: LogOptions) -> Node:
 
 
 def rest(reader: Reader) -> Contents:
-    """What an opened generation gives."""
+    """What a generation that was opened earlier still gives."""
     snapshot = b"".join(reader.snapshot)
     changes = tuple((change.data_version, tuple(change.statements)) for change in reader.changes())
     return Contents(reader.manifest.generation, snapshot, changes)
 
 
-def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
+def test_writer_moving_to_next_segment_does_not_disturb_a_reader(node: Node) -> None:
     with node.backup().read() as reader:
         changes = iter(reader.changes())
         assert next(changes).data_version == 1
@@ -145,8 +145,8 @@ def test_a_segment_that_is_gone_on_to_while_it_is_read(node: Node) -> None:
         assert versions in ([2], [2, 3], [2, 3, 4], [2, 3, 4, 5])  # the sixth is in the next segment
 
 
-def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
-    """Its records lie in a segment that the reader has open, and do not belong to what it reads."""
+def test_old_generation_is_read_whole_while_a_new_one_begins(node: Node) -> None:
+    """The new generation's records are in a segment that the reader has open, and do not belong to what it reads."""
     before = node.now.contents
     with node.backup().read() as reader:
         node.snapshot()
@@ -156,8 +156,8 @@ def test_a_new_generation_while_the_old_one_is_read(node: Node) -> None:
     assert contents(node.backup()) == node.now.contents
 
 
-def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
-    """At each look of the opening once."""
+def test_new_generation_at_each_step_of_opening_leaves_reader_with_a_whole_one(node: Node) -> None:
+    """The new generation begins once before each storage operation of the opening."""
     counting = FaultyStorage(node.storage)
     contents(backup_in(counting))
     for number in range(1, sum(counting.calls.values()) + 1):
@@ -173,12 +173,12 @@ def test_a_new_generation_while_the_old_one_is_opened(node: Node) -> None:
                 node.writer.maintain()
 
         before = node.now.contents
-        found = contents(backup_in(Beside(node.storage, act)))
+        found = contents(backup_in(InterruptedStorage(node.storage, act)))
         assert found in (before, node.now.contents)
 
 
-def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
-    """It takes the segment away that it had made ahead, and that a reader may have seen."""
+def test_writer_that_stops_while_reader_opens_does_not_disturb_it(node: Node) -> None:
+    """A writer that stops removes the segment it had made in advance, which a reader may already have seen."""
     looks = 0
 
     def act() -> None:
@@ -190,11 +190,11 @@ def test_a_writer_that_stops_while_its_backup_is_opened(node: Node) -> None:
             node.writer.maintain()
 
     for _ in range(50):
-        assert contents(backup_in(Beside(node.storage, act))) == node.now.contents
+        assert contents(backup_in(InterruptedStorage(node.storage, act))) == node.now.contents
 
 
 @pytest.mark.parametrize("seed", range(CAMPAIGN))
-def test_readers_beside_a_busy_writer(tmp_path: Path, small: LogOptions, seed: int) -> None:
+def test_readers_in_threads_beside_busy_writer_see_a_whole_backup(tmp_path: Path, small: LogOptions, seed: int) -> None:
     """On a real filesystem, in threads."""
     storage = LocalStorage(tmp_path / "lightning.bkp")
     busy = BusyNode(storage, tmp_path, seed, small)
@@ -228,10 +228,10 @@ def test_readers_beside_a_busy_writer(tmp_path: Path, small: LogOptions, seed: i
     assert len(readings) > 1
 
 
-def test_a_record_that_comes_while_it_is_looked_at(
+def test_record_half_written_at_first_look_is_not_torn(
     tmp_path: Path, small: LogOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of it is there at first: beside a running writer that is no torn end, and says nothing of damage."""
+    """Beside a running writer, a half-written record is neither a torn end nor damage: the other half is on its way."""
     busy = BusyNode(LocalStorage(tmp_path / "backup"), tmp_path, 1, small)
     path = tmp_path / "backup" / "segment-00000001"
     before = path.read_bytes()

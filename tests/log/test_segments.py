@@ -1,4 +1,4 @@
-"""The segments of one writer: which one takes a record, and what another writer leaves of the next one."""
+"""The segments of one writer: which one takes a record, and what becomes of the next one in a takeover."""
 
 import sys
 import threading
@@ -23,7 +23,7 @@ BACKUP_ID = b"i" * 16
 def segments(
     storage: SimulatedStorage, options: LogOptions, check: Callable[[], None] = lambda: None, held: bytes = b""
 ) -> Segments:
-    """With segment 1, which holds so many bytes already."""
+    """The segments of a writer whose segment 1 already contains these bytes."""
     current = create_segment(storage, BACKUP_ID, 1, options, [held])
     slow = threading.Lock()
     return Segments(storage, BACKUP_ID, current, slow, options, check, lambda: Fenced("fenced"))
@@ -36,52 +36,52 @@ def storage() -> SimulatedStorage:
     return storage
 
 
-def full(small: LogOptions) -> bytes:
+def full_content(small: LogOptions) -> bytes:
     return noise(small.segment_size).encode()
 
 
-def test_full_segment_takes_a_record_while_no_next_one_was_made(storage: SimulatedStorage, small: LogOptions) -> None:
-    """On the commit path no file is made as long as that can wait for the maintenance thread."""
-    tested = segments(storage, small, held=full(small))
+def test_full_segment_takes_a_record_while_there_is_no_next_one(storage: SimulatedStorage, small: LogOptions) -> None:
+    """The commit path creates no file as long as that can wait for the maintenance thread."""
+    tested = segments(storage, small, held=full_content(small))
     before = storage.names()
     assert tested.current.full
     assert tested.for_record(100).index == 1
     assert storage.names() == before
 
 
-def test_full_segment_is_left_for_one_that_was_made_ahead(storage: SimulatedStorage, small: LogOptions) -> None:
-    tested = segments(storage, small, held=full(small))
+def test_full_segment_is_left_for_the_one_made_in_advance(storage: SimulatedStorage, small: LogOptions) -> None:
+    tested = segments(storage, small, held=full_content(small))
     left = tested.current.end
     tested.maintain()
     assert tested.for_record(100).index == 2
     assert tested.bytes_since(1) == left + tested.current.end
 
 
-def test_record_that_does_not_fit_waits_for_a_segment_of_its_own(storage: SimulatedStorage, small: LogOptions) -> None:
-    tested = segments(storage, replace(small, max_file=16 << 10), held=full(small))
+def test_record_that_does_not_fit_makes_next_segment_at_once(storage: SimulatedStorage, small: LogOptions) -> None:
+    tested = segments(storage, replace(small, max_file=16 << 10), held=full_content(small))
     assert tested.for_record(12 << 10).index == 2
     assert segment_name(2) in storage.names()
 
 
 class Handle:
-    """A segment's file that another writer has taken."""
+    """The handle of a segment that another writer has taken over."""
 
     def is_fenced(self) -> bool:
         return True
 
 
-def test_segment_is_not_gone_on_in_when_the_one_before_is_fenced(storage: SimulatedStorage, small: LogOptions) -> None:
-    """A writer that was held up may have put its own mark back, so that the marker shows nothing."""
+def test_next_segment_is_not_made_when_current_one_is_fenced(storage: SimulatedStorage, small: LogOptions) -> None:
+    """A writer that was held up may have rewritten its own marker, which then does not show the takeover."""
     tested = segments(storage, small)
     tested.current.handle = Handle()  # type: ignore[assignment]
     with pytest.raises(Fenced, match="fenced"):
         tested.prepare()
 
 
-def test_marker_is_looked_at_again_once_the_next_segment_has_its_name(
+def test_session_marker_is_checked_again_once_next_segment_has_its_name(
     storage: SimulatedStorage, small: LogOptions
 ) -> None:
-    """A writer that takes over seals what it sees, and only after its mark: this segment it has not seen."""
+    """A writer that takes over writes its marker, then seals the segments it sees: it has not seen this one."""
 
     def check() -> None:
         if segment_name(2) in storage.names():
@@ -92,11 +92,11 @@ def test_marker_is_looked_at_again_once_the_next_segment_has_its_name(
         tested.prepare()
 
 
-def test_maintenance_never_sees_the_left_segment_without_a_next_one(
+def test_maintenance_never_sees_the_old_segment_as_current_without_a_next_one(
     storage: SimulatedStorage, small: LogOptions
 ) -> None:
-    """It would make the segment again that is written to by now. Looked at between any two lines of the change."""
-    tested = segments(storage, small, held=full(small))
+    """It would create the segment again that is being written by now. Checked between any two lines of the change."""
+    tested = segments(storage, small, held=full_content(small))
     tested.maintain()
     seen: list[tuple[int, bool]] = []
 

@@ -1,4 +1,4 @@
-"""A snapshot that does not fit into one file goes on in further ones."""
+"""A snapshot that does not fit into one file continues in further ones."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ SMALL_FILES = LogOptions(max_file=2 * PIECE + 4096)
 
 
 def backup_in(place: Path) -> Backup:
-    """The backup in this directory, each of whose files takes no more than two pieces."""
+    """The backup in this directory, with files of at most two pieces each."""
     return Backup(place_at(place.as_uri()), SMALL_FILES)
 
 
@@ -39,7 +39,7 @@ def read(place: Path) -> bytes:
         return b"".join(generation.snapshot)
 
 
-def test_all_parts_are_read_in_order(tmp_path: Path) -> None:
+def test_parts_of_snapshot_are_read_in_order(tmp_path: Path) -> None:
     place = made(tmp_path)
     assert {file.name for file in place.iterdir()} >= {
         "snapshot-00000001",
@@ -51,7 +51,7 @@ def test_all_parts_are_read_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["", ".1", ".2"])
-def test_a_missing_part_is_damage(tmp_path: Path, part: str) -> None:
+def test_missing_part_of_snapshot_is_damage(tmp_path: Path, part: str) -> None:
     place = made(tmp_path)
     (place / f"snapshot-00000001{part}").unlink()
     with pytest.raises(BackupError) as refused:
@@ -59,7 +59,7 @@ def test_a_missing_part_is_damage(tmp_path: Path, part: str) -> None:
     assert refused.value.exit_code == 3
 
 
-def test_parts_in_another_order_are_damage(tmp_path: Path) -> None:
+def test_swapped_parts_of_snapshot_are_damage(tmp_path: Path) -> None:
     place = made(tmp_path)
     first, second = place / "snapshot-00000001.1", place / "snapshot-00000001"
     data = first.read_bytes()
@@ -70,7 +70,7 @@ def test_parts_in_another_order_are_damage(tmp_path: Path) -> None:
     assert refused.value.exit_code == 3
 
 
-def test_all_parts_of_a_generation_are_kept_and_removed_together(tmp_path: Path) -> None:
+def test_parts_of_snapshot_are_kept_and_removed_together(tmp_path: Path) -> None:
     place = made(tmp_path)
     backup = backup_in(place)
     writer = backup.open(silent, "one")
@@ -86,8 +86,8 @@ def test_all_parts_of_a_generation_are_kept_and_removed_together(tmp_path: Path)
     assert read(place) == b"small"
 
 
-def test_it_is_synced_while_it_is_written() -> None:
-    """All at the end, it would lie in front of the node's next commit: on a slow stick for minutes."""
+def test_snapshot_is_synced_while_it_is_written() -> None:
+    """A single sync at the end would hold up the node's next commit: on a slow stick for minutes."""
     storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
     storage.make()
     write_snapshot(storage, bytes(16), 1, 7, PIECES, LogOptions(max_file=1 << 30, sync_every=2 * PIECE))
@@ -95,7 +95,7 @@ def test_it_is_synced_while_it_is_written() -> None:
 
 
 class _LyingWriter(WriteHandle):
-    """Changes a bit of what it is given, and says that all is well."""
+    """Changes a bit of what it is given, and reports success."""
 
     def __init__(self, handle: WriteHandle) -> None:
         self._handle = handle
@@ -119,8 +119,10 @@ class _LyingWriter(WriteHandle):
         self._handle.close()
 
 
-def test_a_disk_that_keeps_something_else_than_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new snapshot is read back before the old generation goes: the old one stays, whole."""
+def test_snapshot_that_disk_stores_wrongly_leaves_old_generation_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new snapshot is read back before the old generation is removed: here the old one stays, whole."""
     place = made(tmp_path)
     writer = backup_in(place).open(silent, "writer")
     create = LocalStorage.create

@@ -1,4 +1,4 @@
-"""The statements of a large change, between the log and the replay."""
+"""The statements of a large change, spooled to a file between the log and the replay."""
 
 import sys
 
@@ -8,8 +8,8 @@ from backends.log.reader.statements import spooled
 
 
 @pytest.mark.parametrize("size", [100_000, 10 << 20])
-def test_discarding_them_runs_no_python(size: int) -> None:
-    """A Ctrl-C that arrives in a destructor is swallowed there, with a traceback, and the command goes on."""
+def test_discarding_spooled_statements_runs_no_python(size: int) -> None:
+    """A Ctrl-C that arrives in a Python destructor is swallowed there, with a traceback, and the command continues."""
     begun: list[str] = []
     statements = spooled([b"x" * size], size)
     assert list(statements) == ["x" * size]

@@ -1,4 +1,4 @@
-"""A record of which only the first bytes arrived: whoever sends it in parts may die between two of them."""
+"""A record of which only the first bytes arrived: a writer that sends it in parts may die between two of them."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from tests.log.histories import noise
 
 ROOM = 4096
 TOO_FEW = 8
-"""Missing bytes that cannot be told from ones that have changed, within one sector."""
+"""So few missing bytes within one sector cannot be distinguished from changed ones."""
 
 
 @dataclass
@@ -44,14 +44,14 @@ def record(length: int) -> bytes:
 
 
 def tail_of(offset: int, written: bytes, after: bytes = b"") -> Tail:
-    """What a reader makes of these bytes at the offset, in a file that is filled with zeros."""
+    """How a reader classifies these bytes at the offset, in a file otherwise filled with zeros."""
     content = bytes(offset) + written
     return classify(Bytes(content.ljust(offset + ROOM, b"\0") + after), offset)
 
 
 @pytest.mark.parametrize("length", [12, 100, 448, 1500])
 @pytest.mark.parametrize("offset", [FILE_HEADER_SIZE, 500, 512, 1000])
-def test_record_that_ends_after_any_byte_is_torn(offset: int, length: int) -> None:
+def test_record_of_which_only_first_bytes_arrived_is_torn(offset: int, length: int) -> None:
     whole = record(length)
     inside = range(RECORD_HEADER_SIZE - TOO_FEW + 1, RECORD_HEADER_SIZE)
     for arrived in range(1, len(whole) - TOO_FEW + 1):
@@ -60,7 +60,7 @@ def test_record_that_ends_after_any_byte_is_torn(offset: int, length: int) -> No
 
 
 @pytest.mark.parametrize("offset", [FILE_HEADER_SIZE, 1000])
-def test_last_bytes_of_record_that_became_zeros_are_damage(offset: int) -> None:
+def test_zeros_in_last_bytes_of_record_are_damage(offset: int) -> None:
     whole = record(200)
     for arrived in range(len(whole) - TOO_FEW + 1, len(whole)):
         assert tail_of(offset, whole[:arrived]).end is End.DAMAGED
@@ -78,5 +78,5 @@ def test_changed_byte_of_record_is_damage(at: int) -> None:
 
 @pytest.mark.parametrize("arrived", [20, 100])
 @pytest.mark.parametrize("after", [b"x", record(10)])
-def test_part_of_record_that_something_follows_is_damage(arrived: int, after: bytes) -> None:
+def test_partial_record_with_something_after_it_is_damage(arrived: int, after: bytes) -> None:
     assert tail_of(FILE_HEADER_SIZE, record(200)[:arrived], after).end is End.DAMAGED

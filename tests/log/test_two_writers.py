@@ -1,4 +1,4 @@
-"""Two machines with copies of one node's directory: the replaced one stops, and never harms the other's log."""
+"""Two machines with copies of one node's directory: the replaced writer stops, and never harms the other's log."""
 
 import errno
 from dataclasses import replace
@@ -22,11 +22,11 @@ from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 MAX_SECONDS = 15
-"""After which a replaced writer must refuse."""
+"""Seconds after which a replaced writer must refuse."""
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that advances only when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -47,7 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def node(small: LogOptions, clock: Clock, tmp_path: Path) -> Node:
-    """The first writer, with some changes."""
+    """A node with the first writer and some changes."""
     options = replace(small, check_every=5.0, note_every=60.0)
     node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
     node.create()
@@ -59,12 +59,12 @@ def node(small: LogOptions, clock: Clock, tmp_path: Path) -> Node:
 
 
 def replacing(node: Node) -> Writer:
-    """Another writer that takes the first one's backup over."""
+    """Another writer, which takes over the first one's backup."""
     return node.backup().open(silent, "second")
 
 
 def fill(second: Writer, count: int = 40) -> None:
-    """Let the second writer go on through many segments."""
+    """Let the second writer fill many segments."""
     for change in changes(count, second.position.data_version, 500):
         second.append(change)
         second.maintain()
@@ -76,7 +76,7 @@ def last_writer(node: Node) -> str:
     return last.session_id
 
 
-def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
+def test_replaced_writer_refuses_within_seconds(node: Node, clock: Clock) -> None:
     first, second = node.writer, replacing(node)
     began = clock.now
     with pytest.raises(Fenced, match="taken over"):
@@ -92,8 +92,8 @@ def test_the_replaced_one_refuses_in_time(node: Node, clock: Clock) -> None:
     second.append(changes(1, second.position.data_version)[0])
 
 
-def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
-    """It has not looked yet, and its segment is nearly full."""
+def test_maintenance_of_replaced_writer_makes_no_segment_over_the_others(node: Node) -> None:
+    """The replaced writer has not checked the marker yet, and its segment is nearly full."""
     first, second = node.writer, replacing(node)
     fill(second)
     before = contents(node.backup())
@@ -106,7 +106,7 @@ def test_a_replaced_keeper_makes_no_segment_over_the_others(node: Node) -> None:
 
 
 def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
-    """Another writer takes over after the first one's last look, just before its file of this name appears."""
+    """Another writer takes over after the first one's last check, just before the first publishes this file."""
     publish, to_open, second = node.storage.publish, [node.backup()], list[Writer]()
 
     def too_late(published: str, data: bytes) -> None:
@@ -120,7 +120,7 @@ def taken_over_while_publishing(node: Node, name: str, monkeypatch: pytest.Monke
 
 
 def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
-    """What is left to them: neither of them knows whose files lie there."""
+    """Both writers must stop: neither can know any more whose files are there."""
     for writer in (second, node.writer):
         clock.now += MAX_SECONDS
         writer.maintain()
@@ -128,8 +128,10 @@ def assert_both_stop(node: Node, second: Writer, clock: Clock) -> None:
             writer.append(changes(1, writer.position.data_version)[0])
 
 
-def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one would believe itself alone, and write for ever to a file that has no name any more."""
+def test_note_written_over_other_session_marker_stops_both_writers(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the first one would believe itself alone, and keep writing to a file that has no name any more."""
     second = taken_over_while_publishing(node, SESSION, monkeypatch)
     clock.now += 61
     node.writer.maintain()
@@ -138,8 +140,10 @@ def test_a_note_over_the_others_mark(node: Node, clock: Clock, monkeypatch: pyte
     assert last_writer(node) == "second"
 
 
-def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one would go on in segments that no reader looks at any more."""
+def test_manifest_written_over_other_generation_stops_both_writers(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the second one would continue in segments that no reader reads any more."""
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
     assert compacted is not None
     second = taken_over_while_publishing(node, MANIFEST, monkeypatch)
@@ -148,8 +152,10 @@ def test_a_manifest_over_the_others_generation(node: Node, clock: Clock, monkeyp
     assert last_writer(node) == "second"
 
 
-def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The snapshot has its name already; the second one does not even notice."""
+def test_takeover_just_before_manifest_stops_publication_of_compaction(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot already has its name; the second writer does not even notice it."""
     compacted, second = compact_log(node.storage, node.scratch, leave_out=1), list[Writer]()
     assert compacted is not None
     rename = node.storage.rename_new
@@ -166,7 +172,7 @@ def test_a_takeover_before_the_manifest_stops_the_new_generation(node: Node, mon
     assert contents(node.backup()).generation == 1
 
 
-def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
+def test_replaced_writer_publishes_no_compaction(node: Node) -> None:
     first = node.writer
     compacted = compact_log(node.storage, node.scratch, leave_out=1)
     assert compacted is not None
@@ -178,7 +184,7 @@ def test_a_replaced_writer_publishes_no_compaction(node: Node) -> None:
     assert contents(node.backup()) == before
 
 
-def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
+def test_replaced_writer_takes_no_snapshot(node: Node) -> None:
     first, second = node.writer, replacing(node)
     second.take_snapshot(source(b"the database of the second", 20), "test")
     fill(second)
@@ -188,9 +194,9 @@ def test_a_replaced_writer_takes_no_snapshot(node: Node) -> None:
     assert contents(node.backup()) == before
 
 
-def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
+def test_close_of_replaced_writer_takes_nothing_away(node: Node) -> None:
     first = node.writer
-    first.maintain()  # makes a segment ahead, whose name the second one will use
+    first.maintain()  # makes a segment in advance, whose name the second one will use
     second = replacing(node)
     fill(second)
     before = contents(node.backup())
@@ -199,7 +205,7 @@ def test_the_end_of_a_replaced_writer_takes_nothing_away(node: Node) -> None:
     assert last_writer(node) == "second"
 
 
-def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock) -> None:
+def test_session_marker_gone_or_overwritten_ends_the_writer(node: Node, clock: Clock) -> None:
     for data in (None, b"", b"{}", b"\xff" * 3000, noise(500).encode()):
         told: list[tuple[str, str]] = []
         writer = node.backup().open(lambda level, line, told=told: told.append((level, line)), "writer")  # type: ignore[misc]
@@ -218,8 +224,8 @@ def test_a_marker_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clo
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{}"])
-def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: Clock, data: bytes | None) -> None:
-    """A directory without one is no backup, whatever is written there still."""
+def test_manifest_gone_or_overwritten_ends_the_writer(node: Node, clock: Clock, data: bytes | None) -> None:
+    """A directory without a manifest is no backup, whatever is still written there."""
     node.storage.remove(MANIFEST)
     if data is not None:
         node.storage.publish(MANIFEST, data)
@@ -229,7 +235,7 @@ def test_a_manifest_that_is_gone_or_strange_ends_the_writer(node: Node, clock: C
         node.note()
 
 
-def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock: Clock) -> None:
+def test_destination_that_does_not_answer_is_not_taken_for_a_takeover(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     told: list[tuple[str, str]] = []
     writer = backup_in(storage, node.options).open(lambda level, line: told.append((level, line)), "writer")
@@ -238,14 +244,14 @@ def test_a_destination_that_does_not_answer_is_no_replacement(node: Node, clock:
         clock.now += 6
         writer.maintain()
     assert [level for level, _ in told] == ["unusual"]
-    assert "so far every change is saved" in told[0][1]
+    assert "every change until now is saved" in told[0][1]
     storage.heal()
     clock.now += 6
     writer.maintain()
     writer.append(changes(1, writer.position.data_version)[0])
 
 
-def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
+def test_full_disk_does_not_hide_a_takeover(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("extend", errno.ENOSPC, sticky=True)
@@ -261,7 +267,7 @@ def test_a_full_disk_hides_no_replacement(node: Node, clock: Clock) -> None:
         first.append(changes(1, first.position.data_version)[0])
 
 
-def test_a_failure_before_the_replacement_stays_the_reason(node: Node, clock: Clock) -> None:
+def test_write_failure_before_takeover_stays_the_reason(node: Node, clock: Clock) -> None:
     storage = FaultyStorage(node.storage)
     first = backup_in(storage, node.options).open(silent, "first")
     storage.fail("write_durably", errno.EIO)
@@ -280,11 +286,11 @@ def noted(storage: SimulatedStorage) -> Session:
     return Session.decode(storage.read_small(SESSION))
 
 
-def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None:
-    """To be kind to flash; an idle node's marker is not written at all."""
+def test_acknowledged_position_is_noted_in_session_marker_rarely(node: Node, clock: Clock) -> None:
+    """To spare flash memory; the marker of an idle node is not written at all."""
     storage = FaultyStorage(node.storage)
     writer = backup_in(storage, node.options).open(silent, "writer")
-    writer.maintain()  # makes a segment ahead
+    writer.maintain()  # makes a segment in advance
     storage.calls.clear()
     for _ in range(1000):
         clock.now += 1
@@ -299,8 +305,8 @@ def test_what_was_acknowledged_is_noted_rarely(node: Node, clock: Clock) -> None
     assert 9 <= marker_writes <= 12
 
 
-def test_a_note_never_runs_ahead_of_the_log(clock: Clock) -> None:
-    """What is noted is the standing, which moves only after a change is durable."""
+def test_noted_position_never_runs_ahead_of_the_log(clock: Clock) -> None:
+    """The note holds the position, which advances only after a change is durable."""
     storage = SimulatedStorage(SimulatedDisk())
     storage.make()
     fence = WriterFence(storage, "one", None, 1, Position(1, 7, 0), DEFAULT_OPTIONS)

@@ -1,4 +1,4 @@
-"""Files that are missing, half copied, from another backup, from another time or from the future."""
+"""Files that are missing, half copied, from another backup, from another time or of a newer format."""
 
 import json
 from collections import Counter
@@ -21,32 +21,32 @@ from tests.log.corruption import (
     flipped,
     make,
     open_verdict,
+    print_counts,
     read_verdict,
-    tell,
 )
 from tests.log.histories import backup_in, changes, silent, source
 from tests.log.model import contents
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("readers_do_not_wait")
 
 SNAPSHOT = snapshot_name(1)
 
 
 @pytest.fixture
 def closed() -> Made:
-    """A backup closed in order."""
+    """A backup that was closed cleanly."""
     return make(closed=True)
 
 
 @pytest.fixture
 def killed() -> Made:
-    """One whose writer was killed."""
+    """A backup whose writer was killed."""
     return make(closed=False)
 
 
 def refused(files: Files, kind: type[BackupError]) -> str:
-    """The sentence with which reading and opening both refuse."""
+    """The message with which both reading and opening refuse these files."""
     with pytest.raises(kind) as opened:
         backup_of(files, TINY).open(silent, "writer")
     with pytest.raises(kind) as read:
@@ -56,39 +56,39 @@ def refused(files: Files, kind: type[BackupError]) -> str:
 
 
 def without(files: Files, *names: str) -> Files:
-    """All but these."""
+    """The files without these names."""
     return {name: data for name, data in files.items() if name not in names}
 
 
 # Missing
 
 
-def test_missing_manifest(closed: Made) -> None:
-    assert "not copied to the end" in refused(without(closed.files, MANIFEST), NotABackup)
+def test_missing_manifest_is_no_backup(closed: Made) -> None:
+    assert "the copy is incomplete" in refused(without(closed.files, MANIFEST), NotABackup)
 
 
-def test_missing_snapshot(closed: Made) -> None:
+def test_missing_snapshot_is_damage(closed: Made) -> None:
     assert SNAPSHOT in refused(without(closed.files, SNAPSHOT), Damaged)
 
 
-def test_missing_first_segment(closed: Made) -> None:
+def test_missing_first_segment_is_damage(closed: Made) -> None:
     assert closed.segments[0] in refused(without(closed.files, closed.segments[0]), Damaged)
 
 
-def test_missing_middle_segment(killed: Made) -> None:
+def test_missing_middle_segment_is_damage(killed: Made) -> None:
     assert killed.segments[1] in refused(without(killed.files, killed.segments[1]), Damaged)
 
 
-def test_missing_only_segment(closed: Made) -> None:
+def test_missing_only_segment_is_damage(closed: Made) -> None:
     assert closed.segments[0] in refused(without(closed.files, *closed.segments), Damaged)
 
 
-def test_missing_last_segment(closed: Made) -> None:
+def test_missing_last_segment_is_damage(closed: Made) -> None:
     assert "once saved" in refused(without(closed.files, closed.last), Damaged)
 
 
-def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
-    """An older one that lies there still must not be taken for it."""
+def test_missing_first_segment_of_later_generation_is_damage(closed: Made) -> None:
+    """A segment of the older generation that is still there must not be taken for the missing one."""
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     writer.take_snapshot(source(b"a database", LAST), "test")
     *_, first = [name for name in writer.storage.names() if name.startswith("segment")]
@@ -98,7 +98,7 @@ def test_missing_first_segment_of_a_later_generation(closed: Made) -> None:
     assert contents(backup_of({**files, **older})).snapshot == b"a database"
 
 
-def test_missing_session_loses_nothing(closed: Made) -> None:
+def test_missing_session_marker_loses_nothing(closed: Made) -> None:
     assert read_verdict(closed, without(closed.files, SESSION)) == "same"
     backup = backup_of(without(closed.files, SESSION), TINY)
     told: list[str] = []
@@ -107,8 +107,8 @@ def test_missing_session_loses_nothing(closed: Made) -> None:
     assert contents(backup) == closed.contents
 
 
-def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
-    """It is the only witness of a log that was cut between two records."""
+def test_missing_session_marker_is_reported_as_unverified_end(closed: Made) -> None:
+    """Only the session marker could show that a log was cut between two records."""
     status = backup_of(without(closed.files, SESSION)).status("")
     (trouble,) = status.troubles
     assert trouble.kind is TroubleKind.END_UNVERIFIED
@@ -119,8 +119,8 @@ def test_missing_session_is_told_to_whoever_reads(closed: Made) -> None:
     assert not backup_in(storage).status("").troubles
 
 
-def test_session_that_cannot_be_read_takes_no_version_away(closed: Made) -> None:
-    """It is damage, and everything before the end is as good as it was: to look at, or for a copy without it."""
+def test_unreadable_session_marker_is_damage_but_takes_no_version_away(closed: Made) -> None:
+    """It is damage, but every change can still be read: to look at, or from a copy without the marker."""
     for broken in (b"", flipped(closed.files[SESSION], 70, 1)):
         files = {**closed.files, SESSION: broken}
         assert SESSION in refused(files, Damaged)
@@ -135,13 +135,13 @@ def test_session_that_cannot_be_read_takes_no_version_away(closed: Made) -> None
         assert (seen.damaged, seen.data_version) == (True, LAST)
 
 
-def test_missing_segment_made_ahead_loses_nothing(killed: Made) -> None:
+def test_missing_segment_made_in_advance_loses_nothing(killed: Made) -> None:
     ahead = killed.segments[-1]
     assert ahead != killed.last
     assert read_verdict(killed, without(killed.files, ahead)) == "same"
 
 
-def test_half_copied_file_by_file(closed: Made) -> None:
+def test_backup_half_copied_file_by_file_is_never_read_shorter(closed: Made) -> None:
     """In whatever order the files of a closed backup were copied, and wherever the copying ended."""
     counts: Counter[str] = Counter()
     for order in (list(closed.files), list(reversed(closed.files))):
@@ -152,11 +152,11 @@ def test_half_copied_file_by_file(closed: Made) -> None:
                 counts[read_verdict(closed, files)] += 1
                 if size % 5 == 0:
                     open_verdict(closed, files)
-    tell(counts)
+    print_counts(counts)
     assert set(counts) <= {"damaged", "notabackup", "same"}
 
 
-def test_half_copied_into_a_place_of_the_same_size(closed: Made) -> None:
+def test_backup_half_copied_into_preallocated_files_is_damage(closed: Made) -> None:
     """As after an interrupted copy that had allocated its files."""
     for name, data in closed.files.items():
         for size in range(0, len(data) - 1, 13):
@@ -164,8 +164,8 @@ def test_half_copied_into_a_place_of_the_same_size(closed: Made) -> None:
             assert read_verdict(closed, files) == "damaged"
 
 
-def test_snapshot_that_was_cut_is_found_without_reading_all_of_it(closed: Made) -> None:
-    """By a start and by `status`, which read a snapshot's ends only: else the node would go on with nothing."""
+def test_cut_snapshot_is_found_without_reading_all_of_it(closed: Made) -> None:
+    """By a start and by `status`, which read only a snapshot's ends: else the node would run without a usable one."""
     data = closed.files[SNAPSHOT]
     for size in range(len(data)):
         for left in (data[:size], data[:size] + bytes(len(data) - size)):
@@ -173,14 +173,14 @@ def test_snapshot_that_was_cut_is_found_without_reading_all_of_it(closed: Made) 
             if left != data:
                 assert SNAPSHOT in refused(files, Damaged)
                 assert backup_of(files).status("").damaged
-    assert "not copied whole" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
+    assert "not copied completely" in refused({**closed.files, SNAPSHOT: data[:100]}, Damaged)
     assert not backup_of({**closed.files, SNAPSHOT: data + b"x"}).status("").damaged
 
 
 # Mixed
 
 
-def test_segment_of_another_backup(closed: Made) -> None:
+def test_segment_of_another_backup_is_refused_as_mixed(closed: Made) -> None:
     other = make(closed=True)
     sentence = refused({**closed.files, closed.last: other.files[closed.last]}, NotABackup)
     assert "two backups were mixed" in sentence
@@ -188,24 +188,24 @@ def test_segment_of_another_backup(closed: Made) -> None:
     assert read_verdict(closed, {**closed.files, MANIFEST: other.files[MANIFEST]}) == "notabackup"
 
 
-def test_session_of_another_backup_with_a_longer_log(closed: Made) -> None:
+def test_session_marker_of_another_backup_is_damage(closed: Made) -> None:
     writer = backup_of(make(closed=True).files, TINY).open(silent, "writer")
     writer.append(changes(1, LAST)[0])
     writer.close()
     refused({**closed.files, SESSION: files_in(writer.storage)[SESSION]}, Damaged)
 
 
-def test_segments_exchanged(closed: Made) -> None:
+def test_swapped_segments_are_damage(closed: Made) -> None:
     first, last = closed.segments
     files = {**closed.files, first: closed.files[last], last: closed.files[first]}
     assert "another file" in refused(files, Damaged)
 
 
-def test_segment_doubled(closed: Made) -> None:
+def test_doubled_segment_is_damage(closed: Made) -> None:
     assert "another file" in refused({**closed.files, "segment-00000003": closed.files[closed.last]}, Damaged)
 
 
-def test_segment_of_an_earlier_time(closed: Made) -> None:
+def test_older_copy_of_a_segment_is_damage(closed: Made) -> None:
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     for change in changes(4, LAST):
         writer.append(change)
@@ -216,8 +216,8 @@ def test_segment_of_an_earlier_time(closed: Made) -> None:
             refused({**later, name: closed.files[name]}, Damaged)
 
 
-def test_segments_of_two_histories(closed: Made) -> None:
-    """Two copies of one backup that both went on: their records do not chain."""
+def test_segments_of_two_diverged_copies_are_damage(closed: Made) -> None:
+    """Two copies of one backup, both continued: their records do not chain."""
     histories = []
     for seed in (1, 2):
         writer = backup_of(closed.files, TINY).open(silent, f"writer {seed}")
@@ -235,8 +235,8 @@ def test_segments_of_two_histories(closed: Made) -> None:
                 contents(backup_of({**one, name: two[name]}))
 
 
-def test_snapshot_of_another_time(closed: Made) -> None:
-    """The same number, from a copy of the backup that went its own way."""
+def test_snapshot_of_a_diverged_copy_is_damage(closed: Made) -> None:
+    """The snapshot has the right number, but comes from a copy of the backup that was continued separately."""
     files = []
     for version in (LAST, LAST + 1):
         writer = backup_of(closed.files, TINY).open(silent, "writer")
@@ -247,8 +247,8 @@ def test_snapshot_of_another_time(closed: Made) -> None:
         contents(backup_of(mixed))
 
 
-def test_copy_made_while_a_new_generation_began(killed: Made) -> None:
-    """It has the old manifest and snapshot, and the segment made ahead, written to since: nothing is missing."""
+def test_copy_made_while_new_generation_began_is_damage(killed: Made) -> None:
+    """It has the old manifest and snapshot, and the segment made in advance, written since: no file is missing."""
     writer = backup_of(killed.files, TINY).open(silent, "writer")
     writer.maintain()
     writer.take_snapshot(source(b"the same version with other content", LAST), "test")
@@ -259,15 +259,15 @@ def test_copy_made_while_a_new_generation_began(killed: Made) -> None:
     assert read_verdict(killed, {**killed.files, ahead: later}) == "damaged"
 
 
-def test_manifest_of_an_earlier_time(closed: Made) -> None:
+def test_older_copy_of_the_manifest_is_damage(closed: Made) -> None:
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     writer.take_snapshot(source(b"a database", LAST), "test")
     writer.close()
     assert "old copy of itself" in refused({**files_in(writer.storage), MANIFEST: closed.files[MANIFEST]}, Damaged)
 
 
-def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
-    """A start must not remove the newer generation, which is whole, for the sake of one that does not fit its log."""
+def test_old_copy_put_over_newer_backup_is_refused_and_removes_nothing(closed: Made) -> None:
+    """A start must not remove the newer generation, which is whole, in favour of one that does not fit its log."""
     writer = backup_of(closed.files, TINY).open(silent, "writer")
     writer.take_snapshot(source(b"a database", LAST), "test")
     writer.append(changes(1, LAST)[0])
@@ -281,20 +281,20 @@ def test_an_old_copy_put_over_a_newer_backup(closed: Made) -> None:
     assert contents(backup_of(newer)).snapshot == b"a database"
 
 
-def test_files_that_mean_nothing(closed: Made) -> None:
-    debris = {
+def test_files_with_unknown_names_are_ignored(closed: Made) -> None:
+    unknown = {
         "torn-segment-00000001-1700000000": b"x", "manifest.tmp": b"x", "segment-1": b"x", "segment-0000000x": b"x",
         "snapshot-00000009.tmp": b"x", "segment-00000007.tmp": b"x", "README": b"x", "segment-": b"", "snapshot-": b"",
     }  # fmt: skip
-    assert read_verdict(closed, {**closed.files, **debris}) == "same"
-    assert open_verdict(closed, {**closed.files, **without(debris, "torn-segment-00000001-1700000000")}) == "same"
+    assert read_verdict(closed, {**closed.files, **unknown}) == "same"
+    assert open_verdict(closed, {**closed.files, **without(unknown, "torn-segment-00000001-1700000000")}) == "same"
 
 
-def test_bytes_after_the_end_of_the_snapshot_mean_nothing(closed: Made) -> None:
+def test_bytes_after_end_of_snapshot_are_ignored(closed: Made) -> None:
     assert read_verdict(closed, {**closed.files, SNAPSHOT: closed.files[SNAPSHOT] + b"x" * 600}) == "same"
 
 
-# From the future
+# Of a newer format
 
 
 def document_of(version: object, data: bytes) -> bytes:
@@ -304,18 +304,18 @@ def document_of(version: object, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SESSION])
-def test_document_from_the_future(closed: Made, name: str) -> None:
+def test_manifest_or_session_of_newer_format_is_refused(closed: Made, name: str) -> None:
     sentence = refused({**closed.files, name: document_of(FORMAT + 1, closed.files[name])}, FromTheFuture)
     assert "newer" in sentence
     assert "upgrade" in sentence
 
 
-def test_document_of_the_future_may_say_anything_else(closed: Made) -> None:
+def test_manifest_of_newer_format_with_unknown_fields_is_refused(closed: Made) -> None:
     line = b'{"lightningd-backup": 2, "a key": [{"nested": null}]}'
     refused({**closed.files, MANIFEST: line + b"\n%08x\n" % crc32(line)}, FromTheFuture)
 
 
-def test_binary_file_from_the_future(closed: Made) -> None:
+def test_segment_or_snapshot_of_newer_format_is_refused(closed: Made) -> None:
     for name in (closed.last, SNAPSHOT):
         data = bytearray(closed.files[name])
         data[8:10] = (FORMAT + 1).to_bytes(2, "little")

@@ -1,4 +1,4 @@
-"""Real processes for the tests of locks: Python programs that say a line when they are ready."""
+"""Real processes for the tests of locks: Python programs that print a line when they are ready."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def running(
     executable: Path | None = None,
     name: Sequence[str] = (sys.executable,),
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that has run `program` (its arguments in `a`) and now sleeps; killed at the end.
+    """A process that has run `program` (with its arguments in `a`) and now sleeps; it is killed at the end.
 
     `name` is how its command line begins, `executable` the file that is started (default: this Python).
     """

@@ -1,4 +1,4 @@
-"""The database file from outside: at which moments it holds what was committed."""
+"""The database file seen from outside: at which moments it holds exactly what was committed."""
 
 import sqlite3
 from contextlib import closing
@@ -18,14 +18,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_file_at_rest_looks_as_it_does_at_a_start(path: Path) -> None:
+def test_database_file_at_rest_has_the_fingerprint_of_a_start(path: Path) -> None:
     file = DatabaseFile(path)
     assert file.committed() == fingerprint(path)
     file.close()
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["", "link"])
-def test_hot_journal_leaves_no_such_moment(path: Path, tmp_path: Path, link: bool) -> None:
+@pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
+def test_database_file_with_hot_journal_has_no_committed_fingerprint(path: Path, tmp_path: Path, link: bool) -> None:
     named = path
     if link:
         (tmp_path / "node").mkdir()
@@ -45,6 +45,6 @@ def test_hot_journal_leaves_no_such_moment(path: Path, tmp_path: Path, link: boo
     file.close()
 
 
-def test_missing_file_cannot_be_opened(tmp_path: Path) -> None:
+def test_missing_database_file_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         DatabaseFile(tmp_path / "lightningd.sqlite3")

@@ -19,41 +19,41 @@ def make(base: Path, *names: str) -> None:
             path.touch()
 
 
-def test_a_directory_with_a_database_is_itself(tmp_path: Path) -> None:
+def test_directory_with_database_is_the_network_directory(tmp_path: Path) -> None:
     make(tmp_path, DATABASE)
     assert network_directory(tmp_path) == tmp_path
     assert database_path(tmp_path) == tmp_path / "lightningd.sqlite3"
 
 
-def test_a_directory_with_a_secret_is_itself(tmp_path: Path) -> None:
+def test_directory_with_hsm_secret_is_the_network_directory(tmp_path: Path) -> None:
     make(tmp_path, "hsm_secret")
     assert network_directory(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_an_empty_directory_named_after_a_network_is_itself(tmp_path: Path, network: str) -> None:
+def test_empty_directory_named_after_network_is_the_network_directory(tmp_path: Path, network: str) -> None:
     make(tmp_path, f"{network}/")
     assert network_directory(tmp_path / network) == tmp_path / network
 
 
 @pytest.mark.parametrize("sign", [DATABASE, "hsm_secret", ""])
-def test_the_directory_above_leads_to_its_only_network(tmp_path: Path, sign: str) -> None:
+def test_lightning_directory_leads_to_its_only_network(tmp_path: Path, sign: str) -> None:
     make(tmp_path, f"testnet4/{sign}", "plugins/", "lightning.bkp/manifest")
     assert network_directory(tmp_path) == tmp_path / "testnet4"
 
 
-def test_the_network_with_a_node_wins_over_empty_ones(tmp_path: Path) -> None:
+def test_network_with_a_node_wins_over_empty_ones(tmp_path: Path) -> None:
     make(tmp_path, f"bitcoin/{DATABASE}", "regtest/", "signet/hsm_secret")
     assert network_directory(tmp_path) == tmp_path / "bitcoin"
 
 
-def test_a_home_named_like_a_network_leads_to_the_node_inside(tmp_path: Path) -> None:
+def test_lightning_directory_named_like_a_network_leads_to_the_node_inside(tmp_path: Path) -> None:
     make(tmp_path, f"bitcoin/bitcoin/{DATABASE}")
     assert network_directory(tmp_path / "bitcoin") == tmp_path / "bitcoin" / "bitcoin"
 
 
 @pytest.mark.parametrize("sign", [DATABASE, "hsm_secret", ""])
-def test_several_networks_are_listed(tmp_path: Path, sign: str) -> None:
+def test_several_networks_are_refused_and_listed(tmp_path: Path, sign: str) -> None:
     make(tmp_path, f"bitcoin/{sign}", f"regtest/{sign}")
     with pytest.raises(BackupError) as refused:
         network_directory(tmp_path)
@@ -61,7 +61,7 @@ def test_several_networks_are_listed(tmp_path: Path, sign: str) -> None:
     assert str(tmp_path / "regtest") in str(refused.value)
 
 
-def test_a_directory_without_a_network_says_what_to_do_and_creates_nothing(tmp_path: Path) -> None:
+def test_directory_without_network_is_refused_and_nothing_created(tmp_path: Path) -> None:
     make(tmp_path, "config", "bitcoin")  # a file of that name is no network directory
     with pytest.raises(BackupError, match="mkdir"):
         network_directory(tmp_path)
@@ -69,19 +69,19 @@ def test_a_directory_without_a_network_says_what_to_do_and_creates_nothing(tmp_p
 
 
 @pytest.mark.parametrize("name", ["backup.lock", "hsm_secret", DATABASE])
-def test_what_shows_a_node(tmp_path: Path, name: str) -> None:
+def test_directory_with_one_file_of_a_node_looks_like_a_nodes(tmp_path: Path, name: str) -> None:
     assert not looks_like_a_nodes(tmp_path)
     make(tmp_path, name)
     assert looks_like_a_nodes(tmp_path)
     assert network_directory(tmp_path) == tmp_path
 
 
-def test_a_lock_that_was_written_too_high_does_not_hide_the_node(tmp_path: Path) -> None:
+def test_backup_lock_in_directory_above_does_not_hide_the_node(tmp_path: Path) -> None:
     make(tmp_path, "backup.lock", f"bitcoin/{DATABASE}")
     assert network_directory(tmp_path) == tmp_path / "bitcoin"
 
 
-def test_a_new_directory_may_have_any_name_but_not_be_the_one_above(tmp_path: Path) -> None:
+def test_new_network_directory_may_have_any_name_but_not_be_the_one_above(tmp_path: Path) -> None:
     make(tmp_path, "mine/", "above/config", "lightning/regtest/")
     assert network_directory(tmp_path / "mine", new=True) == tmp_path / "mine"
     assert network_directory(tmp_path / "lightning", new=True) == tmp_path / "lightning" / "regtest"
@@ -89,31 +89,31 @@ def test_a_new_directory_may_have_any_name_but_not_be_the_one_above(tmp_path: Pa
         network_directory(tmp_path / "above", new=True)
 
 
-def test_a_missing_directory(tmp_path: Path) -> None:
+def test_missing_lightning_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r"does not exist.*--lightning-dir"):
         network_directory(tmp_path / "bitcoin")
 
 
-def test_a_file_is_not_a_directory(tmp_path: Path) -> None:
+def test_file_given_as_lightning_directory_is_refused(tmp_path: Path) -> None:
     make(tmp_path, DATABASE)
     with pytest.raises(BackupError, match="is not a directory"):
         network_directory(tmp_path / DATABASE)
 
 
-def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_lightning_directory_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "regtest/inner/")
     monkeypatch.chdir(tmp_path / "regtest")
     assert network_directory(Path()) == tmp_path / "regtest"
     assert network_directory(Path("inner/..")) == tmp_path / "regtest"
 
 
-def test_the_default_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_lightning_directory_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     make(tmp_path, f".lightning/bitcoin/{DATABASE}")
     assert network_directory() == tmp_path / ".lightning" / "bitcoin"
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_network_directory_that_is_a_link_stays_a_link(tmp_path: Path) -> None:
     make(tmp_path, f"disk/{DATABASE}", ".lightning/")
     (tmp_path / ".lightning" / "bitcoin").symlink_to(tmp_path / "disk")
     assert network_directory(tmp_path / ".lightning") == tmp_path / ".lightning" / "bitcoin"

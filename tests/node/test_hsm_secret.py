@@ -1,4 +1,4 @@
-"""Whose an `hsm_secret` is: held against lightningd's own expectations and databases of real nodes."""
+"""Which node an `hsm_secret` belongs to: checked against lightningd's own tests and databases of real nodes."""
 
 import gzip
 import hmac
@@ -19,7 +19,7 @@ ABANDON = b"abandon abandon abandon abandon abandon abandon abandon abandon aban
 ABANDON_ID = "03653e90c1ce4660fd8505dd6d643356e93cfe202af109d382787639dd5890e87d"
 RITUAL = b"ritual idle hat sunny universe pluck key alpha wing cake have wedding"
 RITUAL_SEED = bytes.fromhex("31bb58d1180831868fd5f562bb74659dca1e9673d034af635df53d677b9e5f03")
-"""Of "blame expire …": the first 32 bytes of a BIP-39 seed, as lightningd's tests have it."""
+"""The first 32 bytes of the BIP-39 seed of "blame expire …", as in lightningd's tests."""
 
 WITHOUT_PASSPHRASE = bytes(32)
 WITH_PASSPHRASE = bytes(31) + b"\1"
@@ -44,8 +44,8 @@ def checked(tmp_path: Path, content: bytes, node_id: str | None = NODE_ID) -> Ch
         ("lightning-4", "0382ce59ebf18be7d84677c2e35f23294b9992ceca95491fcf8a56c6cb2d9de199"),
     ],
 )
-def test_plain_secret_makes_node_that_lightningds_tests_expect(tmp_path: Path, name: str, node_id: str) -> None:
-    """Their nodes' secrets are their directories' names."""
+def test_plain_secret_gives_node_id_that_lightningds_tests_expect(tmp_path: Path, name: str, node_id: str) -> None:
+    """In lightningd's tests, a node's secret is the name of its directory."""
     secret = name.encode().ljust(32, b"\0")
     assert checked(tmp_path, secret, node_id) == Checked(Verdict.MATCHES, node_id, node_id)
     assert checked(tmp_path, secret, NODE_ID) == Checked(Verdict.DIFFERS, node_id, NODE_ID)
@@ -53,7 +53,7 @@ def test_plain_secret_makes_node_that_lightningds_tests_expect(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("recording", UPGRADES, ids=lambda recording: recording.name)
-def test_plain_secret_makes_node_in_database_of_real_one(tmp_path: Path, recording: object) -> None:
+def test_plain_secret_gives_node_id_in_database_of_real_node(tmp_path: Path, recording: object) -> None:
     after = recording.after  # type: ignore[attr-defined]
     if not after.exists():
         pytest.skip(f"the recording is not at hand: {after}")
@@ -68,19 +68,19 @@ def test_plain_secret_makes_node_in_database_of_real_one(tmp_path: Path, recordi
     assert sorted(verdict.name for verdict in verdicts) == ["DIFFERS", "DIFFERS", "MATCHES"]
 
 
-def test_words_make_node_that_lightningds_tests_expect(tmp_path: Path) -> None:
+def test_mnemonic_gives_node_id_that_lightningds_tests_expect(tmp_path: Path) -> None:
     assert checked(tmp_path, WITHOUT_PASSPHRASE + ABANDON, ABANDON_ID).verdict is Verdict.MATCHES
     assert checked(tmp_path, WITHOUT_PASSPHRASE + ABANDON) == Checked(Verdict.DIFFERS, ABANDON_ID, NODE_ID)
 
 
-def test_words_make_node_that_their_seed_makes(tmp_path: Path) -> None:
+def test_mnemonic_gives_node_id_of_its_seed(tmp_path: Path) -> None:
     words = b"blame expire peanut sell door zoo bundle motor truth outside artist siren"
     node_id = checked(tmp_path, RITUAL_SEED, None).made
     assert checked(tmp_path, WITHOUT_PASSPHRASE + words, node_id).verdict is Verdict.MATCHES
 
 
-def test_salt_counts_on_for_key_that_is_not_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lightningd's counter is a little-endian word; no secret is known for which it gets past zero."""
+def test_salt_is_counted_up_when_derived_key_is_not_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lightningd's counter is a little-endian word. No secret is known for which it gets beyond zero."""
     real, seen = hmac.digest, []
 
     def digest(key: bytes, message: bytes, kind: str) -> bytes:
@@ -92,7 +92,7 @@ def test_salt_counts_on_for_key_that_is_not_valid(tmp_path: Path, monkeypatch: p
     assert seen[::2] == [bytes(4), b"\1\0\0\0", b"\2\0\0\0"]
 
 
-# Forms that do not tell
+# Forms that do not show the node
 
 
 def test_encrypted_secret_is_not_guessed_at(tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_encrypted_secret_is_not_guessed_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [12, 15, 18, 21, 24])
-def test_words_with_passphrase_are_not_guessed_at(tmp_path: Path, count: int) -> None:
+def test_mnemonic_with_passphrase_is_not_guessed_at(tmp_path: Path, count: int) -> None:
     words = b" ".join((RITUAL.split() * 2)[:count])
     assert checked(tmp_path, WITH_PASSPHRASE + words) == Checked(Verdict.NEEDS_PASSPHRASE, None, NODE_ID)
     assert checked(tmp_path, WITHOUT_PASSPHRASE + words).verdict is Verdict.DIFFERS
 
 
-# Files that lightningd would not take
+# Files that lightningd would not accept
 
 
 @pytest.mark.parametrize(
@@ -121,30 +121,30 @@ def test_words_with_passphrase_are_not_guessed_at(tmp_path: Path, count: int) ->
         (SECRET.hex().encode(), "(of this node) as text, in hexadecimal digits: xxd -r -p"),
         (SECRET.hex().upper().encode() + b"\n", "(of this node) as text, in hexadecimal digits: xxd -r -p"),
         (WITHOUT_PASSPHRASE.hex().encode(), "as text, in hexadecimal digits"),
-        (ABANDON + b"\n", f"nothing but the words (of another node, {ABANDON_ID}, if no passphrase"),
+        (ABANDON + b"\n", f"only the words (of another node, {ABANDON_ID}, if they have no passphrase)"),
         (WITHOUT_PASSPHRASE + ABANDON + b"\n", f"its words (of another node, {ABANDON_ID}) are not written as"),
-        (WITHOUT_PASSPHRASE + ABANDON.replace(b" ", b"  "), "with single blanks"),
-        (WITHOUT_PASSPHRASE + ABANDON.upper(), "in small letters"),
+        (WITHOUT_PASSPHRASE + ABANDON.replace(b" ", b"  "), "with single spaces"),
+        (WITHOUT_PASSPHRASE + ABANDON.upper(), "in lower case"),
         (WITH_PASSPHRASE + ABANDON + b"\n", "its words are not written as"),
         (b"cl10leetsllhdmn9m42vcsamx24zrxgs3qrl7ahwvhw4fnzrhve25gvezzyqqcsnm5m6ac\n", "codex32"),
     ],
 )
-def test_file_that_is_none_of_the_forms(tmp_path: Path, content: bytes, why: str) -> None:
+def test_hsm_secret_in_no_form_of_lightningd_is_malformed(tmp_path: Path, content: bytes, why: str) -> None:
     found = checked(tmp_path, content)
     assert found.verdict is Verdict.MALFORMED
     assert why in found.why
 
 
 @pytest.mark.parametrize("form", ["\n", "", " \r\n"])
-def test_right_words_written_by_hand_are_said_to_be_right(tmp_path: Path, form: str) -> None:
+def test_mnemonic_written_by_hand_is_malformed_but_named_as_of_this_node(tmp_path: Path, form: str) -> None:
     written = (b"" if form == "" else WITHOUT_PASSPHRASE) + ABANDON + form.encode()
     assert "of this node" in checked(tmp_path, written, ABANDON_ID).why
 
 
-# Files that are no files
+# Not a regular file
 
 
-def test_link_is_not_followed_to_a_secret(tmp_path: Path) -> None:
+def test_hsm_secret_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(SECRET)
     (tmp_path / "hsm_secret").symlink_to(tmp_path / "elsewhere")
     found = check_secret(tmp_path / "hsm_secret", NODE_ID)
@@ -152,11 +152,11 @@ def test_link_is_not_followed_to_a_secret(tmp_path: Path) -> None:
     assert "link" in found.why
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_hsm_secret_that_is_missing_or_no_file_is_not_read(tmp_path: Path) -> None:
     secret = tmp_path / "hsm_secret"
     assert check_secret(secret, NODE_ID).verdict is Verdict.MISSING
     os.mkfifo(secret)
-    assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED, "and nobody waits for a writer"
+    assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED, "and the check does not wait for a writer"
     secret.unlink()
     secret.mkdir()
     assert check_secret(secret, NODE_ID).verdict is Verdict.MALFORMED
@@ -164,7 +164,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert check_secret(tmp_path / "x" / "hsm_secret", NODE_ID).verdict is Verdict.MISSING
 
 
-def test_secret_of_another_user_is_unreadable(tmp_path: Path) -> None:
+def test_hsm_secret_of_another_user_is_unreadable(tmp_path: Path) -> None:
     program = (
         "import os, sys\nfrom pathlib import Path\n"
         "from backends.node.hsm_secret import check_secret\n"
@@ -189,16 +189,16 @@ def test_secret_of_another_user_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [SECRET, WITHOUT_PASSPHRASE + RITUAL, RITUAL, SECRET.hex().encode(), WITHOUT_PASSPHRASE + RITUAL + b"\n"],
-    ids=["plain", "words", "bare words", "hexadecimal", "line end"],
+    ids=["plain", "mnemonic", "bare mnemonic", "hexadecimal", "mnemonic and line end"],
 )
-def test_nothing_of_a_secret_gets_into_what_is_told(tmp_path: Path, content: bytes) -> None:
+def test_verdict_shows_nothing_of_the_secret(tmp_path: Path, content: bytes) -> None:
     told = repr(checked(tmp_path, content)) + str(checked(tmp_path, content, None))
     assert not any(word.decode() in told.split() for word in RITUAL.split() if word != b"have")
     assert SECRET.hex() not in told and repr(SECRET)[2:-1] not in told
 
 
-def test_failure_within_leaves_no_secret_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that is broken, at the worst moment."""
+def test_failure_while_deriving_wipes_the_secret_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken package fails while the secret is in memory."""
     buffers: list[bytearray] = []
 
     def breaks(content: memoryview, expected: str | None) -> str | None:
@@ -212,7 +212,7 @@ def test_failure_within_leaves_no_secret_behind(tmp_path: Path, monkeypatch: pyt
     assert not any(buffers[0])
 
 
-def test_what_derives_keys_is_loaded_by_nobody_who_needs_none() -> None:
+def test_coincurve_is_not_loaded_before_a_secret_is_checked() -> None:
     program = "import sys, backends.node.hsm_secret, backup_cli.main; print('coincurve' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr

@@ -13,12 +13,12 @@ SETTINGS = Settings("file:///backups/lightning.bkp", "0123456789abcdef")
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, Settings("usb://STICK/lightning.bkp", None)])
-def test_what_is_written_is_read(tmp_path: Path, settings: Settings) -> None:
+def test_backup_lock_is_read_back_as_written(tmp_path: Path, settings: Settings) -> None:
     write_settings(tmp_path, settings)
     assert read_settings(tmp_path) == settings
 
 
-def test_the_file_is_private_json_and_alone(tmp_path: Path) -> None:
+def test_backup_lock_is_private_json_with_nothing_beside_it(tmp_path: Path) -> None:
     write_settings(tmp_path, SETTINGS)
     path = tmp_path / "backup.lock"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -26,7 +26,7 @@ def test_the_file_is_private_json_and_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_rewrite_replaces_the_file_and_what_a_crash_left(tmp_path: Path) -> None:
+def test_rewrite_of_backup_lock_replaces_file_and_leftover_of_a_crash(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("keep me")
     (tmp_path / "backup.lock.tmp").symlink_to(elsewhere)
@@ -38,7 +38,9 @@ def test_a_rewrite_replaces_the_file_and_what_a_crash_left(tmp_path: Path) -> No
     assert elsewhere.read_text() == "keep me"
 
 
-def test_the_file_is_synced_before_its_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_lock_is_synced_before_its_rename_and_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[str] = []
     sync, replace = os.fsync, os.replace
 
@@ -56,7 +58,7 @@ def test_the_file_is_synced_before_its_name_and_the_name_after(tmp_path: Path, m
     assert steps == ["sync backup.lock.tmp", "rename", f"sync {tmp_path.name}"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_old_backup_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_settings(tmp_path, SETTINGS)
 
     def full(descriptor: int) -> None:
@@ -69,17 +71,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
 
 
-def test_a_write_into_nowhere(tmp_path: Path) -> None:
+def test_backup_lock_in_missing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="could not be written"):
         write_settings(tmp_path / "missing", SETTINGS)
 
 
-def test_the_older_plugins_file_is_understood(tmp_path: Path) -> None:
+def test_backup_lock_of_the_older_plugin_is_read(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text('{"backend_url": "file:///mnt/backup/file.bkp"}')
     assert read_settings(tmp_path) == Settings("file:///mnt/backup/file.bkp", None)
 
 
-def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
+def test_missing_backup_lock_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="stop the node and run: backup-cli init"):
         read_settings(tmp_path)
 
@@ -105,19 +107,21 @@ def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
         b'{"backend_url": "file:///b", "version": 0}',
     ],
 )
-def test_a_senseless_file_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_backup_lock_with_senseless_content_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)
     with pytest.raises(BackupError, match=r"does not say where this node's backup is: .*untouched.*backup-cli init"):
         read_settings(tmp_path)
 
 
-def test_a_directory_of_that_name_is_a_sentence(tmp_path: Path) -> None:
+def test_backup_lock_that_is_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).mkdir()
     with pytest.raises(BackupError, match="Is a directory"):
         read_settings(tmp_path)
 
 
-def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_backup_lock_is_refused_and_says_whose_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(path: Path, flags: int) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -126,7 +130,7 @@ def test_an_unreadable_file_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         read_settings(tmp_path)
 
 
-def test_a_later_form_is_from_the_future(tmp_path: Path) -> None:
+def test_backup_lock_of_later_release_is_refused(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text('{"backend_url": {"several": []}, "version": 2}')
     with pytest.raises(FromTheFuture, match="later release"):
         read_settings(tmp_path)

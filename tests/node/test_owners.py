@@ -1,4 +1,4 @@
-"""The way to a directory, walked one name at a time."""
+"""The way to a directory, followed name by name."""
 
 import grp
 import os
@@ -12,7 +12,7 @@ from backends.system import owners
 from backends.system.owners import Step, Way, way_to
 
 
-def test_way_is_every_directory_down_to_the_one_that_is_named(tmp_path: Path) -> None:
+def test_way_holds_every_directory_down_to_the_named_one(tmp_path: Path) -> None:
     steps = way_to(tmp_path).steps
     assert [step.path for step in steps if stat.S_ISDIR(step.mode)] == [*reversed(tmp_path.parents), tmp_path]
     assert steps[-1].uid == os.geteuid()
@@ -35,7 +35,7 @@ def test_way_through_links_passes_the_directories_that_they_lead_through(tmp_pat
     assert tmp_path / "c" in passed and tmp_path / "a" in passed
 
 
-def test_link_counts_where_its_owner_could_replace_it(tmp_path: Path) -> None:
+def test_link_is_on_the_way_where_its_owner_could_replace_it(tmp_path: Path) -> None:
     place = tmp_path / "sticky"
     place.mkdir()
     (tmp_path / "target").mkdir()
@@ -48,7 +48,7 @@ def test_link_counts_where_its_owner_could_replace_it(tmp_path: Path) -> None:
     assert way_to(place / "link").end.path == tmp_path, "a directory, and not the link"
 
 
-def test_links_that_lead_to_each_other_are_an_error(tmp_path: Path) -> None:
+def test_way_through_circular_links_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to("other")
     (tmp_path / "other").symlink_to("one")
     with pytest.raises(OSError, match="symbolic links"):
@@ -67,7 +67,7 @@ def test_links_that_lead_to_each_other_are_an_error(tmp_path: Path) -> None:
         (1000, 0o2775, ["bob"], True),
     ],
 )
-def test_directory_that_further_users_may_write_to_is_exposed(
+def test_directory_writable_by_further_users_is_exposed(
     monkeypatch: pytest.MonkeyPatch, uid: int, mode: int, members: list[str], exposed: bool
 ) -> None:
     class Entry:
@@ -80,7 +80,7 @@ def test_directory_that_further_users_may_write_to_is_exposed(
     assert (Way((step,)).exposed(1000) is not None) == exposed
 
 
-def test_first_that_belongs_to_a_third_user_is_foreign() -> None:
+def test_first_directory_of_a_third_user_on_the_way_is_foreign() -> None:
     steps = [Step(Path(f"/{uid}"), uid, uid, stat.S_IFDIR | 0o755) for uid in (0, 1000, 2000, 1000)]
     way = Way(tuple(steps))
     assert way.foreign(1000) == steps[2]

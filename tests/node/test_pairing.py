@@ -1,4 +1,4 @@
-"""Which of a node's database and a backup is the newer state, and whose backup it is: every case of the decision."""
+"""Whether a node's database or its backup is newer, and whose backup it is: every case of the decision."""
 
 import pytest
 
@@ -57,7 +57,9 @@ NOTHING, NO_VERSION = NodeDatabase(Found.NOTHING), NodeDatabase(Found.NO_VERSION
         (NodeDatabase(Found.IN_USE), backup(5), Relation.RUNNING, 0),
     ],
 )
-def test_where_the_database_stands(database: NodeDatabase, end: BackupEnd, relation: Relation, distance: int) -> None:
+def test_relation_and_distance_of_database_to_backup(
+    database: NodeDatabase, end: BackupEnd, relation: Relation, distance: int
+) -> None:
     found = paired(database, end)
     assert (found.relation, found.distance) == (relation, distance)
 
@@ -73,7 +75,7 @@ def test_where_the_database_stands(database: NodeDatabase, end: BackupEnd, relat
         ("id", "node", [], Identity.TAKEN_OVER),
     ],
 )
-def test_whose_backup_it_is(
+def test_identity_of_backup_and_refusal_of_any_but_ours(
     expected: str | None, node: str | None, sessions: list[str] | None, identity: Identity
 ) -> None:
     found = pair(at(5), backup(5, node=node), expected, sessions)
@@ -93,7 +95,9 @@ def test_whose_backup_it_is(
         (1, True, None, NextStart.REFUSE),
     ],
 )
-def test_what_the_plugin_brings_forward(lost: int, proved: bool, sessions: list[str] | None, start: NextStart) -> None:
+def test_next_start_rolls_forward_a_few_proved_changes_and_refuses_more(
+    lost: int, proved: bool, sessions: list[str] | None, start: NextStart
+) -> None:
     assert paired(at(100), backup(100 + lost), sessions).next_start(lambda: proved) is start
 
 
@@ -112,7 +116,7 @@ def test_what_the_plugin_brings_forward(lost: int, proved: bool, sessions: list[
         (at(5), backup(6, node="another"), False, False),
     ],
 )
-def test_what_may_replace_what_unasked(
+def test_database_or_backup_replaces_the_other_unasked_only_when_surely_newest(
     database: NodeDatabase, end: BackupEnd, may_replace_backup: bool, may_be_replaced: bool
 ) -> None:
     found = paired(database, end)

@@ -1,4 +1,4 @@
-"""Other people's processes are read while they end, and say what they like: nothing may come of it but an answer."""
+"""Other users' processes may end while they are read, and may have any name: the code must always give an answer."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lightningd(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a made-up /proc tells of one lightningd of this user that works in the directory."""
+    """A made-up /proc with one lightningd of this user that works in the directory; returns its entry."""
     proc = tmp_path / "proc"
     monkeypatch.setattr(module, "PROC", proc)
     made = proc / "4711"
@@ -45,7 +45,7 @@ def lightningd(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return made
 
 
-def test_whole_lightningd_is_found(lightningd: Path, directory: Path) -> None:
+def test_lightningd_in_proc_is_found_with_its_command_line(lightningd: Path, directory: Path) -> None:
     assert running_lightningd(directory) == 4711
     found = process(4711)
     assert found is not None
@@ -58,10 +58,10 @@ ODD = [b"", b"\0", b"\0\0\0", b"\xff\xfe\0\x80", b"lightningd", b"lightningd\0",
 
 
 @pytest.mark.parametrize("denied", [False, True])
-def test_process_that_ends_at_any_step_or_says_odd_things_never_raises(
+def test_process_that_ends_while_read_or_has_odd_entries_never_raises(
     lightningd: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
-    """From a real failure: a root's lightningd that was just ending had its name still, and no words any more."""
+    """From a real failure: root's lightningd was just ending, and still had its name but no command line any more."""
     if denied:
         monkeypatch.setattr("backends.node.running.works_in", lambda pid, directory: None)
     whole = {name: (lightningd / name).read_bytes() for name in ("status", "cmdline", "mountinfo", "fdinfo/7")}
@@ -72,7 +72,7 @@ def test_process_that_ends_at_any_step_or_says_odd_things_never_raises(
             ask(directory)
         path.unlink()
         ask(directory)
-        path.mkdir()  # an error of another kind
+        path.mkdir()  # gives another kind of error
         ask(directory)
         path.rmdir()
         path.write_bytes(content)
@@ -80,11 +80,11 @@ def test_process_that_ends_at_any_step_or_says_odd_things_never_raises(
     for link in ("cwd", "fd/7"):
         (lightningd / link).unlink()
         ask(directory)
-        (lightningd / link).symlink_to(link.rpartition("/")[2])  # in a circle
+        (lightningd / link).symlink_to(link.rpartition("/")[2])  # a circular link
         ask(directory)
 
 
-def test_command_lines_at_random_never_raise(
+def test_random_command_line_of_a_process_never_raises(
     lightningd: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backends.node.running.works_in", lambda pid, directory: None)
@@ -99,13 +99,15 @@ def test_command_lines_at_random_never_raise(
 
 
 def ask(directory: Path) -> None:
-    """Everything that looks at other processes."""
+    """Call everything that examines other processes."""
     running_lightningd(directory)
     used_by_another(directory)
     lightningd_has_started(directory)
 
 
-def test_command_line_that_leads_in_a_circle(lightningd: Path, directory: Path, tmp_path: Path) -> None:
+def test_lightning_dir_option_that_is_a_circular_link_finds_no_node(
+    lightningd: Path, directory: Path, tmp_path: Path
+) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (lightningd / "cmdline").write_bytes(b"lightningd\0--lightning-dir=%s\0" % bytes(tmp_path / "loop"))
     (lightningd / "cwd").unlink()
@@ -114,8 +116,8 @@ def test_command_line_that_leads_in_a_circle(lightningd: Path, directory: Path, 
 
 
 @pytest.mark.parametrize("look", [process, lambda pid: works_in(pid, Path("/"))])
-def test_processes_that_end_while_they_are_looked_at(look: Callable[[int], object]) -> None:
-    """Real ones, by the hundred."""
+def test_real_processes_that_end_while_read_never_raise(look: Callable[[int], object]) -> None:
+    """Hundreds of real processes that start and end."""
     stop = threading.Event()
 
     def come_and_go() -> None:
@@ -138,25 +140,25 @@ def test_processes_that_end_while_they_are_looked_at(look: Callable[[int], objec
     [
         ([1000], [1000], True),
         ([0], [0], True),
-        ([0], [65534], False),  # a setuid program that has made itself root's
+        ([0], [65534], False),  # a setuid program that has become root entirely
         ([65534, 0], [65534], False),  # a setuid program
         ([65534], [65534], False),
         ([1000, 65534], [1000], False),
         ([1000], [65534], True),
     ],
 )
-def test_whose_process_it_is(users: list[int], groups: list[int], counts: bool) -> None:
+def test_process_counts_as_ours_by_user_and_group(users: list[int], groups: list[int], counts: bool) -> None:
     made = Process(1, 1, "lightningd", [], frozenset(users), frozenset(groups), False)
     assert made.belongs_to({0, 1000}) is counts
 
 
-def test_family_of_this_process_goes_up_to_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_family_of_this_process_holds_it_and_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {os.getpid(), os.getppid()} <= family()
     monkeypatch.setattr(module, "PROC", tmp_path)
     assert family() == {os.getpid(), os.getppid()}
 
 
-def test_zombie_and_dead_number() -> None:
+def test_zombie_process_has_ended_and_dead_pid_is_none() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     child.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -167,7 +169,7 @@ def test_zombie_and_dead_number() -> None:
     assert process(child.pid) is None
 
 
-def test_file_open_for_writing_is_told_from_one_open_for_reading(tmp_path: Path) -> None:
+def test_file_open_for_writing_is_distinguished_from_open_for_reading(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
     facts = (file.stat(), file.name, superblock_of(file))
@@ -177,4 +179,4 @@ def test_file_open_for_writing_is_told_from_one_open_for_reading(tmp_path: Path)
         assert opened(os.getpid(), *facts) is False
         with file.open("ab"):
             assert opened(os.getpid(), *facts) is True
-        assert opened(os.getpid(), facts[0], facts[1], "0:0") is None  # not looked at: it may hang
+        assert opened(os.getpid(), facts[0], facts[1], "0:0") is None  # not examined: it may hang

@@ -1,4 +1,4 @@
-"""Is a lightningd at work here: asked of real processes."""
+"""Whether a lightningd is running in a directory, tried with real processes."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ LOCK = "f = open(a[0], 'w'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); f.wr
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A network directory with all that a crash leaves behind."""
+    """A network directory with everything that a crash leaves behind."""
     path = tmp_path / "lightning" / "regtest"
     path.mkdir(parents=True)
     with closing(sqlite3.connect(path / "lightningd.sqlite3")) as database, database:
@@ -34,17 +34,17 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_a_crash_leaves_is_not_in_the_way(directory: Path) -> None:
+def test_leftovers_of_a_crash_are_no_running_node(directory: Path) -> None:
     assert running_lightningd(directory) is None
     refuse_if_running(directory)
 
 
-def test_an_empty_or_missing_directory_is_held_by_nobody(tmp_path: Path) -> None:
+def test_empty_or_missing_directory_has_no_running_node(tmp_path: Path) -> None:
     assert running_lightningd(tmp_path) is None
     assert running_lightningd(tmp_path / "missing") is None
 
 
-def test_the_lock_on_the_pid_file(directory: Path) -> None:
+def test_lock_on_pid_file_shows_a_running_node(directory: Path) -> None:
     with running(LOCK, directory.parent / "lightningd-regtest.pid") as node:
         assert running_lightningd(directory) == node.pid
         with pytest.raises(BackupError, match=f"process {node.pid} holds the lock on .*lightning-cli stop"):
@@ -54,12 +54,12 @@ def test_the_lock_on_the_pid_file(directory: Path) -> None:
         assert running_lightningd(directory) is None
 
 
-def test_the_lock_of_another_network_is_another_nodes(directory: Path) -> None:
+def test_lock_on_pid_file_of_another_network_does_not_count(directory: Path) -> None:
     with running(LOCK, directory.parent / "lightningd-bitcoin.pid"):
         assert running_lightningd(directory) is None
 
 
-def test_the_pid_file_beside_a_link_to_the_directory(directory: Path, tmp_path: Path) -> None:
+def test_lock_on_pid_file_beside_a_link_to_the_directory_counts(directory: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "disk"
     directory.rename(elsewhere)
     directory.symlink_to(elsewhere)
@@ -67,8 +67,8 @@ def test_the_pid_file_beside_a_link_to_the_directory(directory: Path, tmp_path: 
         assert running_lightningd(directory) == node.pid
 
 
-def test_asking_never_takes_the_lock(directory: Path) -> None:
-    """A lightningd that starts at that moment must not find its pid file locked."""
+def test_query_for_running_node_never_takes_the_pid_file_lock(directory: Path) -> None:
+    """A lightningd that starts during the query must not find its pid file locked."""
     program = "f = open(a[0], 'r+')\nfor i in range(20000):\n"
     program += "    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n    fcntl.lockf(f, fcntl.LOCK_UN)"
     pid_file = directory.parent / "lightningd-regtest.pid"
@@ -81,41 +81,41 @@ def test_asking_never_takes_the_lock(directory: Path) -> None:
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        with running(program, pid_file):  # it would end at the first lock that it does not get
+        with running(program, pid_file):  # it would end at the first lock that it cannot get
             pass
     finally:
         stop.set()
         asking.join()
 
 
-def test_a_holder_without_a_pid_here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pid_file_lock_held_without_a_local_pid_counts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_lock_holder", lambda path, users: 0)
     assert running_lightningd(directory) == 0
     with pytest.raises(BackupError, match="another machine or in another container"):
         refuse_if_running(directory)
 
 
-def test_a_process_with_that_command_line_in_the_directory(directory: Path) -> None:
+def test_process_named_lightningd_by_command_line_in_directory_counts(directory: Path) -> None:
     with running("", directory=directory, name=["/usr/bin/lightningd", "--regtest"]) as node:
         assert running_lightningd(directory) == node.pid
         with pytest.raises(BackupError, match=f"process {node.pid} is a lightningd that works there"):
             refuse_if_running(directory)
 
 
-def test_a_process_with_that_name_in_the_directory(directory: Path, tmp_path: Path) -> None:
+def test_process_named_lightningd_by_executable_in_directory_counts(directory: Path, tmp_path: Path) -> None:
     program = tmp_path / "lightningd"
     program.symlink_to(sys.executable)
     with running("", directory=directory, executable=program) as node:
         assert running_lightningd(directory) == node.pid
 
 
-def test_a_lightningd_elsewhere_or_another_program_here(directory: Path, tmp_path: Path) -> None:
+def test_lightningd_elsewhere_or_other_program_in_directory_does_not_count(directory: Path, tmp_path: Path) -> None:
     with running("", directory=tmp_path, name=["lightningd"]), running("", directory=directory):
         assert running_lightningd(directory) is None
 
 
 def _hide_directory_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this one: another lightningd may run on this machine."""
+    """Hide the directory of this process only: another lightningd may be running on this machine."""
     monkeypatch.setattr(module, "works_in", lambda other, directory: None if other == pid else False)
 
 
@@ -132,7 +132,7 @@ def _hide_directory_of(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--network=regtest"], False),  # the user's own ~/.lightning
     ],
 )
-def test_roots_lightningd_is_told_by_its_command_line_where_no_more_is_seen(
+def test_lightningd_of_root_is_recognised_by_its_command_line_alone(
     directory: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], holds: bool
 ) -> None:
     words = [option.format(base=directory.parent) for option in options]
@@ -141,7 +141,9 @@ def test_roots_lightningd_is_told_by_its_command_line_where_no_more_is_seen(
         assert running_lightningd(directory) == (node.pid if holds else None)
 
 
-def test_roots_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightningd_of_root_without_options_counts_for_its_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / ".lightning" / "bitcoin"
     directory.mkdir(parents=True)
 
@@ -151,7 +153,7 @@ def test_roots_lightningd_in_its_home(tmp_path: Path, monkeypatch: pytest.Monkey
         assert running_lightningd(directory) == node.pid
 
 
-def test_a_process_with_the_database_open(directory: Path) -> None:
+def test_process_with_database_open_counts(directory: Path) -> None:
     with running("f = open(a[0], 'rb')", directory / "lightningd.sqlite3") as reader:
         assert running_lightningd(directory) == reader.pid
         with pytest.raises(BackupError, match=f"process {reader.pid} \\(.*\\) has .*lightningd.sqlite3 open"):
@@ -159,34 +161,34 @@ def test_a_process_with_the_database_open(directory: Path) -> None:
     assert running_lightningd(directory) is None
 
 
-def test_a_process_with_the_database_open_by_another_path(directory: Path, tmp_path: Path) -> None:
+def test_process_with_database_open_by_another_path_counts(directory: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(directory)
     with running("f = open(a[0], 'rb')", link / "lightningd.sqlite3") as reader:
         assert running_lightningd(directory) == reader.pid
 
 
-def test_this_process_does_not_count(directory: Path) -> None:
+def test_own_process_with_database_open_does_not_count(directory: Path) -> None:
     with (directory / "lightningd.sqlite3").open("rb"):
         assert running_lightningd(directory) is None
 
 
-def test_a_dead_lightningd_that_nobody_has_waited_for(directory: Path) -> None:
+def test_zombie_lightningd_does_not_count(directory: Path) -> None:
     with running("", directory=directory, name=["lightningd"]) as node:
         node.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOWAIT)
         assert running_lightningd(directory) is None
 
 
-def test_reading_lock_is_nobodys_that_matters(directory: Path) -> None:
-    """Whoever can read the pid file can hold one; lightningd's own is for writing."""
+def test_read_lock_on_pid_file_does_not_count(directory: Path) -> None:
+    """Whoever can read the pid file can hold a read lock on it; lightningd takes a write lock."""
     program = "f = open(a[0]); fcntl.lockf(f, fcntl.LOCK_SH | fcntl.LOCK_NB)"
     with running(program, directory.parent / "lightningd-regtest.pid"):
         assert running_lightningd(directory) is None
 
 
 @only_root
-def test_another_user_who_may_write_the_database_counts_while_it_is_open_for_writing(directory: Path) -> None:
+def test_other_user_with_database_open_counts_only_for_writing(directory: Path) -> None:
     database = directory / "lightningd.sqlite3"
     with running("f = open(a[0], 'r+b'); os.setuid(65534)", database) as writer:
         assert running_lightningd(directory) == writer.pid
@@ -195,8 +197,8 @@ def test_another_user_who_may_write_the_database_counts_while_it_is_open_for_wri
 
 
 @only_root
-def test_lock_held_by_another_user_counts_while_the_pid_file_is_the_owners_alone(directory: Path) -> None:
-    """It was open for writing: the owner, or root, gave it away. Where others may write, it may be anybody."""
+def test_lock_held_by_other_user_counts_while_pid_file_is_the_owners_alone(directory: Path) -> None:
+    """Only the owner or root could open it for writing, and gave it away. If others may write, it may be anybody's."""
     pid_file = directory.parent / "lightningd-regtest.pid"
     pid_file.chmod(0o644)
     with running(f"{LOCK}; os.setuid(65534)", pid_file) as node:
@@ -206,7 +208,7 @@ def test_lock_held_by_another_user_counts_while_the_pid_file_is_the_owners_alone
 
 
 @only_root
-def test_node_of_its_own_user_counts_for_root(directory: Path) -> None:
+def test_node_run_by_its_own_user_counts_for_root(directory: Path) -> None:
     for path in (directory, directory / "lightningd.sqlite3", directory.parent / "lightningd-regtest.pid"):
         os.chown(path, 65533, 65533)
     with running("os.setgid(65533); os.setuid(65533)", directory=directory, name=["lightningd"]) as node:
@@ -214,8 +216,8 @@ def test_node_of_its_own_user_counts_for_root(directory: Path) -> None:
 
 
 @only_root
-def test_lock_held_in_another_pid_namespace(directory: Path) -> None:
-    """As beside a container: the holder has no number here, and there is a node all the same."""
+def test_lock_held_in_another_pid_namespace_counts(directory: Path) -> None:
+    """As beside a container: the holder has no PID here, but a node is running."""
     program = "import sys; from pathlib import Path; from backends.node.running import running_lightningd as f\n"
     program += "print(f(Path(sys.argv[1])))"
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", program, str(directory)]

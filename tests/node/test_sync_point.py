@@ -1,4 +1,4 @@
-"""The witness: what the database file looked like, and that only a whole note counts."""
+"""The sync point, in `backup.witness`: the fingerprint of the database file, and that only a whole note counts."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def execute(path: Path, sql: str) -> None:
         database.execute(sql)
 
 
-def test_the_fingerprint_of_a_database(tmp_path: Path) -> None:
+def test_fingerprint_holds_inode_size_time_counter_and_header(tmp_path: Path) -> None:
     path = tmp_path / "lightningd.sqlite3"
     execute(path, "CREATE TABLE vars (name TEXT)")
     status = path.stat()
@@ -41,7 +41,7 @@ def test_the_fingerprint_of_a_database(tmp_path: Path) -> None:
     assert fingerprint(path) == Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns, 1, header)
 
 
-def test_each_commit_changes_the_fingerprint_even_when_the_clock_stands(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_each_commit_even_when_the_clock_does_not_move(tmp_path: Path) -> None:
     path = tmp_path / "lightningd.sqlite3"
     execute(path, "CREATE TABLE vars (name TEXT)")
     before = fingerprint(path)
@@ -54,7 +54,7 @@ def test_each_commit_changes_the_fingerprint_even_when_the_clock_stands(tmp_path
     assert after.header != before.header
 
 
-def test_reading_changes_nothing(tmp_path: Path) -> None:
+def test_fingerprint_is_unchanged_by_reading(tmp_path: Path) -> None:
     path = tmp_path / "lightningd.sqlite3"
     execute(path, "CREATE TABLE vars (name TEXT)")
     before = fingerprint(path)
@@ -62,7 +62,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     assert fingerprint(path) == before
 
 
-def test_a_copy_has_another_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_of_a_copy_differs(tmp_path: Path) -> None:
     path, copy = tmp_path / "lightningd.sqlite3", tmp_path / "copy"
     execute(path, "CREATE TABLE vars (name TEXT)")
     copy.write_bytes(path.read_bytes())
@@ -71,7 +71,7 @@ def test_a_copy_has_another_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 28, 95])
-def test_a_file_without_a_header_has_no_counter(tmp_path: Path, size: int) -> None:
+def test_fingerprint_of_file_without_header_has_no_counter(tmp_path: Path, size: int) -> None:
     path = tmp_path / "lightningd.sqlite3"
     path.write_bytes(b"\x01" * size)
     found = fingerprint(path)
@@ -79,7 +79,7 @@ def test_a_file_without_a_header_has_no_counter(tmp_path: Path, size: int) -> No
     assert (found.size, found.change_counter) == (size, 0)
 
 
-def test_a_missing_file_has_none(tmp_path: Path) -> None:
+def test_fingerprint_of_missing_file_is_none(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "lightningd.sqlite3") is None
 
 
@@ -87,7 +87,7 @@ def test_a_missing_file_has_none(tmp_path: Path) -> None:
     "sync_point",
     [SYNC_POINT, replace(SYNC_POINT, fingerprint=None, failure="the disk is full"), replace(SYNC_POINT, sequence=0)],
 )
-def test_what_is_written_is_read(tmp_path: Path, sync_point: SyncPoint) -> None:
+def test_sync_point_is_read_back_as_written(tmp_path: Path, sync_point: SyncPoint) -> None:
     write_sync_point(tmp_path, replace(SYNC_POINT, sequence=1))
     write_sync_point(tmp_path, sync_point)
     assert read_sync_point(tmp_path) == sync_point
@@ -95,12 +95,12 @@ def test_what_is_written_is_read(tmp_path: Path, sync_point: SyncPoint) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [SYNC_POINT_FILE]
 
 
-def test_no_witness(tmp_path: Path) -> None:
+def test_missing_sync_point_is_none(tmp_path: Path) -> None:
     assert read_sync_point(tmp_path) is None
     assert read_sync_point(tmp_path / "missing") is None
 
 
-def test_a_removed_witness_is_gone(tmp_path: Path) -> None:
+def test_removed_sync_point_is_gone_and_can_be_removed_again(tmp_path: Path) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     remove_sync_point(tmp_path)
     assert read_sync_point(tmp_path) is None
@@ -110,29 +110,29 @@ def test_a_removed_witness_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 300, b"null", b"[]", b'"x"', b"\xff", b"{", b"[" * 60000, b'{"sequence": 1}', b" " * 70000]
 )
-def test_anything_else_is_no_witness(tmp_path: Path, content: bytes) -> None:
+def test_file_with_other_content_is_no_sync_point(tmp_path: Path, content: bytes) -> None:
     (tmp_path / SYNC_POINT_FILE).write_bytes(content)
     assert read_sync_point(tmp_path) is None
 
 
-def test_a_directory_is_no_witness(tmp_path: Path) -> None:
+def test_directory_is_no_sync_point(tmp_path: Path) -> None:
     (tmp_path / SYNC_POINT_FILE).mkdir()
     assert read_sync_point(tmp_path) is None
 
 
 def rewrite(directory: Path, document: object) -> None:
-    """A file that is whole, whatever it says."""
+    """Write a sync point with a valid checksum, whatever it contains."""
     line = json.dumps(document).encode()
     (directory / SYNC_POINT_FILE).write_bytes(line + b"\n%08x\n" % crc32(line))
 
 
-def test_file_is_whole_as_these_tests_write_it(tmp_path: Path) -> None:
+def test_sync_point_rewritten_by_these_tests_is_whole(tmp_path: Path) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     rewrite(tmp_path, json.loads((tmp_path / SYNC_POINT_FILE).read_bytes().splitlines()[0]))
     assert read_sync_point(tmp_path) == SYNC_POINT
 
 
-def test_no_part_of_a_witness_is_one(tmp_path: Path) -> None:
+def test_truncated_sync_point_is_none(tmp_path: Path) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     whole = (tmp_path / SYNC_POINT_FILE).read_bytes().rstrip()
     for length in range(len(whole)):
@@ -142,7 +142,7 @@ def test_no_part_of_a_witness_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["backup_id", "sequence", "data_version", "checksum", "fingerprint", "failure"])
 @pytest.mark.parametrize("value", [True, 1.5, [], {}, {"inode": 1}, "missing", "wrong"])
-def test_a_wrong_type_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
+def test_sync_point_with_wrong_type_is_none(tmp_path: Path, field: str, value: object) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     path = tmp_path / SYNC_POINT_FILE
     document = json.loads(path.read_bytes().splitlines()[0])
@@ -158,7 +158,7 @@ def test_a_wrong_type_is_no_witness(tmp_path: Path, field: str, value: object) -
 
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns", "change_counter", "header"])
 @pytest.mark.parametrize("value", [None, True, "1", 1.0])
-def test_a_wrong_fingerprint_is_no_witness(tmp_path: Path, field: str, value: object) -> None:
+def test_sync_point_with_wrong_type_in_fingerprint_is_none(tmp_path: Path, field: str, value: object) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     path = tmp_path / SYNC_POINT_FILE
     document = json.loads(path.read_bytes().splitlines()[0])
@@ -167,7 +167,7 @@ def test_a_wrong_fingerprint_is_no_witness(tmp_path: Path, field: str, value: ob
     assert read_sync_point(tmp_path) is None
 
 
-def test_no_changed_byte_is_believed(tmp_path: Path) -> None:
+def test_flip_of_any_byte_of_sync_point_is_none(tmp_path: Path) -> None:
     write_sync_point(tmp_path, SYNC_POINT)
     path = tmp_path / SYNC_POINT_FILE
     whole = path.read_bytes()
@@ -176,8 +176,8 @@ def test_no_changed_byte_is_believed(tmp_path: Path) -> None:
         assert read_sync_point(tmp_path) is None
 
 
-def test_note_written_in_place_of_another(tmp_path: Path) -> None:
-    """Each is read as it was written, also a shorter one; any mixture of two is none, as a power cut may leave it."""
+def test_sync_point_overwritten_in_place_is_never_a_mixture_of_two(tmp_path: Path) -> None:
+    """Each is read as written, also a shorter one. A mixture of two, as after a power cut, is not a sync point."""
     file = OpenSyncPoint(tmp_path)
     path = tmp_path / SYNC_POINT_FILE
     notes = [SYNC_POINT, replace(SYNC_POINT, sequence=10**9), replace(SYNC_POINT, fingerprint=None, sequence=1)]
@@ -197,7 +197,7 @@ def test_note_written_in_place_of_another(tmp_path: Path) -> None:
                 assert read_sync_point(tmp_path) in (None, *notes)
 
 
-def test_replaced_note_is_not_overwritten(tmp_path: Path) -> None:
+def test_sync_point_replaced_by_another_file_is_not_overwritten(tmp_path: Path) -> None:
     file = OpenSyncPoint(tmp_path)
     file.write(SYNC_POINT)
     failed = replace(SYNC_POINT, failure="the disk is full")
@@ -208,7 +208,7 @@ def test_replaced_note_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", ["x" * 100_000, "\U0001f4a3" * 10_000], ids=["long", "long in JSON"])
-def test_failure_of_any_length_is_read_again(tmp_path: Path, failure: str) -> None:
+def test_sync_point_with_failure_of_any_length_is_read_back_cut(tmp_path: Path, failure: str) -> None:
     write_sync_point(tmp_path, replace(SYNC_POINT, failure=failure))
     found = read_sync_point(tmp_path)
     assert found is not None
@@ -219,7 +219,7 @@ def test_failure_of_any_length_is_read_again(tmp_path: Path, failure: str) -> No
     assert read_sync_point(tmp_path) == SYNC_POINT
 
 
-def test_link_in_place_of_the_note_is_not_written_to(tmp_path: Path) -> None:
+def test_link_in_place_of_sync_point_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / SYNC_POINT_FILE).symlink_to(tmp_path / "elsewhere")
     file = OpenSyncPoint(tmp_path)
     file.write(SYNC_POINT)

@@ -1,4 +1,4 @@
-"""One writer at a time, with real processes that die."""
+"""The lock that admits one writer at a time, tried with real processes that die."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def is_free(directory: Path) -> bool:
         return False
 
 
-def test_the_lock_is_held_and_released(tmp_path: Path) -> None:
+def test_writer_lock_is_held_and_released(tmp_path: Path) -> None:
     lock = WriterLock(tmp_path, "a test")
     assert list(tmp_path.iterdir()) == []  # nothing before `acquire`
     lock.acquire()
@@ -38,15 +38,15 @@ def test_the_lock_is_held_and_released(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_the_file_names_the_holder_and_is_private(tmp_path: Path) -> None:
+def test_writer_lock_file_names_its_holder_and_is_private(tmp_path: Path) -> None:
     with WriterLock(tmp_path, "a test"):
         path = tmp_path / "backup.pid"
         assert path.read_text() == f"{os.getpid()} a test\n"
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_file_that_others_could_read_and_so_lock_is_closed_to_them(tmp_path: Path) -> None:
-    """As a copied or restored node directory may have it."""
+def test_writer_lock_file_that_others_could_read_is_made_private(tmp_path: Path) -> None:
+    """A copied or restored node directory may have such a file."""
     path = tmp_path / WRITER_LOCK_FILE
     path.write_text("")
     path.chmod(0o644)
@@ -54,13 +54,13 @@ def test_file_that_others_could_read_and_so_lock_is_closed_to_them(tmp_path: Pat
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_by_default_it_is_named_after_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_lock_is_named_after_the_program_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/opt/bin/backup-cli", "init"])
     with WriterLock(tmp_path):
         assert (tmp_path / WRITER_LOCK_FILE).read_text() == f"{os.getpid()} backup-cli\n"
 
 
-def test_the_refusal_names_the_holder(tmp_path: Path) -> None:
+def test_refusal_of_writer_lock_names_its_holder(tmp_path: Path) -> None:
     with running(HOLD, tmp_path / WRITER_LOCK_FILE) as holder:
         with pytest.raises(BackupError, match=f"pid {holder.pid}, a holder.*nothing was changed.*lightning-cli stop"):
             WriterLock(tmp_path).acquire()
@@ -68,7 +68,7 @@ def test_the_refusal_names_the_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "x y\n", "12 \x1b[31m\n"])
-def test_the_refusal_before_the_holder_has_written(tmp_path: Path, text: str) -> None:
+def test_refusal_of_writer_lock_without_a_readable_holder_says_so(tmp_path: Path, text: str) -> None:
     with WriterLock(tmp_path):
         (tmp_path / WRITER_LOCK_FILE).write_text(text)
         holder = r"(one that is just starting or ending|pid 12, \\x1b\[31m)"
@@ -76,13 +76,13 @@ def test_the_refusal_before_the_holder_has_written(tmp_path: Path, text: str) ->
             WriterLock(tmp_path).acquire()
 
 
-def test_a_left_over_file_is_not_in_the_way(tmp_path: Path) -> None:
+def test_leftover_writer_lock_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / WRITER_LOCK_FILE).write_text(f"{os.getppid()} a very long name from a former life of this file\n")
     with WriterLock(tmp_path, "a test"):
         assert (tmp_path / WRITER_LOCK_FILE).read_text() == f"{os.getpid()} a test\n"
 
 
-def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
+def test_writer_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     program = "from pathlib import Path; from backends.node.writer_lock import WriterLock\n"
     program += "lock = WriterLock(Path(a[0]), 'a node'); lock.acquire()"
     with running(program, tmp_path) as holder:
@@ -93,7 +93,7 @@ def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
         assert is_free(tmp_path)
 
 
-def test_a_started_program_does_not_inherit_the_lock(tmp_path: Path) -> None:
+def test_writer_lock_is_not_inherited_by_a_started_program(tmp_path: Path) -> None:
     lock = WriterLock(tmp_path)
     lock.acquire()
     with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
@@ -102,20 +102,20 @@ def test_a_started_program_does_not_inherit_the_lock(tmp_path: Path) -> None:
         child.kill()
 
 
-def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+def test_writer_lock_is_not_kept_by_a_forked_child(tmp_path: Path) -> None:
     lock = WriterLock(tmp_path)
     lock.acquire()
     go, waiting = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(waiting)
-        os.read(go, 1)  # until the parent is done
+        os.read(go, 1)  # waits until the parent is done
         os._exit(0)
     try:
-        assert not is_free(tmp_path)  # the child closed its hold and not the lock
+        assert not is_free(tmp_path)  # the child closed its descriptor, but did not release the lock
         lock._lock.forget()  # as if the parent had died
         deadline = time.monotonic() + 10
-        while not is_free(tmp_path):  # the child closes it right after the fork
+        while not is_free(tmp_path):  # the child closes its descriptor right after the fork
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
@@ -125,7 +125,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "directory", "link"])
-def test_what_cannot_be_locked_is_a_sentence(tmp_path: Path, what: str) -> None:
+def test_writer_lock_that_cannot_be_taken_is_refused(tmp_path: Path, what: str) -> None:
     if what == "directory":
         (tmp_path / WRITER_LOCK_FILE).mkdir()
     elif what == "link":

@@ -237,7 +237,7 @@ def test_empty_database_does_not_replace_a_backup_at_version_0(tmp_path: Path) -
     node.database.touch()
     started_with = node.everything()
     assert call_hook(gate, LIFE[0])["result"] == "fail"
-    assert "the database is empty, and its backup is not" in node.said[-1]
+    assert "the database is empty, but its backup is not" in node.said[-1]
     gate.close()
     assert node.everything() == started_with
 

@@ -86,7 +86,7 @@ def test_compaction_that_computes_for_long_is_not_taken_for_hanging(
     monkeypatch.setattr(compaction, "HANGS_AFTER", 0.5)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
-    assert "nothing to fold" in watched.told[-1]
+    assert "nothing to compact" in watched.told[-1]
 
 
 def test_compaction_with_nothing_to_do_clears_an_earlier_failure(
@@ -115,7 +115,7 @@ def test_compaction_that_fails_repeatedly_is_retried_at_growing_intervals(
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
     told = [fail() for _ in range(8)]
     for line, minutes in zip(told, (10, 20, 40, 80, 160, 320, 360, 360), strict=True):
-        assert f"it is tried again in {minutes} minutes, or at once with: lightning-cli backup-compact" in line
+        assert f"the next attempt is in {minutes} minutes, or at once with: lightning-cli backup-compact" in line
     monkeypatch.setattr(compaction, "_COMPACTOR", NOTHING)
     fail()
     monkeypatch.setattr(compaction, "_COMPACTOR", FAILS)
@@ -130,7 +130,7 @@ def test_compaction_that_failed_2000_times_is_retried_in_six_hours(
         watched.compaction._fail(watched.writer, "it is broken")
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
-    assert "it is tried again in 360 minutes" in watched.told[-1]
+    assert "the next attempt is in 360 minutes" in watched.told[-1]
 
 
 def test_due_compaction_waits_after_a_failure(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_destination_that_hangs_at_the_end_does_not_delay_the_stop(
     began = time.monotonic()
     assert node.shut_down(history.notes(1)) == 0
     assert time.monotonic() - began < 10
-    assert "did not let go in 1 s; every change is saved" in said_at(node, "unusual")[0]
+    assert "did not finish in 1 s; every change is saved" in said_at(node, "unusual")[0]
     lived.assert_restored_equals_the_nodes()
 
 

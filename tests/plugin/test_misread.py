@@ -8,7 +8,7 @@ import pytest
 
 from plugin.misread import misread, why_unsavable
 from tests.end_to_end.world import World, said_at
-from tests.fake_lightningd import History, Node, RpcError, stands_at
+from tests.fake_lightningd import History, Node, RpcError, committed_version
 
 METHODS = frozenset({"db_write", "backup-status", "getmanifest"})
 
@@ -52,7 +52,7 @@ def test_rpc_method_called_with_parameters_is_refused_in_one_line(node: Node, pa
 
 
 def call(node: Node, ident: str | None, **other: Any) -> dict[str, Any]:
-    version = (stands_at(node.directory) or 0) + 1
+    version = (committed_version(node.directory) or 0) + 1
     bump = f"UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {version - 1}"
     whole = {"jsonrpc": "2.0", "id": ident, "method": "db_write", "params": {"data_version": version, "writes": [bump]}}
     return whole | other

@@ -111,7 +111,7 @@ def test_broken_dependency_refuses_the_first_call(lived: World, history: History
     before = tree(lived.backup)
     node = lived.node(command=[sys.executable, "-c", program])
     node.start()
-    with pytest.raises(Refused, match=r"not installed whole .*then start the node again"):
+    with pytest.raises(Refused, match=r"not completely installed .*then start the node again"):
         node.db_write(history.note())
     node.die()
     assert tree(lived.backup) == before
@@ -129,7 +129,7 @@ def slowly(self, change):
     time.sleep(1.25)
     append(self, change)
 Writer.append = slowly
-start.patience_of = lambda url: 0.7
+start.commit_timeout_of = lambda url: 0.7
 main()
 """
 

@@ -28,9 +28,9 @@ from tests.fake_lightningd import (
     Database,
     History,
     SeparateDatabase,
+    committed_version,
     contents,
     run_without_plugin,
-    stands_at,
     transaction,
 )
 
@@ -374,7 +374,7 @@ def version_after_a_kill(rig: Rig) -> int | None:
     copy.mkdir()
     for path in rig.directory.glob(f"{NAME}*"):
         shutil.copy(path, copy)
-    return stands_at(copy)
+    return committed_version(copy)
 
 
 # At the next start

@@ -1,7 +1,7 @@
-"""What reached the disks, in order, and what a disk may hold after a power cut at any moment of that.
+"""What reached the disks, in its order, and what a disk may hold after a power cut at any moment of that.
 
-A flush promises that every write before it is on the medium. Of the writes since the last flush any may have got there
-and any may not, each of its sectors for itself.
+A flush promises that every write before it is on the medium. Of the writes since the last flush, each sector may or may
+not have reached the medium, independently of the others.
 """
 
 import json
@@ -22,7 +22,7 @@ SECTOR = 512
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """So many bytes at this offset of a disk; `at` is where the log has them."""
+    """`length` bytes written at this offset of a disk; `at` is where they are in the log."""
 
     disk: int
     offset: int
@@ -32,14 +32,14 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """All that was written to this disk before is on its medium."""
+    """Everything written to this disk before is on its medium."""
 
     disk: int
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the test wrote down at this moment."""
+    """What the test noted at this moment."""
 
     what: dict[str, Any]
 
@@ -84,9 +84,9 @@ class BlockLog:
 
 @dataclass(frozen=True, slots=True)
 class Luck:
-    """How much of what was not flushed gets to the medium all the same.
+    """How much of what was not flushed still reaches the medium.
 
-    `odds` is the share of such writes; with `torn`, of such sectors.
+    `odds` is the share of the writes that do; with `torn`, of their sectors.
     """
 
     odds: float
@@ -104,21 +104,21 @@ class Luck:
 
 
 NO_LUCK = Luck(0.0)
-"""The disk has what was flushed and nothing else."""
+"""The disk holds what was flushed and nothing else."""
 
 ALL_LUCK = Luck(1.0)
-"""Whatever was written is there: a disk in a machine that did not lose its power."""
+"""The disk holds everything that was written, as in a machine that did not lose its power."""
 
 
 def some_luck(chance: random.Random) -> Luck:
-    """Nothing, all and every mixture come up."""
+    """Luck at random: nothing, everything, or a mixture."""
     return Luck(chance.choice((0.0, 0.05, 0.3, 0.7, 0.95, 1.0)), torn=chance.random() < 0.5)
 
 
 class DiskAtCut:
-    """What one disk of a record may hold after a cut at one position and then at later ones.
+    """What one disk of a record may hold after a cut; cheapest when the positions asked for only grow.
 
-    `image` is a file of its own that is brought forward from cut to cut; `start` what the disk held before the record.
+    `start` is what the disk held before the record; `image` is a file of its own, brought forward from cut to cut.
     """
 
     def __init__(self, log: BlockLog, disk: int, start: Path, image: Path) -> None:
@@ -131,7 +131,7 @@ class DiskAtCut:
         self._applied = 0
 
     def write(self, position: int, target: Path, luck: Luck, chance: random.Random) -> None:
-        """Put into `target` what the disk may hold when the power goes at `position`."""
+        """Write into `target` what the disk may hold when the power fails at `position`."""
         if position < self._applied:
             self._begin()
         flushed = self._flushed(position)
@@ -162,7 +162,7 @@ class DiskAtCut:
 
 
 def copy_sparsely(source: Path, target: Path) -> None:
-    """Holes stay holes: an image is mostly nothing."""
+    """Copy an image, which is mostly holes, and keep the holes."""
     if shutil.which("cp") is None:
         shutil.copyfile(source, target)
     else:

@@ -36,18 +36,18 @@ from tests.powercut.stubs import STUBS, plugin_without
 
 _PRIVATE = "LIGHTNINGD_BACKUP_PRIVATE_MOUNTS"
 _KEPT = 5
-"""So many of the cuts that went wrong are kept."""
+"""How many of the cuts that went wrong are kept and shown."""
 
 MAX_UNMOUNTABLE = 10
 
 CALLS_BEFORE_COMMAND = 40
 
 CUTS_OF_A_START = 3
-"""Of each start that is recorded."""
+"""How many cuts are made in each start that is recorded."""
 
 
 class Campaign:
-    """One filesystem: a record, and the cuts of it."""
+    """The campaign on one filesystem: a record, and the cuts of it."""
 
     def __init__(self, root: Path, machine: Machine, recorder: Path, model: Model, chance: random.Random) -> None:
         self._root, self._machine, self._program = root, machine, recorder
@@ -58,7 +58,7 @@ class Campaign:
         self.starts, self.seconds, self.unmountable = 0, 0.0, 0
 
     def record(self, calls: Sequence[Call], before: Path | None, rest: float) -> BlockLog:
-        """The run on new disks, from `init` on."""
+        """Record the node's run on new disks, from `init` on."""
         for number in (NODE, BACKUP):
             image = make_image(self._root / f"start-{number}", self._machine.filesystems[number])
             copy_sparsely(image, self._root / f"disk-{number}")
@@ -70,7 +70,7 @@ class Campaign:
         return BlockLog(self._root / "log")
 
     def cut(self, log: BlockLog, cuts: Sequence[Cut], marks: Marks, starts: int) -> None:
-        """All of these; `starts` of them also within the start that follows."""
+        """Make all these cuts; after `starts` of them, also cut the start that follows."""
         again = set(self._chance.sample(range(len(cuts)), min(starts, len(cuts))))
         disks = AtCuts(log, self._root, self._chance)
         for number, cut in sorted(enumerate(cuts), key=lambda each: each[1].position):
@@ -82,7 +82,7 @@ class Campaign:
             self._start(cut, disks.images, known)
 
     def cut_commands(self, calls: Sequence[Call], count: int) -> None:
-        """Each of the commands, given to a node with these calls behind it."""
+        """Record and cut each of the commands, given to a node that has made these calls."""
         for name, scenario in SCENARIOS.items():
             with tempfile.TemporaryDirectory(dir=self._root) as scratch:
                 root = Path(scratch)
@@ -94,7 +94,7 @@ class Campaign:
                     self._start(cut, disks.images, (len(calls), len(calls)))
 
     def _cut_again(self, images: Sequence[Path], known: Known) -> None:
-        """Start on copies of these, recorded, and cut that start."""
+        """Record a start on copies of these images, and cut that start."""
         with tempfile.TemporaryDirectory(dir=self._root) as scratch:
             root = Path(scratch)
             for number, image in enumerate(images):
@@ -201,12 +201,12 @@ def _arguments() -> argparse.Namespace:
         default=RECORDED_CALLS,
         help="db_write calls, or a directory with db_write.jsonl.gz and before.sqlite3.gz",
     )
-    parser.add_argument("--calls", type=int, help="only so many of them")
-    parser.add_argument("--every", type=int, default=1, help="cut at every so many calls")
-    parser.add_argument("--sample", type=int, help="of those only so many, chosen at random")
-    parser.add_argument("--random", type=int, default=100, help="so many cuts at random of each kind")
-    parser.add_argument("--starts", type=int, default=50, help="after so many of the cuts, cut the start as well")
-    parser.add_argument("--commands", type=int, default=20, help="so many cuts within each command; 0: none at all")
+    parser.add_argument("--calls", type=int, help="play only the first CALLS of them")
+    parser.add_argument("--every", type=int, default=1, help="cut at one call in EVERY")
+    parser.add_argument("--sample", type=int, help="make only SAMPLE of those cuts, chosen at random")
+    parser.add_argument("--random", type=int, default=100, help="number of random cuts of each kind")
+    parser.add_argument("--starts", type=int, default=50, help="number of cuts after which the start is cut, too")
+    parser.add_argument("--commands", type=int, default=20, help="number of cuts within each command; 0: no commands")
     parser.add_argument("--rest", type=float, default=IDLE_FOR, help="seconds for which the node rests once")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument(
@@ -219,34 +219,36 @@ def _arguments() -> argparse.Namespace:
 
 
 def calls_of(recording: Path) -> Path:
-    """Where the calls of a recording are: it may be a directory."""
+    """The file with the calls of a recording, which may be a directory."""
     return recording / "db_write.jsonl.gz" if recording.is_dir() else recording
 
 
 def before_of(recording: Path) -> Path | None:
-    """The database that the node began with, where a recording has one."""
+    """The database that the node began with, if the recording has one."""
     before = recording / "before.sqlite3.gz"
     return before if before.exists() else None
 
 
 def _place() -> Path | None:
-    """Where a flush costs nothing: those of the recorded disks are in the record, and of the others none matters."""
+    """A place where flushes cost nothing: those of the recorded disks are in the record, and no others matter."""
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30 else None
 
 
 def _in_private(arguments: Sequence[str]) -> NoReturn:
-    """Run this again where nobody else sees its mounts; whatever happens, they end with it."""
+    """Run this program again in a mount namespace of its own: nobody else sees its mounts, and they end with it."""
     command = ["unshare", "--mount", "--propagation", "private", "--fork", "--kill-child=SIGTERM"]
     again = [*command, sys.executable, "-m", "tests.powercut.campaign", *arguments]
     os.execvpe(again[0], again, os.environ | {_PRIVATE: "1"})
 
 
 def main() -> int:
-    """0 when nothing was lost and nothing refused."""
+    """Returns 0 if nothing was lost and no start was refused."""
     given = _arguments()
     filesystems = given.filesystems.split(",")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a process that a shell starts in the background ignores it
     try:
         check_available([*filesystems, given.backup_filesystem])
     except Unavailable as error:

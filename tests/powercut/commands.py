@@ -1,4 +1,4 @@
-"""Commands after which a node goes on: what one did is there after a power cut, and half of it never looks whole."""
+"""Commands after which a node continues: their effect survives a power cut, and half of it never looks whole."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ def _live_without(machine: Machine, calls: Sequence[Call]) -> None:
 
 
 def _fall_behind(machine: Machine, calls: Sequence[Call]) -> None:
-    """An old copy of the database lies where the node's was; the backup has the rest."""
+    """Put an old copy in place of the node's database; the backup has the rest."""
     half = len(calls) // 2
     _live_with_backup(machine, calls[:half])
     old = machine.database.read_bytes()
@@ -72,7 +72,7 @@ def _resync(machine: Machine) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How a node came to be where it is, and the command that is then given."""
+    """How to bring a node into a state, and the command that is then given."""
 
     prepare: Callable[[Machine, Sequence[Call]], None]
     act: Callable[[Machine], None]
@@ -87,7 +87,7 @@ SCENARIOS = {
 
 
 def record_command(root: Path, machine: Machine, recorder: Path, scenario: Scenario, calls: Sequence[Call]) -> BlockLog:
-    """Give the command once, recorded; `root` then holds what the disks held before it."""
+    """Give the command once, and record it; afterwards `root` holds images of the disks before it."""
     served = [root / f"disk-{number}" for number in (NODE, BACKUP)]
     for image, filesystem in zip(served, machine.filesystems, strict=True):
         make_image(image, filesystem)
@@ -103,7 +103,7 @@ def record_command(root: Path, machine: Machine, recorder: Path, scenario: Scena
 
 
 def around_command(name: str, marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
-    """Right after it has returned, and `count` times within: then the node may be refused, until it is given again."""
+    """Cuts right after the command has returned, and `count` within it; after those a start may refuse."""
     (begin, _), (end, _) = marks
     for _ in range(count):
         luck = (some_luck(chance), chance.choice([ALL_LUCK, some_luck(chance)]))

@@ -1,4 +1,4 @@
-"""When the power goes, and for whom."""
+"""When the power fails, and for which disks."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ Marks = Sequence[tuple[int, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Power goes at this position of the record; how lucky the node's disk and the backup's are.
+    """The power fails at this position of the record; `luck` is that of the node's disk and of the backup's.
 
-    `may_refuse`: something was broken off that a person did, and will do again.
+    `may_refuse`: the cut interrupted a person's command, which the person will repeat.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Cut:
 
 
 class AtCuts:
-    """The disks of a record in `root`, brought to one cut after the other; `images` are what they may hold."""
+    """The disks of a record in `root` at one cut after another; `images` are files with what they may hold."""
 
     def __init__(self, log: BlockLog, root: Path, chance: random.Random) -> None:
         self._chance = chance
@@ -39,7 +39,7 @@ class AtCuts:
         self.images = [root / f"cut-{number}" for number in numbers]
 
     def write(self, cut: Cut) -> None:
-        """Power goes."""
+        """Write the images for this cut."""
         for disk, image, luck in zip(self._disks, self.images, cut.luck, strict=True):
             disk.write(cut.position, image, luck, self._chance)
 
@@ -59,9 +59,9 @@ NAMED = (AFTER_COMMIT, BEFORE_COMMIT)
 
 
 def at_each_call(marks: Marks, every: int) -> Iterator[Cut]:
-    """At the worst moments of every so many calls, and of the first ones after anything else than a call.
+    """Cuts at the worst moments of one call in `every`, and of the first calls after anything that is not a call.
 
-    Nothing that was not flushed is there, and the backup has it all.
+    The node's disk has lost everything that was not flushed, and the backup has lost nothing.
     """
     first = 0
     for position, what in marks:
@@ -74,7 +74,7 @@ def at_each_call(marks: Marks, every: int) -> Iterator[Cut]:
 
 
 def at_random(marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
-    """So many cuts each of: within a COMMIT; anywhere, for the node, for the backup, for both."""
+    """`count` cuts of each kind: within a COMMIT; anywhere, for the node, for the backup, for both."""
     committing = list(_between_answer_and_commit(marks))
     for _ in range(count):
         begin, end = chance.choice(committing)
@@ -93,7 +93,7 @@ def _between_answer_and_commit(marks: Marks) -> Iterator[tuple[int, int]]:
 
 
 def anywhere(marks: Marks, chance: random.Random) -> int:
-    """A position: every second one is where something else than a call happens, which is rare in a long record."""
+    """A random position: half of them where something other than a call happens, which is rare in a long record."""
     first, last = marks[0][0], marks[-1][0]
     if chance.random() < 0.5:
         return chance.randint(first, last)
@@ -105,7 +105,7 @@ def anywhere(marks: Marks, chance: random.Random) -> int:
 
 
 def in_start(log: BlockLog, marks: Marks, count: int, chance: random.Random) -> Iterator[Cut]:
-    """So many cuts of the record of a start, up to the first change that the node then makes."""
+    """`count` cuts of the record of a start, up to the first change that the node then makes."""
     end = next((at for at, what in marks if "asked" in what), len(log.entries))
     for _ in range(count):
         position, luck = chance.randint(0, end), some_luck(chance)
@@ -116,11 +116,11 @@ def in_start(log: BlockLog, marks: Marks, count: int, chance: random.Random) -> 
 
 
 Known = tuple[int, int]
-"""How many calls were answered, and how many asked: the last one may be saved without an answer."""
+"""How many calls were answered, and how many were asked: the last one may be saved without an answer."""
 
 
 def known_at(marks: Marks, position: int) -> Known:
-    """What was known when the power went at this position."""
+    """What was known when the power failed at this position."""
     known = {"answered": 0, "asked": 0}
     for at, what in marks:
         if at > position:

@@ -16,9 +16,9 @@ _SOURCE = Path(__file__).with_name("recorder.c")
 
 @dataclass(frozen=True, slots=True)
 class Filesystem:
-    """How a filesystem is made and mounted; `megabytes` leave the plugin the room that a compaction demands.
+    """How a filesystem is made and mounted; `megabytes` leaves the plugin the free space that a compaction needs.
 
-    `repair` is what runs at boot when it cannot be mounted.
+    `repair` is the command that a boot runs when it cannot be mounted.
     """
 
     name: str
@@ -39,7 +39,7 @@ FILESYSTEMS = {
 
 
 class Unavailable(Exception):
-    """What this machine lacks for a power cut."""
+    """This machine lacks something that a simulated power cut needs."""
 
 
 class Unmountable(Exception):
@@ -47,7 +47,7 @@ class Unmountable(Exception):
 
 
 def check_available(filesystems: Sequence[str]) -> None:
-    """Unavailable unless power can be cut beneath these filesystems here."""
+    """Raise Unavailable unless power can be cut under these filesystems on this machine."""
     programs = ["gcc", "pkg-config", "losetup", "unshare", *(FILESYSTEMS[name].make[0] for name in filesystems)]
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
@@ -63,7 +63,7 @@ def check_available(filesystems: Sequence[str]) -> None:
 
 
 def build_recorder(directory: Path) -> Path:
-    """Compile it; the program. It takes half a second."""
+    """Compile the recorder, which takes half a second; returns the program."""
     program = directory / "recorder"
     flags = _run("pkg-config", "--cflags", "--libs", "fuse3").split()
     _run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, _SOURCE, *flags)
@@ -85,7 +85,7 @@ def mounted(source: Path, point: Path, filesystem: Filesystem) -> Iterator[None]
     The loop device goes away with the mount.
     """
     point.mkdir(parents=True, exist_ok=True)
-    try:  # whoever is interrupted while it mounts may have mounted it
+    try:  # an interrupted mount may have succeeded
         _mount(source, point, filesystem)
         yield
     finally:
@@ -99,7 +99,7 @@ def _mount(source: Path, point: Path, filesystem: Filesystem) -> None:
     except Failed:
         try:
             if filesystem.repair:
-                with suppress(Failed):  # it says 1 when it has corrected something
+                with suppress(Failed):  # it ends with 1 when it has corrected something
                     _run(*filesystem.repair, source)
             _run(*words)
         except Failed as error:
@@ -134,11 +134,11 @@ class Recorder:
         self._stack.close()
 
     def disk(self, number: int) -> Path:
-        """What the disk of that image is mounted from."""
+        """The file to mount for the disk of this image."""
         return self._point / str(number)
 
     def mark(self, **what: Any) -> None:
-        """Write this into the record, at this moment."""
+        """Write a mark into the record at this moment."""
         os.write(self._mark, json.dumps(what).encode())
 
 
@@ -150,7 +150,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _unmount(point: Path) -> None:
-    """Tries for a while: somebody may still be about to leave. In the end it is at least out of sight."""
+    """Try for a while, as a process may still be about to end; then detach the mount lazily."""
     for _ in range(50):
         if not os.path.ismount(point):
             return
@@ -161,11 +161,11 @@ def _unmount(point: Path) -> None:
 
 
 class Failed(Exception):
-    """A program ended with an error; what it said."""
+    """A program ended with an error; the text is its output."""
 
 
 def _run(*words: object) -> str:
-    """A program's stdout. Failed when it fails."""
+    """Run a program; returns its stdout. Failed if it fails."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     done = subprocess.run(
         [str(word) for word in words],

@@ -1,35 +1,35 @@
-"""The run that is recorded: a node's calls, and what else happens to a node in the course of its life.
+"""The recorded run: a node's calls, and the other things that happen in a node's life.
 
-The marks in the record say what was known at that moment: `asked`, `answered` and `committed` with the number of calls
-for which that is so, and the names of the other things that happen, before and after them.
+Marks in the record say what was known at each moment: `asked`, `answered` and `committed` with the number of calls so
+far, and `begin` and `end` with the name of each other event.
 """
 
 import time
 from collections.abc import Callable, Sequence
 
-from tests.fake_lightningd import Call, stands_at
+from tests.fake_lightningd import Call, committed_version
 from tests.powercut.disks import Recorder
 from tests.powercut.machine import Machine
 
 IDLE_FOR = 2.8
-"""Seconds of rest after which the plugin has noted, on the node's side, that the database is current."""
+"""Seconds of rest after which the plugin has noted in the node's directory that the database is current."""
 
 
 class Life:
     """One node from its first call to its last; a dozen calls at least."""
 
     def __init__(self, machine: Machine, recorder: Recorder, calls: Sequence[Call], rest: float = IDLE_FOR) -> None:
-        """`rest` is how long it does, in seconds."""
+        """`rest` is how long the node rests, in seconds."""
         self._machine, self._recorder, self._calls, self._seconds = machine, recorder, calls, rest
         self._node = machine.node()
         self._done = 0
 
     def live(self) -> None:
-        """All of it. What happens in between comes at fixed parts of the way, so that a short life has it all."""
+        """Live the whole life. The events come at fixed fractions of it, so that a short life has all of them."""
         try:
             self._live()
         finally:
-            self._node.die()  # whatever has come in between: the disks are about to go
+            self._node.die()  # also after an error: the disks are about to go
 
     def _live(self) -> None:
         count = len(self._calls)
@@ -72,7 +72,7 @@ class Life:
         self._done += 1
         self._mark(committed=self._done)
 
-    # What else happens
+    # Events
 
     def _start(self) -> None:
         self._node = self._machine.node()
@@ -93,17 +93,17 @@ class Life:
         self._start()
 
     def _die_before_commit(self) -> None:
-        """kill -9 when the backup has a change that the database lacks: the next start has to do something about it."""
+        """kill -9 when the backup has a change that the database lacks: the next start must resolve that."""
         self._ask()
         self._node.die()
         self._start()
-        if stands_at(self._machine.directory) == self._calls[self._done].data_version:
+        if committed_version(self._machine.directory) == self._calls[self._done].data_version:
             self._done += 1
 
     def _compact(self) -> None:
         if not self._node.initialised:
             self._node.init()
         assert self._node.rpc("backup-compact")["started"]
-        ends = ("compaction ended", "there is nothing to fold")
+        ends = ("compaction ended", "there is nothing to compact")
         ended = self._node.wire.listen(30, lambda: any(end in text for _, text in self._node.logs for end in ends))
         assert ended, self._node.logs

@@ -1,4 +1,4 @@
-"""A node whose directory lies on one disk and whose backup on another, both of which can lose their power."""
+"""A node whose directory is on one disk and whose backup is on another; both can lose their power."""
 
 import os
 import sqlite3
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.world import DATABASE, PLUGIN, Said, backup_cli
-from tests.fake_lightningd import Call, Node, fresh_schema, recorded_database, stands_at, transaction
+from tests.fake_lightningd import Call, Node, committed_version, fresh_schema, recorded_database, transaction
 from tests.fake_lightningd.database import Database
 from tests.powercut.disks import Filesystem, Recorder, mounted
 
 NODE, BACKUP = 0, 1
-"""The machine's disks, by their number."""
+"""The numbers of the machine's disks."""
 
 
 class DurableDatabase(Database):
@@ -22,7 +22,7 @@ class DurableDatabase(Database):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, synchronous="FULL")
         modes = [self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
-        assert modes == ["delete", 2], f"this SQLite works otherwise than lightningd's: {modes}"
+        assert modes == ["delete", 2], f"this SQLite differs from lightningd's: {modes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Machine:
 
     @property
     def database(self) -> Path:
-        """The node's."""
+        """The node's database."""
         return self.directory / DATABASE
 
     @property
     def url(self) -> str:
-        """Of the backup."""
+        """The URL of the backup."""
         return (self.root / "backup" / "lightning.bkp").as_uri()
 
     @contextmanager
@@ -58,7 +58,7 @@ class Machine:
 
     @contextmanager
     def recorded_on(self, program: Path, images: Sequence[Path], log: Path) -> Iterator[Recorder]:
-        """The same, and all that reaches the disks is recorded."""
+        """Power on, with everything that reaches the disks recorded into `log`."""
         with Recorder(program, images, log, self.root / "disks") as recorder:
             shown = [recorder.disk(number) for number in (NODE, BACKUP)]
             with self.running_on(shown):
@@ -68,7 +68,7 @@ class Machine:
         return self.root / "node", self.root / "backup"
 
     def init(self, before: Path | None = None) -> None:
-        """Make the backup of a node that has never started, or that has had this (packed) database for long."""
+        """Create the backup of a node that has never started, or that already has this (packed) database."""
         self.directory.mkdir()
         if before is not None:
             recorded_database(self.database, before)
@@ -81,12 +81,12 @@ class Machine:
         return Node(self.directory, self.plugin, database=database)
 
     def restore(self, target: Path) -> Said:
-        """Bring the newest state back, to this file."""
+        """Restore the newest state to this file."""
         return backup_cli("restore", self.url, target)
 
     def next_call(self) -> Call:
-        """What a node does first that finds its database as it is: it begins anew, or makes a change."""
-        version = stands_at(self.directory)
+        """The first call of a node that finds its database in this state: a new schema, or the next change."""
+        version = committed_version(self.directory)
         if version is None:
             return fresh_schema()
         name = f"after the cut at {version}"
@@ -94,7 +94,7 @@ class Machine:
 
 
 def opened_by_sqlite(files: dict[str, bytes], directory: Path) -> bytes:
-    """What SQLite alone makes of a database file and its journal when it opens them, in a directory of its own."""
+    """The database file after SQLite alone has opened it with its journal, in a directory of its own."""
     for name, content in files.items():
         (directory / name).write_bytes(content)
     with closing(sqlite3.connect(directory / DATABASE)) as connection:

@@ -1,4 +1,4 @@
-"""What the node's database holds after so many of a recording's calls, worked out without plugin, backup or disk."""
+"""What the node's database holds after each of a recording's calls, worked out without plugin, backup or disk."""
 
 import hashlib
 import sqlite3
@@ -11,7 +11,7 @@ from tests.fake_lightningd import Call, recorded_database
 
 
 def digest(database: Path) -> str:
-    """Of all that a database holds; equal for two that are the same to lightningd."""
+    """A digest of everything in a database; equal for two databases that are the same to lightningd."""
     return hashlib.sha256(repr(sorted(everything(database).items())).encode()).hexdigest()
 
 
@@ -19,14 +19,14 @@ class Model:
     """The states that a node goes through; state `n` is after its first `n` calls."""
 
     def __init__(self, calls: Sequence[Call], scratch: Path, before: Path | None = None) -> None:
-        """`before` is the packed database of a node that is older than its first call here."""
+        """`before` is the packed database that the node had before the first of these calls."""
         path = scratch / "model.sqlite3"
         if before is not None:
             recorded_database(path, before)
         self.states = list(_states(calls, path))
 
     def behind(self, found: str, state: int) -> int | None:
-        """How many calls the content with this digest is behind that state; None when it is no state before it."""
+        """How many calls the content with this digest is behind that state; None if it is no state up to that one."""
         for behind, known in enumerate(reversed(self.states[: state + 1])):
             if known == found:
                 return behind

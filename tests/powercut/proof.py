@@ -1,4 +1,4 @@
-"""The next start after a power cut, as lightningd does it, and what came of it."""
+"""The next start after a power cut, done as lightningd does it, and its outcome."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from tests.powercut.model import Model, digest
 
 
 class Outcome(Enum):
-    """What a start after a power cut came to."""
+    """The outcome of a start after a power cut."""
 
     WENT_ON = "went on, with every acknowledged change"
     LOST = "went on from an older state: acknowledged changes are lost"
@@ -29,7 +29,7 @@ GOOD = frozenset({Outcome.WENT_ON})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome, how it is known, and what the plugin said."""
+    """The outcome, the reason for it, and what the plugin logged."""
 
     outcome: Outcome
     why: str = ""
@@ -42,7 +42,7 @@ class Verdict:
 
 @dataclass
 class _Start:
-    """A node that is started, and what was seen on the way."""
+    """A node that is being started, and what was seen meanwhile."""
 
     machine: Machine
     before: dict[str, bytes]
@@ -50,7 +50,7 @@ class _Start:
     opened: str = ""
 
     def open(self, directory: Path) -> DurableDatabase:
-        """Called where lightningd opens its database: the manifest has been answered."""
+        """Called when lightningd opens its database, after the manifest has been answered."""
         self.at_manifest = database_files(directory)
         database = DurableDatabase(directory)
         self.opened = digest(directory / DATABASE)
@@ -58,14 +58,14 @@ class _Start:
 
 
 def database_files(directory: Path) -> dict[str, bytes]:
-    """The database and what lies beside it for SQLite."""
+    """The database and SQLite's files beside it."""
     return {path.name: path.read_bytes() for path in sorted(directory.glob(f"{DATABASE}*")) if path.is_file()}
 
 
 def prove(
     machine: Machine, model: Model, allowed: Sequence[int], before_first_change: Callable[[], None] = lambda: None
 ) -> Verdict:
-    """Start the node, make two changes, stop, restore. `allowed` are the model's states that it may go on from."""
+    """Start the node, make two changes, stop, restore. `allowed` are the model's states that it may continue from."""
     start = _Start(machine, database_files(machine.directory))
     node = machine.node(start.open)
     try:
@@ -101,7 +101,7 @@ def _make(node: Node, call: Call) -> None:
 
 
 def _refused(machine: Machine, start: _Start, node: Node, why: str) -> Verdict:
-    """Neither the plugin nor what it was asked may have changed anything: the file is what SQLite alone makes of it."""
+    """A refusal must have changed nothing: the file must be what SQLite alone makes of it."""
     with tempfile.TemporaryDirectory(dir=machine.root) as scratch:
         untouched = opened_by_sqlite(start.before, Path(scratch))
     now = machine.database.read_bytes() if machine.database.exists() else b""
@@ -110,7 +110,7 @@ def _refused(machine: Machine, start: _Start, node: Node, why: str) -> Verdict:
 
 
 def _restored(machine: Machine) -> str:
-    """What is wrong with what a restore gives; empty when it is the node's own database."""
+    """What is wrong with the restored database; empty if it equals the node's."""
     with tempfile.TemporaryDirectory(dir=machine.root) as scratch:
         target = Path(scratch) / DATABASE
         said = machine.restore(target)

@@ -1,6 +1,6 @@
-"""The plugin without one of the things that the campaign proves: whoever believes the campaign has seen it fail there.
+"""The plugin without one of the features that the campaign proves, to show that the campaign fails without it.
 
-Run as a program it is such a plugin: `python -m tests.powercut.stubs NAME`.
+Run as a program, it is such a plugin: `python -m tests.powercut.stubs NAME`.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def _roll_forward() -> None:
-    """The database is looked at before the manifest, and left as it is."""
+    """Examine the database before the manifest, but leave it as it is."""
     before: Any = importlib.import_module("plugin.before_manifest")
     rolling: Any = importlib.import_module("plugin.roll_forward")
     assert callable(rolling.catch_up), "there is nothing to leave out"
@@ -19,16 +19,16 @@ def _roll_forward() -> None:
 
 
 STUBS: dict[str, Callable[[], None]] = {"roll-forward": _roll_forward}
-"""What can be left out, and how."""
+"""The features that can be left out, and how."""
 
 
 def plugin_without(name: str) -> Sequence[str]:
-    """The command line of a plugin that lacks this."""
+    """The command line of a plugin that lacks this feature."""
     return [sys.executable, str(Path(__file__)), name]
 
 
 def main() -> None:
-    """Answer lightningd, without."""
+    """Run the plugin without the feature that the command line names."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     STUBS[sys.argv[1]]()
     from plugin.main import main as answer

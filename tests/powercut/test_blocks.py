@@ -1,4 +1,4 @@
-"""What a disk may hold after a cut is worked out right: else no campaign proves anything."""
+"""What a disk may hold after a cut is worked out correctly: otherwise no campaign proves anything."""
 
 import json
 import random
@@ -13,7 +13,7 @@ SIZE = 64 * SECTOR
 
 
 class Written:
-    """A log as the recorder writes it, made by hand."""
+    """A log in the recorder's format, written by hand."""
 
     def __init__(self, directory: Path) -> None:
         self.path, self.start = directory / "log", directory / "start"
@@ -59,7 +59,7 @@ def test_write_without_flush_is_lost_and_write_before_flush_is_kept(log: Written
     assert log.after(log.disk(), end)[: 2 * SECTOR] == sectors(b"a", b"\0")
 
 
-def test_flush_after_the_cut_and_flush_of_another_disk_save_nothing(log: Written) -> None:
+def test_flush_after_cut_or_of_another_disk_saves_nothing(log: Written) -> None:
     written = log.write(0, sectors(b"a"))
     log.flush(disk=1)
     other = log.mark(answered=1)
@@ -68,7 +68,7 @@ def test_flush_after_the_cut_and_flush_of_another_disk_save_nothing(log: Written
     assert log.after(disk, written) == log.after(disk, other) == bytes(SIZE)
 
 
-def test_cut_comes_to_an_earlier_moment_after_a_later_one(log: Written) -> None:
+def test_cut_at_earlier_moment_can_be_asked_for_after_a_later_one(log: Written) -> None:
     log.write(0, sectors(b"a"))
     early = log.flush()
     log.write(0, sectors(b"b"))
@@ -77,14 +77,14 @@ def test_cut_comes_to_an_earlier_moment_after_a_later_one(log: Written) -> None:
     assert [log.after(disk, at)[:1] for at in (late, early, late)] == [b"b", b"a", b"b"]
 
 
-def test_marks_come_with_the_position_after_them(log: Written) -> None:
+def test_marks_in_log_come_with_the_position_after_them(log: Written) -> None:
     log.write(0, sectors(b"a"))
     at = log.mark(committed=7)
     log.flush()
     assert list(BlockLog(log.path).marks()) == [(at, {"committed": 7})]
 
 
-def test_bytes_that_are_no_entry_are_an_error(log: Written) -> None:
+def test_log_with_bytes_that_are_no_entry_is_an_error(log: Written) -> None:
     log.write(0, sectors(b"a"))
     with log.path.open("ab") as file:
         file.write(b"?" * 16)
@@ -93,13 +93,13 @@ def test_bytes_that_are_no_entry_are_an_error(log: Written) -> None:
 
 
 @pytest.mark.parametrize("luck", [ALL_LUCK, Luck(1.0, torn=True)])
-def test_all_luck_keeps_every_write_in_order(log: Written, luck: Luck) -> None:
+def test_disk_with_all_luck_keeps_every_unflushed_write_in_order(log: Written, luck: Luck) -> None:
     log.write(0, sectors(b"a", b"b"))
     end = log.write(SECTOR, sectors(b"c"))
     assert log.after(log.disk(), end, luck)[: 2 * SECTOR] == sectors(b"a", b"c")
 
 
-def test_torn_write_keeps_whole_sectors(log: Written) -> None:
+def test_torn_write_keeps_or_loses_whole_sectors(log: Written) -> None:
     end = log.write(0, sectors(*[b"x"] * 32))
     seen = set()
     for seed in range(20):
@@ -111,8 +111,8 @@ def test_torn_write_keeps_whole_sectors(log: Written) -> None:
     assert len(seen) == 20
 
 
-def test_every_cut_of_a_random_log_is_what_a_disk_would_hold(log: Written) -> None:
-    """Against the plainest way to work it out: everything before the last flush, from the start, in order."""
+def test_cut_anywhere_in_random_log_is_what_a_disk_would_hold(log: Written) -> None:
+    """Compared with the simplest way to work it out: every write before the last flush, applied in turn."""
     chance = random.Random(5)
     states, flushed, now = [bytes(SIZE)], bytearray(SIZE), bytearray(SIZE)
     for _ in range(300):
@@ -129,7 +129,7 @@ def test_every_cut_of_a_random_log_is_what_a_disk_would_hold(log: Written) -> No
         assert log.after(disk, position) == states[position]
 
 
-def test_some_luck_comes_to_nothing_to_all_and_to_every_mixture() -> None:
+def test_random_luck_includes_nothing_and_all_and_every_mixture() -> None:
     chance = random.Random(1)
     lucks = {some_luck(chance) for _ in range(200)}
     assert {NO_LUCK, ALL_LUCK, Luck(0.3, torn=True)} <= lucks

@@ -14,7 +14,7 @@ from tests.powercut.disks import Unavailable, check_available
 from tests.powercut.proof import GOOD, Outcome
 
 CALLS = 24
-"""Of the recording: a new node's migrations, and its first transactions."""
+"""How many of the recorded calls are played: a new node's migrations, and its first transactions."""
 
 NOT_GOOD = [outcome.name for outcome in Outcome if outcome not in GOOD]
 
@@ -22,7 +22,7 @@ Outcomes = dict[str, Counter[str]]
 
 
 def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Outcomes, str]:
-    """Its exit code, the outcomes of each kind of cut, and what it printed."""
+    """Run a campaign; returns its exit code, the outcomes of each kind of cut, and what it printed."""
     try:
         check_available([filesystem])
     except Unavailable as error:
@@ -48,7 +48,7 @@ def campaign(tmp_path: Path, filesystem: str, *options: object) -> tuple[int, Ou
         ("btrfs", ("--sample", 8, "--random", 0, "--starts", 0, "--rest", 0)),
     ],
 )
-def test_node_goes_on_by_itself_after_every_power_cut(
+def test_node_starts_without_loss_after_every_power_cut(
     tmp_path: Path, filesystem: str, options: Sequence[object]
 ) -> None:
     code, outcomes, said = campaign(tmp_path, filesystem, *options)

@@ -1,4 +1,4 @@
-"""The recorded nodes. Upgrades begin with lightningd's own test data, which stays outside of this project."""
+"""The recorded nodes. Those of upgrades begin with lightningd's own test data, which is not part of this project."""
 
 import gzip
 import json

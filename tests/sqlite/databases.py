@@ -1,4 +1,4 @@
-"""Databases for the tests, also such as a crash leaves them. All through APSW, as in the code under test."""
+"""Databases for the tests, some of them as a crash leaves them. All are made with APSW, as in the code under test."""
 
 import shutil
 from contextlib import closing
@@ -15,7 +15,7 @@ NODE = (
     "INSERT INTO vars VALUES ('data_version', NULL, 7, NULL)",
     "INSERT INTO vars VALUES ('node_id', NULL, NULL, x'02AB')",
 )
-"""The least that a lightningd's database has."""
+"""The minimum that makes a database look like lightningd's."""
 
 
 def execute(connection: apsw.Connection, *statements: str) -> None:
@@ -40,7 +40,7 @@ def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def with_hot_journal(directory: Path) -> Path:
-    """A node's database as it lies there after a power cut in the middle of a write; `blob` holds zeros before it."""
+    """A node's database after a power cut in the middle of a write; before that write, `blob` held zeros."""
     live = node(directory / "live.sqlite3", *_BLOBS)
     with closing(apsw.Connection(str(live))) as connection:
         execute(connection, "PRAGMA cache_size = 5", "BEGIN", "UPDATE blobs SET blob = randomblob(1000)")
@@ -48,7 +48,7 @@ def with_hot_journal(directory: Path) -> Path:
 
 
 def with_wal(directory: Path) -> Path:
-    """A node's database whose 100 blobs are in its WAL only."""
+    """A node's database whose 100 blobs are only in its WAL."""
     live = node(directory / "live.sqlite3", "PRAGMA journal_mode = WAL")
     with closing(apsw.Connection(str(live))) as connection:
         execute(connection, "PRAGMA wal_autocheckpoint = 0", *_BLOBS)

@@ -1,4 +1,4 @@
-"""A database looked at as SQLite would find it: the same answer as SQLite's own, and not a byte is changed."""
+"""A database examined as SQLite would find it: the answer is SQLite's own, and not a byte is changed."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ DATABASE = "lightningd.sqlite3"
 
 
 def found_by_sqlite(directory: Path, scratch: Path) -> AsFound:
-    """What SQLite makes of a copy that it may write to."""
+    """What SQLite finds in a copy that it may write to."""
     shutil.copytree(directory, scratch)
     with opened(scratch / DATABASE, READ_WRITE) as connection:
         state = state_of(connection)
@@ -33,7 +33,7 @@ def found_by_sqlite(directory: Path, scratch: Path) -> AsFound:
 
 
 def killed_in(directory: Path, *calls: Call, cache_pages: int = 10) -> None:
-    """All but the last of these are committed; the last one's pages lie in the file, and its journal beside it."""
+    """Commit all but the last of these calls; the last one's pages are in the file, and its journal beside it."""
     database = SeparateDatabase(directory, cache_pages)
     *committed, last = calls
     for call in committed:
@@ -43,7 +43,7 @@ def killed_in(directory: Path, *calls: Call, cache_pages: int = 10) -> None:
     database.die()
 
 
-def test_missing_database_is_an_empty_one(tmp_path: Path) -> None:
+def test_missing_database_is_found_as_empty(tmp_path: Path) -> None:
     found = as_found(tmp_path / DATABASE)
     assert isinstance(found, AsFound)
     assert (found.header, found.state.empty, found.state.data_version) == (b"", True, None)
@@ -65,8 +65,10 @@ def test_hot_journal_is_rolled_back_in_memory_only(tmp_path: Path, history: Hist
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), cache_pages=st.sampled_from((1, 10, 100)), cut=st.integers(0, 1 << 20))
-def test_any_crash(tmp_path: Path, seed: int, cache_pages: int, cut: int) -> None:
-    """Also with a journal of which a power cut has left only a part."""
+def test_database_after_any_crash_is_found_as_sqlite_finds_it(
+    tmp_path: Path, seed: int, cache_pages: int, cut: int
+) -> None:
+    """Also when a power cut has left only a part of the journal."""
     chance, node = random.Random(seed), tmp_path / "node"
     shutil.rmtree(node, ignore_errors=True)
     node.mkdir()
@@ -84,7 +86,7 @@ def test_any_crash(tmp_path: Path, seed: int, cache_pages: int, cut: int) -> Non
     assert found == found_by_sqlite(node, tmp_path / "copy")
 
 
-def test_first_transaction_of_all_is_rolled_back_to_nothing(tmp_path: Path, history: History) -> None:
+def test_unfinished_first_transaction_is_found_as_empty_database(tmp_path: Path, history: History) -> None:
     node = tmp_path / "node"
     node.mkdir()
     first, big = history.first(), history.big()
@@ -95,7 +97,7 @@ def test_first_transaction_of_all_is_rolled_back_to_nothing(tmp_path: Path, hist
     assert (found.header, found.state.empty) == (b"", True)
 
 
-def test_database_that_is_being_written_is_locked(tmp_path: Path, history: History) -> None:
+def test_database_being_written_is_found_locked(tmp_path: Path, history: History) -> None:
     database = SeparateDatabase(tmp_path)
     try:
         database.execute(history.first().writes, transaction=True)
@@ -104,31 +106,35 @@ def test_database_that_is_being_written_is_locked(tmp_path: Path, history: Histo
         database.die()
 
 
-def test_wal_is_not_looked_into(tmp_path: Path) -> None:
+def test_database_with_wal_is_left_unclear(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / DATABASE)) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE vars (name)")
     assert as_found(tmp_path / DATABASE) is Unclear.WAL
 
 
-def test_large_journal_is_not_looked_into(tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_with_large_journal_is_left_unclear(
+    tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed_in(tmp_path, history.first(), *history.notes(300), history.transaction("DELETE FROM vars WHERE val = ''"))
     monkeypatch.setattr(module, "MAX_JOURNAL", 5000)
     assert as_found(tmp_path / DATABASE) is Unclear.LARGE_JOURNAL
 
 
 @pytest.mark.parametrize("content", [b"no database at all, by far" * 9, b"SQLite format 3\0" + bytes(4080)])
-def test_something_else_is_no_database(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_database_is_found_as_that(tmp_path: Path, content: bytes) -> None:
     (tmp_path / DATABASE).write_bytes(content)
     assert as_found(tmp_path / DATABASE) is Unclear.NO_DATABASE
 
 
-def test_directory_in_its_place_is_unreadable(tmp_path: Path) -> None:
+def test_directory_in_place_of_the_database_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / DATABASE).mkdir()
     assert as_found(tmp_path / DATABASE) is Unclear.UNREADABLE
 
 
-def test_disk_that_fails_is_unreadable(tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_on_failing_disk_is_unreadable(
+    tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed_in(tmp_path, history.first(), history.note())
 
     def fails(*_: object) -> bytes:
@@ -138,7 +144,7 @@ def test_disk_that_fails_is_unreadable(tmp_path: Path, history: History, monkeyp
     assert as_found(tmp_path / DATABASE) is Unclear.UNREADABLE
 
 
-def test_link_to_the_database_is_followed(tmp_path: Path, history: History) -> None:
+def test_link_to_database_with_hot_journal_is_followed(tmp_path: Path, history: History) -> None:
     """SQLite looks for the journal beside the file itself."""
     node = tmp_path / "node"
     node.mkdir()

@@ -1,4 +1,4 @@
-"""A backup from a stranger's disk: what its changes and its snapshot may not do."""
+"""A backup from an attacker's disk: what its changes and its snapshot may not do."""
 
 import time
 from contextlib import suppress
@@ -40,7 +40,9 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize(("statement", "refused"), ATTACKS.values(), ids=ATTACKS.keys())
-def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, refused: str) -> None:
+def test_hostile_statement_in_a_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, refused: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
@@ -50,13 +52,13 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
     assert [file.name for file in tmp_path.iterdir()] == ["db"]
 
 
-def test_a_lone_setting_that_would_have_no_effect(tmp_path: Path) -> None:
-    """At the node it had one."""
+def test_lone_pragma_that_would_have_no_effect_is_refused(tmp_path: Path) -> None:
+    """On the node it had an effect, so ignoring it would replay something else."""
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed, match="PRAGMA foreign_keys"):
         replay.execute(["PRAGMA foreign_keys = 0"], 5)
 
 
-def test_the_sentence_for_an_attack(tmp_path: Path) -> None:
+def test_refusal_of_hostile_statement_names_its_data_version_and_outline(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
         replay.execute(["ATTACH '/other/lightningd.sqlite3' AS x"], 5)
     assert str(caught.value).startswith(
@@ -76,17 +78,19 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
         f"SELECT count(*) FROM ({ENDLESS} SELECT i FROM n)",
     ],
 )
-def test_a_statement_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+def test_endless_statement_in_a_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
     monkeypatch.setattr(authorizer_module, "MAX_STEPS", 5_000_000)
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         began = time.monotonic()
-        with pytest.raises(ReplayFailed, match="does not come to an end"):
+        with pytest.raises(ReplayFailed, match="a statement that does not end"):
             replay.execute([statement], 8)
         assert time.monotonic() - began < 30
 
 
-def test_long_changes_are_each_allowed_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_changes_are_each_allowed_the_maximum_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authorizer_module, "MAX_STEPS", 5_000_000)
     three_million = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250000) "
     with Replay(tmp_path / "db") as replay:
@@ -96,7 +100,7 @@ def test_long_changes_are_each_allowed_their_steps(tmp_path: Path, monkeypatch: 
         replay.finish()
 
 
-def test_after_a_guarded_change_plain_ones_go_on(tmp_path: Path) -> None:
+def test_plain_changes_are_executed_after_a_guarded_one(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE)
         replay.execute(["INSERT INTO vars VALUES ('a', 'x;y', 1, NULL)"])
@@ -105,20 +109,20 @@ def test_after_a_guarded_change_plain_ones_go_on(tmp_path: Path) -> None:
             replay.execute(["DELETE FROM version", "DELETE FROM nowhere", "DELETE FROM version"])
 
 
-def test_a_virtual_table_in_the_snapshot_is_only_a_name(tmp_path: Path) -> None:
+def test_virtual_table_in_snapshot_cannot_be_used(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE VIRTUAL TABLE f USING fts5(x)")
     with Replay(path) as replay, pytest.raises(ReplayFailed, match=r"no such (module|table)"):
         replay.execute(["INSERT INTO f VALUES ('x')"])
 
 
-def test_a_trigger_in_the_snapshot_cannot_leave_the_file(tmp_path: Path) -> None:
+def test_trigger_in_snapshot_cannot_load_an_extension(tmp_path: Path) -> None:
     trigger = "CREATE TRIGGER r AFTER INSERT ON version BEGIN SELECT load_extension('/lib/evil.so'); END"
     path = node(tmp_path / "db", trigger)
     with Replay(path) as replay, pytest.raises(ReplayFailed):
         replay.execute(["INSERT INTO version VALUES (1)"])
 
 
-def test_a_view_in_the_snapshot_is_not_trusted(tmp_path: Path) -> None:
+def test_view_in_snapshot_cannot_load_an_extension(tmp_path: Path) -> None:
     path = made(tmp_path / "db", *NODE, "CREATE VIEW w AS SELECT load_extension('/lib/evil.so') AS x")
     with Replay(path) as replay, pytest.raises(ReplayFailed):
         replay.execute(["UPDATE version SET version = (SELECT x FROM w)"])
@@ -146,9 +150,11 @@ def test_a_view_in_the_snapshot_is_not_trusted(tmp_path: Path) -> None:
         ("", False),
     ],
 )
-def test_what_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, plain: bool) -> None:
+def test_only_plain_statements_are_executed_unguarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, plain: bool
+) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Replay, "_execute_guarded", lambda replay, statement: asked.append(statement))
-    with Replay(tmp_path / "db") as replay, suppress(ReplayFailed):  # some fail: there is such a table already
+    with Replay(tmp_path / "db") as replay, suppress(ReplayFailed):  # some fail: the table exists already
         replay.execute(["CREATE TABLE t (x)", statement])
     assert asked == ([] if plain else [statement])

@@ -1,4 +1,4 @@
-"""Two databases compared by content: every difference is found, and nothing is changed by looking."""
+"""Two databases compared by content: every difference is found, and the comparison changes nothing."""
 
 import shutil
 import tempfile
@@ -32,7 +32,7 @@ CONTENT = (
 )
 
 
-def test_a_recorded_node_with_itself(fresh_channel: Recording, tmp_path: Path) -> None:
+def test_copy_of_recorded_database_has_no_differences(fresh_channel: Recording, tmp_path: Path) -> None:
     copy = Path(shutil.copy(fresh_channel.after, tmp_path / "copy"))
     assert compare(fresh_channel.after, copy) == Comparison(tables=36, rows=410, differences=[])
     assert foreign_key_violations(copy) == []
@@ -91,7 +91,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("change", "differences"), DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_every_difference_is_found(tmp_path: Path, change: str, differences: list[str]) -> None:
+def test_difference_between_databases_is_found_and_named(tmp_path: Path, change: str, differences: list[str]) -> None:
     a = made(tmp_path / "a", *SCHEMA, *CONTENT)
     b = made(tmp_path / "b", *SCHEMA, *CONTENT, change)
     assert compare(a, b, "the backup", "the node's database").differences == differences
@@ -99,58 +99,58 @@ def test_every_difference_is_found(tmp_path: Path, change: str, differences: lis
     assert sorted(there) == sorted(differences)
 
 
-def test_the_same_content_in_other_pages(tmp_path: Path) -> None:
+def test_same_content_in_other_pages_is_no_difference(tmp_path: Path) -> None:
     a = made(tmp_path / "a", *SCHEMA, *CONTENT)
     b = made(tmp_path / "b", "PRAGMA page_size = 1024", *reversed(SCHEMA[:4]), SCHEMA[4], *CONTENT, "VACUUM")
     assert compare(a, b) == Comparison(tables=4, rows=10, differences=[])
 
 
-def test_no_value_is_shown(tmp_path: Path) -> None:
+def test_differences_show_no_value_of_a_row(tmp_path: Path) -> None:
     a = made(tmp_path / "a", *SCHEMA, "INSERT INTO t (x) VALUES ('secret')", "INSERT INTO w VALUES ('secret', 1, 1)")
     b = made(tmp_path / "b", *SCHEMA)
     assert "secret" not in str(compare(a, b).differences)
 
 
-def test_text_that_is_not_valid_utf8(tmp_path: Path) -> None:
+def test_difference_in_text_that_is_not_utf8_is_found(tmp_path: Path) -> None:
     a = made(tmp_path / "a", "CREATE TABLE t (x TEXT)", "INSERT INTO t VALUES (CAST(x'fffe41' AS TEXT))")
     b = made(tmp_path / "b", "CREATE TABLE t (x TEXT)", "INSERT INTO t VALUES (CAST(x'fffe42' AS TEXT))")
     assert compare(a, a).differences == []
     assert compare(a, b).differences == ["table t: 1 row with other content, first row 1 (x)"]
 
 
-def test_a_table_whose_rows_cannot_be_numbered(tmp_path: Path) -> None:
+def test_table_whose_columns_hide_the_rowid_is_reported_as_not_comparable(tmp_path: Path) -> None:
     path = made(tmp_path / "a", "CREATE TABLE t (rowid, oid, _rowid_)")
     other = made(tmp_path / "b", "CREATE TABLE t (rowid, oid, _rowid_)", "INSERT INTO t VALUES (1, 2, 3)")
-    assert compare(path, other).differences == ["table t cannot be compared: its columns hide the numbers of its rows"]
+    assert compare(path, other).differences == ["table t cannot be compared: its columns hide the rowid"]
 
 
-def test_a_table_with_very_many_columns(tmp_path: Path) -> None:
+def test_difference_in_last_of_900_columns_is_found(tmp_path: Path) -> None:
     create = f"CREATE TABLE t ({', '.join(f'c{n}' for n in range(900))})"
     a = made(tmp_path / "a", create, "INSERT INTO t (c899) VALUES (1)")
     b = made(tmp_path / "b", create, "INSERT INTO t (c899) VALUES (2)")
     assert compare(a, b).differences == ["table t: 1 row with other content, first row 1 (c899)"]
 
 
-def test_columns_that_are_computed(tmp_path: Path) -> None:
+def test_table_with_computed_columns_can_be_compared(tmp_path: Path) -> None:
     path = made(tmp_path / "a", "CREATE TABLE t (x, y AS (x + 1))", "INSERT INTO t VALUES (1)")
     assert compare(path, path) == Comparison(tables=1, rows=1, differences=[])
 
 
-def test_empty_files(tmp_path: Path) -> None:
+def test_empty_file_equals_empty_database(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert compare(tmp_path / "a", made(tmp_path / "b")) == Comparison(tables=0, rows=0, differences=[])
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The temporary directory, where nothing may be left."""
+    """The temporary directory, in which nothing may be left."""
     directory = tmp_path / "tmp"
     directory.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
     return directory
 
 
-def test_a_hot_journal_counts_and_stays(tmp_path: Path, temporary: Path) -> None:
+def test_hot_journal_counts_in_comparison_and_is_left_alone(tmp_path: Path, temporary: Path) -> None:
     path = with_hot_journal(tmp_path)
     before = beside(path)
     assert len(before) == 2
@@ -165,7 +165,7 @@ def test_a_hot_journal_counts_and_stays(tmp_path: Path, temporary: Path) -> None
     assert beside(path) == before and list(temporary.iterdir()) == []
 
 
-def test_a_wal_counts_and_stays(tmp_path: Path, temporary: Path) -> None:
+def test_wal_counts_in_comparison_and_is_left_alone(tmp_path: Path, temporary: Path) -> None:
     path = with_wal(tmp_path)
     before = beside(path)
     result = compare(path, node(tmp_path / "other", "CREATE TABLE blobs (id INTEGER PRIMARY KEY, blob BLOB)"))
@@ -173,7 +173,7 @@ def test_a_wal_counts_and_stays(tmp_path: Path, temporary: Path) -> None:
     assert beside(path) == before and list(temporary.iterdir()) == []
 
 
-def test_a_database_in_wal_mode_gets_no_files_beside_it(tmp_path: Path, temporary: Path) -> None:
+def test_compare_makes_no_files_beside_a_database_in_wal_mode(tmp_path: Path, temporary: Path) -> None:
     (tmp_path / "own").mkdir()
     path = node(tmp_path / "own" / "db", "PRAGMA journal_mode = WAL")
     before = beside(path)
@@ -181,14 +181,16 @@ def test_a_database_in_wal_mode_gets_no_files_beside_it(tmp_path: Path, temporar
     assert beside(path) == before and len(before) == 1
 
 
-def test_a_journal_beside_the_real_file_counts_through_a_link(tmp_path: Path, temporary: Path) -> None:
+def test_hot_journal_beside_the_target_of_a_link_counts_in_comparison(tmp_path: Path, temporary: Path) -> None:
     path = with_hot_journal(tmp_path)
     link = tmp_path / "link"
     link.symlink_to(path)
     assert compare(link, path).differences == []
 
 
-def test_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+def test_compare_without_space_for_its_copy_names_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
     def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -199,7 +201,7 @@ def test_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tem
     assert list(temporary.iterdir()) == []
 
 
-def test_what_is_missing_or_no_database_is_named(tmp_path: Path) -> None:
+def test_compare_names_the_file_that_is_missing_or_no_database(tmp_path: Path) -> None:
     whole = node(tmp_path / "whole")
     (tmp_path / "broken").write_bytes(b"broken" * 1000)
     for a, b in ((whole, tmp_path / "broken"), (tmp_path / "broken", whole)):
@@ -212,7 +214,7 @@ def test_what_is_missing_or_no_database_is_named(tmp_path: Path) -> None:
         foreign_key_violations(tmp_path / "missing")
 
 
-def test_damage_inside_one_of_them(tmp_path: Path) -> None:
+def test_compare_of_damaged_database_is_refused_as_corrupt(tmp_path: Path) -> None:
     large = ("CREATE TABLE t (x)", "INSERT INTO t SELECT randomblob(500) FROM json_each('[1,2,3,4,5,6,7,8,9]')")
     a = made(tmp_path / "a", *large)
     b = Path(shutil.copy(a, tmp_path / "b"))
@@ -223,7 +225,9 @@ def test_damage_inside_one_of_them(tmp_path: Path) -> None:
         compare(a, b)
 
 
-def test_a_running_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_with_database_being_written_is_refused_as_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection_module, "BUSY_TIMEOUT", 20)
     a, b = node(tmp_path / "a"), node(tmp_path / "b")
     with closing(apsw.Connection(str(b))) as lightningd:
@@ -232,7 +236,7 @@ def test_a_running_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             compare(a, b)
 
 
-def test_foreign_key_violations_are_counted(tmp_path: Path) -> None:
+def test_foreign_key_violations_are_counted_by_table(tmp_path: Path) -> None:
     path = made(
         tmp_path / "db",
         "CREATE TABLE p (id INTEGER PRIMARY KEY)",
@@ -247,11 +251,11 @@ def test_foreign_key_violations_are_counted(tmp_path: Path) -> None:
         "INSERT INTO mismatched VALUES (1)",
     )
     assert foreign_key_violations(path) == [
-        "table c: 2 rows refer to rows of p that are not there, first in row 2",
-        "table c: 1 row refers to rows of p that are not there, first in row 3",
-        "table lost: 1 row refers to rows of nowhere that are not there, first in row 1",
+        "table c: 2 rows refer to missing rows of p, first in row 2",
+        "table c: 1 row refers to a missing row of p, first in row 3",
+        "table lost: 1 row refers to a missing row of nowhere, first in row 1",
         "the foreign keys of table mismatched cannot be checked: foreign key mismatch - mismatched referencing c",
-        "table w: 1 row refers to rows of p that are not there",
+        "table w: 1 row refers to a missing row of p",
     ]
 
 
@@ -263,7 +267,7 @@ content = st.dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(content, content)
-def test_no_difference_means_the_same_rows(
+def test_random_tables_differ_exactly_when_their_rows_do(
     tmp_path_factory: pytest.TempPathFactory,
     one: dict[int, int | float | str | bytes | None],
     other: dict[int, int | float | str | bytes | None],

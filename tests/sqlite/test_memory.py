@@ -1,4 +1,4 @@
-"""Memory does not grow with the database, nor as a stranger's statement wishes: a node may run on a small machine."""
+"""Memory use does not grow with the database, nor with an attacker's statement: a node may run on a small machine."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @needs_proc
-def test_ten_times_the_memory(tmp_path: Path) -> None:
+def test_large_database_is_copied_compared_and_replayed_in_little_memory(tmp_path: Path) -> None:
     path = node(
         tmp_path / "db",
         "PRAGMA synchronous = OFF",
@@ -91,15 +91,15 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 @needs_proc
 @pytest.mark.parametrize("statement", GREEDY.values(), ids=GREEDY.keys())
-def test_a_short_statement_that_wants_all_memory(tmp_path: Path, statement: str) -> None:
+def test_short_statement_that_wants_all_memory_is_refused(tmp_path: Path, statement: str) -> None:
     command = [sys.executable, "-c", GREED, str(tmp_path / "db"), statement]
     said, peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    assert said.startswith("the change with data version 9 wants more memory (over 256 MiB) than")
+    assert said.startswith("the change with data version 9 needs more memory (over 256 MiB) than")
     assert int(peak) * 1024 < MEMORY + 64 * MIB
 
 
 @needs_proc
-def test_rows_that_a_statement_returns_are_asked_for_by_nobody(tmp_path: Path) -> None:
+def test_rows_returned_by_a_statement_are_not_fetched(tmp_path: Path) -> None:
     """In Python, this text takes four bytes for each of its characters."""
     tables = [f"a(x) AS MATERIALIZED (SELECT '{'x' * 1000}')"]
     for smaller, larger in ("a", "b"), ("b", "c"):
@@ -110,7 +110,7 @@ def test_rows_that_a_statement_returns_are_asked_for_by_nobody(tmp_path: Path) -
     assert int(peak) * 1024 < MEMORY + 64 * MIB
 
 
-def test_nor_are_those_of_several_statements_in_one(tmp_path: Path) -> None:
+def test_several_statements_in_one_that_return_rows_are_refused(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
         replay.execute(["INSERT INTO version VALUES (1); INSERT INTO version VALUES (2) RETURNING version; "], 8)
@@ -118,7 +118,7 @@ def test_nor_are_those_of_several_statements_in_one(tmp_path: Path) -> None:
             replay.execute(["SELECT version FROM version; DELETE FROM version"], 9)
 
 
-def test_a_database_that_wants_all_memory_is_not_blamed_on_the_disk(
+def test_database_that_wants_all_memory_is_not_reported_as_a_disk_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = node(
@@ -127,7 +127,7 @@ def test_a_database_that_wants_all_memory_is_not_blamed_on_the_disk(
         f"CREATE TABLE child (a, b AS ({' || '.join(['a'] * 9)}) REFERENCES parent (id))",
         f"INSERT INTO child VALUES ('{'x' * 2_000_000}')",
     )
-    monkeypatch.setattr(connection, "MEMORY", 32 * MIB)  # so that less is enough to try it
+    monkeypatch.setattr(connection, "MEMORY", 32 * MIB)  # a small limit, so that a small database reaches it
     before = apsw.hard_heap_limit(32 * MIB)
     try:
         with pytest.raises(BackupError, match=r"takes more memory to read than there is, or .*over \d\d MiB"):
@@ -136,7 +136,7 @@ def test_a_database_that_wants_all_memory_is_not_blamed_on_the_disk(
         apsw.hard_heap_limit(before)
 
 
-def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
+def test_long_statement_may_use_the_memory_it_needs(tmp_path: Path) -> None:
     length = MEMORY // 4
     node_with_index = [*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"]
     with Replay(tmp_path / "db") as replay:
@@ -147,8 +147,8 @@ def test_a_long_statement_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
 
 
 @needs_proc
-def test_a_large_value_of_the_snapshot_gets_it_too(tmp_path: Path) -> None:
-    """Another process has met no such statement: to it the value comes with the database."""
+def test_large_value_in_snapshot_may_use_the_memory_it_needs(tmp_path: Path) -> None:
+    """A process that did not execute the INSERT meets the large value only in the database."""
     large = f"INSERT INTO large VALUES ('{'x' * (MEMORY // 4)}')"
     with Replay(tmp_path / "db") as replay:
         replay.execute([*NODE, "CREATE TABLE large (x TEXT)", "CREATE INDEX by_x ON large (x)"], 7)
@@ -159,11 +159,11 @@ def test_a_large_value_of_the_snapshot_gets_it_too(tmp_path: Path) -> None:
     assert len(said) == 1, said
 
 
-def test_sorting_more_than_that_is_no_matter(tmp_path: Path) -> None:
-    """A migration may make an index of a large table."""
+def test_index_larger_than_memory_limit_is_built(tmp_path: Path) -> None:
+    """A migration may build an index of a large table."""
     made = f"INSERT INTO large {TIMES.format(150000)} SELECT randomblob(1000) FROM n"
     with Replay(node(tmp_path / "db", "CREATE TABLE large (x)", made)) as replay:
-        apsw.hard_heap_limit(96 * MIB)  # so that less is enough to try it
+        apsw.hard_heap_limit(96 * MIB)  # a small limit, so that a small database reaches it
         replay.execute(["CREATE INDEX by_x ON large (x)"], 10)
         replay.finish()
     assert (tmp_path / "db").stat().st_size > 300 * MIB

@@ -28,7 +28,7 @@ def replayed(path: Path, *changes: Iterable[str]) -> Path:
     return path
 
 
-def test_a_recorded_node_comes_back(fresh_channel: Recording, tmp_path: Path) -> None:
+def test_recorded_node_is_replayed_to_equal_database(fresh_channel: Recording, tmp_path: Path) -> None:
     with Replay(tmp_path / "rebuilt") as replay:
         for version, writes in fresh_channel.changes():
             replay.execute(writes, version)
@@ -37,7 +37,7 @@ def test_a_recorded_node_comes_back(fresh_channel: Recording, tmp_path: Path) ->
     assert (result.tables, result.differences) == (36, [])
 
 
-def test_an_upgraded_node_comes_back(upgrade: Recording) -> None:
+def test_recorded_upgrade_is_replayed_to_equal_database(upgrade: Recording) -> None:
     assert upgrade.before is not None
     with Replay(upgrade.before) as replay:
         for version, writes in upgrade.changes():
@@ -48,7 +48,7 @@ def test_an_upgraded_node_comes_back(upgrade: Recording) -> None:
     assert (result.tables, result.differences) == (36, [])
 
 
-def test_a_new_file_is_like_the_node_makes_it(tmp_path: Path) -> None:
+def test_replayed_file_has_settings_of_lightningd_and_private_mode(tmp_path: Path) -> None:
     path = tmp_path / "new"
     with Replay(path) as replay:
         assert replay.foreign_keys
@@ -60,7 +60,7 @@ def test_a_new_file_is_like_the_node_makes_it(tmp_path: Path) -> None:
     assert pragmas == [4096, "delete", 0, "UTF-8"]
 
 
-def test_no_change_at_all(tmp_path: Path) -> None:
+def test_replay_of_no_changes_leaves_an_empty_file(tmp_path: Path) -> None:
     assert replayed(tmp_path / "new").stat().st_size == 0
     (tmp_path / "empty").touch()
     with Replay(tmp_path / "empty") as replay:
@@ -68,21 +68,21 @@ def test_no_change_at_all(tmp_path: Path) -> None:
         assert replay.finish().empty
 
 
-def test_nothing_lies_beside_the_file_meanwhile(tmp_path: Path) -> None:
+def test_replay_makes_no_files_beside_the_database(tmp_path: Path) -> None:
     with Replay(tmp_path / "new") as replay:
         replay.execute([*NODE, "CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 50_000_000}')"])
         replay.execute([f"UPDATE t SET x = '{'y' * 40_000_000}'"])
         assert [file.name for file in tmp_path.iterdir()] == ["new"]
 
 
-def test_many_changes_are_one_transaction_and_all_are_kept(tmp_path: Path) -> None:
+def test_replay_keeps_all_changes_across_its_own_transactions(tmp_path: Path) -> None:
     changes = [[f"INSERT INTO t VALUES ({n})"] for n in range(2 * replay_module.CHANGES_PER_TRANSACTION + 7)]
     path = replayed(tmp_path / "db", ["CREATE TABLE t (x)"], *changes)
     assert rows(path, "SELECT count(*), sum(x) FROM t") == [(len(changes), sum(range(len(changes))))]
 
 
-def test_the_schema_keeps_the_text_of_each_statement(tmp_path: Path) -> None:
-    """Executed together with others, a CREATE without a ';' of its own would end differently."""
+def test_replayed_schema_keeps_the_text_of_each_statement(tmp_path: Path) -> None:
+    """Joined with other statements, a CREATE without its own ';' would be stored with another end."""
     written = [
         "CREATE TABLE t (x)",
         "CREATE INDEX i ON t (x);",
@@ -161,7 +161,7 @@ REPRODUCED = {
 
 @pytest.mark.parametrize("statements", REPRODUCED.values(), ids=REPRODUCED.keys())
 @pytest.mark.parametrize("given_as", ["a list", "an iterator", "a change each"])
-def test_reproduced_exactly(tmp_path: Path, statements: list[str], given_as: str) -> None:
+def test_statements_are_replayed_to_equal_database(tmp_path: Path, statements: list[str], given_as: str) -> None:
     changes: list[Iterable[str]] = [[statement] for statement in statements]
     if given_as != "a change each":
         changes = [statements] if given_as == "a list" else [iter(statements)]
@@ -180,22 +180,22 @@ MIGRATION = [
 ]
 
 
-def test_a_lone_pragma_takes_effect_between_transactions(tmp_path: Path) -> None:
+def test_lone_pragma_takes_effect_between_transactions(tmp_path: Path) -> None:
     path = replayed(tmp_path / "db", *MIGRATION)
     assert rows(path, "SELECT count(*) FROM c") == [(1,)]
 
 
-def test_without_that_pragma_the_child_rows_would_go(tmp_path: Path) -> None:
+def test_migration_without_its_lone_pragma_would_delete_child_rows(tmp_path: Path) -> None:
     path = replayed(tmp_path / "db", *(change for change in MIGRATION if not change[0].startswith("PRAGMA")))
     assert rows(path, "SELECT count(*) FROM c") == [(0,)]
 
 
-def test_a_lone_pragma_from_an_iterator(tmp_path: Path) -> None:
+def test_lone_pragma_given_as_iterator_takes_effect(tmp_path: Path) -> None:
     path = replayed(tmp_path / "db", *(iter(change) for change in MIGRATION))
     assert rows(path, "SELECT count(*) FROM c") == [(1,)]
 
 
-def test_foreign_keys_as_a_property(tmp_path: Path) -> None:
+def test_foreign_keys_of_replay_can_be_read_and_set(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute(MIGRATION[0])
         replay.foreign_keys = False
@@ -225,7 +225,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize(("statements", "failing"), FAILING.values(), ids=FAILING.keys())
-def test_a_failing_statement_is_named(tmp_path: Path, statements: list[str], failing: int) -> None:
+def test_failing_statement_is_named_with_its_data_version(tmp_path: Path, statements: list[str], failing: int) -> None:
     with Replay(tmp_path / "db") as replay:
         replay.execute([TABLE], 1)
         replay.execute(["INSERT INTO t VALUES (77)"], 2)
@@ -239,7 +239,7 @@ def test_a_failing_statement_is_named(tmp_path: Path, statements: list[str], fai
     assert "backup-cli resync" in message
 
 
-def test_a_message_shows_little_and_no_secret(tmp_path: Path) -> None:
+def test_message_of_failing_statement_shows_no_value(tmp_path: Path) -> None:
     secret = "c0ffee" * 20
     with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
         replay.execute([f"INSERT INTO nowhere VALUES (x'{secret}', '{'long' * 100}')"])
@@ -249,7 +249,7 @@ def test_a_message_shows_little_and_no_secret(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 400
 
 
-def test_nor_does_the_part_that_sqlite_quotes(tmp_path: Path) -> None:
+def test_message_of_failing_statement_shows_no_value_quoted_by_sqlite(tmp_path: Path) -> None:
     secret = "c0ffee" * 20
     for statement in (f"INSERT INTO t VALUES ('long{secret * 10}", f"INSERT INTO t VALUES (x'{secret}0')"):
         with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed) as caught:
@@ -257,17 +257,17 @@ def test_nor_does_the_part_that_sqlite_quotes(tmp_path: Path) -> None:
         assert "c0ffee" * 10 not in str(caught.value)
 
 
-def test_what_is_no_text(tmp_path: Path) -> None:
+def test_statement_with_surrogate_or_nul_is_refused(tmp_path: Path) -> None:
     for statement in ("INSERT INTO t VALUES ('\ud800')", "INSERT INTO t VALUES ('\0')"):
         with Replay(tmp_path / "db") as replay, pytest.raises(ReplayFailed):
             replay.execute(["CREATE TABLE IF NOT EXISTS t (x)", statement])
 
 
 @pytest.mark.parametrize(
-    "number", ["9" * 5000, "7\u00a0", "\u0667"], ids=["endless", "a blank of Unicode's", "an Arabic seven"]
+    "number", ["9" * 5000, "7\u00a0", "\u0667"], ids=["5000 digits", "no-break space", "Arabic seven"]
 )
-def test_what_only_looks_like_the_bump(tmp_path: Path, number: str) -> None:
-    """To SQLite the first is a number that no version has, and the others are none."""
+def test_statement_that_only_looks_like_the_version_bump_does_not_count_as_one(tmp_path: Path, number: str) -> None:
+    """To SQLite the first is a number that is no data version, and the others are not numbers."""
     statement = f"UPDATE vars SET intval = intval + 1 WHERE name = 'data_version' AND intval = {number}"
     with Replay(tmp_path / "db") as replay:
         replay.execute(NODE, 7)
@@ -279,7 +279,7 @@ def test_what_only_looks_like_the_bump(tmp_path: Path, number: str) -> None:
                 replay.execute([statement], 8)
 
 
-def test_a_violation_that_shows_only_at_the_commit(tmp_path: Path) -> None:
+def test_foreign_key_violation_at_commit_names_the_last_data_version(tmp_path: Path) -> None:
     deferred = "CREATE TABLE c (p REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)"
     with Replay(tmp_path / "db") as replay:
         replay.execute(["CREATE TABLE p (id INTEGER PRIMARY KEY)", deferred])
@@ -288,32 +288,32 @@ def test_a_violation_that_shows_only_at_the_commit(tmp_path: Path) -> None:
             replay.finish()
 
 
-def test_a_full_disk_is_not_blamed_on_the_backup(tmp_path: Path) -> None:
+def test_full_disk_during_replay_is_not_blamed_on_the_backup(tmp_path: Path) -> None:
     with Replay(tmp_path / "db") as replay:
         list(replay._connection.execute("PRAGMA max_page_count = 20"))
-        with pytest.raises(BackupError, match="disk is full") as caught:
+        with pytest.raises(BackupError, match=r"the disk with .* is full") as caught:
             replay.execute(["CREATE TABLE t (x)", f"INSERT INTO t VALUES ('{'x' * 1_000_000}')"])
     assert caught.value.exit_code == 1
 
 
-def test_a_snapshot_that_is_no_database(tmp_path: Path) -> None:
+def test_snapshot_that_is_no_database_is_refused_by_replay(tmp_path: Path) -> None:
     (tmp_path / "db").write_bytes(b"no database at all, " * 1000)
-    with pytest.raises(ReplayFailed, match="snapshot in this backup is not a whole database"):
+    with pytest.raises(ReplayFailed, match="snapshot in this backup is not an intact database"):
         Replay(tmp_path / "db")
 
 
-def test_a_damaged_snapshot_is_found_at_the_end(tmp_path: Path) -> None:
+def test_damaged_snapshot_is_refused_at_the_end_of_replay(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE TABLE t (x TEXT UNIQUE)", "INSERT INTO t VALUES ('needle')")
     data = path.read_bytes()
     at = data.rindex(b"needle")
     path.write_bytes(data[:at] + b"noodle" + data[at + 6 :])
     with Replay(path) as replay:
         replay.execute(["UPDATE vars SET intval = 8 WHERE name = 'data_version'"])
-        with pytest.raises(ReplayFailed, match=r"rebuilt from this backup is not whole: .*missing from index"):
+        with pytest.raises(ReplayFailed, match=r"this backup fails SQLite's integrity check: .*missing from index"):
             replay.finish()
 
 
-def test_a_snapshot_in_wal_mode(tmp_path: Path) -> None:
+def test_snapshot_in_wal_mode_is_replayed_to_a_database_without_wal(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "PRAGMA journal_mode = WAL")
     replayed(path, ["UPDATE vars SET intval = 8 WHERE name = 'data_version'"])
     assert list(tmp_path.iterdir()) == [path]
@@ -321,7 +321,7 @@ def test_a_snapshot_in_wal_mode(tmp_path: Path) -> None:
     assert rows(path, "SELECT intval FROM vars WHERE name = 'data_version'") == [(8,)]
 
 
-def test_closing_twice_and_after_the_end(tmp_path: Path) -> None:
+def test_replay_may_be_closed_twice_after_finish(tmp_path: Path) -> None:
     replay = Replay(tmp_path / "db")
     replay.execute(NODE)
     assert replay.finish().data_version == 7
@@ -329,7 +329,7 @@ def test_closing_twice_and_after_the_end(tmp_path: Path) -> None:
     replay.close()
 
 
-def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
+def test_replay_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="could not be created"):
         Replay(tmp_path / "missing" / "db")
 
@@ -368,7 +368,7 @@ SCHEMA = [
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(statements_, min_size=1, max_size=6), max_size=12), st.integers(1, 5))
-def test_any_changes_end_in_the_same_database(
+def test_random_changes_are_replayed_to_equal_database(
     tmp_path_factory: pytest.TempPathFactory, changes: list[list[str]], per_transaction: int
 ) -> None:
     directory = tmp_path_factory.mktemp("any")

@@ -1,4 +1,4 @@
-"""Reading a node's database: beside the running node, after its crash, and when it is not what it should be."""
+"""Reading a node's database: beside the running node, after a crash, and when it is not what it should be."""
 
 import resource
 import stat
@@ -19,11 +19,11 @@ STATE = DatabaseState(data_version=7, node_id="02ab", is_lightningd=True, empty=
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_busy_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "BUSY_TIMEOUT", 20)
 
 
-def test_the_recorded_node(fresh_channel: Recording, tmp_path: Path) -> None:
+def test_recorded_database_is_inspected_and_copied(fresh_channel: Recording, tmp_path: Path) -> None:
     state = inspect(fresh_channel.after, writable=False)
     assert (state.data_version, state.is_lightningd, state.empty) == (1008, True, False)
     assert state.node_id is not None and len(state.node_id) == 66
@@ -31,7 +31,7 @@ def test_the_recorded_node(fresh_channel: Recording, tmp_path: Path) -> None:
     assert compare(fresh_channel.after, tmp_path / "copy").differences == []
 
 
-def test_old_nodes(upgrade: Recording, tmp_path: Path) -> None:
+def test_database_before_upgrade_is_inspected_and_copied(upgrade: Recording, tmp_path: Path) -> None:
     assert upgrade.before is not None
     state = copy_database(upgrade.before, tmp_path / "copy", writable=False)
     assert state.is_lightningd and not state.empty
@@ -40,7 +40,7 @@ def test_old_nodes(upgrade: Recording, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_a_copy_is_private_and_alone(tmp_path: Path, writable: bool) -> None:
+def test_copy_of_database_is_private_and_has_nothing_beside_it(tmp_path: Path, writable: bool) -> None:
     path = node(tmp_path / "lightningd.sqlite3")
     target = tmp_path / "copy" / "copy.sqlite3"
     target.parent.mkdir()
@@ -49,7 +49,7 @@ def test_a_copy_is_private_and_alone(tmp_path: Path, writable: bool) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_progress_goes_up_to_all_pages(tmp_path: Path) -> None:
+def test_progress_of_copy_reaches_all_pages(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE TABLE large (x)", "INSERT INTO large VALUES (zeroblob(10000000))")
     seen: list[tuple[int, int]] = []
     copy_database(path, tmp_path / "copy", writable=False, progress=lambda done, total: seen.append((done, total)))
@@ -57,7 +57,7 @@ def test_progress_goes_up_to_all_pages(tmp_path: Path) -> None:
     assert seen[-1][0] == seen[-1][1] == rows(path, "PRAGMA page_count")[0][0]
 
 
-def test_beside_an_open_transaction_the_committed_content_is_copied(tmp_path: Path) -> None:
+def test_copy_beside_open_transaction_holds_committed_content(tmp_path: Path) -> None:
     path = node(tmp_path / "db")
     with closing(apsw.Connection(str(path))) as lightningd:
         execute(lightningd, "BEGIN", "UPDATE vars SET intval = 8 WHERE name = 'data_version'")
@@ -66,18 +66,18 @@ def test_beside_an_open_transaction_the_committed_content_is_copied(tmp_path: Pa
     assert inspect(path, writable=False).data_version == 8
 
 
-def test_a_writing_node_is_told_to_stop(tmp_path: Path) -> None:
+def test_copy_of_database_being_written_is_refused_and_says_to_stop_the_node(tmp_path: Path) -> None:
     path = node(tmp_path / "db")
     with closing(apsw.Connection(str(path))) as lightningd:
         execute(lightningd, "BEGIN EXCLUSIVE")
-        with pytest.raises(Busy, match=r"Stop the node, then repeat this"):
+        with pytest.raises(Busy, match=r"Stop the node, then try again"):
             copy_database(path, tmp_path / "copy", writable=False)
         with pytest.raises(Busy):
             inspect(path, writable=False)
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_node_cannot_commit_between_two_steps(tmp_path: Path) -> None:
+def test_node_cannot_commit_between_two_steps_of_a_copy(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE TABLE large (x)", "INSERT INTO large VALUES (zeroblob(10000000))")
     refused: list[str] = []
     with closing(apsw.Connection(str(path))) as lightningd:
@@ -93,22 +93,22 @@ def test_a_node_cannot_commit_between_two_steps(tmp_path: Path) -> None:
     assert len(refused) > 2
 
 
-def test_a_hot_journal_is_rolled_back(tmp_path: Path) -> None:
+def test_copy_rolls_back_hot_journal(tmp_path: Path) -> None:
     path = with_hot_journal(tmp_path)
     assert copy_database(path, tmp_path / "copy", writable=True) == STATE
     assert rows(tmp_path / "copy", "SELECT count(*) FROM blobs WHERE blob = zeroblob(1000)") == [(100,)]
     assert list(beside(path)) == [path.name]
 
 
-def test_a_hot_journal_cannot_be_rolled_back_by_reading_alone(tmp_path: Path) -> None:
+def test_read_only_copy_refuses_hot_journal_and_changes_nothing(tmp_path: Path) -> None:
     path = with_hot_journal(tmp_path)
     before = beside(path)
-    with pytest.raises(BackupError, match=r"middle of a write.*repeat this"):
+    with pytest.raises(BackupError, match=r"middle of a write.*try again"):
         copy_database(path, tmp_path / "copy", writable=False)
     assert beside(path) == before and not (tmp_path / "copy").exists()
 
 
-def test_a_wal_is_recovered_and_left_behind(tmp_path: Path) -> None:
+def test_copy_of_database_with_wal_holds_its_rows_without_wal(tmp_path: Path) -> None:
     path = with_wal(tmp_path)
     target = tmp_path / "copy" / "copy.sqlite3"
     target.parent.mkdir()
@@ -118,7 +118,7 @@ def test_a_wal_is_recovered_and_left_behind(tmp_path: Path) -> None:
     assert rows(target, "PRAGMA journal_mode") == [("delete",)]
 
 
-def test_a_running_node_with_a_wal(tmp_path: Path) -> None:
+def test_copy_beside_running_node_with_wal_holds_committed_content(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "PRAGMA journal_mode = WAL")
     with closing(apsw.Connection(str(path))) as lightningd:
         execute(lightningd, "UPDATE vars SET intval = 8 WHERE name = 'data_version'")
@@ -126,7 +126,7 @@ def test_a_running_node_with_a_wal(tmp_path: Path) -> None:
         assert copy_database(path, tmp_path / "copy", writable=False).data_version == 8
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_copy_of_missing_database_is_refused_and_creates_nothing(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path, tmp_path / "no" / "where"):
         with pytest.raises(BackupError, match="no database"):
             inspect(path, writable=True)
@@ -136,25 +136,25 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page_size", [512, 4096, 65536])
-def test_any_page_size(tmp_path: Path, page_size: int) -> None:
+def test_copy_keeps_the_page_size(tmp_path: Path, page_size: int) -> None:
     path = made(tmp_path / "db", f"PRAGMA page_size = {page_size}", *NODE)
     assert copy_database(path, tmp_path / "copy", writable=False) == STATE
     assert rows(tmp_path / "copy", "PRAGMA page_size") == [(page_size,)]
 
 
-def test_an_empty_file_is_the_database_of_a_node_that_never_started(tmp_path: Path) -> None:
+def test_empty_file_is_the_database_of_a_node_that_never_started(tmp_path: Path) -> None:
     path = tmp_path / "db"
     path.touch()
     state = copy_database(path, tmp_path / "copy", writable=True)
     assert state == inspect(path, writable=False) == DatabaseState(None, None, is_lightningd=False, empty=True)
 
 
-def test_a_database_whose_tables_are_all_gone(tmp_path: Path) -> None:
+def test_database_whose_tables_were_all_dropped_is_empty(tmp_path: Path) -> None:
     path = made(tmp_path / "db", "CREATE TABLE t (x)", "DROP TABLE t")
     assert copy_database(path, tmp_path / "copy", writable=True).empty
 
 
-def test_what_is_no_database_is_named(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_named_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "lightningd.sqlite3"
     path.write_bytes(b"alas, no database at all" * 100)
     with pytest.raises(Corrupt, match=r"lightningd\.sqlite3 is corrupt: file is not a database; nothing was written"):
@@ -164,7 +164,7 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_damaged_index_is_found_and_the_source_named(tmp_path: Path) -> None:
+def test_copy_of_database_with_damaged_index_is_refused_as_corrupt(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE TABLE t (x TEXT UNIQUE)", "INSERT INTO t VALUES ('needle'), ('other')")
     _replace_last(path, b"needle", b"noodle")
     with pytest.raises(Corrupt, match=r"/db is corrupt: .*missing from index.*; nothing was written"):
@@ -172,7 +172,7 @@ def test_a_damaged_index_is_found_and_the_source_named(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
+def test_copy_of_truncated_database_is_refused_as_corrupt(tmp_path: Path) -> None:
     path = node(tmp_path / "db", "CREATE TABLE t (x)", "INSERT INTO t VALUES (zeroblob(100000))")
     with path.open("r+b") as file:
         file.truncate(40000)
@@ -181,7 +181,7 @@ def test_a_file_that_lost_its_end(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
-def test_an_existing_target_is_left_alone(tmp_path: Path) -> None:
+def test_copy_does_not_overwrite_an_existing_file(tmp_path: Path) -> None:
     target = tmp_path / "copy"
     target.write_text("mine")
     with pytest.raises(BackupError, match="could not be created"):
@@ -189,20 +189,20 @@ def test_an_existing_target_is_left_alone(tmp_path: Path) -> None:
     assert target.read_text() == "mine"
 
 
-def test_a_copy_that_the_disk_refuses_says_why(tmp_path: Path) -> None:
-    """A limit on the size of files takes the disk's part."""
+def test_copy_refused_by_the_disk_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes plays the disk that refuses a write."""
     source = node(tmp_path / "db", "CREATE TABLE big (x)", "INSERT INTO big VALUES (zeroblob(400000))")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(BackupError, match=r"failed: (the disk failed|disk I/O error); the database is as it was"):
+        with pytest.raises(BackupError, match=r"failed: (the disk failed|disk I/O error); the database is unchanged"):
             copy_database(source, tmp_path / "copy", writable=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "copy").exists()
 
 
-def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -223,7 +223,7 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path: Path) -> None:
         ("x'07'", None),
     ],
 )
-def test_versions(tmp_path: Path, stored: str, version: int | None) -> None:
+def test_data_version_is_read_as_unsigned_32_bit_or_none(tmp_path: Path, stored: str, version: int | None) -> None:
     path = node(tmp_path / "db", f"UPDATE vars SET intval = {stored} WHERE name = 'data_version'")
     assert inspect(path, writable=False).data_version == version
 
@@ -239,7 +239,7 @@ def test_versions(tmp_path: Path, stored: str, version: int | None) -> None:
     ],
     ids=["only vars", "only version", "a view", "other columns", "a virtual table"],
 )
-def test_what_is_not_a_lightningd(tmp_path: Path, statements: list[str]) -> None:
+def test_database_that_is_not_lightningds_is_recognised(tmp_path: Path, statements: list[str]) -> None:
     path = made(tmp_path / "db", *statements)
     state = inspect(path, writable=False)
     assert (state.is_lightningd, state.empty, state.data_version) == (False, False, None)

@@ -1,6 +1,6 @@
-"""What a file on the simulated disk holds, and what of it a power cut leaves.
+"""The content of a file on the simulated disk, and what a power cut leaves of it.
 
-All that was synced stays. Of what was written since, each part is kept or lost on its own:
+Everything that was synced stays. Of what was written since, each part is kept or lost on its own:
 
 - a sector holds what it held at the sync or after any write since (zeros where the file was shorter); a sector
   itself is never torn;
@@ -19,7 +19,7 @@ ODDS = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """Bytes that are not safe yet, and the size that the file had then."""
+    """Bytes that are not synced yet, and the size of the file after they were written."""
 
     offset: int
     data: bytes
@@ -29,7 +29,7 @@ class _Write:
         return range(self.offset // SECTOR, -(-(self.offset + len(self.data)) // SECTOR))
 
     def put(self, image: bytearray, start: int = 0, stop: int | None = None) -> None:
-        """Put what of the bytes belongs into [start, stop) there."""
+        """Copy the bytes that fall in [start, stop) into the image."""
         start = max(start, self.offset)
         stop = self.offset + len(self.data) if stop is None else min(stop, self.offset + len(self.data))
         if start < stop:

@@ -34,7 +34,7 @@ class _Fault:
 
 
 class FaultyStorage(Storage):
-    """`storage`, but for the faults that `fail` has set.
+    """`storage`, with the faults that `fail` has set.
 
     `calls` counts the calls of each operation, failed ones too, and may be cleared; `struck` counts the failures.
     """
@@ -48,14 +48,14 @@ class FaultyStorage(Storage):
     def fail(self, operation: Operation, number: int, *, nth: int = 1, sticky: bool = False, done: float = 0.0) -> None:
         """Let the `nth` call of `operation` from now on (1 is the next one) fail with the errno `number`.
 
-        sticky: all later calls fail as well. done: how much was carried out all the same, 0 nothing and 1 all of it;
-        a share between makes a short write, and is for writes only. A write that was to be durable is never more
-        than written: what failed was its sync.
+        sticky: all later calls fail as well. done: how much is carried out despite the error, from 0 (nothing) to 1
+        (everything); a share between makes a short write, and is for writes only. A write that was to be durable is
+        written at most, never synced: what failed is its sync.
         """
         if nth < 1 or not 0 <= done <= 1:
-            raise ValueError("the next call is number 1, and what is done a share between 0 and 1")
+            raise ValueError("nth counts from 1, the next call; done is a share from 0 to 1")
         if 0 < done < 1 and operation not in ("write", "write_durably", "extend"):
-            raise ValueError(f"{operation} is carried out or not, there is no share of it")
+            raise ValueError(f"{operation} is carried out or not: done must be 0 or 1")
         self._faults.setdefault(operation, []).append(_Fault(nth, number, sticky, done))
 
     def heal(self) -> None:
@@ -105,7 +105,7 @@ class FaultyStorage(Storage):
         return self.storage.directories_with(name)
 
     def _due(self, operation: Operation) -> _Fault | None:
-        """Count a call; the fault that it meets, if any."""
+        """Count a call; returns the fault that strikes it, if any."""
         self.calls[operation] += 1
         striking = [fault for fault in self._faults.get(operation, ()) if fault.strikes()]
         if not striking:
@@ -139,7 +139,7 @@ class _Reader(ReadHandle):
 
 
 class _Writer(WriteHandle):
-    """After a failed sync the later ones succeed and save nothing, as on Linux: it has forgotten what to write."""
+    """After a failed sync, later ones succeed and save nothing, as on Linux: it has forgotten what was to be saved."""
 
     def __init__(self, storage: FaultyStorage, handle: WriteHandle) -> None:
         self._storage, self._handle = storage, handle
@@ -157,7 +157,7 @@ class _Writer(WriteHandle):
     def _write(self, operation: Operation, offset: int, data: bytes) -> None:
         fault = self._storage._due(operation)
         if fault is not None:
-            # The kernel tells the descriptor of `extend` for itself, so only the other one's syncs lie from here on.
+            # `extend` has a descriptor of its own, which gets the error: only the other one's syncs lie from here on.
             self._syncs_lie |= operation == "write_durably"
             share = data[: int(len(data) * fault.done)]
             if share:

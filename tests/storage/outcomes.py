@@ -1,4 +1,4 @@
-"""What power cuts may leave of a simulated disk."""
+"""What power cuts may leave on a simulated disk."""
 
 import random
 
@@ -13,5 +13,5 @@ def files(disk: SimulatedDisk) -> dict[str, bytes]:
 
 
 def outcomes(disk: SimulatedDisk) -> list[dict[str, bytes]]:
-    """What many power cuts at this moment leave."""
+    """The files that each of many power cuts at this moment leaves."""
     return [files(disk.crash(random.Random(seed))) for seed in SEEDS]

@@ -1,7 +1,7 @@
-"""Every kind of place that a backup may lie in, for the tests that all of them must pass.
+"""Every kind of place that a backup may be in, for the tests that all of them must pass.
 
-A place is a context manager over a fresh directory of the test's own. It gives a function that opens the place, as
-often as wanted, as another process would; the backup's directory is not made yet, the one above it is there.
+A place is a context manager over a fresh directory of the test's own. It gives a function that opens the place, at
+each call as another process would; the backup's directory has not been made yet, its parent exists.
 """
 
 from collections.abc import Callable, Iterator

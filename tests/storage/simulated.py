@@ -1,6 +1,6 @@
 """A disk in memory that may lose in a power cut whatever POSIX lets it lose.
 
-What was synced stays, always. Of the rest each part is kept or lost on its own:
+What was synced always stays. Of the rest, each part is kept or lost on its own:
 
 - the content of a file: see `content.py`;
 - a name that was created, renamed or removed since the last `sync_names` is changed on the disk or not, and for
@@ -49,7 +49,7 @@ class SimulatedDisk:
     after the last one, before it returns.
 
     `watch`, when set, is called at each of these points, before the effect: `crash` called there gives what a cut
-    at this point leaves, and the run goes on.
+    at this point leaves, and the run continues.
     """
 
     def __init__(self, capacity: int = 1 << 30) -> None:
@@ -65,16 +65,16 @@ class SimulatedDisk:
         self._changes: list[_NameChange] = []
 
     def crash_at(self, number: int) -> None:
-        """When `operations` comes to `number`, raise PowerCut there, and from then on whatever is called.
+        """Raise PowerCut when `operations` reaches `number`, and from then on at every call.
 
-        ValueError when it is there already. Only `close` of a handle goes on to do nothing.
+        ValueError when it has already been reached. Only `close` of a handle still succeeds, and does nothing.
         """
         if number <= self.operations:
             raise ValueError(f"operation {number} is over: the disk is at {self.operations}")
         self._cut_at = number
 
     def crash(self, rng: random.Random) -> "SimulatedDisk":
-        """A disk with what a power cut at this moment leaves; this one stays as it is, for another `rng`."""
+        """A disk with what a power cut at this moment leaves; this one is unchanged, for another `rng`."""
         with self._lock:
             survivor = SimulatedDisk(self.capacity)
             likely = rng.choice(ODDS)
@@ -89,7 +89,7 @@ class SimulatedDisk:
                     change.do(names)
                 else:
                     late |= touched
-            left: dict[Content, Content] = {}  # a file of two names stays one
+            left: dict[Content, Content] = {}  # a file with two names stays one file
             for name, file in sorted(names.items()):
                 survivor._names[name] = left[file] = left.get(file) or file.after_power_cut(rng)
             survivor._synced_names = dict(survivor._names)
@@ -100,7 +100,7 @@ class SimulatedDisk:
 
     @contextmanager
     def _step(self) -> Iterator[None]:
-        """Round each effect: a point at which the cut may come, before it."""
+        """Surrounds each effect: the cut may come just before it."""
         with self._on():
             self.operations += 1
             if self.watch is not None:
@@ -132,7 +132,7 @@ class SimulatedDisk:
 
 
 class _Looking:
-    """Round all that only looks. Not a generator: a test of power cuts looks a million times."""
+    """Surrounds everything that only reads. Not a generator: a test of power cuts reads a million times."""
 
     def __init__(self, disk: SimulatedDisk) -> None:
         self._disk = disk
@@ -148,7 +148,7 @@ class _Looking:
 
 
 class SimulatedStorage(Storage):
-    """The directory on a SimulatedDisk; any number of these may look at one disk."""
+    """The directory on a SimulatedDisk; any number of storages may share one disk."""
 
     def __init__(self, disk: SimulatedDisk) -> None:
         self.disk = disk

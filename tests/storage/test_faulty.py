@@ -1,4 +1,4 @@
-"""The faults happen where a test has put them, and leave behind what it said."""
+"""The faults of FaultyStorage strike where a test has set them, and leave behind what it asked for."""
 
 import errno
 import random
@@ -21,7 +21,7 @@ def storage(disk: SimulatedDisk) -> FaultyStorage:
 
 
 def everything(storage: FaultyStorage) -> None:
-    """Each operation once or more."""
+    """Call each operation once or more."""
     storage.exists()
     storage.make()
     storage.publish("manifest", b"data")
@@ -41,7 +41,9 @@ def everything(storage: FaultyStorage) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE])
-def test_each_call_of_each_operation_can_fail(storage: FaultyStorage, operation: Operation, number: int) -> None:
+def test_each_call_of_each_operation_fails_when_told_to(
+    storage: FaultyStorage, operation: Operation, number: int
+) -> None:
     everything(storage)
     assert storage.struck == 0
     for nth in range(1, storage.calls[operation] + 1):
@@ -54,12 +56,12 @@ def test_each_call_of_each_operation_can_fail(storage: FaultyStorage, operation:
         assert faulty.struck == 1
 
 
-def test_every_operation_is_counted(storage: FaultyStorage) -> None:
+def test_operations_are_all_counted(storage: FaultyStorage) -> None:
     everything(storage)
     assert set(storage.calls) == set(OPERATIONS)
 
 
-def test_a_fault_passes_or_stays(storage: FaultyStorage) -> None:
+def test_fault_strikes_once_or_until_healed(storage: FaultyStorage) -> None:
     storage.make()
     storage.names()
     storage.fail("names", errno.ESTALE, nth=2)
@@ -76,7 +78,7 @@ def test_a_fault_passes_or_stays(storage: FaultyStorage) -> None:
     assert storage.struck == 4
 
 
-def test_a_short_write(storage: FaultyStorage) -> None:
+def test_faulty_write_may_store_only_part_of_its_bytes(storage: FaultyStorage) -> None:
     storage.make()
     with closing(storage.create("segment")) as handle:
         storage.fail("write", errno.ENOSPC, done=0.5)
@@ -87,7 +89,7 @@ def test_a_short_write(storage: FaultyStorage) -> None:
     assert storage.read_small("segment") == b"0123456789"
 
 
-def test_an_operation_may_be_done_although_it_failed(storage: FaultyStorage) -> None:
+def test_failed_operation_may_have_been_carried_out(storage: FaultyStorage) -> None:
     storage.make()
     storage.create("manifest.tmp").close()
     storage.fail("rename", errno.EIO, done=1)
@@ -100,7 +102,7 @@ def test_an_operation_may_be_done_although_it_failed(storage: FaultyStorage) -> 
     assert storage.names() == ["manifest", "segment"]
 
 
-def test_after_a_failed_sync_nothing_is_saved_whatever_later_ones_say(
+def test_write_after_failed_sync_is_never_saved_though_later_syncs_succeed(
     storage: FaultyStorage, disk: SimulatedDisk
 ) -> None:
     storage.make()
@@ -116,7 +118,7 @@ def test_after_a_failed_sync_nothing_is_saved_whatever_later_ones_say(
     assert {b"", b"lost", b"gone"} <= found
 
 
-def test_faults_that_make_no_sense_are_refused(storage: FaultyStorage) -> None:
+def test_fault_that_makes_no_sense_is_refused(storage: FaultyStorage) -> None:
     with pytest.raises(ValueError):
         storage.fail("sync", errno.EIO, nth=0)
     with pytest.raises(ValueError):

@@ -1,4 +1,4 @@
-"""What only a directory on a real filesystem can go wrong with."""
+"""What can go wrong only with a directory on a real filesystem."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """How many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -49,7 +49,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.usefixtures("umask")
-def test_only_the_owner_may_read(directory: Path) -> None:
+def test_directory_and_files_are_readable_by_owner_only_under_any_umask(directory: Path) -> None:
     storage = LocalStorage(directory)
     storage.make()
     storage.publish("manifest", b"channel secrets")
@@ -57,20 +57,20 @@ def test_only_the_owner_may_read(directory: Path) -> None:
     assert mode(directory / "manifest") == 0o600
 
 
-def test_an_old_file_does_not_pass_on_its_mode(storage: LocalStorage, directory: Path) -> None:
+def test_published_file_does_not_inherit_mode_of_leftover_file(storage: LocalStorage, directory: Path) -> None:
     (directory / "manifest.tmp").touch()
     (directory / "manifest.tmp").chmod(0o666)
     storage.publish("manifest", b"channel secrets")
     assert mode(directory / "manifest") == 0o600
 
 
-def test_the_parent_must_exist(tmp_path: Path) -> None:
+def test_make_without_parent_directory_is_refused_and_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         LocalStorage(tmp_path / "share" / "lightning.bkp").make()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_the_directory_should_be(directory: Path) -> None:
+def test_file_in_place_of_the_directory_is_refused(directory: Path) -> None:
     directory.write_bytes(b"a backup of the older plugin")
     storage = LocalStorage(directory)
     with pytest.raises(NotADirectoryError):
@@ -81,7 +81,7 @@ def test_a_file_where_the_directory_should_be(directory: Path) -> None:
         LocalStorage(directory / "lightning.bkp").exists()
 
 
-def test_unmaking_takes_nothing_but_files(storage: LocalStorage, directory: Path) -> None:
+def test_unmake_removes_no_subdirectory(storage: LocalStorage, directory: Path) -> None:
     storage.publish("manifest", b"ours")
     (directory / "holiday").mkdir()
     (directory / "holiday" / "photo").write_bytes(b"not ours")
@@ -90,7 +90,7 @@ def test_unmaking_takes_nothing_but_files(storage: LocalStorage, directory: Path
     assert (directory / "holiday" / "photo").read_bytes() == b"not ours"
 
 
-def test_the_way_to_the_directory_may_be_a_link(tmp_path: Path, storage: LocalStorage) -> None:
+def test_path_that_is_a_link_is_resolved_once(tmp_path: Path, storage: LocalStorage) -> None:
     storage.publish("manifest", b"here")
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "lightning.bkp")
@@ -103,7 +103,7 @@ def test_the_way_to_the_directory_may_be_a_link(tmp_path: Path, storage: LocalSt
     assert through.read_small("manifest") == b"here", "the link was resolved once"
 
 
-def test_a_link_put_in_place_of_the_directory_is_refused(tmp_path: Path, directory: Path) -> None:
+def test_link_put_in_place_of_the_directory_is_refused(tmp_path: Path, directory: Path) -> None:
     storage = LocalStorage(directory)
     (tmp_path / "elsewhere").mkdir()
     directory.symlink_to(tmp_path / "elsewhere")
@@ -115,7 +115,7 @@ def test_a_link_put_in_place_of_the_directory_is_refused(tmp_path: Path, directo
         storage.sync_names()
 
 
-def test_links_in_the_directory_are_not_followed(tmp_path: Path, storage: LocalStorage, directory: Path) -> None:
+def test_link_inside_the_directory_is_not_followed(tmp_path: Path, storage: LocalStorage, directory: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"precious")
     (directory / "manifest").symlink_to(secret)
@@ -138,7 +138,9 @@ def subdirectory(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [fifo, subdirectory], ids=["fifo", "directory"])
-def test_only_regular_files_are_opened(storage: LocalStorage, directory: Path, make: Callable[[Path], None]) -> None:
+def test_fifo_or_subdirectory_is_not_opened_as_a_file(
+    storage: LocalStorage, directory: Path, make: Callable[[Path], None]
+) -> None:
     make(directory / "segment")
     before = descriptors()
     with pytest.raises(OSError, match="not a regular file"):
@@ -147,21 +149,21 @@ def test_only_regular_files_are_opened(storage: LocalStorage, directory: Path, m
     assert storage.names() == []
 
 
-def test_hidden_files_are_not_named(storage: LocalStorage, directory: Path) -> None:
+def test_hidden_files_are_not_listed(storage: LocalStorage, directory: Path) -> None:
     (directory / ".nfs0001").touch()
     (directory / "._manifest").touch()
     storage.create("manifest").close()
     assert storage.names() == ["manifest"]
 
 
-def test_a_child_process_gets_no_descriptor(storage: LocalStorage) -> None:
+def test_open_files_are_not_inherited_by_child_process(storage: LocalStorage) -> None:
     count = "import os; print(len(os.listdir('/proc/self/fd')))"
     without = subprocess.check_output([sys.executable, "-c", count], close_fds=False)
     with closing(storage.create("segment")), closing(storage.open("segment")):
         assert subprocess.check_output([sys.executable, "-c", count], close_fds=False) == without
 
 
-def test_all_descriptors_are_closed(storage: LocalStorage) -> None:
+def test_operations_leak_no_descriptors(storage: LocalStorage) -> None:
     before = descriptors()
     for _ in range(3):
         storage.publish("manifest", b"x")
@@ -172,7 +174,7 @@ def test_all_descriptors_are_closed(storage: LocalStorage) -> None:
     assert descriptors() == before
 
 
-def test_a_second_close_leaves_the_file_of_another_alone(storage: LocalStorage) -> None:
+def test_second_close_of_a_handle_does_not_close_another_file(storage: LocalStorage) -> None:
     handle = storage.create("segment")
     handle.close()
     with closing(storage.create("another")) as another:
@@ -181,7 +183,7 @@ def test_a_second_close_leaves_the_file_of_another_alone(storage: LocalStorage) 
     assert storage.read_small("another") == b"still open"
 
 
-def test_directories_with_a_file_are_found(tmp_path: Path) -> None:
+def test_directories_that_hold_a_given_file_are_found(tmp_path: Path) -> None:
     above = LocalStorage(tmp_path)
     assert above.directories_with("manifest") == []
     for name in ("two", "one", ".hidden"):
@@ -197,7 +199,7 @@ def test_directories_with_a_file_are_found(tmp_path: Path) -> None:
     assert above.directories_with("manifest") == ["one", "two"]
 
 
-def test_the_disk_is_known_before_the_directory_is_made(tmp_path: Path, directory: Path) -> None:
+def test_shared_disk_is_recognised_before_the_directory_is_made(tmp_path: Path, directory: Path) -> None:
     storage = LocalStorage(directory)
     assert storage.shares_disk_with(tmp_path) and not storage.shares_disk_with(Path("/dev/shm"))
     storage.make()
@@ -207,8 +209,8 @@ def test_the_disk_is_known_before_the_directory_is_made(tmp_path: Path, director
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="needs root and btrfs-progs, to make subvolumes"
 )
-def test_two_subvolumes_are_one_disk(tmp_path: Path) -> None:
-    """So many systems come set up (/ and /home), and each says that it is a filesystem of its own."""
+def test_two_subvolumes_count_as_one_disk(tmp_path: Path) -> None:
+    """Many systems are set up with two (/ and /home), and each reports a device number of its own."""
     image, point = tmp_path / "image", tmp_path / "point"
     with image.open("wb") as file:
         file.truncate(128 << 20)
@@ -229,7 +231,7 @@ def test_two_subvolumes_are_one_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refusal", sorted(NO_LINKS))
-def test_filesystem_without_links_is_asked_first(
+def test_rename_new_works_and_replaces_nothing_where_there_are_no_hard_links(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def refused(*_: object, **__: object) -> None:
@@ -248,7 +250,7 @@ def test_filesystem_without_links_is_asked_first(
     assert storage.read_small("segment") == b"record"
 
 
-def test_failing_disk_is_not_taken_for_one_without_links(
+def test_io_error_of_link_is_not_taken_for_missing_hard_links(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -262,8 +264,8 @@ def test_failing_disk_is_not_taken_for_one_without_links(
     assert storage.names() == ["segment.tmp"]
 
 
-def test_link_whose_answer_was_lost_is_ones_own(storage: LocalStorage, directory: Path) -> None:
-    """The kernel's NFS client asks again, and hears that the name is taken."""
+def test_link_that_was_made_but_reported_as_taken_is_recognised_as_ours(storage: LocalStorage, directory: Path) -> None:
+    """The kernel's NFS client repeats the call, and is told that the name is taken."""
     storage.publish("segment.tmp", b"data")
     os.link(directory / "segment.tmp", directory / "segment")
     storage.rename_new("segment.tmp", "segment")
@@ -271,7 +273,9 @@ def test_link_whose_answer_was_lost_is_ones_own(storage: LocalStorage, directory
 
 
 @pytest.mark.parametrize("what", ["a directory", "a link to nothing"])
-def test_new_name_that_something_else_has_is_refused(storage: LocalStorage, directory: Path, what: str) -> None:
+def test_rename_new_to_name_of_directory_or_dead_link_is_refused(
+    storage: LocalStorage, directory: Path, what: str
+) -> None:
     storage.publish("segment.tmp", b"data")
     if what == "a directory":
         (directory / "segment").mkdir()
@@ -281,8 +285,8 @@ def test_new_name_that_something_else_has_is_refused(storage: LocalStorage, dire
         storage.rename_new("segment.tmp", "segment")
 
 
-def test_nothing_is_open_by_the_name_that_goes(storage: LocalStorage, directory: Path) -> None:
-    """The kernel's NFS client would keep a hidden name for the file, for ever if the machine dies."""
+def test_rename_new_leaves_nothing_open_under_the_old_name(storage: LocalStorage, directory: Path) -> None:
+    """The kernel's NFS client would keep a hidden name for the open file, forever if the machine dies."""
     before = descriptors()
     with closing(storage.create("segment.tmp")):
         storage.rename_new("segment.tmp", "segment")
@@ -293,7 +297,7 @@ def test_nothing_is_open_by_the_name_that_goes(storage: LocalStorage, directory:
 
 
 @pytest.mark.parametrize("taken", ["removed", "replaced"])
-def test_new_name_that_another_writer_takes_in_the_same_moment(
+def test_rename_new_overtaken_by_another_writer_is_fenced(
     storage: LocalStorage, directory: Path, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
     link, before = os.link, descriptors()

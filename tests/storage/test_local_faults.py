@@ -1,4 +1,4 @@
-"""Filesystems that fail, do things by halves, or know less than POSIX asks for."""
+"""Filesystems that fail, do only half of what they are asked, or offer less than POSIX demands."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def storage(directory: Path) -> LocalStorage:
 
 
 def failing(call: str, number: int, monkeypatch: pytest.MonkeyPatch, directories: bool = False) -> None:
-    """Let a call of `os` fail, for directories only when told so."""
+    """Let a function of `os` fail; with `directories`, for directories only."""
     real = getattr(os, call)
 
     def fail(descriptor: int, *rest: object) -> None:
@@ -41,7 +41,7 @@ def failing(call: str, number: int, monkeypatch: pytest.MonkeyPatch, directories
     monkeypatch.setattr(os, call, fail)
 
 
-def test_short_writes_go_on(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data)[:7], offset))
     with closing(storage.create("segment")) as handle:
@@ -51,14 +51,14 @@ def test_short_writes_go_on(storage: LocalStorage, monkeypatch: pytest.MonkeyPat
     assert storage.read_small("segment") == b"\0\0\0twenty bytes of textand a record" + bytes(10)
 
 
-def test_short_reads_go_on(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_are_continued(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.publish("manifest", b"twenty bytes of text")
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 7), offset))
     assert storage.read_small("manifest") == b"twenty bytes of text"
 
 
-def test_a_write_that_writes_nothing_is_an_error(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_that_writes_nothing_is_an_error(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
     with closing(storage.create("segment")) as handle, pytest.raises(OSError) as caught:
         handle.write_durably(0, b"record")
@@ -66,7 +66,7 @@ def test_a_write_that_writes_nothing_is_an_error(storage: LocalStorage, monkeypa
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS])
-def test_a_filesystem_without_sync_of_directories(
+def test_filesystem_that_cannot_sync_directories_is_accepted(
     directory: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     failing("fsync", number, monkeypatch, directories=True)
@@ -77,7 +77,9 @@ def test_a_filesystem_without_sync_of_directories(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE])
-def test_a_failing_sync_of_names_is_told(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_failed_sync_of_directory_is_raised(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     failing("fsync", number, monkeypatch, directories=True)
     with pytest.raises(OSError) as caught:
         storage.sync_names()
@@ -85,7 +87,7 @@ def test_a_failing_sync_of_names_is_told(storage: LocalStorage, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.EBADF])
-def test_a_failing_sync_of_a_file_is_never_tolerated(
+def test_failed_sync_of_a_file_is_always_raised(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     failing("fsync", number, monkeypatch)
@@ -97,16 +99,14 @@ def test_a_failing_sync_of_a_file_is_never_tolerated(
             assert caught.value.errno == number
 
 
-def test_a_directory_that_cannot_be_made_durable_does_not_stay(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directory_that_cannot_be_synced_is_removed_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing("fsync", errno.EIO, monkeypatch)
     with pytest.raises(OSError):
         LocalStorage(directory).make()
     assert not directory.exists()
 
 
-def test_a_filesystem_without_modes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filesystem_without_modes_is_accepted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -117,7 +117,7 @@ def test_a_filesystem_without_modes(directory: Path, monkeypatch: pytest.MonkeyP
     assert storage.read_small("manifest") == b"data"
 
 
-def test_a_failing_chmod_leaves_nothing_open(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_chmod_leaks_no_descriptor(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     failing("fchmod", errno.EIO, monkeypatch)
     before = descriptors()
     with pytest.raises(OSError):
@@ -126,7 +126,7 @@ def test_a_failing_chmod_leaves_nothing_open(storage: LocalStorage, monkeypatch:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_a_commit_is_a_write_a_sync_and_a_look_at_the_fence(
+def test_durable_write_makes_exactly_the_calls_pwrite_fdatasync_fstat(
     directory: Path, storage: LocalStorage, tmp_path: Path
 ) -> None:
     assert storage.exists()

@@ -1,4 +1,4 @@
-"""A power cut in the middle of a run, at each point where one can come."""
+"""Power cuts on the simulated disk: at each point of a run where one can come."""
 
 import errno
 import random
@@ -20,7 +20,7 @@ def disk() -> SimulatedDisk:
 
 
 def cuts(run: Callable[[Storage], None], prepare: Callable[[Storage], None]) -> list[list[dict[str, bytes]]]:
-    """The outcomes of a cut at each point of `run`, in order; each ends in PowerCut."""
+    """The outcomes of a cut at each point of `run`, from the first to the last; each run ends in PowerCut."""
 
     def fresh() -> SimulatedDisk:
         disk = SimulatedDisk()
@@ -41,7 +41,7 @@ def cuts(run: Callable[[Storage], None], prepare: Callable[[Storage], None]) -> 
     return found
 
 
-def test_a_durable_write_is_cut_at_three_points() -> None:
+def test_durable_write_has_three_points_where_power_can_be_cut() -> None:
     handles: list[WriteHandle] = []
 
     def prepare(storage: Storage) -> None:
@@ -55,7 +55,7 @@ def test_a_durable_write_is_cut_at_three_points() -> None:
     assert {outcome["segment"] for outcome in after} == {b"new"}
 
 
-def test_a_published_file_is_the_old_one_or_the_new_one() -> None:
+def test_published_file_is_old_or_new_after_power_cut() -> None:
     found = cuts(lambda storage: storage.publish("a", b"new" * 999), lambda storage: storage.publish("a", b"old" * 999))
     for point in found:
         assert all(outcome["a"] in (b"old" * 999, b"new" * 999) for outcome in point)
@@ -63,7 +63,7 @@ def test_a_published_file_is_the_old_one_or_the_new_one() -> None:
     assert all(outcome == {"a": b"new" * 999} for outcome in found[-1])
 
 
-def test_a_file_published_without_sync_is_caught() -> None:
+def test_simulated_disk_shows_loss_of_file_published_without_sync() -> None:
     def careless(storage: Storage) -> None:
         with closing(storage.create("a.tmp")) as handle:
             handle.write(0, b"new" * 999)
@@ -74,7 +74,7 @@ def test_a_file_published_without_sync_is_caught() -> None:
     assert any(outcome["a"] not in (b"old" * 999, b"new" * 999) for point in found for outcome in point)
 
 
-def test_the_directory_is_made_and_unmade_durably() -> None:
+def test_make_and_unmake_of_directory_survive_power_cut() -> None:
     disk = SimulatedDisk()
     disk.crash_at(2)
     with pytest.raises(PowerCut):
@@ -88,7 +88,7 @@ def test_the_directory_is_made_and_unmade_durably() -> None:
     assert all(outcome == {} for outcome in found[-1])
 
 
-def test_after_the_cut_nothing_works(disk: SimulatedDisk) -> None:
+def test_every_call_raises_power_cut_once_the_disk_is_off(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("manifest", b"data")
     writer, reader = storage.create("segment"), storage.open("manifest")
@@ -112,13 +112,13 @@ def test_after_the_cut_nothing_works(disk: SimulatedDisk) -> None:
         survivor.crash_at(survivor.operations)
 
 
-def test_error_handling_cannot_mistake_the_cut_for_an_error(disk: SimulatedDisk) -> None:
+def test_power_cut_is_not_swallowed_by_except_exception(disk: SimulatedDisk) -> None:
     disk.crash_at(disk.operations + 1)
     with pytest.raises(PowerCut), suppress(Exception):
         SimulatedStorage(disk).publish("manifest", b"data")
 
 
-def test_a_watcher_may_cut_at_each_point_of_one_run(disk: SimulatedDisk) -> None:
+def test_watcher_can_take_a_crash_copy_at_each_point_of_a_run(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("a", b"old")
     before = disk.operations
@@ -131,7 +131,7 @@ def test_a_watcher_may_cut_at_each_point_of_one_run(disk: SimulatedDisk) -> None
     assert storage.read_small("a") == b"new"
 
 
-def test_a_full_disk(disk: SimulatedDisk) -> None:
+def test_full_simulated_disk_refuses_growth_and_takes_overwrites(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("old", bytes(1000))
     disk.capacity = 3000

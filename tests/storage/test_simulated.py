@@ -1,4 +1,4 @@
-"""The simulated disk forgets all that it may, and nothing that it may not."""
+"""The simulated disk loses everything that it may lose, and nothing that it may not."""
 
 import random
 from contextlib import closing
@@ -22,7 +22,7 @@ def disk() -> SimulatedDisk:
 # The content of files
 
 
-def test_synced_content_stays(disk: SimulatedDisk) -> None:
+def test_synced_content_survives_power_cut(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     with closing(storage.create("segment")) as handle:
         handle.write(0, b"a" * 3000)
@@ -33,7 +33,7 @@ def test_synced_content_stays(disk: SimulatedDisk) -> None:
     assert all(found == {"segment": b"a" * 3000 + b"b" * 700 + bytes(1000)} for found in outcomes(disk))
 
 
-def test_unsynced_content_is_kept_lost_or_mixed(disk: SimulatedDisk) -> None:
+def test_unsynced_sectors_are_kept_or_lost_in_any_mixture(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     handle = storage.create("segment")
     handle.write(0, b"old!" * (3 * SECTOR // 4))
@@ -45,7 +45,7 @@ def test_unsynced_content_is_kept_lost_or_mixed(disk: SimulatedDisk) -> None:
     assert found == {a + b + c for a in (old, new) for b in (old, new) for c in (old, new)}
 
 
-def test_a_file_that_was_never_synced_may_be_anything(disk: SimulatedDisk) -> None:
+def test_never_synced_file_may_have_any_sectors_and_size(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.create("segment").write(0, b"x" * 4 * SECTOR)
     storage.sync_names()
@@ -56,7 +56,7 @@ def test_a_file_that_was_never_synced_may_be_anything(disk: SimulatedDisk) -> No
     assert any(0 < len(content) < 4 * SECTOR for content in found)
 
 
-def test_a_sector_may_hold_what_it_held_between_two_writes(disk: SimulatedDisk) -> None:
+def test_unsynced_sector_may_hold_what_it_held_between_two_writes(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     handle = storage.create("segment")
     handle.write_durably(0, b"1")
@@ -66,7 +66,7 @@ def test_a_sector_may_hold_what_it_held_between_two_writes(disk: SimulatedDisk) 
     assert {outcome["segment"] for outcome in outcomes(disk)} == {b"1", b"2", b"3"}
 
 
-def test_an_unsynced_cut_of_a_file_may_be_undone(disk: SimulatedDisk) -> None:
+def test_unsynced_truncation_may_be_undone(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     handle = storage.create("segment")
     handle.write_durably(0, b"x" * 2000)
@@ -80,7 +80,7 @@ def test_an_unsynced_cut_of_a_file_may_be_undone(disk: SimulatedDisk) -> None:
 
 @settings(deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32))
-def test_each_sector_and_the_size_are_ones_that_the_file_had(data: st.DataObject, seed: int) -> None:
+def test_sectors_and_size_after_power_cut_are_ones_the_file_had(data: st.DataObject, seed: int) -> None:
     content = Content()
     had = [b""]
     for _ in range(data.draw(st.integers(0, 8))):
@@ -103,7 +103,7 @@ def test_each_sector_and_the_size_are_ones_that_the_file_had(data: st.DataObject
 # Names
 
 
-def test_a_synced_file_may_lose_its_name(disk: SimulatedDisk) -> None:
+def test_synced_file_may_lose_its_unsynced_name(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.create("segment").write_durably(0, b"data")
     found = outcomes(disk)
@@ -113,7 +113,7 @@ def test_a_synced_file_may_lose_its_name(disk: SimulatedDisk) -> None:
     assert all(outcome == {"segment": b"data"} for outcome in outcomes(disk))
 
 
-def test_a_rename_is_done_or_not(disk: SimulatedDisk) -> None:
+def test_unsynced_rename_is_done_or_not(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("manifest", b"old")
     storage.create("manifest.tmp").write_durably(0, b"new")
@@ -128,7 +128,7 @@ def test_a_rename_is_done_or_not(disk: SimulatedDisk) -> None:
     assert all(outcome == after for outcome in outcomes(disk))
 
 
-def test_a_rename_to_a_new_name_may_leave_either_or_both(disk: SimulatedDisk) -> None:
+def test_unsynced_rename_new_may_leave_either_name_or_both(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     with closing(storage.create("segment.tmp")) as handle:
         handle.write_durably(0, b"data")
@@ -143,7 +143,7 @@ def test_a_rename_to_a_new_name_may_leave_either_or_both(disk: SimulatedDisk) ->
     assert all(list(outcome) == ["segment"] for outcome in outcomes(disk))
 
 
-def test_a_removal_may_be_undone(disk: SimulatedDisk) -> None:
+def test_unsynced_removal_may_be_undone(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("segment", b"data")
     storage.remove("segment")
@@ -154,7 +154,7 @@ def test_a_removal_may_be_undone(disk: SimulatedDisk) -> None:
     assert all(outcome == {} for outcome in outcomes(disk))
 
 
-def test_changes_of_different_names_come_in_any_order(disk: SimulatedDisk) -> None:
+def test_unsynced_changes_of_different_names_survive_in_any_order(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("old", b"")
     storage.create("a").sync()
@@ -164,7 +164,7 @@ def test_changes_of_different_names_come_in_any_order(disk: SimulatedDisk) -> No
     assert {(), ("a", "b", "old"), ("a",), ("b",), ("a", "old"), ("old",)} <= found
 
 
-def test_changes_of_one_name_come_in_their_order(disk: SimulatedDisk) -> None:
+def test_unsynced_changes_of_one_name_survive_in_their_order(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("manifest", b"1")
     for data in (b"2", b"3"):
@@ -180,7 +180,7 @@ def test_changes_of_one_name_come_in_their_order(disk: SimulatedDisk) -> None:
     }
 
 
-def test_create_over_an_old_file_may_leave_either_or_none(disk: SimulatedDisk) -> None:
+def test_unsynced_create_over_old_file_may_leave_either_or_none(disk: SimulatedDisk) -> None:
     storage = SimulatedStorage(disk)
     storage.publish("segment", b"old")
     storage.create("segment").write_durably(0, b"new")

@@ -1,4 +1,4 @@
-"""What every storage does, wherever it is."""
+"""What every storage does, at every kind of place."""
 
 import errno
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def get(storage: Storage, name: str) -> bytes:
         return handle.read(0, handle.size())
 
 
-def test_the_directory_is_made_once(opener: Opener) -> None:
+def test_directory_is_made_once_and_not_again(opener: Opener) -> None:
     storage = opener()
     assert not storage.exists()
     assert storage.describe()
@@ -50,7 +50,7 @@ def test_the_directory_is_made_once(opener: Opener) -> None:
         storage.make()
 
 
-def test_a_directory_is_unmade_with_its_files(storage: Storage, opener: Opener) -> None:
+def test_unmake_removes_directory_and_its_files(storage: Storage, opener: Opener) -> None:
     with closing(storage.create("snapshot.tmp")):
         storage.publish("manifest", b"old")
         storage.unmake()
@@ -59,7 +59,7 @@ def test_a_directory_is_unmade_with_its_files(storage: Storage, opener: Opener) 
     assert storage.names() == []
 
 
-def test_nothing_works_before_the_directory_is_made(opener: Opener) -> None:
+def test_every_operation_fails_before_the_directory_is_made(opener: Opener) -> None:
     storage = opener()
     for call in (
         storage.unmake,
@@ -77,14 +77,14 @@ def test_nothing_works_before_the_directory_is_made(opener: Opener) -> None:
     assert not storage.exists()
 
 
-def test_what_is_written_is_read(storage: Storage, opener: Opener) -> None:
+def test_written_bytes_are_read_back(storage: Storage, opener: Opener) -> None:
     data = bytes(range(256)) * 9
     put(storage, "segment", data)
     assert get(storage, "segment") == data
     assert get(opener(), "segment") == data
 
 
-def test_reads_stop_at_the_end_of_the_file(storage: Storage) -> None:
+def test_read_stops_at_end_of_file(storage: Storage) -> None:
     put(storage, "segment", b"0123456789")
     with closing(storage.open("segment")) as handle:
         assert handle.size() == 10
@@ -95,12 +95,12 @@ def test_reads_stop_at_the_end_of_the_file(storage: Storage) -> None:
         assert handle.read(2, 0) == b""
 
 
-def test_a_new_file_is_empty(storage: Storage) -> None:
+def test_created_file_is_empty(storage: Storage) -> None:
     storage.create("segment").close()
     assert get(storage, "segment") == b""
 
 
-def test_writes_may_leave_a_gap_of_zeros_and_overwrite(storage: Storage) -> None:
+def test_write_past_end_leaves_zeros_and_may_overwrite(storage: Storage) -> None:
     with closing(storage.create("segment")) as handle:
         handle.write(1000, b"end")
         handle.write(2, b"begin")
@@ -108,7 +108,7 @@ def test_writes_may_leave_a_gap_of_zeros_and_overwrite(storage: Storage) -> None
     assert get(storage, "segment") == b"\0\0beGIn" + bytes(993) + b"end"
 
 
-def test_a_durable_write_is_a_write(storage: Storage) -> None:
+def test_durable_write_is_read_back(storage: Storage) -> None:
     with closing(storage.create("segment")) as handle:
         handle.write(0, bytes(2000))
         handle.write_durably(600, b"record")
@@ -116,7 +116,7 @@ def test_a_durable_write_is_a_write(storage: Storage) -> None:
     assert get(storage, "segment") == bytes(600) + b"record" + bytes(1392) + b"past the end"
 
 
-def test_extending_lays_zeros(storage: Storage) -> None:
+def test_extend_fills_with_zeros(storage: Storage) -> None:
     with closing(storage.create("segment")) as handle:
         handle.write(0, b"record")
         handle.extend(6, 3 << 20)
@@ -126,7 +126,7 @@ def test_extending_lays_zeros(storage: Storage) -> None:
     assert get(storage, "segment") == b"recordanother" + bytes((3 << 20) - 6)
 
 
-def test_extending_goes_on_after_a_rename_and_a_removal(storage: Storage) -> None:
+def test_extend_follows_its_file_through_rename_and_removal(storage: Storage) -> None:
     with closing(storage.create("segment.tmp")) as handle:
         storage.rename("segment.tmp", "segment")
         put(storage, "segment.tmp", b"another file")
@@ -139,7 +139,7 @@ def test_extending_goes_on_after_a_rename_and_a_removal(storage: Storage) -> Non
         handle.sync()
 
 
-def test_a_file_is_cut_and_grown(storage: Storage) -> None:
+def test_truncate_shortens_and_lengthens_a_file(storage: Storage) -> None:
     with closing(storage.create("segment")) as handle:
         handle.write(0, b"x" * 2000)
         handle.truncate(700)
@@ -149,7 +149,7 @@ def test_a_file_is_cut_and_grown(storage: Storage) -> None:
     assert get(storage, "segment") == b"x" * 700 + bytes(800)
 
 
-def test_large_data(storage: Storage) -> None:
+def test_megabytes_of_data_are_read_back(storage: Storage) -> None:
     data = bytes(range(251)) * 20_000
     with closing(storage.create("snapshot")) as handle:
         handle.write(0, data)
@@ -157,7 +157,7 @@ def test_large_data(storage: Storage) -> None:
     assert get(storage, "snapshot") == data * 2
 
 
-def test_a_reader_sees_what_is_written_meanwhile(storage: Storage, opener: Opener) -> None:
+def test_reader_sees_what_is_written_while_it_is_open(storage: Storage, opener: Opener) -> None:
     with closing(storage.create("segment")) as writer:
         writer.write_durably(0, b"one")
         with closing(opener().open("segment")) as reader:
@@ -167,7 +167,7 @@ def test_a_reader_sees_what_is_written_meanwhile(storage: Storage, opener: Opene
             assert reader.read(0, 10) == b"onetwo"
 
 
-def test_names_are_sorted(storage: Storage, opener: Opener) -> None:
+def test_names_of_files_are_sorted(storage: Storage, opener: Opener) -> None:
     for name in ("b", "segment-00000010", "a.tmp", "segment-00000009", "manifest"):
         storage.create(name).close()
     expected = ["a.tmp", "b", "manifest", "segment-00000009", "segment-00000010"]
@@ -175,7 +175,7 @@ def test_names_are_sorted(storage: Storage, opener: Opener) -> None:
     assert opener().names() == expected
 
 
-def test_create_begins_a_new_file(storage: Storage) -> None:
+def test_create_over_a_file_leaves_old_one_to_its_reader(storage: Storage) -> None:
     put(storage, "manifest", b"old")
     with closing(storage.open("manifest")) as reader:
         put(storage, "manifest", b"ne")
@@ -184,7 +184,7 @@ def test_create_begins_a_new_file(storage: Storage) -> None:
         assert reader.size() == 3
 
 
-def test_rename_replaces(storage: Storage) -> None:
+def test_rename_replaces_target_and_leaves_old_one_to_its_reader(storage: Storage) -> None:
     put(storage, "manifest", b"old")
     put(storage, "manifest.tmp", b"new")
     with closing(storage.open("manifest")) as reader:
@@ -195,7 +195,7 @@ def test_rename_replaces(storage: Storage) -> None:
         assert reader.read(0, 10) == b"old"
 
 
-def test_new_name_is_given_once(storage: Storage, opener: Opener) -> None:
+def test_rename_new_refuses_a_name_that_is_taken(storage: Storage, opener: Opener) -> None:
     put(storage, "segment-a.tmp", b"one")
     put(opener(), "segment-b.tmp", b"another")
     storage.rename_new("segment-a.tmp", "segment")
@@ -210,7 +210,7 @@ def test_new_name_is_given_once(storage: Storage, opener: Opener) -> None:
     assert get(storage, "segment") == b"another"
 
 
-def test_new_name_that_a_file_has_leaves_its_writer_and_the_other_one_alone(storage: Storage) -> None:
+def test_refused_rename_new_disturbs_neither_writer(storage: Storage) -> None:
     with closing(storage.create("segment")) as theirs, closing(storage.create("segment.tmp")) as ours:
         theirs.write_durably(0, b"theirs")
         ours.write_durably(0, b"ours")
@@ -226,7 +226,7 @@ def test_new_name_that_a_file_has_leaves_its_writer_and_the_other_one_alone(stor
 
 
 @pytest.mark.parametrize("rename", ["rename", "rename_new"])
-def test_a_writer_follows_its_file_through_a_rename(storage: Storage, rename: str) -> None:
+def test_writer_follows_its_file_through_rename(storage: Storage, rename: str) -> None:
     with closing(storage.create("segment.tmp")) as handle:
         handle.write(0, b"one")
         getattr(storage, rename)("segment.tmp", "segment")
@@ -237,7 +237,7 @@ def test_a_writer_follows_its_file_through_a_rename(storage: Storage, rename: st
     assert get(storage, "segment") == b"onetwo34"
 
 
-def test_remove(storage: Storage) -> None:
+def test_removed_file_is_gone_but_still_readable_by_its_reader(storage: Storage) -> None:
     put(storage, "segment", b"old")
     with closing(storage.open("segment")) as reader:
         storage.remove("segment")
@@ -246,7 +246,7 @@ def test_remove(storage: Storage) -> None:
         assert reader.read(0, 10) == b"old"
 
 
-def test_what_is_not_there(storage: Storage) -> None:
+def test_missing_file_is_reported_as_not_found(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.open("segment")
     with pytest.raises(FileNotFoundError):
@@ -259,7 +259,7 @@ def test_what_is_not_there(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_NAMES)
-def test_names_that_lead_elsewhere(storage: Storage, name: str) -> None:
+def test_name_that_leads_out_of_the_directory_is_refused(storage: Storage, name: str) -> None:
     storage.create("a").close()
     for call in (
         lambda: storage.open(name),
@@ -275,12 +275,12 @@ def test_names_that_lead_elsewhere(storage: Storage, name: str) -> None:
     assert storage.names() == ["a"]
 
 
-def test_space(storage: Storage) -> None:
+def test_free_space_is_positive_and_at_most_the_total(storage: Storage) -> None:
     space = storage.space()
     assert 0 < space.free <= space.total
 
 
-def test_a_small_file_is_published_and_read(storage: Storage) -> None:
+def test_publish_replaces_a_small_file_and_its_leftover(storage: Storage) -> None:
     storage.publish("manifest", b"old")
     storage.publish("manifest", b"new")
     assert storage.read_small("manifest") == b"new"
@@ -292,7 +292,7 @@ def test_a_small_file_is_published_and_read(storage: Storage) -> None:
     assert storage.names() == ["manifest"]
 
 
-def test_handles_are_closed_once(storage: Storage) -> None:
+def test_closed_handle_refuses_everything_but_close(storage: Storage) -> None:
     writer = storage.create("segment")
     writer.write(0, b"data")
     reader = storage.open("segment")
@@ -320,7 +320,9 @@ RESIZE = st.tuples(st.sampled_from(["truncate", "extend"]), st.integers(0, 3000)
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(WRITE | RESIZE, max_size=12))
-def test_a_file_is_an_array_of_bytes(storage: Storage, steps: list[tuple[str, int, bytes | None]]) -> None:
+def test_random_writes_and_resizes_behave_like_an_array_of_bytes(
+    storage: Storage, steps: list[tuple[str, int, bytes | None]]
+) -> None:
     expected = bytearray()
     with closing(storage.create("segment")) as handle:
         for step, number, data in steps:

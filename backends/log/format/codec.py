@@ -1,6 +1,6 @@
-"""One zstd stream over many records, flushed after each: successive calls are nearly alike.
+"""Compression: one zstd stream over many records, flushed after each, because successive calls are nearly alike.
 
-A stream cannot be taken up again after a restart, so a record may begin a new one (Flag.FRAME).
+A stream cannot be continued after a restart, so a record may begin a new one (Flag.FRAME).
 """
 
 import sys
@@ -12,37 +12,38 @@ else:
     from backports import zstd
 
 LEVEL_CHANGES = 1
-"""On the recordings smaller and quicker than level 3: 7.7 % of the SQL against 8.2 %, 4 µs a call against 7."""
+"""The zstd level for changes. On the recordings it is smaller and faster than level 3: 7.7 % of the SQL against 8.2 %,
+4 µs a call against 7."""
 
 LEVEL_SNAPSHOT = 3
 _PIECE = 1 << 16
 _MAX_WINDOW_LOG = 23
-"""8 MiB, the most that level 1 to 9 use: a hostile stream may not ask for more memory."""
+"""8 MiB, the most that levels 1 to 9 use: a hostile stream cannot ask for more memory."""
 
 
 class StreamError(Exception):
-    """The bytes are not what a compressor of ours writes."""
+    """The bytes are not what this program's compressor writes."""
 
 
 class Compressor:
-    """The writing end of one stream."""
+    """Compresses one stream."""
 
     def __init__(self, level: int) -> None:
         self._stream = zstd.ZstdCompressor(level=level)
 
     def add(self, data: bytes) -> bytes:
-        """All that a reader needs to have `data` back, given what was added before."""
+        """The compressed bytes from which a reader recovers `data`, once it has everything that was added before."""
         return self._stream.compress(data, zstd.ZstdCompressor.FLUSH_BLOCK)
 
 
 class Decompressor:
-    """The reading end of one stream."""
+    """Decompresses one stream."""
 
     def __init__(self) -> None:
         self._stream = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG})
 
     def pieces(self, payload: Iterable[bytes], size: int) -> Iterator[bytes]:
-        """What one `add` was given, piece by piece: `size` bytes in all, else StreamError."""
+        """The data given to one `Compressor.add`, piece by piece. Raises StreamError unless it has `size` bytes."""
         got = 0
         for block in payload:
             data = block
@@ -53,21 +54,21 @@ class Decompressor:
                     raise StreamError(str(error)) from None
                 got += len(piece)
                 if got > size or self._stream.eof:
-                    raise StreamError(f"it unpacks to more than the {size} bytes that its header says")
+                    raise StreamError(f"it unpacks to more than the {size} bytes that its header claims")
                 if piece:
                     yield piece
                 if self._stream.needs_input or not piece:
                     break
                 data = b""
         if got != size:
-            raise StreamError(f"it unpacks to {got} bytes, and its header says {size}")
+            raise StreamError(f"it unpacks to {got} bytes, and its header claims {size}")
 
     def whole(self, payload: bytes, size: int) -> bytes:
-        """The same in one piece, for what is known to be small."""
+        """Like `pieces`, but in one piece, for data that is known to be small."""
         try:
             piece = self._stream.decompress(payload, max_length=size + 1)
         except (zstd.ZstdError, EOFError) as error:
             raise StreamError(str(error)) from None
         if len(piece) == size and self._stream.needs_input and not self._stream.eof:
             return piece
-        raise StreamError(f"it does not unpack to the {size} bytes that its header says")
+        raise StreamError(f"it does not unpack to the {size} bytes that its header claims")

@@ -1,10 +1,11 @@
-"""The small files that are text: the manifest, the session, and the manifest of a generation that is kept.
+"""The small text files: the manifest, the session marker, and the manifest of a generation that is kept.
 
-Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read them
-and no changed byte is believed.
+Each is one line of JSON and one line with the CRC-32 of the first, in hexadecimal, so that a person can read the file
+and a changed byte is noticed.
 
-Whoever can write there can make the checksum fit. So each field has a range. What the backup depends on and is out of
-its range is damage; what only tells a person something (a time, a host, a process) is unknown then.
+An attacker who can write the file can also make the checksum match, so every field has a range. A field that the backup
+depends on is damage if it is out of range; a field that only informs a person (a time, a host, a process) then counts
+as unknown.
 """
 
 import json
@@ -24,18 +25,19 @@ SESSION = "session"
 KEPT = "kept"
 
 COMPACTION = "compaction"
-"""The `reason` of a generation that a compaction made, and of no other (docs/format.md)."""
+"""The `reason` of a generation made by a compaction, and of no other generation (docs/format.md)."""
 
 _DETAILS = " ("
-"""Where the details begin, in brackets, with which a `reason` may go on: a failure's whole sentence, for example."""
+"""Begins the optional details of a `reason`, which are in brackets: the whole message of a failure, for example."""
 
 _MAX_TEXT = 1000
-"""Characters in a field; what no reader would take must not be written either."""
+"""The most characters in a field. Readers refuse more, so writers must not write more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Where a generation's snapshot stands in the log: it holds everything up to and including `sequence`."""
+    """The point in the log at which a generation's snapshot was taken: it holds all changes up to `sequence`,
+    inclusive."""
 
     sequence: int
     data_version: int
@@ -45,19 +47,19 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Names the current generation: its snapshot (by number), and the first segment that goes on from it."""
+    """Names the current generation: its snapshot (by number), and the first segment of its log."""
 
     backup_id: bytes
     generation: int
     base: Base
     first_segment: int
-    created: int  # seconds since 1970 when this generation was begun; UNKNOWN_TIME, too
-    reason: str  # why: "init", "compaction", …
-    node_id: str | None  # the node's public key in hex, when its database said it
+    created: int  # when this generation was begun, in seconds since 1970, or UNKNOWN_TIME
+    reason: str  # why it was begun: "init", "compaction", …
+    node_id: str | None  # the node's public key in hex; None if its database did not contain it
 
     @property
     def made_by_compaction(self) -> bool:
-        """Whether this generation is the same history as the one before it, folded."""
+        """Whether a compaction made this generation: then it holds the same history as the generation before it."""
         return self.reason == COMPACTION
 
     def encode(self) -> bytes:
@@ -66,11 +68,11 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
-        """Raises Damaged or FromTheFuture."""
+        """The manifest in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         return cls.from_fields(decode_document(MANIFEST, data))
 
     def fields(self) -> dict[str, Any]:
-        """What the file says."""
+        """The fields of the manifest's file."""
         base = self.base
         return {
             "backup_id": self.backup_id.hex(),
@@ -81,13 +83,13 @@ class Manifest:
             "foreign_keys": base.foreign_keys,
             "first_segment": self.first_segment,
             "created": self.created,
-            "reason": self.reason[:_MAX_TEXT],  # it may tell an error of any length
+            "reason": self.reason[:_MAX_TEXT],  # it may contain an error message of any length
             "node_id": self.node_id,
         }
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "Manifest":
-        """The inverse. Raises Damaged."""
+        """The inverse of `fields`. Raises Damaged."""
         base = Base(
             _number(fields, "sequence", MAX_SEQUENCE),
             _number(fields, "data_version", VERSIONS),
@@ -106,7 +108,7 @@ class Manifest:
 
 
 def reason_in_short(reason: str) -> str:
-    """A manifest's `reason` without its details, which are over."""
+    """A manifest's `reason` without its details, which concern the past."""
     return reason.partition(_DETAILS)[0]
 
 
@@ -114,14 +116,14 @@ def reason_in_short(reason: str) -> str:
 class Kept:
     """A generation that was replaced because the database disagreed with it, and that is kept for a while.
 
-    Its files lie beside those of the current one, under their own names.
+    Its files stay next to those of the current generation, under their own names.
     """
 
     manifest: Manifest
     last_segment: int
-    """The segment in which its log ends: those after it are not its own."""
+    """The index of the segment in which its log ends; later segments belong to another generation."""
     data_version: int
-    """Where its log ended."""
+    """The version at which its log ended."""
     since: int
     """When it was replaced, in seconds since 1970."""
 
@@ -132,7 +134,7 @@ class Kept:
 
     @classmethod
     def decode(cls, data: bytes) -> "Kept":
-        """Raises Damaged or FromTheFuture."""
+        """The note in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(KEPT, data)
         return cls(
             Manifest.from_fields(fields),
@@ -144,24 +146,24 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who writes this backup now, and how far it has acknowledged.
+    """The session marker: who writes this backup now, and up to where changes have been acknowledged.
 
-    A writer that finds another's session here has been replaced. `sequence` trails behind (it is written in the
-    background and at the end): a log that ends before it has lost something that was once saved. So does `generation`:
-    a manifest of an earlier one is an old copy of itself.
+    A writer that finds another writer's marker here has been fenced. `sequence` lags behind the log (it is written in
+    the background and at the end): a log that ends before `sequence` has lost something that was once saved.
+    `generation` lags as well: a manifest that names an earlier generation is an old copy of itself.
     """
 
-    writer: str  # random: the mark of one writer, whether it is a node or a command
-    session_id: str  # random: the node's session that wrote last; a command goes on under it
+    writer: str  # random: identifies one writer, be it a node or a command
+    session_id: str  # random: the node's session that wrote last; a command continues it
     host: str
     pid: int  # 0: unknown
-    started: int  # seconds since 1970; UNKNOWN_TIME, too
+    started: int  # seconds since 1970, or UNKNOWN_TIME
     generation: int
     sequence: int
     data_version: int
     closed: bool
     node_id: str | None
-    trouble: str | None  # that the last compaction failed, and why, in a sentence; None unless it did
+    trouble: str | None  # a sentence if the last compaction failed, saying why; otherwise None
 
     @property
     def last_writer(self) -> LastWriter | None:
@@ -176,7 +178,7 @@ class Session:
 
     @classmethod
     def decode(cls, data: bytes) -> "Session":
-        """Raises Damaged or FromTheFuture."""
+        """The marker in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(SESSION, data)
         return cls(
             _text(fields, "writer"),
@@ -194,7 +196,7 @@ class Session:
 
 
 def encode_document(fields: dict[str, Any]) -> bytes:
-    """These fields as a text file of a backup."""
+    """The bytes of a backup's text file with these fields."""
     line = json.dumps({"lightningd-backup": FORMAT, **fields}).encode()
     return line + b"\n%08x\n" % crc32(line)
 
@@ -203,9 +205,9 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
     """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
-        raise Damaged("the file is not what a writer leaves (empty, or overwritten)", name, 0)
+        raise Damaged("empty or overwritten content", name, 0)
     if rest != b"%08x\n" % crc32(line):
-        raise Damaged("the text does not fit its checksum", name, 0)
+        raise Damaged("the text does not match its checksum", name, 0)
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -220,7 +222,7 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
     name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
-    return Damaged(f"{key} is {_shown(fields.get(key))}, which no writer leaves", name, 0)
+    return Damaged(f"an impossible value of {key} ({_shown(fields.get(key))})", name, 0)
 
 
 def _shown(value: Any) -> str:
@@ -248,15 +250,15 @@ def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise _wrong(fields, key)
-    # It will be shown on a terminal, and may come from a stranger's disk.
+    # It will be shown on a terminal, and the disk may be a stranger's.
     return "".join(character if character.isprintable() else "?" for character in value)
 
 
-_UNREADABLE = "what the writer has noted here for readers cannot be read"
+_UNREADABLE = "the writer left a note for readers here, and it cannot be read"
 
 
 def _informative(fields: dict[str, Any], key: str, otherwise: str = "unknown") -> str:
-    """A text that only a person reads, and that must not be in the way of anything."""
+    """A text that only a person reads, so a bad one must not stop anything: then the result is `otherwise`."""
     try:
         return _text(fields, key)
     except Damaged:
@@ -264,7 +266,7 @@ def _informative(fields: dict[str, Any], key: str, otherwise: str = "unknown") -
 
 
 def _pid(fields: dict[str, Any]) -> int:
-    """0 for what is no process's number: asking the system for it would fail."""
+    """The field `pid`; 0 for anything that cannot be a process number, since asking the system about it would fail."""
     value = fields.get("pid")
     return value if type(value) is int and 0 < value < _MAX_PID else 0
 
@@ -273,7 +275,8 @@ _MAX_PID = 1 << 31
 
 
 def _since(fields: dict[str, Any]) -> int:
-    """When a generation was replaced. It decides when its files are removed, so a guess would not do."""
+    """When a generation was replaced. Raises Damaged for a bad time instead of guessing: it decides when the
+    generation's files are removed."""
     value = believed(fields.get("since"))
     if not value:
         raise _wrong(fields, "since")

@@ -1,7 +1,7 @@
-"""The bytes of a backup, told in one place; docs/format.md says the same in words.
+"""The bytes of a backup, defined in one place; docs/format.md says the same in words.
 
-Every file is a file header and then records. All numbers are little-endian. A checksum is CRC-32 (as in zlib);
-each record's runs on from the record before, so that records cannot be left out, moved or mixed.
+Every file is a file header and then records. All numbers are little-endian. A checksum is a CRC-32 (as in zlib). Each
+record also holds the checksum of the record before it, so that records cannot be left out, moved or mixed.
 """
 
 import struct
@@ -21,22 +21,22 @@ _FILE = struct.Struct("<8sHHI16sQ20x")  # magic, format, file kind, part, backup
 
 RECORD_MAGIC = b"\xb5R"
 _FIELDS = struct.Struct("<2sBBIIIQIII")  # see RecordHeader
-_RECORD = struct.Struct("<2sBBIIIQIIIII")  # the same, the checksum, and the CRC-32 of all that
+_RECORD = struct.Struct("<2sBBIIIQIIIII")  # the same fields, the checksum, and the CRC-32 of all these bytes
 RECORD_HEADER_SIZE = _RECORD.size
 
 MAX_FILE = 1 << 30
-"""Bytes; FAT32 stops at 4 GiB, and a file of 1 GiB can still be copied by anything."""
+"""Bytes. FAT32 has a limit of 4 GiB, and any tool can copy a file of 1 GiB."""
 
 MAX_SEQUENCE = 1 << 55
-"""No record, and no text file, has this sequence or a higher one: so many changes no node makes."""
+"""No record and no text file has this sequence or a higher one: no node makes so many changes."""
 
 MAX_NUMBER = 1 << 62
-"""No segment's index and no generation's number is so high."""
+"""Every segment's index and every generation's number is below this."""
 
 _MAX_DIGITS = len(str(MAX_NUMBER))
 
 SECTOR = 512
-"""Bytes that a disk writes whole or not at all; larger sectors are multiples of it."""
+"""Bytes that a disk writes completely or not at all; larger sectors are multiples of this."""
 
 
 class FileKind(IntEnum):
@@ -55,13 +55,13 @@ class RecordKind(IntEnum):
 
 
 class Flag:
-    """What a reader must know before it looks into a record. Plain numbers: they are looked at for every record."""
+    """What a reader must know before it unpacks a record. Plain numbers for speed: they are tested for every record."""
 
     NONE = 0
     FRAME = 1  # a new compression stream begins with this record
     SESSION = 2  # first change after the plugin started: the node's SQLite connection is new, foreign keys are ON
-    ADVANCES = 4  # the change ends with the bump: the database stood at data_version - 1 before it
-    FOREIGN_KEYS_OFF = 8  # they were not enforced during the change; who reads only the end of a log must know
+    ADVANCES = 4  # the change ends with the bump: the database was at data_version - 1 before it
+    FOREIGN_KEYS_OFF = 8  # not enforced during the change; needed by readers that read only the end of a log
 
 
 class RecordHeader(NamedTuple):
@@ -70,24 +70,24 @@ class RecordHeader(NamedTuple):
     magic: bytes
     kind: int
     flags: int
-    length: int  # stored bytes that follow
-    size: int  # bytes of them when unpacked
+    length: int  # stored bytes that follow the header
+    size: int  # bytes after unpacking
     data_version: int
-    sequence: int  # 1 for the first record of a backup's log, and one more for each that follows
+    sequence: int  # 1 for the first record of a backup's log, then counting up by one
     time: int  # seconds since 1970 when it was written
-    database: int  # fingerprint of the node's database before the change (see backends.change); 0: not known
+    database: int  # fingerprint of the node's database before the change (see backends.change); 0: unknown
     previous: int  # the checksum of the record before
     checksum: int  # over the fields above, then the stored bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FileHeader:
-    """Which backup a file belongs to, and its number there: a segment's index or a snapshot's generation."""
+    """Which backup a file belongs to, and its number in it: a segment's index or a snapshot's generation."""
 
     kind: FileKind
     backup_id: bytes
     number: int
-    part: int = 0  # of a snapshot
+    part: int = 0  # of a snapshot, from 0
 
     def encode(self) -> bytes:
         """The file's first FILE_HEADER_SIZE bytes."""
@@ -98,23 +98,24 @@ class FileHeader:
 def check_file_header(data: bytes, expected: FileHeader, name: str) -> None:
     """Raise Damaged, FromTheFuture or NotABackup unless `data` is the header that this file must have."""
     if len(data) < FILE_HEADER_SIZE:
-        raise Damaged(f"the file ends inside its header ({len(data)} bytes): it was not copied whole, or cut", name, 0)
+        what = f"the file ends inside its header ({len(data)} bytes): it was not copied completely, or was cut off,"
+        raise Damaged(what, name, 0)
     body, check = data[: _FILE.size], int.from_bytes(data[_FILE.size : FILE_HEADER_SIZE], "little")
     if crc32(body) != check:
-        raise Damaged("the file header does not fit its checksum", name, 0)
+        raise Damaged("the file header does not match its checksum", name, 0)
     magic, version, kind, part, backup_id, number = _FILE.unpack(body)
     if magic != MAGIC:
-        raise Damaged("the file does not begin as a file of a backup does", name, 0)
+        raise Damaged("the file does not begin like a file of a backup", name, 0)
     if version > FORMAT:
         raise from_the_future(name, version)
     if backup_id != expected.backup_id:
         raise NotABackup(
-            f"{name} belongs to another backup ({backup_id.hex()}) than the manifest beside it "
+            f"{name} belongs to another backup ({backup_id.hex()}) than the manifest next to it "
             f"({expected.backup_id.hex()}): files of two backups were mixed. Nothing was changed; put back the files "
             "that belong together."
         )
     if (version, kind, part, number) != (FORMAT, expected.kind, expected.part, expected.number):
-        raise Damaged("the file header names another file", name, 0)
+        raise Damaged("the file header is that of another file", name, 0)
 
 
 def from_the_future(name: str, version: object) -> FromTheFuture:
@@ -127,12 +128,12 @@ def from_the_future(name: str, version: object) -> FromTheFuture:
 
 
 def time_now() -> int:
-    """Seconds since 1970, as a record holds them: a clock that stands before or after all that must not stop a node."""
+    """Seconds since 1970, within the range of a record's field: a clock that is far wrong must not stop a node."""
     return min(max(int(time.time()), 0), (1 << 32) - 1)
 
 
 def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:
-    """The record's bytes and its checksum; `header.checksum` is ignored."""
+    """The record's bytes and its checksum. `header.checksum` is ignored."""
     fields = _FIELDS.pack(*header[:-1])
     checksum = crc32(payload, crc32(fields))
     body = fields + checksum.to_bytes(4, "little")
@@ -140,12 +141,12 @@ def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:
 
 
 def record_checksum(header: bytes, payload: bytes) -> int:
-    """The checksum that a record with this payload and (as it lies there) header must have."""
+    """The checksum that a record must have, given its payload and the bytes of its header as they were read."""
     return crc32(payload, crc32(header[: _FIELDS.size]))
 
 
 def decode_record_header(data: bytes, offset: int = 0) -> RecordHeader | None:
-    """The record header at `offset` of `data`, or None when no whole, unharmed one lies there."""
+    """The record header at `offset` of `data`, or None if there is no complete and intact one."""
     end = offset + RECORD_HEADER_SIZE
     if len(data) < end:
         return None
@@ -156,7 +157,7 @@ def decode_record_header(data: bytes, offset: int = 0) -> RecordHeader | None:
 
 
 def decode_record(data: bytes, offset: int) -> tuple[RecordHeader, bytes] | None:
-    """The record at `offset` of `data` and its stored bytes, or None when no whole, unharmed one lies there."""
+    """The record header at `offset` of `data` and its stored bytes, or None if there is no complete and intact one."""
     header = decode_record_header(data, offset)
     if header is None:
         return None
@@ -169,7 +170,7 @@ def decode_record(data: bytes, offset: int) -> tuple[RecordHeader, bytes] | None
 
 
 def segment_name(index: int) -> str:
-    """The name of the segment with this index (from 1, never used again)."""
+    """The name of the segment with this index (from 1; an index is never used again)."""
     return f"segment-{index:08}"
 
 
@@ -185,14 +186,17 @@ def snapshot_name(generation: int) -> str:
 
 
 def snapshot_generation(name: str) -> int | None:
-    """The generation whose whole snapshot, or a further part of it, has this name; None for any other name."""
+    """The generation whose finished snapshot, or a part of it, has this name; None for any other name."""
     whole = name.partition(".")[0]
     number = None if name.endswith(TEMPORARY) else _number_in(whole.removeprefix("snapshot-"))
     return number if number is not None and snapshot_name(number) == whole else None
 
 
 def _number_in(digits: str) -> int | None:
-    """The number of eight digits or more that a file's name ends with; a server may give names of any length."""
+    """The number in `digits`, which must have at least eight; None for any other text.
+
+    A server may return names of any length, so the length is checked before the number is converted.
+    """
     if not 8 <= len(digits) <= _MAX_DIGITS or not digits.isascii() or not digits.isdigit():
         return None
     number = int(digits)
@@ -200,7 +204,7 @@ def _number_in(digits: str) -> int | None:
 
 
 def part_name(name: str, part: int) -> str:
-    """The name of a snapshot's part (from 0), while it is written or afterwards."""
+    """The name of a snapshot's part (from 0), given the snapshot's name, temporary or final."""
     if part == 0:
         return name
     whole = name.removesuffix(TEMPORARY)
@@ -208,5 +212,5 @@ def part_name(name: str, part: int) -> str:
 
 
 def is_part_of(name: str, snapshot: str) -> bool:
-    """Whether this is the name of that snapshot or of a further part of it."""
+    """Whether `name` is that of the snapshot's first part or of a further one."""
     return name == snapshot or name.startswith(f"{snapshot}.")

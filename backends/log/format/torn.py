@@ -1,10 +1,10 @@
-"""Torn against corrupt: what the first bytes that are no record mean.
+"""Torn or damaged: what the first bytes that are not a valid record mean.
 
-A commit is one write into zeros, then a sync, and only one is ever under way. So what a power cut can leave is known:
-sectors of that one record that never came (still zeros, or beyond the end of the file) among others that did, and
-nothing after it. Where a record goes over the wire in pieces, or a filesystem takes a part of a write, whoever dies
-between two of them leaves the record's first bytes and zeros to its end. Such a record was never acknowledged, and is
-cut off. Any other bad bytes were once saved and have changed: that is damage, and is never skipped over.
+A commit is one write into zeros, then a sync, and only one is ever under way. So it is known what a power cut can
+leave: some sectors of that one record are missing (still zeros, or beyond the end of the file), the others are there,
+and nothing follows. Where a record is sent in pieces, or a filesystem takes only part of a write, a crash in between
+leaves the record's first bytes and then zeros to its end. Such a record is torn: it was never acknowledged, and is cut
+off. Any other bad bytes were once saved and have changed: that is damage, and is never skipped.
 """
 
 import re
@@ -25,11 +25,13 @@ _BLOCK = 1 << 20
 _BEGIN = re.compile(re.escape(RECORD_MAGIC) + b"[\x01-\x04][\x00-\x0f]")
 
 _NO_TEXT = 2 * MAX_SEQUENCE
-"""A record's sequence is smaller. What a peer may have put into a statement has no zero byte, and so is no record."""
+"""Every record's sequence is below this, so every real header contains a zero byte. SQL text cannot contain one, so
+text that a peer sent is never mistaken for a record."""
 
 
 _NEVER_ALL_ZEROS = 8
-"""Bytes at the end of a record's header (checksums), and of its payload (compressed SQL), that hold one that is not."""
+"""The last bytes of a record's header (checksums), or of its payload (compressed SQL), of which at least one is not
+zero."""
 
 
 class End(Enum):
@@ -42,7 +44,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What lies from `offset` on; `why` says it in words."""
+    """How a segment's records end at `offset`; `why` says it in words."""
 
     end: End
     offset: int
@@ -50,7 +52,7 @@ class Tail:
 
 
 def classify(handle: ReadHandle, offset: int) -> Tail:
-    """What the bytes at `offset`, where a record should begin and no good one does, are."""
+    """What the bytes at `offset` are, where a record should begin and no good one does."""
     size = handle.size()
     if first_nonzero(handle, offset, size) is None:
         return Tail(End.CLEAN, offset)
@@ -59,9 +61,9 @@ def classify(handle: ReadHandle, offset: int) -> Tail:
     stop = min(size, offset + RECORD_HEADER_SIZE + (header.length if header else 0))
     later = next_record(handle, offset + 1 if header is None else stop, size)
     if later is not None:
-        return Tail(End.DAMAGED, offset, f"a record is broken, and whole ones follow it (at byte {later})")
+        return Tail(End.DAMAGED, offset, f"a record is broken, and complete records follow it (at byte {later})")
     if header is None:
-        # To the end of the sector in which the header ends: anything there shows that this sector came.
+        # To the end of the sector in which the header ends: anything there shows that this sector was written.
         ends = -(-(offset + RECORD_HEADER_SIZE) // SECTOR) * SECTOR
         torn = (
             len(start) < RECORD_HEADER_SIZE
@@ -82,12 +84,12 @@ def classify(handle: ReadHandle, offset: int) -> Tail:
 
 
 def belongs(header: RecordHeader, sequence: int, previous: int) -> bool:
-    """Whether this whole header is the one that must follow in the chain."""
+    """Whether a record with this header is the next one in the chain, after `sequence` - 1 with checksum `previous`."""
     return header.sequence == sequence and header.previous == previous
 
 
 def _missing_sector(handle: ReadHandle, start: int, stop: int) -> bool:
-    """Whether a whole sector's share of [start, stop) is still zeros, as it was before the write."""
+    """Whether some sector is still all zeros within [start, stop), as it was before the write."""
     position = start
     while position < stop:
         block_end = min(stop, (position // _BLOCK + 1) * _BLOCK)
@@ -103,7 +105,7 @@ def _missing_sector(handle: ReadHandle, start: int, stop: int) -> bool:
 
 
 def first_nonzero(handle: ReadHandle, start: int, stop: int) -> int | None:
-    """The offset of the first byte in [start, stop) that is not zero."""
+    """The offset of the first nonzero byte in [start, stop); None if there is none."""
     for position in range(start, stop, _BLOCK):
         block = handle.read(position, min(_BLOCK, stop - position))
         stripped = block.lstrip(b"\0")
@@ -113,7 +115,10 @@ def first_nonzero(handle: ReadHandle, start: int, stop: int) -> int | None:
 
 
 def next_record(handle: ReadHandle, start: int, stop: int) -> int | None:
-    """The offset of the next whole record header, wherever it begins: proof that more was written after a bad one."""
+    """The offset of the first complete record header in [start, stop), at any alignment; None if there is none.
+
+    It proves that more was written after a bad record.
+    """
     for position in range(start, stop, _BLOCK):
         block = handle.read(position, _BLOCK + RECORD_HEADER_SIZE)
         for found in _BEGIN.finditer(block):

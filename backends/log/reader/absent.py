@@ -1,4 +1,4 @@
-"""What a directory without a manifest is: the wrong place, or half a backup."""
+"""What a directory without a manifest is: the wrong place, or part of a backup."""
 
 from contextlib import suppress
 
@@ -13,27 +13,31 @@ _OURS = (MANIFEST, SESSION, segment_name(0).rstrip("0"), snapshot_name(0).rstrip
 
 
 def no_manifest(storage: Storage) -> NotABackup:
-    """The error to raise. An empty mount point looks like a directory too, and is no reason to copy anything again."""
+    """The error to raise when there is no manifest to read.
+
+    An empty mount point is an empty directory, too, so only a directory with a backup's files is called an incomplete
+    copy.
+    """
     place, names = storage.describe(), storage.names()
     maker = _maker(storage, names)
     if maker is not None:
         return NotABackup(
             f"{place} is no backup yet: another process ({maker}) is making one there. Nothing was changed; wait until "
-            "it has ended, then repeat this"
+            "that process has ended, then repeat this"
         )
     if _ours(names):
         return NotABackup(
-            f"{place} is not a whole backup: it has no manifest. If it is a copy, it was not copied to the end: copy "
-            f"the whole directory again. Nothing was changed.{misnamed(storage, MANIFEST)}"
+            f"{place} is not a whole backup: it has no manifest. If it is a copy, the copy is incomplete: copy the "
+            f"whole directory again. Nothing was changed.{misnamed(storage, MANIFEST)}"
         )
     return NotABackup(
-        f"there is no backup in {place} (no manifest is there): is the disk or share that holds it mounted? Nothing "
-        "was changed; mount it, or name the directory that the backup is in."
+        f"there is no backup in {place} (it has no manifest): is the disk or share that holds the backup mounted? "
+        "Nothing was changed; mount it, or name the directory that the backup is in."
     )
 
 
 def already_exists(storage: Storage) -> BackupError:
-    """The error to raise when a new backup should be made where something is already."""
+    """The error to raise when a new backup should be made where something exists already."""
     place = storage.describe()
     names = [MANIFEST]
     with suppress(OSError):
@@ -43,17 +47,17 @@ def already_exists(storage: Storage) -> BackupError:
         if maker is not None:
             return BackupError(
                 f"another process ({maker}) is making a backup in {place}, and nothing in it was touched. Choose "
-                "another name; or, if it makes this node's, wait until it has ended"
+                "another name; or, if that is this node's backup, wait until that process has ended"
             )
         if _ours(names):
             return BackupError(
-                f"{place} is there already, but not as a whole backup: it has no manifest, as after an init that was "
-                "killed. Nothing was touched. If that is what it is, delete the directory and repeat this; if it may "
+                f"{place} is there already, but is not a whole backup: it has no manifest, as after an init that was "
+                "killed. Nothing was touched. If an init was killed, delete the directory and repeat this; if it may "
                 "be somebody's copy of a backup, choose another name"
             )
         return BackupError(
-            f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of "
-            "its own, which is made with it: choose another name, perhaps one inside of that directory"
+            f"{place} is there already, and nothing in it was touched; it is no backup. A backup is a directory of its "
+            "own, which must not exist before: choose another name, perhaps one inside that directory"
         )
     return BackupError(
         f"{place} is there already, and nothing in it was touched. Choose another name; to go on with that backup "
@@ -62,14 +66,14 @@ def already_exists(storage: Storage) -> BackupError:
 
 
 def _maker(storage: Storage, names: list[str]) -> Holder | None:
-    """The process that has only begun to make a backup here: what it has made so far must not be called left over."""
+    """The process that is making a backup here now, or None. Its files must not be taken for leftovers."""
     if not _ours(names) or LOCK not in names:
         return None
-    with suppress(OSError):  # another user's, or no file that we would lock
+    with suppress(OSError):  # another user's file, or one that we refuse to lock
         return storage.locked_by()
     return None
 
 
 def _ours(names: list[str]) -> bool:
-    """Whether files of a backup are among these."""
+    """Whether there are files of a backup among these names."""
     return any(name.lower().startswith(_OURS) for name in names)

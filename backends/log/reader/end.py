@@ -1,4 +1,4 @@
-"""Where a log ends: found by reading only, and checked against all that is known to have been saved."""
+"""Where a log ends: found by reading only, and checked against everything that is known to have been saved."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -30,7 +30,7 @@ _SNAPSHOT = snapshot_name(0).rstrip("0")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A segment as it was found."""
+    """What was found in a segment."""
 
     index: int
     tail: Tail
@@ -40,7 +40,7 @@ class Found:
 def find_end(
     storage: Storage, manifest: Manifest, session: Session | None, names: Sequence[str]
 ) -> tuple[Found, Position]:
-    """The segment in which the log ends, and where it ends, by reading only. `names` are those of all files.
+    """The segment in which the log ends, and the position, found by reading only. `names` are those of all files.
 
     Raises Damaged; OSError from the storage.
     """
@@ -57,7 +57,7 @@ def find_end(
 
 
 def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
-    """Only its ends: a start must not read a whole database."""
+    """Raise Damaged unless the snapshot begins and ends as it must. A start must not read a whole database."""
     with ExitStack() as files:
         parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
         base = manifest.base
@@ -65,14 +65,17 @@ def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) 
 
 
 def _check_whole_log(storage: Storage) -> None:
-    """Before another generation is removed: it may be the one that counts, if an old copy was put over this backup."""
+    """Raise Damaged unless the whole log can be read: a check before another generation is removed.
+
+    If an old copy was put over this backup, that other generation may be the one that counts.
+    """
     with open_generation(storage) as reader:
         for _ in reader.scan():
             pass
 
 
 def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Position]:
-    """The segment in which the log ends, and where it ends. Segments after it were made ahead and never used."""
+    """The segment in which the log ends, and the position. Segments after it were made in advance and never used."""
     last: Found | None = None
     for index in reversed(segment_indexes(names, manifest)):
         found = scan_segment(storage, manifest, index)
@@ -93,7 +96,7 @@ def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) ->
 
 
 def scan_segment(storage: Storage, manifest: Manifest, index: int) -> Found:
-    """Walk the records of one segment: checksums and chain, no unpacking."""
+    """Read the records of one segment: checks checksums and chain, unpacks nothing. Raises Damaged, OSError."""
     position: Position | None = None
     name = segment_name(index)
     try:
@@ -111,7 +114,7 @@ def scan_segment(storage: Storage, manifest: Manifest, index: int) -> Found:
 
 
 def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
-    """The version that the segments before this one led to. Raises Damaged for damage in them."""
+    """The version at the end of the segments before this one. Raises Damaged for damage in them."""
     for earlier in range(index - 1, manifest.first_segment - 1, -1):
         position = scan_segment(storage, manifest, earlier).position
         if position is not None and position.sequence > manifest.base.sequence:
@@ -120,9 +123,9 @@ def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:
 
 
 def check_sequence(sequence: int) -> None:
-    """Raises Damaged where no writer of this project has ever come: what follows could not be counted any more."""
+    """Raise Damaged for a sequence that no writer of this project reaches: the next ones might exceed MAX_SEQUENCE."""
     if sequence >= MAX_SEQUENCE // 2:
-        raise Damaged(f"it counts {sequence} changes, and no node makes so many:", "the log", 0)
+        raise Damaged(f"the log counts {sequence} changes, more than any node makes,", "the log", 0)
 
 
 def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, position: Position) -> None:
@@ -143,7 +146,7 @@ def _check_end(storage: Storage, manifest: Manifest, session: Session | None, la
 
 
 def _of_another_generation(name: str, manifest: Manifest) -> bool:
-    """Whether it is a whole file of one that is not the current one."""
+    """Whether this is the name of a finished file of another generation than the current one."""
     index = segment_index(name)
     if index is not None:
         return index < manifest.first_segment

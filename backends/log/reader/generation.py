@@ -1,7 +1,7 @@
-"""A generation as it is read back: the snapshot, then every change after it, up to the last one that was saved.
+"""Reading a generation: the snapshot, then every change after it, up to the last one that was saved.
 
-Needs no lock. What is read was opened at one moment, so a writer beside it that goes on, or switches the generation,
-takes nothing away: the reader sees a whole backup at some version.
+A reader needs no lock. It opens all files at one moment, so a writer that goes on, or begins another generation, takes
+nothing away from it: the reader sees a whole backup at some version.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,20 @@ from backends.log.reader.snapshot import SnapshotReader
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """An open generation. Use it as a context manager; each part of it can be read as often as one likes."""
+    """An open generation. Use it as a context manager. Snapshot and log can each be read any number of times."""
 
     log: Log
     snapshot: SnapshotReader
     files: ExitStack
-    """What is open, and closed with it."""
+    """The open files, which are closed with the Reader."""
     session: Session | None = None
-    """The session marker: it tells how far the log was once saved."""
+    """The session marker, which says up to where the log was once saved; None if there is none."""
     session_damage: Damaged | None = None
-    """Why that cannot be read."""
+    """Why the session marker cannot be read; None if it can."""
     kept: Kept | None = None
-    """For the generation that is kept beside the current one: where its log ended, which no session marker tells."""
+    """For a kept generation, where its log ended: the session marker does not say that. None for the current one."""
     misnamed: Callable[[], str] = str
-    """A sentence for files that may be ones that are missing; asked for only once something is."""
+    """Returns a sentence about files that may be the missing ones; called only when the end of the log is missing."""
 
     def __enter__(self) -> "Reader":
         return self
@@ -44,11 +44,11 @@ class Reader:
 
     @property
     def manifest(self) -> Manifest:
-        """The generation's."""
+        """The manifest of this generation."""
         return self.log.manifest
 
     def stored_bytes(self) -> int:
-        """Bytes of the snapshot and the segments, as they lie in their files."""
+        """Bytes of the files of the snapshot and the segments."""
         return self.snapshot.size() + self.log.stored_bytes()
 
     def changes(self) -> Changes:
@@ -57,17 +57,17 @@ class Reader:
 
     @property
     def node_id(self) -> str | None:
-        """The public key (hex) of the node whose backup this is, once it was known."""
+        """The public key (hex) of the node that this backup belongs to; None if not known yet."""
         return self.manifest.node_id or (None if self.session is None else self.session.node_id)
 
     def scan(self) -> Scan:
-        """A pass over the headers of the changes' records, which costs no more than reading them."""
+        """A pass over the record headers of every change after the snapshot: unpacks nothing."""
         return Scan(self.log, self._check_saved)
 
     def _check_saved(self, end: Position) -> str | None:
-        """Raises Damaged when more was once saved than the log holds, or the session marker cannot be read.
+        """Raise Damaged if more was once saved than the log holds, or if the session marker cannot be read.
 
-        Else says in words why nothing tells whether the end of the log is missing; None when something does.
+        Otherwise returns None if the end of the log is verified, or a sentence that says why it could not be.
         """
         session = self.session
         if self.kept is not None:
@@ -75,13 +75,13 @@ class Reader:
             return None
         if self.session_damage is not None:
             raise Damaged(
-                f"the session marker cannot be read ({self.session_damage.what}), and nothing else tells whether the "
+                f"the session marker cannot be read ({self.session_damage.what}), and nothing else shows whether the "
                 "end of the log is missing,",
                 SESSION,
                 0,
                 end.data_version,
             )
-        if session is None:  # whoever removes it can empty the log as well, so an empty log tells nothing either
+        if session is None:  # whatever removed it may have emptied the log as well, so an empty log proves nothing
             return MISSING_SESSION
         if self.manifest.generation < session.generation:
             raise old_manifest(self.manifest, session, end.data_version)
@@ -95,28 +95,28 @@ class Reader:
         return None
 
     def _check_kept(self, end: Position, version: int) -> None:
-        """Raises Damaged unless the log of a kept generation leads to the version that it once led to."""
+        """Raise Damaged unless the log of a kept generation ends at the version at which it once ended."""
         if end.data_version != version:
             what = f"the log ends at version {end.data_version}, and version {version} was once saved: its end is gone"
             raise self._end_missing(what, end)
 
-    def _end_missing(self, what: str, end: Position, beside: str = "") -> Damaged:
+    def _end_missing(self, what: str, end: Position, hint: str = "") -> Damaged:
         index, handle = self.log.segments[-1]
-        return Damaged(what, segment_name(index), handle.size(), end.data_version, beside)
+        return Damaged(what, segment_name(index), handle.size(), end.data_version, hint)
 
 
 MISSING_SESSION = (
-    f"the file `{SESSION}` is missing, and nothing else tells whether the end of the log is, too: compare the time of "
-    "the last change with what you know (only a backup of an earlier release has no such file before its node first "
-    "starts)"
+    f"the file `{SESSION}` is missing, and nothing else shows whether the end of the log is missing, too: compare the "
+    "time of the last change with what you know (only a backup made by an earlier release has no such file before its "
+    "node first starts)"
 )
 
 
 def old_manifest(manifest: Manifest, session: Session, last_good: int) -> Damaged:
-    """The error for a manifest of a generation that was replaced since: files of different times were mixed."""
+    """The error for a manifest that names a generation replaced since: files of different times were mixed."""
     return Damaged(
-        f"it names generation {manifest.generation}, and generation {session.generation} was begun since: it is an old "
-        "copy of itself",
+        f"the manifest names generation {manifest.generation}, but generation {session.generation} was begun since: it "
+        "is an old copy of itself",
         MANIFEST,
         0,
         last_good,

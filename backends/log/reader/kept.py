@@ -10,9 +10,9 @@ KEEP_FOR = 7 * 86400
 
 
 def read_kept(storage: Storage, current: Manifest) -> Kept | None:
-    """The generation that is kept beside the current one; None without one. Raises OSError.
+    """The generation that is kept in addition to the current one; None if there is none. Raises OSError.
 
-    A note that cannot be read, or that is about no earlier generation of this backup, counts for nothing.
+    A note is ignored if it cannot be read, or if it is not about an earlier generation of this backup.
     """
     try:
         kept = Kept.decode(storage.read_small(KEPT))
@@ -23,7 +23,7 @@ def read_kept(storage: Storage, current: Manifest) -> Kept | None:
 
 
 def is_over(kept: Kept) -> bool:
-    """Whether it has been kept for long enough."""
+    """Whether this generation has been kept for long enough (KEEP_FOR seconds)."""
     return time_now() - kept.since > KEEP_FOR
 
 

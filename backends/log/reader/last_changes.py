@@ -1,6 +1,6 @@
-"""The end of the log, found by reading its last segments only: a start must not read all of a log that grows.
+"""The last changes of the log, found by reading its last segments only: a start must not take longer as the log grows.
 
-Each segment begins a compression stream of its own, so nothing before it is needed to unpack what is in it.
+Each segment begins a compression stream of its own, so it can be unpacked without the segments before it.
 """
 
 from collections import deque
@@ -17,27 +17,28 @@ from backends.log.reader.records import RecordReader
 from backends.log.reader.unpacking import Unpacker, Unreadable
 
 MAX_CHANGES = 1 << 14
-"""Changes that are kept of a log's end: those that do not advance the version are few in a node's, and may be millions
-in a log that somebody made to use up the node's memory. Whoever needs an earlier one finds it too far away."""
+"""The most changes at the log's end that are held in memory. Few changes in a node's log do not advance the version,
+but a log made to exhaust the node's memory may have millions. A caller that needs an earlier change must treat the
+database as too far behind."""
 
 
 class LoggedChange(NamedTuple):
-    """A change as its record's header tells of it."""
+    """A change, as described by its record's header."""
 
     header: RecordHeader
     segment: int
-    """Where its segment stands among those of the generation."""
+    """The place of its segment among those of the generation, from 0."""
     stream: int
-    """Offset of the record with which its compression stream begins."""
+    """The offset of the record that begins the change's compression stream."""
 
     @property
     def advances(self) -> bool:
-        """Whether the database stood at the version before it."""
+        """Whether the change advances the version: the database was at the version before it."""
         return bool(self.header.flags & Flag.ADVANCES)
 
     @property
     def foreign_keys(self) -> bool:
-        """Whether they were enforced while it was made."""
+        """Whether foreign keys were enforced during the change."""
         return not self.header.flags & Flag.FOREIGN_KEYS_OFF
 
 
@@ -51,20 +52,17 @@ class LastChanges:
     time: int
     """When the last change was saved, seconds since 1970."""
     changes: Sequence[LoggedChange]
-    """The last MAX_ROLL_FORWARD that advance the version, if the generation has so many, and all between them, as far
-    as they are not more than MOST_CHANGES."""
+    """The last MAX_ROLL_FORWARD changes that advance the version (fewer if the generation has fewer), and all changes
+    between and after them; never more than MAX_CHANGES."""
     whole: bool
-    """Whether these are all changes since the snapshot."""
+    """Whether these are all the changes since the snapshot."""
 
 
 def read_end(reader: Reader) -> LastChanges:
-    """The end of an open generation's log. Raises Damaged for damage in what was read, or OSError.
-
-    Nothing is unpacked.
-    """
+    """The end of an open generation's log. Unpacks nothing. Raises Damaged for damage in what was read, or OSError."""
     base = reader.manifest.base
     changes: deque[LoggedChange] = deque()
-    following: RecordHeader | None = None  # the first record of the segments after this one
+    following: RecordHeader | None = None  # the first record in the segments after this one
     last: RecordHeader | None = None
     for number in reversed(range(reader.log.begun)):
         found = _Segment(reader, number, is_last=number == reader.log.begun - 1)
@@ -72,7 +70,7 @@ def read_end(reader: Reader) -> LastChanges:
             continue
         last = last or found.last
         if following is not None and not _follows(following, found.last):
-            raise Damaged("the log does not go on from the segment before", segment_name(found.index + 1), 0)
+            raise Damaged("the log does not continue the segment before", segment_name(found.index + 1), 0)
         following = found.first
         changes.extendleft(reversed(found.changes))
         while len(changes) > MAX_CHANGES:
@@ -97,7 +95,7 @@ def read_end(reader: Reader) -> LastChanges:
 
 
 def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
-    """The statements of these changes, which follow one another at the end of that generation's log.
+    """The statements of each of these changes, which are consecutive ones from the end of that generation's log.
 
     Raises Damaged or OSError.
     """
@@ -119,11 +117,11 @@ def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[S
                 if change is None or change.segment != number:
                     break
         else:
-            raise Damaged("a record that was there is gone", name, 0)
+            raise Damaged("a record that was there before is gone", name, 0)
 
 
 class _Segment:
-    """What one segment holds: its ends, and those of its changes that may be among the last ones of the log."""
+    """What one segment holds: its first and last record, and the changes that may be among the log's last ones."""
 
     def __init__(self, reader: Reader, number: int, *, is_last: bool) -> None:
         base = reader.manifest.base
@@ -152,7 +150,7 @@ class _Segment:
             raise records.damaged(f"{tail.why}, and the log goes on after it", tail.offset)
 
 
-_MIXED = "the log does not go on from the snapshot: files of different times were mixed"
+_MIXED = "the log does not continue the snapshot: files of different times were mixed"
 
 
 def _records(reader: Reader, number: int) -> RecordReader:
@@ -172,7 +170,7 @@ def _check_snapshot_fits(reader: Reader, changes: Sequence[LoggedChange]) -> Non
 
 
 def _check_acknowledged(reader: Reader, sequence: int) -> None:
-    """The session marker may know of more than the log holds."""
+    """Raise Damaged if the session marker cannot be read, or says that more was saved than the log holds."""
     if reader.session_damage is not None:
         raise reader.session_damage
     session = reader.session

@@ -1,7 +1,7 @@
-"""Files that lie beside a backup's under names of somebody else's making: one of them may be the one that is missing.
+"""Files next to a backup's own whose names another program changed: one of them may be the file that is missing.
 
-A sync client writes `segment-00000002 (1)`, a copy to another system `MANIFEST`, an interrupted one `manifest.part`.
-None of that is read as part of the backup: it may be older than what it stands beside. But a person should hear of it.
+A sync client writes `segment-00000002 (1)`, a copy to another system `MANIFEST`, an interrupted copy `manifest.part`.
+None of them is read as part of the backup, because it may be older than the rest. But a person should hear about it.
 """
 
 import re
@@ -16,9 +16,9 @@ _SHOWN = 3
 
 
 def misnamed(storage: Storage, wanted: str | None = None) -> str:
-    """A sentence (with a space before it) for what may be the missing file `wanted`, or any; empty when nothing is.
+    """A sentence (with a space before it) about files that may be the missing file `wanted`, or any missing file.
 
-    Raises OSError.
+    Empty when there are none. Raises OSError.
     """
     found = [name for name in storage.names() if _stands_for(name, wanted)]
     if not found:
@@ -27,13 +27,13 @@ def misnamed(storage: Storage, wanted: str | None = None) -> str:
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     which = f"the name {wanted}" if wanted is not None else "their own names (as segment-00000002)"
     return (
-        f" Beside it: {names}{more}, named so by a sync client or by a copy that was cut off. It may be what is "
-        f"missing, or older than that: copy the whole directory, give the file in the copy {which}, and see whether "
-        "the copy is whole with: backup-cli verify file:///PATH/OF/THE/COPY"
+        f" In the same directory: {names}{more}, named so by a sync client or by a copy that was cut off. That may be "
+        f"what is missing, or something older: copy the whole directory, give the file in the copy {which}, and check "
+        "whether the copy is whole with: backup-cli verify file:///PATH/OF/THE/COPY"
     )
 
 
 def _stands_for(name: str, wanted: str | None) -> bool:
-    """Whether it is no file of ours, and is named like one."""
+    """Whether the name is almost, but not exactly, that of a file of a backup (of the file `wanted`, if given)."""
     like = None if _OURS.fullmatch(name) else _LIKE_OURS.match(name)
     return like is not None and (wanted is None or like[1].lower() == wanted.lower())

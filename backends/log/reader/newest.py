@@ -1,6 +1,6 @@
-"""The newest version that a damaged backup shows any trace of, wherever it lies: behind the damage, too.
+"""The newest version of which a damaged backup shows any trace, even behind the damage.
 
-Nothing is restored from there. But a database that is older than that must not take the backup's place unasked.
+Nothing is restored from such a trace. But a database older than that must not replace the backup without consent.
 """
 
 from contextlib import closing, suppress
@@ -21,9 +21,9 @@ from backends.storage.base import ReadHandle, Storage
 
 
 def newest_saved(storage: Storage, reached: int) -> int:
-    """Its version; `reached` where a reader has come, which counts when there is no trace of anything later.
+    """The newest version with a trace in this backup; `reached`, the version that a reader reached, if there is none.
 
-    A record counts by its whole header: that what it carries can be read is not asked. OSError from the storage.
+    An intact record header is a trace, whether or not its payload can be read. OSError from the storage.
     """
     sequence, version = -1, reached
     with suppress(BackupError):
@@ -44,7 +44,7 @@ def newest_saved(storage: Storage, reached: int) -> int:
 
 
 def _last_record(handle: ReadHandle) -> RecordHeader | None:
-    """The header of the change in this file that was saved last."""
+    """The header of the last change in this file, by sequence; None if there is none."""
     newest: RecordHeader | None = None
     offset, size = FILE_HEADER_SIZE, min(handle.size(), 2 * MAX_FILE)  # a sparse file, or a server, may claim 2^63
     while offset < size:

@@ -1,4 +1,4 @@
-"""Opening the current generation's files as they are at one moment, beside a writer that may switch it meanwhile."""
+"""Opening a generation's files as they are at one moment, while a writer may begin another generation."""
 
 import time
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from backends.storage.base import ReadHandle, Storage
 
 _ATTEMPTS = 20
 _PAUSE = 0.02
-"""Seconds between two of them."""
+"""Seconds between two attempts."""
 
 
 def open_generation(storage: Storage) -> Reader:
-    """The current generation, as of now.
+    """Open the current generation as it is now.
 
     Raises NotABackup, FromTheFuture or Damaged; OSError from the storage.
     """
@@ -36,19 +36,19 @@ def open_generation(storage: Storage) -> Reader:
                 snapshot = _open_snapshot(storage, manifest, files, names)
                 log = _open_growing_log(storage, manifest, files, names)
                 if log is not None and read_manifest(storage) == manifest:
-                    beside = partial(_misnamed_if_known, storage)
-                    return Reader(log, snapshot, files.pop_all(), session, session_damage, misnamed=beside)
+                    neighbours = partial(_misnamed_if_known, storage)
+                    return Reader(log, snapshot, files.pop_all(), session, session_damage, misnamed=neighbours)
             except FileNotFoundError as error:
                 missing = manifest, str(error.filename or error)
         if missing is not None and missing == missed:
             raise missing_file("current", missing[1], MANIFEST, storage)
         missed = missing
         time.sleep(_PAUSE)
-    raise NotABackup(f"{storage.describe()} changes faster than it can be read; try again in a minute")
+    raise NotABackup(f"{storage.describe()} is changing faster than it can be read; try again in a minute")
 
 
 def _session_or_damage(storage: Storage) -> tuple[Session | None, Damaged | None]:
-    """Without it the snapshot and the log may still be good."""
+    """The session marker, or why it cannot be read: the snapshot and the log may still be good without it."""
     try:
         return read_session(storage), None
     except Damaged as error:
@@ -56,7 +56,7 @@ def _session_or_damage(storage: Storage) -> tuple[Session | None, Damaged | None
 
 
 def _misnamed_if_known(storage: Storage) -> str:
-    """What is missing is told all the same where the names cannot be listed any more."""
+    """What `misnamed` says, or "" if the names cannot be listed: the missing file must still be reported."""
     try:
         return misnamed(storage)
     except OSError:
@@ -64,7 +64,7 @@ def _misnamed_if_known(storage: Storage) -> str:
 
 
 def open_kept(storage: Storage, kept: Kept) -> Reader:
-    """The generation that is kept beside the current one. Raises Damaged; OSError from the storage."""
+    """Open the generation that is kept in addition to the current one. Raises Damaged; OSError from the storage."""
     with ExitStack() as files:
         own = range(kept.manifest.first_segment, kept.last_segment + 1)
         try:
@@ -78,7 +78,7 @@ def open_kept(storage: Storage, kept: Kept) -> Reader:
 
 
 def missing_file(generation: str, path: str, named_by: str, storage: Storage) -> Damaged:
-    """The error for a file that a generation needs; a file that may be it is pointed out."""
+    """The error for a missing file that a generation needs; it mentions files that may be the missing one."""
     name = path.rpartition("/")[2]
     return Damaged(
         f"a file of the {generation} generation is missing ({name})", named_by, 0, None, misnamed(storage, name)
@@ -86,15 +86,16 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
 
 
 def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:
-    """To be closed with `files`. FileNotFoundError when it is not there."""
+    """The generation's snapshot, to be closed with `files`. Raises FileNotFoundError if it is missing."""
     parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
     return SnapshotReader(parts, manifest.backup_id, manifest.generation, manifest.base.data_version)
 
 
 def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> Log | None:
-    """The current generation's, to be closed with `files`; None when a segment is gone that was there just now.
+    """The current generation's log, to be closed with `files`; None if a segment that was just listed is gone.
 
-    A writer that stops removes the segment that it made ahead. FileNotFoundError when one in between is missing.
+    That is no damage: a writer that stops removes the unused segment that it made ahead. Raises FileNotFoundError if a
+    segment between others is missing.
     """
     indexes = segment_indexes(names, manifest)
     try:
@@ -104,7 +105,7 @@ def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, na
 
 
 def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitStack) -> Log:
-    """The segments with these indexes, to be closed with `files`. FileNotFoundError when one is not there."""
+    """The segments with these indexes, to be closed with `files`. Raises FileNotFoundError if one is missing."""
     segments: list[tuple[int, ReadHandle]] = []
     for index in indexes:
         handle = storage.open(segment_name(index))
@@ -117,7 +118,7 @@ def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitS
 
 
 def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:
-    """The segments of the current generation. FileNotFoundError when one in between is missing."""
+    """The indexes of the current generation's segments. Raises FileNotFoundError if one of them is missing."""
     indexes = {index for name in names if (index := segment_index(name)) is not None}
     wanted = range(manifest.first_segment, max(manifest.first_segment, *indexes, 0) + 1)
     for index in wanted:
@@ -127,7 +128,8 @@ def segment_indexes(names: Sequence[str], manifest: Manifest) -> range:
 
 
 def read_manifest(storage: Storage) -> Manifest:
-    """Raises NotABackup when there is none, FileNotFoundError when there is no directory, Damaged or FromTheFuture."""
+    """The manifest. Raises NotABackup if there is none, FileNotFoundError if there is no directory, Damaged or
+    FromTheFuture; OSError from the storage."""
     try:
         data = storage.read_small(MANIFEST)
     except FileNotFoundError:
@@ -138,7 +140,7 @@ def read_manifest(storage: Storage) -> Manifest:
 
 
 def read_session(storage: Storage) -> Session | None:
-    """None when no writer has opened this backup yet."""
+    """The session marker; None if there is none. Raises Damaged, NotABackup, FromTheFuture or OSError."""
     try:
         return Session.decode(storage.read_small(SESSION))
     except FileNotFoundError:
@@ -146,5 +148,5 @@ def read_session(storage: Storage) -> Session | None:
 
 
 def _begun(segment: ReadHandle) -> bool:
-    """Whether anything was written into a segment yet."""
+    """Whether the segment holds any record yet, be it torn: anything but zeros after the file header."""
     return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None

@@ -1,7 +1,7 @@
 """One pass over the log of an open generation: every change after the snapshot, or only the headers of their records.
 
-A pass is an object that is iterated once. How far it is can be asked at any moment; how the log ends only once all of
-it was read, for nobody knows before.
+A pass is an object that is iterated once. It can say at any moment how far it is. It can say how the log ends only
+after everything was read, because that is not known before.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ from backends.log.reader.unpacking import SMALL, Unpacker, Unreadable
 from backends.storage.base import ReadHandle
 
 _AT_ONCE = 16
-"""Small changes that are unpacked one after the other, before the first of them is executed: going to and fro between
-Python and SQLite for each, the processor forgets what it knew of either."""
+"""Small changes that are unpacked together before the first of them is executed. Alternating between unpacking and
+SQLite for each change is slower, because each evicts the other from the processor's caches."""
 
 
 class StoredChange(NamedTuple):
@@ -39,7 +39,7 @@ class StoredChange(NamedTuple):
     statements: Sequence[str]
     advances: bool
     begins_session: bool
-    """The node's SQLite connection was new: foreign keys are ON from here, whatever a PRAGMA said before."""
+    """The node's SQLite connection was new: foreign keys are ON from this change on, whatever a PRAGMA said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +48,45 @@ class Log:
 
     manifest: Manifest
     segments: Sequence[tuple[int, ReadHandle]]
-    """Each with its index."""
+    """The index of each segment, and its open file."""
     begun: int
-    """How many of the segments count: the others were made ahead of use, and had no record when all were opened.
+    """How many of the segments count: the others were made ahead of use and had no record when all were opened.
 
-    What is written there meanwhile is not for this reader. The last record of the segment before may have been written
-    after that one was read, or it is of a later generation.
+    A reader ignores what is written to those others meanwhile: the records before it may have been written after this
+    reader had read past their place, or it may belong to a later generation.
     """
 
     def stored_bytes(self) -> int:
-        """Bytes of the segments, as they lie in their files."""
+        """Bytes of the segments' files."""
         return sum(handle.size() for _, handle in self.segments)
 
 
 @dataclass(frozen=True, slots=True)
 class EndOfLog:
-    """How a log ends that was read to its end."""
+    """How a log ends, once it was read to its end."""
 
     position: Position
-    """The last record; the snapshot where there is none."""
+    """The position after the last record; that of the snapshot if there is no record."""
     torn: str | None
-    """In words, what was cut off the end, if anything."""
+    """Describes the torn record at the end; None if the log ends cleanly."""
     end_unverified: str | None
-    """In words, why nothing tells whether the end of the log is missing; None when something does."""
+    """Why it is not known whether the end of the log is missing, in a sentence; None if the end is verified."""
     log_bytes: int
     """Bytes of the segments up to their last records, as a writer counts them."""
 
 
 class _Pass:
-    """What both kinds of passes know while they are under way, and in the end."""
+    """What both kinds of passes have in common: their progress, and how the log ends."""
 
     def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
-        """`check_saved` gets the end and says why it is unverified; it raises Damaged when some of the log is gone."""
+        """`check_saved` takes the end of the log and returns why it is unverified, or None if it is verified.
+
+        It raises Damaged if some of the log is gone.
+        """
         base = log.manifest.base
         self._log, self._check_saved = log, check_saved
         self.position = Position(base.data_version, base.sequence, base.checksum, log.manifest.created)
-        """The last record that was read and is good. Records are read ahead: it may not have been handed out yet."""
+        """The position after the last good record. Records are read ahead, so it may not have been yielded yet."""
         self.bytes_read = 0
         """Bytes of records read so far."""
         self.segment = 0
@@ -92,19 +95,19 @@ class _Pass:
         self._end: EndOfLog | None = None
 
     def end(self) -> EndOfLog:
-        """How the log ends. RuntimeError before all of it was read: whoever stops early learns nothing of the end."""
+        """How the log ends. Raises RuntimeError until all of it was read: a caller that stops early cannot know."""
         if self._end is None:
             raise RuntimeError("the log was not read to its end")
         return self._end
 
     def _finish(self) -> None:
-        """After the last record. Raises Damaged when the log once went on."""
+        """Called after the last record. Raises Damaged if the log was once longer."""
         unverified = self._check_saved(self.position)
         log_bytes = self.bytes_read + FILE_HEADER_SIZE * self._log.begun
         self._end = EndOfLog(self.position, self._torn, unverified, log_bytes)
 
     def _runs(self) -> Iterator[tuple[RecordReader, list[Record]]]:
-        """The records of all segments, chained from the snapshot on, many at a time."""
+        """The records of all segments, many at a time, with the chain checked from the snapshot on."""
         base = self._log.manifest.base
         chain: Chain | None = None
         for number, (index, handle) in enumerate(self._log.segments, 1):
@@ -136,7 +139,7 @@ class _Pass:
         )
 
     def _note_torn(self, reader: RecordReader, number: int) -> None:
-        """Only where the log ends may there be a torn record."""
+        """Remember a torn record at the end of the log. Raises Damaged if there is one anywhere else."""
         tail = reader.tail()
         if tail.end is End.TORN:
             if number < self._log.begun:
@@ -144,9 +147,9 @@ class _Pass:
             self._torn = f"{tail.why} ({reader.name} at byte {tail.offset}): it was never acknowledged"
 
     def _check_base(self, reader: RecordReader, run: list[Record], first: bool) -> None:
-        """Whether snapshot and log fit: the log meets the snapshot's place in the chain.
+        """Raise Damaged unless the log continues the snapshot: the chain must contain the snapshot's checksum.
 
-        Where they do not, no change in `run` can be replayed, and the last good version is the one before it.
+        If it does not, no change in `run` can be replayed, and the last good version is the one before it.
         """
         base, good = self._log.manifest.base, self.position.data_version
         if first and run[0].header.sequence > base.sequence + 1:
@@ -160,19 +163,19 @@ class _Pass:
             if header.sequence == base.sequence:
                 fits = header.checksum == base.checksum
             if not fits:
-                what = "the log does not go on from the snapshot: files of different times were mixed"
+                what = "the log does not continue the snapshot: files of different times were mixed"
                 raise Damaged(what, reader.name, record.offset, good)
 
 
 class Changes(_Pass):
-    """Every change after the snapshot; iterate it once. Raises Damaged meanwhile."""
+    """Every change after the snapshot. Iterate it once; iterating may raise Damaged."""
 
     def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
         super().__init__(log, check_saved)
         self._each = self._changes()
 
     def __iter__(self) -> Iterator[StoredChange]:
-        """Always the same iterator: a step of our own for each change would cost a restore time."""
+        """Always the same iterator, returned directly: a Python call for each change would slow down a restore."""
         return self._each
 
     def _changes(self) -> Iterator[StoredChange]:
@@ -181,7 +184,7 @@ class Changes(_Pass):
         self._finish()
 
     def _unpacked(self) -> Iterator[tuple[Record, Sequence[str]]]:
-        """Every record after the snapshot with its statements."""
+        """Every record after the snapshot, with its statements."""
         unpacker, base = Unpacker(), self._log.manifest.base
         good = base.data_version
         for reader, run in self._runs():
@@ -202,9 +205,9 @@ class Changes(_Pass):
 
 
 class Scan(_Pass):
-    """The header of every record after the snapshot, with its segment's index; iterate it once. Nothing is unpacked.
+    """The header of every record after the snapshot, with its segment's index. Nothing is unpacked.
 
-    Raises Damaged meanwhile.
+    Iterate it once; iterating may raise Damaged.
     """
 
     def __init__(self, log: Log, check_saved: Callable[[Position], str | None]) -> None:
@@ -212,7 +215,7 @@ class Scan(_Pass):
         self._each = self._headers()
 
     def __iter__(self) -> Iterator[tuple[int, RecordHeader]]:
-        """Always the same iterator."""
+        """Always the same iterator, since a pass is iterated once."""
         return self._each
 
     def _headers(self) -> Iterator[tuple[int, RecordHeader]]:

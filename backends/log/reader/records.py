@@ -1,4 +1,4 @@
-"""Reading the records of one file, in order, each checked against its checksum and the chain."""
+"""Reading the records of one file in order, and checking each against its checksum and the chain."""
 
 import time
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ from backends.storage.base import ReadHandle
 
 _READ_AHEAD = 1 << 18
 LARGE = 1 << 20
-"""Stored bytes of a record above which it is not held in memory."""
+"""A record whose payload has more stored bytes than this is not held in memory."""
 
 _ATTEMPTS = 10
-"""How often a bad tail is looked at again, 20 ms apart: beside a running writer it is a record under way."""
+"""How often a bad tail is read again, 20 ms apart: with a running writer it may be a record that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPayload:
-    """The payload of a record that is too large for the memory: it is checked where it lies, and read from there."""
+    """The payload of a record that is too large for memory: it is checked in the file and read from there."""
 
     handle: ReadHandle
     offset: int
@@ -45,16 +45,16 @@ class StoredPayload:
         return self.length
 
     def blocks(self) -> Iterator[bytes]:
-        """The stored bytes. StreamError after the last when they are not what was checked before."""
+        """The stored bytes. Raises StreamError after the last block if they do not match the record's checksum."""
         checksum = record_checksum(self.start, b"")
         for block in self.handle.blocks(self.offset, self.offset + self.length):
             checksum = crc32(block, checksum)
             yield block
         if checksum != self.checksum:
-            raise StreamError("its bytes do not fit their checksum")
+            raise StreamError("its bytes do not match their checksum")
 
     def is_good(self) -> bool:
-        """Whether all of it fits its checksum."""
+        """Whether the whole payload matches the record's checksum."""
         try:
             for _ in self.blocks():
                 pass
@@ -64,7 +64,7 @@ class StoredPayload:
 
 
 class Record(NamedTuple):
-    """One record as it lies in a file."""
+    """One record, and its offset in its file."""
 
     header: RecordHeader
     payload: bytes | StoredPayload
@@ -73,19 +73,19 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The record that was read last: what the next one must follow."""
+    """Sequence and checksum of the record that was read last: the next record must follow it."""
 
     sequence: int
     checksum: int
 
 
 class RecordReader:
-    """One pass over the records of an open file: `records` or `runs`, once, and then `tail` tells how they end.
+    """One pass over the records of an open file: iterate `records` or `runs` once; then `tail` says how they end.
 
-    `chain` is what the first record must follow, or None where that is not known (the segments before it are gone).
-    `last_good` is the version that the records before them led to, for errors; a record with a sequence greater than
-    `good_after` leads to its own version, and with None there no record does. A payload of more than `most` bytes is
-    not even read: it would have to fit into memory.
+    `chain` is what the first record must follow, or None if that is not known (the segments before it are gone).
+    `last_good` is the version at the end of the records before this file, for errors. Every record with a sequence
+    greater than `good_after` makes its own version the last good one; with `good_after` None, no record does. A payload
+    of more than `most` bytes is damage and is not even read, because it would have to fit into memory.
     Raises Damaged for anything but a clean or torn end.
     """
 
@@ -105,9 +105,9 @@ class RecordReader:
         self._last_good, self._good_after = last_good, good_after
         self._tail: Tail | None = None
         self._buffer, self._buffered_at = b"", 0
-        self._size = self._limit = handle.size()  # the reader of a log that grows as fast as it reads must end, too
+        self._size = self._limit = handle.size()  # reading must end even if the log grows as fast as it is read
         if self._size > 2 * MAX_FILE:
-            raise self.damaged(f"the file has {self._size} bytes, more than a writer lets it have", MAX_FILE)
+            raise self.damaged(f"the file has {self._size} bytes, more than any writer makes", MAX_FILE)
         try:
             check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
         except Damaged as error:
@@ -119,11 +119,11 @@ class RecordReader:
             yield from run
 
     def runs(self) -> Iterator[list[Record]]:
-        """The same, as many at a time as one read brings: a restore is done in half the steps."""
+        """Every good record in order, as many at a time as one read returns, which halves the steps of a restore."""
         offset = FILE_HEADER_SIZE
         while offset < self._limit:
             run = self._run_at(offset)
-            if not run:  # whatever comes here wants a closer look
+            if not run:  # the first record, a large one, a bad one, or the end
                 found = self._record_at(offset) or self._look_again(offset)
                 if isinstance(found, Tail):
                     tail = found
@@ -142,17 +142,17 @@ class RecordReader:
         self._tail = tail
 
     def tail(self) -> Tail:
-        """What follows the last record: nothing, or a torn one. RuntimeError before all of them were read."""
+        """What follows the last record: nothing, or a torn one. Raises RuntimeError until all records were read."""
         if self._tail is None:
             raise RuntimeError(f"the records of {self.name} were not read to their end")
         return self._tail
 
     def damaged(self, what: str, offset: int) -> Damaged:
-        """The error that names this file."""
+        """The error for damage at `offset` in this file."""
         return Damaged(what, self.name, offset, self._last_good)
 
     def _run_at(self, offset: int) -> list[Record]:
-        """The good records that follow one another from here on, as far as one read reaches; none at the very first."""
+        """The consecutive good records from `offset` on, within one read; empty while the chain is not known yet."""
         run: list[Record] = []
         if self._chain is None:
             return run
@@ -170,7 +170,7 @@ class RecordReader:
         return run
 
     def _look_again(self, offset: int) -> Record | Tail:
-        """A record that is still being written becomes a good one; what stays bad is classified."""
+        """Read a bad record again: one that was being written becomes good; one that stays bad is classified."""
         for _ in range(_ATTEMPTS):
             if first_nonzero(self.handle, offset, self.handle.size()) is None:
                 break
@@ -184,7 +184,7 @@ class RecordReader:
         return (None if tail.end is End.CLEAN else self._record_at(offset)) or tail
 
     def _record_at(self, offset: int) -> Record | None:
-        """The record that begins here, or None when there is no good one."""
+        """The record that begins at `offset`; None if there is no good one. Raises Damaged if it breaks the chain."""
         start = self._read(offset, RECORD_HEADER_SIZE)
         header = decode_record_header(start)
         if header is None:
@@ -192,12 +192,12 @@ class RecordReader:
         chain = self._chain
         if chain is not None and (header.sequence != chain.sequence + 1 or header.previous != chain.checksum):
             raise self.damaged(
-                f"record {header.sequence} does not follow record {chain.sequence}: something between is "
+                f"record {header.sequence} does not follow record {chain.sequence}: something in between is "
                 "missing, or files of different times were mixed",
                 offset,
             )
         if header.length > self._most:
-            raise self.damaged(f"a record claims {header.length} bytes, more than any has", offset)
+            raise self.damaged(f"a record claims {header.length} bytes, more than any record has", offset)
         if not self._holds(offset + RECORD_HEADER_SIZE + header.length):
             return None
         if header.length > LARGE:
@@ -209,7 +209,7 @@ class RecordReader:
         return Record(header, payload, offset)
 
     def _holds(self, end: int) -> bool:
-        """Whether the file reaches so far; a length that a header claims is not believed before."""
+        """Whether the file reaches to byte `end`: the length in a header is not believed before that is checked."""
         if end > self._size:
             self._size = self.handle.size()
         return end <= self._size

@@ -1,6 +1,6 @@
-"""A snapshot file: a whole SQLite database as one compressed stream, in pieces, then its size and SHA-256.
+"""Reading a snapshot: a whole SQLite database as one compressed stream, in pieces, then its size and SHA-256.
 
-It goes on in further files (parts) before one has more than 1 GiB.
+A snapshot is split into several files (parts), so that none has more than 1 GiB.
 """
 
 import struct
@@ -27,15 +27,15 @@ from backends.storage.base import ReadHandle, Storage
 
 PIECE = 1 << 18
 _MAX_STORED = PIECE + (PIECE >> 6) + 1024
-"""Bytes that a piece takes at most: zstd adds less than 1 % to what does not compress."""
+"""The most stored bytes of a piece: zstd adds less than 1 % to data that does not compress."""
 
 END_RECORD = struct.Struct("<Q32s")
 
-_CUT = "the snapshot ends in the middle: it was not copied whole, or cut"
+_CUT = "the snapshot ends in the middle: it was not copied completely, or was cut off,"
 
 
 class SnapshotReader:
-    """A snapshot as it is read back, from the files that hold its parts, in order; as often as one likes."""
+    """A snapshot, read from the open files of its parts, in order. It can be read any number of times."""
 
     def __init__(
         self, parts: Sequence[tuple[str, ReadHandle]], backup_id: bytes, generation: int, data_version: int
@@ -44,31 +44,31 @@ class SnapshotReader:
         self._data_version = data_version
 
     def size(self) -> int:
-        """Bytes of all parts, as they lie in their files."""
+        """Bytes of the files of all parts."""
         return sum(handle.size() for _, handle in self._parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        """The database, piece by piece. Raises Damaged; nothing may be believed before the end was reached."""
+        """The database, piece by piece. Raises Damaged. No piece may be trusted before the end was reached."""
         for piece, _ in self.pieces():
             yield piece
 
     def pieces(self) -> Iterator[tuple[bytes, int]]:
-        """The same, each piece with the stored bytes read so far."""
+        """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged."""
         stream, digest, size, read = Decompressor(), sha256(), 0, 0
         for reader, record in self._records():
             if record.header.data_version != self._data_version:
                 raise reader.damaged(
-                    f"it is a snapshot of version {record.header.data_version}, and the manifest wants one of version "
+                    f"it is a snapshot of version {record.header.data_version}, but the manifest names version "
                     f"{self._data_version}: files of different times were mixed",
                     record.offset,
                 )
             if record.header.kind == RecordKind.END:
                 if record.payload != END_RECORD.pack(size, digest.digest()):
-                    raise reader.damaged("the database in it does not fit its digest", record.offset)
+                    raise reader.damaged("the database in it does not match its digest", record.offset)
                 return
             if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
-                raise reader.damaged("a record that no snapshot has", record.offset)
-            assert isinstance(record.payload, bytes)  # never more than _MOST_STORED
+                raise reader.damaged("a record that no snapshot contains", record.offset)
+            assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
             try:
                 piece = stream.whole(record.payload, record.header.size)
             except StreamError as error:
@@ -81,15 +81,15 @@ class SnapshotReader:
         raise Damaged(_CUT, name, handle.size())
 
     def check_ends(self) -> None:
-        """See whether the files begin and end as they must, without reading what lies between. Raises Damaged.
+        """Check that the files begin and end as they must, without reading what is in between. Raises Damaged.
 
-        That costs nothing, and finds a snapshot that was cut, emptied or not copied whole.
+        That costs almost nothing, and finds a snapshot that was cut off, emptied or not copied completely.
         """
         for part, (name, handle) in enumerate(self._parts):
             header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
             check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
         if not self._has_its_end():
-            for _ in self:  # says what is wrong, if anything: what follows the end means nothing
+            for _ in self:  # raises if something is wrong; bytes after the end record do not matter
                 pass
 
     def _has_its_end(self) -> bool:
@@ -103,28 +103,28 @@ class SnapshotReader:
         return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
 
     def _records(self) -> Iterator[tuple[RecordReader, Record]]:
-        """The records of all parts; the chain runs on from one to the next."""
+        """The records of all parts; the chain continues from one part to the next."""
         chain = Chain(0, 0)
         for part, (name, handle) in enumerate(self._parts):
             header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
-            # No version is good after a part of a database.
+            # Part of a database is no good version.
             reader = RecordReader(handle, name, header, chain, None, _MAX_STORED, good_after=None)
             for record in reader.records():
                 chain = Chain(record.header.sequence, record.header.checksum)
                 yield reader, record
             tail = reader.tail()
-            if tail.end is not End.CLEAN:  # a snapshot is never written to, so no power cut tears it
+            if tail.end is not End.CLEAN:  # a published snapshot is never written to, so no power cut tears it
                 raise reader.damaged(_CUT, tail.offset)
 
 
 def open_parts(storage: Storage, name: str, files: ExitStack, names: Sequence[str]) -> list[tuple[str, ReadHandle]]:
     """The parts of the snapshot with this name, to be closed with `files`; `names` are those of all files.
 
-    FileNotFoundError without the first.
+    Raises FileNotFoundError if the first part is missing.
     """
     parts: list[tuple[str, ReadHandle]] = []
-    there = set(names)
-    while not parts or part_name(name, len(parts)) in there:
+    existing = set(names)
+    while not parts or part_name(name, len(parts)) in existing:
         part = part_name(name, len(parts))
         handle = storage.open(part)
         files.callback(handle.close)

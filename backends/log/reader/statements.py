@@ -1,4 +1,4 @@
-"""The statements of a change that is too large for the memory: on disk, and taken from there one at a time."""
+"""The statements of a change that is too large for memory: they are on disk and read one at a time."""
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,10 @@ _IN_MEMORY = 8 << 20
 
 
 class SpooledStatements(Sequence[str]):
-    """Reads the statements anew each time; an index counts from the first, so a single one is slow to get."""
+    """A sequence of `count` statements that is read from `spool` on each use.
+
+    Access by index is slow, because it reads from the first statement on.
+    """
 
     def __init__(self, spool: IO[bytes], count: int) -> None:
         self._spool, self._count = spool, count
@@ -22,20 +25,20 @@ class SpooledStatements(Sequence[str]):
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        position, begun = 0, list[bytes]()
+        position, started = 0, list[bytes]()
         while True:
-            self._spool.seek(position)  # two may iterate in turn
+            self._spool.seek(position)  # several iterators may take turns
             block = self._spool.read(_BLOCK)
             if not block:
                 break
             position += len(block)
-            pulse.signs += 1  # it may be a change of a million short statements
+            pulse.signs += 1  # a sign of life: the change may have a million short statements
             first, *others = block.split(b"\0")
-            begun.append(first)
+            started.append(first)
             for other in others:
-                yield b"".join(begun).decode()
-                begun = [other]
-        yield b"".join(begun).decode()
+                yield b"".join(started).decode()
+                started = [other]
+        yield b"".join(started).decode()
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -51,12 +54,12 @@ class SpooledStatements(Sequence[str]):
 
 
 def spooled(pieces: Iterable[bytes], size: int) -> SpooledStatements:
-    """The statements in these pieces of a change of `size` bytes.
+    """The statements of a change of `size` bytes of SQL, which arrives in these pieces.
 
     Raises UnicodeDecodeError, and what `pieces` raises.
     """
-    # It lives as long as the statements. No SpooledTemporaryFile: that has a destructor in Python, and a Ctrl-C which
-    # arrives in it is lost, with a traceback.
+    # The file lives as long as the statements. It is no SpooledTemporaryFile: that class has a destructor in Python,
+    # and a Ctrl-C that arrives in it is lost, with a traceback.
     spool: IO[bytes] = BytesIO() if size <= _IN_MEMORY else TemporaryFile()  # noqa: SIM115
     check, count = getincrementaldecoder("utf-8")(), 1
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What the records of changes carry, unpacked: one compression stream runs over many of them."""
+"""Unpacking the changes in records: one compression stream runs over many records."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from backends.log.reader.records import Record, StoredPayload
 from backends.log.reader.statements import spooled
 
 SMALL = 1 << 16
-"""Bytes of SQL up to which a change is unpacked in memory."""
+"""A change of at most this many bytes of SQL is unpacked in memory."""
 
 _CHANGE = int(RecordKind.CHANGE)
-"""A plain number: it is looked at for every record."""
+"""A plain number for speed: it is compared for every record."""
 
 
 class Unreadable(Exception):
-    """A record is unharmed and yet makes no sense: no writer of this project wrote it."""
+    """A record's checksum is right, but its content makes no sense: no writer of this project wrote it."""
 
 
 class Unpacker:
-    """Unpacks the records of a log in order. Also those that nobody wants must pass through it."""
+    """Unpacks the records of a log. Every record must pass through it in order, even one that the caller skips."""
 
     def __init__(self) -> None:
         self._stream: Decompressor | None = None
@@ -36,7 +36,7 @@ class Unpacker:
             raise Unreadable("the compression stream has no beginning")
         size = header.size
         if size > MAX_CHANGE:
-            raise Unreadable(f"a change claims {size} bytes, more than any has")
+            raise Unreadable(f"a change claims {size} bytes, more than any change has")
         try:
             if isinstance(payload, StoredPayload):
                 return spooled(self._stream.pieces(payload.blocks(), size), size)

@@ -1,4 +1,4 @@
-"""What a compaction hands to the writer: a snapshot that waits to be published."""
+"""The result that a compaction hands to the writer: a snapshot that waits to be published."""
 
 import json
 import re
@@ -9,12 +9,15 @@ from backends.log.format.records import snapshot_name
 from backends.storage.base import TEMPORARY, Storage
 
 BY = "-compaction"
-"""Stands in the temporary name of such a snapshot."""
+"""Part of the temporary name of a compaction's snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactedSnapshot:
-    """A snapshot that waits under its temporary name `written` to be published as `generation`, in place of another."""
+    """A snapshot under the temporary name `written`, to be published as `generation`.
+
+    That generation replaces `replaces`; its log begins after `base`, in segment `first_segment`.
+    """
 
     replaces: int
     generation: int
@@ -23,31 +26,31 @@ class CompactedSnapshot:
     first_segment: int
 
     def encode(self) -> str:
-        """As JSON: the process that compacted hands it to the writer's."""
+        """As JSON, in which the compacting process sends it to the writer's process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> "CompactedSnapshot":
-        """The inverse. Raises ValueError, KeyError or TypeError for anything else.
+        """The inverse of `encode`. Raises ValueError, KeyError or TypeError for anything else.
 
-        It is checked because whoever compacted has read the log, and may have been taken over by what is in it.
+        It is checked because the compacting process read the log, and hostile content may have taken that process over.
         """
         fields = json.loads(text)
         compacted = cls(**{**fields, "base": Base(**fields["base"])})
         base = compacted.base
         numbers = (compacted.replaces, compacted.generation, compacted.first_segment, base.sequence, base.data_version)
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in (*numbers, base.checksum)):
-            raise ValueError("a number that no compaction has")
-        begins = f"{snapshot_name(compacted.generation)}{BY}-"
+            raise ValueError("a number that no compaction produces")
+        prefix = f"{snapshot_name(compacted.generation)}{BY}-"
         if type(base.foreign_keys) is not bool or not re.fullmatch(
-            f"{begins}[0-9a-f]{{8}}{re.escape(TEMPORARY)}", str(compacted.written)
+            f"{prefix}[0-9a-f]{{8}}{re.escape(TEMPORARY)}", str(compacted.written)
         ):
-            raise ValueError("a name that no compaction gives")
+            raise ValueError("a name that no compaction produces")
         return compacted
 
 
 def remove_unfinished(storage: Storage) -> None:
-    """Give back the room of a snapshot that a compaction began and will not finish. Raises OSError."""
+    """Remove a snapshot that a compaction began and will not finish. Raises OSError."""
     for name in storage.names():
         if BY in name and name.endswith(TEMPORARY):
             storage.remove(name)

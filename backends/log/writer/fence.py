@@ -1,7 +1,8 @@
-"""The session marker: who writes this backup now.
+"""The fence: the session marker in the backup, which says who writes the backup now.
 
-Two machines with copies of one node's directory are a danger that no lock on either of them sees. So each writer puts
-its own random mark into the backup and looks now and then whether it is still there; one that was replaced stops.
+Two machines with copies of one node's directory are a danger that no lock on either machine can detect. So each writer
+puts its own random mark into the backup and checks from time to time that the mark is still there. A writer whose mark
+was replaced stops.
 """
 
 import os
@@ -23,7 +24,7 @@ from backends.text import process_in_words
 
 
 class WriterFence:
-    """This writer's mark in the backup."""
+    """This writer's mark in the backup; making a WriterFence writes it. `before` is the previous writer's marker."""
 
     def __init__(
         self,
@@ -47,9 +48,9 @@ class WriterFence:
         self._write(self.session)
 
     def look(self, position: Callable[[], Position], check_generation: Callable[[], None]) -> None:
-        """Raise Replaced when the mark or the generation is not ours any more; note what was acknowledged.
+        """Raise Fenced if the mark or the generation is no longer ours; write down what was acknowledged.
 
-        Does nothing most times.
+        Does nothing unless `check_every` seconds have passed. Raises OSError from the storage.
         """
         now = time.monotonic()
         if now - self._looked < self._options.check_every:
@@ -63,30 +64,30 @@ class WriterFence:
             self._note(position())
 
     def note_node_id(self, node_id: str) -> None:
-        """Remember whose backup this is."""
+        """Record which node this backup belongs to, with the next look."""
         self._change(replace(self.session, node_id=node_id))
 
     def note_trouble(self, trouble: str | None) -> None:
-        """What whoever looks at the backup should know; None: all is well."""
+        """Record a sentence for everyone who looks at the backup, with the next look; None: all is well again."""
         self._change(replace(self.session, trouble=trouble[:900] if trouble else None))
 
     def _change(self, session: Session) -> None:
-        """To be written with the next look."""
+        """Use this marker; it is written with the next look."""
         if session != self.session:
             self.session, self._changed = session, True
 
     def begin_generation(self, generation: int) -> None:
-        """A new generation has been published: from the next note on an older manifest is known to be one."""
+        """Record a newly published generation, with the next look: from then on an older manifest is recognized."""
         self._change(replace(self.session, generation=generation))
 
     def note(self, position: Position) -> None:
-        """Write down now what else waits for the next look. Raises Replaced or OSError."""
+        """Write the marker now, with this position, instead of with the next look. Raises Fenced or OSError."""
         self.check()
         self._changed = False
         self._note(position)
 
     def end(self, position: Position) -> None:
-        """The last note of a session that ended in order."""
+        """Write the marker for the last time, as that of a session that ended cleanly. Raises Fenced or OSError."""
         self.check()
         self.session = replace(self.session, closed=True)
         self._note(position)
@@ -99,28 +100,32 @@ class WriterFence:
         self.session = session
 
     def check(self) -> None:
-        """Raises Replaced, or OSError when the destination does not answer: then nobody knows, and nothing follows."""
+        """Raise Fenced if the mark is not ours any more.
+
+        Raises OSError if the destination does not answer: that says nothing about the mark.
+        """
         try:
             there = read_session(self._storage)
         except BackupError:
-            there = None  # overwritten by something that is not this release: not ours, in any case
+            there = None  # overwritten by something other than this release: not our mark, in any case
         if there is None:
             raise Fenced(
-                f"the session marker in {self._storage.describe()} is gone: the backup was removed or exchanged while "
+                f"the session marker in {self._storage.describe()} is gone: the backup was removed or replaced while "
                 "this node wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is "
                 "lost for good, make a new one: backup-cli init"
             )
         if there.writer != self.session.writer:
             if there.writer == self._before:
-                # The one that we replaced had looked just before. It believes that it is alone, and would go on for
-                # ever in a segment that has no name any more: with our mark in place again it stops as well.
+                # The writer that we replaced checked the mark just before we wrote ours, and then wrote its own again.
+                # It believes that it is alone, and would go on forever in a segment that no longer has a name. Our mark
+                # is written again, so that it stops as well.
                 with suppress(OSError):
                     self._write(self.session)
             raise _fenced_by(there, self._storage)
 
 
 def unwritten_session(base: Base) -> Session:
-    """The marker of a backup that no node has written to yet."""
+    """The session marker of a backup that no node has written to yet."""
     return Session(
         secrets.token_hex(8), "", socket.gethostname()[:200], os.getpid(), time_now(),
         1, base.sequence, base.data_version, True, None, None,
@@ -128,19 +133,19 @@ def unwritten_session(base: Base) -> Session:
 
 
 def fenced_by(storage: Storage) -> Fenced:
-    """The error for a writer whose file another one has taken; it says who, if the session marker can be read."""
+    """The error for a writer whose segment was sealed by another; it names the other if the marker can be read."""
     try:
         other = read_session(storage)
     except (OSError, BackupError):
         other = None
     if other is None or (other.host, other.pid) != (socket.gethostname(), os.getpid()):
         return _fenced_by(other, storage)
-    # Our own mark: a person has done it, or one that took the backup over and whose mark was overwritten.
+    # Our own mark: a person changed the files, or a writer took the backup over and its mark was overwritten by ours.
     return Fenced(
         f"files of the backup in {storage.describe()} were made read-only or removed while this node wrote to them, "
-        "and its last change was not committed. Another node that takes the backup over does so: if there is one, "
-        "start only one of the two, as two nodes with the same keys lose money. If there is none, see what changed "
-        "the files (chmod, a program that copies or cleans up), then start this node again"
+        "and its last change was not committed. Another node that takes the backup over does this: if there is one, "
+        "start only one of the two, as two nodes with the same keys lose money. If there is none, find out what "
+        "changed the files (chmod, a program that copies or cleans up), then start this node again"
     )
 
 

@@ -1,4 +1,4 @@
-"""The current generation of a backup that is written to: which one it is, and the publication of the next one."""
+"""The current generation, as the writer knows it, and the publication of the next one."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ from backends.storage.base import Storage
 
 
 class CurrentGeneration:
-    """What the manifest says, as long as this writer alone publishes it.
+    """The manifest as this writer last published or read it, which is current as long as no other writer publishes one.
 
-    `check` raises Replaced when another writer has taken over. It is asked before any file gets its name: the names of
-    both writers are the same.
+    `check` raises Fenced when another writer has taken over. It is called before any file gets its name, because both
+    writers use the same names.
     """
 
     def __init__(self, storage: Storage, manifest: Manifest, check: Callable[[], None]) -> None:
@@ -22,33 +22,33 @@ class CurrentGeneration:
         self.manifest = manifest
 
     def publish_snapshot(self, written: str, generation: int) -> None:
-        """Give a snapshot its name. Raises Replaced, BackupError when the name is taken, or OSError."""
+        """Rename the snapshot `written` to its final name. Raises Fenced, BackupError if that is taken, or OSError."""
         self._check()
         try:
             publish_snapshot(self._storage, written, generation)
         except (FileExistsError, FileNotFoundError) as error:
-            self._check()  # the name is another writer's, or it has tidied up; Replaced is what to say then
+            self._check()  # if another writer took the name or removed our file, Fenced is the error to report
             if isinstance(error, FileNotFoundError):
                 raise
             raise BackupError(
-                f"another process, which no longer writes to the backup in {self._storage.describe()}, has left a "
-                f"snapshot with the number {generation} there at this moment. Nothing that was saved is lost, and that "
-                "snapshot counts for nothing; repeat what was under way, or start the node again if it has stopped"
+                f"another process, which no longer writes to the backup in {self._storage.describe()}, has just left a "
+                f"snapshot with the number {generation} there. Nothing that was saved is lost, and that snapshot is "
+                "not used; repeat what was under way, or start the node again if it has stopped"
             ) from error
 
     def publish(self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
-        """Make this the current generation: its snapshot has its name. Raises Replaced or OSError.
+        """Make this the current generation; its snapshot must have its final name. Raises Fenced or OSError.
 
-        After an OSError `manifest` is the one that the place shows. Raises UnknownGeneration when it shows none.
+        After an OSError, `manifest` is the one that is at the destination. Raises UnknownGeneration if that cannot be
+        read.
         """
         old = self.manifest
         manifest = Manifest(old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id)
-        self._check()  # once more: from here on it is this generation that counts
+        self._check()  # once more: from here on this generation counts
         try:
             self._storage.publish(MANIFEST, manifest.encode())
         except BaseException as error:
-            # The rename may have succeeded despite the error, and a number that was published must never name another
-            # snapshot.
+            # The rename may have succeeded despite the error, and a published number must never name another snapshot.
             try:
                 self.manifest = read_manifest(self._storage)
             except (OSError, BackupError):
@@ -57,16 +57,16 @@ class CurrentGeneration:
         self.manifest = manifest
 
     def check(self) -> None:
-        """Raise Replaced when the manifest is not the one that this writer knows: its segments then count for nothing.
+        """Raise Fenced if the manifest is not the one that this writer knows: then this writer's segments do not count.
 
-        A writer that was replaced in the middle of publishing a generation has overwritten it.
+        That happens when a fenced writer was in the middle of publishing a generation and overwrote the manifest.
         """
         place = self._storage.describe()
         try:
             there = read_manifest(self._storage)
         except BackupError:
             raise Fenced(
-                f"the manifest in {place} is gone or overwritten: the backup was removed or exchanged while this node "
+                f"the manifest in {place} is gone or overwritten: the backup was removed or replaced while this node "
                 "wrote to it. Nothing more is saved there; stop the node, and put the backup back; if it is lost for "
                 "good, make a new one: backup-cli init"
             ) from None
@@ -78,7 +78,7 @@ class CurrentGeneration:
 
 
 class UnknownGeneration(Exception):
-    """A publication failed with `error`, and which generation is the current one cannot be read either."""
+    """A publication failed with `error`, and the manifest that names the current generation cannot be read either."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))

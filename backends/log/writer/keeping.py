@@ -1,7 +1,7 @@
-"""A generation that was replaced because the database disagreed with it is kept for a while: people make mistakes.
+"""Keeping a generation that was replaced because the database disagreed with it, for a while: people make mistakes.
 
 Its files stay where they are, under their own names, which are never used again. The document `kept` is its manifest.
-Compaction keeps nothing: what it replaces holds the same history.
+A compaction keeps nothing, because the generation that it replaces holds the same history.
 """
 
 from contextlib import suppress
@@ -12,14 +12,14 @@ from backends.storage.base import Storage
 
 
 def keep_generation(storage: Storage, kept: Kept) -> None:
-    """Note, durably, that the current generation is to be kept when the next one is published. Raises OSError."""
+    """Note durably that the current generation is to be kept when the next one is published. Raises OSError."""
     storage.publish(KEPT, kept.encode())
 
 
 def still_kept(storage: Storage, current: Manifest) -> Kept | None:
-    """The same for the writer, who removes a note whose time is over or that means nothing. Raises OSError.
+    """The kept generation, or None. For the writer: removes a note that is too old or invalid. Raises OSError.
 
-    A note about the current generation is one: whoever wrote it died before the next one was published.
+    A note about the current generation is invalid: its writer died before the next generation was published.
     """
     kept = read_kept(storage, current)
     if kept is not None and not is_over(kept):
@@ -30,7 +30,7 @@ def still_kept(storage: Storage, current: Manifest) -> Kept | None:
 
 
 def remove_kept(storage: Storage, kept: Kept) -> None:
-    """Remove its files, and then the note. Raises OSError."""
+    """Remove the kept generation's files, then the note. Raises OSError."""
     for name in storage.names():
         if is_kept(name, kept):
             storage.remove(name)

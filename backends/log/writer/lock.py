@@ -1,4 +1,4 @@
-"""The lock in the backup, which keeps the processes of one machine apart."""
+"""The lock in the backup, which allows one writing process per machine."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from backends.system.locks import Locked
 
 
 class SoleWriter:
-    """The right to write this backup, for one process of this machine at a time, where the place has locks."""
+    """The right to write this backup: one process of this machine at a time has it, if the place has locks."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -19,21 +19,21 @@ class SoleWriter:
 
     @property
     def held(self) -> bool:
-        """Whether the lock is ours; never where the place has none."""
+        """Whether this process holds the lock; always False if the place has no locks."""
         return self._lock is not None
 
     def acquire(self, what: str | None = None) -> None:
-        """Take the lock; `what` names this process to others. Raises InUse, naming the one that has it, or OSError."""
-        with self._told():
+        """Take the lock. `what` names this process to others. Raises InUse, which names the holder, or OSError."""
+        with self._as_in_use():
             self._lock = self._lock or self._storage.lock(what or Path(sys.argv[0]).name or "python")
 
     def look(self) -> None:
-        """Raise what `acquire` would while another process has it, and change nothing."""
-        with self._told():
+        """Raise what `acquire` would raise if another process has the lock, but change nothing."""
+        with self._as_in_use():
             self._storage.check_lock()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_in_use(self) -> Iterator[None]:
         try:
             yield
         except Locked as error:
@@ -46,7 +46,7 @@ class SoleWriter:
             raise busy from None
 
     def release(self) -> None:
-        """Give it up; nothing happens when it is not held."""
+        """Release the lock; does nothing if it is not held."""
         lock, self._lock = self._lock, None
         if lock is not None:
             with suppress(OSError):

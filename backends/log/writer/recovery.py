@@ -1,8 +1,8 @@
-"""Opening a log for writing: what is there, keeping out the writer before, and a last segment that can be trusted.
+"""Opening a log for writing: fence the previous writer, find the log's end, make a last segment that can be trusted.
 
-After a crash or a failed sync the page cache may give back what the disk never got. So the segment that is gone on
-from is written and synced again under a new name, and takes the old one's place in one rename. That also cuts off a
-torn end; the bytes that are cut off are put aside in a file of their own.
+After a crash or a failed sync the page cache may return data that the disk never got. So the last segment, which will
+be appended to, is written and synced again under a temporary name, and replaces the old one by one rename. That also
+cuts off a torn end; the bytes that are cut off are kept in a file of their own.
 """
 
 import time
@@ -37,7 +37,7 @@ _MAX_ASIDE = 64 << 20
 
 
 def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
-    """Bytes that `recover` takes at most before it gives any back: a copy of the last segment, and of a torn end."""
+    """The most bytes that `recover` needs before it frees any: for a copy of the last segment, and of a torn end."""
     end = last.tail.offset
     torn = 0
     if last.tail.end is End.TORN:
@@ -47,18 +47,18 @@ def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
 
 
 def seal_segments(storage: Storage, first: int, names: Sequence[str]) -> Sequence[str]:
-    """Take the segments from `first` on from whoever writes them, as far as the place can tell him.
+    """Seal the segments from index `first` on: fence their writer, as far as the place supports that.
 
-    `names` are all files as they were a moment ago; returns them as they are now, when nothing is left to seal.
+    `names` are the names of all files as of a moment ago. Returns the names as they are once nothing is left to seal.
 
-    Once another writer's mark is in place the one before makes no new segment that it would use. One that is being
-    made has its temporary name, or has got its name meanwhile: so it looks again until there is nothing new.
+    Once our mark is in place, the previous writer makes no new segment that it would use. But a segment may be in the
+    making: it has a temporary name, or just got its final one. So the files are listed again until none is new.
     """
     sealed = set[str]()
     while True:
         for name in names:
             if _written_from(name, first) and name not in sealed:
-                with suppress(FileNotFoundError):  # it has its own name by now
+                with suppress(FileNotFoundError):  # it has its final name by now
                     storage.seal(name)
                 sealed.add(name)
         names = storage.names()
@@ -82,11 +82,11 @@ def recover(
     names: Sequence[str],
     keep: str | None = None,
 ) -> tuple[Segment, Position, str | None]:
-    """The segment to append to, where the log ends, and what was cut off, in words (None: nothing).
+    """The segment to append to, where the log ends, and a description of what was cut off (None if nothing was).
 
-    `keep` is the snapshot of a compaction that waits to be published; all else that is unfinished is removed.
-    The writer before must be kept out; `check` raises Replaced when this one is. Raises Damaged; OSError from the
-    storage.
+    `keep` is the snapshot of a compaction that waits to be published; every other unfinished file is removed. The
+    previous writer must be fenced already; `check` raises Fenced if this writer is fenced itself. Raises Damaged;
+    OSError from the storage.
     """
     last, position = find_end(storage, manifest, session, names)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
@@ -101,7 +101,7 @@ def recover(
 
 
 def _put_torn_aside(storage: Storage, last: Found) -> str:
-    """Keep a copy of the bytes that will be cut off, for whoever wants to know what happened."""
+    """Keep a copy of the bytes that will be cut off, for a later inquiry. Returns a description for the node's log."""
     name = segment_name(last.index)
     aside = f"torn-{name}-{int(time.time())}"
     with closing(storage.open(name)) as source:
@@ -114,17 +114,17 @@ def _put_torn_aside(storage: Storage, last: Found) -> str:
 
 
 def _records_of(storage: Storage, manifest: Manifest, last: Found) -> Iterator[bytes]:
-    """The segment's records, without a torn end; the file is closed again after the last of them.
+    """The bytes of the segment's records, without a torn end. The file is closed after the last of them.
 
-    Each is checked as it is copied: what was good a moment ago may have been read from memory, or be in the hands of a
-    writer that does not know yet that it was replaced. Raises Damaged.
+    Each record is checked as it is copied: what was good a moment ago may have been read from the page cache, or may be
+    changed by a writer that does not know yet that it is fenced. Raises Damaged.
     """
     name, end = segment_name(last.index), FILE_HEADER_SIZE
     with closing(storage.open(name)) as source:
         reader = RecordReader(source, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, last.index), None, None)
         for record in reader.records():
             if record.offset == last.tail.offset:
-                break  # written since, by a writer to whom nothing is acknowledged any more
+                break  # written since by a fenced writer, which can acknowledge nothing any more
             if isinstance(record.payload, StoredPayload):
                 yield record.payload.start
                 yield from _checked_blocks(record.payload, reader, record.offset)
@@ -139,7 +139,7 @@ def _checked_blocks(payload: StoredPayload, reader: RecordReader, offset: int) -
     try:
         yield from payload.blocks()
     except StreamError as error:
-        raise reader.damaged(f"a record has changed while it was read ({error})", offset) from None
+        raise reader.damaged(f"a record changed while it was read ({error})", offset) from None
 
 
 def remove_obsolete_files(
@@ -150,27 +150,27 @@ def remove_obsolete_files(
     names: Sequence[str],
     keep: str | None = None,
 ) -> None:
-    """Remove what no generation needs: older ones that are not kept, unfinished files, segments made ahead of use.
+    """Remove obsolete files: older generations that are not kept, unfinished files, unused segments made ahead of use.
 
-    For a start or a new snapshot; `names` are all files. `check` raises Replaced when another writer has taken over
-    meanwhile: what looks made ahead of use would then be its own.
+    For a start or a new snapshot. `names` are those of all files. `check` raises Fenced if another writer has taken
+    over meanwhile: then a segment that looks unused would be that writer's.
     """
     for name in names:
         if keep is not None and is_part_of(name, keep):
             continue
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
             check()
-            with suppress(FileNotFoundError):  # a writer that was replaced has named or removed it meanwhile
+            with suppress(FileNotFoundError):  # a fenced writer has renamed or removed it meanwhile
                 storage.remove(name)
     remove_older(storage, manifest, names)
 
 
 def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> None:
-    """Remove older generations that are not kept. Nothing that is newer, whoever has written it."""
+    """Remove older generations that are not kept. Never removes a newer one, whichever writer made it."""
     kept = still_kept(storage, manifest)
     for name in names:
         if _of_older_generation(name, manifest) and not is_kept(name, kept):
-            with suppress(FileNotFoundError):  # a writer that was replaced has removed it meanwhile
+            with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     remove_healed(storage, manifest.generation)
     storage.sync_names()

@@ -1,7 +1,8 @@
-"""The segment that is being written: one write and one sync a record, into zeros that lie there already.
+"""The segment that is being written: one write and one sync per record, into preallocated zeros.
 
-Two threads touch it. The hook's thread appends; the maintenance thread makes room ahead. They share no byte and, but
-for the one case below, no lock: appends stay below `allocated`, new room is only made from there on.
+Two threads use it. The hook's thread appends; the maintenance thread preallocates. They never write the same byte:
+appends stay below `allocated`, and zeros are only written from there on. So they share no lock, except when a record
+does not fit into the preallocated space (`_append_beyond_allocated`).
 """
 
 import errno
@@ -28,7 +29,7 @@ from backends.log.writer.options import LogOptions
 from backends.storage.base import FileFenced, Storage, WriteHandle
 
 _MAX_TAKEN = 100
-"""Segments without a record in a row that are passed over; each of them took a failure."""
+"""The most taken names in a row that are skipped; each is a segment without a record, left by a failure."""
 
 
 class Segment:
@@ -40,9 +41,9 @@ class Segment:
         self._storage, self._options = storage, options
         self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
         self._stream: Compressor | None = None
-        self._making_room = threading.Lock()
+        self._preallocating = threading.Lock()
         self._failed = False
-        """Set by the first append that fails: from then on not a byte of the file is touched again."""
+        """Set by the first append that fails: from then on no zeros are written to the file."""
 
     @property
     def name(self) -> str:
@@ -51,11 +52,15 @@ class Segment:
 
     @property
     def full(self) -> bool:
-        """Whether the next record belongs into another segment."""
+        """Whether the next record belongs in another segment."""
         return self.end >= self._options.segment_size
 
     def append(self, after: Position, flags: int, data_version: int, now: int, database: int, raw: bytes) -> Position:
-        """One change, durable when this returns the position after it. After any exception nothing more is appended."""
+        """Append one change, which is durable when this returns the position after it.
+
+        `after` is the position before it, `now` is in seconds since 1970, `raw` is the encoded change. After any
+        exception nothing more may be appended.
+        """
         if self._stream is None:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
@@ -70,55 +75,56 @@ class Segment:
             if end <= self.allocated:
                 self.handle.write_durably(self.end, record)
             else:
-                self._append_past_room(record, end)
+                self._append_beyond_allocated(record, end)
         except BaseException as error:
             self._failed = True
-            if not isinstance(error, FileFenced):  # by now the record may be part of the log, which is another writer's
+            if not isinstance(error, FileFenced):  # another writer has the log now, and may have taken the record over
                 self._cut_back()
             raise
         self.end = end
         return Position(data_version, header.sequence, checksum, now)
 
     def _cut_back(self) -> None:
-        """Remove what a failed write has left: cut within a sector, it would look like damage at the next start."""
+        """Remove what a failed write left: a record cut within a sector would look like damage at the next start."""
         with suppress(OSError):
             self.handle.truncate(self.end)
 
-    def _append_past_room(self, record: bytes, end: int) -> None:
-        """The maintenance thread did not keep up, or the record is large: grow the file with this very write.
+    def _append_beyond_allocated(self, record: bytes, end: int) -> None:
+        """Append a record that does not fit into the preallocated space: this write grows the file.
 
-        Under the lock, or zeros that are being laid would cover the record.
+        The maintenance thread did not keep up, or the record is large. The lock is needed, because otherwise zeros that
+        are being preallocated could overwrite the record.
         """
-        with self._making_room:
+        with self._preallocating:
             if end > self._options.max_file:
                 raise OSError(
                     errno.EFBIG,
-                    f"a record of {len(record)} bytes does not fit into a file of {self._options.max_file} bytes",
+                    f"a record of {len(record)} bytes does not fit in a file of {self._options.max_file} bytes",
                 )
             try:
                 self.handle.write_durably(self.end, record)
             except BaseException:
-                self._failed = True  # before the lock is given up: zeros would be laid over what another writer reads
+                self._failed = True  # before the lock is released: zeros would overwrite what another writer may read
                 raise
             self.allocated = max(self.allocated, end)
 
     def fits(self, length: int) -> bool:
-        """Whether a record with `length` bytes of SQL surely fits into the file (zstd adds less than 1 %)."""
+        """Whether a record with `length` bytes of SQL is certain to fit in the file (zstd adds less than 1 %)."""
         return self.end + RECORD_HEADER_SIZE + length + length // 100 + 1024 <= self._options.max_file
 
     def preallocate(self) -> None:
-        """Write zeros ahead of use, in step with it. For the maintenance thread."""
+        """Write more zeros ahead of use once half of them are used. For the maintenance thread. Raises OSError."""
         ahead = self._options.preallocated(self.end)
         if self.allocated - self.end >= ahead // 2:
             return
-        with self._making_room:
+        with self._preallocating:
             length = min(self.end + ahead, self._options.max_file) - self.allocated
             if length > 0 and not self._failed:
                 self.handle.extend(self.allocated, length)
                 self.allocated += length
 
     def seal(self) -> None:
-        """Give back the room that was not used, and close."""
+        """Give back the preallocated space that was not used, and close. Raises OSError."""
         try:
             self.handle.truncate(self.end)
             self.handle.sync()
@@ -126,7 +132,7 @@ class Segment:
             self.handle.close()
 
     def remove(self) -> None:
-        """Take its name away: it was made ahead of use and holds no record. Raises OSError."""
+        """Remove the file of a segment that was made ahead of use and holds no record. Raises OSError."""
         with suppress(FileNotFoundError):
             self._storage.remove(self.name)
 
@@ -140,11 +146,11 @@ def create_segment(
     *,
     replace: bool = False,
 ) -> Segment:
-    """A new segment, whole and durable under its name, with room ahead; it begins with `records`, given in pieces.
+    """Make a segment that begins with `records`, given in pieces: complete, preallocated and durable under its name.
 
-    FileExistsError when the name is taken, unless the file is to be replaced. A generator of `records` must then let go
-    of its file when it is exhausted: on FUSE filesystems and through the kernel's NFS client a rename over a file that
-    this process holds open becomes two, and a crash between them loses the name.
+    Raises FileExistsError if the name is taken, unless `replace` is set. With `replace`, a generator of `records` must
+    close the old file when it is exhausted: on FUSE filesystems and through the kernel's NFS client, a rename over a
+    file that this process holds open becomes two renames, and a crash between them loses the name.
     """
     name, end = segment_name(index), 0
     temporary = storage.temporary(name)
@@ -167,17 +173,17 @@ def create_segment(
 def create_next_segment(
     storage: Storage, backup_id: bytes, index: int, check: Callable[[], None], options: LogOptions
 ) -> Segment:
-    """A new segment with this index, or the next one that is free.
+    """Make a new segment with this index, or with the next index whose name is free.
 
-    A name that is taken is another writer's who has taken over: then `check` raises Replaced. Or it is one without a
-    record, which a writer that was replaced, or an attempt that failed half way, has left: it stays, as an empty one in
-    the middle of the log. To remove it is safe for nobody who may be held up between looking and doing.
+    A taken name may belong to another writer who has taken over: then `check` raises Fenced. Otherwise it is a segment
+    without a record, left by a fenced writer or by an attempt that failed halfway. That segment stays, empty, in the
+    middle of the log: removing it is never safe, because this process may be held up between the check and the removal.
     """
     for attempt in range(_MAX_TAKEN + 1):
         check()
         try:
             return create_segment(storage, backup_id, index + attempt, options)
-        except (FileExistsError, FileNotFoundError) as error:  # the latter: tidied up by another writer
+        except (FileExistsError, FileNotFoundError) as error:  # not found: another writer removed our file
             check()
             if isinstance(error, FileNotFoundError) or attempt == _MAX_TAKEN:
                 raise
@@ -185,5 +191,5 @@ def create_next_segment(
 
 
 def first_checksum(backup_id: bytes) -> int:
-    """What the first record of a backup follows: a value of its own, so that logs of two backups never chain."""
+    """The checksum that a backup's first record follows: different for each backup, so that two logs never chain."""
     return crc32(backup_id)

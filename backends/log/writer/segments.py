@@ -1,7 +1,7 @@
-"""The segments of one writer: the one that is written, the next one, made ahead of use, and those that were left.
+"""The segments of one writer: the current one, the next one, which is made ahead of use, and the retired ones.
 
-The hook's thread goes from one segment to the next; the maintenance thread makes the next one and seals the last. They
-meet in `slow`, which the commit path only takes when nothing was made ahead.
+The hook's thread moves from one segment to the next; the maintenance thread makes the next one and seals the retired
+ones. The lock `slow` is for both, but the commit path takes it only if the next segment was not made ahead.
 """
 
 import threading
@@ -15,8 +15,8 @@ from backends.storage.base import Storage
 class Segments:
     """Begins with the open segment `current`.
 
-    `check` raises Replaced when another writer has taken over, and `fenced` makes that error. All methods but
-    `for_record` want the caller to hold `slow`.
+    `check` raises Fenced when another writer has taken over, and `fenced` makes that error. The caller must hold `slow`
+    for `prepare`, `begin_generation`, `maintain` and `close`, and must not hold it for `for_record`.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Segments:
         self._retired_bytes: dict[int, int] = {}
 
     def for_record(self, length: int) -> Segment:
-        """The segment that takes a record with `length` bytes of SQL. Raises OSError or Replaced.
+        """The segment for a record with `length` bytes of SQL. Raises OSError or Fenced.
 
-        Without one made ahead it stays with the current one as long as the record fits.
+        If the next segment was not made ahead, the current one is used as long as the record fits.
         """
         current = self.current
         if not current.full and current.fits(length):
@@ -48,23 +48,23 @@ class Segments:
             if current.fits(length):
                 return current
             with self._slow:
-                if self._next is None:  # else the maintenance thread made it while we waited
+                if self._next is None:  # otherwise the maintenance thread made it while we waited
                     self.prepare()
         return self._go_on()
 
     def _go_on(self) -> Segment:
-        left, prepared = self.current, self._next
+        retired, prepared = self.current, self._next
         assert prepared is not None
-        # In this order: a maintenance thread that finds nothing prepared must find the new segment here, or it would
-        # make that one again, in the place of the one that is written to.
+        # In this order: when the maintenance thread finds no next segment, it must find the new one in `current`.
+        # Otherwise it would make the new one again, in place of the one that is being written.
         self.current = prepared
         self._next = None
-        self._retired_bytes[left.index] = left.end
-        self._retired.append(left)
+        self._retired_bytes[retired.index] = retired.end
+        self._retired.append(retired)
         return prepared
 
     def prepare(self) -> Segment:
-        """The next segment, made now if it is not there yet. Raises OSError or Replaced."""
+        """The next segment, made now if it does not exist yet. Raises OSError or Fenced."""
         if self._next is None:
             self._next = self._make_next()
         return self._next
@@ -74,9 +74,10 @@ class Segments:
             self._storage, self._backup_id, self.current.index + 1, self._check, self._options
         )
         try:
-            # Again, now that it has its name: a writer that takes over seals what it sees, and only after its mark.
+            # Check again, now that the segment has its name: a writer that takes over first writes its mark and then
+            # seals the segments that it sees.
             self._check()
-            # A writer that was held up may have put its own mark back: the segment in its hands tells.
+            # If we were held up, we may have overwritten the other writer's mark: our sealed segment still shows it.
             if self.current.handle.is_fenced():
                 raise self._fenced()
         except BaseException:
@@ -85,14 +86,14 @@ class Segments:
         return prepared
 
     def begin_generation(self) -> None:
-        """Go on in the next segment; the ones before are of the old generation, and closed."""
+        """Go on in the next segment, and close the earlier ones, which belong to the old generation."""
         self.prepare()
         self._go_on()
         while self._retired:
             self._retired.pop().handle.close()
 
     def maintain(self) -> None:
-        """Zeros ahead of use, the next segment before this one is full, those that were left sealed. Raises OSError."""
+        """Preallocate, make the next segment before this one is full, and seal retired ones. Raises OSError, Fenced."""
         self.current.preallocate()
         if self._next is None and self.current.end > self._options.segment_size // 2:
             self.prepare()
@@ -100,15 +101,16 @@ class Segments:
             self._retired.pop().seal()
 
     def set_retired_bytes(self, sizes: dict[int, int]) -> None:
-        """The bytes of each earlier segment of the generation, by index, as they lie at the destination."""
+        """Set the file size of each earlier segment of the generation, by index."""
         self._retired_bytes = sizes
 
     def bytes_since(self, first: int) -> int:
-        """Bytes of records in the segments from index `first` on; costs no I/O."""
+        """Bytes of the segments from index `first` on, without preallocated space in the current one; costs no I/O."""
         return self.current.end + sum(size for index, size in list(self._retired_bytes.items()) if index >= first)
 
     def close(self, *, failed: bool) -> None:
-        """Trim what was preallocated, unless nothing here may be touched any more. Raises OSError or Replaced."""
+        """Close all segments. Unless the writer `failed`, also give back preallocated space and remove the unused next
+        segment. Raises OSError or Fenced."""
         open_segments, prepared = [*self._retired, self.current], self._next
         self._next, self._retired = None, []
         for segment in open_segments:

@@ -1,6 +1,6 @@
-"""Writing a snapshot, and giving it its name.
+"""Writing a snapshot under a temporary name, and renaming it to its final name.
 
-It goes on in further files (parts) before one grows too large.
+A snapshot is split into several files (parts), so that none grows too large.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from backends.storage.base import Storage
 
 
 class _Parts:
-    """The files of a snapshot that is being written: another one is begun before one grows too large."""
+    """The files of a snapshot that is being written: the next one is begun before one grows too large."""
 
     def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int, options: LogOptions) -> None:
         self._storage, self._written, self._backup_id, self._generation = storage, written, backup_id, generation
@@ -46,7 +46,7 @@ class _Parts:
         self.count += 1
 
     def write(self, record: bytes) -> None:
-        """The next record."""
+        """Write the next record. Raises OSError."""
         if self._offset + len(record) > self._options.max_file:
             self.sync()
             self._handle.close()
@@ -58,12 +58,12 @@ class _Parts:
             self.sync()
 
     def sync(self) -> None:
-        """All is durable when this returns."""
+        """Make everything durable that was written. Raises OSError."""
         self._handle.sync()
         self._unsynced = 0
 
     def close(self) -> None:
-        """Whether it was finished or not."""
+        """Close the open file, whether the snapshot was finished or not."""
         self._handle.close()
 
 
@@ -76,10 +76,10 @@ def write_snapshot(
     options: LogOptions,
     by: str = "",
 ) -> str:
-    """A snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
+    """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
-    Read back and compared before this returns that name; `by` tells those of several makers apart.
-    Raises Damaged when the destination gives back something else than was written.
+    The snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
+    snapshots of different makers apart. Raises Damaged if the destination returns something other than was written.
     """
     written = storage.temporary(f"{snapshot_name(generation)}{by}")
     stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
@@ -104,30 +104,30 @@ def write_snapshot(
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())
         for _ in SnapshotReader(opened, backup_id, generation, data_version):
-            pass  # reading checks every byte
+            pass  # reading it checks every byte
     return written
 
 
 def next_generation(storage: Storage, current: int) -> int:
     """The number for the generation after the current one: the next that no snapshot has.
 
-    One that was named and never published (the machine died in between, or its writer had been replaced) stays until a
-    later generation is published, and is then an older one that is removed.
+    A snapshot may have its final name although its generation was never published, because the machine died in between
+    or the writer was fenced. It stays until a later generation is published, and is then removed as an older one.
     """
     taken = {snapshot_generation(name) for name in storage.names()}
     return next(number for number in count(current + 1) if number not in taken)
 
 
 def publish_snapshot(storage: Storage, written: str, generation: int) -> None:
-    """Give a written snapshot its name, durably. FileExistsError when another one has been given it."""
-    there = set(storage.names())
+    """Rename a written snapshot to its final name, durably. Raises FileExistsError if that name is taken; OSError."""
+    existing = set(storage.names())
     part = 0
-    while part == 0 or part_name(written, part) in there:
+    while part == 0 or part_name(written, part) in existing:
         storage.rename_new(part_name(written, part), part_name(snapshot_name(generation), part))
         part += 1
     storage.sync_names()
 
 
 def max_compressed_size(length: int) -> int:
-    """Bytes that a snapshot of so many takes at most: what cannot be compressed grows a little."""
+    """The most bytes of a snapshot of a database of `length` bytes: data that cannot be compressed grows a little."""
     return length + length // 64

@@ -1,7 +1,7 @@
 """The one writer of a log.
 
-`append` is all that a commit costs: encode, one write, one sync. Everything slow (the next segment, sealing the last
-one, a new generation) takes `_slow`, which `append` never does while a segment was made ahead of use.
+A commit costs one `append`: encode, one write, one sync. Everything slow (making the next segment, sealing retired
+ones, a new generation) takes the lock `_slow`. `append` never takes it as long as the next segment was made ahead.
 """
 
 import secrets
@@ -33,13 +33,13 @@ from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.unreachable import reaching
 
 _TIDY_EVERY = 3600.0
-"""Seconds between two looks at what need not be kept any longer."""
+"""Seconds between two checks for a kept generation that is too old."""
 
 
 class Writer:
     """An open log, which goes on in `segment` after `position`. Made by `Backup.open`.
 
-    After a failed append or snapshot it refuses all further ones: only opening the backup anew tells what is there.
+    After a failed append or snapshot it refuses all further ones: only opening the backup again shows what is there.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Writer:
         names: Sequence[str],
     ) -> None:
         self.storage, self.position = storage, position
-        """`position` is where the log ends now: what the next call is compared with."""
+        """`position` is where the log ends now: what the next `db_write` call is compared with."""
         self._fence, self._lock, self._report, self._options = fence, lock, report, options
         self.failure: BackupError | None = None
-        """Set once nothing may be appended any more; every later append refuses with it."""
+        """Set once nothing may be appended any more; every later append raises it."""
         self._new_session = True
         self._foreign_keys = True
         self._slow = threading.Lock()
@@ -68,7 +68,7 @@ class Writer:
         )
         self.damage = DamageNotes(storage, lambda: self.manifest.generation)
         self._snapshot_bytes = 0
-        self._space: Space | None = None  # as it was when last asked for: a status must not wait for the destination
+        self._space: Space | None = None  # as of the last call of `space`: a status must not wait for the destination
         self._trouble: str | None = None
         self._next_tidying = 0.0
         self._closed = False
@@ -77,7 +77,7 @@ class Writer:
     # The commit path
 
     def append(self, change: Change) -> None:
-        """Durable when it returns. Raises WriteFailed, Replaced, or what finished the writer before."""
+        """Append a change, which is durable when this returns. Raises WriteFailed, Fenced, or the earlier `failure`."""
         if self.failure is not None:
             raise self.failure
         flags = (Flag.ADVANCES if change.advances else 0) | (Flag.SESSION if self._new_session else 0)
@@ -102,14 +102,14 @@ class Writer:
         try:
             raw = change.encode()
             if len(raw) > MAX_CHANGE:
-                raise ValueError(f"it has {len(raw)} bytes of SQL, and no reader takes more than {MAX_CHANGE}")
+                raise ValueError(f"it has {len(raw)} bytes of SQL, and readers accept no more than {MAX_CHANGE}")
         except ValueError as error:  # UnicodeEncodeError is one
             self._fail(error)
             raise self.failure or error from error
         return raw
 
     def _fail(self, error: BaseException) -> None:
-        """After a failed write or sync nobody knows what the disk holds: no retry, nothing more from this handle."""
+        """Set `failure`. After a failed write or sync nobody knows what the disk holds: no retry, no further append."""
         if isinstance(error, BackupError):
             self.failure = error
             return
@@ -117,7 +117,7 @@ class Writer:
             self.failure = fenced_by(self.storage)
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        # What no place could hold is not blamed on one.
+        # A ValueError means that no destination could hold the change, so it is not blamed on this one.
         remedy = "Report this" if isinstance(error, ValueError) else "Fix that (space, disk, mount)"
         self.failure = WriteFailed(
             f"the change could not be saved at {self.storage.describe()}: {reason}. lightningd has not committed it, "
@@ -127,10 +127,10 @@ class Writer:
     # A new generation
 
     def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
-        """A new generation that begins with this database. `announce` is called right before it is published.
+        """Begin a new generation with this database. `announce` is called right before it is published.
 
-        The old one is kept beside it for KEEP_FOR seconds, or until the next one is replaced in this way. After a
-        failure the writer is finished, and the old generation is whole and still the current one.
+        The old generation is kept for KEEP_FOR seconds, or until the new one is replaced in this way. After a failure
+        this writer refuses everything; the old generation is whole and still the current one.
         """
         if self.failure is not None:
             raise self.failure
@@ -155,11 +155,11 @@ class Writer:
         )
         current.publish_snapshot(written, generation)
         first = self._segments.prepare()
-        # A chain that no record of the old log is part of: a copy that mixes both is found out.
+        # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
         if source.data_version != position.data_version or still_kept(self.storage, old) is None:
-            # A snapshot taken in doubt, at the same version, does not take the place of one that really disagreed.
+            # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
             last = self._segments.current.index
             keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
         if announce is not None:
@@ -171,16 +171,16 @@ class Writer:
         remove_obsolete_files(self.storage, self.manifest, first.index, self._fence.check, self.storage.names())
 
     def publish_compaction(self, compacted: CompactedSnapshot) -> None:
-        """Publish the generation that a compaction made beside the running log, and drop what it makes needless.
+        """Publish the generation that a compaction made beside the running log, and remove what it makes obsolete.
 
-        Raises BackupError; whichever generation is then the current one is whole, and the log goes on.
+        Raises BackupError. Then the current generation, be it the old or the new one, is whole, and the log goes on.
         """
         with reaching(self.storage):
             try:
                 with self._slow, self._unless_unknown():
                     self._publish_compaction(compacted)
             except BaseException:
-                with suppress(OSError, BackupError):  # what went wrong is to be told, and not that this failed, too
+                with suppress(OSError, BackupError):  # the first error is the one to report
                     self._measure(self.storage.names())
                 raise
             self._fence.begin_generation(self.manifest.generation)
@@ -188,14 +188,14 @@ class Writer:
 
     def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
         if compacted.replaces != self.manifest.generation or self.failure is not None:
-            raise BackupError("the compaction was overtaken by a new snapshot; it begins anew when it is needed")
+            raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         self._current.publish_snapshot(compacted.written, compacted.generation)
         self._current.publish(compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None)
         remove_older(self.storage, self.manifest, self.storage.names())
 
     @contextmanager
     def _unless_unknown(self) -> Iterator[None]:
-        """Nothing is appended any more once nobody knows which generation that would belong to."""
+        """After UnknownGeneration, set `failure`: nobody knows to which generation an append would belong."""
         try:
             yield
         except UnknownGeneration as error:
@@ -203,16 +203,19 @@ class Writer:
             raise error.error from None
 
     def discard_compaction(self) -> None:
-        """Remove what a compaction that was killed, or gained nothing, has left. Raises BackupError or OSError."""
+        """Remove what a killed or useless compaction left behind. Raises BackupError or OSError."""
         with self._slow:
             if self.failure is None:
                 self._fence.check()
                 remove_unfinished(self.storage)
 
-    # Now and then, off the commit path
+    # Maintenance, off the commit path
 
     def maintain(self) -> None:
-        """What must be done now and then: preallocate, look at the session marker, remove what was kept long enough."""
+        """The regular duties: preallocate, check the session marker, remove a kept generation that is too old.
+
+        Raises nothing for a failed destination: the node's log says what is wrong.
+        """
         if self.failure is not None:
             return
         trouble: str | None = None
@@ -228,26 +231,29 @@ class Writer:
                 self.failure = error
                 self._report("broken", str(error))
                 return
-            except OSError as error:  # and the other duty is done all the same
+            except OSError as error:  # the other duties are still done
                 why = error.strerror or error
-                trouble = f"{self.storage.describe()} gives trouble: {why}; so far every change is saved"
+                trouble = f"{self.storage.describe()} reports an error: {why}; every change until now is saved"
         if trouble is not None and trouble != self._trouble:
             self._report("unusual", trouble)
         self._trouble = trouble
 
     def preallocate(self) -> None:
-        """Zeros ahead of use, and the next segment before this one is full. Raises OSError; nothing is lost by it."""
+        """Preallocate, and make the next segment before this one is full. Raises Fenced or OSError.
+
+        An OSError loses nothing: `append` does without what was not made ahead.
+        """
         with self._slow:
             if self.failure is None:
                 self._segments.maintain()
 
     def check_generation(self) -> None:
-        """Raise Replaced when the manifest is not the one that this writer knows."""
+        """Raise Fenced if the manifest is not the one that this writer knows. Raises OSError from the storage."""
         with self._slow:
             self._current.check()
 
     def remove_outdated(self) -> None:
-        """Remove a kept generation whose time is over. Raises OSError, or Replaced: then it is not ours."""
+        """Remove a kept generation that is too old. Raises OSError, or Fenced: then it is not ours to remove."""
         with self._slow:
             kept = read_kept(self.storage, self.manifest)
             if self.failure is None and kept is not None and is_over(kept):
@@ -255,23 +261,23 @@ class Writer:
                 remove_kept(self.storage, kept)
 
     def note_node_id(self, node_id: str) -> None:
-        """Remember whose backup this is; a fresh node's database says so only later."""
+        """Record which node this backup belongs to; a new node's database says so only after some time."""
         self._fence.note_node_id(node_id)
 
     def note_trouble(self, trouble: str | None) -> None:
-        """Leave a sentence for whoever looks at the backup; None when all is well again."""
+        """Record a sentence for everyone who looks at the backup; None when all is well again."""
         self._fence.note_trouble(trouble)
 
     # What there is to know
 
     @property
     def manifest(self) -> Manifest:
-        """The current generation."""
+        """The manifest of the current generation."""
         return self._current.manifest
 
     @property
     def node_id(self) -> str | None:
-        """The public key (hex) of the node whose backup this is, once it was known."""
+        """The public key (hex) of the node that this backup belongs to; None if not known yet."""
         return self.manifest.node_id or self._fence.session.node_id
 
     @property
@@ -280,11 +286,11 @@ class Writer:
         return self._segments.current.index
 
     def describe(self) -> str:
-        """The place, as a person would say it."""
+        """The place as a person would name it."""
         return self.storage.describe()
 
     def sizes(self) -> Sizes:
-        """What the current generation takes; costs no I/O."""
+        """The sizes of the current generation; costs no I/O."""
         records = self.position.sequence - self.manifest.base.sequence
         return Sizes(self._snapshot_bytes, self._segments.bytes_since(self.manifest.first_segment), records)
 
@@ -295,7 +301,7 @@ class Writer:
             return self._space
 
     def status(self, url: str) -> Status:
-        """What there is to know, from memory."""
+        """The backup's status, from memory; asks the destination only for its space, and only the first time."""
         space = self._space or self.space()
         known = self.damage.remembered()
         return status_of_writer(
@@ -303,7 +309,7 @@ class Writer:
         )
 
     def _measure(self, names: Sequence[str]) -> None:
-        """Ask the destination once for what does not change any more; `names` are those of all files."""
+        """Get the sizes of the files that do not change any more. `names` are those of all files. Raises OSError."""
         snapshot = snapshot_name(self.manifest.generation)
         self._snapshot_bytes = sum(self._size_of(name) for name in names if is_part_of(name, snapshot))
         self._segments.set_retired_bytes(
@@ -321,7 +327,7 @@ class Writer:
     # The end
 
     def close(self) -> None:
-        """End the session, trim what was preallocated. Never raises for a failed destination."""
+        """End the session, give back preallocated space, release the lock. Never raises for a failed destination."""
         if self._closed:
             return
         self._closed = True

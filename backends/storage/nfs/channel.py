@@ -1,4 +1,4 @@
-"""One connection to a server that comes back when it drops; and what is done about a call that was cut off."""
+"""A connection to an NFS server that is re-established when it drops; calls that were cut off are repeated."""
 
 import errno
 import threading
@@ -14,20 +14,20 @@ from backends.storage.nfs.xdr import Malformed
 _Result = TypeVar("_Result")
 
 FIRST_CONNECTION = 10.0
-"""Seconds to wait for a server that has never answered: likely it is a mistake in the URL."""
+"""Seconds to wait for a server that has never answered: the URL is probably wrong."""
 
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between attempts, the last one again and again."""
+"""Seconds between attempts; the last value is used for all further ones."""
 
 
 class Channel:
-    """Calls to one server, one at a time; `connect` makes the first connection, given when to give up.
+    """Calls to one server, one at a time. A call may take `commit_timeout` seconds, all attempts together.
 
-    A call may take `patience` seconds, all attempts together.
+    `connect` makes the first connection; its argument is when to give up (time.monotonic).
     """
 
-    def __init__(self, connect: Callable[[float], Protocol], patience: float) -> None:
-        self._connect, self._patience = connect, patience
+    def __init__(self, connect: Callable[[float], Protocol], commit_timeout: float) -> None:
+        self._connect, self._commit_timeout = connect, commit_timeout
         self._protocol: Protocol | None = None
         self._broken: Disconnected | None = None
         self._one_at_a_time = threading.Lock()
@@ -35,11 +35,12 @@ class Channel:
     def do(
         self, operation: Callable[[Protocol], _Result], again: Callable[[Protocol], _Result] | None = None
     ) -> _Result:
-        """Carry the operation out; `again` instead of it once its outcome is in doubt (without one: just again).
+        """Carry out the operation, and repeat it if the connection breaks.
 
-        OSError for what the server refuses; TimeoutError when it was not to be had for all the time there is.
+        A broken connection leaves the outcome unknown, so then `again` is called instead (if None, `operation` itself).
+        Raises OSError for what the server refuses, TimeoutError if the server was not available for the whole time.
         """
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._commit_timeout
         doubt = False
         with self._one_at_a_time:
             for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
@@ -51,7 +52,7 @@ class Channel:
                         self._broken, doubt = error, True
                         raise
                 except (Disconnected, TryLater) as error:
-                    # A server that asks for patience is there, also when it does so at the very first call.
+                    # A server that answers "try later" exists, even if that is its first answer.
                     never_there = self._protocol is None and isinstance(error, Disconnected)
                     if never_there or time.monotonic() + pause >= until:
                         raise _unreachable(error) from error
@@ -62,7 +63,7 @@ class Channel:
         raise AssertionError
 
     def forget(self) -> None:
-        """Begin from nothing at the next call: what is known of the server no longer fits it."""
+        """Drop everything that is known about the server, because it has changed. The next call connects again."""
         with self._one_at_a_time:
             if self._protocol is not None:
                 self._protocol.close()
@@ -80,5 +81,5 @@ class Channel:
 
 
 def _unreachable(error: Exception) -> OSError:
-    what = error.strerror or str(error) if isinstance(error, OSError) else "the server is busy for too long"
+    what = error.strerror or str(error) if isinstance(error, OSError) else "the server was busy for too long"
     return TimeoutError(errno.ETIMEDOUT, what)

@@ -10,14 +10,15 @@ from backends.storage.nfs.xdr import Malformed
 
 _ZEROS = 1 << 20
 _BLOCK = 4096
-"""Bytes of a disk's larger sectors, and of a filesystem's blocks."""
+"""The size in bytes of the larger sectors of disks, and of filesystem blocks."""
 
 _MAY_BE_FENCED = frozenset({errno.EACCES, errno.EPERM, errno.ESTALE})
-"""How a server refuses to write to a file that is sealed or gone. Most let a file's owner write in any case."""
+"""The errors with which a server refuses to write to a file that is sealed or gone. Most servers let a file's owner
+write even if it is sealed."""
 
 
 class _File:
-    """A handle, until it is closed."""
+    """A file's handle, which can be used until `close`."""
 
     def __init__(self, handle: Handle, name: str) -> None:
         self._handle: Handle | None = handle
@@ -25,7 +26,7 @@ class _File:
 
     @property
     def handle(self) -> Handle:
-        """EBADF once it is closed."""
+        """The handle. Raises OSError (EBADF) after `close`."""
         if self._handle is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._name)
         return self._handle
@@ -35,7 +36,7 @@ class _File:
 
 
 class Reader(_File, ReadHandle):
-    """A file for reading."""
+    """A file that is open for reading."""
 
     def __init__(self, channel: Channel, handle: Handle, name: str) -> None:
         super().__init__(handle, name)
@@ -51,7 +52,7 @@ class Reader(_File, ReadHandle):
 
 
 class Writer(_File, WriteHandle):
-    """A file being written. A server that restarts may lose what was not yet durable: then `sync` says so."""
+    """A file that is open for writing. If the server restarts, what was not durable may be lost; `sync` then raises."""
 
     def __init__(self, commits: Channel, rest: Channel, handle: Handle, name: str) -> None:
         super().__init__(handle, name)
@@ -65,10 +66,10 @@ class Writer(_File, WriteHandle):
         self._boots |= boots
 
     def write_durably(self, offset: int, data: bytes) -> None:
-        """One call to the server, if `data` is not larger than what it takes in one. Raises Fenced.
+        """Write `data` durably, in one call if the server accepts that many bytes in one. Raises FileFenced.
 
-        Whoever seals the file sees every write that the server carried out before; the answer to any later one tells
-        that it is sealed. So what is acknowledged here is seen there.
+        A writer that seals the file sees every write that the server carried out before. The answer to every later
+        write says that the file is sealed. So whatever is acknowledged here is seen by that writer.
         """
         handle = self.handle
         self._check_reach(offset + len(data))
@@ -93,26 +94,24 @@ class Writer(_File, WriteHandle):
             raise FileFenced(self._name)
 
     def _is_fenced(self, handle: Handle) -> bool:
-        """Whether the server refuses a write because another writer has taken the file."""
+        """Whether another writer has taken the file over, by its current attributes."""
         try:
             return self._commits.do(lambda protocol: protocol.attributes(handle)).sealed
         except OSError as error:
             return error.errno == errno.ESTALE  # its last name is gone, and its handle with it
 
     def _settle(self, protocol: Protocol, handle: Handle, offset: int, data: bytes) -> None:
-        """A write was cut off and may have been done, in part or not at all: look, and only then write it (again).
+        """Repeat a write that was cut off, after checking what is there: all of it, a part or nothing may be written.
 
-        Again even when all of it is there: what the server shows need not be on its disk yet.
+        It is repeated even if all of it is there: what the server shows may not be on its disk yet.
         """
         there = _read(protocol, handle, offset, len(data)).ljust(len(data), b"\0")
         start = 0
         while start < len(data):
-            end = start + SECTOR - (offset + start) % SECTOR  # the disk's own sectors: it may have got some of them
-            found = there[start:end].rstrip(b"\0")  # and of one of them a part, if the server said that it took less
+            end = start + SECTOR - (offset + start) % SECTOR  # any of the disk's own sectors may be written
+            found = there[start:end].rstrip(b"\0")  # and a part of one, if the server said that it took fewer bytes
             if not data[start:end].startswith(found):
-                raise OSError(
-                    errno.EIO, f"something else than what was written lies in {self._name} at byte {offset + start}"
-                )
+                raise OSError(errno.EIO, f"{self._name} differs at byte {offset + start} from what was written")
             start = end
         self._commit(protocol, handle, offset, data)
 
@@ -120,31 +119,34 @@ class Writer(_File, WriteHandle):
         end = offset + length
         while offset < end:
             count = min(_ZEROS, end - offset)
-            self._lay(offset, count)
+            self._write_zeros(offset, count)
             offset += count
 
-    def _lay(self, offset: int, count: int) -> None:
+    def _write_zeros(self, offset: int, count: int) -> None:
         handle = self.handle
         self._check_reach(offset + count)
 
-        def lay(protocol: Protocol) -> None:
+        def zeros(protocol: Protocol) -> None:
             _write(protocol, handle, offset, bytes(count), durably=True)
 
-        def look(protocol: Protocol) -> None:
-            """Zeros that are still on their way could arrive when records lie there, and must never cover them."""
+        def check_then_write(protocol: Protocol) -> None:
+            """Write the zeros again, unless the first ones could still arrive late and overwrite records.
+
+            They can where `protocol.fences` is False. `_safe_to` then keeps records out of that part of the file.
+            """
             if not protocol.fences and protocol.attributes(handle).size < offset + count:
                 self._safe_to = offset
                 self._check_reach(offset + count)
-            lay(protocol)
+            zeros(protocol)
 
-        self._rest.do(lay, look)
+        self._rest.do(zeros, check_then_write)
 
     def _check_reach(self, end: int) -> None:
         if self._safe_to is not None and end > self._safe_to:
             raise OSError(
                 errno.EIO,
-                "the connection dropped while room was made in the file, and over NFSv3 nobody knows what may still "
-                "arrive there (version=4.1 would)",
+                "the connection dropped while the file was preallocated, and NFSv3 cannot tell what may still arrive "
+                "there (version=4.1 can)",
                 self._name,
             )
 
@@ -178,9 +180,10 @@ def _read(protocol: Protocol, handle: Handle, offset: int, length: int) -> bytes
 def _write(
     protocol: Protocol, handle: Handle, offset: int, data: bytes, *, durably: bool
 ) -> tuple[set[bytes], Attributes | None]:
-    """All of the data, from the beginning on: what comes later was not written before.
+    """Write all of the data in order: no part is sent before the part in front of it is written.
 
-    Returns the server's boots that took writes which are not durable yet, and what the file was like after the last.
+    Returns the `boot` values (see `Written`) of the writes that are not durable yet, and the file's attributes after
+    the last write.
     """
     protocol.know_limits(handle)
     rest, boots, after = memoryview(data), set(), None
@@ -188,12 +191,12 @@ def _write(
         piece = _piece(offset, len(rest), protocol.largest_write)
         written = protocol.write(handle, offset, bytes(rest[:piece]), durably)
         if not 0 < written.count <= piece:
-            raise OSError(errno.EIO, "the server writes nothing and gives no reason")
+            raise OSError(errno.EIO, "the server wrote nothing and gave no reason")
         after = written.after
         if not written.durable:
             boots.add(written.boot)
         rest, offset = rest[written.count :], offset + written.count
-    if durably and boots:  # a server that did less than was asked
+    if durably and boots:  # the server did less than was asked
         boots.add(protocol.commit(handle))
         if len(boots) > 1:
             raise OSError(errno.EIO, "the server restarted in between and may have lost what was written")
@@ -202,10 +205,10 @@ def _write(
 
 
 def _piece(offset: int, length: int, most: int) -> int:
-    """How many bytes go into one call: all, or up to where a disk's sector ends.
+    """How many bytes to send in one call: all `length`, or at most `most`, up to the end of a disk sector.
 
-    So a node that dies between two calls leaves whole sectors of its record and zeros, as a disk does that loses its
-    power: a reader takes that for torn, and anything cut within a sector for damage.
+    So a node that dies between two calls leaves whole sectors of its record followed by zeros, as a disk that loses
+    power does. A reader treats that as torn, and a record that was cut within a sector as damaged.
     """
     if length <= most:
         return length

@@ -1,6 +1,6 @@
-"""The hidden names of removed and replaced files, kept for a while for whoever still reads them.
+"""The hidden names of removed and replaced files. They are kept for a while for processes that still read the files.
 
-NFS knows no open files here (see `session41.py`), only handles that end when the last name of a file does.
+No file is held open on the server (see `session41.py`): a handle stops working when the file's last name is removed.
 """
 
 import math
@@ -10,32 +10,35 @@ import time
 from backends.storage.nfs.protocol import Attributes, Kind
 
 HIDDEN = ".gone-"
-"""Begins a hidden name; the time of the removal follows, in seconds since 1970."""
+"""The prefix of a hidden name. The time of the removal follows, in seconds since 1970."""
 
 GRACE = 600.0
-"""Seconds that a removed file can still be read to its end by whoever has opened it, as far as there is room."""
+"""Seconds for which a removed file stays readable for processes that opened it before, if the space allows it."""
 
 ROOM = 64 << 20
-"""Bytes that removed files may take; as many as the files that are left, when those are larger."""
+"""Bytes that removed files may take, or as many as the remaining files take if that is more."""
 
 
 def hidden_name() -> str:
-    """A new one."""
+    """Make a new hidden name, for a file that is removed now."""
     return f"{HIDDEN}{time.time():.6f}-{os.urandom(4).hex()}"
 
 
 def room_for(entries: list[tuple[str, Attributes]]) -> int:
-    """Bytes that removed files may take, in a directory with these files."""
+    """Bytes that removed files may take in a directory with these entries."""
     return max(ROOM, sum(each.size for name, each in entries if each.kind is Kind.FILE and not _is_hidden(name)))
 
 
 def to_forget(entries: list[tuple[str, Attributes]]) -> list[tuple[str, int]]:
-    """The hidden files, with their sizes, that really go now: kept long enough, or too large together; oldest first."""
+    """The hidden files to delete now, with their sizes in bytes, oldest first.
+
+    A file is deleted when its time is over, or when all hidden files together are too large.
+    """
     now, room = time.time(), room_for(entries)
     kept = sorted((_gone_since(name), name, each.size) for name, each in entries if _is_hidden(name))
     size, due = sum(size for _, _, size in kept), []
     for since, name, its_size in kept:
-        # Of a time to come: written while the clock stood wrong.
+        # A removal time in the future was written while the clock was wrong.
         if size > room or abs(now - since) > GRACE:
             due.append((name, its_size))
             size -= its_size
@@ -43,7 +46,7 @@ def to_forget(entries: list[tuple[str, Attributes]]) -> list[tuple[str, int]]:
 
 
 def hidden_bytes(entries: list[tuple[str, Attributes]]) -> int:
-    """What the removed files take."""
+    """Bytes that the removed files among these entries take."""
     return sum(each.size for name, each in entries if _is_hidden(name))
 
 
@@ -52,7 +55,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _gone_since(name: str) -> float:
-    """When the file of this hidden name was removed; 0 when that is not to be read from it."""
+    """When the file of this hidden name was removed, in seconds since 1970; 0 if the name does not tell."""
     try:
         since = float(name.removeprefix(HIDDEN).partition("-")[0])
     except ValueError:

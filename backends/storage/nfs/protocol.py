@@ -1,6 +1,6 @@
-"""What either version of NFS does for a storage, and how both say that it failed.
+"""What both versions of NFS do for a storage, and how both report failures.
 
-Every call that changes names is durable on the server when it returns: both versions demand it.
+Every call that changes names is durable on the server when it returns: both versions of the protocol require it.
 """
 
 import errno
@@ -14,21 +14,21 @@ from backends.storage.nfs.rpc import Disconnected
 from backends.storage.nfs.xdr import Malformed
 
 SECTOR = 512
-"""Bytes that a disk writes whole or not at all."""
+"""Bytes that a disk writes completely or not at all."""
 
 MAX_ENTRIES = 1 << 16
-"""Names in a directory that is believed; a backup has a few dozen."""
+"""The most names accepted in a directory; a backup has a few dozen."""
 
 Handle = bytes
-"""The server's name for a file or directory; it stays the same when that is renamed, and when the server restarts."""
+"""The server's identifier of a file or directory. It survives a rename, and a restart of the server."""
 
 
 class TryLater(Exception):
-    """The server is busy or has just restarted, has done nothing, and asks to be asked again."""
+    """The server is busy or has just restarted; it has done nothing and asks for the call to be repeated later."""
 
 
 class Kind(Enum):
-    """What a name stands for."""
+    """What kind of thing has a name."""
 
     FILE = auto()
     DIRECTORY = auto()
@@ -37,7 +37,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is asked about a file; `size` in bytes. A server that knows no modes or links tells the usual ones."""
+    """A file's attributes; `size` is in bytes. A server without modes or links reports the usual values."""
 
     kind: Kind
     size: int
@@ -45,20 +45,20 @@ class Attributes:
     links: int = 1
     uid: int | None = None
     gid: int | None = None
-    """Whose it is, by the server's numbers; None where they were not asked for (NFSv4 tells names)."""
+    """The file's owner and group, as the server's numbers; None where they were not requested (NFSv4 sends names)."""
 
     @property
     def sealed(self) -> bool:
-        """Whether another writer has taken the file: its owner may not write to it any more, or it has no name."""
+        """Whether another writer has taken the file over: its owner may no longer write to it, or it has no name."""
         return not self.mode & WRITE_BIT or self.links == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a write: how many bytes were taken, and whether they are durable.
+    """The result of a write: how many bytes were written, and whether they are durable.
 
-    `boot` changes when the server restarts: writes before that which were not durable may be lost.
-    `after` is what the file was like after the write; None when the server did not tell.
+    `boot` changes when the server restarts: writes before the restart that were not durable may be lost.
+    `after` holds the file's attributes after the write; None if the server did not send them.
     """
 
     count: int
@@ -68,11 +68,14 @@ class Written:
 
 
 class Protocol(ABC):
-    """One version of NFS over one connection. Raises OSError for what the server refuses, Disconnected, TryLater."""
+    """One version of NFS over one connection.
+
+    Every method raises OSError for what the server refuses, Disconnected, TryLater, or Malformed.
+    """
 
     largest_read: int
     largest_write: int
-    """Bytes in one call; the server's own limits once they were asked for."""
+    """Most bytes in one call; the server's own limits after `know_limits`."""
     limits_known = False
     until: float
     """When (time.monotonic) to give up waiting for an answer."""
@@ -80,29 +83,29 @@ class Protocol(ABC):
     @property
     @abstractmethod
     def fences(self) -> bool:
-        """Whether a call that was cut off cannot be carried out any more, late, once `reconnect` has returned."""
+        """Whether, once `reconnect` has returned, the server can no longer carry out a call that was cut off before."""
 
     @abstractmethod
     def describe(self) -> str:
-        """The version, and how much goes into one call."""
+        """The version, and how many bytes fit in one call, for a person."""
 
     @abstractmethod
     def reconnect(self, why: Disconnected) -> None:
-        """Go on over a new connection, the old one having ended so. Raises Disconnected, TryLater."""
+        """Continue on a new connection; `why` says how the old one ended. Raises Disconnected, TryLater."""
 
     @abstractmethod
     def root(self, path: list[str]) -> Handle:
-        """The directory that these names lead to, from the top of what the server exports."""
+        """The directory that the names of `path` lead to, starting at the top of what the server exports."""
 
     def know_limits(self, handle: Handle) -> None:
-        """Ask for the server's limits, once on each connection: a restarted server may have others."""
+        """Request the server's limits, once per connection: a restarted server may have other ones."""
         if not self.limits_known:
             self.learn_limits(handle)
             self.limits_known = True
 
     @abstractmethod
     def learn_limits(self, handle: Handle) -> None:
-        """Set `largest_read` and `largest_write` by what holds for this file or directory."""
+        """Set `largest_read` and `largest_write` to the server's limits for this file or directory."""
 
     @abstractmethod
     def lookup(self, directory: Handle, name: str) -> tuple[Handle, Attributes]: ...
@@ -112,18 +115,18 @@ class Protocol(ABC):
 
     @abstractmethod
     def read(self, handle: Handle, offset: int, length: int) -> tuple[bytes, bool]:
-        """Bytes, and whether they reach the end of the file."""
+        """Return up to `length` bytes from `offset`, and whether they reach the end of the file."""
 
     @abstractmethod
     def write(self, handle: Handle, offset: int, data: bytes, durably: bool) -> Written: ...
 
     @abstractmethod
     def commit(self, handle: Handle) -> bytes:
-        """Make every write durable; returns the server's `boot`."""
+        """Make every write to the file durable. Returns the server's `boot` (see `Written`)."""
 
     @abstractmethod
     def create(self, directory: Handle, name: str, mode: int) -> Handle:
-        """A new empty file. FileExistsError when the name is taken."""
+        """Create an empty file. Raises FileExistsError if the name exists."""
 
     @abstractmethod
     def make_directory(self, directory: Handle, name: str, mode: int) -> Handle: ...
@@ -139,11 +142,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def link(self, handle: Handle, directory: Handle, name: str) -> None:
-        """A second name for a file."""
+        """Give a file a second name."""
 
     @abstractmethod
     def entries(self, directory: Handle) -> list[tuple[str, Attributes]]:
-        """All names in a directory, without . and .. Raises Malformed for a directory without end."""
+        """All entries of a directory except . and .. Raises Malformed for an endless listing."""
 
     @abstractmethod
     def resize(self, handle: Handle, size: int) -> None: ...
@@ -159,28 +162,31 @@ class Protocol(ABC):
 
 
 def limit(told: int, most: int) -> int:
-    """Bytes in one call, by the limit that a server tells (0: none). Raises Malformed for one that is of no use."""
+    """Bytes to use in one call: the limit `told` by the server (0: none), at most `most`.
+
+    Raises Malformed if the server's limit is less than a sector.
+    """
     if told and told < SECTOR:
-        raise Malformed(f"the server takes or gives no more than {told} bytes in a call, which is less than a sector")
+        raise Malformed(f"the server allows only {told} bytes in one call, which is less than a sector")
     return min(told or most, most)
 
 
 MAX_NAME = 1024
-"""Bytes of a name in a listing: no filesystem has longer ones, and a backup's have thirty."""
+"""The longest name accepted in a listing: no filesystem has longer ones, and a backup's names have about 30 bytes."""
 
 
 def check_name(name: str, came: int) -> None:
-    """Raise Malformed for the name of an entry, of which `came` so far, that would only fill the memory."""
+    """Raise Malformed if `name`, entry number `came` of a listing, is too long or one too many. It wastes memory."""
     if came > MAX_ENTRIES or len(name) > MAX_NAME:
         raise Malformed(
-            f"the server lists a directory without end ({came} names so far, the last of {len(name)} bytes)"
+            f"the server's listing of a directory does not end ({came} names, the last of {len(name)} bytes)"
         )
 
 
 def check_listing(found: int, came: int, end: bool) -> None:
     """Raise Malformed for a listing that would never end: `came` of the `found` names came in the last answer."""
     if found > MAX_ENTRIES or (not came and not end):
-        raise Malformed(f"the server lists a directory without end ({found} names so far)")
+        raise Malformed(f"the server's listing of a directory does not end ({found} names)")
 
 
 _MEANINGS = {
@@ -190,26 +196,26 @@ _MEANINGS = {
     70: errno.ESTALE,
     71: errno.EREMOTE,
     10001: errno.ESTALE,
-    10004: errno.EOPNOTSUPP,  # a procedure that RFC 1813 lets a server leave out
+    10004: errno.EOPNOTSUPP,  # a procedure that RFC 1813 allows a server to omit
     10006: errno.EREMOTEIO,
     10014: errno.ESTALE,  # a handle that has expired
     10016: errno.EACCES,  # wrong kind of security
     10020: errno.ESTALE,  # no file handle
     10029: errno.ELOOP,  # a link where a file or directory should be
-    10040: errno.EINVAL,  # a character, or
-    10041: errno.EINVAL,  # a name (such as ..) that the server does not take
+    10040: errno.EINVAL,  # a name with a character that the server does not accept
+    10041: errno.EINVAL,  # a name (such as ..) that the server does not accept
 }
 _SAME_AS_ERRNO = range(1, 32)
 _TRY_LATER = frozenset({10008, 10013})  # delay, grace period after a restart
 
 
 def check(status: int, what: str) -> None:
-    """Raise what a status other than 0 means."""
+    """Raise the error that a call's status means, unless it is 0. `what` is the name that the call was about."""
     if status == 0:
         return
     if status in _TRY_LATER:
         raise TryLater(what)
     number = status if status in _SAME_AS_ERRNO else _MEANINGS.get(status)
     if number is None:
-        raise OSError(errno.EREMOTEIO, f"the server answers with NFS error {status}", what)
+        raise OSError(errno.EREMOTEIO, f"the server answered with NFS error {status}", what)
     raise OSError(number, os.strerror(number), what)

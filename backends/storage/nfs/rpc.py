@@ -1,7 +1,7 @@
-"""Remote procedure calls over TCP (RFC 5531), one at a time on a connection.
+"""Remote procedure calls over TCP (RFC 5531), one at a time per connection.
 
-A connection on which anything went wrong is closed and never used again: what became of the call under way is not
-known then, and whoever called must find out.
+After any error the connection is closed and never used again: the outcome of the current call is then unknown, and the
+caller must find it out.
 """
 
 import errno
@@ -19,42 +19,42 @@ Address = tuple[str, int]
 
 _LAST_FRAGMENT = 1 << 31
 _MAX_MESSAGE = 4 << 20
-"""Bytes of the largest answer that is believed: what is asked for here takes little more than 1 MiB."""
+"""The largest answer accepted, in bytes. No answer to the calls made here is much larger than 1 MiB."""
 
 _MAX_PARTS = 4096
-"""Fragments of an answer; a server may send empty ones for ever."""
+"""The most fragments of an answer. Without a limit, a server could send empty ones forever."""
 
 _NO_SUCH_PROCEDURE = 3
 _AUTH_SYS = 1
 _MAX_GROUPS = 16
 
 _DEAD_AFTER = 15
-"""Seconds after which a server whose machine acknowledges nothing counts as gone.
+"""Seconds after which a server whose machine acknowledges no packets is considered gone.
 
-One that is alive but slow (its kernel acknowledges) is waited for as long as the deadline says.
+A slow server, whose kernel still acknowledges them, is waited for until the deadline of the call.
 """
 
 _ATTEMPT = 10.0
 """Seconds for one attempt to connect.
 
-A kernel that hears nothing asks again after 1, 2, 4, … 32 seconds: who begins anew notices sooner that the server is
+Within one attempt the kernel retries after 1, 2, 4, ... 32 seconds, so a new attempt notices sooner that the server is
 back.
 """
 
 _RESERVED = range(1023, 664, -1)
-"""Source ports that only root may use; many servers take their use as proof of an honest client."""
+"""Source ports that only root may use; many servers treat their use as proof of an honest client."""
 
 
 class Disconnected(ConnectionError):
-    """The connection is gone; the outcome of the call that was under way is not known."""
+    """The connection is gone; the outcome of the current call is unknown."""
 
 
 class Refused(OSError):
-    """The server understood the call and rejects it, before it did anything."""
+    """The server understood the call and rejected it before doing anything."""
 
 
 class Identity:
-    """Who the client says it is: user and groups by number, as a kernel's client would."""
+    """Who the client says it is: user and groups by number, as a kernel's NFS client sends them."""
 
     def __init__(self, uid: int | None = None, gid: int | None = None) -> None:
         own = uid is None and gid is None
@@ -81,7 +81,10 @@ class Connection:
         self._socket = _connect(address, reserved, until)
 
     def call(self, program: int, version: int, procedure: int, arguments: bytes, until: float) -> Unpacker:
-        """The results of one call, waited for until then. Raises Disconnected, Refused or Malformed."""
+        """Make one call and return its results. `until` (time.monotonic) is when to give up waiting for them.
+
+        Raises Disconnected, Refused or Malformed.
+        """
         self._next = self._next + 1 & 0xFFFFFFFF
         head = struct.pack(">6I", self._next, 0, 2, program, version, procedure)
         message = b"".join((head, self._identity.encoded, arguments))
@@ -101,17 +104,17 @@ class Connection:
                 raise
             self.close()
             raise Disconnected(f"the connection to {_name(self.address)} broke: {error.strerror or error}") from error
-        except BaseException:  # whatever comes: an answer that was not read must not be taken for the next one's
+        except BaseException:  # whatever it is: an unread answer must not be taken for that of the next call
             self.close()
             raise
 
     def close(self) -> None:
-        """Close it. Never raises."""
+        """Close the connection. Never raises."""
         with suppress(OSError):
             self._socket.close()
 
     def _receive(self, until: float) -> bytes:
-        """One message, from all its fragments."""
+        """Receive one message, joined from all its fragments."""
         parts: list[bytes] = []
         size = 0
         while True:
@@ -143,7 +146,7 @@ class Connection:
 
 
 def _results(answer: Unpacker) -> Unpacker:
-    """Strip the reply's head. Raises Refused."""
+    """Read the reply's header and return the rest. Raises Refused or Malformed."""
     if answer.number() != 1:
         raise Malformed("the server sent a call instead of an answer")
     if answer.number() != 0:
@@ -159,10 +162,10 @@ def _results(answer: Unpacker) -> Unpacker:
 
 
 def _connect(address: Address, reserved: bool, until: float) -> socket.socket:
-    """Raises Disconnected."""
+    """Connect to the server. Raises Disconnected."""
     try:
         bound = _from_reserved_port(address, until) if reserved else None
-        connection = bound or socket.create_connection(address, _patience(until))
+        connection = bound or socket.create_connection(address, _connect_timeout(until))
     except OSError as error:
         raise Disconnected(f"{_name(address)} cannot be reached: {error.strerror or error}") from error
     options: list[tuple[int, int, int]] = [
@@ -177,15 +180,15 @@ def _connect(address: Address, reserved: bool, until: float) -> socket.socket:
     return connection
 
 
-def _patience(until: float) -> float:
+def _connect_timeout(until: float) -> float:
     """Seconds that one attempt to connect may take."""
     return min(_ATTEMPT, max(0.1, until - time.monotonic()))
 
 
 def _from_reserved_port(address: Address, until: float) -> socket.socket | None:
-    """A connection from a port below 1024; None when this user may not have one, none is free, or nobody answers."""
+    """Connect from a port below 1024; None if this user may not use one, none is free, or nobody answers."""
     for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-        with suppress(OSError):  # a name may stand for several addresses, and the server listen on one of them
+        with suppress(OSError):  # a name may have several addresses, and the server may listen on only one
             connection = _bound_low(family, kind, protocol, place, until)
             if connection is not None:
                 return connection
@@ -199,7 +202,7 @@ def _bound_low(family: int, kind: int, protocol: int, place: Any, until: float) 
         connection = socket.socket(family, kind, protocol)
         try:
             connection.bind((any_address, _RESERVED[(start + turn) % len(_RESERVED)]))
-            connection.settimeout(_patience(until))
+            connection.settimeout(_connect_timeout(until))
             connection.connect(place)
             return connection
         except PermissionError:

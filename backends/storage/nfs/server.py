@@ -1,4 +1,4 @@
-"""What a URL says about a server, and connections to it."""
+"""The NFS server that a URL names, and connections to it."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,24 +12,27 @@ from backends.urls import BadURL, Destination
 
 _PORT = 2049
 _OPTIONS = ("version", "nfsport", "mountport", "uid", "gid", "noresvport", "timeout")
-_VERSIONS = {"3": "3", "4": "4.1", "4.1": "4.1", "4.2": "4.1"}  # a server of 4.2 speaks 4.1, too
+_VERSIONS = {"3": "3", "4": "4.1", "4.1": "4.1", "4.2": "4.1"}  # a 4.2 server speaks 4.1, too
 
 
 @dataclass(slots=True)
 class Server:
-    """Where a server is and how to speak to it. `version` is None until it is known which one works."""
+    """Where an NFS server is and how to talk to it. `version` is None until it is known which version works."""
 
     host: str
     ports: Ports
     version: str | None
     identity: Identity
     reserved: bool
-    patience: float
+    commit_timeout: float
     directory: list[str]
-    """The path of the directory that holds the backup's."""
+    """The path of the directory that contains the backup's directory."""
 
     def connect(self, until: float) -> Protocol:
-        """A new connection. Raises Disconnected, or OSError when the server does not serve us."""
+        """Make a new connection; give up at `until` (time.monotonic).
+
+        Raises Disconnected, or OSError if the server refuses.
+        """
         if self.version is not None:
             return self._speak(self.version, until)
         refusals: list[OSError] = []
@@ -45,7 +48,7 @@ class Server:
         raise next((error for error in refusals if not isinstance(error, Refused)), refusals[0])
 
     def wants(self) -> str:
-        """What must be so on the server, in words, for whom it lets do nothing."""
+        """How the server must be configured, as a clause for the error message of a refused user."""
         return (
             f"/{'/'.join(self.directory)} must be exported to this machine, writable and for ports above 1023 "
             f"(`insecure`), and user {self.identity.uid} must be allowed to write there (?uid= names another)"
@@ -62,7 +65,7 @@ def server_of(destination: Destination) -> Server:
     destination.allow_options(*_OPTIONS)
     version = destination.option("version", "")
     if version and version not in _VERSIONS:
-        raise BadURL(f"{destination}: NFS version {version} is not spoken here; write version=3 or version=4.1")
+        raise BadURL(f"{destination}: NFS version {version} is not supported; write version=3 or version=4.1")
     host, port = _host_and_port(destination)
     return Server(
         host,
@@ -85,7 +88,7 @@ def _number(destination: Destination, name: str, most: int) -> int | None:
 
 
 def _host_and_port(destination: Destination) -> tuple[str, int | None]:
-    """From `server`, `server:port`, `[::1]` or `[::1]:port`."""
+    """Host and port of a URL with `server`, `server:port`, `[::1]` or `[::1]:port`."""
     host = destination.host
     if host.startswith("["):
         inside, bracket, rest = host[1:].partition("]")
@@ -99,14 +102,14 @@ def _host_and_port(destination: Destination) -> tuple[str, int | None]:
         or (port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536))
     ):
         raise BadURL(
-            f"{destination}: {host!r} is no server's name; write it like nfs://nas.local/export/lightning.bkp, and an "
-            "IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"
+            f"{destination}: {host!r} cannot be a server's name; write it like nfs://nas.local/export/lightning.bkp, "
+            "and an IPv6 address in brackets, like nfs://[fd00::1]/export/lightning.bkp"
         )
     return inside, int(port) if port else None
 
 
 def _may_be_a_host(name: str) -> bool:
-    """Whether the resolver can be asked for it: it raises no OSError for an empty label, or one of 64 letters."""
+    """Whether the name can be given to the resolver; it raises no OSError for an empty label or one of 64 letters."""
     try:
         return bool(name.encode("idna")) and name.isprintable() and " " not in name
     except UnicodeError:

@@ -1,7 +1,7 @@
-"""An NFSv4.1 session (RFC 8881) of one slot: what tells the server who calls, and which call comes next.
+"""An NFSv4.1 session (RFC 8881) with one slot. It tells the server who is calling, and which call comes next.
 
-Only sequences, no open files: reading and writing use the anonymous state, so a session that is lost (the server
-restarted, or the node was idle for longer than a lease) is simply replaced by a new one.
+The session only numbers calls; it holds no open files: reading and writing use the anonymous state id. So a session
+that is lost (the server restarted, or the node was idle for longer than a lease) is simply replaced by a new one.
 """
 
 import errno
@@ -18,24 +18,25 @@ _SEQUENCE, _EXCHANGE_ID, _CREATE_SESSION, _RECLAIM_COMPLETE = 53, 42, 43, 58
 _NO_PARALLEL_NFS = 0x10000
 _MINOR_VERSION_UNKNOWN = 10021
 _OVER = frozenset({10011, 10022, 10052, 10078})
-"""Errors that mean: this session (or client) is not known any more; nothing was done, and nothing of it will be."""
+"""Errors that mean: the server no longer knows this session (or client); it did nothing, and will do none of its
+calls."""
 _OUT_OF_STEP = frozenset({10053, 10055, 10063, 10076})
-"""Errors that mean: nothing was done, but the session may live on, and with it a call that is still on its way."""
+"""Errors that mean: nothing was done, but the session may still exist, and a call of it may still arrive."""
 
 
 class SessionLost(Disconnected):
-    """The session cannot be gone on with; `status` is the server's word for why."""
+    """The session cannot be used any more; `status` is the NFS error that the server gave as the reason."""
 
     def __init__(self, status: int) -> None:
-        super().__init__("the server does not know this session any more")
+        super().__init__("the server no longer knows this session")
         self.status = status
 
 
 _FALSE_RETRY, _UNCACHED = 10076, 10068
-"""A number that is taken: by another call, or by one whose answer the server has not kept."""
+"""Errors that mean: the sequence number was used, by another call, or by one whose answer the server has not kept."""
 
 HEADS = 1024
-"""Bytes in a call for all that is not data."""
+"""Bytes reserved in a call for everything except the data."""
 
 _MAX_MESSAGE = (1 << 20) + 4096
 _LIST_OF_OPERATIONS = 16
@@ -50,11 +51,11 @@ class Operation:
 
 
 class Session:
-    """Compound calls over `connection`, in sequence. Raises Refused when the server does not speak 4.1."""
+    """Compound calls over `connection`, in sequence. Raises Refused if the server does not speak NFS 4.1."""
 
     def __init__(self, connection: Connection, until: float) -> None:
         self.fences = True
-        """Whether no call of an earlier connection can still be carried out."""
+        """Whether it is certain that the server will carry out no call of an earlier connection any more."""
         self._start(connection, until)
 
     def _start(self, connection: Connection, until: float) -> None:
@@ -66,11 +67,11 @@ class Session:
         self.call([Operation(_RECLAIM_COMPLETE, number(0))], "", until)
 
     def resume(self, connection: Connection, until: float, why: Disconnected) -> None:
-        """Go on over a new connection. Afterwards a call that was cut off cannot be carried out any more (`fences`).
+        """Continue on a new connection. Afterwards the server cannot carry out a call that was cut off (`fences`).
 
-        The number of the last call is sent again, alone: had that call arrived, the number is taken, and it has been
-        carried out; had it not, the number is taken by this, and the server ignores the late one. A session that the
-        server does not know is over, and with it all that was sent in it.
+        The sequence number of the last call is sent again, alone. If that call arrived, the number is used, and the
+        call has been carried out. If it did not, this uses the number, and the server ignores the call when it arrives
+        late. If the server does not know the session, the session and all calls sent in it are over.
         """
         self.connection = connection
         if isinstance(why, SessionLost):
@@ -87,24 +88,28 @@ class Session:
         sequence = self._id + number(self._sequence) + number(0) + number(0) + number(0)
         answer = self._compound([Operation(_SEQUENCE, sequence)], until)
         if answer.number() != _SEQUENCE:
-            raise Malformed("the server answers operations that were not asked for")
+            raise Malformed("the server answered an operation that was not requested")
         return answer.number()
 
     def call(self, operations: Sequence[Operation], what: str, until: float) -> Unpacker:
-        """The results of the operations, each beginning with its code and status 0; the first that fails raises."""
+        """Carry out the operations and return their results.
+
+        Each result begins with the operation's code and status, which the caller reads with `expect`: it raises for
+        the first operation that failed.
+        """
         self._count(1)
         sequence = self._id + number(self._sequence) + number(0) + number(0) + number(0)
         answer = self._compound([Operation(_SEQUENCE, sequence), *operations], until)
         try:
             expect(answer, _SEQUENCE, what)
         except TryLater:
-            self._count(-1)  # the server has not even counted the call
+            self._count(-1)  # the server has not counted the call
             raise
         answer.fixed(36)
         return answer
 
     def _count(self, calls: int) -> None:
-        self._sequence = self._sequence + calls & 0xFFFFFFFF  # after the last number comes 0
+        self._sequence = self._sequence + calls & 0xFFFFFFFF  # the number wraps to 0
 
     def _introduce(self, until: float) -> tuple[int, int]:
         owner = os.urandom(8) + opaque(self.owner)
@@ -114,7 +119,7 @@ class Session:
         return answer.long(), answer.number()
 
     def _begin(self, client_sequence: int, until: float) -> tuple[bytes, int]:
-        """The session's id, and the most bytes of one call."""
+        """Create the session. Returns its id and the most bytes in one call."""
         channel = b"".join(map(number, (0, _MAX_MESSAGE, _MAX_MESSAGE, 4096, _LIST_OF_OPERATIONS, 1, 0)))
         no_security = xdr.numbers([0])
         request = long(self.client_id) + number(client_sequence) + number(0) + channel * 2 + number(0) + no_security
@@ -129,8 +134,8 @@ class Session:
         if largest < HEADS + SECTOR or operations < _MAX_OPERATIONS_USED:
             raise Refused(
                 errno.EPROTONOSUPPORT,
-                f"the server takes calls of {largest} bytes and {operations} operations in a session of NFS 4.1, and "
-                f"a backup needs {HEADS + SECTOR} and {_MAX_OPERATIONS_USED} (version=3 may do)",
+                f"the server takes calls of {largest} bytes and {operations} operations in an NFS 4.1 session, but a "
+                f"backup needs {HEADS + SECTOR} and {_MAX_OPERATIONS_USED} (version=3 may work)",
             )
         return ident, largest
 
@@ -145,9 +150,9 @@ class Session:
 
 
 def expect(answer: Unpacker, code: int, what: str) -> None:
-    """Pass over the head of an operation's result. Raises what its status means."""
+    """Read an operation's code and status from the start of its result. Raises the error that the status means."""
     if answer.number() != code:
-        raise Malformed("the server answers operations that were not asked for")
+        raise Malformed("the server answered an operation that was not requested")
     status = answer.number()
     if status in _OVER | _OUT_OF_STEP:
         raise SessionLost(status)

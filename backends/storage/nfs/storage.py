@@ -1,7 +1,7 @@
 """The directory of a backup on an NFS server.
 
-A file that is removed or replaced loses its write permission first, so that whoever still writes to it notices, and
-keeps a hidden name for a while, so that whoever reads it can finish (see `gone.py`).
+A file that is removed or replaced loses its write permission first, so that a process that still writes to it notices.
+It keeps a hidden name for a while, so that a process that reads it can finish (see `gone.py`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _FILE_MODE = 0o600
 _SEALED_MODE = 0o400
 
 _NO_MODES = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How servers without permissions refuse to change one."""
+"""The errors with which servers without permissions refuse to change a mode."""
 
 _ATTEMPTS = 5
 
@@ -35,14 +35,17 @@ _Result = TypeVar("_Result")
 
 
 class NfsStorage(Storage):
-    """The directory `name` in the server's directory, over two connections: a commit never waits for anything else."""
+    """The directory `name` in the server's directory.
+
+    It uses two connections, one of them for commits only, so that a commit never waits for anything else.
+    """
 
     def __init__(self, server: Server, name: str) -> None:
         self._server, self._name = server, name
-        self._commits = Channel(server.connect, server.patience)
-        self._rest = Channel(server.connect, server.patience)
+        self._commits = Channel(server.connect, server.commit_timeout)
+        self._rest = Channel(server.connect, server.commit_timeout)
         self._handle: Handle | None = None
-        self._hidden, self._room = 0, ROOM  # bytes of removed files, and how many of them there may be
+        self._hidden, self._hidden_limit = 0, ROOM  # bytes that removed files take, and may take
 
     def describe(self) -> str:
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
@@ -68,7 +71,7 @@ class NfsStorage(Storage):
             protocol.make_directory(parent, self._name, _DIRECTORY_MODE)
 
         def look(protocol: Protocol) -> None:
-            """It was not there before, so an empty one is ours."""
+            """The directory did not exist before, so an empty one was made by this call."""
             parent = protocol.root(self._server.directory)
             with contextlib.suppress(FileExistsError):
                 protocol.make_directory(parent, self._name, _DIRECTORY_MODE)
@@ -85,7 +88,7 @@ class NfsStorage(Storage):
             raise Refused(errno.EACCES, f"the server does not permit it; {self._server.wants()}") from error
 
     def unmake(self) -> None:
-        """OSError when anything but plain files lies there too; that is left alone, and the directory with it."""
+        """Remove the directory and its files. Raises OSError, and keeps the directory, if anything else is in it."""
 
         def unmake(protocol: Protocol, directory: Handle) -> None:
             for name, attributes in protocol.entries(directory):
@@ -105,7 +108,7 @@ class NfsStorage(Storage):
         return sorted(name for name, each in entries if each.kind is Kind.FILE and not name.startswith("."))
 
     def sync_names(self) -> None:
-        """The server has made each change of a name durable before it answered."""
+        """Only check that the server answers: it made each change of a name durable before it answered that call."""
         self._in_directory(lambda protocol, directory: protocol.attributes(directory))
 
     def space(self) -> Space:
@@ -155,7 +158,7 @@ class NfsStorage(Storage):
 
     def create(self, name: str) -> WriteHandle:
         plain_name(name)
-        self._forget_removed()
+        self._remove_hidden()
         with contextlib.suppress(FileNotFoundError):
             self.remove(name)
 
@@ -163,7 +166,7 @@ class NfsStorage(Storage):
             return protocol.create(directory, name, _FILE_MODE)
 
         def look(protocol: Protocol, directory: Handle) -> Handle:
-            """There was none of that name, and only one writer makes any: an empty one is ours."""
+            """No file had this name, and only the one writer creates files: so an empty one was made by this call."""
             with contextlib.suppress(FileExistsError):
                 return create(protocol, directory)
             handle, attributes = protocol.lookup(directory, name)
@@ -180,14 +183,14 @@ class NfsStorage(Storage):
         moved = self._in_directory(lambda protocol, directory: protocol.lookup(directory, old)[0])
 
         def look(protocol: Protocol, directory: Handle) -> None:
-            """Done already when the new name stands for the old one's file."""
+            """Rename, unless that has been done: the new name is then that of the moved file."""
             with contextlib.suppress(FileNotFoundError):
                 if protocol.lookup(directory, new)[0] == moved:
                     return
             protocol.rename(directory, old, new)
 
         self._in_directory(lambda protocol, directory: protocol.rename(directory, old, new), look)
-        self._forget_what_is_too_much()
+        self._remove_if_too_large()
 
     def rename_new(self, old: str, new: str) -> None:
         plain_name(old)
@@ -198,11 +201,11 @@ class NfsStorage(Storage):
             try:
                 protocol.link(moved, directory, new)
             except FileExistsError:
-                if protocol.lookup(directory, new)[0] != moved:  # else it is done, and only the answer was lost
+                if protocol.lookup(directory, new)[0] != moved:  # otherwise it was done, and only the answer was lost
                     raise
 
         def unlink(protocol: Protocol, directory: Handle) -> None:
-            """Only the name goes: the file is not sealed, and a second writer may have removed it."""
+            """Remove the old name only; the file is not sealed. Another writer may have removed that name already."""
             with contextlib.suppress(FileNotFoundError):
                 protocol.remove(directory, old)
 
@@ -218,7 +221,7 @@ class NfsStorage(Storage):
             self._in_directory(unlink)
 
     def _rename_unless_there(self, old: str, new: str) -> None:
-        """On a server without hard links: in two steps."""
+        """Do what `rename_new` does on a server without hard links: in two steps, not atomically."""
         with contextlib.suppress(FileNotFoundError):
             self._in_directory(lambda protocol, directory: protocol.lookup(directory, new))
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
@@ -226,7 +229,9 @@ class NfsStorage(Storage):
 
     def remove(self, name: str) -> None:
         hidden = hidden_name()
-        size = self._in_directory(lambda protocol, directory: _taken(protocol, directory, plain_name(name))[1])
+        size = self._in_directory(
+            lambda protocol, directory: _seal_before_removal(protocol, directory, plain_name(name))[1]
+        )
 
         def look(protocol: Protocol, directory: Handle) -> None:
             try:
@@ -236,14 +241,14 @@ class NfsStorage(Storage):
 
         self._in_directory(lambda protocol, directory: protocol.rename(directory, name, hidden), look)
         self._hidden += size
-        self._forget_what_is_too_much()
+        self._remove_if_too_large()
 
     # Other writers
 
     def seal(self, name: str) -> bool:
-        """Take the write permission from a file: no writer acknowledges anything in it any more.
+        """Remove a file's write permission: from then on no writer acknowledges anything that it writes there.
 
-        False when the server has no permissions. FileNotFoundError when there is no such file.
+        Returns False if the server has no permissions. Raises FileNotFoundError if there is no such file.
         """
         plain_name(name)
 
@@ -262,32 +267,32 @@ class NfsStorage(Storage):
             return False
 
     def lock(self, what: str) -> None:
-        """There is no lock over NFS itself: two writers are kept apart by `seal`."""
+        """Take no lock: NFS is used without locks here, and `seal` keeps two writers apart."""
 
     # Removed files
 
     def _keep_for_readers(self, name: str) -> None:
-        """A second name for a file that is about to be replaced; some servers have none to give."""
+        """Give a file that is about to be replaced a hidden second name. Does nothing on servers without hard links."""
         hidden = hidden_name()
 
         def keep(protocol: Protocol, directory: Handle) -> int:
-            handle, size = _taken(protocol, directory, name)
+            handle, size = _seal_before_removal(protocol, directory, name)
             protocol.link(handle, directory, hidden)
             return size
 
-        with contextlib.suppress(OSError):  # not there, or no links: at worst a reader must begin again
+        with contextlib.suppress(OSError):  # no such file, or no links: at worst a reader must start again
             self._hidden += self._in_directory(keep)
 
-    def _forget_what_is_too_much(self) -> None:
-        if self._hidden > self._room:
-            self._forget_removed()
+    def _remove_if_too_large(self) -> None:
+        if self._hidden > self._hidden_limit:
+            self._remove_hidden()
 
-    def _forget_removed(self) -> None:
-        """Really remove what was removed long enough ago, or takes too much room, by whomever."""
+    def _remove_hidden(self) -> None:
+        """Delete the hidden files, of this and other processes, whose time is over or that take too much space."""
 
         def forget(protocol: Protocol, directory: Handle) -> None:
             entries = protocol.entries(directory)
-            self._hidden, self._room = hidden_bytes(entries), room_for(entries)
+            self._hidden, self._hidden_limit = hidden_bytes(entries), room_for(entries)
             for name, size in to_forget(entries):
                 with _unless_refused():
                     protocol.remove(directory, name)
@@ -302,7 +307,11 @@ class NfsStorage(Storage):
         operation: Callable[[Protocol, Handle], _Result],
         again: Callable[[Protocol, Handle], _Result] | None = None,
     ) -> _Result:
-        """An operation in the backup's directory; looked up anew when its handle has expired."""
+        """Carry out an operation in the backup's directory, which is looked up again if its handle has expired.
+
+        If the connection breaks during the operation, `again` is called instead of a second `operation` (see
+        `Channel.do`).
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 return self._rest.do(
@@ -325,8 +334,11 @@ class NfsStorage(Storage):
         return self._handle
 
 
-def _taken(protocol: Protocol, directory: Handle, name: str) -> tuple[Handle, int]:
-    """A file that is about to lose its name, and its size: whoever still writes to it must notice."""
+def _seal_before_removal(protocol: Protocol, directory: Handle, name: str) -> tuple[Handle, int]:
+    """Seal a file that is about to lose its name, so that a process that still writes to it notices.
+
+    Returns its handle and its size in bytes.
+    """
     handle, attributes = protocol.lookup(directory, name)
     if attributes.kind is Kind.FILE and not attributes.sealed:
         with _unless_refused():
@@ -336,7 +348,7 @@ def _taken(protocol: Protocol, directory: Handle, name: str) -> tuple[Handle, in
 
 @contextlib.contextmanager
 def _unless_refused() -> Iterator[None]:
-    """Go on when the server refuses it; a connection that broke is another matter."""
+    """Ignore the server's refusal of what the block asks for, but not a broken connection."""
     try:
         yield
     except Disconnected:
@@ -350,7 +362,7 @@ def _closed(name: str, what: Attributes) -> Closed:
 
 
 def _is_closed(protocol: Protocol, directory: Handle, name: str, what: Attributes) -> bool:
-    """Whether the server keeps this user out of a directory in that one: only a question for something in it tells."""
+    """Whether the server denies this user access to the subdirectory `name`: only looking something up in it tells."""
     if what.kind is not Kind.DIRECTORY or name.startswith(".") or name == "lost+found":
         return False
     try:

@@ -1,4 +1,4 @@
-"""NFS version 3 (RFC 1813): no state on the server, so that a connection is all that can be lost."""
+"""NFS version 3 (RFC 1813). The server keeps no state, so nothing but a connection can be lost."""
 
 import errno
 import os
@@ -35,14 +35,14 @@ _LIST_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the server's services listen; None: ask its portmapper."""
+    """The TCP ports of the server's NFS and mount services; None: ask its portmapper."""
 
     nfs: int | None
     mount: int | None
 
 
 class Version3(Protocol):
-    """One connection to an NFSv3 server; what needs another (mount) is done at the beginning."""
+    """One connection to an NFSv3 server. A second one, to its mount service, is used only at the beginning."""
 
     @property
     def fences(self) -> bool:
@@ -54,7 +54,7 @@ class Version3(Protocol):
         self._port = ports.nfs or self._port_of(_NFS, 3) or 2049
         self._connection = self._connect(self._port)
         self._roots: dict[str, Handle] = {}
-        self._lists_attributes = True  # until the server says that it has no READDIRPLUS
+        self._lists_attributes = True  # False once the server has said that it has no READDIRPLUS
         self.largest_read = self.largest_write = _MAX_IO
 
     def reconnect(self, why: Disconnected) -> None:
@@ -74,12 +74,12 @@ class Version3(Protocol):
         return Connection((self._host, port), self._identity, self._reserved, self.until)
 
     def _port_of(self, program: int, version: int) -> int:
-        """The TCP port of a service; 0 when the portmapper does not know it."""
+        """The TCP port of a service; 0 if the portmapper does not know the service."""
         question = number(program) + number(version) + number(_TCP) + number(0)
         with closing(Connection((self._host, 111), self._identity, False, self.until)) as portmapper:
             port = portmapper.call(_PORTMAP, 2, 3, question, self.until).number()
         if port > 65535:
-            raise Malformed(f"the server's portmapper names port {port}")
+            raise Malformed(f"the server's portmapper sent the port {port}")
         return port
 
     def root(self, path: list[str]) -> Handle:
@@ -89,7 +89,7 @@ class Version3(Protocol):
         return known
 
     def _mounted(self, path: list[str]) -> Handle:
-        """Mount the longest part of the path that the server exports, and look the rest up."""
+        """Mount the longest part of the path that the server exports, and look up the rest name by name."""
         port = self._ports.mount or self._port_of(_MOUNT, 3)
         if port == 0:
             raise Refused(errno.EPROTONOSUPPORT, "the server does not serve NFSv3 mounts")
@@ -189,7 +189,7 @@ class Version3(Protocol):
         if self._lists_attributes:
             try:
                 return self._listed(directory, _READDIRPLUS)
-            except OSError as error:  # RFC 1813 lets a server leave it out, and unfs3 has none
+            except OSError as error:  # RFC 1813 allows a server to omit READDIRPLUS, and unfs3 does
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._lists_attributes = False
@@ -213,12 +213,12 @@ class Version3(Protocol):
                 if name not in (".", ".."):
                     found += self._known(directory, name, attributes)
             end = answer.boolean()
-            total += came  # also those that are left out
+            total += came  # including those that were left out
             check_listing(total, came, end)
         return found
 
     def _known(self, directory: Handle, name: str, attributes: Attributes | None) -> list[tuple[str, Attributes]]:
-        """The name with what is known or to be found out of it; nothing when it has just been removed."""
+        """The name with its attributes, which are looked up if not given; empty if it has just been removed."""
         try:
             return [(name, attributes or self.lookup(directory, name)[1])]
         except FileNotFoundError:
@@ -237,16 +237,16 @@ class Version3(Protocol):
 
 
 _KEEP = number(0)
-"""An attribute that is not to be changed."""
+"""The encoding of an attribute that a call leaves unchanged."""
 
 
 def _new(mode: int) -> bytes:
-    """The attributes of something new: only its mode is ours to say."""
+    """The attributes of a new file or directory: only its mode is set."""
     return number(1) + number(mode) + number(0) * 5
 
 
 def _attributes(answer: Unpacker) -> Attributes | None:
-    """What the server may tell or leave out."""
+    """Read attributes that the server may leave out; None if it did."""
     return _plain_attributes(answer) if answer.boolean() else None
 
 
@@ -264,7 +264,7 @@ def _skip_attributes(answer: Unpacker) -> None:
 
 
 def _change(answer: Unpacker) -> Attributes | None:
-    """What the file was like after a call; what it was like before is passed over."""
+    """Read the file's attributes after a call; those from before the call are skipped."""
     if answer.boolean():
         answer.fixed(24)
     return _attributes(answer)

@@ -1,4 +1,4 @@
-"""NFS version 4.1 (RFC 8881): one port, one namespace for all exports; used without open files (see `session41.py`)."""
+"""NFS version 4.1 (RFC 8881): one port and one namespace for all exports. No file is held open (see `session41.py`)."""
 
 import errno
 import os
@@ -19,13 +19,13 @@ _LONG_ATTRIBUTES = frozenset({_SIZE, _MAX_READ, _MAX_WRITE, _AVAILABLE, _TOTAL})
 _SHORT_ATTRIBUTES = frozenset({_TYPE, _MODE, _LINKS})
 _KNOWN_ATTRIBUTES = _LONG_ATTRIBUTES | _SHORT_ATTRIBUTES
 _MAX_BITMAP = 8
-"""Words in a set of attributes that is believed; all of NFS 4.2 needs three."""
+"""The most words accepted in a set of attributes; all of NFS 4.2 needs three."""
 
 _ANONYMOUS = bytes(16)
-"""The state of whoever has opened nothing."""
+"""The state id of a client that has not opened the file."""
 
 _CURRENT = number(1) + bytes(12)
-"""The state that the operation before in the same call has made."""
+"""The state id that an earlier operation of the same call has made."""
 
 _FILE_SYNC = 2
 _BOTH_WITHOUT_DELEGATION = 3 | 0x0400
@@ -36,7 +36,7 @@ _LIST_BYTES = 1 << 16
 
 
 class Version41(Protocol):
-    """One connection and session."""
+    """One connection to an NFSv4.1 server, and the session on it."""
 
     def __init__(self, host: str, port: int, identity: Identity, reserved: bool, until: float) -> None:
         self.until = until
@@ -106,7 +106,7 @@ class Version41(Protocol):
         answer = self._within(handle, [writing, _LOOK], "")
         expect(answer, _WRITE, "")
         count, durable, boot = answer.number(), answer.number() == _FILE_SYNC, answer.fixed(8)
-        told = answer.number() == _GETATTR and answer.number() == 0  # if not, it is asked again, alone
+        told = answer.number() == _GETATTR and answer.number() == 0  # if not, the caller asks for them separately
         return Written(count, durable, boot, _plain_attributes(answer) if told else None)
 
     def commit(self, handle: Handle) -> bytes:
@@ -210,7 +210,7 @@ def _handle(answer: Unpacker) -> Handle:
 
 
 def _bitmap(*attributes: int) -> list[int]:
-    """A set of attribute numbers, 32 in a word."""
+    """A set of attribute numbers as words of 32 bits."""
     words = [0] * (max(attributes) // 32 + 1)
     for attribute in attributes:
         words[attribute // 32] |= 1 << attribute % 32
@@ -226,16 +226,16 @@ def _new(mode: int) -> bytes:
 
 
 def _attribute_values(answer: Unpacker) -> dict[int, int]:
-    """The attributes that came, in the order of their numbers; only ones that were asked for."""
+    """Read the attributes, sent in the order of their numbers. Raises Malformed for one that is never requested."""
     words = answer.numbers()
     if len(words) > _MAX_BITMAP:
-        raise Malformed("the server tells what was not asked for")
+        raise Malformed("the server sent attributes that were not requested")
     values = Unpacker(answer.opaque())
     present = [32 * at + bit for at, word in enumerate(words) for bit in range(32) if word & 1 << bit]
     found = {}
     for attribute in present:
         if attribute not in _KNOWN_ATTRIBUTES:
-            raise Malformed("the server tells what was not asked for")
+            raise Malformed("the server sent attributes that were not requested")
         found[attribute] = _long(values, attribute) if attribute in _LONG_ATTRIBUTES else values.number()
     return found
 
@@ -251,9 +251,9 @@ def _plain_attributes(answer: Unpacker) -> Attributes:
 
 
 def _skip_delegation(answer: Unpacker) -> None:
-    """Pass over the promise of sole access, which was not asked for. Malformed when the server gives it all the same.
+    """Skip the field for a delegation (a promise of sole access). Raises Malformed if the server grants one.
 
-    (A server must not: there is no channel on which it could take the promise back.)
+    None was requested, and a server must not grant any: it has no channel on which it could recall the delegation.
     """
     none, none_because, contention, resource = 0, 3, 1, 2
     kind = answer.number()
@@ -261,4 +261,4 @@ def _skip_delegation(answer: Unpacker) -> None:
         if answer.number() in (contention, resource):
             answer.number()
     elif kind != none:
-        raise Malformed("the server delegates a file that was asked for without delegation")
+        raise Malformed("the server delegated a file although no delegation was requested")

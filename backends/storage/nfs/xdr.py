@@ -1,4 +1,4 @@
-"""XDR (RFC 4506), as far as NFS needs it: everything is big-endian and padded to four bytes."""
+"""The part of XDR (RFC 4506) that NFS needs: everything is big-endian and padded to four bytes."""
 
 import struct
 
@@ -7,20 +7,21 @@ _LONG = struct.Struct(">Q")
 
 
 MAX_NAME = 1024
-"""Bytes of a name in a directory that is believed; filesystems stop at 255 characters."""
+"""The longest name accepted from a server, in bytes; filesystems allow up to 255 characters."""
 
 MAX_HANDLE = 128
-"""Bytes, by RFC 8881; RFC 1813 allows 64."""
+"""The longest handle of a file, in bytes, by RFC 8881; RFC 1813 allows 64."""
 
 MAX_SIZE = 1 << 63
+"""Sizes in bytes are smaller than this: a kernel's own numbers end here."""
 
 
 class Malformed(ValueError):
-    """The server's answer is not what the protocol says."""
+    """The server's answer violates the protocol."""
 
 
 def number(value: int) -> bytes:
-    """An unsigned 32-bit number; booleans and enumerations are that, too."""
+    """An unsigned 32-bit number; also used for booleans and enumerations."""
     return _NUMBER.pack(value)
 
 
@@ -45,7 +46,7 @@ def numbers(values: list[int]) -> bytes:
 
 
 class Unpacker:
-    """Takes values from the beginning of `data`, one after the other. Raises Malformed."""
+    """Reads values from `data`, one after the other, starting at its beginning. Raises Malformed."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
@@ -79,21 +80,21 @@ class Unpacker:
         """A name."""
         data = self.opaque()
         if len(data) > MAX_NAME:
-            raise Malformed(f"the server tells a name of {len(data)} bytes")
+            raise Malformed(f"the server sent a name of {len(data)} bytes")
         return data.decode(errors="surrogateescape")
 
     def handle(self) -> bytes:
-        """A server's name for a file."""
+        """A handle: the server's own identifier of a file or directory."""
         data = self.opaque()
         if len(data) > MAX_HANDLE:
-            raise Malformed(f"the server names a file with {len(data)} bytes, and the protocol allows {MAX_HANDLE}")
+            raise Malformed(f"the server sent a file handle of {len(data)} bytes, and the protocol allows {MAX_HANDLE}")
         return data
 
     def size(self) -> int:
-        """A count of bytes. No file or disk has 2^63: a kernel's own numbers end there."""
+        """A size in bytes, below `MAX_SIZE`."""
         value = self.long()
         if value >= MAX_SIZE:
-            raise Malformed(f"the server tells a size of {value} bytes")
+            raise Malformed(f"the server sent a size of {value} bytes")
         return value
 
     def numbers(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""The conformance suite of all places, over NFS, on a mounted share and on sticks."""
+"""The conformance suite of the log, over NFS, on a mounted share and on sticks."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from backends.log.writer.options import LogOptions
 from tests.destinations.places import KINDS, Places
 from tests.log import test_backup as test_backend
 from tests.log import test_backup_restarts as test_backend_restarts
-from tests.log.conftest import created, impatient, no_lock, options, small, tiny, writer
+from tests.log.conftest import created, no_lock, options, readers_do_not_wait, small, tiny, writer
 from tests.log.destinations import Maker
 
-__all__ = ["created", "impatient", "no_lock", "options", "small", "tiny", "writer"]
+__all__ = ["created", "no_lock", "options", "readers_do_not_wait", "small", "tiny", "writer"]
 
 globals().update(
     (name, test)
@@ -25,6 +25,6 @@ globals().update(
 
 @pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest, places: Places, options: LogOptions) -> Iterator[Maker]:
-    """Makes the backup of a destination where there is no backup yet."""
+    """Returns the Backup at a destination where no backup has been created yet, a new object each time."""
     url = places.url(request.param)
     yield lambda: Backup(place_at(url), options)

@@ -1,8 +1,8 @@
-"""A file gets a name of its own, or none: a writer that is held up in the middle replaces nothing of the other's.
+"""A new file never replaces another one: a writer that is held up before its rename destroys nothing of its successor.
 
-It has looked at the session marker, and then nothing of it runs for any time (a suspended virtual machine, a disk that
-sleeps); another one takes over and goes on meanwhile, with files of the same names. It removes unfinished files that it
-sees: so the first one is held up before it makes its own, or the other's listing lags (as that of a share may).
+It has checked the session marker, and is then stopped for any length of time (a suspended virtual machine, a sleeping
+disk). Meanwhile another writer takes over and continues, with files of the same names. The other one removes unfinished
+files that it sees: so the first is held up before it creates its own, or the other's listing lags (as on a share).
 """
 
 from collections.abc import Callable
@@ -31,16 +31,16 @@ SIZE = 900
 
 
 def fill(writer: Writer, count: int) -> None:
-    """So many commits of a size, with the maintenance between them."""
+    """Make `count` commits of a fixed size, with maintenance after each."""
     for change in changes(count, writer.position.data_version, SIZE):
         writer.append(change)
         writer.maintain()
 
 
 def held_up(writer: Writer, prefix: str, meanwhile: Callable[[], None], *, safely: bool, made: bool) -> list[str]:
-    """Hold the writer up once, before it makes a file whose name begins so, or when it is made and gets its own name.
+    """Hold the writer up once, before it creates a file with this prefix or (`made`) before it renames it to its name.
 
-    Returns what it was held up for. `safely`: with what is under test, and not by a rename that replaces.
+    Returns the names it was held up for. `safely`: it renames with `rename_new`, and not with a rename that replaces.
     """
     storage, names = writer.storage, list[str]()
     create, rename = storage.create, storage.rename_new if safely else storage.rename
@@ -64,7 +64,7 @@ def held_up(writer: Writer, prefix: str, meanwhile: Callable[[], None], *, safel
 
 
 def lagging(backup: Backup) -> Backup:
-    """One that does not see the other's unfinished files."""
+    """A backup whose listing does not show another writer's unfinished files."""
     names = backup.storage.names
     backup.storage.names = lambda: [name for name in names() if not name.endswith(TEMPORARY)]  # type: ignore[method-assign]
     return backup
@@ -73,7 +73,7 @@ def lagging(backup: Backup) -> Backup:
 def overtaken_in_a_segment(
     created: Maker, commits: int, *, safely: bool = True, made: bool = False
 ) -> tuple[list[int], list[int]]:
-    """The first writer is held up before it names a segment; the other makes so many commits meanwhile, and more then.
+    """Hold the first writer up before it names a segment; the other makes `commits` commits meanwhile, and more after.
 
     Returns the versions that were acknowledged, and those that the backup holds.
     """
@@ -100,7 +100,7 @@ def overtaken_in_a_segment(
 
 
 def overtaken_in_a_compaction(created: Maker, scratch: Path, *, safely: bool = True) -> tuple[list[int], list[int]]:
-    """The same, held up before it names a snapshot; the other publishes a generation of its own meanwhile."""
+    """Hold the first writer up before it names a snapshot; the other publishes its own generation meanwhile."""
     other, seconds = lagging(created()), list[Writer]()
 
     def take_over() -> None:
@@ -132,13 +132,13 @@ def overtaken_in_a_compaction(created: Maker, scratch: Path, *, safely: bool = T
 
 @pytest.fixture
 def options(small: LogOptions) -> LogOptions:
-    """The session marker is looked at too rarely to help."""
+    """Small segments; the session marker is checked too rarely to help."""
     return replace(small, check_every=1e9)
 
 
 @pytest.fixture
 def created(tmp_path: Path, options: LogOptions) -> Maker:
-    """Makes the backup, as another process would: a new one at version 1."""
+    """Returns the Backup as another process would have it; it was created at version 1."""
     url = (tmp_path / "lightning.bkp").as_uri()
 
     def make() -> Backup:
@@ -150,7 +150,7 @@ def created(tmp_path: Path, options: LogOptions) -> Maker:
 
 @pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("commits", [0, 1, 60])
-def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(
+def test_writer_held_up_before_naming_a_segment_replaces_none_of_the_others(
     created: Maker, commits: int, made: bool
 ) -> None:
     acknowledged, found = overtaken_in_a_segment(created, commits, made=made)
@@ -158,23 +158,23 @@ def test_writer_held_up_before_it_names_a_segment_replaces_none_of_the_other(
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_harness_sees_what_a_rename_over_a_segment_destroys(created: Maker, made: bool) -> None:
+def test_harness_sees_damage_from_rename_over_a_segment(created: Maker, made: bool) -> None:
     with pytest.raises(Damaged):
         overtaken_in_a_segment(created, 60, safely=False, made=made)
 
 
-def test_writer_held_up_before_it_names_a_snapshot_replaces_none_of_the_other(created: Maker, tmp_path: Path) -> None:
+def test_writer_held_up_before_naming_a_snapshot_replaces_none_of_the_others(created: Maker, tmp_path: Path) -> None:
     acknowledged, found = overtaken_in_a_compaction(created, tmp_path)
     assert found[-len(acknowledged) :] == acknowledged
 
 
-def test_harness_sees_what_a_rename_over_a_snapshot_destroys(created: Maker, tmp_path: Path) -> None:
+def test_harness_sees_damage_from_rename_over_a_snapshot(created: Maker, tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         overtaken_in_a_compaction(created, tmp_path, safely=False)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
+def test_snapshot_named_but_never_published_does_not_block_the_next(
     created: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
     writer = created().open(silent, "first")
@@ -214,10 +214,10 @@ def test_snapshot_that_was_named_and_never_published_does_not_block_the_next(
 
 @pytest.mark.parametrize("done", [0.0, 1.0])
 @pytest.mark.parametrize("operation", ["rename_new", "sync_names"])
-def test_segment_that_could_not_be_named_is_made_anew(
+def test_segment_that_could_not_be_renamed_is_made_again(
     created: Maker, options: LogOptions, operation: str, done: float
 ) -> None:
-    """Whether its name is there or not; the writer has not been replaced, and goes on."""
+    """Whether the failed rename took effect or not: the writer has not been replaced, and continues."""
     faulty = FaultyStorage(created().storage)
     writer = backup_in(faulty, options).open(silent, "writer")
     begun = writer.position.data_version

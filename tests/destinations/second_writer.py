@@ -1,9 +1,9 @@
-"""A writer at full speed that a second one disturbs: what either of them acknowledged must be in the backup.
+"""A second writer takes over from one at full speed: what either of them acknowledged must be in the backup.
 
-    python -m tests.destinations.disturbed [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
+    python -m tests.destinations.second_writer [3|4.1] [ROUNDS]       (as root; needs NFS-Ganesha)
 
-The two are backups of their own with connections of their own, as two machines would be; the second one comes at a
-random moment, by every way in which a second writer comes to a backup.
+Each has its own Backup object and its own connections, as two machines would; the second one comes at a random moment,
+in every way in which a second writer comes to a backup.
 """
 
 import random
@@ -31,25 +31,25 @@ from tests.log.model import contents
 Open = Callable[[], Backup]
 
 SMALL_SEGMENTS = replace(DEFAULT_OPTIONS, segment_size=32 << 10)
-"""One is left for the next all the time."""
+"""So small that a writer constantly moves to its next segment."""
 
 GOES_ON = 40
-"""Changes that the first writer tries after it was replaced, and those of the second."""
+"""How many changes the first writer tries after it was replaced, and how many the second one makes."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of some rounds."""
+    """The results of some rounds."""
 
     rounds: int = 0
     acknowledged: int = 0
     lost: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    """Openings of the second writer that failed, in words."""
+    """The errors with which the second writer failed to open."""
     never_stopped: int = 0
-    """First writers that were not refused soon."""
+    """How many first writers were not refused soon."""
     damaged: str = ""
-    """What is wrong with the backup, if the two have destroyed it; then no more rounds are made."""
+    """What is wrong with the backup if the two have destroyed it; that ends the rounds."""
 
     def __str__(self) -> str:
         refused = "; ".join(sorted(set(self.refused)))
@@ -61,14 +61,14 @@ class Tally:
 
 
 class Stream:
-    """A writer's thread: it commits as fast as it can until it is refused; and its maintenance beside it."""
+    """A writer that commits as fast as it can until it is refused, with a maintenance thread beside it."""
 
     def __init__(self, open_: Open, name: str) -> None:
         self.writer, self._name = open_().open(silent, name), name
         self.acknowledged: list[str] = []
         self.error: BaseException | None = None
         self.most = 1 << 30
-        """After so many it stops by itself."""
+        """After this many acknowledged changes it stops by itself."""
         self._history = History(self.writer.position.data_version)
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._write, self._maintain)]
 
@@ -79,7 +79,7 @@ class Stream:
         return self
 
     def join(self) -> None:
-        """Wait for its end, and close its connections as a process that ends does; nothing is tidied up."""
+        """Wait until both threads have ended."""
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive(), "a writer hangs"
@@ -101,7 +101,7 @@ class Stream:
 
 
 def by_another_node(open_: Open, name: str, _: Path) -> list[str]:
-    """A copy of the node's directory goes on with the backup. Returns what was acknowledged to it."""
+    """A node with a copy of the directory continues the backup. Returns what was acknowledged to it."""
     second = Stream(open_, name)
     second.most = GOES_ON
     second.start().join()
@@ -110,8 +110,8 @@ def by_another_node(open_: Open, name: str, _: Path) -> list[str]:
     return second.acknowledged
 
 
-def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
-    """A compaction that holds the node to be stopped."""
+def by_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
+    """A compaction that believes the node to be stopped."""
     backup = open_()
     writer = backup.open(silent)
     compacted = compact_log(backup.storage, scratch)
@@ -122,17 +122,17 @@ def by_a_compaction(open_: Open, name: str, scratch: Path) -> list[str]:
 
 
 def by_starts(open_: Open, name: str, _: Path) -> list[str]:
-    """A node that is started three times, and commits nothing."""
+    """A node that starts three times, and commits nothing."""
     for number in range(3):
         open_().open(silent, f"{name} {number}").close()
     return []
 
 
-WAYS = (by_another_node, by_a_compaction, by_starts)
+WAYS = (by_another_node, by_compaction, by_starts)
 
 
 def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
-    """So many rounds, each with a first writer that a second one replaces; a new backup was made at `open_`'s place."""
+    """Play rounds in which a second writer replaces a first one; `open_` opens a new backup. Returns the results."""
     tally, expected, choice = Tally(), list[str](), random.Random(seed)
     for number in range(rounds):
         first = Stream(open_, f"first {seed} {number}").start()
@@ -163,7 +163,7 @@ def disturb(open_: Open, scratch: Path, rounds: int, seed: int) -> Tally:
 
 
 def notes(backup: Backup) -> set[str]:
-    """How every row begins that a restore would bring back; all that is read is checked, and replayed."""
+    """The beginning of every row that a restore would bring back; everything read is checked and replayed."""
     found = contents(backup)
     with closing(apsw.Connection(":memory:")) as connection:
         if found.snapshot:
@@ -176,7 +176,7 @@ def notes(backup: Backup) -> set[str]:
 
 
 def created(open_: Open) -> Open:
-    """The same place, with a new backup of a node at version 1."""
+    """Create a backup of a node at version 1 there; returns `open_`."""
     open_().create(source(database((change(fresh_schema()),)), 1))
     return open_
 
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def opener(url: str, options: LogOptions = DEFAULT_OPTIONS) -> Open:
-    """The backup of this URL as another process would see it."""
+    """A function that returns the backup at this URL, as another process would see it."""
     return lambda: Backup(place_at(url), options)
 
 

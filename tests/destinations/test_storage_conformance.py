@@ -14,20 +14,20 @@ from tests.storage.places import Opener
 globals().update(
     (name, test)
     for name, test in vars(suite).items()
-    if name.startswith("test_") and test is not suite.test_a_directory_is_unmade_with_its_files
+    if name.startswith("test_") and test is not suite.test_unmake_removes_directory_and_its_files
 )
 
 BEYOND_FUSEFAT = {
-    suite.test_writes_may_leave_a_gap_of_zeros_and_overwrite.__name__,
-    suite.test_a_durable_write_is_a_write.__name__,
-    suite.test_a_file_is_cut_and_grown.__name__,
-    suite.test_a_file_is_an_array_of_bytes.__name__,
-    suite.test_a_writer_follows_its_file_through_a_rename.__name__,
-    suite.test_new_name_that_a_file_has_leaves_its_writer_and_the_other_one_alone.__name__,
+    suite.test_write_past_end_leaves_zeros_and_may_overwrite.__name__,
+    suite.test_durable_write_is_read_back.__name__,
+    suite.test_truncate_shortens_and_lengthens_a_file.__name__,
+    suite.test_random_writes_and_resizes_behave_like_an_array_of_bytes.__name__,
+    suite.test_writer_follows_its_file_through_rename.__name__,
+    suite.test_refused_rename_new_disturbs_neither_writer.__name__,
 }
-"""fusefat grows a file only by writing at its very end, and whole clusters after a rename; Linux's own vfat is not so.
+"""Tests that fusefat fails: it grows a file only by a write at its end, and by whole clusters after a rename.
 
-The log does no more than that: its own conformance suite passes there as a whole.
+Linux's own vfat has no such limits. fusefat is enough for the log: its whole conformance suite passes there.
 """
 
 
@@ -52,8 +52,8 @@ def storage(opener: Opener) -> Storage:
     return storage
 
 
-def test_a_directory_is_unmade_with_its_closed_files(storage: Storage, opener: Opener) -> None:
-    """Without an open file: FUSE keeps that one's name until it is closed."""
+def test_unmake_removes_directory_and_its_closed_files(storage: Storage, opener: Opener) -> None:
+    """The file is closed before: FUSE keeps the name of an open file until it is closed."""
     storage.create("snapshot.tmp").close()
     storage.publish("manifest", b"old")
     with closing(storage.open("manifest")) as reader:

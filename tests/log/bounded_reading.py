@@ -1,4 +1,4 @@
-"""Whoever reads or opens a hostile backup, and how much time and memory that may take."""
+"""Reading and opening a hostile backup within bounds of memory."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MEMORY = 24 << 20
 
 @contextmanager
 def within(size: int) -> Iterator[None]:
-    """No more than so many bytes of memory are taken by what is done here."""
+    """Fail if the code in the `with` block takes `size` bytes of memory or more."""
     tracemalloc.start()
     try:
         yield
@@ -26,7 +26,7 @@ def within(size: int) -> Iterator[None]:
 
 
 def read(files: Files) -> list[int]:
-    """The versions, of a backup that is read to the end, statement by statement."""
+    """Read a backup to its end, statement by statement; returns the versions of its changes."""
     found = []
     with backup_of(files).read() as generation:
         for _ in generation.snapshot:
@@ -39,7 +39,7 @@ def read(files: Files) -> list[int]:
 
 
 def refused(files: Files) -> BackupError:
-    """What reading says; opening may succeed or be refused."""
+    """The error of reading these files; opening them for writing may succeed or be refused."""
     with within(MEMORY), pytest.raises(BackupError) as caught:
         read(files)
     try:

@@ -1,4 +1,4 @@
-"""Servers that answer as a test wants; none of them is a real one."""
+"""Fake NFS servers that answer as a test wants."""
 
 import os
 import struct
@@ -11,9 +11,9 @@ from backends.storage.nfs.xdr import Unpacker, number
 
 
 class Server:
-    """What a writer needs of a protocol: takes `most` bytes in a write, and tells what the file is like after it.
+    """The part of a protocol that a writer needs: a write takes at most `most` bytes and returns the file's attributes.
 
-    The test restarts it, seals the file (`mode`, `links`), or lets it refuse each write with an error.
+    A test may restart it (`boot`), seal the file (`mode`, `links`), or let it refuse each write (`refuses`, an errno).
     """
 
     largest_write = 1000
@@ -58,7 +58,7 @@ DELAY = 10008
 
 
 class Scripted:
-    """A connection to a server of NFSv4.1 that answers `busy` calls with `status`; remembers each call's number."""
+    """A connection to an NFSv4.1 server that answers the next `busy` calls with `status`; it keeps their numbers."""
 
     def __init__(self) -> None:
         self.busy, self.status, self.largest = 0, DELAY, 1 << 20
