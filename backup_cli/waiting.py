@@ -42,7 +42,7 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
     except NoAnswer:
         say(f"waiting for {url}, for at most {timeout:.0f} seconds (Ctrl-C stops) …")
     try:
-        return asking.wait(timeout + _MARGIN - FIRST_WORD)
+        return asking.wait(max(timeout + _MARGIN - FIRST_WORD, 0.0))
     except NoAnswer:
         raise Unreachable(
             f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; check whether the server "

@@ -300,7 +300,7 @@ def _let_go(backup: Backup | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(backup, Backup):
+        if backup is not None:
             backup.let_go()
 
 
