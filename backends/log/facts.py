@@ -7,7 +7,7 @@ from backends.base import LastWriter, Position
 from backends.errors import BackupError
 from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage, read_damage
-from backends.log.reader.end import Found, find_end
+from backends.log.reader.end import ScannedSegment, find_end
 from backends.log.reader.opening import read_manifest, read_session
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
@@ -59,7 +59,7 @@ class Facts:
         return self.last[1]
 
     @cached_property
-    def last(self) -> tuple[Found, Position]:
+    def last(self) -> tuple[ScannedSegment, Position]:
         """The segment in which the log ends, and where it ends. Raises Damaged."""
         with reaching(self._storage):
             return find_end(self._storage, self.manifest, self.session, self.names)

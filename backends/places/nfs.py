@@ -8,7 +8,7 @@ from backends.errors import BackupError, Unreachable
 from backends.mounts.network import is_network, lock_breaker, promise_breakers, uploads_late
 from backends.mounts.table import Mount, mount_of
 from backends.places.base import Place
-from backends.storage.found import Found, FoundStorage
+from backends.storage.mounted import Mounted, MountedStorage
 from backends.storage.nfs.server import server_of
 from backends.storage.nfs.storage import NfsStorage
 from backends.storage.unreachable import reaching
@@ -49,15 +49,15 @@ class MountedSharePlace(Place):
                     f"options are: {', '.join(_MOUNTED_OPTIONS)}"
                 )
         self._path, self._remembered = destination.local_path, destination.option(_SHARE, "")
-        self._share = FoundStorage(self._find, f"{self._path} (a network share)", self._read_only)
+        self._share = MountedStorage(self._find, f"{self._path} (a network share)", self._read_only)
 
     @property
-    def storage(self) -> FoundStorage:
+    def storage(self) -> MountedStorage:
         return self._share
 
-    def _find(self) -> Found:
+    def _find(self) -> Mounted:
         mount = share_at(self._path)
-        return Found(self._path, mount, f"on the share {printable(mount.source)}, {mount.kind}")
+        return Mounted(self._path, mount, f"on the share {printable(mount.source)}, {mount.kind}")
 
     def _read_only(self) -> BackupError:
         return Unreachable(

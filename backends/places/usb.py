@@ -6,7 +6,7 @@ from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
 from backends.mounts.sticks import find_stick, read_only
 from backends.places.base import Place
-from backends.storage.found import Found, FoundStorage
+from backends.storage.mounted import Mounted, MountedStorage
 from backends.text import printable
 from backends.urls import BadURL, Destination
 
@@ -24,17 +24,19 @@ class UsbPlace(Place):
             )
         destination.allow_options("timeout")
 
-        def find() -> Found:
+        def find() -> Mounted:
             mount = find_stick(name)
-            return Found(mount.point.joinpath(*destination.path.parts[1:]), mount, f"on the stick '{printable(name)}'")
+            return Mounted(
+                mount.point.joinpath(*destination.path.parts[1:]), mount, f"on the stick '{printable(name)}'"
+            )
 
         def cannot_write() -> BackupError:
             return read_only(name)
 
-        self._stick = FoundStorage(find, f"{destination.path} on the stick '{printable(name)}'", cannot_write)
+        self._stick = MountedStorage(find, f"{destination.path} on the stick '{printable(name)}'", cannot_write)
 
     @property
-    def storage(self) -> FoundStorage:
+    def storage(self) -> MountedStorage:
         return self._stick
 
     def only_this_machine_writes(self) -> bool:

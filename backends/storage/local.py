@@ -29,7 +29,7 @@ from backends.storage.base import (
     WriteHandle,
 )
 from backends.storage.closed import closed_inside, closed_on_the_way
-from backends.storage.local_files import Reader, Writer
+from backends.storage.local_files import LocalReadHandle, LocalWriteHandle
 from backends.system.giving_back import give_back_beside, open_large
 from backends.system.locks import FileLock, NoLocks, held_by
 
@@ -65,7 +65,7 @@ class LocalStorage(Storage):
         self._given = path
         # If a link on the way is changed later, half of the backup must not end up elsewhere.
         self._path = Path(os.path.realpath(path))
-        self._written: WeakValueDictionary[str, Writer] = WeakValueDictionary()
+        self._written: WeakValueDictionary[str, LocalWriteHandle] = WeakValueDictionary()
 
     def describe(self) -> str:
         return str(self._given)
@@ -130,7 +130,7 @@ class LocalStorage(Storage):
         except BaseException:
             os.close(descriptor)
             raise
-        return Reader(descriptor)
+        return LocalReadHandle(descriptor)
 
     def create(self, name: str) -> WriteHandle:
         with self._at(name) as directory, contextlib.ExitStack() as undo:
@@ -145,7 +145,7 @@ class LocalStorage(Storage):
             if not os.path.samestat(os.fstat(writing), os.fstat(extending)):
                 raise FileFenced(name)  # another writer has put its own file in this place
             undo.pop_all()
-        writer = self._written[name] = Writer(writing, extending, name)
+        writer = self._written[name] = LocalWriteHandle(writing, extending, name)
         return writer
 
     def reopen(self, name: str) -> int:

@@ -28,7 +28,7 @@ class _Descriptor:
             os.close(descriptor)
 
 
-class Reader(_Descriptor, ReadHandle):
+class LocalReadHandle(_Descriptor, ReadHandle):
     def size(self) -> int:
         return os.fstat(self.number).st_size
 
@@ -43,7 +43,7 @@ class Reader(_Descriptor, ReadHandle):
         return data
 
 
-class Writer(_Descriptor, WriteHandle):
+class LocalWriteHandle(_Descriptor, WriteHandle):
     """Two descriptors of one file, opened separately: the kernel reports a lost write to each of them."""
 
     def __init__(self, writing: int, extending: int, name: str) -> None:

@@ -5,7 +5,7 @@ import struct
 from typing import cast
 
 from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.files import Writer
+from backends.storage.nfs.files import NfsWriteHandle
 from backends.storage.nfs.protocol import Attributes, Kind, Protocol, Written
 from backends.storage.nfs.xdr import Unpacker, number
 
@@ -48,9 +48,9 @@ class Server:
         return Attributes(Kind.FILE, len(self.content), self.mode, self.links)
 
 
-def writer(server: Server) -> Writer:
+def writer(server: Server) -> NfsWriteHandle:
     channel = Channel(lambda until: cast(Protocol, server), 5.0)
-    return Writer(channel, channel, b"handle", "snapshot")
+    return NfsWriteHandle(channel, channel, b"handle", "snapshot")
 
 
 SEQUENCE, PUTROOTFH, EXCHANGE_ID, CREATE_SESSION, RECLAIM_COMPLETE = 53, 24, 42, 43, 58

@@ -180,7 +180,7 @@ def test_rename_new_over_nfs_survives_a_cut_at_every_call(
 def test_nothing_is_written_to_space_where_late_zeros_may_still_arrive(storage: Storage, proxy: Proxy) -> None:
     """Over NFSv3 a late call cannot be kept out; over NFSv4.1 it can."""
     with closing(storage.create("segment")) as handle:
-        assert isinstance(handle, files.Writer)
+        assert isinstance(handle, files.NfsWriteHandle)
         handle.extend(0, 1 << 16)
         handle.write_durably(0, RECORD)
         cut_once(proxy, "drop")

@@ -12,7 +12,7 @@ import pytest
 
 from backends.storage.nfs import rpc
 from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.files import Reader
+from backends.storage.nfs.files import NfsReadHandle
 from backends.storage.nfs.protocol import Protocol, TryLater
 from backends.storage.nfs.rpc import Connection, Disconnected, Identity, Refused
 from backends.storage.nfs.xdr import Malformed, Unpacker, number
@@ -160,5 +160,5 @@ def test_nfs_read_that_returns_too_many_bytes_is_an_error() -> None:
             return bytes(length + 1), False
 
     with pytest.raises(OSError, match="1001 bytes where 1000") as caught:
-        Reader(Channel(lambda until: fake_protocol(Generous()), 10.0), b"handle", "segment").read(0, 5000)
+        NfsReadHandle(Channel(lambda until: fake_protocol(Generous()), 10.0), b"handle", "segment").read(0, 5000)
     assert caught.value.errno == errno.EPROTO

@@ -133,7 +133,7 @@ def test_record_missing_any_of_its_nfs_writes_is_torn(
     for cut in range(5):
         line = Line(server)
         with closing(opener(line.of(url, server))().storage.create("segment")) as handle:
-            assert isinstance(handle, files.Writer)
+            assert isinstance(handle, files.NfsWriteHandle)
             handle.extend(0, 1 << 20)
             handle._commits._commit_timeout = 0.5
             line.large, line.ends_at = 0, cut

@@ -29,7 +29,7 @@ _SNAPSHOT = snapshot_name(0).rstrip("0")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScannedSegment:
     """What was found in a segment."""
 
     index: int
@@ -39,7 +39,7 @@ class Found:
 
 def find_end(
     storage: Storage, manifest: Manifest, session: Session | None, names: Sequence[str]
-) -> tuple[Found, Position]:
+) -> tuple[ScannedSegment, Position]:
     """The segment in which the log ends, and the position, found by reading only. `names` are those of all files.
 
     Raises Damaged; OSError from the storage.
@@ -74,9 +74,9 @@ def _check_whole_log(storage: Storage) -> None:
             pass
 
 
-def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[Found, Position]:
+def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) -> tuple[ScannedSegment, Position]:
     """The segment in which the log ends, and the position. Segments after it were made in advance and never used."""
-    last: Found | None = None
+    last: ScannedSegment | None = None
     for index in reversed(segment_indexes(names, manifest)):
         found = scan_segment(storage, manifest, index)
         unused = found.position is None and found.tail.end is End.CLEAN
@@ -95,7 +95,7 @@ def scan_segments(storage: Storage, manifest: Manifest, names: Sequence[str]) ->
     return last, Position(base.data_version, base.sequence, base.checksum, manifest.created)
 
 
-def scan_segment(storage: Storage, manifest: Manifest, index: int) -> Found:
+def scan_segment(storage: Storage, manifest: Manifest, index: int) -> ScannedSegment:
     """Read the records of one segment: checks checksums and chain, unpacks nothing. Raises Damaged, OSError."""
     position: Position | None = None
     name = segment_name(index)
@@ -105,7 +105,7 @@ def scan_segment(storage: Storage, manifest: Manifest, index: int) -> Found:
             for record in reader.records():
                 header = record.header
                 position = Position(header.data_version, header.sequence, header.checksum, header.time)
-            return Found(index, reader.tail(), position)
+            return ScannedSegment(index, reader.tail(), position)
     except Damaged as error:
         if error.last_good is not None and position is not None and position.sequence >= manifest.base.sequence:
             raise
@@ -128,7 +128,9 @@ def check_sequence(sequence: int) -> None:
         raise Damaged(f"the log counts {sequence} changes, more than any node makes,", "the log", 0)
 
 
-def _check_end(storage: Storage, manifest: Manifest, session: Session | None, last: Found, position: Position) -> None:
+def _check_end(
+    storage: Storage, manifest: Manifest, session: Session | None, last: ScannedSegment, position: Position
+) -> None:
     check_sequence(position.sequence)
     if position.sequence < manifest.base.sequence:
         raise Damaged("the log ends before its snapshot", segment_name(last.index), last.tail.offset)

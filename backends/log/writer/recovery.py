@@ -25,7 +25,7 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import End
 from backends.log.known_damage import remove_healed
-from backends.log.reader.end import Found, find_end
+from backends.log.reader.end import ScannedSegment, find_end
 from backends.log.reader.kept import is_kept
 from backends.log.reader.records import RecordReader, StoredPayload
 from backends.log.writer.keeping import still_kept
@@ -36,7 +36,7 @@ from backends.storage.base import TEMPORARY, Storage
 _MAX_ASIDE = 64 << 20
 
 
-def space_to_recover(storage: Storage, last: Found, options: LogOptions) -> int:
+def space_to_recover(storage: Storage, last: ScannedSegment, options: LogOptions) -> int:
     """The most bytes that `recover` needs before it frees any: for a copy of the last segment, and of a torn end."""
     end = last.tail.offset
     torn = 0
@@ -100,7 +100,7 @@ def recover(
     return segment, position, torn
 
 
-def _put_torn_aside(storage: Storage, last: Found) -> str:
+def _put_torn_aside(storage: Storage, last: ScannedSegment) -> str:
     """Keep a copy of the bytes that will be cut off, for a later inquiry. Returns a description for the node's log."""
     name = segment_name(last.index)
     aside = f"torn-{name}-{int(time.time())}"
@@ -113,7 +113,7 @@ def _put_torn_aside(storage: Storage, last: Found) -> str:
     )
 
 
-def _records_of(storage: Storage, manifest: Manifest, last: Found) -> Iterator[bytes]:
+def _records_of(storage: Storage, manifest: Manifest, last: ScannedSegment) -> Iterator[bytes]:
     """The bytes of the segment's records, without a torn end. The file is closed after the last of them.
 
     Each record is checked as it is copied: what was good a moment ago may have been read from the page cache, or may be

@@ -35,7 +35,7 @@ class _File:
         self._handle = None
 
 
-class Reader(_File, ReadHandle):
+class NfsReadHandle(_File, ReadHandle):
     """A file that is open for reading."""
 
     def __init__(self, channel: Channel, handle: Handle, name: str) -> None:
@@ -51,7 +51,7 @@ class Reader(_File, ReadHandle):
         return self._channel.do(lambda protocol: _read(protocol, handle, offset, length))
 
 
-class Writer(_File, WriteHandle):
+class NfsWriteHandle(_File, WriteHandle):
     """A file that is open for writing. If the server restarts, what was not durable may be lost; `sync` then raises."""
 
     def __init__(self, commits: Channel, rest: Channel, handle: Handle, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from backends.storage.base import NO_LINKS, Closed, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.local import plain_name
 from backends.storage.nfs.channel import Channel
-from backends.storage.nfs.files import Reader, Writer
+from backends.storage.nfs.files import NfsReadHandle, NfsWriteHandle
 from backends.storage.nfs.gone import HIDDEN, ROOM, hidden_bytes, hidden_name, room_for, to_forget
 from backends.storage.nfs.protocol import Attributes, Handle, Kind, Protocol
 from backends.storage.nfs.rpc import Disconnected, Refused
@@ -154,7 +154,7 @@ class NfsStorage(Storage):
                 raise OSError(errno.EINVAL, "not a regular file", name)
             return handle
 
-        return Reader(self._rest, self._in_directory(look), name)
+        return NfsReadHandle(self._rest, self._in_directory(look), name)
 
     def create(self, name: str) -> WriteHandle:
         plain_name(name)
@@ -174,7 +174,7 @@ class NfsStorage(Storage):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
             return handle
 
-        return Writer(self._commits, self._rest, self._in_directory(create, look), name)
+        return NfsWriteHandle(self._commits, self._rest, self._in_directory(create, look), name)
 
     def rename(self, old: str, new: str) -> None:
         plain_name(old)

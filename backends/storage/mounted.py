@@ -29,7 +29,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Mounted:
     """A directory (which need not exist), the mount that holds it, and what a person calls that mount."""
 
     path: Path
@@ -37,19 +37,19 @@ class Found:
     words: str
 
 
-class FoundStorage(Storage):
+class MountedStorage(Storage):
     """The directory that `find` returns; `find` raises Unreachable, saying why, when the directory cannot be used.
 
     `name` is what to call the place before it is found. `read_only` makes the error for a read-only filesystem.
     """
 
-    def __init__(self, find: Callable[[], Found], name: str, read_only: Callable[[], Exception]) -> None:
+    def __init__(self, find: Callable[[], Mounted], name: str, read_only: Callable[[], Exception]) -> None:
         self._find, self._name, self._read_only = find, name, read_only
-        self._found: Found | None = None
+        self._found: Mounted | None = None
         self._local: LocalStorage | None = None
         self._written: WeakValueDictionary[str, OneDescriptor] = WeakValueDictionary()
 
-    def look(self) -> Found:
+    def look(self) -> Mounted:
         """Find the directory, once. Raises Unreachable."""
         if self._found is None:
             self._found = self._find()
