@@ -168,7 +168,7 @@ def test_restore_kept_command_of_versions_quotes_hostile_urls(case: str, capsys:
     one = Versions(1, "init", 1, 9, 1, 1, 1, 1, None, None)
     two = Versions(2, "resync", 1, 5, 1, 1, 1, None, None, None)
     _table(f"file:///{word}", [one, two])
-    command = capsys.readouterr().out.partition("bring it back with: ")[2].rstrip("\n")
+    command = capsys.readouterr().out.partition("and restore it with: ")[2].rstrip("\n")
     assert_calm(command, 1)
     assert pasted(command) == ["backup-cli", "restore", "--kept", "--replace", f"file:///{word}", "DEST"]
 
