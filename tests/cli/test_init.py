@@ -60,7 +60,7 @@ def test_init_believes_an_explicit_new_directory_of_any_name(world: World, histo
     world.directory.mkdir()
     said = init(world)
     assert said.code == 0
-    assert f"if that is to be {world.directory}/bitcoin, make that directory" in said.err
+    assert f"if that is to be {world.directory}/bitcoin, create that directory" in said.err
     assert "shows that it is a node's" not in backup_cli("resync", "--lightning-dir", world.directory).err
     world.run([history.first(), *history.notes(3)])
     world.assert_restored_equals_the_nodes()
