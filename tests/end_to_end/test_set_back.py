@@ -329,7 +329,7 @@ def test_roll_forward_gives_up_on_a_hanging_destination(
 ) -> None:
     play_and_set_back(lived, history.notes(3), keep=2)
     monkeypatch.setattr("plugin.roll_forward.READ_WITHIN", 0.2)
-    monkeypatch.setattr("backends.log.backup.Backup.last_writer", lambda _: time.sleep(3))
+    monkeypatch.setattr("backends.log.backup.Backup.read", lambda _: time.sleep(3))
     before, began = lived.database.read_bytes(), time.monotonic()
     assert start(lived).left is WhyLeft.LATE
     assert time.monotonic() - began < 2
