@@ -64,7 +64,8 @@ def test_restore_kept_resume_lets_a_new_machine_go_on_from_the_replaced_generati
 def test_restore_kept_is_refused_once_the_backup_has_passed_its_version(replaced: World, place: Path) -> None:
     replaced.run(History(8).notes(5))
     for options in (("--kept",), ("--kept", "--resume"), ("--kept", "--resume", "--not-for-a-node")):
-        assert_refused(restore(replaced, place, *options), "ends at version 10, and the backup has reached version 13 since")
+        said = restore(replaced, place, *options)
+        assert_refused(said, "ends at version 10, and the backup has reached version 13 since")
     assert list(place.iterdir()) == []
     assert restore(replaced, place, "--kept", "--not-for-a-node").code == 0
     assert [path.name for path in place.glob("light*")] == ["lightningd.sqlite3.kept-NOT-FOR-A-NODE"]
