@@ -14,7 +14,7 @@ from backends.errors import InUse
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.storage.local import LocalStorage
-from backup_cli.commands.compact import compact
+from backup_cli.main import cli
 from tests.cli.cli_asserts import assert_refused
 from tests.end_to_end.corruption import DAMAGED, flip, segment, snapshot
 from tests.end_to_end.world import World, as_mortal, backup_cli, command, spawned, tree
@@ -256,7 +256,7 @@ def test_overtaken_compact_leaves_the_other_ones_snapshot_alone(grown: World, mo
         writer.publish_compaction(compacted)
 
     monkeypatch.setattr(Writer, "publish_compaction", overtaken)
-    said = CliRunner().invoke(compact, [grown.url])
+    said = CliRunner().invoke(cli, ["compact", grown.url])
     assert isinstance(said.exception, InUse)
     [(writer, made)] = theirs
     writer.publish_compaction(made)

@@ -157,7 +157,7 @@ def test_progress_without_a_terminal_is_lines(lived: World) -> None:
 
 def test_progress_on_a_terminal_is_a_bar(lived: World) -> None:
     program = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
-    said = spawned(sys.executable, "-c", program, *command("verify", lived.url))
+    said = spawned(sys.executable, "-c", program, *command("verify", lived.url), environment={"TERM": "xterm"})
     assert said.code == 0
     assert re.search(r"Verifying +\[#+\]  100 %", said.out)
     assert "Verifying …" not in said.out
@@ -172,7 +172,8 @@ with progress("Restoring") as show:
         time.sleep(0.1)
         show(part, 100)
 """
-    said = spawned(sys.executable, "-c", f"import pty; pty.spawn([{sys.executable!r}, '-c', {program!r}])")
+    spawn = f"import pty; pty.spawn([{sys.executable!r}, '-c', {program!r}])"
+    said = spawned(sys.executable, "-c", spawn, environment={"TERM": "xterm"})
     assert re.search(r"1\d %  00:00:\d\d left", said.out), said.out
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from backup_cli.commands.check_config import check_config
+from backup_cli.main import cli
 
 PLUGIN_SCRIPT = f"#!{sys.executable}\nfrom plugin.main import main\nmain()\n"
 
@@ -23,7 +23,7 @@ def configure(directory: Path, text: str) -> None:
 
 def check(directory: Path, *options: str) -> tuple[int, list[str]]:
     """The exit code, and the lines that are not ok, except the one about the same disk, which is always there."""
-    result = CliRunner().invoke(check_config, ["--lightning-dir", str(directory), *options])
+    result = CliRunner().invoke(cli, ["check-config", "--lightning-dir", str(directory), *options])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.stdout.splitlines()[-1].startswith("protected" if result.exit_code == 0 else "NOT protected")
