@@ -14,7 +14,6 @@ from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Unrestorable
 from backends.log.reader.opening import read_manifest
 from backends.sqlite import limits
-from backends.storage.unreachable import reaching
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
@@ -30,8 +29,7 @@ def main() -> int:
     try:
         # If the node begins another generation at this very moment, the finding must not count against that one.
         generation = read_manifest(backup.storage).generation
-        with reaching(backup.storage):
-            compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
+        compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
     except MemoryError:
         print(_advice(limits.out_of_memory()), file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.sqlite.copy import file_pieces
 from backends.sqlite.rebuild import BytesDone, rebuild
 from backends.storage.base import Storage
+from backends.storage.unreachable import reaching
 from backends.system.scratch import scratch_directory
 
 LEAVE_OUT_BYTES = 4 << 20
@@ -56,10 +57,10 @@ def compact_log(
     The last `leave_out` changes that advance the version stay in the log. Meanwhile `scratch` holds a copy of the
     database. `keep_reserve` is for a compaction beside a running node: the compaction fails rather than take the space
     that the node's next commits need. Raises BackupError (Damaged, ReplayFailed, or because the writer began another
-    generation meanwhile) and OSError from the storage; then nothing that was written is left behind.
+    generation meanwhile, or because the destination fails); then nothing that was written is left behind.
     """
     reserve = SpaceReserve(storage, scratch, keep_reserve=keep_reserve)
-    with open_generation(storage) as reader:
+    with reaching(storage), open_generation(storage) as reader:
         begun = reader.manifest
         place = _place(reader, leave_out)
     if place is None:
@@ -74,7 +75,7 @@ def compact_log(
         if progress is not None:
             progress(done, 2 * total)  # rebuilding is the first half of the work, writing the snapshot the second
 
-    with scratch_directory(scratch) as directory, open_generation(storage) as reader:
+    with reaching(storage), scratch_directory(scratch) as directory, open_generation(storage) as reader:
         if reader.manifest != begun:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         database = directory / "compacted.sqlite3"
@@ -88,7 +89,7 @@ def compact_log(
 
 def segments_freed(storage: Storage) -> int | None:
     """How many segments `compact_log` would free; None when there is nothing to compact. Raises the same errors."""
-    with open_generation(storage) as reader:
+    with reaching(storage), open_generation(storage) as reader:
         place = _place(reader, MAX_ROLL_FORWARD)
         return None if place is None else place.next_segment - reader.manifest.first_segment
 

@@ -12,7 +12,6 @@ from backends.legacy import LegacyBackup, rebuild_legacy
 from backends.sqlite.compare import compare, foreign_key_violations
 from backends.sqlite.limits import scale
 from backends.sqlite.rebuild import Rebuilt, rebuild
-from backends.storage.unreachable import reaching
 from backends.system.pulse import pulse
 
 _MAX_SENTENCE = 500
@@ -71,8 +70,7 @@ def rebuild_legacy_file(file: str, target: str, *, to_version: int | None) -> di
 def compact_backup(url: str, scratch: str) -> dict[str, Any]:
     """See `work.compact_backup`."""
     backup = backup_at(url)
-    with reaching(backup.storage):
-        compacted = compact_log(backup.storage, Path(scratch), pulse.read)
+    compacted = compact_log(backup.storage, Path(scratch), pulse.read)
     return {"folded": None if compacted is None else compacted.encode()}
 
 

@@ -11,7 +11,7 @@ from backends.log.errors import making
 from backends.log.facts import Facts
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.format.records import segment_index, time_now
-from backends.log.known_damage import DamageNotes
+from backends.log.known_damage import DamageNotes, read_damage
 from backends.log.latency import measured_latency
 from backends.log.reader.end import check_sequence
 from backends.log.reader.generation import MISSING_SESSION, Reader
@@ -99,7 +99,8 @@ class Backup:
     def status(self, url: str) -> Status:
         """The backup's status, found out by reading the headers of the log's records."""
         with self.read() as reader, self._reaching():
-            return status_of_files(url, reader, self.space(), self.damage.read())
+            known = read_damage(self.storage, reader.manifest.generation)
+            return status_of_files(url, reader, self.space(), known)
 
     def space(self) -> Space:
         """The space at the destination."""

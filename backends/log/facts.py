@@ -14,9 +14,9 @@ from backends.storage.unreachable import reaching
 
 
 class Facts:
-    """The manifest, the session marker and the names of all files, read when this object is made.
+    """The manifest and the session marker, read when this object is made, and the names of all files.
 
-    That raises NotABackup, FromTheFuture, Damaged or Unreachable.
+    Making it raises NotABackup, FromTheFuture, Damaged or Unreachable.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -29,7 +29,12 @@ class Facts:
                 self._session = read_session(storage)
             except BackupError as error:  # only some callers need it, so the error waits for `session`
                 self._session_damage = error
-            self.names: Sequence[str] = storage.names()
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """The names of all files. Listed when first asked for: who only asks whose backup it is needs no listing."""
+        with reaching(self._storage):
+            return self._storage.names()
 
     @property
     def backup_id(self) -> str:
@@ -46,7 +51,7 @@ class Facts:
     @property
     def node_id(self) -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet."""
-        return self.manifest.node_id or (self._session.node_id if self._session is not None else None)
+        return self.manifest.node_of(self._session)
 
     @property
     def last_writer(self) -> LastWriter | None:

@@ -162,7 +162,7 @@ def _status(
     return Status(
         url=url,
         backup_id=manifest.backup_id.hex(),
-        node_id=manifest.node_id or (session.node_id if session else None),
+        node_id=manifest.node_of(session),
         data_version=end.data_version,
         last_change=end.time,
         records=records,

@@ -14,7 +14,6 @@ from backends.log.format.records import is_part_of, segment_index
 from backends.log.status import Status
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
-from backends.storage.unreachable import reaching
 from backends.system.interrupts import deferred, ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
@@ -45,9 +44,7 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
     as_owner.refuse_anothers(scratch)
     with alone(url, backup, "compact", take_over, dry_run):
         _refuse_if_damaged(backup)
-        with reaching(backup.storage):
-            freed = segments_freed(backup.storage)
-        before = backup.status(url)
+        freed, before = segments_freed(backup.storage), backup.status(url)
         if not freed:
             _tell_needless(url, _NOTHING_YET if freed is None else _LAST_SEGMENT, dry_run, as_json)
             return

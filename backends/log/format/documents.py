@@ -57,6 +57,13 @@ class Manifest:
     reason: str  # why it was begun: "init", "compaction", …
     node_id: str | None  # the node's public key in hex; None if its database did not contain it
 
+    def node_of(self, session: "Session | None") -> str | None:
+        """The public key (hex) of the node that this backup belongs to; None if not known yet.
+
+        A new node's database contains it only after some time: until then the session marker has it.
+        """
+        return self.node_id or (None if session is None else session.node_id)
+
     @property
     def made_by_compaction(self) -> bool:
         """Whether a compaction made this generation: then it holds the same history as the generation before it."""

@@ -58,7 +58,7 @@ class Reader:
     @property
     def node_id(self) -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet."""
-        return self.manifest.node_id or (None if self.session is None else self.session.node_id)
+        return self.manifest.node_of(self.session)
 
     def scan(self) -> Scan:
         """A pass over the record headers of every change after the snapshot: unpacks nothing."""

@@ -37,16 +37,13 @@ class Segments:
         self._retired_bytes: dict[int, int] = {}
 
     def for_record(self, length: int) -> Segment:
-        """The segment for a record with `length` bytes of SQL. Raises OSError or Fenced.
+        """The segment for a record with `length` bytes of SQL, once the current one is full or too small for it.
 
-        If the next segment was not made ahead, the current one is used as long as the record fits.
+        If the next segment was not made ahead, a full one is used as long as the record fits. Raises OSError or Fenced.
         """
-        current = self.current
-        if not current.full and current.fits(length):
-            return current
         if self._next is None:
-            if current.fits(length):
-                return current
+            if self.current.fits(length):
+                return self.current
             with self._slow:
                 if self._next is None:  # otherwise the maintenance thread made it while we waited
                     self.prepare()

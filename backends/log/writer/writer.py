@@ -278,7 +278,7 @@ class Writer:
     @property
     def node_id(self) -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet."""
-        return self.manifest.node_id or self._fence.session.node_id
+        return self.manifest.node_of(self._fence.session)
 
     @property
     def segment_index(self) -> int:
