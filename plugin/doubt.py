@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from backends.base import Position
-from backends.node.sync_point import Fingerprint, SavedEnd, SyncPoint, read_sync_point, write_sync_point
+from backends.node.memory import saved_end, sync_point_of
+from backends.node.sync_point import Fingerprint, SyncPoint, read_sync_point, write_sync_point
 
 
 def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, position: Position) -> str | None:
@@ -32,18 +33,6 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, posit
     return None
 
 
-def sync_point_of(
-    backup_id: str,
-    position: Position,
-    seen: Fingerprint | None,
-    failure: str | None = None,
-    begins: SavedEnd | None = None,
-) -> SyncPoint:
-    """The sync point saying that the database held the backup's last change when its file looked like `seen`."""
-    point = (position.sequence, position.data_version, position.checksum)
-    return SyncPoint(backup_id, *point, seen, failure, begins=begins)
-
-
 def record_end(directory: Path, backup_id: str, position: Position, session: str) -> None:
     """The session has ended, and no more calls will come: if the database held the last change, it still does.
 
@@ -56,9 +45,7 @@ def record_end(directory: Path, backup_id: str, position: Position, session: str
     if _fits(sync_point, backup_id, position):
         over = replace(sync_point, ended=session)
     else:
-        over = replace(
-            sync_point, written=SavedEnd(session, position.sequence, position.data_version, position.checksum)
-        )
+        over = replace(sync_point, written=saved_end(position, session))
     with contextlib.suppress(OSError):
         write_sync_point(directory, over)
 
@@ -73,7 +60,7 @@ def record_failure(directory: Path, backup_id: str, position: Position, failure:
     with contextlib.suppress(OSError):
         # What failed may be the publication of a new generation, which may have succeeded despite the error.
         begins = sync_point.begins if sync_point is not None and sync_point.backup_id == backup_id else None
-        write_sync_point(directory, sync_point_of(backup_id, position, seen, failure, begins))
+        write_sync_point(directory, sync_point_of(backup_id, position, seen, failure, begins=begins))
 
 
 def _fits(sync_point: SyncPoint, backup_id: str, position: Position) -> bool:

@@ -102,17 +102,17 @@ class HookHandler:
         """The answer to a call that could not be read. No change is acknowledged after it."""
         self.called = True
         try:
-            return (self._running or self._begin()).gate.give_up(reason)
+            return self._begin().gate.give_up(reason)
         except Exception as error:
             return _not_whole(error)
 
     def status(self) -> dict[str, Any]:
         """For the RPC method backup-status. Raises whatever prevents the plugin from being loaded."""
-        return (self._running or self._begin()).gate.status()
+        return self._begin().gate.status()
 
     def compact(self) -> dict[str, Any]:
         """For the RPC method backup-compact. Raises whatever prevents the plugin from being loaded."""
-        return (self._running or self._begin()).gate.compact()
+        return self._begin().gate.compact()
 
     def ask_for_wallet(self, rpc_file: Path) -> None:
         """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
@@ -125,7 +125,7 @@ class HookHandler:
         """The node uses PostgreSQL: say so, and end the process."""
         from plugin.postgresql import end_unprotected
 
-        running = self._running or self._begin()
+        running = self._begin()
         end_unprotected(running.gate.report, running.notifier.stop)
 
     def close(self) -> None:

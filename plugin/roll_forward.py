@@ -29,8 +29,9 @@ from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.lockfile import Settings
+from backends.node.memory import sync_point_of
 from backends.node.session import known_sessions, were_here
-from backends.node.sync_point import SyncPoint, fingerprint, look, read_sync_point, write_sync_point
+from backends.node.sync_point import fingerprint, look, read_sync_point, write_sync_point
 from backends.node.wallet import wallet_elsewhere
 from backends.sqlite.as_found import AsFound, Unclear, as_found
 from backends.sqlite.connection import Busy, sync
@@ -209,8 +210,8 @@ def _note(directory: Path, backup_id: str, position: Position) -> None:
     """Record that the database is known to hold what the backup holds. A failure of the last run is kept."""
     before = read_sync_point(directory)
     failure = before.failure if before is not None and before.backup_id == backup_id else None
-    noted = (position.sequence, position.data_version, position.checksum)
-    write_sync_point(directory, SyncPoint(backup_id, *noted, fingerprint(database_path(directory)), failure))
+    seen = fingerprint(database_path(directory))
+    write_sync_point(directory, sync_point_of(backup_id, position, seen, failure))
 
 
 def _why_failed(error: BackupError | OSError) -> WhyLeft:

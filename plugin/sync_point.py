@@ -44,10 +44,10 @@ from backends.log.writer.writer import Writer
 from backends.node.database_file import DatabaseFile
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
+from backends.node.memory import sync_point_of
 from backends.node.running import lightningd_has_started
 from backends.node.sync_point import Fingerprint, OpenSyncPoint, SavedEnd, change_counter
 from backends.sqlite.source import inspect
-from plugin.doubt import sync_point_of
 
 FAST, SLOW = 0.01, 0.2
 """Seconds between two looks: while calls have come lately, and otherwise."""

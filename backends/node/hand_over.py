@@ -5,8 +5,9 @@ from pathlib import Path
 from backends.base import Position
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, write_settings
+from backends.node.memory import sync_point_of
 from backends.node.session import forget_sessions
-from backends.node.sync_point import SyncPoint, fingerprint, remove_sync_point, write_sync_point
+from backends.node.sync_point import fingerprint, remove_sync_point, write_sync_point
 from backends.text import shell_line
 
 
@@ -32,15 +33,5 @@ def hand_over(directory: Path, url: str, backup_id: str, position: Position | No
 def record_sync_point(directory: Path, backup_id: str, position: Position) -> None:
     """Record how the database file looks now that it is known to hold the backup's last change. Raises OSError."""
     seen = fingerprint(database_path(directory))
-    write_sync_point(
-        directory,
-        SyncPoint(
-            backup_id,
-            position.sequence,
-            position.data_version,
-            position.checksum,
-            seen if seen is not None and seen.size > 0 else None,
-            None,
-            ended="",
-        ),
-    )
+    there = seen if seen is not None and seen.size > 0 else None
+    write_sync_point(directory, sync_point_of(backup_id, position, there, ended=""))

@@ -6,14 +6,14 @@ state, or add changes, and make every checksum fit. But he cannot change the syn
 ended, it says which change was the very last, so that whatever follows was written by somebody else.
 """
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
 from backends.base import LastWriter, Position
 from backends.node.session import known_sessions
-from backends.node.sync_point import OpenSyncPoint, SavedEnd, SyncPoint, read_sync_point
+from backends.node.sync_point import Fingerprint, OpenSyncPoint, SavedEnd, SyncPoint, read_sync_point
 
 
 class Memory(Enum):
@@ -68,6 +68,25 @@ def judge(note: SyncPoint, end: Position, newest_session: str | None) -> Remembe
     return Remembered(Memory.FOREIGN if over else Memory.AGREES, last.data_version)
 
 
+def sync_point_of(
+    backup_id: str,
+    position: Position,
+    seen: Fingerprint | None,
+    failure: str | None = None,
+    *,
+    ended: str | None = None,
+    begins: SavedEnd | None = None,
+) -> SyncPoint:
+    """The sync point saying that the database held the backup's last change when its file looked like `seen`."""
+    point = (position.sequence, position.data_version, position.checksum)
+    return SyncPoint(backup_id, *point, seen, failure, ended=ended, begins=begins)
+
+
+def saved_end(position: Position, session: str = "") -> SavedEnd:
+    """The end of a log at this position; with a session's id if that session ended there."""
+    return SavedEnd(session, position.sequence, position.data_version, position.checksum)
+
+
 def last_of(note: SyncPoint) -> SavedEnd:
     """The last change that the sync point names. It has a session's id if that session ended with this change."""
     if note.written is not None:
@@ -83,17 +102,13 @@ def record_beginning(directory: Path, backup_id: str, before: Position, begins: 
     recorded, that false alarm is the only cost: it must not prevent a snapshot. Returns the beginning, which every
     later sync point must contain, too.
     """
-    note, new = read_sync_point(directory), SavedEnd("", begins.sequence, begins.data_version, begins.checksum)
+    note, new = read_sync_point(directory), saved_end(begins)
     if note is None or note.backup_id != backup_id:
         return new  # it contradicts nothing that is remembered
     written = note.begins if note.begins is not None and _is_at(note.begins, before) else note.written
-    with suppress(OSError):
-        file = OpenSyncPoint(directory)
-        try:
-            file.write(replace(note, written=written, begins=new))
-            file.sync()
-        finally:
-            file.close()
+    with suppress(OSError), closing(OpenSyncPoint(directory)) as file:
+        file.write(replace(note, written=written, begins=new))
+        file.sync()
     return new
 
 

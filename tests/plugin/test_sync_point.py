@@ -17,11 +17,12 @@ from backends import backup_at
 from backends.base import Report
 from backends.change import DATABASE_HEADER, Change
 from backends.log.writer.writer import Writer
+from backends.node.memory import sync_point_of
 from backends.node.sync_point import OpenSyncPoint, SavedEnd, look, read_sync_point, write_sync_point
 from backends.sqlite.copy import nothing
 from backends.sqlite.source import inspect
 from plugin import sync_point as module
-from plugin.doubt import record_failure, sync_point_of, why_doubted
+from plugin.doubt import record_failure, why_doubted
 from plugin.sync_point import MAX_DEAD, SyncPointThread
 from tests.fake_lightningd import (
     Call,
