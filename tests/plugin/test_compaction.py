@@ -272,11 +272,11 @@ def test_compaction_process_has_its_own_session_with_lowest_priority() -> None:
         "import os\nfrom plugin.low_priority import lower_priority\nlower_priority()\n"
         "print(os.getsid(0) == os.getpid(), open('/proc/self/autogroup').read())"
     )
-    before = AUTOGROUP.read_text()
+    before = AUTOGROUP.read_text()  # empty in the kernel's first group: for what init or a container started
     said = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
     own, group, *nice = said.split()
     assert (own, nice) == ("True", ["nice", "10"])
-    assert group != before.split()[0]
+    assert group not in before.split()
     assert AUTOGROUP.read_text() == before
 
 
