@@ -44,7 +44,7 @@ The order to read the code in
     another), ``snapshot``, ``generation`` (publishing), ``fence`` (the session marker), ``recovery``, ``keeping``.
 ``backup``
     ``Backup``: what one may ask of a backup before it is opened, and ``open``, which gives a ``Writer``.
-``facts``, ``status``, ``known_damage``, ``errors``, ``latency``
+``facts``, ``status``, ``member_status``, ``known_damage``, ``errors``, ``latency``
     What a backup says of itself, read once; its status for people and programs; known damage; why one cannot be made.
 
 The log knows nothing of SQLite. Compaction, which executes changes, is above it

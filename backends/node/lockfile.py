@@ -7,15 +7,22 @@ cannot start with half a backup.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from backends.errors import BackupError, FromTheFuture
+from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.log.format.members import MAX_MEMBERS, Member, text_of
 from backends.node.files import read_small_file, replace_file
 
 LOCK_FILE = "backup.lock"
 
-_VERSION = 1
-"""The version of this file's format. The older plugin's file has none: it holds `backend_url` and nothing else."""
+_ONE, _SEVERAL = 1, 2
+"""The versions of this file's format: for one destination, and for several, which the first release must refuse. The
+older plugin's file has none: it holds `backend_url` and nothing else."""
+
+DEFAULT_GRACE = 5.0
+"""Seconds that a commit waits for a member before the member is put out of sync."""
+
+MAX_GRACE = 600.0
 
 _REMEDY = "stop the node and run: backup-cli init URL"
 
@@ -28,7 +35,18 @@ class Settings:
     """
 
     url: str
+    """The destination; of several members, the first."""
     backup_id: str | None
+    members: tuple[Member, ...] = ()
+    """All members of a backup that has several destinations, in the order in which they were named; else empty."""
+    need: int = 1
+    """How many members must be in sync for the node to go on."""
+    grace: float = DEFAULT_GRACE
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All URLs of the backup, as a command takes them."""
+        return tuple(member.url for member in self.members) or (self.url,)
 
 
 def read_settings(directory: Path) -> Settings:
@@ -61,7 +79,10 @@ def write_settings(directory: Path, settings: Settings) -> None:
     Raises BackupError when it cannot be written.
     """
     path = directory / LOCK_FILE
-    document = {"backend_url": settings.url, "backup_id": settings.backup_id, "version": _VERSION}
+    document: dict[str, Any] = {"backend_url": settings.url, "backup_id": settings.backup_id, "version": _ONE}
+    if settings.members:
+        members = [{"name": each.name, "url": each.url, "trailing": each.trailing} for each in settings.members]
+        document |= {"version": _SEVERAL, "members": members, "need": settings.need, "grace": settings.grace}
     try:
         replace_file(path, json.dumps(document, indent=2).encode() + b"\n", durably=True)
     except OSError as error:
@@ -78,20 +99,42 @@ def _settings(path: Path, data: bytes) -> Settings:
         _senseless(path, "it is not JSON")
     if not isinstance(document, dict):
         _senseless(path, "it is not a JSON object")
-    version = document.get("version", _VERSION)
+    version = document.get("version", _ONE)
     if type(version) is not int or version < 1:
         _senseless(path, '"version" is not the version of a format')
-    if version > _VERSION:
+    if version > _SEVERAL:
         raise FromTheFuture(
             f"{path} was written by a later release of lightningd-backup (its format is {version}, this release knows "
-            f"{_VERSION}); nothing was changed: install that release again"
+            f"{_SEVERAL}); nothing was changed: install that release again"
         )
     url, backup_id = document.get("backend_url"), document.get("backup_id")
     if not isinstance(url, str) or not url:
         _senseless(path, '"backend_url" is not the URL of a backup')
     if backup_id is not None and (not isinstance(backup_id, str) or not backup_id):
         _senseless(path, '"backup_id" is not the id of a backup')
-    return Settings(url, backup_id)
+    if version == _ONE:
+        return Settings(url, backup_id)
+    return _of_several(path, document, backup_id)
+
+
+def _of_several(path: Path, document: dict[str, Any], backup_id: str | None) -> Settings:
+    listed, need, grace = document.get("members"), document.get("need"), document.get("grace")
+    if not isinstance(listed, list) or not 0 < len(listed) <= MAX_MEMBERS:
+        _senseless(path, '"members" is not a list of destinations')
+    try:
+        members = tuple(
+            Member(text_of(each, "name"), text_of(each, "url"), each.get("trailing") is True) for each in listed
+        )
+    except Damaged as error:
+        _senseless(path, error.what)
+    if len({member.name for member in members}) != len(members) or backup_id is None:
+        _senseless(path, "two members have one name, or the backup has none")
+    waited_for = sum(not member.trailing for member in members)
+    if not isinstance(need, int) or not 1 <= need <= waited_for:
+        _senseless(path, '"need" is not a number of members that are waited for')
+    if not isinstance(grace, int | float) or not 0 < grace <= MAX_GRACE:
+        _senseless(path, f'"grace" is not a number of seconds up to {MAX_GRACE:.0f}')
+    return Settings(members[0].url, backup_id, members, need, float(grace))
 
 
 def _senseless(path: Path, what: str) -> NoReturn:

@@ -131,6 +131,6 @@ def test_unreadable_backup_lock_is_refused_and_says_whose_it_must_be(
 
 
 def test_backup_lock_of_later_release_is_refused(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).write_text('{"backend_url": {"several": []}, "version": 2}')
+    (tmp_path / LOCK_FILE).write_text('{"backend_url": {"several": []}, "version": 3}')
     with pytest.raises(FromTheFuture, match="later release"):
         read_settings(tmp_path)

@@ -1,0 +1,136 @@
+"""The document `members`: in a backup with several members, which of them hold every acknowledged change.
+
+Each member has its own copy, which differs only in `name`. A backup with one destination has no such document. How the
+epochs are used is in backends/members.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.errors import Damaged
+from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.records import MAX_NUMBER
+from backends.text import printable
+from backends.times import believed
+
+MEMBERS = "members"
+"""The document's name in each member."""
+
+MAX_MEMBERS = 16
+
+_MAX_TEXT = 2000
+"""The most characters in a field; a URL may be long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One destination of a backup that has several. `url` is complete, except for `?trailing`."""
+
+    name: str
+    url: str
+    trailing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A span of the log's life in which the same members were in sync.
+
+    Epochs of one node have ever greater numbers. `session` is the session that began the epoch: two epochs with one
+    number and different sessions were begun by two nodes that did not know of each other.
+    """
+
+    number: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfSync:
+    """Since when a member has been out of sync (seconds since 1970), and why: a clause for people."""
+
+    since: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembersDocument:
+    """What one member says about all of them, as of the beginning of `epoch`."""
+
+    backup_id: str
+    name: str
+    """The member that this copy of the document belongs to."""
+    epoch: Epoch
+    in_sync: tuple[str, ...]
+    """The names of the members that hold every change acknowledged in this epoch and before."""
+    members: tuple[Member, ...]
+    """All members that are configured, with those that are out of sync and those that trail."""
+    need: int
+    out: Mapping[str, OutOfSync] = field(default_factory=dict)
+    """For each member that is neither in sync nor trailing."""
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        return encode_document(
+            {
+                "backup_id": self.backup_id,
+                "name": self.name,
+                "epoch": self.epoch.number,
+                "session": self.epoch.session,
+                "in_sync": list(self.in_sync),
+                "members": [{"name": each.name, "url": each.url, "trailing": each.trailing} for each in self.members],
+                "need": self.need,
+                "out": {name: {"since": out.since, "why": out.why} for name, out in self.out.items()},
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "MembersDocument":
+        """The document in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
+        fields = decode_document(MEMBERS, data)
+        members = tuple(
+            Member(text_of(each, "name"), text_of(each, "url"), each.get("trailing") is True)
+            for each in _list(fields, "members")
+        )
+        names = {member.name for member in members}
+        in_sync = tuple(_text(name, "in_sync") for name in _list(fields, "in_sync"))
+        out = fields.get("out")
+        if len(names) != len(members) or not set(in_sync) <= names or not isinstance(out, dict):
+            raise Damaged("the lists of members contradict each other", MEMBERS, 0)
+        return cls(
+            text_of(fields, "backup_id"),
+            text_of(fields, "name"),
+            Epoch(_number(fields, "epoch"), text_of(fields, "session")),
+            in_sync,
+            members,
+            _number(fields, "need"),
+            {
+                _text(name, "out"): OutOfSync(believed(each.get("since")), text_of(each, "why"))
+                for name, each in list(out.items())[:MAX_MEMBERS]
+                if isinstance(each, dict)
+            },
+        )
+
+
+def text_of(fields: Any, key: str) -> str:
+    """A text field, made safe to show. Raises Damaged."""
+    return _text(fields.get(key) if isinstance(fields, dict) else None, key)
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise Damaged(f"an impossible value of {key}", MEMBERS, 0)
+    return printable(value, _MAX_TEXT)
+
+
+def _list(fields: dict[str, Any], key: str) -> list[Any]:
+    value = fields.get(key)
+    if not isinstance(value, list) or len(value) > MAX_MEMBERS:
+        raise Damaged(f"an impossible value of {key}", MEMBERS, 0)
+    return value
+
+
+def _number(fields: dict[str, Any], key: str) -> int:
+    value = fields.get(key)
+    if type(value) is not int or not 0 <= value < MAX_NUMBER:
+        raise Damaged(f"an impossible value of {key}", MEMBERS, 0)
+    return value

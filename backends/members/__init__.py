@@ -1,0 +1,33 @@
+"""One backup at several destinations, its *members*: the node goes on when one fails, and they heal one another.
+
+Every member holds the same files as a backup with one destination, and can be read alone. In addition, each holds the
+document `members` (``backends/log/format/members.py``), and the node's directory holds `backup.members`
+(``backends/node/members_note.py``).
+
+The rules
+---------
+A change is acknowledged when every member that is *in sync* has it durably. Which members are in sync is said by the
+*epoch*. A member that fails, or lets a commit wait for longer than `grace`, is put out of sync by a new epoch: first
+the node notes its number as an intent, then every member that remains carries it, then the node notes it as done, and
+only then is anything acknowledged without the failed member. A member that is back is caught up beside the running
+node, and joins under another epoch. The node goes on as long as `need` members are in sync.
+
+So the newest state is with a member of the highest epoch, and every member in sync in that epoch holds all of it.
+
+The order to read the code in
+-----------------------------
+``newest``
+    Which member holds the newest state: a pure function of what the members say.
+``start``
+    Whether a node may start with the members that are there: a pure function, too.
+``epochs``
+    How an epoch is changed: the intent, the members, done.
+``backends/storage/mirror``
+    One `Storage` made of several: the same bytes to all in parallel. The log writes to it as to any other.
+``opening``
+    From backup.lock to a `Backup` on such a storage: survey, take-over, making the members equal.
+``files``
+    Copying and comparing a backup's files between two members.
+``catching_up``
+    The thread that brings a member that was out of sync up to the others, and what trails.
+"""
