@@ -41,6 +41,8 @@ class MembersNote:
     """For each member that is neither in sync nor trailing."""
     sessions: tuple[str, ...] = ()
     """The ids of this node's sessions with this backup, the newest last."""
+    adopted: int = 0
+    """Epochs up to this number are history, whoever began them: the node was restored from the newest of them."""
     mounts: Mapping[str, str] = field(default_factory=dict)
     """For a member in a local directory: where the filesystem that holds it is mounted. While something else is mounted
     there, or nothing, an empty directory is no wiped member."""
@@ -50,9 +52,9 @@ class MembersNote:
         """The highest number of an epoch that this node may have begun."""
         return max(self.epoch.number, 0 if self.intent is None else self.intent.number)
 
-    def wrote(self, epoch: Epoch) -> bool:
-        """Whether a session of this node began that epoch."""
-        return epoch.session in self.sessions
+    def knows(self, epoch: Epoch) -> bool:
+        """Whether that epoch is part of this node's history, so that what it left behind may be overwritten."""
+        return epoch.number <= self.adopted or epoch.session in self.sessions
 
 
 def read_members_note(directory: Path) -> MembersNote | None:
@@ -76,6 +78,7 @@ def write_members_note(directory: Path, note: MembersNote) -> None:
         "intent": None if note.intent is None else _fields(note.intent),
         "out": {name: {"since": out.since, "why": out.why} for name, out in note.out.items()},
         "sessions": list(note.sessions[-MAX_SESSIONS:]),
+        "adopted": note.adopted,
         "mounts": dict(note.mounts),
     }
     line = json.dumps(document).encode()
@@ -100,6 +103,7 @@ def _note(document: dict[str, Any]) -> MembersNote:
         None if intent is None else _epoch(intent),
         {str(name): OutOfSync(_number(out["since"]), text_of(out, "why")) for name, out in document["out"].items()},
         tuple(map(str, document["sessions"])),
+        _number(document["adopted"]),
         {str(name): str(mount) for name, mount in document["mounts"].items()},
     )
 
