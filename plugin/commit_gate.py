@@ -171,8 +171,8 @@ class CommitGate:
         sizes = writer.sizes()
         self.report(
             "info",
-            f"backing up to {' and '.join(settings.urls)}: version {position.data_version}, snapshot {sizes.snapshot} bytes, "
-            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+            f"backing up to {' and '.join(settings.urls)}: version {position.data_version}, "
+            f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
         self.damage.commit_timeout = self.commit_timeout
@@ -303,7 +303,7 @@ class CommitGate:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
         return {
-            **self._status(self.writer).as_json(),
+            **self.writer.status(self.url).as_json(),
             "compaction_running": compaction is not None and compaction.running,
         }
 

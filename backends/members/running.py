@@ -3,7 +3,7 @@
 import errno
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing, suppress
 from functools import partial
 
