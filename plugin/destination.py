@@ -66,7 +66,7 @@ class SeveralMembers(Destination):
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         self._start = self._members.start(proven=proven, changed_ago=changed_ago)
 
-    def open(self, report: Report, session: str, seen: Facts) -> Writer:
+    def open(self, report: Report, session: str, seen: Facts | None) -> Writer:
         assert self._start is not None
         writer, self.members = self._members.open(self._start, session, seen, report, MemberEvents(report))
         return writer
