@@ -24,6 +24,8 @@ class Destination(ABC):
 
     backup: Backup
     """The backup to read from; of several members, the one that holds the newest state."""
+    url: str
+    """Its URL."""
     commit_timeout: float
     """Seconds that a commit may wait."""
     members: RunningMembers | None = None
@@ -62,7 +64,7 @@ class OneDestination(Destination):
     """A backup at one place."""
 
     def __init__(self, url: str) -> None:
-        self.backup, self.commit_timeout = backup_at(url), commit_timeout_of(parse_url(url))
+        self.url, self.backup, self.commit_timeout = url, backup_at(url), commit_timeout_of(parse_url(url))
 
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         pass
@@ -88,6 +90,8 @@ class SeveralMembers(Destination):
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._members = Members(directory, settings)
         self.backup = self._members.look()
+        newest = self._members.newest.name
+        self.url = next(member.url for member in settings.members if member.name == newest)
         self.commit_timeout = max(commit_timeout_of(parse_url(member.url)) for member in settings.members)
         self._start: StartWith | None = None
 

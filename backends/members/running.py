@@ -231,12 +231,14 @@ class RunningMembers:
         name = next(iter(self.mirror.in_sync))
         return name, self.member(name).url
 
-    def publish_compaction(self, writer: Writer, name: str, compacted: CompactedSnapshot) -> None:
+    def publish_compaction(self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None) -> None:
         """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
 
-        Raises BackupError or OSError: then the old generation is still the current one, or the new one is everywhere.
+        Without a name, it was made at the member that is read from. Raises BackupError or OSError: then the old
+        generation is still the current one, or the new one is everywhere.
         """
         with self.structure:  # so that no member joins without it
+            name = next(iter(self.mirror.in_sync)) if name is None else name
             source = self.mirror.in_sync.get(name)
             if source is None:
                 raise BackupError(f"the member {name}, at which it was made, is out of sync")
