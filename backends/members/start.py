@@ -41,6 +41,9 @@ class StartWith:
     """The members here that hold every acknowledged change, `source` included."""
     absent: tuple[str, ...]
     """The members that were in sync in the newest epoch and cannot be used now: they are to be put out of sync."""
+    behind: bool = False
+    """Whether acknowledged changes may be missing from `source`, because a person gave up all members that held them.
+    Then the backup is whole again only after a new snapshot of the node's database."""
 
 
 class Rule(Enum):
@@ -145,13 +148,14 @@ class _Start:
             return
         if note.knows(self.epoch) and self.without.issuperset(note.in_sync):
             return
-        others = [member.name for member in self.seen if member.name not in note.in_sync]
+        here = [member.name for member in self.seen]
+        others = set(here) - set(note.in_sync)
         raise StartRefused(
             Rule.NEWER_ELSEWHERE,
             note.in_sync,
-            f"this node's newest changes were saved to {self._listed(note.in_sync)} (epoch {note.epoch.number}), and "
-            f"what is here ({', '.join(member.name for member in self.seen)}; epoch {self.epoch.number}) may lack "
-            f"them. Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
+            f"this node's newest changes, of epoch {note.epoch.number}, were saved to {self._listed(note.in_sync)}. "
+            f"What is here ({', '.join(here)}, of epoch {self.epoch.number}) may lack them. "
+            f"Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
         )
 
     def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
@@ -182,7 +186,8 @@ class _Start:
                 f"{self._connect(missing) if in_sync else self._last_resort(missing)}",
             )
         absent = tuple(name for name in self._names() if name not in in_sync)
-        return StartWith(max((member for member in whole.values() if member), key=_newness), in_sync, absent)
+        source = max((member for member in whole.values() if member), key=_newness)
+        return StartWith(source, in_sync, absent, behind=self.note is not None and self._is_behind(self.note))
 
     def _is_behind(self, note: MembersNote) -> bool:
         """Whether the node has noted an epoch as done that no member here carries."""
@@ -260,8 +265,8 @@ class _Start:
         return f"whose files are of epoch {member.document.epoch.number}"
 
     def _connect(self, names: Collection[str]) -> str:
-        which = "it" if len(names) == 1 else "them"
-        return f"Connect {which}, then start the node again. Only what is lost for good, remove: {_remove(names)}"
+        which, only = ("it", "if it is") if len(names) == 1 else ("them", "for those that are")
+        return f"Connect {which}, then start the node again. Only {only} lost for good, run: {_remove(names)}"
 
     def _last_resort(self, names: Collection[str]) -> str:
         """What to type if no other member can take their place."""
