@@ -76,6 +76,13 @@ STARTS = {
         TWO,
         (),
     ),
+    "longest_log_within_the_epoch_is_not_the_first": (
+        replace(ALL_HERE, members=[seen("stick", 5, TWO), seen("nas", 5, TWO, end=101)]),
+        "nas",
+        TWO,
+        (),
+    ),
+    "first_start_after_init": (replace(ALL_HERE, note=note(5, TWO, sessions=())), "stick", TWO, ()),
     "all_members_here_without_note": (replace(ALL_HERE, note=None), "stick", TWO, ()),
     "all_members_here_with_note_of_an_earlier_backup": (
         replace(ALL_HERE, note=note(9, ["disk"], backup_id="another")),
@@ -114,6 +121,18 @@ STARTS = {
     # The node was stopped while it wrote an epoch.
     "epoch_written_to_one_of_two_with_need_of_two": (
         Situation(HALF_WRITTEN, note(5, TWO, intent=6), need=2, proven=False, changed_ago=None),
+        "stick",
+        TWO,
+        (),
+    ),
+    "epoch_not_yet_written_to_the_member_with_the_longer_log": (
+        Situation([seen("stick", 6, TWO), seen("nas", 5, TWO, end=101)], note(5, TWO, intent=6)),
+        "stick",
+        TWO,
+        (),
+    ),
+    "epoch_of_a_session_that_the_note_no_longer_lists": (
+        Situation(HALF_WRITTEN, note(5, TWO, intent=6, sessions=())),
         "stick",
         TWO,
         (),
@@ -300,6 +319,16 @@ REFUSALS = {
         Situation(OLD_COPY, note(4, TWO)),
         Rule.MEMBER_AWAY,
         ("nas",),
+    ),
+    "older_epoch_with_note_as_old_as_that": (
+        Situation([seen("stick", 5, TWO), seen("nas", 4, TWO)], note(4, TWO)),
+        Rule.MEMBER_AWAY,
+        ("nas",),
+    ),
+    "older_epoch_after_the_newest_member_was_given_up": (
+        Situation([seen("stick", 5, ["stick", "disk"]), seen("disk", 4, THREE)], note(7, ["nas"]), without=["nas"]),
+        Rule.MEMBER_AWAY,
+        ("disk",),
     ),
     "old_copy_while_the_node_wrote_an_epoch": (
         Situation([seen("stick", 6, TWO), seen("nas", 3, TWO)], note(5, TWO, intent=6)),
