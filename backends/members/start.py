@@ -13,7 +13,9 @@ away, the note is believed only if the sync point proves the database to be the 
 within the last hour. Otherwise a person has to say that the member is lost.
 
 An old copy of a member, put back in its place, looks as if it were here and had no newer epoch. It is found by the note
-only: it carries an older epoch than the note says all members of that epoch have carried.
+only: it carries an older epoch than the note says all members of that epoch have carried. So without a note, every
+member that does not trail must be here, as at a restore. That every member in sync is here is not enough: if the last
+one in sync fails while another joins, that one goes on alone, and the first carries an epoch that does not name it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -160,14 +162,14 @@ class _Start:
 
     def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
         """Refuse if a member that was in sync is away, and may hold newer changes than those that are here."""
-        away = [name for name in self._names() if self._found(name) is _Found.AWAY and name not in self.without]
+        away = [name for name in self._asked_for() if self._found(name) is _Found.AWAY and name not in self.without]
         doubt = self._doubt(proven, changed_ago)
         if away and doubt:
             raise StartRefused(
                 Rule.MEMBER_AWAY,
                 away,
-                f"{self._listed(away)} held every change when this backup was last written to, and may hold newer "
-                f"changes than what is here: {doubt}. Nothing was changed. {self._connect(away)}",
+                f"{self._listed(away)} may hold newer changes than what is here: {doubt}. Nothing was changed. "
+                f"{self._connect(away)}",
             )
 
     def with_members(self, need: int) -> StartWith:
@@ -198,6 +200,14 @@ class _Start:
         carriers = (member.document.in_sync for member in self.seen if member.document.epoch == self.epoch)
         return tuple(dict.fromkeys(name for names in carriers for name in names))
 
+    def _asked_for(self) -> tuple[str, ...]:
+        """The members that may hold newer changes than those in sync that are here.
+
+        Without a note, that is every member that does not trail.
+        """
+        waited_for = (member.name for member in self.configured if self.note is None and not member.trailing)
+        return tuple(dict.fromkeys((*self._names(), *waited_for)))
+
     def _found(self, name: str) -> _Found:
         """What is here of a member that was in sync in the newest epoch."""
         member, note = self._member(name), self.note
@@ -220,7 +230,7 @@ class _Start:
         """
         note, carries = self.note, member.document.epoch
         if note is None:
-            return carries != self.epoch
+            return carries != self.epoch and member.name in self._names()
         if self._is_behind(note) and member.name in note.in_sync:
             return True  # it carried the newer epoch, which a person has given up
         if carries == self.epoch:

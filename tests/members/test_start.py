@@ -58,6 +58,9 @@ class Situation:
         )
 
 
+PAIR = MEMBERS[:2]
+"""Without a note, every member that is configured is asked for."""
+
 ALL_HERE = Situation([seen("stick", 5, TWO, end=101), seen("nas", 5, TWO)], note(5, TWO))
 AWAY = Situation([seen("stick", 5, TWO)], note(5, TWO))
 BEHIND = Situation([seen("stick", 4, TWO)], note(5, ["nas"]))
@@ -83,9 +86,21 @@ STARTS = {
         (),
     ),
     "first_start_after_init": (replace(ALL_HERE, note=note(5, TWO, sessions=())), "stick", TWO, ()),
-    "all_members_here_without_note": (replace(ALL_HERE, note=None), "stick", TWO, ()),
+    "all_members_here_without_note": (replace(ALL_HERE, note=None, configured=PAIR), "stick", TWO, ()),
+    "all_members_here_and_one_trails_far_away_without_note": (
+        replace(ALL_HERE, note=None, configured=[*PAIR, MEMBERS[3]]),
+        "stick",
+        TWO,
+        (),
+    ),
+    "member_that_was_out_of_sync_here_without_note": (
+        Situation([seen("stick", 5, ["stick"]), seen("nas", 4, TWO, end=900)], None, configured=PAIR),
+        "stick",
+        ("stick",),
+        (),
+    ),
     "all_members_here_with_note_of_an_earlier_backup": (
-        replace(ALL_HERE, note=note(9, ["disk"], backup_id="another")),
+        replace(ALL_HERE, note=note(9, ["disk"], backup_id="another"), configured=PAIR),
         "stick",
         TWO,
         (),
@@ -162,7 +177,7 @@ STARTS = {
         ("stick",),
         ("nas",),
     ),
-    "one_of_two_damaged_without_note": (Situation(DAMAGED, None), "stick", ("stick",), ("nas",)),
+    "one_of_two_damaged_without_note": (Situation(DAMAGED, None, configured=PAIR), "stick", ("stick",), ("nas",)),
     # One is away.
     "one_of_two_away": (AWAY, "stick", ("stick",), ("nas",)),
     "one_of_two_away_for_just_an_hour": (replace(AWAY, changed_ago=MAX_AGE), "stick", ("stick",), ("nas",)),
@@ -186,7 +201,12 @@ STARTS = {
         ("stick",),
         ("nas",),
     ),
-    "away_given_up_without_note": (replace(AWAY, note=None, without=["nas"]), "stick", ("stick",), ("nas",)),
+    "away_given_up_without_note": (
+        replace(AWAY, note=None, without=["nas"], configured=PAIR),
+        "stick",
+        ("stick",),
+        ("nas",),
+    ),
     "away_given_up_with_unfinished_intent": (
         replace(AWAY, note=note(5, TWO, intent=6), without=["nas"]),
         "stick",
@@ -292,9 +312,15 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
-    "away_without_note": (replace(AWAY, note=None), Rule.MEMBER_AWAY, ("nas",)),
+    "away_without_note": (replace(AWAY, note=None, configured=PAIR), Rule.MEMBER_AWAY, ("nas",)),
     "away_with_note_of_another_backup": (
-        replace(AWAY, note=note(5, TWO, backup_id="another")),
+        replace(AWAY, note=note(5, TWO, backup_id="another"), configured=PAIR),
+        Rule.MEMBER_AWAY,
+        ("nas",),
+    ),
+    "alone_in_sync_without_note_and_another_away": (
+        # The nas was joining when the stick failed, and went on alone: the stick carries an epoch without it.
+        Situation([seen("stick", 5, ["stick"])], None, configured=PAIR),
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
@@ -314,7 +340,7 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
-    "old_copy_without_note": (Situation(OLD_COPY, None), Rule.MEMBER_AWAY, ("nas",)),
+    "old_copy_without_note": (Situation(OLD_COPY, None, configured=PAIR), Rule.MEMBER_AWAY, ("nas",)),
     "old_copy_with_note_older_than_the_others": (
         Situation(OLD_COPY, note(4, TWO)),
         Rule.MEMBER_AWAY,
@@ -420,10 +446,9 @@ def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
     with pytest.raises(StartRefused) as caught:
         replace(AWAY, changed_ago=7200.0).start()
     assert str(caught.value) == (
-        "nas (nfs://nas/export/lightning.bkp: not connected) held every change when this backup was last written to, "
-        "and may hold newer changes than what is here: this node's database has not changed within the last hour, so "
-        "the node may have run elsewhere. Nothing was changed. Connect it, then start the node again. Only if it is "
-        "lost for good, run: backup-cli member-remove nas"
+        "nas (nfs://nas/export/lightning.bkp: not connected) may hold newer changes than what is here: this node's "
+        "database has not changed within the last hour, so the node may have run elsewhere. Nothing was changed. "
+        "Connect it, then start the node again. Only if it is lost for good, run: backup-cli member-remove nas"
     )
 
 
@@ -440,7 +465,7 @@ def test_refusal_where_nothing_else_is_left_says_how_to_make_a_new_backup() -> N
 def test_name_from_a_hostile_document_is_quoted_in_the_command_to_type() -> None:
     hostile = "x; rm -rf $HOME"
     with pytest.raises(StartRefused, match=r"member-remove 'x; rm -rf \$HOME'"):
-        Situation([seen("stick", 5, ["stick", hostile])], None).start()
+        Situation([seen("stick", 5, ["stick", hostile])], None, configured=PAIR).start()
 
 
 names = st.sampled_from(THREE)
@@ -525,12 +550,14 @@ def test_nothing_newer_that_the_note_knows_is_given_up_unless_a_person_does(situ
 
 @settings(deadline=None)
 @given(situations())
-def test_start_without_note_and_consent_has_every_member_that_was_in_sync(situation: Situation) -> None:
+def test_start_without_note_and_consent_has_seen_every_member(situation: Situation) -> None:
     situation = replace(situation, note=None, without=())
     found = outcome(situation)
     if found is not None:
-        here = {member.name for member in situation.members if member.document.epoch == found.source.document.epoch}
-        assert set(found.source.document.in_sync) <= here
+        epoch = found.source.document.epoch
+        assert set(THREE) <= {member.name for member in situation.members}
+        carriers = {member.name for member in situation.members if member.document.epoch == epoch}
+        assert set(found.source.document.in_sync) <= carriers
 
 
 @settings(deadline=None)
