@@ -73,6 +73,7 @@ class RunningMembers:
         """For each member that cannot be caught up now: what stands in the way."""
         self._missing = missing
         self.changing = threading.RLock()
+        self._catches_up = False
         self._broken: OSError | None = None
         self._begun = False
         self.writer: Writer | None = None
@@ -159,15 +160,17 @@ class RunningMembers:
         self._begun = True
         self.mirror.settle()
 
-    def begin(self, writer: Writer) -> None:
-        """The backup is open for writing. Begin to catch up the members that are not in sync."""
-        self.writer = writer
+    def begin(self, writer: Writer, *, catch_up: bool) -> None:
+        """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""
+        self.writer, self._catches_up = writer, catch_up
         for member in self.epochs.settings.members:
             if member.name not in self.mirror.in_sync:
                 self.catch_up(member.name)
 
     def catch_up(self, name: str) -> None:
         """Begin to bring this member, which is not in sync, up to the others."""
+        if not self._catches_up:
+            return
         member = self.member(name)
         before = self.catching_up.get(name)
         if before is not None:
