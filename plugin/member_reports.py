@@ -1,9 +1,9 @@
 """What the node's log, and the operator's own command, are told when the state of a member changes.
 
-Each function is pure, and returns a level and one line in ASCII for `CommitGate.report`. The levels are those of the
-log; `backup.notify` is called for `unusual` and `broken`, so the good news is `unusual`, too: who was told that a member
-is out of sync wants to know when it is back. Each line has its time, so that a second failure within the hour is not
-taken for a repetition of the first (plugin/notify.py). To be called once for each change of a member's state.
+Each function is pure, and returns a level and one line in ASCII for `CommitGate.report`. To be called once for each
+change of a member's state. `backup.notify` is called for the levels `unusual` and `broken` only, so good news is
+`unusual`, too: whoever was told that a member is out of sync wants to know when it is back. Each line holds its time,
+because the notifier takes the same line within an hour for a repetition (plugin/notify.py).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def out_of_sync(name: str, url: str, why: str, others: Sequence[str], need: int,
     """
     return _told(
         "unusual",
-        f"{name} ({url}) is out of sync since {_at(now)}: {why}. {_safe(others)}, and the node goes on. "
+        f"{name} ({url}) went out of sync ({_at(now)}): {why}. {_safe(others)}, and the node goes on. "
         f"{_if_next_fails(others, need)}. {_BY_ITSELF}",
     )
 
@@ -46,7 +46,7 @@ def back_in_sync(name: str, out_for: float, changes: int | None, in_sync: Sequen
     copied = "the whole backup was" if changes is None else _were(changes)
     return _told(
         "unusual",
-        f"{name} is in sync again since {_at(now)}: it was out of sync for {age(out_for)}, and {copied} copied to it. "
+        f"{name} is back in sync ({_at(now)}): it was out of sync for {age(out_for)}, and {copied} copied to it. "
         f"In sync now: {listed(in_sync)}. Nothing needs to be done",
     )
 
@@ -65,10 +65,10 @@ def holds_anothers_work(name: str, url: str, epoch: int, others: Sequence[str], 
     """A member carries an epoch that no session of this node began: another node has written to it."""
     return _told(
         "broken",
-        f"{name} ({url}) was written by another node that works with a copy of this one's directory, or with a restored "
-        f"one (epoch {epoch}, seen {_at(now)}). It is not touched, and stays out of sync. {_safe(others)}. If that "
-        "node is in use, stop one of the two for good: two nodes with the same keys lose money. Only if it is off for "
-        f"good, keep what it wrote and give {name} another place: {_other_place(name)}",
+        f"{name} ({url}) was written by another node, which works with a copy of this one's directory or with a "
+        f"restored one (epoch {epoch}, seen {_at(now)}). It is not touched, and stays out of sync. "
+        f"{_safe(others)}. If that node is in use, stop one of the two for good: two nodes with the same keys lose "
+        f"money. Only if it is off for good, keep what it wrote and give {name} another place: {_other_place(name)}",
     )
 
 
@@ -86,9 +86,9 @@ def trails_too_far(name: str, url: str, changes: int, seconds: float, now: float
     """A trailing member is behind by more than LAG_TOO_LARGE."""
     return _told(
         "unusual",
-        f"{name} ({url}) trails by {counted(changes, 'change')}, and its last one is {age(seconds)} older than the "
-        f"newest ({_at(now)}). The node does not wait for it, and what it saves elsewhere is safe; but from {name} alone, "
-        "these changes could not be restored. Is that server up, and is the line fast enough?",
+        f"{name} ({url}) trails by {counted(changes, 'change')} and {age(seconds)} ({_at(now)}). The node does "
+        f"not wait for it, and every change is saved elsewhere; but {name} alone could not restore the newest "
+        "ones. Is that server up, and is the line to it fast enough?",
     )
 
 

@@ -13,33 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from backends.errors import Damaged, Unreachable
-from backends.log.status import Status, Trouble, TroubleKind
+from backends.log.status import Trouble, TroubleKind
 from backends.storage.local import LocalStorage
 from backup_cli.main import cli
 from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable
 from plugin.compaction import Compaction
 from tests.log.histories import backup_in, silent, source
+from tests.log.statuses import FINE
 
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
-
-FINE = Status(
-    url="file:///mnt/nas/lightning.bkp",
-    backup_id="00" * 16,
-    node_id=None,
-    data_version=1008,
-    last_change=1_700_000_000,
-    records=12,
-    generation=3,
-    generation_begun=1_600_000_000,
-    generation_reason="init",
-    last_compaction=None,
-    snapshot_bytes=100,
-    segment_bytes=200,
-    free_bytes=1 << 40,
-    total_bytes=1 << 41,
-    damaged=False,
-    troubles=(),
-)
 
 
 def figures(text: str) -> dict[str, float]:

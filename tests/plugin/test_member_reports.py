@@ -1,0 +1,120 @@
+"""What the node's log and `backup.notify` are told when the state of a member changes."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from plugin import member_reports
+from plugin.member_reports import Told
+from plugin.notify import LEVELS, NOTIFY_FILE, Notifier
+
+NOW = 1_700_000_000.0
+URL = "file:///mnt/nas/lightning.bkp"
+
+EVERY: dict[str, Told] = {
+    "out of sync": member_reports.out_of_sync("nas", URL, "No space left on device", ["usb"], 1, NOW),
+    "back in sync": member_reports.back_in_sync("nas", 7300, 412, ["nas", "usb"], NOW),
+    "another backup": member_reports.holds_another_backup("nas", URL, "ab" * 16, ["usb"], NOW),
+    "another node's work": member_reports.holds_anothers_work("nas", URL, 7, ["usb"], NOW),
+    "not mounted": member_reports.not_mounted("nas", URL, "/mnt/nas", ["usb"], NOW),
+    "trails too far": member_reports.trails_too_far("far", "nfs://far/b", 5120, 7300, NOW),
+    "caught up": member_reports.has_caught_up("far", 2, NOW),
+}
+
+
+@pytest.mark.parametrize("what", EVERY)
+def test_report_is_one_ascii_line_with_its_time_of_a_level_that_the_notifier_passes_on(what: str) -> None:
+    level, line = EVERY[what]
+    assert level in LEVELS
+    assert line.isascii() and line.isprintable()
+    assert time.strftime("%Y-%m-%d %H:%M", time.localtime(NOW)) in line
+
+
+def test_foreign_text_in_a_report_is_escaped() -> None:
+    _, line = member_reports.out_of_sync("nas", "file:///n\x1b[31mé", "Kein Platz — voll\n", ["usb"], 1, NOW)
+    assert line.isascii() and line.isprintable()
+    assert "file:///n\\x1b[31m\\xe9" in line and "Kein Platz \\u2014 voll\\x0a" in line
+
+
+def test_out_of_sync_says_what_is_safe_and_what_the_next_failure_means() -> None:
+    level, line = member_reports.out_of_sync("nas", URL, "No space left on device", ["usb"], 1, NOW)
+    assert level == "unusual"
+    assert line.startswith(f"nas ({URL}) went out of sync (")
+    assert (
+        ": No space left on device. Every change is saved in usb, and the node goes on. If usb fails as well, " in line
+    )
+    assert "the node stops before it commits anything unsaved" in line
+    assert line.endswith("Once it is back, it is brought up to date by itself, without a restart")
+
+
+@pytest.mark.parametrize(
+    ("others", "need", "words"),
+    [
+        (["disk", "usb"], 1, "1 more member may fail before the node stops"),
+        (["disk", "far", "usb"], 1, "2 more members may fail before the node stops"),
+        (["disk", "usb"], 2, "If one of disk and usb fails as well, the node stops"),
+    ],
+)
+def test_out_of_sync_counts_how_many_more_may_fail(others: list[str], need: int, words: str) -> None:
+    assert words in member_reports.out_of_sync("nas", URL, "gone", others, need, NOW)[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (1, "1 change was copied to it"),
+        (412, "412 changes were copied to it"),
+        (None, "the whole backup was copied to it"),
+    ],
+)
+def test_back_in_sync_says_for_how_long_it_was_out_and_what_was_copied(changes: int | None, words: str) -> None:
+    _, line = member_reports.back_in_sync("nas", 7300, changes, ["nas", "usb"], NOW)
+    assert f"it was out of sync for 2 hours, and {words}. In sync now: nas and usb. Nothing needs to be done" in line
+
+
+def test_another_nodes_work_is_broken_and_warns_of_two_nodes() -> None:
+    level, line = EVERY["another node's work"]
+    assert level == "broken"
+    assert "(epoch 7, " in line and "two nodes with the same keys lose money" in line and "It is not touched" in line
+
+
+@pytest.mark.parametrize("what", ["another backup", "another node's work"])
+def test_member_whose_place_is_taken_can_be_given_another_by_commands_to_type(what: str) -> None:
+    assert "lightning-cli backup-member-remove nas, then: lightning-cli backup-member-add URL" in EVERY[what][1]
+
+
+def test_another_backup_without_a_readable_id_is_named_without_one() -> None:
+    assert "holds another backup (seen " in member_reports.holds_another_backup("nas", URL, None, ["usb"], NOW)[1]
+
+
+def test_unmounted_member_is_not_called_wiped_and_the_mount_can_be_typed() -> None:
+    line = member_reports.not_mounted("nas", URL, "/mnt/my nas", ["usb"], NOW)[1]
+    assert "nothing is written into the empty directory" in line and "run: mount '/mnt/my nas'. Once" in line
+
+
+def test_lag_is_reported_well_above_where_it_counts_as_caught_up() -> None:
+    assert member_reports.LAG_WELL_AGAIN * 2 < member_reports.LAG_TOO_LARGE
+
+
+def test_notifier_passes_on_a_member_that_fails_twice_within_an_hour(tmp_path: Path) -> None:
+    """The same line is told once an hour only, so each line has its time."""
+    heard = tmp_path / "heard"
+    command = tmp_path / NOTIFY_FILE
+    command.write_text(f'#!/bin/sh\necho "$2" >> {heard}\n')
+    command.chmod(0o700)
+    notifier = Notifier(tmp_path, lambda level, line: pytest.fail(line))
+    notifier.start()
+    told = [
+        member_reports.out_of_sync("nas", URL, "gone", ["usb"], 1, NOW),
+        member_reports.back_in_sync("nas", 60, 3, ["nas", "usb"], NOW + 60),
+        member_reports.out_of_sync("nas", URL, "gone", ["usb"], 1, NOW + 120),
+        member_reports.back_in_sync("nas", 60, 3, ["nas", "usb"], NOW + 180),
+    ]
+    for level, line in told:
+        notifier.tell(level, line)
+    until = time.monotonic() + 20
+    while time.monotonic() < until and (not heard.exists() or len(heard.read_text().splitlines()) < len(told)):
+        time.sleep(0.05)
+    notifier.stop()
+    assert sorted(heard.read_text().splitlines()) == sorted(line for _, line in told)
