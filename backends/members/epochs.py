@@ -101,8 +101,8 @@ class Epochs:
         reasons = "; ".join(f"{name}: {printable(text)}" for name, text in why.items())
         there = f"{counted(len(remaining), 'member')} of the backup can be written ({', '.join(remaining) or 'none'})"
         return NeedNotMet(
-            f"only {there}, and the node needs {self.settings.need}. {reasons}. What was saved until now is safe. Fix one "
-            "of them (space, disk, mount, server), then start the node again"
+            f"only {there}, and the node needs {self.settings.need}. {reasons}. What was saved until now is safe. Fix "
+            "one of them (space, disk, mount, server), then start the node again"
         )
 
 
