@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from backends.log.format.members import Member
+from backends.members.examine import Obstacle
 from plugin import member_reports
 from plugin.member_reports import Told
 from plugin.notify import LEVELS, NOTIFY_FILE, Notifier
@@ -12,12 +14,21 @@ from plugin.notify import LEVELS, NOTIFY_FILE, Notifier
 NOW = 1_700_000_000.0
 URL = "file:///mnt/nas/lightning.bkp"
 
+NAS, FAR = Member("nas", URL), Member("far", "nfs://far/b", trailing=True)
+
+
+def obstructed(obstacle: Obstacle, why: str, member: Member = NAS, mount: str | None = "/mnt/my nas") -> Told:
+    return member_reports.obstructed(member, obstacle, why, mount, ["usb"], NOW)
+
+
 EVERY: dict[str, Told] = {
     "out of sync": member_reports.out_of_sync("nas", URL, "No space left on device", ["usb"], 1, NOW),
-    "back in sync": member_reports.back_in_sync("nas", 7300, 412, ["nas", "usb"], NOW),
-    "another backup": member_reports.holds_another_backup("nas", URL, "ab" * 16, ["usb"], NOW),
-    "another node's work": member_reports.holds_anothers_work("nas", URL, 7, ["usb"], NOW),
-    "not mounted": member_reports.not_mounted("nas", URL, "/mnt/nas", ["usb"], NOW),
+    "back in sync": member_reports.back_in_sync("nas", int(NOW) - 7300, 412, ["nas", "usb"], NOW),
+    "another backup": obstructed(Obstacle.OTHER_BACKUP, f"it holds another backup ({'ab' * 16})"),
+    "another node's work": obstructed(Obstacle.OTHER_NODE, "another node has written to it"),
+    "not mounted": obstructed(Obstacle.NOT_MOUNTED, "nothing is mounted at /mnt/my nas"),
+    "not mounted, nobody knows where": obstructed(Obstacle.NOT_MOUNTED, "nothing is mounted", mount=None),
+    "trailing member not there": obstructed(Obstacle.NOT_THERE, "No route to host", FAR),
     "trails too far": member_reports.trails_too_far("far", "nfs://far/b", 5120, 7300, NOW),
     "caught up": member_reports.has_caught_up("far", 2, NOW),
 }
@@ -61,22 +72,26 @@ def test_out_of_sync_counts_how_many_more_may_fail(others: list[str], need: int,
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("since", "changes", "words"),
     [
-        (1, "1 change was copied to it"),
-        (412, "412 changes were copied to it"),
-        (None, "the whole backup was copied to it"),
+        (NOW - 7300, 1, ": it was out of sync for 2 hours and 1 change was made up for. Every"),
+        (NOW - 7300, 412, ": it was out of sync for 2 hours and 412 changes were made up for. Every"),
+        (NOW - 7300, None, ": it was out of sync for 2 hours. Every"),
+        (None, None, "). Every change is saved in nas and usb now. Nothing needs to be done"),
     ],
 )
-def test_back_in_sync_says_for_how_long_it_was_out_and_what_was_copied(changes: int | None, words: str) -> None:
-    _, line = member_reports.back_in_sync("nas", 7300, changes, ["nas", "usb"], NOW)
-    assert f"it was out of sync for 2 hours, and {words}. In sync now: nas and usb. Nothing needs to be done" in line
+def test_back_in_sync_says_for_how_long_it_was_out_and_what_was_made_up_for(
+    since: float | None, changes: int | None, words: str
+) -> None:
+    began = None if since is None else int(since)
+    assert words in member_reports.back_in_sync("nas", began, changes, ["nas", "usb"], NOW)[1]
 
 
 def test_another_nodes_work_is_broken_and_warns_of_two_nodes() -> None:
     level, line = EVERY["another node's work"]
     assert level == "broken"
-    assert "(epoch 7, " in line and "two nodes with the same keys lose money" in line and "It is not touched" in line
+    assert "another node has written to it, one that works with a copy of this node's directory" in line
+    assert "two nodes with the same keys lose money" in line and "It is not touched" in line
 
 
 @pytest.mark.parametrize("what", ["another backup", "another node's work"])
@@ -84,13 +99,24 @@ def test_member_whose_place_is_taken_can_be_given_another_by_commands_to_type(wh
     assert "lightning-cli backup-member-remove nas, then: lightning-cli backup-member-add URL" in EVERY[what][1]
 
 
-def test_another_backup_without_a_readable_id_is_named_without_one() -> None:
-    assert "holds another backup (seen " in member_reports.holds_another_backup("nas", URL, None, ["usb"], NOW)[1]
-
-
 def test_unmounted_member_is_not_called_wiped_and_the_mount_can_be_typed() -> None:
-    line = member_reports.not_mounted("nas", URL, "/mnt/my nas", ["usb"], NOW)[1]
-    assert "nothing is written into the empty directory" in line and "run: mount '/mnt/my nas'. Once" in line
+    line = EVERY["not mounted"][1]
+    assert ": nothing is mounted at /mnt/my nas. So nothing is written into the empty directory. Every" in line
+    assert "run: mount '/mnt/my nas'. Once" in line
+    assert "Mount its disk or share. Once" in EVERY["not mounted, nobody knows where"][1]
+
+
+def test_member_that_was_told_to_be_out_of_sync_is_not_told_again_to_be_away() -> None:
+    """The log has it, but `backup.notify` is called for the first line only."""
+    level, line = obstructed(Obstacle.NOT_THERE, "the stick 'usb' is not plugged in")
+    assert level not in LEVELS
+    assert line == f"nas ({URL}) cannot be brought up to date yet: the stick 'usb' is not plugged in"
+
+
+@pytest.mark.parametrize("obstacle", list(Obstacle))
+def test_every_obstacle_has_a_report_with_its_reason(obstacle: Obstacle) -> None:
+    level, line = obstructed(obstacle, "this is the reason")
+    assert "this is the reason" in line and line.isascii() and level in ("info", *LEVELS)
 
 
 def test_lag_is_reported_well_above_where_it_counts_as_caught_up() -> None:
@@ -107,9 +133,9 @@ def test_notifier_passes_on_a_member_that_fails_twice_within_an_hour(tmp_path: P
     notifier.start()
     told = [
         member_reports.out_of_sync("nas", URL, "gone", ["usb"], 1, NOW),
-        member_reports.back_in_sync("nas", 60, 3, ["nas", "usb"], NOW + 60),
+        member_reports.back_in_sync("nas", int(NOW), 3, ["nas", "usb"], NOW + 60),
         member_reports.out_of_sync("nas", URL, "gone", ["usb"], 1, NOW + 120),
-        member_reports.back_in_sync("nas", 60, 3, ["nas", "usb"], NOW + 180),
+        member_reports.back_in_sync("nas", int(NOW), 3, ["nas", "usb"], NOW + 180),
     ]
     for level, line in told:
         notifier.tell(level, line)
