@@ -27,14 +27,15 @@ slow for a day is not reported every minute."""
 _BY_ITSELF = "Once it is back, it is brought up to date by itself, without a restart"
 
 
-def out_of_sync(name: str, url: str, why: str, others: Sequence[str], need: int, now: float) -> Told:
+def out_of_sync(name: str, url: str, why: str, others: Sequence[str], need: int, since: float) -> Told:
     """A member has failed, or was too slow, and the node goes on without it.
 
-    `why` is a clause, `others` are the members that remain in sync (at least `need`).
+    `why` is a clause, `others` are the members that remain in sync (at least `need`). The line holds the time at which
+    that happened, and so stays the same at every start while the member is away.
     """
     return _told(
         "unusual",
-        f"{name} ({url}) went out of sync ({_at(now)}): {why}. {_safe(others)}, and the node goes on. "
+        f"{name} ({url}) went out of sync ({_at(since)}): {why}. {_safe(others)}, and the node goes on. "
         f"{_if_next_fails(others, need)}. {_BY_ITSELF}",
     )
 

@@ -8,6 +8,7 @@ import pytest
 from backends.log.format.members import Member
 from backends.members.examine import Obstacle
 from plugin import member_reports
+from plugin.member_events import MemberEvents
 from plugin.member_reports import Told
 from plugin.notify import LEVELS, NOTIFY_FILE, Notifier
 
@@ -144,3 +145,11 @@ def test_notifier_passes_on_a_member_that_fails_twice_within_an_hour(tmp_path: P
         time.sleep(0.05)
     notifier.stop()
     assert sorted(heard.read_text().splitlines()) == sorted(line for _, line in told)
+
+
+def test_report_of_a_member_that_is_still_out_of_sync_at_the_next_start_is_the_same() -> None:
+    """A node that is restarted every half minute must not send a mail each time: the same line is told once an hour."""
+    lines: list[Told] = []
+    for _ in range(2):
+        MemberEvents(lambda level, line: lines.append((level, line))).out_of_sync(NAS, int(NOW), "gone", ["usb"], 1)
+    assert lines[0] == lines[1] == member_reports.out_of_sync("nas", URL, "gone", ["usb"], 1, NOW)

@@ -7,8 +7,8 @@ import pytest
 from backends.base import Position
 from backends.log.format.members import Member, OutOfSync
 from backends.log.member_status import MemberState, MemberStatus
+from backends.members import live_status
 from backends.members.examine import Obstacle
-from backends.members.running_statuses import running_statuses
 from backends.storage.base import Space
 
 NAS, USB, FAR = Member("nas", "file:///nas"), Member("usb", "usb://usb/b"), Member("far", "nfs://far/b", trailing=True)
@@ -19,7 +19,7 @@ END = Position(50, 50, 1, 900)
 def statuses(**known: Any) -> dict[str, MemberStatus]:
     facts: dict[str, Any] = {"in_sync": ("nas",), "out": {"usb": OUT}, "end": END, "reached": {}, "obstacles": {}}
     facts |= {"spaces": {}, "latencies": {}, **known}
-    return {status.name: status for status in running_statuses([NAS, USB, FAR], **facts)}
+    return {status.name: status for status in live_status.statuses([NAS, USB, FAR], **facts)}
 
 
 def test_member_in_sync_has_latency_space_and_no_lag() -> None:
