@@ -37,7 +37,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
-from plugin.members_by_rpc import add_by_rpc, members_document, remove_by_rpc, reopened, several_of_one
+from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -308,10 +308,11 @@ class CommitGate:
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
-        members = {} if self.members is None else members_document(self.members)
+        seen = self.writer.status(self.url)
+        if self.members is not None:
+            seen = status_with_members(seen, self.members)
         return {
-            **self.writer.status(self.url).as_json(),
-            **members,
+            **seen.as_json(),
             "compaction_running": compaction is not None and compaction.running,
         }
 
