@@ -206,10 +206,8 @@ def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None
 
 def _remove_unfinished(target: Storage, keep: Collection[str]) -> None:
     """Remove what copies and writers that died left behind, except `keep` and, if it is a snapshot, its parts."""
-    kept = [name.removesuffix(TEMPORARY) for name in keep if name.endswith(TEMPORARY)]
     for name in target.names():
-        whole = name.removesuffix(TEMPORARY)
-        if whole != name and name.startswith(_OURS) and not any(is_part_of(whole, each) for each in kept):
+        if name.endswith(TEMPORARY) and name.startswith(_OURS) and not any(is_part_of(name, each) for each in keep):
             target.remove(name)
 
 
