@@ -6,6 +6,7 @@ shows the sentence. `continue` is the answer only to a change that is safely on 
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
+from backends.members.running import RunningMembers
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
@@ -32,6 +34,7 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
+from plugin.destination import destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
 from plugin.misread import why_unsavable
 from plugin.start import (
@@ -40,7 +43,6 @@ from plugin.start import (
     check_database_is_here,
     check_last_writer,
     check_source,
-    destination_of,
     identified,
     remember_new_session,
 )
@@ -64,6 +66,8 @@ class CommitGate:
         """Why every call is refused from now on; None while changes are accepted."""
         self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
+        self.members: RunningMembers | None = None
+        """The members of a backup that has several, once it is open."""
         self.url = ""
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
@@ -143,7 +147,8 @@ class CommitGate:
         settings = read_settings(self.directory)
         self.url = settings.url
         self._lock.acquire()
-        backup, self.commit_timeout = destination_of(self.directory, settings)
+        destination = destination_of(self.directory, settings)
+        backup, self.commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
         last = check_last_writer(self.directory, backup, seen)
@@ -156,21 +161,27 @@ class CommitGate:
         else:
             self._copies.close()
             self._found_at_start.copy = None
+        destination.check_start(proven=self._doubt is None, changed_ago=self._changed_ago())
         self._session = remember_new_session(self.directory, self._backup_id, last)
-        writer = self.writer = backup.open(self.report, self._session, seen=seen)
-        position = writer.position
+        writer = self.writer = destination.open(self.report, self._session, seen)
+        self.members, position = destination.members, writer.position
         self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
         with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
         self.report(
             "info",
-            f"backing up to {settings.url}: version {position.data_version}, snapshot {sizes.snapshot} bytes, "
-            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+            f"backing up to {' and '.join(settings.urls)}: version {position.data_version}, "
+            f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
+        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
         self.damage.commit_timeout = self.commit_timeout
         return writer
+
+    def _changed_ago(self) -> float | None:
+        """Seconds since the database changed that lightningd found; None if there was none."""
+        seen = self._found_at_start.seen
+        return None if seen is None else max(time.time() - seen.mtime_ns / 1e9, 0.0)
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends at `position`; BackupError when it is refused."""
@@ -333,5 +344,7 @@ class CommitGate:
             if self.refusal is None:
                 record_end(self.directory, self._backup_id, self.writer.position, self._session)
             self.writer.close()
+        if self.members is not None:
+            self.members.close()
         self._copies.close()
         self._lock.release()

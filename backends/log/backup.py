@@ -207,7 +207,7 @@ class Backup:
             before, (last, position) = seen.session, seen.last  # raises Damaged: a damaged backup is not taken over
             fence = WriterFence(self.storage, session_id, before, seen.manifest.generation, position, self._options)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
-            names = seal_segments(self.storage, last.index, seen.names)
+            names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
             # Until now it may have appended, and may even have begun another generation.
             manifest = read_manifest(self.storage)
             segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
@@ -230,7 +230,7 @@ class Backup:
             # The marker keeps the old sequence: the old log must not be blamed for losing what it never contained.
             noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
             fence = WriterFence(self.storage, session_id, before, manifest.generation, noted, self._options)
-            names = seal_segments(self.storage, 0, self.storage.names())
+            names = self.storage.after_take_over(seal_segments(self.storage, 0, self.storage.names()))
             indexes = [index for name in names if (index := segment_index(name)) is not None]
             last = max(indexes, default=0)
             segment = create_next_segment(self.storage, manifest.backup_id, last + 1, fence.check, self._options)

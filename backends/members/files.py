@@ -20,7 +20,7 @@ never mixed in a way that could be read.
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backends.errors import BackupError
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
@@ -169,15 +169,14 @@ def make_equal(
 ) -> int:
     """Give `target` the shared files that `source` has, and remove its others and what is unfinished there.
 
-    Files in `keep` are not removed; among them must be the temporary snapshot of a compaction that is still to be
-    published. Returns the bytes that were copied. `deep` is that of `differences`. Raises
-    OSError, and
-    BackupError if the source's manifest cannot be used: then the target is somewhere on its way (see above), with no
-    temporary file left. A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file
+    Files in `keep` are left alone, neither copied nor removed. Among them must be the temporary snapshot of a
+    compaction that is still to be published, and the segments that are open. Returns the bytes that were copied. `deep`
+    is that of `differences`. Raises OSError, and BackupError if the source's manifest cannot be used: then the target
+    is somewhere on its way (see above), with no temporary file left. A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file
     vanishes there, because a new generation was published, FileNotFoundError is raised: call this again.
     """
     _remove_unfinished(target, keep)
-    moment = _moment_of(source)
+    moment = _moment_of(source).without(keep)
     found = _compared(source, moment.names, target, deep)
     copying = _Copying(source, target, moment, pause, [name for name in found.remove if name not in keep])
     try:
@@ -218,6 +217,11 @@ class _Moment:
     documents: Mapping[str, bytes]
     names: Sequence[str]
     manifest: Manifest
+
+    def without(self, left_alone: Collection[str]) -> "_Moment":
+        """The same, but for these files."""
+        documents = {name: data for name, data in self.documents.items() if name not in left_alone}
+        return replace(self, documents=documents, names=[name for name in self.names if name not in left_alone])
 
 
 def _moment_of(source: Storage) -> _Moment:

@@ -10,7 +10,7 @@ Durability is that of POSIX: file contents are durable after `sync`; a created, 
 import errno
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +207,13 @@ class Storage(ABC):
 
     def check_lock(self) -> None:  # noqa: B027 (storage without locks has nothing to check)
         """Raise what `lock` would raise if another process holds the lock. Creates, changes and holds nothing."""
+
+    def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
+        """Called once the previous writer has been fenced, before the log is read again and appended to.
+
+        `names` are those of all files; returns them as they are then. Storage made of several makes them equal here.
+        """
+        return names
 
     @abstractmethod
     def sync_names(self) -> None:

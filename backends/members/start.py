@@ -1,0 +1,286 @@
+"""Whether a node may start with those members of its backup that are here: a pure function.
+
+What each rule prevents
+-----------------------
+A member that is alone cannot know that the others went on without it. What can be known is this. An epoch is begun
+only by members of the one before it, and each of them carries the new one. So if every member that was in sync in the
+newest epoch seen is here, and shows no newer one, there is none. If one of them is away, it may have gone on without
+those that are here; then only the node's own note (backup.members) tells that it has not: the node notes an epoch as
+done before it acknowledges anything under it.
+
+The note may itself be old: the directory was copied to another machine, or set back to a snapshot. So with a member
+away, the note is believed only if the sync point proves the database to be the newest state, and if that was written
+within the last hour. Otherwise a person has to say that the member is lost.
+
+An old copy of a member, put back in its place, looks as if it were here and had no newer epoch. It is found by the note
+only: it carries an older epoch than the note says all members of that epoch have carried.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from backends.errors import BackupError, Unreachable
+from backends.log.format.members import Epoch, Member
+from backends.members.newest import SeenMember, newest_epoch
+from backends.node.members_note import MEMBERS_FILE, MembersNote
+from backends.text import counted, printable, shell_line
+
+MAX_AGE = 3600.0
+"""Seconds since the database last changed, up to which a node starts by itself without a member that was in sync. A
+node that has been down for longer may have been moved to another machine meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartWith:
+    """The members that a node starts with. Nothing may be appended before all of `in_sync` equal `source`."""
+
+    source: SeenMember
+    """The member whose state is the newest."""
+    in_sync: tuple[str, ...]
+    """The members here that hold every acknowledged change, `source` included."""
+    absent: tuple[str, ...]
+    """The members that were in sync in the newest epoch and cannot be used now: they are to be put out of sync."""
+
+
+class Rule(Enum):
+    """Why a start is refused. Programs identify it by the value."""
+
+    NEWER_ELSEWHERE = "newer_elsewhere"
+    """The node's note knows of a newer epoch than any member that is here."""
+    TAKEN_OVER = "replaced"
+    """The newest epoch was begun by another node."""
+    MEMBER_AWAY = "member_away"
+    """A member that was in sync is not here, and nothing shows that it holds no newer changes."""
+    NEED_NOT_MET = "need_not_met"
+    """Fewer members can be used than the node needs."""
+
+
+class StartRefused(BackupError):
+    """The node may not start with these members. `rule` says why, `names` are the members that it is about."""
+
+    def __init__(self, rule: Rule, names: Collection[str], message: str) -> None:
+        super().__init__(message)
+        self.rule, self.names, self.kind = rule, tuple(names), rule.value
+
+
+class _Found(Enum):
+    """In what state a member is here that was in sync in the newest epoch."""
+
+    WHOLE = auto()
+    """It holds every acknowledged change."""
+    UNUSABLE = auto()
+    """It is damaged, or was about to join, but shows that it has not gone on without the others."""
+    AWAY = auto()
+    """It is not here, or what is here in its place is something else: an old copy, or another member."""
+
+
+def may_start(
+    seen: Sequence[SeenMember],
+    configured: Sequence[Member],
+    need: int,
+    note: MembersNote | None,
+    *,
+    proven: bool,
+    changed_ago: float | None,
+    without: Collection[str] = (),
+) -> StartWith:
+    """Which members the node starts with, if these were `seen`. Raises StartRefused, Unreachable or Diverged.
+
+    `configured` and `need` are those of backup.lock. `proven`: the sync point shows that the database holds exactly
+    what the newest of the members seen holds. `changed_ago` is how many seconds ago the database last changed, None if
+    that is unknown. `without` names the members that a person has given up.
+    """
+    if not seen:
+        places = ", ".join(f"{member.name}: {printable(member.url)}" for member in configured)
+        raise Unreachable(
+            f"no member of this node's backup can be reached ({places}). Nothing was changed, and what was saved is "
+            "safe. Connect at least one of them, then start the node again"
+        )
+    if note is not None and note.backup_id != seen[0].document.backup_id:
+        note = None  # it is about an earlier backup of this node
+    start = _Start(seen, configured, newest_epoch(seen), note, frozenset(without))
+    start.check_no_other_node()
+    start.check_newest_is_here()
+    start.check_none_away(proven, changed_ago)
+    return start.with_members(need)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One question, with what answers it. `epoch` is the newest that was seen."""
+
+    seen: Sequence[SeenMember]
+    configured: Sequence[Member]
+    epoch: Epoch
+    note: MembersNote | None
+    without: frozenset[str]
+
+    def check_no_other_node(self) -> None:
+        """Refuse if another node has begun the newest epoch: two nodes with the same keys lose money."""
+        note = self.note
+        if note is None or self.epoch in (note.epoch, note.intent) or note.knows(self.epoch):
+            return
+        if self.epoch.number < note.epoch.number:
+            return  # then it is not the newest
+        names = [member.name for member in self.seen if member.document.epoch == self.epoch]
+        raise StartRefused(
+            Rule.TAKEN_OVER,
+            names,
+            f"another node has taken over {', '.join(names)} since this one last wrote to the backup (epoch "
+            f"{self.epoch.number}; this node knows of {note.newest}). Nothing was changed. If that node is in use, "
+            "never start this one again: two nodes with the same keys lose money. Only if this database is surely the "
+            "newest, run: backup-cli resync. Only if you restored this node without that member, and it is back now, "
+            f"run: {_remove(names)}",
+        )
+
+    def check_newest_is_here(self) -> None:
+        """Refuse if changes may have been acknowledged that no member here holds.
+
+        Only an epoch that is done matters: under an intent, nothing has been acknowledged. A person may give up all
+        members of that epoch; then it is for the sync point to say whether the database is new enough.
+        """
+        note = self.note
+        if note is None or not self._is_behind(note):
+            return
+        if note.knows(self.epoch) and self.without.issuperset(note.in_sync):
+            return
+        others = [member.name for member in self.seen if member.name not in note.in_sync]
+        raise StartRefused(
+            Rule.NEWER_ELSEWHERE,
+            note.in_sync,
+            f"this node's newest changes were saved to {self._listed(note.in_sync)} (epoch {note.epoch.number}), and "
+            f"what is here ({', '.join(member.name for member in self.seen)}; epoch {self.epoch.number}) may lack "
+            f"them. Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
+        )
+
+    def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
+        """Refuse if a member that was in sync is away, and may hold newer changes than those that are here."""
+        away = [name for name in self._names() if self._found(name) is _Found.AWAY and name not in self.without]
+        doubt = self._doubt(proven, changed_ago)
+        if away and doubt:
+            raise StartRefused(
+                Rule.MEMBER_AWAY,
+                away,
+                f"{self._listed(away)} held every change when this backup was last written to, and may hold newer "
+                f"changes than what is here: {doubt}. Nothing was changed. {self._connect(away)}",
+            )
+
+    def with_members(self, need: int) -> StartWith:
+        """The members to start with. Raises StartRefused if they are fewer than `need`."""
+        whole = {name: self._member(name) for name in self._names() if self._found(name) is _Found.WHOLE}
+        waited_for = [member.name for member in self.configured if not member.trailing]
+        in_sync = tuple(name for name in whole if name in waited_for)
+        if len(in_sync) < max(need, 1):
+            missing = [name for name in waited_for if name not in in_sync]
+            raise StartRefused(
+                Rule.NEED_NOT_MET,
+                missing,
+                f"this node needs {counted(need, 'member')} of its backup with every change, and only {len(in_sync)} "
+                f"can be used ({', '.join(in_sync) or 'none'}). The others: {self._listed(missing) or 'none'}. "
+                "Nothing was changed, and what was saved is safe. "
+                f"{self._connect(missing) if in_sync else self._last_resort(missing)}",
+            )
+        absent = tuple(name for name in self._names() if name not in in_sync)
+        return StartWith(max((member for member in whole.values() if member), key=_newness), in_sync, absent)
+
+    def _is_behind(self, note: MembersNote) -> bool:
+        """Whether the node has noted an epoch as done that no member here carries."""
+        return note.epoch != self.epoch and note.epoch.number >= self.epoch.number
+
+    def _names(self) -> tuple[str, ...]:
+        """The members that were in sync in the newest epoch. All that carry it say the same."""
+        carriers = (member.document.in_sync for member in self.seen if member.document.epoch == self.epoch)
+        return tuple(dict.fromkeys(name for names in carriers for name in names))
+
+    def _found(self, name: str) -> _Found:
+        """What is here of a member that was in sync in the newest epoch."""
+        member, note = self._member(name), self.note
+        if note is not None and note.epoch == self.epoch and name not in note.in_sync:
+            return _Found.UNUSABLE  # a person gave it up, at a restore: the node's history is that of the others
+        if member is None or member.document.name != name or self._was_set_back(member):
+            return _Found.AWAY
+        if member.end is None:
+            return _Found.UNUSABLE
+        if member.document.epoch == self.epoch:
+            return _Found.WHOLE
+        # The node was stopped while it wrote the epoch to its members. Nothing was acknowledged under it, so a member
+        # of the last epoch that was done still holds everything. One that was about to join may not.
+        return _Found.WHOLE if note is not None and name in note.in_sync else _Found.UNUSABLE
+
+    def _was_set_back(self, member: SeenMember) -> bool:
+        """Whether this is an old copy of a member that was in sync in the newest epoch, or may be one.
+
+        Without a note, nothing tells it from a member that the node was stopped before writing the epoch to.
+        """
+        note, carries = self.note, member.document.epoch
+        if note is None:
+            return carries != self.epoch
+        if self._is_behind(note) and member.name in note.in_sync:
+            return True  # it carried the newer epoch, which a person has given up
+        if carries == self.epoch:
+            return False
+        if note.epoch.number >= self.epoch.number or note.newest < self.epoch.number:
+            return True  # every member carried the newest epoch, or the note is too old to tell
+        if member.name not in note.in_sync or carries == note.epoch:
+            return False
+        return carries.number <= note.epoch.number or not note.knows(carries)
+
+    def _doubt(self, proven: bool, changed_ago: float | None) -> str:
+        """Why the node may not start by itself without a member that was in sync: a clause; "" if it may."""
+        note = self.note
+        if note is None:
+            return f"the node's directory has no readable {MEMBERS_FILE}, which would tell"
+        if note.epoch != self.epoch:
+            number = note.epoch.number
+            return f"{MEMBERS_FILE} in the node's directory is of epoch {number}, not {self.epoch.number}"
+        if note.newest > self.epoch.number:
+            return "the node was stopped while it changed which of the members are in sync"
+        if not proven:
+            return "nothing shows that this node's database is the newest state"
+        if changed_ago is None or not 0 <= changed_ago <= MAX_AGE:
+            return "this node's database has not changed within the last hour, so the node may have run elsewhere"
+        return ""
+
+    def _member(self, name: str) -> SeenMember | None:
+        return next((member for member in self.seen if member.name == name), None)
+
+    def _listed(self, names: Iterable[str]) -> str:
+        return "; ".join(f"{name} ({_url(name, self.configured)}: {self._state(name)})" for name in names)
+
+    def _state(self, name: str) -> str:
+        """What is wrong with that member, for people."""
+        member = self._member(name)
+        if member is None:
+            return "not connected"
+        if member.document.name != name:
+            return f"where the files of {member.document.name} are"
+        if member.end is None:
+            return f"damaged: {printable(member.why)}"
+        return f"whose files are of epoch {member.document.epoch.number}"
+
+    def _connect(self, names: Collection[str]) -> str:
+        which = "it" if len(names) == 1 else "them"
+        return f"Connect {which}, then start the node again. Only what is lost for good, remove: {_remove(names)}"
+
+    def _last_resort(self, names: Collection[str]) -> str:
+        """What to type if no other member can take their place."""
+        which = "it is" if len(names) == 1 else "all of them are"
+        return (
+            "Connect the right disks, then start the node again. Only if "
+            f"{which} lost for good, and this database is surely the newest, make a new backup: backup-cli init, with "
+            "a new URL"
+        )
+
+
+def _newness(member: SeenMember) -> tuple[int, int]:
+    """The epoch first: a member may have a longer log of changes that were never acknowledged."""
+    return member.document.epoch.number, 0 if member.end is None else member.end.sequence
+
+
+def _url(name: str, configured: Iterable[Member]) -> str:
+    return printable(next((member.url for member in configured if member.name == name), "no longer in backup.lock"))
+
+
+def _remove(names: Iterable[str]) -> str:
+    return ", ".join(shell_line("backup-cli", "member-remove", name) for name in names)

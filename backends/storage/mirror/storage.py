@@ -1,0 +1,391 @@
+"""One `Storage` made of the members in sync: each change is made at all of them, and read back from one.
+
+An operation has succeeded when it was done by every member that is in sync, and those that failed have durably been put
+out of sync by `on_failure`. It fails as a whole only if too few members would remain, or if the error is an answer (no
+such file, a name that is taken) that all of them give.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from backends.holder import Holder
+from backends.storage.base import Closed, FileFenced, Lock, ReadHandle, Space, Storage, WriteHandle
+from backends.storage.mirror.handles import MirrorReadHandle, MirrorWriteHandle
+from backends.storage.mirror.workers import Workers
+
+T = TypeVar("T")
+
+BULK = 30.0
+"""Seconds that a member may take for anything but a commit."""
+
+
+class Differs(OSError):
+    """A small file of a member is not what this writer wrote there."""
+
+
+class OnFailure(Protocol):
+    """Puts members out of sync, durably, before anything is acknowledged without them."""
+
+    def __call__(self, failed: Mapping[str, Exception]) -> None:
+        """Return once the members that remain carry an epoch without `failed`, and any earlier change has ended too.
+
+        Raises FileFenced if another writer has taken a member over, OSError if the node cannot go on without them.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How long members are waited for, in seconds, and how many must remain."""
+
+    grace: float
+    need: int
+    bulk: float = BULK
+
+
+class MirrorStorage(Storage):
+    """The directory that all `members` hold, in the order in which they are read from. Made for one writer.
+
+    Until `settle` is called, the members may still differ (the last writer may have died between two of them), so
+    everything is read from the first, and the first failure of any member fails the operation.
+    """
+
+    def __init__(self, members: Mapping[str, Storage], options: Options, on_failure: OnFailure) -> None:
+        self._in_sync: dict[str, Storage] = dict(members)  # replaced as a whole, never changed
+        self.options, self._on_failure = options, on_failure
+        self.workers = Workers()
+        self._handles: dict[int, MirrorWriteHandle] = {}
+        self._published: dict[str, bytes] = {}
+        self.latencies: dict[str, float] = {}
+        """Seconds that a commit takes at each member, averaged over the last ones."""
+        self.unfinished: set[str] = set()
+        """Temporary files that have neither got their final name yet nor been removed."""
+        self.changes = 0
+        """Counts everything that changes which files there are, or what is in a small one. Appending does not."""
+        self._settled = False
+        self._failing = False
+        """Set while members are being put out of sync: until that is durable, nothing may be acknowledged."""
+        self._active = 0
+        self._joining = False
+        self._turns = threading.Condition()
+        self.level: Callable[[], None] = lambda: None
+        """Makes the members equal, once the previous writer has been fenced."""
+
+    # Which members
+
+    @property
+    def in_sync(self) -> Mapping[str, Storage]:
+        """The members that every change goes to, by name."""
+        return self._in_sync
+
+    def read_first(self, name: str) -> None:
+        """From now on, read from this member as long as it does not fail."""
+        others = {other: storage for other, storage in self._in_sync.items() if other != name}
+        self._in_sync = {name: self._in_sync[name], **others}
+
+    def settle(self) -> None:
+        """From now on the members are equal: one that differs has failed."""
+        self._settled = True
+
+    @contextmanager
+    def failing(self, names: Mapping[str, object]) -> Iterator[None]:
+        """Take these members out, and let no operation succeed until the block, which makes that durable, has ended.
+
+        If the block raises, no operation succeeds any more.
+        """
+        self._failing = True
+        self._in_sync = {name: storage for name, storage in self._in_sync.items() if name not in names}
+        yield
+        self._failing = False
+
+    @contextmanager
+    def between_operations(self) -> Iterator[bool]:
+        """Hold every operation back while the block runs. False, and nothing is held back, if one is under way."""
+        with self._turns:
+            mine = self._active == 0 and not self._failing
+            self._joining = mine
+        try:
+            yield mine
+        finally:
+            if mine:
+                with self._turns:
+                    self._joining = False
+                    self._turns.notify_all()
+
+    def adopt(self, name: str, storage: Storage) -> None:
+        """Take a member in that holds exactly what the others do; call it `between_operations`."""
+        self._in_sync = {**self._in_sync, name: storage}
+
+    def open_files(self) -> list[MirrorWriteHandle]:
+        """The files that are open for writing."""
+        return list(self._handles.values())
+
+    def forget(self, handle: MirrorWriteHandle) -> None:
+        """The file was closed."""
+        self._handles.pop(id(handle), None)
+
+    # Doing something at all members
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._turns:
+            while self._joining:
+                self._turns.wait()
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._active -= 1
+
+    def each(
+        self, work: Callable[[str, Storage], T], within: float | None = None, accept: tuple[type[Exception], ...] = ()
+    ) -> dict[str, T]:
+        """Do this at every member in sync. Returns the results of those that are in sync afterwards, by name.
+
+        An error of a type in `accept` is an answer if no member succeeded; otherwise it is passed over.
+        """
+        with self._turn():
+            works = {name: _work(work, name, storage) for name, storage in self._in_sync.items()}
+            return self._judged(*self.attempt(works, within), accept)
+
+    def each_part(
+        self, parts: Mapping[str, WriteHandle], work: Callable[[WriteHandle], T], within: float | None = None
+    ) -> dict[str, T]:
+        """Do this with an open file of every member in sync."""
+        with self._turn():
+            works = {name: _with(work, parts[name]) for name in self._in_sync}
+            return self._judged(*self.attempt(works, within))
+
+    def write_durably(self, parts: Mapping[str, WriteHandle], offset: int, data: bytes) -> None:
+        """One commit: write this to an open file of every member in sync; each is waited for at most `grace`."""
+
+        def commit(name: str) -> None:
+            began = time.perf_counter()
+            parts[name].write_durably(offset, data)
+            took = time.perf_counter() - began
+            usual = self.latencies.get(name, took)
+            self.latencies[name] = usual + (took - usual) / _SMOOTHING
+
+        with self._turn():
+            works = {name: partial(commit, name) for name in self._in_sync}
+            self._judged(*self.attempt(works, self.options.grace))
+
+    def attempt(
+        self, works: Mapping[str, Callable[[], T]], within: float | None = None
+    ) -> tuple[dict[str, T], dict[str, Exception]]:
+        """Do the work of each member named here; the results and the errors, by member. Decides nothing."""
+        round_ = self.workers.begin(works)
+        allowed = self.options.bulk if within is None else within
+        if not round_.wait(allowed) and not self._can_lose(round_.outcome()[1]):
+            round_.wait(threading.TIMEOUT_MAX)  # as with one destination: until the watchdog ends it
+        return round_.outcome()
+
+    def _can_lose(self, failed: Mapping[str, Exception]) -> bool:
+        return len(self._in_sync.keys() - failed.keys()) >= self.options.need
+
+    def _judged(
+        self, results: dict[str, T], errors: dict[str, Exception], accept: tuple[type[Exception], ...] = ()
+    ) -> dict[str, T]:
+        """The results that count. Raises the error that fails the whole operation."""
+        answers = {name: error for name, error in errors.items() if isinstance(error, (*accept, *_ANSWERS))}
+        if answers and not results:
+            raise next(iter(answers.values()))
+        failed = {name: error for name, error in errors.items() if not isinstance(error, accept)}
+        if failed:
+            self.failed(failed)
+        elif self._failing:
+            self._on_failure({})  # another thread is putting members out of sync: wait until that is durable
+        return {name: result for name, result in results.items() if name in self._in_sync}
+
+    def failed(self, failed: Mapping[str, Exception]) -> None:
+        """Put these members out of sync, or raise if that is not possible."""
+        if not self._settled:
+            self._on_failure(failed)
+            raise next(iter(failed.values()))
+        self._on_failure(failed)
+
+    def at_source(self, work: Callable[[str, Storage], T]) -> T:
+        """Do this, which only reads, at one member; at the next if that one fails."""
+        while True:
+            name, storage = next(iter(self._in_sync.items()))
+            results, errors = self.attempt({name: _work(work, name, storage)})
+            if name in results:
+                return results[name]
+            error = errors[name]
+            if isinstance(error, _ANSWERS) and not self._others_disagree(work, name):
+                raise error
+            self.failed({name: error})
+
+    def _others_disagree(self, work: Callable[[str, Storage], object], name: str) -> bool:
+        """Whether another member has the file that this one says it has not: then this one has lost it."""
+        others = {other: storage for other, storage in self._in_sync.items() if other != name}
+        if not self._settled or not others:
+            return False
+        results, _ = self.attempt({each: _work(work, each, others[each]) for each in others})
+        return bool(results)
+
+    # Storage: names and files
+
+    def describe(self) -> str:
+        return " and ".join(f"{storage.describe()} ({name})" for name, storage in self._in_sync.items())
+
+    def about(self) -> list[str]:
+        return [line for lines in self.each(lambda _, storage: storage.about()).values() for line in lines]
+
+    def exists(self) -> bool:
+        return self.at_source(lambda _, storage: storage.exists())
+
+    def make(self) -> None:
+        self.each(lambda _, storage: storage.make())
+
+    def unmake(self) -> None:
+        self.each(lambda _, storage: storage.unmake())
+
+    def names(self) -> list[str]:
+        return self.at_source(lambda _, storage: storage.names())
+
+    def open(self, name: str) -> ReadHandle:
+        member, handle = self.at_source(lambda member, storage: (member, storage.open(name)))
+        return MirrorReadHandle(self, name, member, handle)
+
+    def create(self, name: str) -> MirrorWriteHandle:
+        self.unfinished.add(name)
+        handle = MirrorWriteHandle(self, name, dict(self._changed(lambda _, storage: storage.create(name))))
+        self._handles[id(handle)] = handle
+        return handle
+
+    def rename(self, old: str, new: str) -> None:
+        self._changed(lambda _, storage: storage.rename(old, new))
+        self._renamed(old, new)
+
+    def rename_new(self, old: str, new: str) -> None:
+        self._changed(lambda _, storage: storage.rename_new(old, new))
+        self._renamed(old, new)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Count a change before it and after it: whoever looked meanwhile may have seen either state."""
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes += 1
+
+    def _changed(self, work: Callable[[str, Storage], T], accept: tuple[type[Exception], ...] = ()) -> dict[str, T]:
+        with self.changing():
+            return self.each(work, accept=accept)
+
+    def _renamed(self, old: str, new: str) -> None:
+        self.unfinished.discard(old)
+        self._published.pop(new, None)
+        for handle in self.open_files():
+            if handle.name == old:
+                handle.name = new
+
+    def remove(self, name: str) -> None:
+        self._published.pop(name, None)
+        self._changed(lambda _, storage: storage.remove(name), accept=(FileNotFoundError,))
+        self.unfinished.discard(name)
+
+    def seal(self, name: str) -> bool:
+        return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
+
+    def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
+        self.level()
+        return self.names()
+
+    def sync_names(self) -> None:
+        self.each(lambda _, storage: storage.sync_names())
+
+    def publish(self, name: str, data: bytes) -> None:
+        self._published.pop(name, None)  # until it is known which of the two each member has
+        self._changed(lambda _, storage: storage.publish(name, data))
+        self._published[name] = data
+
+    def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
+        """The content of a small file: that of every member, so that one that was replaced is noticed.
+
+        If another writer has put its own file in the place of ours at any member, that one is returned: it shows who.
+        """
+        if not self._settled:
+            return self.at_source(lambda _, storage: storage.read_small(name, limit))
+        read = self.each(lambda _, storage: storage.read_small(name, limit))
+        ours = self._published.get(name, next(iter(read.values())))
+        other = {
+            member: Differs(f"{name} is not what this node wrote there") for member in read if read[member] != ours
+        }
+        if other:
+            try:
+                self.failed(other)
+            except FileFenced:
+                return read[next(iter(other))]
+        return ours
+
+    # Storage: the rest
+
+    def lock(self, what: str) -> Lock | None:
+        locks: list[Lock] = []
+        try:
+            for name, storage in self._in_sync.items():
+                results, errors = self.attempt({name: partial(storage.lock, what)})
+                if errors:
+                    self.failed(errors)
+                locks.extend(lock for lock in results.values() if lock is not None)
+        except BaseException:
+            _Locks(locks).release()
+            raise
+        return _Locks(locks) if locks else None
+
+    def locked_by(self) -> Holder | None:
+        holders = self.each(lambda _, storage: storage.locked_by()).values()
+        return next((holder for holder in holders if holder is not None), None)
+
+    def check_lock(self) -> None:
+        self.each(lambda _, storage: storage.check_lock())
+
+    def space(self) -> Space:
+        """The space at the member with the least."""
+        return min(self.each(lambda _, storage: storage.space()).values(), key=lambda space: space.free)
+
+    def shares_disk_with(self, path: Path) -> bool:
+        return all(self.each(lambda _, storage: storage.shares_disk_with(path)).values())
+
+    def why_unwritable(self) -> str | None:
+        reasons = self.each(lambda _, storage: storage.why_unwritable()).values()
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def closed(self) -> list[Closed]:
+        return [entry for entries in self.each(lambda _, storage: storage.closed()).values() for entry in entries]
+
+
+class _Locks:
+    """The locks of all members."""
+
+    def __init__(self, locks: list[Lock]) -> None:
+        self._locks = locks
+
+    def release(self) -> None:
+        for lock in self._locks:
+            with suppress(OSError):
+                lock.release()
+
+
+_SMOOTHING = 16
+"""About how many commits the average latency is taken over."""
+
+_ANSWERS = (FileNotFoundError, FileExistsError)
+"""Errors that say what is there, and not that a member has failed, if all members give them."""
+
+
+def _work(work: Callable[[str, Storage], T], name: str, storage: Storage) -> Callable[[], T]:
+    return lambda: work(name, storage)
+
+
+def _with(work: Callable[[WriteHandle], T], part: WriteHandle) -> Callable[[], T]:
+    return lambda: work(part)

@@ -1,0 +1,116 @@
+"""Running one operation on several members at once, and waiting for it no longer than allowed.
+
+A call into a filesystem may never return, and nothing can interrupt it (a `hard` NFS mount, a FUSE filesystem, a dying
+disk). So each member has threads of its own: the one that is stuck is lost until the call returns, and nothing waits
+for it. Each calling thread has its own worker for each member, so that a commit never queues behind maintenance.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Late(OSError):
+    """The member has not answered in the time that was allowed. What it was asked to do may still happen."""
+
+    def __init__(self, waited: float) -> None:
+        super().__init__(f"it has not answered for {waited:.0f} seconds")
+
+
+class Round(Generic[T]):
+    """One operation on several members, and what has come of it so far."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.results: dict[str, T] = {}
+        self.errors: dict[str, Exception] = {}
+        self._names, self._left = names, len(names)
+        self._counting = threading.Lock()
+        self._all_done = threading.Lock()
+        self._all_done.acquire()
+        self._began = time.monotonic()
+
+    def run(self, name: str, work: Callable[[], T]) -> None:
+        """Do the work for that member. For its worker."""
+        try:
+            result = work()
+        except Exception as error:
+            with self._counting:
+                self.errors[name] = error
+                self._count()
+        else:
+            with self._counting:
+                self.results[name] = result
+                self._count()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._all_done.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all members have answered, at most `seconds` from the beginning. Returns whether they have."""
+        remaining = self._began + seconds - time.monotonic()
+        if not self._all_done.acquire(timeout=max(remaining, 0.0)):
+            return False
+        self._all_done.release()
+        return True
+
+    def outcome(self) -> tuple[dict[str, T], dict[str, Exception]]:
+        """The results and the errors as of now, by member. One that has not answered has the error `Late`."""
+        with self._counting:
+            results, errors = dict(self.results), dict(self.errors)
+        waited = time.monotonic() - self._began
+        for name in self._names:
+            if name not in results and name not in errors:
+                errors[name] = Late(waited)
+        return results, errors
+
+
+class Workers:
+    """The threads of all members. A thread is made when it is first needed, and ends with the process."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[int, str], SimpleQueue[Callable[[], None]]] = {}
+        self._asked: dict[tuple[int, str], int] = {}
+        self._done: dict[tuple[int, str], int] = {}
+        self._making = threading.Lock()
+
+    def begin(self, works: Mapping[str, Callable[[], T]]) -> Round[T]:
+        """Begin the work of each member named."""
+        round_: Round[T] = Round(list(works))
+        thread = threading.get_ident()
+        for name, work in works.items():
+            queue = self._queues.get((thread, name)) or self._make(thread, name)
+            self._asked[thread, name] += 1
+            queue.put(_task(round_, name, work))
+        return round_
+
+    def leave(self, name: str, work: Callable[[], Any]) -> None:
+        """Have the member do this after all that it was asked before, and wait for nothing."""
+        self.begin({name: work})
+
+    def idle(self, name: str) -> bool:
+        """Whether nothing that this member was asked to do is still under way."""
+        return all(self._done[key] == asked for key, asked in list(self._asked.items()) if key[1] == name)
+
+    def _make(self, thread: int, name: str) -> "SimpleQueue[Callable[[], None]]":
+        with self._making:
+            queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
+            key = thread, name
+            self._done[key] = self._asked[key] = 0
+            self._queues[key] = queue
+            threading.Thread(target=self._work, args=(key, queue), name=f"member {name}", daemon=True).start()
+            return queue
+
+    def _work(self, key: tuple[int, str], queue: "SimpleQueue[Callable[[], None]]") -> None:
+        while True:
+            queue.get()()
+            self._done[key] += 1
+
+
+def _task(round_: Round[T], name: str, work: Callable[[], T]) -> Callable[[], None]:
+    return lambda: round_.run(name, work)
