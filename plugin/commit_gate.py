@@ -36,6 +36,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
+from plugin.members_by_rpc import add_by_rpc, members_document, remove_by_rpc, reopened, several_of_one
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -68,7 +69,7 @@ class CommitGate:
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
-        self.url = ""
+        self.url, self._urls = "", tuple[str, ...]()
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
@@ -145,7 +146,7 @@ class CommitGate:
         check_database_is_here(self.directory)
         refuse_old_sqlite()  # otherwise found at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
-        self.url = settings.url
+        self.url, self._urls = settings.url, settings.urls
         self._lock.acquire()
         destination = destination_of(self.directory, settings)
         backup, self.commit_timeout = destination.backup, destination.commit_timeout
@@ -264,7 +265,7 @@ class CommitGate:
 
     def _restore_command(self) -> str:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
-        return restore_command(self.url, self.directory, replace=True)
+        return restore_command(self._urls, self.directory, replace=True)
 
     def _copy_database(self, change: Change) -> SnapshotSource:
         """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
@@ -302,8 +303,10 @@ class CommitGate:
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
+        members = {} if self.members is None else members_document(self.members)
         return {
             **self.writer.status(self.url).as_json(),
+            **members,
             "compaction_running": compaction is not None and compaction.running,
         }
 
@@ -318,8 +321,41 @@ class CommitGate:
         self.compaction.wanted = True
         return {"started": True}
 
+    def add_member(self, url: str, name: str | None) -> dict[str, Any]:
+        """For the RPC method backup-member-add. Called between two calls of the hook. Raises BackupError."""
+        writer = self._writer_to_change()
+        if self.members is not None:
+            return add_by_rpc(self.members, url, name)
+        # With another member, the backup is opened again, as one of several.
+        before, added = several_of_one(self.directory, url, name)
+        end = _end(writer)
+        if self.compaction is not None:
+            self.compaction.stop(writer)
+        writer.close()
+        self.writer, self.members, self._session = reopened(self.report, self.directory, before)
+        if _end(self.writer) != end:
+            self._refuse("the backup ends at another change than a moment ago: somebody else has written to it")
+        self.compaction = Compaction(self.url, str(self.directory), self.report, self.damage, self.members)
+        if self.members is None:
+            raise BackupError(f"{url} was not added; the node's log says why. The backup goes on as before")
+        return added
+
+    def remove_member(self, name: str) -> dict[str, Any]:
+        """For the RPC method backup-member-remove. Called between two calls of the hook. Raises BackupError."""
+        self._writer_to_change()
+        if self.members is None:
+            raise BackupError("this backup has one destination, and no node runs without any. Nothing was changed")
+        return remove_by_rpc(self.members, name)
+
+    def _writer_to_change(self) -> Writer:
+        if self.writer is None or self.refusal is not None:
+            raise BackupError(f"{self.refusal or 'lightningd has not written anything yet'}. Nothing was changed")
+        return self.writer
+
     def where(self) -> str:
         """The destination, as a person would name it."""
+        if self.members is not None:
+            return self.members.mirror.describe()
         return self._place or self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
@@ -348,3 +384,8 @@ class CommitGate:
             self.members.close()
         self._copies.close()
         self._lock.release()
+
+
+def _end(writer: Writer) -> tuple[int, int, int]:
+    """Where the log ends, whatever the time is."""
+    return writer.position.sequence, writer.position.data_version, writer.position.checksum

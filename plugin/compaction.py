@@ -163,7 +163,7 @@ class Compaction:
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
-            of_the_files = fields["of_the_files"] is True
+            of_the_files = fields.get("of_the_files") is True
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(writer)

@@ -174,9 +174,10 @@ def make_equal(
     compaction that is still to be published, and the segments that are open. Returns the bytes that were copied. `deep`
     is that of `differences`. Raises Damaged, and changes nothing, if a file that would replace one of the target has
     changed bytes: the target's may be the good one. Raises OSError, and BackupError if the source's manifest cannot be
-    used: then the target is somewhere on its way (see above), with no temporary file left. A writer may go on at the
-    source meanwhile: what is copied is the state of a moment. If a file vanishes there, because a new generation was
-    published, FileNotFoundError is raised: call this again.
+    used: then the target is somewhere on its way (see above), with no temporary file left.
+
+    A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file vanishes there,
+    because a new generation was published, FileNotFoundError is raised: call this again.
     """
     _remove_unfinished(target, keep)
     moment = _moment_of(source).without(keep)

@@ -1,7 +1,7 @@
 """From backup.lock to an open backup with several members: which are here, may the node start, take-over."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from backends.members.epochs import Epochs
@@ -19,7 +20,7 @@ from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
 from backends.members.start import StartWith, may_start
-from backends.members.survey import survey
+from backends.members.survey import ask_all, look_at, why_not_seen
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from backends.node.session import known_sessions
@@ -32,7 +33,8 @@ SURVEY_WITHIN = 15.0
 class Members:
     """The members of the backup of the node in `directory`, before it is opened.
 
-    `survey_within` is how many seconds the members have to answer.
+    `survey_within` is how many seconds the members have to answer. `places` are those of the members, by name: by
+    default, those that their URLs name.
     """
 
     def __init__(
@@ -42,18 +44,25 @@ class Members:
         *,
         survey_within: float = SURVEY_WITHIN,
         options: LogOptions = DEFAULT_OPTIONS,
+        places: Mapping[str, Place] | None = None,
     ) -> None:
         self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
-        self.places: Mapping[str, Place] = {member.name: place_at(member.url) for member in settings.members}
+        self.places = places or {member.name: place_at(member.url) for member in settings.members}
         self.seen: tuple[SeenMember, ...] = ()
         self.missing: Mapping[str, str] = {}
         """For each member that was not seen, by its name: a clause that says why."""
 
     def look(self) -> Backup:
         """Look at all members, and return the newest as a backup to read. Raises BackupError if none can be used."""
-        found = survey(self.settings.members, self.settings.backup_id, self._within)
-        self.seen, self.missing = found.seen, found.missing
+        found, failures = ask_all(
+            {member.name: self._question(member.name) for member in self.settings.members}, self._within
+        )
+        self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
+        self.missing = {name: why_not_seen(error, self._within) for name, error in failures.items()}
         return Backup(self.places[self.newest.name], self._options)
+
+    def _question(self, name: str) -> Callable[[], SeenMember]:
+        return lambda: look_at(Backup(self.places[name]), self.settings.backup_id, name)
 
     @property
     def newest(self) -> SeenMember:
@@ -73,11 +82,20 @@ class Members:
         )
 
     def open(
-        self, start: StartWith, session: str, seen: Facts | None, report: Report, events: Events
+        self,
+        start: StartWith,
+        session: str,
+        seen: Facts | None,
+        report: Report,
+        events: Events,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
     ) -> tuple[Writer, RunningMembers]:
         """Become the writer of all members that `start` names; one that fails meanwhile is put out of sync.
 
-        `session` is the id of the new session, `seen` what the newest member says. Raises BackupError.
+        `session` is the id of the new session, `seen` what the newest member says. `compacted` waits at that member to
+        be published. Unless `catch_up`, members that are not in sync stay as they are. Raises BackupError.
         """
         note = self._noted(start, session)
         in_sync, missing = list(start.in_sync), dict(self.missing)
@@ -86,9 +104,9 @@ class Members:
             source = start.source.name if start.source.name in in_sync else in_sync[0]
             running = RunningMembers(epochs, self.places, in_sync, source, events, missing)
             try:
-                writer = self._backup(running, in_sync).open(
-                    report, session, seen=seen if source == start.source.name else None
-                )
+                backup = self._backup(running, in_sync)
+                facts = seen if source == start.source.name else None
+                writer = backup.open(report, session, seen=facts, compacted=compacted)
             except BackupError:
                 lost = running.lost_at_start
                 in_sync = [name for name in in_sync if name not in lost]
@@ -97,7 +115,7 @@ class Members:
                 missing.update({name: str(error) for name, error in lost.items()})
                 note = epochs.note
                 continue
-            running.begin(writer)
+            running.begin(writer, catch_up=catch_up)
             return writer, running
 
     def _backup(self, running: RunningMembers, in_sync: Collection[str]) -> Backup:
