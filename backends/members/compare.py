@@ -14,9 +14,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from backends.errors import BackupError, Damaged, Unreachable
+from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
-from backends.log.format.members import Epoch, MembersDocument
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import End
 from backends.log.reader.kept import read_kept
@@ -390,3 +390,14 @@ def _documents(peer: Peer) -> dict[str, bytes | Fault]:
             _names(peer)
             found[name] = Fault(f"it cannot be read ({printable(error.strerror or str(error))})", 0)
     return found
+
+
+def peer_at(name: str, storage: Storage) -> Peer:
+    """A member with what it says now. Raises OSError if it cannot be read at all, FromTheFuture."""
+    try:
+        return Peer(name, storage, MembersDocument.decode(storage.read_small(MEMBERS)))
+    except FromTheFuture:
+        raise
+    except (BackupError, FileNotFoundError):
+        storage.names()  # raises if it is not only this file
+        return Peer(name, storage, None)
