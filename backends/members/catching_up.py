@@ -32,6 +32,9 @@ from backends.system.locks import Locked
 PAUSE = 0.5
 """Seconds between two passes over a member that trails, or that could not join yet."""
 
+LOOK_EVERY = 60.0
+"""Seconds after which a member that trails is looked at although nothing was written."""
+
 RETRY = (1.0, 2.0, 5.0, 10.0)
 """Seconds to wait before a member that failed is tried again, after the first failure, the second, and so on."""
 
@@ -86,6 +89,9 @@ class CatchingUp:
     waiting: threading.Event = field(default_factory=threading.Event)
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
+    _holds: tuple[int, int, int] | None = None
+    """The state of the others that a member that trails holds."""
+    _look_again: float = 0.0
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
@@ -107,6 +113,13 @@ class CatchingUp:
         """Have the thread end soon. It may be stuck in a call that never returns, so nothing waits for it."""
         self._ended = True
         self.waiting.set()
+
+    def unlock(self) -> None:
+        """Release the lock in the member."""
+        lock, self.locked = self.locked, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()
 
     def run(self) -> None:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
@@ -138,6 +151,9 @@ class CatchingUp:
         """One pass, and joining if the member is ready. Returns whether it has joined. Raises Obstructed, OSError or
         BackupError."""
         host, mirror = self.host, self.host.mirror
+        if self.member.trailing and self._holds == self._state() and time.monotonic() < self._look_again:
+            return False  # nothing has happened, and a far member is spared
+        state, self._look_again = self._state(), time.monotonic() + LOOK_EVERY
         self._prepare()
         seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
         quiet = not mirror.unfinished
@@ -146,8 +162,14 @@ class CatchingUp:
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
+                self._holds = state
             return False
         return copied <= SMALL and quiet and self._join(seen)
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with everything that is written at the others."""
+        ends = sum(handle.end for handle in self.host.mirror.open_files())
+        return self.host.mirror.changes, ends, self.host.epochs.note.epoch.number
 
     # One pass
 
@@ -158,6 +180,7 @@ class CatchingUp:
                 handle.drop(self.name)
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
+            self.unlock()  # the file that was locked is gone
             self.storage.make()
         if self.locked is None:
             try:
@@ -174,13 +197,18 @@ class CatchingUp:
         self._end_tails(open_files)
         deep, copied = not self._checked, 0
         copied += make_equal(
-            source, self.storage, deep=deep, pause=self.host.pause, keep={*open_files, SESSION, *self._tails}
+            source, self.storage, deep=deep, pause=self._pause, keep={*open_files, SESSION, *self._tails}
         )
         for name, handle in sorted(open_files.items()):
             copied += self._extend(source, name, handle)
         copied += self._copy_session(source)
         self._checked = True
         return copied
+
+    def _pause(self, copied: int) -> None:
+        if self._ended:
+            raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
+        self.host.pause(copied)
 
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
@@ -210,7 +238,7 @@ class CatchingUp:
             tail.part.write_durably(tail.end, block)
             tail.end += len(block)
             copied += len(block)
-            self.host.pause(len(block))
+            self._pause(len(block))
         return copied
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:
@@ -223,7 +251,7 @@ class CatchingUp:
                 for block in reading.blocks(0, end):
                     part.write(offset, block)
                     offset += len(block)
-                    self.host.pause(len(block))
+                    self._pause(len(block))
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()
