@@ -81,7 +81,10 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    locked: Lock | None = None
+    stale: Lock | None = None
+    """The lock that this process held in the member before it failed. The directory may be another one since, so it is
+    released, and the directory that is there now is locked."""
+    locked: Lock | None = field(default=None, init=False)
     """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
     _tails: dict[str, _Tail] = field(default_factory=dict)
@@ -159,6 +162,10 @@ class CatchingUp:
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
+        if self.stale is not None:
+            stale, self.stale = self.stale, None
+            with suppress(OSError):
+                stale.release()
         if self.locked is None:
             try:
                 self.locked = self.storage.lock("lightningd")

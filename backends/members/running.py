@@ -182,8 +182,8 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        place = self.places[name]
-        self.catching_up[name] = CatchingUp(member, place, self, None if before is None else before.locked)
+        held = self.mirror.hand_over_lock(name) if before is None else before.locked or before.stale
+        self.catching_up[name] = CatchingUp(member, self.places[name], self, held)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -296,7 +296,7 @@ class RunningMembers:
         """Stop catching up, and release the locks of members that joined or were being caught up."""
         for each in self.catching_up.values():
             each.stop()
-            lock = each.locked
+            lock = each.locked or each.stale
             if lock is not None and self.mirror.workers.idle(each.name):
                 with suppress(OSError):
                     lock.release()
