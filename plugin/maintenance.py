@@ -5,7 +5,9 @@ import time
 
 from backends.log.status import low_space
 from backends.log.writer.writer import Writer
+from backends.members.live_status import live_statuses
 from plugin.commit_gate import CommitGate
+from plugin.member_watch import MemberWatch
 
 TICK = 0.2
 """Seconds; the preallocated space must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
@@ -21,6 +23,7 @@ class MaintenanceThread:
         self._gate = gate
         self._stop = threading.Event()
         self._next_look, self._low = 0.0, False
+        self._watch = MemberWatch(gate.report)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -47,15 +50,18 @@ class MaintenanceThread:
                 self._gate.report("unusual", f"maintenance: {error}")
 
     def _check_space(self, writer: Writer) -> None:
-        """Warn in the node's log when the destination fills up: once each time that this happens."""
+        """Warn in the node's log when a destination fills up, or trails too far: once each time that this happens."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
+        sizes = writer.sizes()
+        stored = sizes.snapshot + sizes.segments
         if self._gate.members is not None:
             self._gate.members.look_at_space()
-        sizes = writer.sizes()
-        low = low_space(writer.space(), sizes.snapshot + sizes.segments)
+            self._watch.look(live_statuses(self._gate.members), stored, time.time())
+            return
+        low = low_space(writer.space(), stored)
         if low is not None and not self._low:
             self._gate.report("unusual", low)
         self._low = low is not None

@@ -117,11 +117,12 @@ def holds_anothers_work(member: Member, why: str, others: Sequence[str], now: fl
     )
 
 
-def trails_too_far(name: str, url: str, changes: int, seconds: float, now: float) -> Told:
-    """A trailing member is behind by more than LAG_TOO_LARGE."""
+def trails_too_far(name: str, url: str, changes: int | None, seconds: float, now: float) -> Told:
+    """A trailing member is behind by more than LAG_TOO_LARGE. `changes` is None if nobody can count them."""
+    far = age(seconds) if changes is None else f"{counted(changes, 'change')} and {age(seconds)}"
     return _told(
         "unusual",
-        f"{name} ({url}) trails by {counted(changes, 'change')} and {age(seconds)} ({_at(now)}). The node does "
+        f"{name} ({url}) trails by {far} ({_at(now)}). The node does "
         f"not wait for it, and every change is saved elsewhere; but {name} alone could not restore the newest "
         "ones. Is that server up, and is the line to it fast enough?",
     )
