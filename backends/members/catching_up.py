@@ -84,7 +84,10 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    locked: Lock | None = None
+    stale: Lock | None = None
+    """The lock that this process held in the member before it failed. The directory may be another one since, so it is
+    released, and the directory that is there now is locked."""
+    locked: Lock | None = field(default=None, init=False)
     """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
     _tails: dict[str, _Tail] = field(default_factory=dict)
@@ -113,13 +116,6 @@ class CatchingUp:
         """Have the thread end soon. It may be stuck in a call that never returns, so nothing waits for it."""
         self._ended = True
         self.waiting.set()
-
-    def unlock(self) -> None:
-        """Release the lock in the member."""
-        lock, self.locked = self.locked, None
-        if lock is not None:
-            with suppress(OSError):
-                lock.release()
 
     def run(self) -> None:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
@@ -180,8 +176,11 @@ class CatchingUp:
                 handle.drop(self.name)
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
-            self.unlock()  # the file that was locked is gone
             self.storage.make()
+        if self.stale is not None:
+            stale, self.stale = self.stale, None
+            with suppress(OSError):
+                stale.release()
         if self.locked is None:
             try:
                 self.locked = self.storage.lock("lightningd")

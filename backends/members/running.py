@@ -4,7 +4,7 @@ import errno
 import threading
 import time
 from collections.abc import Collection, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 from backends.base import Position
@@ -186,9 +186,8 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        place = self.places[name]
-        lock = self.mirror.locks.pop(name, None) or (None if before is None else before.locked)
-        self.catching_up[name] = CatchingUp(member, place, self, lock)
+        held = self.mirror.hand_over_lock(name) if before is None else before.locked or before.stale
+        self.catching_up[name] = CatchingUp(member, self.places[name], self, held)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -301,5 +300,7 @@ class RunningMembers:
         """Stop catching up, and release the locks of members that joined or were being caught up."""
         for each in self.catching_up.values():
             each.stop()
-            if self.mirror.workers.idle(each.name):
-                each.unlock()
+            lock = each.locked or each.stale
+            if lock is not None and self.mirror.workers.idle(each.name):
+                with suppress(OSError):
+                    lock.release()
