@@ -6,6 +6,7 @@ shows the sentence. `continue` is the answer only to a change that is safely on 
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
+from backends.members.running import RunningMembers
 from backends.node.directory import database_path
 from backends.node.hand_over import restore_command
 from backends.node.lockfile import read_settings
@@ -32,7 +34,9 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
+from plugin.destination import destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
+from plugin.members_by_rpc import add_by_rpc, members_document, remove_by_rpc, reopened, several_of_one
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -40,7 +44,6 @@ from plugin.start import (
     check_database_is_here,
     check_last_writer,
     check_source,
-    destination_of,
     identified,
     remember_new_session,
 )
@@ -64,7 +67,9 @@ class CommitGate:
         """Why every call is refused from now on; None while changes are accepted."""
         self.damage = DamageWatch(directory, report)
         self.compaction: Compaction | None = None
-        self.url = ""
+        self.members: RunningMembers | None = None
+        """The members of a backup that has several, once it is open."""
+        self.url, self._urls = "", tuple[str, ...]()
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
@@ -141,9 +146,10 @@ class CommitGate:
         check_database_is_here(self.directory)
         refuse_old_sqlite()  # otherwise found at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
-        self.url = settings.url
+        self.url, self._urls = settings.url, settings.urls
         self._lock.acquire()
-        backup, self.commit_timeout = destination_of(self.directory, settings)
+        destination = destination_of(self.directory, settings)
+        backup, self.commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
         last = check_last_writer(self.directory, backup, seen)
@@ -156,21 +162,27 @@ class CommitGate:
         else:
             self._copies.close()
             self._found_at_start.copy = None
+        destination.check_start(proven=self._doubt is None, changed_ago=self._changed_ago())
         self._session = remember_new_session(self.directory, self._backup_id, last)
-        writer = self.writer = backup.open(self.report, self._session, seen=seen)
-        position = writer.position
+        writer = self.writer = destination.open(self.report, self._session, seen)
+        self.members, position = destination.members, writer.position
         self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
         with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
         sizes = writer.sizes()
         self.report(
             "info",
-            f"backing up to {settings.url}: version {position.data_version}, snapshot {sizes.snapshot} bytes, "
-            f"{counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+            f"backing up to {' and '.join(settings.urls)}: version {position.data_version}, "
+            f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since",
         )
-        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage)
+        self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
         self.damage.commit_timeout = self.commit_timeout
         return writer
+
+    def _changed_ago(self) -> float | None:
+        """Seconds since the database changed that lightningd found; None if there was none."""
+        seen = self._found_at_start.seen
+        return None if seen is None else max(time.time() - seen.mtime_ns / 1e9, 0.0)
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends at `position`; BackupError when it is refused."""
@@ -253,7 +265,7 @@ class CommitGate:
 
     def _restore_command(self) -> str:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
-        return restore_command(self.url, self.directory, replace=True)
+        return restore_command(self._urls, self.directory, replace=True)
 
     def _copy_database(self, change: Change) -> SnapshotSource:
         """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
@@ -291,8 +303,10 @@ class CommitGate:
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
+        members = {} if self.members is None else members_document(self.members)
         return {
             **self.writer.status(self.url).as_json(),
+            **members,
             "compaction_running": compaction is not None and compaction.running,
         }
 
@@ -307,8 +321,41 @@ class CommitGate:
         self.compaction.wanted = True
         return {"started": True}
 
+    def add_member(self, url: str, name: str | None) -> dict[str, Any]:
+        """For the RPC method backup-member-add. Called between two calls of the hook. Raises BackupError."""
+        writer = self._writer_to_change()
+        if self.members is not None:
+            return add_by_rpc(self.members, url, name)
+        # With another member, the backup is opened again, as one of several.
+        before, added = several_of_one(self.directory, url, name)
+        end = _end(writer)
+        if self.compaction is not None:
+            self.compaction.stop(writer)
+        writer.close()
+        self.writer, self.members, self._session = reopened(self.report, self.directory, before)
+        if _end(self.writer) != end:
+            self._refuse("the backup ends at another change than a moment ago: somebody else has written to it")
+        self.compaction = Compaction(self.url, str(self.directory), self.report, self.damage, self.members)
+        if self.members is None:
+            raise BackupError(f"{url} was not added; the node's log says why. The backup goes on as before")
+        return added
+
+    def remove_member(self, name: str) -> dict[str, Any]:
+        """For the RPC method backup-member-remove. Called between two calls of the hook. Raises BackupError."""
+        self._writer_to_change()
+        if self.members is None:
+            raise BackupError("this backup has one destination, and no node runs without any. Nothing was changed")
+        return remove_by_rpc(self.members, name)
+
+    def _writer_to_change(self) -> Writer:
+        if self.writer is None or self.refusal is not None:
+            raise BackupError(f"{self.refusal or 'lightningd has not written anything yet'}. Nothing was changed")
+        return self.writer
+
     def where(self) -> str:
         """The destination, as a person would name it."""
+        if self.members is not None:
+            return self.members.mirror.describe()
         return self._place or self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
@@ -333,5 +380,12 @@ class CommitGate:
             if self.refusal is None:
                 record_end(self.directory, self._backup_id, self.writer.position, self._session)
             self.writer.close()
+        if self.members is not None:
+            self.members.close()
         self._copies.close()
         self._lock.release()
+
+
+def _end(writer: Writer) -> tuple[int, int, int]:
+    """Where the log ends, whatever the time is."""
+    return writer.position.sequence, writer.position.data_version, writer.position.checksum

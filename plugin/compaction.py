@@ -18,6 +18,7 @@ from backends.compaction.compact import LEAVE_OUT_MIN
 from backends.errors import BackupError
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
+from backends.members.running import RunningMembers
 from backends.sqlite.limits import ONE_ARENA
 from backends.system.interpreter import python
 from backends.system.scratch import remove_left_over
@@ -51,8 +52,12 @@ _COMPACTOR = (
 class Compaction:
     """Starts a compaction when one is due, and sees it through. Only the maintenance thread calls its methods."""
 
-    def __init__(self, url: str, directory: str, report: Report, damage: DamageWatch) -> None:
+    def __init__(
+        self, url: str, directory: str, report: Report, damage: DamageWatch, members: RunningMembers | None = None
+    ) -> None:
+        """`members` are those of a backup that has several: one of them is compacted, and the result goes to all."""
         self._url, self._directory, self._report, self._damage = url, directory, report, damage
+        self._members, self._member = members, ""
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
         self._pulse = _Pulse()
@@ -102,6 +107,8 @@ class Compaction:
         )
         self._began = time.monotonic()
         self._given_up, self._pulse = False, _Pulse()
+        if self._members is not None:
+            self._member, self._url = self._members.to_compact()
         try:
             self._process = subprocess.Popen(
                 [*python(_COMPACTOR), self._url],
@@ -135,7 +142,11 @@ class Compaction:
             known = writer.damage.read()  # by another process, perhaps in what this compaction left out
             if known is not None:
                 raise BackupError(known.sentence())
-            writer.publish_compaction(CompactedSnapshot.decode(text))
+            compacted = CompactedSnapshot.decode(text)
+            if self._members is None:
+                writer.publish_compaction(compacted)
+            else:
+                self._members.publish_compaction(writer, self._member, compacted)
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(writer, str(error))
             return
@@ -152,10 +163,13 @@ class Compaction:
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
+            of_the_files = fields.get("of_the_files") is True
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(writer)
         self._succeeded(writer)  # the compaction did its work; its finding is reported as damage
+        if of_the_files and self._members is not None and self._members.damaged(self._member, what):
+            return True  # the others hold the same files, and mend them
         self._damage.found(writer, "compaction", what, generation)
         return True
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.compaction.compact import compact_log
-from backends.errors import BackupError, Unrestorable
+from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.reader.opening import read_manifest
 from backends.sqlite import limits
 from backends.system.pulse import pulse
@@ -40,7 +40,8 @@ def main() -> int:
         print(one_line(str(error)), file=sys.stderr)
         if not isinstance(error, Unrestorable) or generation < 0:
             return 1
-        print(json.dumps({"what": error.finding, "generation": generation}))
+        of_the_files = isinstance(error, Damaged)  # and not of what the changes say
+        print(json.dumps({"what": error.finding, "generation": generation, "of_the_files": of_the_files}))
         return UNRESTORABLE
     except Exception as error:
         print(unexpected(error), file=sys.stderr)

@@ -40,11 +40,11 @@ from backends.sqlite.replay_errors import MemoryFailed, OutOfTime, ReplayFailed
 from backends.text import counted
 from plugin.alone import ALONE_WITHIN, lock_in_time, why_not_alone
 from plugin.at_start import Start, WhyLeft
+from plugin.destination import destination_of
 from plugin.doubt import why_doubted
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.missing_changes import Facts, missing_changes
-from plugin.start import destination_of
 
 READ_WITHIN = 25.0
 """Seconds for reading the end of the backup."""
@@ -77,9 +77,8 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     found = _found_in_time(database_path(directory), began + ALONE_WITHIN)
     noted = last_found(directory, found)
     try:
-        backup, _ = destination_of(directory, settings)
         # This may hang, even beyond the manifest: so it must not touch the database.
-        read = _within(READ_WITHIN, lambda: read_backup(directory, backup, settings.backup_id, found, noted))
+        read = _within(READ_WITHIN, lambda: _read_backup_of(directory, settings, found, noted))
     except (BackupError, OSError) as error:
         return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
     if read is None:
@@ -95,6 +94,10 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
     if snapshot and why_not_alone(directory, began + ALONE_WITHIN) is None:
         start.copy = copy_early(directory, began + DONE_WITHIN)
     return start
+
+
+def _read_backup_of(directory: Path, settings: Settings, found: AsFound | Unclear, noted: LastFound | None) -> Read:
+    return read_backup(directory, destination_of(directory, settings).backup, settings.backup_id, found, noted)
 
 
 def _why_not_the_nodes(directory: Path) -> WhyLeft | None:

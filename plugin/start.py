@@ -3,10 +3,8 @@
 import secrets
 from pathlib import Path
 
-from backends import backup_at
 from backends.base import LastWriter, Report, SnapshotSource
 from backends.change import ahead
-from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError, NotABackup, Unreachable
 from backends.log.backup import Backup
 from backends.log.facts import Facts
@@ -18,7 +16,6 @@ from backends.node.memory_text import BOTH_OLDER, NOT_ITS_OWN, what_is_wrong
 from backends.node.session import known_sessions, remember_sessions
 from backends.node.sync_point import Fingerprint
 from backends.node.wallet import put_it_here, wallet_elsewhere
-from backends.urls import BadURL, parse_url
 
 
 def check_database_is_here(directory: Path) -> None:
@@ -42,17 +39,6 @@ def check_database_is_here(directory: Path) -> None:
             "file was changed. Stop lightningd, move its database there (with its -journal, if there is one), and "
             "remove the wallet setting"
         )
-
-
-def destination_of(directory: Path, settings: Settings) -> tuple[Backup, float]:
-    """The backup that backup.lock names, not read yet, and the commit timeout in seconds. Raises BackupError."""
-    try:
-        return backup_at(settings.url), commit_timeout_of(parse_url(settings.url))
-    except BadURL as error:
-        raise BackupError(
-            f"{directory / LOCK_FILE} names no destination: {error}. Nothing was changed; stop the node and "
-            "run: backup-cli init URL"
-        ) from None
 
 
 def identified(directory: Path, settings: Settings, backup: Backup) -> Facts:

@@ -16,6 +16,10 @@ So the newest state is with a member of the highest epoch, and every member in s
 
 The order to read the code in
 -----------------------------
+``urls``
+    The name that each member gets from its URL, and the mark `?trailing`.
+``survey``
+    What the members say now; one that hangs does not hold up the rest.
 ``newest``
     Which member holds the newest state: a pure function of what the members say.
 ``start``

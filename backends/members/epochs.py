@@ -18,6 +18,7 @@ from backends.errors import BackupError
 from backends.log.format.members import Epoch, Member, MembersDocument, OutOfSync
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, write_members_note
+from backends.storage.base import FileFenced
 from backends.text import counted, printable
 
 Publish = Callable[[Mapping[str, bytes]], Mapping[str, Exception]]
@@ -101,12 +102,14 @@ class Epochs:
         reasons = "; ".join(f"{name}: {printable(text)}" for name, text in why.items())
         there = f"{counted(len(remaining), 'member')} of the backup can be written ({', '.join(remaining) or 'none'})"
         return NeedNotMet(
-            f"only {there}, and the node needs {self.settings.need}. {reasons}. What was saved until now is safe. Fix one "
-            "of them (space, disk, mount, server), then start the node again"
+            f"only {there}, and the node needs {self.settings.need}. {reasons}. What was saved until now is safe. Fix "
+            "one of them (space, disk, mount, server), then start the node again"
         )
 
 
 def clause(error: BaseException) -> str:
     """An error of a member as a clause in the middle of a sentence."""
+    if isinstance(error, FileFenced):
+        return "its files were removed, replaced or made read-only"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return printable(text)

@@ -52,10 +52,11 @@ class MirrorWriteHandle(WriteHandle):
 
     def write(self, offset: int, data: bytes) -> None:
         self._each(lambda part: part.write(offset, data))
-        self.end = max(self.end, offset + len(data))
+        if data.strip(b"\0"):  # a new segment ends with zeros that are preallocated: records will be written over them
+            self.end = max(self.end, offset + len(data))
 
     def write_durably(self, offset: int, data: bytes) -> None:
-        self._each(lambda part: part.write_durably(offset, data), self._mirror.options.grace)
+        self._mirror.write_durably(self._parts, offset, data)
         self.end = max(self.end, offset + len(data))
 
     def is_fenced(self) -> bool:
@@ -75,7 +76,8 @@ class MirrorWriteHandle(WriteHandle):
         self._each(lambda part: part.sync())
 
     def truncate(self, size: int) -> None:
-        self._each(lambda part: part.truncate(size))
+        with self._mirror.changing():
+            self._each(lambda part: part.truncate(size))
         self.end = min(self.end, size)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ such file, a name that is taken) that all of them give.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ class MirrorStorage(Storage):
         self.workers = Workers()
         self._handles: dict[int, MirrorWriteHandle] = {}
         self._published: dict[str, bytes] = {}
+        self.latencies: dict[str, float] = {}
+        """Seconds that a commit takes at each member, averaged over the last ones."""
+        self.unfinished: set[str] = set()
+        """Temporary files that have neither got their final name yet nor been removed."""
+        self.changes = 0
+        """Counts everything that changes which files there are, or what is in a small one. Appending does not."""
         self._settled = False
         self._failing = False
         """Set while members are being put out of sync: until that is durable, nothing may be acknowledged."""
@@ -75,6 +82,11 @@ class MirrorStorage(Storage):
     def in_sync(self) -> Mapping[str, Storage]:
         """The members that every change goes to, by name."""
         return self._in_sync
+
+    def read_first(self, name: str) -> None:
+        """From now on, read from this member as long as it does not fail."""
+        others = {other: storage for other, storage in self._in_sync.items() if other != name}
+        self._in_sync = {name: self._in_sync[name], **others}
 
     def settle(self) -> None:
         """From now on the members are equal: one that differs has failed."""
@@ -149,6 +161,20 @@ class MirrorStorage(Storage):
         with self._turn():
             works = {name: _with(work, parts[name]) for name in self._in_sync}
             return self._judged(*self.attempt(works, within))
+
+    def write_durably(self, parts: Mapping[str, WriteHandle], offset: int, data: bytes) -> None:
+        """One commit: write this to an open file of every member in sync; each is waited for at most `grace`."""
+
+        def commit(name: str) -> None:
+            began = time.perf_counter()
+            parts[name].write_durably(offset, data)
+            took = time.perf_counter() - began
+            usual = self.latencies.get(name, took)
+            self.latencies[name] = usual + (took - usual) / _SMOOTHING
+
+        with self._turn():
+            works = {name: partial(commit, name) for name in self._in_sync}
+            self._judged(*self.attempt(works, self.options.grace))
 
     def attempt(
         self, works: Mapping[str, Callable[[], T]], within: float | None = None
@@ -229,19 +255,34 @@ class MirrorStorage(Storage):
         return MirrorReadHandle(self, name, member, handle)
 
     def create(self, name: str) -> MirrorWriteHandle:
-        handle = MirrorWriteHandle(self, name, dict(self.each(lambda _, storage: storage.create(name))))
+        self.unfinished.add(name)
+        handle = MirrorWriteHandle(self, name, dict(self._changed(lambda _, storage: storage.create(name))))
         self._handles[id(handle)] = handle
         return handle
 
     def rename(self, old: str, new: str) -> None:
-        self.each(lambda _, storage: storage.rename(old, new))
+        self._changed(lambda _, storage: storage.rename(old, new))
         self._renamed(old, new)
 
     def rename_new(self, old: str, new: str) -> None:
-        self.each(lambda _, storage: storage.rename_new(old, new))
+        self._changed(lambda _, storage: storage.rename_new(old, new))
         self._renamed(old, new)
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Count a change before it and after it: whoever looked meanwhile may have seen either state."""
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes += 1
+
+    def _changed(self, work: Callable[[str, Storage], T], accept: tuple[type[Exception], ...] = ()) -> dict[str, T]:
+        with self.changing():
+            return self.each(work, accept=accept)
+
     def _renamed(self, old: str, new: str) -> None:
+        self.unfinished.discard(old)
         self._published.pop(new, None)
         for handle in self.open_files():
             if handle.name == old:
@@ -249,7 +290,8 @@ class MirrorStorage(Storage):
 
     def remove(self, name: str) -> None:
         self._published.pop(name, None)
-        self.each(lambda _, storage: storage.remove(name), accept=(FileNotFoundError,))
+        self._changed(lambda _, storage: storage.remove(name), accept=(FileNotFoundError,))
+        self.unfinished.discard(name)
 
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
@@ -263,7 +305,7 @@ class MirrorStorage(Storage):
 
     def publish(self, name: str, data: bytes) -> None:
         self._published.pop(name, None)  # until it is known which of the two each member has
-        self.each(lambda _, storage: storage.publish(name, data))
+        self._changed(lambda _, storage: storage.publish(name, data))
         self._published[name] = data
 
     def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
@@ -333,6 +375,9 @@ class _Locks:
             with suppress(OSError):
                 lock.release()
 
+
+_SMOOTHING = 16
+"""About how many commits the average latency is taken over."""
 
 _ANSWERS = (FileNotFoundError, FileExistsError)
 """Errors that say what is there, and not that a member has failed, if all members give them."""

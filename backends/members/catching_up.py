@@ -1,0 +1,314 @@
+"""Bringing one member up to the others while the node runs: whole files first, then the tail of the open segments.
+
+A pass copies whatever the member lacks, beside the running writer. Once a pass has found nothing to copy but a few
+bytes, the member joins between two operations: the last bytes are copied, the mirror adopts the member with the files
+that are open, and from then on every change goes there, too. A member that trails never joins.
+
+While it is being caught up, the member keeps the document of the epoch in which it was put out of sync (or, if it is
+new or was wiped, one of epoch 0), so that nobody takes it for one that holds everything.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from backends.base import Position
+from backends.errors import BackupError
+from backends.log.format.documents import SESSION
+from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
+from backends.log.format.records import segment_index
+from backends.members.epochs import Epochs, clause
+from backends.members.examine import Obstacle, Obstructed, examine
+from backends.members.files import make_equal
+from backends.places.base import Place
+from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
+from backends.storage.mirror.handles import MirrorWriteHandle
+from backends.storage.mirror.storage import MirrorStorage
+from backends.system.locks import Locked
+
+PAUSE = 0.5
+"""Seconds between two passes over a member that trails, or that could not join yet."""
+
+RETRY = (1.0, 2.0, 5.0, 10.0)
+"""Seconds to wait before a member that failed is tried again, after the first failure, the second, and so on."""
+
+SMALL = 256 << 10
+"""The most bytes that are copied while commits wait."""
+
+_BLOCK = 256 << 10
+_TRIES = 400
+
+
+class Host(Protocol):
+    """What catching up needs of the running members."""
+
+    mirror: MirrorStorage
+    epochs: Epochs
+    structure: threading.Lock
+    """Held while a member joins, and while files are given to all members one after another."""
+
+    def position(self) -> Position:
+        """Where the log ends."""
+
+    def pause(self, copied: int) -> None:
+        """Called while bytes are copied: so that commits do not wait for them."""
+
+    def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
+        """The member cannot be caught up now."""
+
+    def join(self, name: str) -> None:
+        """Begin an epoch with this member, which the mirror has adopted. Raises BackupError or OSError."""
+
+    def copied_to(self, name: str, position: Position, space: Space) -> None:
+        """A pass has ended: the member holds everything up to this position, and has this space."""
+
+
+@dataclass(slots=True)
+class _Tail:
+    """A file of the member that is being written at the others: how much of it is there."""
+
+    part: WriteHandle
+    end: int
+
+
+@dataclass(slots=True)
+class CatchingUp:
+    """The thread that brings one member up to the others. It ends when the member has joined."""
+
+    member: Member
+    place: Place
+    host: Host
+    locked: Lock | None = None
+    """The lock in the member, once this process holds it."""
+    waiting: threading.Event = field(default_factory=threading.Event)
+    _tails: dict[str, _Tail] = field(default_factory=dict)
+    _ended: bool = False
+    _checked: bool = False
+    """Whether the content of what the member already had was compared, and not only the names and sizes."""
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self.member.name
+
+    @property
+    def storage(self) -> Storage:
+        """The member's directory."""
+        return self.place.storage
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self.run, name=f"catching up {self.name}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Have the thread end soon. It may be stuck in a call that never returns, so nothing waits for it."""
+        self._ended = True
+        self.waiting.set()
+
+    def run(self) -> None:
+        """Until the member has joined or the thread is stopped: make passes, and wait between them."""
+        failures = 0
+        while not self._ended:
+            try:
+                if not self.host.mirror.workers.idle(self.name):
+                    raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
+                joined = self.step()
+                failures = 0
+            except Obstructed as error:
+                self._lost(error.obstacle, error.why)
+                joined, failures = False, failures + 1
+            except (OSError, BackupError) as error:
+                self._lost(Obstacle.NOT_THERE, clause(error))
+                joined, failures = False, failures + 1
+            if joined:
+                return
+            self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
+            self.waiting.clear()
+
+    def _lost(self, obstacle: Obstacle, why: str) -> None:
+        """What was known about the member counts no more."""
+        self._checked = False
+        self._drop_tails()
+        self.host.obstructed(self.name, obstacle, why)
+
+    def step(self) -> bool:
+        """One pass, and joining if the member is ready. Returns whether it has joined. Raises Obstructed, OSError or
+        BackupError."""
+        host, mirror = self.host, self.host.mirror
+        self._prepare()
+        seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
+        quiet = not mirror.unfinished
+        copied = self._pass()
+        host.copied_to(self.name, position, self.storage.space())
+        if self.member.trailing:
+            if host.epochs.note.epoch == epoch:
+                self._publish_document()
+            return False
+        return copied <= SMALL and quiet and self._join(seen)
+
+    # One pass
+
+    def _prepare(self) -> None:
+        """Make sure that the member may be written to, and lock it."""
+        for handle in self.host.mirror.open_files():
+            if handle.name not in self._tails:
+                handle.drop(self.name)
+        there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
+        if not there:
+            self.storage.make()
+        if self.locked is None:
+            try:
+                self.locked = self.storage.lock("lightningd")
+            except Locked as error:
+                raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
+        if not there or MEMBERS not in self.storage.names():
+            self.storage.publish(MEMBERS, self._unknown_document())
+
+    def _pass(self) -> int:
+        """Copy everything that the member lacks as of now. Returns the number of bytes."""
+        source = self._source()
+        open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
+        self._end_tails(open_files)
+        deep, copied = not self._checked, 0
+        copied += make_equal(
+            source, self.storage, deep=deep, pause=self.host.pause, keep={*open_files, SESSION, *self._tails}
+        )
+        for name, handle in sorted(open_files.items()):
+            copied += self._extend(source, name, handle)
+        copied += self._copy_session(source)
+        self._checked = True
+        return copied
+
+    def _source(self) -> Storage:
+        """A member in sync, to copy from."""
+        return next(iter(self.host.mirror.in_sync.values()))
+
+    def _end_tails(self, open_files: Mapping[str, MirrorWriteHandle]) -> None:
+        """Close the files that are no longer open at the others; the pass compares them like every other."""
+        for name in [name for name in self._tails if name not in open_files]:
+            tail = self._tails.pop(name)
+            with closing(tail.part):
+                tail.part.truncate(tail.end)
+                tail.part.sync()
+
+    def _extend(self, source: Storage, name: str, handle: MirrorWriteHandle) -> int:
+        """Copy what was written to this open file since the last pass."""
+        end = handle.end
+        tail = self._tails.get(name)
+        if tail is None:
+            self._tails[name] = self._begin(source, name, end)
+            return end
+        with closing(source.open(name)) as reading:
+            return self._copy_tail(reading.blocks(tail.end, end), tail)
+
+    def _copy_tail(self, blocks: Iterator[bytes], tail: _Tail) -> int:
+        copied = 0
+        for block in blocks:
+            tail.part.write_durably(tail.end, block)
+            tail.end += len(block)
+            copied += len(block)
+            self.host.pause(len(block))
+        return copied
+
+    def _begin(self, source: Storage, name: str, end: int) -> _Tail:
+        """Make the member's own copy of a file that is open at the others; it stays open here, too."""
+        temporary = self.storage.temporary(name)
+        part = self.storage.create(temporary)
+        try:
+            with closing(source.open(name)) as reading:
+                offset = 0
+                for block in reading.blocks(0, end):
+                    part.write(offset, block)
+                    offset += len(block)
+                    self.host.pause(len(block))
+                zeros = min(max(reading.size() - end, 0), 1 << 20)
+            part.write(end, bytes(zeros))
+            part.sync()
+            self.storage.rename(temporary, name)
+            self.storage.sync_names()
+        except BaseException:
+            part.close()
+            raise
+        return _Tail(part, end)
+
+    def _copy_session(self, source: Storage) -> int:
+        """The session marker says how far the log was acknowledged, so it comes after the log."""
+        data = source.read_small(SESSION)
+        with suppress(FileNotFoundError):
+            if self.storage.read_small(SESSION) == data:
+                return 0
+        self.storage.publish(SESSION, data)
+        return len(data)
+
+    def _drop_tails(self) -> None:
+        for tail in self._tails.values():
+            with suppress(OSError):
+                tail.part.close()
+        self._tails.clear()
+
+    # Joining
+
+    def _join(self, seen: int) -> bool:
+        """Join, if nothing but the open segments has changed since `seen`. Returns whether it has."""
+        with self.host.structure:
+            if not self._adopted(seen):
+                return False
+            try:
+                self.host.join(self.name)
+            except (OSError, BackupError):
+                self._ended = True  # the commit that needs this epoch reports it
+                raise
+        return True
+
+    def _adopted(self, seen: int) -> bool:
+        mirror = self.host.mirror
+        for _ in range(_TRIES):
+            with mirror.between_operations() as alone:
+                if alone:
+                    handles = {handle.name: handle for handle in mirror.open_files()}
+                    if mirror.changes != seen or handles.keys() != self._tails.keys():
+                        return False
+                    if sum(handles[name].end - tail.end for name, tail in self._tails.items()) > SMALL:
+                        return False
+                    self._adopt(handles)
+                    return True
+            time.sleep(0.0005)
+        return False
+
+    def _adopt(self, handles: Mapping[str, MirrorWriteHandle]) -> None:
+        """Copy the last bytes, and hand the open files over. Commits wait meanwhile."""
+        source = self._source()
+        for name, tail in self._tails.items():
+            end = handles[name].end
+            if tail.end < end:
+                with closing(source.open(name)) as reading:
+                    tail.part.write_durably(tail.end, reading.read(tail.end, end - tail.end))
+            elif tail.part.is_fenced():
+                raise FileFenced(name)
+        for name, tail in self._tails.items():
+            handles[name].adopt(self.name, tail.part)
+        self._tails.clear()
+        self.host.mirror.adopt(self.name, self.storage)
+
+    # Documents
+
+    def _publish_document(self) -> None:
+        """For a member that trails: it holds at least what all held when the epoch began."""
+        data = self.host.epochs.current_document(self.name).encode()
+        with suppress(FileNotFoundError):
+            if self.storage.read_small(MEMBERS) == data:
+                return
+        self.storage.publish(MEMBERS, data)
+
+    def _unknown_document(self) -> bytes:
+        """The document of a member that was filled for the first time: it is older than any other."""
+        epochs = self.host.epochs
+        out = {self.name: OutOfSync(int(time.time()), "it is being filled for the first time")}
+        return epochs.document(self.name, Epoch(0, ""), (), out).encode()
+
+
+def _is_segment(name: str) -> bool:
+    return segment_index(name) is not None

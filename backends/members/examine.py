@@ -1,0 +1,131 @@
+"""What a member is like that is to be caught up: whether it may be written to at all.
+
+Nothing newer, and nothing of anybody else's, is ever overwritten. So a directory counts as this backup's only if what
+is in it says so, and an empty one only if the right disk is mounted there.
+"""
+
+from contextlib import suppress
+from enum import Enum, auto
+
+from backends.errors import BackupError
+from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
+from backends.log.format.members import MEMBERS, MembersDocument
+from backends.log.format.records import segment_index, snapshot_generation
+from backends.mounts.table import mount_of
+from backends.node.members_note import MembersNote
+from backends.places.base import Place
+from backends.storage.base import LOCK, TEMPORARY, Storage
+from backends.urls import parse_url
+
+
+class Obstacle(Enum):
+    """Why a member is not caught up."""
+
+    NOT_THERE = auto()
+    """It cannot be reached, read or written."""
+    NOT_MOUNTED = auto()
+    """Its directory's disk is not mounted: what would be written there would land on another disk."""
+    OTHER_BACKUP = auto()
+    """There is another backup, or something else, in its place."""
+    OTHER_NODE = auto()
+    """Another node, one that this one does not know of, has written to it."""
+
+
+class Obstructed(Exception):
+    """The member must not be written to now. `why` is a clause for people."""
+
+    def __init__(self, obstacle: Obstacle, why: str) -> None:
+        super().__init__(why)
+        self.obstacle, self.why = obstacle, why
+
+
+def mount_point(url: str) -> str | None:
+    """Where the filesystem that holds the directory of this URL is mounted; None if it is no local directory."""
+    destination = parse_url(url)
+    if destination.scheme != "file":
+        return None  # the other schemes find their mount by a name of their own
+    with suppress(OSError):
+        return str(mount_of(destination.local_path).point)
+    return None
+
+
+def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
+    """Whether the member's directory exists. Raises Obstructed if it must not be written to now."""
+    try:
+        place.check_present()
+        place.check_writable()
+        _demand_mount(url, note.mounts.get(name))
+        if not place.storage.exists():
+            return False
+        _demand_ours(place.storage, note)
+    except OSError as error:
+        raise Obstructed(Obstacle.NOT_THERE, error.strerror or str(error)) from error
+    except BackupError as error:
+        raise Obstructed(Obstacle.NOT_THERE, str(error)) from error
+    return True
+
+
+def _demand_mount(url: str, noted: str | None) -> None:
+    now = mount_point(url)
+    if noted is not None and now != noted:
+        raise Obstructed(Obstacle.NOT_MOUNTED, f"nothing is mounted at {noted}")
+
+
+def _demand_ours(storage: Storage, note: MembersNote) -> None:
+    """Raise Obstructed unless the directory holds an earlier state of this backup, or nothing."""
+    document, manifest, session = _members(storage), _manifest(storage), _session(storage)
+    found = {document.backup_id if document else None, manifest.backup_id.hex() if manifest else None} - {None}
+    if found - {note.backup_id}:
+        raise Obstructed(Obstacle.OTHER_BACKUP, f"it holds another backup ({', '.join(sorted(filter(None, found)))})")
+    foreign = [name for name in storage.names() if not _of_a_backup(name)]
+    if not found and foreign:
+        raise Obstructed(Obstacle.OTHER_BACKUP, f"its directory holds something else ({foreign[0]})")
+    if is_foreign(document, session, note):
+        raise Obstructed(Obstacle.OTHER_NODE, "another node has written to it")
+
+
+def is_foreign(document: MembersDocument | None, session: Session | None, note: MembersNote) -> bool:
+    """Whether a node that this one does not know of has written to the member.
+
+    While another writer takes a member over, its session marker comes first and its document later.
+    """
+    if document is not None and not note.knows(document.epoch):
+        return True
+    at_present = document is None or document.epoch.number > note.adopted
+    wrote = session is not None and session.session_id
+    return bool(at_present and wrote and wrote not in note.sessions)
+
+
+def seen_as_foreign(storage: Storage, note: MembersNote) -> bool:
+    """`is_foreign` for a member as it is now. Raises OSError."""
+    document = _members(storage)
+    if document is not None and document.backup_id != note.backup_id:
+        return False  # another backup was put in its place
+    return is_foreign(document, _session(storage), note)
+
+
+def _members(storage: Storage) -> MembersDocument | None:
+    with suppress(FileNotFoundError, BackupError):
+        return MembersDocument.decode(storage.read_small(MEMBERS))
+    return None
+
+
+def _manifest(storage: Storage) -> Manifest | None:
+    with suppress(FileNotFoundError, BackupError):
+        return Manifest.decode(storage.read_small(MANIFEST))
+    return None
+
+
+def _session(storage: Storage) -> Session | None:
+    with suppress(FileNotFoundError, BackupError):
+        return Session.decode(storage.read_small(SESSION))
+    return None
+
+
+_DOCUMENTS = frozenset({MANIFEST, SESSION, MEMBERS, LOCK, "kept", "damage"})
+
+
+def _of_a_backup(name: str) -> bool:
+    stem = name.removesuffix(TEMPORARY).rpartition("-")[0] if name.endswith(TEMPORARY) else name
+    known = segment_index(stem) is not None or snapshot_generation(stem) is not None
+    return known or stem.startswith("torn-") or name.endswith(TEMPORARY) or name in _DOCUMENTS

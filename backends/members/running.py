@@ -1,0 +1,289 @@
+"""The members of a running node's backup: which are in sync, what happens when one fails, and when one is back."""
+
+import errno
+import threading
+import time
+from collections.abc import Collection, Mapping
+from contextlib import closing, suppress
+from functools import partial
+
+from backends.base import Position
+from backends.errors import BackupError, Fenced
+from backends.log.backup import Backup
+from backends.log.format.members import MEMBERS, Member
+from backends.log.format.records import is_part_of
+from backends.log.writer.compacted import CompactedSnapshot
+from backends.log.writer.recovery import seal_segments
+from backends.log.writer.writer import Writer
+from backends.members.catching_up import CatchingUp
+from backends.members.epochs import Epochs, clause
+from backends.members.events import Events
+from backends.members.examine import Obstacle, seen_as_foreign
+from backends.members.files import copy_file, make_equal
+from backends.members.newest import newest
+from backends.members.survey import look_at
+from backends.places.base import Place
+from backends.storage.base import FileFenced, Space, Storage
+from backends.storage.mirror.storage import MirrorStorage, Options
+from backends.storage.mirror.workers import Late
+from backends.system.locks import Locked
+
+SPACE_KEPT = 16 << 20
+"""Bytes that must remain free at a member for the log that goes on."""
+
+BUSY = 1.0
+"""Seconds since the last commit during which copying leaves half of the time to commits."""
+
+EXAMINED_WITHIN = 5.0
+"""Seconds that a member may take to show who wrote to it last."""
+
+
+class RunningMembers:
+    """The members of the backup of one node, for the one process that writes to it.
+
+    Its `mirror` is what the log is written to. `at_source` is the name of the member that holds the newest state;
+    `missing` says of members that are not in sync why, as a clause.
+    """
+
+    def __init__(
+        self,
+        epochs: Epochs,
+        places: Mapping[str, Place],
+        in_sync: Collection[str],
+        at_source: str,
+        events: Events,
+        missing: Mapping[str, str],
+    ) -> None:
+        self.epochs, self.places, self.events = epochs, dict(places), events
+        order = [at_source, *(name for name in in_sync if name != at_source)]
+        settings = epochs.settings
+        self.mirror = MirrorStorage(
+            {name: places[name].storage for name in order}, Options(settings.grace, settings.need), self.on_failure
+        )
+        self.mirror.level = self._level
+        self.lost_at_start: dict[str, Exception] = {}
+        """The members that failed before the backup was open, each with its error."""
+        self.structure = threading.Lock()
+        self.spaces: dict[str, Space] = {}
+        """The space at each member, as of the last look."""
+        self.catching_up: dict[str, CatchingUp] = {}
+        self.reached: dict[str, Position] = {}
+        """For each member that is not in sync: up to where it holds the log, since this process knows."""
+        self.obstacles: dict[str, tuple[Obstacle, str]] = {}
+        """For each member that cannot be caught up now: what stands in the way."""
+        self._missing = missing
+        self.changing = threading.RLock()
+        self._catches_up = False
+        self._broken: OSError | None = None
+        self._begun = False
+        self.writer: Writer | None = None
+        self._last_commit = self._last_pause = 0.0
+        self._last_position: Position | None = None
+
+    # When a member fails
+
+    def on_failure(self, failed: Mapping[str, Exception]) -> None:
+        """Put these members out of sync: see `OnFailure` in backends/storage/mirror."""
+        if not self._begun:
+            self.lost_at_start.update({name: error for name, error in failed.items() if not isinstance(error, Locked)})
+            return
+        with self.changing:
+            if self._broken is not None:
+                raise self._broken
+            lost = {name: error for name, error in failed.items() if name in self.mirror.in_sync}
+            if not lost:
+                return
+            for name, error in lost.items():
+                if not isinstance(error, Late) and self._is_foreign(name):
+                    raise FileFenced(name)
+            if len(self.mirror.in_sync) - len(lost) < self.epochs.settings.need:
+                raise self._too_few(lost)
+            with self.mirror.failing(lost):
+                also = self.change(self.mirror.in_sync.keys() - lost.keys(), lost)
+            self.dropped({**lost, **also})
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether another node has taken this member over. One that does not answer has only failed."""
+        storage, note = self.mirror.in_sync[name], self.epochs.note
+        found, _ = self.mirror.attempt({name: lambda: seen_as_foreign(storage, note)}, EXAMINED_WITHIN)
+        return found.get(name, False)
+
+    def _too_few(self, lost: Mapping[str, Exception]) -> OSError:
+        """The error when the node cannot go on without these members."""
+        name, error = next(iter(lost.items()))
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        need, left = self.epochs.settings.need, len(self.mirror.in_sync) - len(lost)
+        return OSError(code, f"{clause(error)} (member {name}; {need} must be in sync, and only {left} would be left)")
+
+    def change(self, in_sync: Collection[str], why: Mapping[str, Exception]) -> Mapping[str, Exception]:
+        """Begin an epoch with these members. After a failure nothing is acknowledged any more."""
+        try:
+            return self.epochs.change(in_sync, self.publish, {name: clause(error) for name, error in why.items()})
+        except (BackupError, OSError) as error:
+            self._broken = OSError(errno.EIO, clause(error))
+            raise self._broken from error
+
+    def publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
+        """Write these members' documents: see `Publish` in backends/members/epochs.py."""
+        storages = {name: self.places[name].storage for name in documents}
+        works = {name: partial(storages[name].publish, MEMBERS, data) for name, data in documents.items()}
+        return self.mirror.attempt(works, self.mirror.options.grace)[1]
+
+    def dropped(self, lost: Mapping[str, Exception]) -> None:
+        """These members are out of sync, durably: say so, and begin to catch them up."""
+        with self.mirror.failing(lost):
+            pass
+        for name, error in lost.items():
+            self.reached[name] = self.position()
+            self.events.out_of_sync(name, clause(error), len(self.mirror.in_sync), self.epochs.settings.need)
+            self.catch_up(name)
+
+    # When a backup is opened
+
+    def _level(self) -> None:
+        """Make the members equal, after the previous writer has been fenced at each of them, and begin an epoch."""
+        self.mirror.each(lambda _, storage: seal_segments(storage, 0, storage.names()))
+        backup_id = self.epochs.note.backup_id
+        seen = self.mirror.each(lambda name, _: look_at(Backup(self.places[name]), backup_id, name))
+        source = newest(list(seen.values()))
+        if not self.epochs.note.knows(source.document.epoch) and source.document.epoch != self.epochs.note.epoch:
+            raise Fenced(
+                f"another node has just taken over the member {source.name}: two nodes with the same keys lose money. "
+                "Nothing was committed; stop one of them for good, then start the other again"
+            )
+        self.mirror.read_first(source.name)
+        original = self.mirror.in_sync[source.name]
+        self.mirror.each(lambda name, storage: 0 if name == source.name else make_equal(original, storage, deep=False))
+        failed = self.epochs.change(self.mirror.in_sync.keys(), self.publish, self._missing)
+        with self.mirror.failing(failed):
+            pass
+        self._begun = True
+        self.mirror.settle()
+
+    def begin(self, writer: Writer, *, catch_up: bool) -> None:
+        """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""
+        self.writer, self._catches_up = writer, catch_up
+        for member in self.epochs.settings.members:
+            if member.name not in self.mirror.in_sync:
+                self.catch_up(member.name)
+
+    def catch_up(self, name: str) -> None:
+        """Begin to bring this member, which is not in sync, up to the others."""
+        if not self._catches_up:
+            return
+        member = self.member(name)
+        before = self.catching_up.get(name)
+        if before is not None:
+            before.stop()
+        place = self.places[name]
+        self.catching_up[name] = CatchingUp(member, place, self, None if before is None else before.locked)
+        self.catching_up[name].start()
+
+    def member(self, name: str) -> Member:
+        """The configured member of that name."""
+        return next(member for member in self.epochs.settings.members if member.name == name)
+
+    # What catching up needs (`Host`)
+
+    def position(self) -> Position:
+        """Where the log ends."""
+        return Position(0, 0, 0) if self.writer is None else self.writer.position
+
+    def pause(self, copied: int) -> None:
+        """Leave half of the time to commits, while there are any."""
+        now, position = time.monotonic(), self.position()
+        if position != self._last_position:
+            self._last_position, self._last_commit = position, now
+        if copied and now - self._last_commit < BUSY:
+            time.sleep(min(max(now - self._last_pause, 0.001), 0.05))
+        self._last_pause = time.monotonic()
+
+    def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
+        """The member cannot be caught up now. Said once for each obstacle."""
+        before = self.obstacles.get(name)
+        self.obstacles[name] = obstacle, why
+        if before is None or before[0] is not obstacle:
+            self.events.obstructed(name, obstacle, why)
+
+    def copied_to(self, name: str, position: Position, space: Space) -> None:
+        """A pass has ended."""
+        self.obstacles.pop(name, None)
+        self.reached[name], self.spaces[name] = position, space
+
+    def join(self, name: str) -> None:
+        """Begin an epoch with the member that the mirror has just adopted."""
+        with self.changing:
+            if name not in self.mirror.in_sync:
+                raise OSError(errno.EIO, "it failed again before it had joined")
+            since = self.epochs.note.out.get(name)
+            failed = self.change(self.mirror.in_sync.keys(), {})
+            if failed:
+                self.dropped(failed)
+            if name in failed:
+                raise failed[name]
+            self.reached.pop(name, None)
+        self.events.in_sync(name, None if since is None else since.since)
+
+    # For the maintenance thread
+
+    def to_compact(self) -> tuple[str, str]:
+        """The name and the URL of the member that is to be compacted: the first one in sync."""
+        name = next(iter(self.mirror.in_sync))
+        return name, self.member(name).url
+
+    def publish_compaction(self, writer: Writer, name: str, compacted: CompactedSnapshot) -> None:
+        """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
+
+        Raises BackupError or OSError: then the old generation is still the current one, or the new one is everywhere.
+        """
+        with self.structure:  # so that no member joins without it
+            source = self.mirror.in_sync.get(name)
+            if source is None:
+                raise BackupError(f"the member {name}, at which it was made, is out of sync")
+            parts = [part for part in source.names() if is_part_of(part, compacted.written)]
+            for other, storage in list(self.mirror.in_sync.items()):
+                if other != name:
+                    self._give(source, storage, other, parts)
+            writer.publish_compaction(compacted)
+
+    def _give(self, source: Storage, storage: Storage, name: str, parts: Collection[str]) -> None:
+        """Copy the parts of an unpublished snapshot to one member. One that has failed is noticed by a commit."""
+        size = 0
+        for part in parts:
+            with closing(source.open(part)) as handle:
+                size += handle.size()
+        if storage.space().free < size + SPACE_KEPT:
+            raise BackupError(f"the member {name} has no space for {size >> 20} MiB more")
+        for part in parts:
+            copy_file(source, storage, part, self.pause)
+        storage.sync_names()
+
+    def damaged(self, name: str, what: str) -> bool:
+        """A file of this member is damaged: put it out of sync, so that the others mend it. False if none could."""
+        if name not in self.mirror.in_sync or len(self.mirror.in_sync) - 1 < self.epochs.settings.need:
+            return False
+        self.on_failure({name: OSError(f"it is damaged: {what}")})
+        return True
+
+    def look_at_space(self) -> None:
+        """Look how much space each member has, in the maintenance thread. Raises OSError."""
+        self.spaces.update(self.mirror.each(lambda _, storage: storage.space()))
+
+    def forget(self, name: str) -> None:
+        """The member was removed from the backup."""
+        each = self.catching_up.pop(name, None)
+        if each is not None:
+            each.stop()
+        for known in (self.reached, self.obstacles, self.spaces):
+            known.pop(name, None)
+
+    # The end
+
+    def close(self) -> None:
+        """Stop catching up, and release the locks of members that joined or were being caught up."""
+        for each in self.catching_up.values():
+            each.stop()
+            lock = each.locked
+            if lock is not None and self.mirror.workers.idle(each.name):
+                with suppress(OSError):
+                    lock.release()

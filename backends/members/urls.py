@@ -1,0 +1,86 @@
+"""The URLs of a backup's members: the mark `trailing`, and the name that each member gets from its URL.
+
+A name stays with its member for as long as the member is configured: it is stored in backup.lock and in each member.
+Operators type it (`--without nas`), so it is short: lower-case letters, digits and hyphens.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+
+from backends.log.format.members import MAX_MEMBERS, Member
+from backends.urls import BadURL, Destination, parse_url
+
+TRAILING = "trailing"
+"""The mark of a member that is never waited for, in the URL's query: `?trailing` or `&trailing`."""
+
+SUFFIX = ".bkp"
+"""How the names of backups' directories end, by custom. What is above such a directory tells more than its name."""
+
+MAX_NAME = 40
+_CUT = MAX_NAME - 3
+"""The most characters that are taken from a URL: a number may follow (`-16`)."""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+_BY_HOST = ("usb", "nfs", "sftp", "s3", "gs", "az", "postgres")
+"""The schemes in whose URLs the host says where the backup is: a filesystem's label, a server, a bucket."""
+
+
+def split_trailing(url: str) -> tuple[str, bool]:
+    """The URL without the mark `trailing`, as `place_at` takes it, and whether it had the mark.
+
+    Raises BadURL if the mark has a value: `?trailing=no` would otherwise mean the opposite of what it says.
+    """
+    before, question, query = url.partition("?")
+    if not question:
+        return url, False
+    options = query.split("&")
+    for option in options:
+        if option.startswith(f"{TRAILING}="):
+            raise BadURL(f"{url!r}: {TRAILING} has no value; write ?{TRAILING}, or leave it out")
+    others = [option for option in options if option != TRAILING]
+    if len(others) == len(options):
+        return url, False
+    return before + (f"?{'&'.join(others)}" if others else ""), True
+
+
+def named(urls: Iterable[str]) -> tuple[Member, ...]:
+    """The members of a new backup at these URLs, in this order, each with its name and without the mark `trailing`.
+
+    Raises BadURL for what is no URL.
+    """
+    members: list[Member] = []
+    for given in urls:
+        url, trailing = split_trailing(given)
+        members.append(Member(new_name(url, [member.name for member in members]), url, trailing))
+    if len(members) > MAX_MEMBERS:
+        raise BadURL(f"a backup has at most {MAX_MEMBERS} members, and {len(members)} URLs were given")
+    return tuple(members)
+
+
+def new_name(url: str, taken: Collection[str]) -> str:
+    """A name for the member at this URL that is not among `taken`. Raises BadURL for what is no URL."""
+    name = _proper(_telling(parse_url(url))) or "member"
+    if name not in taken:
+        return name
+    return next(other for number in range(2, len(taken) + 3) if (other := f"{name}-{number}") not in taken)
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be a member's name: lower-case letters, digits and single hyphens between them."""
+    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
+
+
+def _telling(destination: Destination) -> str:
+    """The part of the URL that tells this place from others."""
+    if destination.scheme in _BY_HOST and not destination.names_no_other_machine:
+        return re.sub(r":\d+$", "", destination.host.rpartition("@")[2])
+    path = destination.path
+    if path.name.endswith(SUFFIX):
+        return path.parent.name or path.name.removesuffix(SUFFIX)
+    return path.name
+
+
+def _proper(text: str) -> str:
+    """The text with everything that a name cannot hold replaced by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_CUT].strip("-")
