@@ -50,6 +50,7 @@ VARIANTS = (
     "no-end-in-history",
     "without-those-out",
     "in-sync-first",
+    "join-goes-alone",
     "heal-unfenced",
     "taken-over-unnoticed",
 )

@@ -70,7 +70,7 @@ class Node:
         While one joins, commits go on between the documents; False: one of them began a further epoch.
         """
         world, machine, remaining = self.world, self.machine, set(names)
-        while len(remaining) >= max(world.need, 1):
+        while len(remaining) >= max(world.need, 1) and self._goes_on(remaining):
             epoch = self._intend()
             failed = None
             for name in world.shuffled(remaining):
@@ -89,6 +89,13 @@ class Node:
                 return True
             remaining.discard(failed)
         raise Stopped
+
+    def _goes_on(self, names: Collection[str]) -> bool:
+        """Whether one of these was in sync in the last epoch that is done.
+
+        One that is only joining is no proof: another node may have taken over all of the others, unseen.
+        """
+        return "join-goes-alone" in self.world.broken or not set(names).isdisjoint(self.machine.note.in_sync)
 
     def _intend(self) -> Epoch:
         world, machine = self.world, self.machine

@@ -195,8 +195,14 @@ class World:
         return MembersDocument(BACKUP_ID, name, epoch, tuple(sorted(in_sync)), self.members, self.need)
 
     def check_kept(self, disk: Disk, log: Log) -> None:
-        """Raises Lost if `log`, in place of what that member holds, destroys an acknowledged change."""
-        if (set(disk.log) - set(log)) & set().union(*self.acknowledged):
+        """Raises Lost if `log`, in place of what that member holds, destroys an acknowledged change.
+
+        What a node was only filling, another may empty, as long as there is another copy.
+        """
+        gone = (set(disk.log) - set(log)) & set().union(*self.acknowledged)
+        if gone and disk.filling:
+            gone -= set().union(*(other.log for other in self.disks.values() if other is not disk))
+        if gone:
             raise Lost("destroyed on a member")
 
     def consent(self, log: Log) -> int:
