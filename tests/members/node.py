@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from backends.errors import BackupError
 from backends.log.format.members import Epoch
-from backends.members.newest import Diverged
 from backends.node.members_note import MembersNote
 from tests.members import rules
 from tests.members.state import BACKUP_ID, Disk, History, Log, Lost, Machine, Stopped, SyncPoint, World
@@ -24,18 +23,18 @@ class Node:
         world, machine = self.world, self.machine
         log = (*machine.log, world.number())
         waited_for = set(machine.note.in_sync) | ({joining} if joining else set())
-        failed = {name for name in world.shuffled(waited_for) if not self._append(name, log)}
+        failed = {name for name in world.shuffled(waited_for) if not self._append(name, log, joining)}
         machine.log = log
         if failed and "ack-before-epoch" in world.broken:
             self._acknowledge(log)
-        ignored = {joining} if "join-acks-without-new" in world.broken else set()
+        ignored = {name for name in failed if name == joining and "join-acks-without-new" in world.broken}
         if joining and "join-acks-without-old" in world.broken and joining not in failed:
             ignored = failed
         if failed - ignored:
             self.begin_epoch(waited_for - failed)
         self._acknowledge(log)
 
-    def _append(self, name: str, log: Log) -> bool:
+    def _append(self, name: str, log: Log, joining: str | None) -> bool:
         """Write the last change to a member. False: it failed, or was late. Raises Stopped when fenced."""
         world, machine, disk = self.world, self.machine, self.world.disks.get(name)
         world.maybe_crash(0.02)
@@ -43,7 +42,7 @@ class Node:
             return False
         if disk.writer != machine.session and "no-fence" not in world.broken:
             raise Stopped
-        if world.happens(0.04):
+        if world.happens(0.1 if name == joining else 0.05):
             machine.open.discard(name)
             durable = world.chance.choice(("never", "now", "late"))
             if durable == "now":
@@ -58,7 +57,7 @@ class Node:
         """Answer `continue`; then lightningd commits, unless it dies."""
         world, machine = self.world, self.machine
         world.acknowledged[machine.side.line].add(log[-1])
-        world.maybe_crash(0.03)
+        world.maybe_crash(0.05)
         point = SyncPoint(log, world.clock, machine.inode) if world.happens(0.8) else machine.side.sync_point
         machine.side = replace(machine.side, database=log, changed=world.clock, sync_point=point)
 
@@ -76,7 +75,7 @@ class Node:
             for name in world.shuffled(remaining):
                 world.maybe_crash()
                 world.meanwhile(machine)
-                if joining and world.happens(0.5):
+                while joining and world.happens(0.6):
                     self.commit(joining)
                 if machine.note.intent != epoch:
                     return False
@@ -188,7 +187,7 @@ class Node:
             source, in_sync = rules.may_begin(world, machine, without)  # the old writer may have gone on until now
             log = rules.log_to_start_from(world, machine, source, wrote_last)
         except BackupError as refused:
-            world.diverged += isinstance(refused, Diverged)
+            world.refused(refused)
             machine.stop()
             return False
         self._check(log, without)
@@ -222,7 +221,7 @@ class Node:
         assert source.document is not None
         machine.session, epoch = f"s{world.number()}", source.document.epoch
         note = machine.side.note or MembersNote(BACKUP_ID, Epoch(0, ""), ())
-        if epoch.number > note.newest:
+        if epoch.number > note.newest and "resuming-without-adopting" not in world.broken:
             note = replace(note, epoch=epoch, in_sync=source.document.in_sync)
         if "no-session-in-epoch" in world.broken:
             note = replace(note, sessions=(*note.sessions, ""))

@@ -43,6 +43,8 @@ def in_history(history: History, epoch: Epoch, end: int | None, broken: Collecti
     alone: an old node directory that is put back knows the session, but not what it did later. Nor do epochs alone: a
     restore may have begun from an old copy of a member, and others hold more of the same epoch.
     """
+    if epoch.number == 0:
+        return True  # a node was filling it, and stopped
     number, cut = history.get(epoch.session, (-1, None))
     if epoch.number != number or cut is None or "no-end-in-history" in broken:
         return epoch.number <= number
@@ -66,7 +68,7 @@ def may_begin(world: World, machine: Machine, without: Collection[str]) -> tuple
     names = sorted((machine.reach & set(world.disks)) - set(without))
     there = [world.disks[name] for name in names if world.disks[name].document is not None]
     source = newest_disk(world, there)
-    side, note, broken = machine.side, machine.side.note, world.broken
+    note, broken = machine.side.note, world.broken
     if "start-alone" in broken:
         return source, tuple(
             disk.name

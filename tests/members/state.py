@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from backends.base import Position
+from backends.errors import BackupError
 from backends.log.format.members import Epoch, Member, MembersDocument
-from backends.members.newest import SeenMember
+from backends.members.newest import Diverged, SeenMember
 from backends.node.members_note import MembersNote
 
 Log = tuple[int, ...]
@@ -150,6 +151,8 @@ class World:
     """Writes that a server may still apply, though nobody waits for them any more."""
     diverged: int = 0
     """How often two histories were told apart."""
+    alone: bool = True
+    """Whether there has been one node only, and nobody gave anything up: then there is one history."""
     telling: bool = False
     told: list[str] = field(default_factory=list)
     """What happened, for a person who looks for the reason of a loss."""
@@ -205,8 +208,16 @@ class World:
         if gone:
             raise Lost("destroyed on a member")
 
+    def refused(self, why: BackupError) -> None:
+        """A start or a restore was refused. Raises Lost if that was for a reason that there cannot be."""
+        if isinstance(why, Diverged):
+            self.diverged += 1
+            if self.alone:
+                raise Lost("two histories were seen where there was one")
+
     def consent(self, log: Log) -> int:
         """A person has allowed to go on from `log`, whatever it lacks. Returns the new line of history."""
+        self.alone = False
         everything = set().union(*self.acknowledged)
         self.given_up |= everything - set(log)
         self.acknowledged.append(everything & set(log))
