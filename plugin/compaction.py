@@ -139,7 +139,7 @@ class Compaction:
             if self._members is None:
                 writer.publish_compaction(compacted)
             else:
-                self._members.publish_compaction(writer, self._member, compacted)
+                self._members.publish_compaction(writer, compacted, self._member)
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(writer, str(error))
             return

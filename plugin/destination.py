@@ -24,6 +24,8 @@ class Destination(ABC):
 
     backup: Backup
     """The backup to read from; of several members, the one that holds the newest state."""
+    url: str
+    """Its URL."""
     commit_timeout: float
     """Seconds that a commit may wait."""
     members: RunningMembers | None = None
@@ -53,6 +55,9 @@ class Destination(ABC):
         commands. Raises BackupError.
         """
 
+    def adopt(self) -> None:  # noqa: B027 (one destination notes no epochs)
+        """Take what is there for the node's own history: a person has decided so. Raises BackupError or OSError."""
+
     @abstractmethod
     def open_anew(self, report: Report, session: str) -> Writer:
         """Become the writer of a backup whose log is damaged, to take a new snapshot. Raises BackupError."""
@@ -62,7 +67,7 @@ class OneDestination(Destination):
     """A backup at one place."""
 
     def __init__(self, url: str) -> None:
-        self.backup, self.commit_timeout = backup_at(url), commit_timeout_of(parse_url(url))
+        self.url, self.backup, self.commit_timeout = url, backup_at(url), commit_timeout_of(parse_url(url))
 
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         pass
@@ -88,6 +93,8 @@ class SeveralMembers(Destination):
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._members = Members(directory, settings)
         self.backup = self._members.look()
+        newest = self._members.newest.name
+        self.url = next(member.url for member in settings.members if member.name == newest)
         self.commit_timeout = max(commit_timeout_of(parse_url(member.url)) for member in settings.members)
         self._start: StartWith | None = None
 
@@ -109,6 +116,9 @@ class SeveralMembers(Destination):
             self._start, session, seen, report, MemberEvents(report), compacted=compacted, catch_up=catch_up
         )
         return writer
+
+    def adopt(self) -> None:
+        self._members.adopt()
 
     def open_anew(self, report: Report, session: str) -> Writer:
         raise BackupError(
