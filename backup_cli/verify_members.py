@@ -22,7 +22,7 @@ from backup_cli.dry_run import held
 from backup_cli.options import existing_backup
 from backup_cli.ownership import alone
 from backup_cli.verified_members import Findings, VerifiedMember, tell_findings, tell_mending
-from backup_cli.verifying import rebuild
+from backup_cli.verifying import Accept, rebuild
 
 _ATTEMPTS = 5
 
@@ -34,7 +34,7 @@ class Wishes:
     """What was asked for on the command line."""
 
     scratch: Path | None
-    accepted: bool
+    accept: Accept
     as_json: bool
     repair: bool
     take_over: bool
@@ -150,7 +150,7 @@ def _verify_each(members: Sequence[VerifiedMember], wishes: Wishes) -> None:
         try:
             with scratch_directory(wishes.scratch or scratch_place()) as directory:
                 made = directory / "verified.sqlite3"
-                member.verified = rebuild(member.url, member.backup, made, wishes.accepted, note=False)
+                member.verified = rebuild(member.url, member.backup, made, wishes.accept, note=False)
         except Unrestorable as error:
             member.damage = error
         except BackupError as error:

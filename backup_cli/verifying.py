@@ -1,5 +1,6 @@
 """Proving that one backup can be restored: every byte is read, every change replayed, the result checked."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -7,21 +8,24 @@ from backends.confined.work import Outcome, Overtaken, rebuild_backup
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.text import counted
-from backup_cli.consent.schema import demand_known_schema
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.noting import damage_noted
 
 _ATTEMPTS = 5
 
 
-def rebuild(url: str, backup: Backup, target: Path, accepted: bool, *, note: bool = True) -> Outcome:
+Accept = Callable[[str, Outcome], None]
+"""Raises BackupError if the database that was rebuilt from the backup at that URL is not accepted."""
+
+
+def rebuild(url: str, backup: Backup, target: Path, accept: Accept, *, note: bool = True) -> Outcome:
     """Rebuild the database in the backup as the new file `target`, and say what is unusual about it.
 
     Proof that the backup cannot be restored is raised, and with `note` recorded in the backup before.
     """
     outcome = _outcome(url, backup, target, note)
     rebuilt = outcome.rebuilt
-    demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
+    accept(url, outcome)
     if rebuilt.torn is not None:
         warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
     if rebuilt.end_unverified is not None:

@@ -20,7 +20,7 @@ from backends.sqlite.compare import Comparison
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli import as_owner
-from backup_cli.consent.schema import accept_schema
+from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import show_line
 from backup_cli.dry_run import dry_run_option
 from backup_cli.findings import Finding, problem
@@ -35,7 +35,7 @@ from backup_cli.options import (
 from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
 from backup_cli.verify_members import Wishes, verify_members
-from backup_cli.verifying import rebuild, tell_whole, warn_of_earlier
+from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_earlier
 from plugin.foresight import brings_forward
 
 
@@ -90,7 +90,7 @@ def verify(
     if len(urls) > 1:
         if lightning_dir is not None and own is None:
             raise click.UsageError("--lightning-dir compares one backup with the database: name one URL, or none")
-        verify_members(urls, own, Wishes(scratch, accepted, as_json, repair, take_over, dry_run))
+        verify_members(urls, own, Wishes(scratch, _accepting(accepted), as_json, repair, take_over, dry_run))
         return
     if repair:
         raise click.UsageError("--repair takes a good copy from another member: name all URLs of the backup, or none")
@@ -107,7 +107,7 @@ def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, acce
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
-        verified = rebuild(url, backup, made, accepted)
+        verified = rebuild(url, backup, made, _accepting(accepted))
         comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
         tell_whole(url, verified)
@@ -119,6 +119,16 @@ def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, acce
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
     if as_json:
         hand_out_result(_document(url, backup, verified, comparison))
+
+
+def _accepting(unknown_schema: bool) -> Accept:
+    """What is accepted of a rebuilt database: with `unknown_schema`, also objects that no lightningd makes."""
+
+    def accept(url: str, outcome: Outcome) -> None:
+        objects = outcome.rebuilt.state.unknown_objects
+        demand_known_schema(objects, unknown_schema, url, "every byte is good otherwise")
+
+    return accept
 
 
 def _document(url: str, backup: Backup, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
