@@ -136,10 +136,9 @@ def _make(directory: Path, plan: Plan, scratch: Path) -> _Made:
         with _database(directory, scratch) as source:
             position = backup.create(source)
         members = NewMembers(plan, backup, making, stack)
-        members.copy(f"{COMMAND} init")
+        several = members.copy(f"{COMMAND} init") if plan.others else None
         latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}
         backup_id, lasting = backup.id(), backup.place.durable_url(plan.first.url)
-        several = members.documented(backup_id) if plan.others else None
         with ignored():
             old = set_old_lock_aside(directory)
             hand_over(directory, lasting, backup_id, position, several)

@@ -10,12 +10,13 @@ import pytest
 import backup_cli.commands.init as module
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Epoch, Member
+from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
 from backends.members import new_copy
 from backends.members.files import Pause, make_equal
 from backends.members.new_copy import create_copy
 from backends.node.lockfile import DEFAULT_GRACE, read_settings
 from backends.node.members_note import MEMBERS_FILE, read_members_note
+from backends.storage.base import Storage
 from backup_cli import new_members
 from tests.cli.cli_asserts import assert_refused, init
 from tests.cli.several import NAMES, document_of, init_several, lock_of, place_of, shared_files, url_of
@@ -276,10 +277,22 @@ STEPS = [
     (new_copy, make_equal.__name__, 1),
     (new_copy, make_equal.__name__, 2),
     (new_members, "publish_document", 1),
-    (new_members, "publish_document", 3),
     (module, "hand_over", 1),
     (module, "set_old_lock_aside", 1),
 ]
+
+
+def test_copy_has_its_document_before_it_is_whole(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a kill would leave a copy that is restored like a backup with one destination."""
+    found: list[list[str]] = []
+
+    def looking(source: Storage, target: Storage, *, deep: bool, pause: Pause) -> int:
+        found.append(target.names())
+        return make_equal(source, target, deep=deep, pause=pause)
+
+    monkeypatch.setattr(new_copy, make_equal.__name__, looking)
+    assert init_several(old_node, *NAMES).code == 0
+    assert [MEMBERS in names and "manifest" not in names for names in found] == [True, True]
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt(), OSError(28, "No space left on device"), BackupError("broken")])
@@ -301,7 +314,7 @@ def test_lock_and_note_of_the_earlier_backup_stay_if_init_fails(world: World, mo
     assert init_several(world, "disk", "nas").code == 0
     place_of(world, "far")
     before = tree(world.root, locks=True)
-    monkeypatch.setattr(new_members, "publish_document", Failing(lambda *_: None, 2, OSError(5, "Input/output error")))
+    monkeypatch.setattr(new_members, "publish_document", Failing(None, 1, OSError(5, "Input/output error")))
     assert init_several(world, "far", "other").code == 1
     shutil.rmtree(world.root / "other")
     assert tree(world.root, locks=True) == before
@@ -346,8 +359,8 @@ class Dying(Failing):
 def test_copy_that_was_killed_in_the_middle_is_no_backup(
     old_node: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dying(source: Backup, target: Backup, pause: Pause, what: str) -> None:
-        create_copy(source, target, lambda count: os._exit(9), what)
+    def dying(source: Backup, target: Backup, document: MembersDocument, pause: Pause, what: str) -> None:
+        create_copy(source, target, document, lambda count: os._exit(9), what)
 
     child = os.fork()
     if child == 0:
