@@ -26,8 +26,6 @@ FIRST_EPOCH = Epoch(1, "")
 """The epoch in which a backup with several members is made. No session begins it, since no node writes yet: its session
 is the empty text, and the node's note has it as history (`adopted`), like an epoch that a node was restored from."""
 
-urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True)
-
 need_option = click.option(
     "--need",
     type=click.IntRange(min=1),
