@@ -17,6 +17,9 @@ _STATES = {
     MemberState.UNREACHABLE: "cannot be read",
 }
 
+_MAX_WIDTH = 44
+"""Columns for the names. Ours are shorter; a stranger's backup may hold any."""
+
 
 def show_members(seen: Status) -> None:
     """Show a line for all members, and one for each; nothing for a backup with one destination."""
@@ -24,7 +27,7 @@ def show_members(seen: Status) -> None:
         return
     in_sync = sum(member.state is MemberState.IN_SYNC for member in seen.members)
     show_row("members", f"{in_sync} of {len(seen.members)} in sync; the node needs {seen.need}", 13)
-    width = max(13, *(len(member.name) + 3 for member in seen.members))
+    width = min(max(13, *(len(member.name) + 3 for member in seen.members)), _MAX_WIDTH)
     for member in seen.members:
         show_row(f"  {member.name}", ", ".join(_said(member)), width)
 

@@ -68,7 +68,7 @@ def has_members(backup: Backup) -> bool:
 def own_members(directory: Path, settings: Settings) -> SeenBackup:
     """The backup of the node in this network directory. Raises Diverged, Unreachable or Damaged."""
     note = read_members_note(directory)
-    seen = survey(settings.members, settings.backup_id)
+    seen = survey(settings.members, settings.backup_id, WITHIN)
     found = Found(settings.members, seen, note, _read_all(seen, settings.members))
     return _whole(found, settings.url, settings.need)
 

@@ -17,6 +17,7 @@ from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.facts import Facts
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
@@ -34,8 +35,9 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
-from plugin.destination import destination_of
+from plugin.destination import Destination, destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
+from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -68,7 +70,7 @@ class CommitGate:
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
-        self.url = ""
+        self.url, self._urls = "", tuple[str, ...]()
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
@@ -145,13 +147,14 @@ class CommitGate:
         check_database_is_here(self.directory)
         refuse_old_sqlite()  # otherwise found at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
-        self.url = settings.url
+        self.url, self._urls = settings.url, settings.urls
         self._lock.acquire()
         destination = destination_of(self.directory, settings)
         backup, self.commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
         last = check_last_writer(self.directory, backup, seen)
+        self._check_start(destination, seen)
         ask_memory(self.directory, backup, seen, change.database_stood_at, self.report)
         decision = self._judge(seen.known_damage, seen.end, change)
         if decision.do is Do.SNAPSHOT:
@@ -161,7 +164,6 @@ class CommitGate:
         else:
             self._copies.close()
             self._found_at_start.copy = None
-        destination.check_start(proven=self._doubt is None, changed_ago=self._changed_ago())
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = self.writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position
@@ -178,10 +180,14 @@ class CommitGate:
         self.damage.commit_timeout = self.commit_timeout
         return writer
 
-    def _changed_ago(self) -> float | None:
-        """Seconds since the database changed that lightningd found; None if there was none."""
-        seen = self._found_at_start.seen
-        return None if seen is None else max(time.time() - seen.mtime_ns / 1e9, 0.0)
+    def _check_start(self, destination: Destination, seen: Facts) -> None:
+        """Raise BackupError if the node may not start with the members that are here."""
+        found = self._found_at_start.seen
+        proven = why_doubted(self.directory, found, self._backup_id, seen.end) is None
+        destination.check_start(
+            proven=proven and found is not None,
+            changed_ago=None if found is None else time.time() - found.mtime_ns / 1e9,
+        )
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends at `position`; BackupError when it is refused."""
@@ -264,7 +270,7 @@ class CommitGate:
 
     def _restore_command(self) -> str:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
-        return restore_command(self.url, self.directory, replace=True)
+        return restore_command(self._urls, self.directory, replace=True)
 
     def _copy_database(self, change: Change) -> SnapshotSource:
         """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""
@@ -302,8 +308,11 @@ class CommitGate:
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
+        seen = self.writer.status(self.url)
+        if self.members is not None:
+            seen = status_with_members(seen, self.members)
         return {
-            **self.writer.status(self.url).as_json(),
+            **seen.as_json(),
             "compaction_running": compaction is not None and compaction.running,
         }
 
@@ -318,8 +327,41 @@ class CommitGate:
         self.compaction.wanted = True
         return {"started": True}
 
+    def add_member(self, url: str, name: str | None) -> dict[str, Any]:
+        """For the RPC method backup-member-add. Called between two calls of the hook. Raises BackupError."""
+        writer = self._writer_to_change()
+        if self.members is not None:
+            return add_by_rpc(self.members, url, name)
+        # With another member, the backup is opened again, as one of several.
+        before, added = several_of_one(self.directory, url, name)
+        end = _end(writer)
+        if self.compaction is not None:
+            self.compaction.stop(writer)
+        writer.close()
+        self.writer, self.members, self._session = reopened(self.report, self.directory, before)
+        if _end(self.writer) != end:
+            self._refuse("the backup ends at another change than a moment ago: somebody else has written to it")
+        self.compaction = Compaction(self.url, str(self.directory), self.report, self.damage, self.members)
+        if self.members is None:
+            raise BackupError(f"{url} was not added; the node's log says why. The backup goes on as before")
+        return added
+
+    def remove_member(self, name: str) -> dict[str, Any]:
+        """For the RPC method backup-member-remove. Called between two calls of the hook. Raises BackupError."""
+        self._writer_to_change()
+        if self.members is None:
+            raise BackupError("this backup has one destination, and no node runs without any. Nothing was changed")
+        return remove_by_rpc(self.members, name)
+
+    def _writer_to_change(self) -> Writer:
+        if self.writer is None or self.refusal is not None:
+            raise BackupError(f"{self.refusal or 'lightningd has not written anything yet'}. Nothing was changed")
+        return self.writer
+
     def where(self) -> str:
         """The destination, as a person would name it."""
+        if self.members is not None:
+            return self.members.mirror.describe()
         return self._place or self.url or "backup.lock"
 
     def give_up(self, reason: str) -> dict[str, str]:
@@ -348,3 +390,8 @@ class CommitGate:
             self.members.close()
         self._copies.close()
         self._lock.release()
+
+
+def _end(writer: Writer) -> tuple[int, int, int]:
+    """Where the log ends, whatever the time is."""
+    return writer.position.sequence, writer.position.data_version, writer.position.checksum

@@ -114,6 +114,14 @@ class HookHandler:
         """For the RPC method backup-compact. Raises whatever prevents the plugin from being loaded."""
         return self._begin().gate.compact()
 
+    def add_member(self, url: str, name: str | None) -> dict[str, Any]:
+        """For the RPC method backup-member-add. Raises BackupError, or what prevents the plugin from being loaded."""
+        return self._begin().gate.add_member(url, name)
+
+    def remove_member(self, name: str) -> dict[str, Any]:
+        """For the RPC method backup-member-remove. Raises like `add_member`."""
+        return self._begin().gate.remove_member(name)
+
     def ask_for_wallet(self, rpc_file: Path) -> None:
         """After `init`: find out whether the node's database is one that lightningd shows to no plugin."""
         if not self.called:

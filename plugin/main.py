@@ -47,6 +47,23 @@ def register(plugin: Plugin, handler: HookHandler, calls: Input) -> None:
         ("backup-compact", "Begin a compaction of the backup now", handler.compact),
     ):
         plugin.add_method(name, _without_parameters(name, description, work), background=True, description=description)
+
+    def add(request: Request, url: Any, name: Any = None) -> None:
+        """Add a member."""
+        _answered(
+            request, "backup-member-add", lambda: handler.add_member(str(url), None if name is None else str(name))
+        )
+
+    def remove(request: Request, name: Any) -> None:
+        """Remove a member."""
+        _answered(request, "backup-member-remove", lambda: handler.remove_member(str(name)))
+
+    for name, description, method in (
+        ("backup-member-add", "Add a destination at {url} to the backup, with the name {name}", add),
+        ("backup-member-remove", "Remove the destination {name} from the backup; its files stay", remove),
+    ):
+        method.__doc__ = f"{description}."  # as below
+        plugin.add_method(name, method, background=True, description=description)
     plugin.child_init = init
     plugin.add_subscription("shutdown", shutdown)
 
@@ -58,15 +75,22 @@ def _without_parameters(name: str, description: str, work: Callable[[], dict[str
         if given or named:
             refuse(request, -32602, f"{name} takes no parameters. Nothing was done; type: lightning-cli {name}")
             return
-        try:
-            result = work()
-        except Exception as error:
-            refuse(request, -32603, f"{name} failed ({type(error).__name__}: {error}); changes are still saved")
-        else:
-            answer(request, result)
+        _answered(request, name, work)
 
     method.__doc__ = f"{description}."  # pyln-client needs it, and PYTHONOPTIMIZE=2 removes any other
     return method
+
+
+def _answered(request: Request, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    try:
+        result = work()
+    except Exception as error:
+        from backends.errors import BackupError
+
+        why = str(error) if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
+        refuse(request, -32603, f"{name} failed ({why}); changes are still saved")
+    else:
+        answer(request, result)
 
 
 class _ByName(inspect.Signature):

@@ -52,6 +52,8 @@ class MaintenanceThread:
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
+        if self._gate.members is not None:
+            self._gate.members.look_at_space()
         sizes = writer.sizes()
         low = low_space(writer.space(), sizes.snapshot + sizes.segments)
         if low is not None and not self._low:

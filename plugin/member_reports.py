@@ -1,14 +1,16 @@
 """What the node's log, and the operator's own command, are told when the state of a member changes.
 
-Each function is pure, and returns a level and one line in ASCII for `CommitGate.report`. The levels are those of the
-log; `backup.notify` is called for `unusual` and `broken`, so the good news is `unusual`, too: who was told that a member
-is out of sync wants to know when it is back. Each line has its time, so that a second failure within the hour is not
-taken for a repetition of the first (plugin/notify.py). To be called once for each change of a member's state.
+Each function is pure, and returns a level and one line in ASCII for `CommitGate.report`. To be called once for each
+change of a member's state. `backup.notify` is called for the levels `unusual` and `broken` only, so good news is
+`unusual`, too: whoever was told that a member is out of sync wants to know when it is back. Each line holds its time,
+because the notifier takes the same line within an hour for a repetition (plugin/notify.py).
 """
 
 from collections.abc import Sequence
 
+from backends.log.format.members import Member
 from backends.log.status_of_members import DAY_AND_MINUTE, listed
+from backends.members.examine import Obstacle
 from backends.text import counted, one_line, shell_line
 from backends.times import age, moment
 
@@ -25,60 +27,93 @@ slow for a day is not reported every minute."""
 _BY_ITSELF = "Once it is back, it is brought up to date by itself, without a restart"
 
 
-def out_of_sync(name: str, url: str, why: str, others: Sequence[str], need: int, now: float) -> Told:
+def out_of_sync(name: str, url: str, why: str, others: Sequence[str], need: int, since: float) -> Told:
     """A member has failed, or was too slow, and the node goes on without it.
 
-    `why` is a clause, `others` are the members that remain in sync (at least `need`).
+    `why` is a clause, `others` are the members that remain in sync (at least `need`). The line holds the time at which
+    that happened, and so stays the same at every start while the member is away.
     """
     return _told(
         "unusual",
-        f"{name} ({url}) is out of sync since {_at(now)}: {why}. {_safe(others)}, and the node goes on. "
+        f"{name} ({url}) went out of sync ({_at(since)}): {why}. {_safe(others)}, and the node goes on. "
         f"{_if_next_fails(others, need)}. {_BY_ITSELF}",
     )
 
 
-def back_in_sync(name: str, out_for: float, changes: int | None, in_sync: Sequence[str], now: float) -> Told:
+def back_in_sync(name: str, since: int | None, changes: int | None, in_sync: Sequence[str], now: float) -> Told:
     """A member holds every acknowledged change again.
 
-    `out_for` is how long it did not, in seconds, `changes` how many it lacked (None if it was filled anew), `in_sync`
-    the members in sync now, with this one.
+    `since` is when it was put out of sync, in seconds since 1970, and `changes` how many were made since; None for what
+    is not known. `in_sync` are the members in sync now, with this one.
     """
-    copied = "the whole backup was" if changes is None else _were(changes)
+    out_for = [] if since is None else [f"it was out of sync for {age(now - since)}"]
+    copied = [] if changes is None else [f"{counted(changes, 'change')} {_were(changes)} made up for"]
+    said = " and ".join(out_for + copied)
     return _told(
         "unusual",
-        f"{name} is in sync again since {_at(now)}: it was out of sync for {age(out_for)}, and {copied} copied to it. "
-        f"In sync now: {listed(in_sync)}. Nothing needs to be done",
+        f"{name} is back in sync ({_at(now)}){f': {said}' if said else ''}. Every change is saved in "
+        f"{listed(in_sync)} now. Nothing needs to be done",
     )
 
 
-def holds_another_backup(name: str, url: str, found: str | None, others: Sequence[str], now: float) -> Told:
-    """A place of this backup holds a different one, `found` (its id, if that is known). It is not touched."""
-    which = "another backup" if found is None else f"another backup ({found})"
+def obstructed(
+    member: Member, obstacle: Obstacle, why: str, mount: str | None, others: Sequence[str], now: float
+) -> Told:
+    """A member that is out of sync or trails cannot be caught up now; `why` is a clause, `others` are in sync.
+
+    `mount` is where its filesystem should be mounted, if that is known.
+    """
+    match obstacle:
+        case Obstacle.NOT_THERE:
+            return not_there(member, why, now)
+        case Obstacle.NOT_MOUNTED:
+            return not_mounted(member, why, mount, others, now)
+        case Obstacle.OTHER_BACKUP:
+            return holds_another_backup(member, why, others, now)
+        case Obstacle.OTHER_NODE:
+            return holds_anothers_work(member, why, others, now)
+
+
+def not_there(member: Member, why: str, now: float) -> Told:
+    """A member cannot be reached. For one that was put out of sync, that has been told; so only the log says it again.
+    One that trails was never put out of sync, so this is all that anybody hears."""
+    if not member.trailing:
+        return _told("info", f"{member.name} ({member.url}) cannot be brought up to date yet: {why}")
     return _told(
         "unusual",
-        f"{url}, where {name} should be, holds {which} (seen {_at(now)}). It is not touched, and {name} stays out of "
-        f"sync. {_safe(others)}. Put the right disk back, or give {name} another place: {_other_place(name)}",
+        f"{member.name} ({member.url}) cannot be reached ({_at(now)}): {why}. The node does not wait for it, and every "
+        f"change is saved elsewhere; but {member.name} falls behind. {_BY_ITSELF}",
     )
 
 
-def holds_anothers_work(name: str, url: str, epoch: int, others: Sequence[str], now: float) -> Told:
-    """A member carries an epoch that no session of this node began: another node has written to it."""
+def not_mounted(member: Member, why: str, mount: str | None, others: Sequence[str], now: float) -> Told:
+    """The filesystem that held a member is not mounted. The empty directory below it is no wiped member."""
+    command = "Mount its disk or share" if mount is None else f"To mount it, run: {shell_line('mount', mount)}"
+    return _told(
+        "unusual",
+        f"{member.name} ({member.url}) cannot be brought up to date ({_at(now)}): {why}. So nothing is written into "
+        f"the empty directory. {_safe(others)}. {command}. {_BY_ITSELF}",
+    )
+
+
+def holds_another_backup(member: Member, why: str, others: Sequence[str], now: float) -> Told:
+    """A place of this backup holds something else. It is not touched."""
+    return _told(
+        "unusual",
+        f"{member.url}, where {member.name} should be, cannot be used ({_at(now)}): {why}. It is not touched, and gets "
+        f"no changes. {_safe(others)}. Put the right disk back, or give {member.name} another place: "
+        f"{_other_place(member.name)}",
+    )
+
+
+def holds_anothers_work(member: Member, why: str, others: Sequence[str], now: float) -> Told:
+    """A member carries an epoch or a session that is none of this node's: another node has written to it."""
     return _told(
         "broken",
-        f"{name} ({url}) was written by another node that works with a copy of this one's directory, or with a restored "
-        f"one (epoch {epoch}, seen {_at(now)}). It is not touched, and stays out of sync. {_safe(others)}. If that "
-        "node is in use, stop one of the two for good: two nodes with the same keys lose money. Only if it is off for "
-        f"good, keep what it wrote and give {name} another place: {_other_place(name)}",
-    )
-
-
-def not_mounted(name: str, url: str, mount: str, others: Sequence[str], now: float) -> Told:
-    """The filesystem that held a member is not mounted. The empty directory below it is no wiped member."""
-    return _told(
-        "unusual",
-        f"the disk or share with {name} ({url}) is not mounted at {mount} (seen {_at(now)}), so {name} stays out of "
-        f"sync, and nothing is written into the empty directory. {_safe(others)}. To mount it, run: "
-        f"{shell_line('mount', mount)}. {_BY_ITSELF}",
+        f"{member.name} ({member.url}) cannot be brought up to date ({_at(now)}): {why}, one that works with a copy of "
+        f"this node's directory, or was restored from this backup. It is not touched. {_safe(others)}. If that node is "
+        "in use, stop one of the two for good: two nodes with the same keys lose money. Only if it is off for good, "
+        f"keep what it wrote and give {member.name} another place: {_other_place(member.name)}",
     )
 
 
@@ -86,9 +121,9 @@ def trails_too_far(name: str, url: str, changes: int, seconds: float, now: float
     """A trailing member is behind by more than LAG_TOO_LARGE."""
     return _told(
         "unusual",
-        f"{name} ({url}) trails by {counted(changes, 'change')}, and its last one is {age(seconds)} older than the "
-        f"newest ({_at(now)}). The node does not wait for it, and what it saves elsewhere is safe; but from {name} alone, "
-        "these changes could not be restored. Is that server up, and is the line fast enough?",
+        f"{name} ({url}) trails by {counted(changes, 'change')} and {age(seconds)} ({_at(now)}). The node does "
+        f"not wait for it, and every change is saved elsewhere; but {name} alone could not restore the newest "
+        "ones. Is that server up, and is the line to it fast enough?",
     )
 
 
@@ -110,7 +145,7 @@ def _if_next_fails(others: Sequence[str], need: int) -> str:
 
 
 def _were(changes: int) -> str:
-    return f"{counted(changes, 'change')} {'was' if changes == 1 else 'were'}"
+    return "was" if changes == 1 else "were"
 
 
 def _other_place(name: str) -> str:

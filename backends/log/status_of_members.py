@@ -31,14 +31,32 @@ def member_troubles(members: Sequence[MemberStatus], need: int, stored: int) -> 
     """What is wrong with the members. `stored` is the bytes of the backup in a member that does not say it."""
     in_sync = [member.name for member in members if member.state is MemberState.IN_SYNC]
     for member in members:
-        if member.state in (MemberState.OUT_OF_SYNC, MemberState.CATCHING_UP):
-            yield Trouble(TroubleKind.MEMBER_OUT_OF_SYNC, _out_of_sync(member, in_sync))
-        elif member.state is MemberState.UNREACHABLE:
-            yield Trouble(TroubleKind.MEMBER_UNREACHABLE, _unreachable(member))
-        if member.free_bytes is not None and is_space_low(member.free_bytes, _stored(member, stored)):
-            yield Trouble(TroubleKind.SPACE_LOW, _space_low(member, member.free_bytes, _stored(member, stored)))
+        for trouble in (state_trouble(member, in_sync), space_trouble(member, stored)):
+            if trouble is not None:
+                yield trouble
     if is_need_not_met_soon(members, need):
-        yield Trouble(TroubleKind.NEED_NOT_MET_SOON, _need_not_met_soon(members, in_sync, need))
+        yield Trouble(TroubleKind.NEED_NOT_MET_SOON, need_in_words(members, in_sync, need))
+
+
+def state_trouble(member: MemberStatus, in_sync: Sequence[str]) -> Trouble | None:
+    """What is wrong with the member's state; None if nothing is. `in_sync` are the members that hold every change."""
+    if member.state in (MemberState.OUT_OF_SYNC, MemberState.CATCHING_UP):
+        return Trouble(TroubleKind.MEMBER_OUT_OF_SYNC, _out_of_sync(member, in_sync))
+    if member.state is MemberState.UNREACHABLE:
+        return Trouble(TroubleKind.MEMBER_UNREACHABLE, _unreachable(member))
+    return None
+
+
+def space_trouble(member: MemberStatus, stored: int) -> Trouble | None:
+    """That space is low at the member; None if it is not, or nobody knows. `stored` is as in `member_troubles`."""
+    stored = stored if member.stored_bytes is None else member.stored_bytes
+    if member.free_bytes is None or not is_space_low(member.free_bytes, stored):
+        return None
+    return Trouble(
+        TroubleKind.SPACE_LOW,
+        f"{space_in_words(member.free_bytes, stored, member.name)}: when it is full, the node goes on without it, or "
+        "stops if it needs it. Free some space there soon",
+    )
 
 
 def is_need_not_met_soon(members: Iterable[MemberStatus], need: int) -> bool:
@@ -52,10 +70,6 @@ def is_need_not_met_soon(members: Iterable[MemberStatus], need: int) -> bool:
 def listed(names: Sequence[str]) -> str:
     """Names in words: `nas`, `nas and usb`, `disk, nas and usb`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-
-
-def _stored(member: MemberStatus, stored: int) -> int:
-    return stored if member.stored_bytes is None else member.stored_bytes
 
 
 def _out_of_sync(member: MemberStatus, in_sync: Sequence[str]) -> str:
@@ -79,14 +93,8 @@ def _unreachable(member: MemberStatus) -> str:
     )
 
 
-def _space_low(member: MemberStatus, free: int, stored: int) -> str:
-    return (
-        f"{space_in_words(free, stored, member.name)}: when it is full, the node goes on without it, or stops if it "
-        "needs it. Free some space there soon"
-    )
-
-
-def _need_not_met_soon(members: Sequence[MemberStatus], in_sync: Sequence[str], need: int) -> str:
+def need_in_words(members: Sequence[MemberStatus], in_sync: Sequence[str], need: int) -> str:
+    """What `is_need_not_met_soon` means for these members, as a sentence."""
     away = [member.name for member in members if not member.trailing and member.name not in in_sync]
     needs = f"the node needs {counted(need, 'member')} in sync"
     if len(in_sync) < need:

@@ -24,7 +24,7 @@ from backends.members.epochs import Epochs, clause
 from backends.members.examine import Obstacle, Obstructed, examine
 from backends.members.files import make_equal
 from backends.places.base import Place
-from backends.storage.base import FileFenced, Lock, Storage, WriteHandle
+from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
 from backends.storage.mirror.handles import MirrorWriteHandle
 from backends.storage.mirror.storage import MirrorStorage
 from backends.system.locks import Locked
@@ -62,8 +62,8 @@ class Host(Protocol):
     def join(self, name: str) -> None:
         """Begin an epoch with this member, which the mirror has adopted. Raises BackupError or OSError."""
 
-    def copied_to(self, name: str, position: Position, bytes_copied: int) -> None:
-        """A pass has ended: the member holds everything up to this position."""
+    def copied_to(self, name: str, position: Position, space: Space) -> None:
+        """A pass has ended: the member holds everything up to this position, and has this space."""
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class CatchingUp:
         seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
         quiet = not mirror.unfinished
         copied = self._pass()
-        host.copied_to(self.name, position, copied)
+        host.copied_to(self.name, position, self.storage.space())
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()

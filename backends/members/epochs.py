@@ -18,6 +18,7 @@ from backends.errors import BackupError
 from backends.log.format.members import Epoch, Member, MembersDocument, OutOfSync
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, write_members_note
+from backends.storage.base import FileFenced
 from backends.text import counted, printable
 
 Publish = Callable[[Mapping[str, bytes]], Mapping[str, Exception]]
@@ -108,5 +109,7 @@ class Epochs:
 
 def clause(error: BaseException) -> str:
     """An error of a member as a clause in the middle of a sentence."""
+    if isinstance(error, FileFenced):
+        return "its files were removed, replaced or made read-only"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return printable(text)

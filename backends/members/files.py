@@ -172,8 +172,10 @@ def make_equal(
     Files in `keep` are left alone, neither copied nor removed. Among them must be the temporary snapshot of a
     compaction that is still to be published, and the segments that are open. Returns the bytes that were copied. `deep`
     is that of `differences`. Raises OSError, and BackupError if the source's manifest cannot be used: then the target
-    is somewhere on its way (see above), with no temporary file left. A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file
-    vanishes there, because a new generation was published, FileNotFoundError is raised: call this again.
+    is somewhere on its way (see above), with no temporary file left.
+
+    A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file vanishes there,
+    because a new generation was published, FileNotFoundError is raised: call this again.
     """
     _remove_unfinished(target, keep)
     moment = _moment_of(source).without(keep)

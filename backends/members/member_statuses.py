@@ -121,21 +121,21 @@ def _seen(found: Found, member: Member, seen: SeenMember, belief: Belief, newest
     status = _measured(found, member)
     if found.holds_all(seen, belief):
         # Another one may end later: it was asked a moment after this one, and the node goes on meanwhile.
-        return _with(status, MemberState.IN_SYNC, lag=(0, 0.0))
-    lag = _lag(seen.end, newest)
+        return _with(status, MemberState.IN_SYNC, behind=(0, 0.0))
+    behind = lag(seen.end, newest)
     finding = found.alone.get(member.name, ReadAlone()).finding
     if not found.whole(seen):
-        return _with(status, MemberState.OUT_OF_SYNC, why=_damaged(seen, finding), lag=lag)
+        return _with(status, MemberState.OUT_OF_SYNC, why=_damaged(seen, finding), behind=behind)
     if member.trailing:
-        return _with(status, MemberState.TRAILING, lag=lag)
+        return _with(status, MemberState.TRAILING, behind=behind)
     out = belief.out.get(member.name)
     if out is None and seen.document.epoch != belief.epoch:
         why = (
             f"it is of epoch {seen.document.epoch.number}, and the newest is {belief.epoch.number}: it may be an older "
             "copy of itself"
         )
-        return _with(status, MemberState.OUT_OF_SYNC, why=why, lag=lag)
-    return _with(status, MemberState.OUT_OF_SYNC, out, lag=lag)
+        return _with(status, MemberState.OUT_OF_SYNC, why=why, behind=behind)
+    return _with(status, MemberState.OUT_OF_SYNC, out, behind=behind)
 
 
 def _damaged(seen: SeenMember, finding: str) -> str:
@@ -175,14 +175,14 @@ def _with(
     out: OutOfSync | None = None,
     *,
     why: str = "",
-    lag: tuple[int | None, float | None] = (None, None),
+    behind: tuple[int | None, float | None] = (None, None),
 ) -> MemberStatus:
     since = None if out is None or out.since == UNKNOWN_TIME else out.since
     why = why or ("" if out is None else out.why)
-    return replace(status, state=state, since=since, why=why, lag_changes=lag[0], lag_seconds=lag[1])
+    return replace(status, state=state, since=since, why=why, lag_changes=behind[0], lag_seconds=behind[1])
 
 
-def _lag(end: Position | None, newest: Position | None) -> tuple[int | None, float | None]:
+def lag(end: Position | None, newest: Position | None) -> tuple[int | None, float | None]:
     """By how many changes and seconds a log that ends at `end` is behind; None for what nobody can tell."""
     if end is None or newest is None:
         return None, None

@@ -1,7 +1,6 @@
 """From backup.lock to an open backup with several members: which are here, may the node start, take-over."""
 
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.format.members import MembersDocument
+from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from backends.members.epochs import Epochs
@@ -18,8 +19,8 @@ from backends.members.examine import mount_point
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
-from backends.members.start import StartWith, may_start
-from backends.members.survey import survey
+from backends.members.start import StartRefused, StartWith, may_start
+from backends.members.survey import ask_all, look_at, why_not_seen
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from backends.node.session import known_sessions
@@ -32,7 +33,8 @@ SURVEY_WITHIN = 15.0
 class Members:
     """The members of the backup of the node in `directory`, before it is opened.
 
-    `survey_within` is how many seconds the members have to answer.
+    `survey_within` is how many seconds the members have to answer. `places` are those of the members, by name: by
+    default, those that their URLs name.
     """
 
     def __init__(
@@ -42,23 +44,33 @@ class Members:
         *,
         survey_within: float = SURVEY_WITHIN,
         options: LogOptions = DEFAULT_OPTIONS,
+        places: Mapping[str, Place] | None = None,
     ) -> None:
         self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
-        self.places: Mapping[str, Place] = {member.name: place_at(member.url) for member in settings.members}
+        self.places = places or {member.name: place_at(member.url) for member in settings.members}
         self.seen: tuple[SeenMember, ...] = ()
         self.missing: Mapping[str, str] = {}
         """For each member that was not seen, by its name: a clause that says why."""
 
     def look(self) -> Backup:
         """Look at all members, and return the newest as a backup to read. Raises BackupError if none can be used."""
-        found = survey(self.settings.members, self.settings.backup_id, self._within)
-        self.seen, self.missing = found.seen, found.missing
+        found, failures = ask_all(
+            {member.name: self._question(member.name) for member in self.settings.members}, self._within
+        )
+        self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
+        self.missing = {name: why_not_seen(error, self._within) for name, error in failures.items()}
         return Backup(self.places[self.newest.name], self._options)
+
+    def _question(self, name: str) -> Callable[[], SeenMember]:
+        return lambda: look_at(Backup(self.places[name]), self.settings.backup_id, name)
 
     @property
     def newest(self) -> SeenMember:
-        """Of the members that were seen, the one that holds the newest state. Raises BackupError."""
-        return newest(self.seen)
+        """Of the members that were seen, the one that a start would go on from. Raises BackupError."""
+        try:
+            return self.start(proven=True, changed_ago=0.0).source
+        except StartRefused:  # `start` says so; until then, look at what there is
+            return newest(self.seen)
 
     def start(self, *, proven: bool, changed_ago: float | None, without: Collection[str] = ()) -> StartWith:
         """Which members the node starts with. `proven` and `changed_ago` are as in `may_start`. Raises BackupError."""
@@ -73,11 +85,20 @@ class Members:
         )
 
     def open(
-        self, start: StartWith, session: str, seen: Facts | None, report: Report, events: Events
+        self,
+        start: StartWith,
+        session: str,
+        seen: Facts | None,
+        report: Report,
+        events: Events,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
     ) -> tuple[Writer, RunningMembers]:
         """Become the writer of all members that `start` names; one that fails meanwhile is put out of sync.
 
-        `session` is the id of the new session, `seen` what the newest member says. Raises BackupError.
+        `session` is the id of the new session, `seen` what the newest member says. `compacted` waits at that member to
+        be published. Unless `catch_up`, members that are not in sync stay as they are. Raises BackupError.
         """
         note = self._noted(start, session)
         in_sync, missing = list(start.in_sync), dict(self.missing)
@@ -86,9 +107,9 @@ class Members:
             source = start.source.name if start.source.name in in_sync else in_sync[0]
             running = RunningMembers(epochs, self.places, in_sync, source, events, missing)
             try:
-                writer = self._backup(running, in_sync).open(
-                    report, session, seen=seen if source == start.source.name else None
-                )
+                backup = self._backup(running, in_sync)
+                facts = seen if source == start.source.name else None
+                writer = backup.open(report, session, seen=facts, compacted=compacted)
             except BackupError:
                 lost = running.lost_at_start
                 in_sync = [name for name in in_sync if name not in lost]
@@ -97,7 +118,7 @@ class Members:
                 missing.update({name: str(error) for name, error in lost.items()})
                 note = epochs.note
                 continue
-            running.begin(writer)
+            running.begin(writer, catch_up=catch_up)
             return writer, running
 
     def _backup(self, running: RunningMembers, in_sync: Collection[str]) -> Backup:
@@ -106,30 +127,41 @@ class Members:
     def _noted(self, start: StartWith, session: str) -> MembersNote:
         """The node's note, durable with the new session in it before any member carries that session."""
         note = read_members_note(self._directory)
-        newest_document = start.source.document
-        if note is None or note.backup_id != newest_document.backup_id:
-            # Every member of the newest epoch is here (`may_start`), so what it says is all that there is.
-            known = known_sessions(self._directory, newest_document.backup_id) or []
-            note = MembersNote(
-                newest_document.backup_id,
-                newest_document.epoch,
-                newest_document.in_sync,
-                out=newest_document.out,
-                sessions=tuple(known),
-                adopted=newest_document.epoch.number,
-            )
+        document = start.source.document
+        if note is None or note.backup_id != document.backup_id:
+            sessions = tuple(known_sessions(self._directory, document.backup_id) or ())
+            note = _adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
+        elif note.newest < document.epoch.number:
+            # The directory was set back, and all members are here: the next epoch must be above theirs.
+            note = _adopted(note, document)
         mounts = {name: mount for name in start.in_sync if (mount := mount_point(self._url(name))) is not None}
         note = replace(note, sessions=(*note.sessions, session), mounts={**note.mounts, **mounts})
         write_members_note(self._directory, note)
         return note
 
+    def adopt(self) -> None:
+        """Take what the newest member says for the node's own history, although another node has written it.
+
+        For a person who has decided so. Raises BackupError or OSError.
+        """
+        document = newest(self.seen).document
+        note = read_members_note(self._directory)
+        if note is None or note.backup_id != document.backup_id:
+            note = MembersNote(document.backup_id, document.epoch, ())
+        write_members_note(self._directory, _adopted(note, document))
+
     def _url(self, name: str) -> str:
         return next(member.url for member in self.settings.members if member.name == name)
 
 
-def seconds_since(path: Path) -> float | None:
-    """How many seconds ago this file was changed; None if it cannot be told."""
-    try:
-        return max(time.time() - path.stat().st_mtime, 0.0)
-    except OSError:
-        return None
+def _adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
+    """The note of a node that goes on from this document: every epoch up to its own is history."""
+    epoch = document.epoch
+    return replace(
+        note,
+        epoch=epoch,
+        in_sync=document.in_sync,
+        intent=None,
+        out=document.out,
+        adopted=max(note.adopted, epoch.number),
+    )

@@ -10,7 +10,7 @@ from functools import partial
 from backends.base import Position
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Member
+from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.recovery import seal_segments
@@ -71,11 +71,13 @@ class RunningMembers:
         """For each member that is not in sync: up to where it holds the log, since this process knows."""
         self.obstacles: dict[str, tuple[Obstacle, str]] = {}
         """For each member that cannot be caught up now: what stands in the way."""
+        self._dropped_at: dict[str, Position] = {}
         self._missing = missing
-        self._changing = threading.RLock()
+        self.changing = threading.RLock()
+        self._catches_up = False
         self._broken: OSError | None = None
         self._begun = False
-        self._writer: Writer | None = None
+        self.writer: Writer | None = None
         self._last_commit = self._last_pause = 0.0
         self._last_position: Position | None = None
 
@@ -86,7 +88,7 @@ class RunningMembers:
         if not self._begun:
             self.lost_at_start.update({name: error for name, error in failed.items() if not isinstance(error, Locked)})
             return
-        with self._changing:
+        with self.changing:
             if self._broken is not None:
                 raise self._broken
             lost = {name: error for name, error in failed.items() if name in self.mirror.in_sync}
@@ -98,8 +100,8 @@ class RunningMembers:
             if len(self.mirror.in_sync) - len(lost) < self.epochs.settings.need:
                 raise self._too_few(lost)
             with self.mirror.failing(lost):
-                also = self._change(self.mirror.in_sync.keys() - lost.keys(), lost)
-            self._dropped({**lost, **also})
+                also = self.change(self.mirror.in_sync.keys() - lost.keys(), lost)
+            self.dropped({**lost, **also})
 
     def _is_foreign(self, name: str) -> bool:
         """Whether another node has taken this member over. One that does not answer has only failed."""
@@ -114,26 +116,32 @@ class RunningMembers:
         need, left = self.epochs.settings.need, len(self.mirror.in_sync) - len(lost)
         return OSError(code, f"{clause(error)} (member {name}; {need} must be in sync, and only {left} would be left)")
 
-    def _change(self, in_sync: Collection[str], why: Mapping[str, Exception]) -> Mapping[str, Exception]:
+    def change(self, in_sync: Collection[str], why: Mapping[str, Exception]) -> Mapping[str, Exception]:
         """Begin an epoch with these members. After a failure nothing is acknowledged any more."""
         try:
-            return self.epochs.change(in_sync, self._publish, {name: clause(error) for name, error in why.items()})
+            return self.epochs.change(in_sync, self.publish, {name: clause(error) for name, error in why.items()})
         except (BackupError, OSError) as error:
             self._broken = OSError(errno.EIO, clause(error))
             raise self._broken from error
 
-    def _publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
+    def publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
+        """Write these members' documents: see `Publish` in backends/members/epochs.py."""
         storages = {name: self.places[name].storage for name in documents}
         works = {name: partial(storages[name].publish, MEMBERS, data) for name, data in documents.items()}
         return self.mirror.attempt(works, self.mirror.options.grace)[1]
 
-    def _dropped(self, lost: Mapping[str, Exception]) -> None:
+    def dropped(self, lost: Mapping[str, Exception]) -> None:
         """These members are out of sync, durably: say so, and begin to catch them up."""
         with self.mirror.failing(lost):
             pass
         for name, error in lost.items():
-            self.events.out_of_sync(name, clause(error), len(self.mirror.in_sync), self.epochs.settings.need)
-            self._catch_up(name)
+            self.reached[name] = self._dropped_at[name] = self.position()
+            self._tell_out_of_sync(self.member(name), clause(error))
+            self.catch_up(name)
+
+    def _tell_out_of_sync(self, member: Member, why: str) -> None:
+        out = self.epochs.note.out.get(member.name) or OutOfSync(int(time.time()), why)
+        self.events.out_of_sync(member, out.since, out.why, tuple(self.mirror.in_sync), self.epochs.settings.need)
 
     # When a backup is opened
 
@@ -151,21 +159,26 @@ class RunningMembers:
         self.mirror.read_first(source.name)
         original = self.mirror.in_sync[source.name]
         self.mirror.each(lambda name, storage: 0 if name == source.name else make_equal(original, storage, deep=False))
-        failed = self.epochs.change(self.mirror.in_sync.keys(), self._publish, self._missing)
+        failed = self.epochs.change(self.mirror.in_sync.keys(), self.publish, self._missing)
         with self.mirror.failing(failed):
             pass
         self._begun = True
         self.mirror.settle()
 
-    def begin(self, writer: Writer) -> None:
-        """The backup is open for writing. Begin to catch up the members that are not in sync."""
-        self._writer = writer
+    def begin(self, writer: Writer, *, catch_up: bool) -> None:
+        """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""
+        self.writer, self._catches_up = writer, catch_up
         for member in self.epochs.settings.members:
             if member.name not in self.mirror.in_sync:
-                self._catch_up(member.name)
+                if catch_up and not member.trailing:
+                    self._tell_out_of_sync(member, "it was not there")
+                self.catch_up(member.name)
 
-    def _catch_up(self, name: str) -> None:
-        member = self._member(name)
+    def catch_up(self, name: str) -> None:
+        """Begin to bring this member, which is not in sync, up to the others."""
+        if not self._catches_up:
+            return
+        member = self.member(name)
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
@@ -173,14 +186,15 @@ class RunningMembers:
         self.catching_up[name] = CatchingUp(member, place, self, None if before is None else before.locked)
         self.catching_up[name].start()
 
-    def _member(self, name: str) -> Member:
+    def member(self, name: str) -> Member:
+        """The configured member of that name."""
         return next(member for member in self.epochs.settings.members if member.name == name)
 
     # What catching up needs (`Host`)
 
     def position(self) -> Position:
         """Where the log ends."""
-        return Position(0, 0, 0) if self._writer is None else self._writer.position
+        return Position(0, 0, 0) if self.writer is None else self.writer.position
 
     def pause(self, copied: int) -> None:
         """Leave half of the time to commits, while there are any."""
@@ -196,40 +210,46 @@ class RunningMembers:
         before = self.obstacles.get(name)
         self.obstacles[name] = obstacle, why
         if before is None or before[0] is not obstacle:
-            self.events.obstructed(name, obstacle, why)
+            mount = self.epochs.note.mounts.get(name)
+            self.events.obstructed(self.member(name), obstacle, why, mount, tuple(self.mirror.in_sync))
 
-    def copied_to(self, name: str, position: Position, bytes_copied: int) -> None:
+    def copied_to(self, name: str, position: Position, space: Space) -> None:
         """A pass has ended."""
         self.obstacles.pop(name, None)
-        self.reached[name] = position
+        self.reached[name], self.spaces[name] = position, space
 
     def join(self, name: str) -> None:
         """Begin an epoch with the member that the mirror has just adopted."""
-        with self._changing:
+        with self.changing:
             if name not in self.mirror.in_sync:
                 raise OSError(errno.EIO, "it failed again before it had joined")
             since = self.epochs.note.out.get(name)
-            failed = self._change(self.mirror.in_sync.keys(), {})
+            failed = self.change(self.mirror.in_sync.keys(), {})
             if failed:
-                self._dropped(failed)
+                self.dropped(failed)
             if name in failed:
                 raise failed[name]
             self.reached.pop(name, None)
-        self.events.in_sync(name, None if since is None else since.since)
+            dropped_at = self._dropped_at.pop(name, None)
+        lacked = None if dropped_at is None else self.position().sequence - dropped_at.sequence
+        began = None if since is None else since.since
+        self.events.in_sync(self.member(name), began, lacked, tuple(self.mirror.in_sync))
 
     # For the maintenance thread
 
     def to_compact(self) -> tuple[str, str]:
         """The name and the URL of the member that is to be compacted: the first one in sync."""
         name = next(iter(self.mirror.in_sync))
-        return name, self._member(name).url
+        return name, self.member(name).url
 
-    def publish_compaction(self, writer: Writer, name: str, compacted: CompactedSnapshot) -> None:
+    def publish_compaction(self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None) -> None:
         """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
 
-        Raises BackupError or OSError: then the old generation is still the current one, or the new one is everywhere.
+        Without a name, it was made at the member that is read from. Raises BackupError or OSError: then the old
+        generation is still the current one, or the new one is everywhere.
         """
         with self.structure:  # so that no member joins without it
+            name = next(iter(self.mirror.in_sync)) if name is None else name
             source = self.mirror.in_sync.get(name)
             if source is None:
                 raise BackupError(f"the member {name}, at which it was made, is out of sync")
@@ -261,6 +281,14 @@ class RunningMembers:
     def look_at_space(self) -> None:
         """Look how much space each member has, in the maintenance thread. Raises OSError."""
         self.spaces.update(self.mirror.each(lambda _, storage: storage.space()))
+
+    def forget(self, name: str) -> None:
+        """The member was removed from the backup."""
+        each = self.catching_up.pop(name, None)
+        if each is not None:
+            each.stop()
+        for known in (self.reached, self.obstacles, self.spaces, self._dropped_at):
+            known.pop(name, None)
 
     # The end
 
