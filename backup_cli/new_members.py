@@ -12,10 +12,9 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import Epoch, Member, MembersDocument
-from backends.members.examine import mount_point
 from backends.members.new_copy import copied_bytes, create_copy, publish_document
 from backends.members.urls import named, split_trailing
-from backends.members.where import same_place, share_a_fate
+from backends.members.where import mount_point, same_place, share_a_fate
 from backends.node.lockfile import DEFAULT_GRACE, MAX_GRACE, Settings
 from backends.node.members_note import MembersNote
 from backup_cli.console import progress, say, warn
@@ -154,8 +153,13 @@ class NewMembers:
 
 def mount_points(members: Sequence[Member]) -> dict[str, str]:
     """For each member in a local directory: where its filesystem is mounted now."""
-    points = {member.name: mount_point(member.url) for member in members}
-    return {name: point for name, point in points.items() if point is not None}
+    found: dict[str, str] = {}
+    for member in members:
+        with suppress(BackupError, OSError):  # nobody can tell
+            point = mount_point(member.url)
+            if point is not None:
+                found[member.name] = point
+    return found
 
 
 def tell_members(members: Sequence[Member]) -> None:

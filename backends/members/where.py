@@ -7,6 +7,7 @@ from pathlib import Path
 from backends import place_at
 from backends.errors import BackupError
 from backends.mounts.sticks import find_stick
+from backends.mounts.table import mount_of
 from backends.storage.unreachable import reaching
 from backends.urls import parse_url
 
@@ -20,6 +21,16 @@ def local_path(url: str) -> Path | None:
     if place.scheme == "usb":
         return find_stick(place.host).point.joinpath(*place.path.parts[1:])
     return place.local_path if place.scheme in ("file", "nfs") and place.names_no_other_machine else None
+
+
+def mount_point(url: str) -> str | None:
+    """Where the filesystem is mounted that holds a member's directory, for `MembersNote.mounts`; None if that says
+    nothing: for a server, and for a stick, which is found by its name, wherever it is mounted.
+
+    Raises BadURL, or OSError if it cannot be determined.
+    """
+    path = None if parse_url(url).scheme == "usb" else local_path(url)
+    return None if path is None else str(mount_of(path).point)
 
 
 def same_place(one: str, other: str) -> bool:
