@@ -44,7 +44,7 @@ def test_version_option_prints_the_version() -> None:
         (),
         ("unknown",),
         ("init",),
-        ("init", "a", "b"),
+        ("init", "--need", "2", "file:///x"),
         ("init", "--lightning-dir"),
         ("restore",),
         ("restore", "file:///x"),
