@@ -25,7 +25,7 @@ def document(
     """A document as of this epoch; `in_sync` are names between blanks."""
     names = tuple(in_sync.split())
     out = {name: out for name, out in OUT.items() if name not in names}
-    return MembersDocument("ab" * 16, name, Epoch(epoch, session), names, members, 1, out)
+    return MembersDocument("ab" * 16, name, Epoch(epoch, session), names, members, 1, out, {session: epoch})
 
 
 def seen(name: str, epoch: int, in_sync: str, sequence: int | None = 100, session: str = "s") -> SeenMember:

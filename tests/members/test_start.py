@@ -114,7 +114,25 @@ STARTS = {
     ),
     "all_members_here_with_need_of_two": (replace(ALL_HERE, need=2), "stick", TWO, ()),
     "intent_that_no_member_carries": (replace(ALL_HERE, note=note(5, TWO, intent=6)), "stick", TWO, ()),
-    "note_older_than_all_members_of_this_node": (replace(ALL_HERE, note=note(3, TWO)), "stick", TWO, ()),
+    "note_of_an_intent_that_all_members_carry": (replace(ALL_HERE, note=note(4, TWO, intent=5)), "stick", TWO, ()),
+    "member_being_filled_here": (
+        Situation([*ALL_HERE.members, seen("disk", 0, (), end=900, session="of any node")], note(5, TWO)),
+        "stick",
+        TWO,
+        (),
+    ),
+    "member_being_filled_in_place_of_one_in_sync": (
+        Situation([seen("stick", 5, TWO), seen("nas", 0, (), end=None)], note(5, TWO)),
+        "stick",
+        ("stick",),
+        ("nas",),
+    ),
+    "another_node_went_on_from_an_epoch_left_behind": (
+        Situation([*ALL_HERE.members, seen("disk", 4, ["disk"], session=THEIRS, end=900)], note(5, TWO)),
+        "stick",
+        TWO,
+        (),
+    ),
     "member_that_was_out_of_sync_is_away": (
         Situation([seen("stick", 5, ["stick"])], note(5, ["stick"]), proven=False, changed_ago=None),
         "stick",
@@ -270,11 +288,6 @@ REFUSALS = {
         Rule.NEWER_ELSEWHERE,
         ("stick",),
     ),
-    "older_epoch_of_another_node_although_given_up": (
-        Situation([seen("stick", 4, TWO, session=THEIRS)], note(5, ["nas"]), without=["nas"]),
-        Rule.NEWER_ELSEWHERE,
-        ("nas",),
-    ),
     # Another node.
     "newest_epoch_begun_by_another_node": (
         Situation([seen("stick", 6, TWO, session=THEIRS), seen("nas", 6, TWO, session=THEIRS)], note(5, TWO)),
@@ -302,6 +315,33 @@ REFUSALS = {
         Rule.TAKEN_OVER,
         ("nas",),
     ),
+    # The node's own directory was set back: its note ends before what its own session did later.
+    "own_session_went_on_after_the_note": (replace(ALL_HERE, note=note(3, TWO)), Rule.TAKEN_OVER, TWO),
+    "own_session_went_on_after_the_note_although_all_are_given_up": (
+        replace(ALL_HERE, note=note(3, TWO), without=THREE),
+        Rule.TAKEN_OVER,
+        TWO,
+    ),
+    "own_session_went_on_after_the_intent": (
+        replace(ALL_HERE, note=note(3, TWO, intent=4)),
+        Rule.TAKEN_OVER,
+        TWO,
+    ),
+    "own_session_went_on_and_another_member_is_away": (
+        Situation([seen("stick", 5, TWO)], note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
+    "own_session_went_on_and_an_older_copy_is_here": (
+        Situation(OLD_COPY, note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
+    "own_session_went_on_and_one_member_is_as_old_as_the_note": (
+        Situation([seen("stick", 5, TWO), seen("nas", 4, TWO)], note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
     # A member is away that was in sync.
     "away_and_database_not_proven": (replace(AWAY, proven=False), Rule.MEMBER_AWAY, ("nas",)),
     "away_for_more_than_an_hour": (replace(AWAY, changed_ago=MAX_AGE + 1), Rule.MEMBER_AWAY, ("nas",)),
@@ -314,8 +354,8 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
-    "away_with_note_older_than_what_is_here": (
-        Situation([seen("stick", 5, TWO)], note(4, TWO)),
+    "being_filled_and_database_not_proven": (
+        Situation([seen("stick", 5, TWO), seen("nas", 0, ())], note(5, TWO), proven=False),
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
@@ -348,16 +388,6 @@ REFUSALS = {
         ("nas",),
     ),
     "old_copy_without_note": (Situation(OLD_COPY, None, configured=PAIR), Rule.MEMBER_AWAY, ("nas",)),
-    "old_copy_with_note_older_than_the_others": (
-        Situation(OLD_COPY, note(4, TWO)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
-    "older_epoch_with_note_as_old_as_that": (
-        Situation([seen("stick", 5, TWO), seen("nas", 4, TWO)], note(4, TWO)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
     "older_epoch_after_the_newest_member_was_given_up": (
         Situation([seen("stick", 5, ["stick", "disk"]), seen("disk", 4, THREE)], note(7, ["nas"]), without=["nas"]),
         Rule.MEMBER_AWAY,
@@ -365,11 +395,6 @@ REFUSALS = {
     ),
     "old_copy_while_the_node_wrote_an_epoch": (
         Situation([seen("stick", 6, TWO), seen("nas", 3, TWO)], note(5, TWO, intent=6)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
-    "epoch_of_another_node_while_the_node_wrote_one": (
-        Situation([seen("stick", 7, TWO), seen("nas", 6, TWO, session=THEIRS)], note(5, TWO, intent=7)),
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
@@ -447,6 +472,22 @@ def test_start_without_any_member_names_all_places() -> None:
 def test_start_with_members_of_two_nodes_has_diverged() -> None:
     with pytest.raises(Diverged):
         Situation([seen("stick", 6, ["stick"]), seen("nas", 6, ["nas"], session=THEIRS)], note(6, ["stick"])).start()
+
+
+def test_start_with_an_epoch_of_another_node_begun_while_this_one_wrote_its_own_has_diverged() -> None:
+    for members in permutations([seen("stick", 7, TWO), seen("nas", 6, TWO, session=THEIRS)]):
+        with pytest.raises(Diverged):
+            Situation(members, note(5, TWO, intent=7)).start()
+
+
+@pytest.mark.parametrize("epoch", [(4, THEIRS), (0, OURS)], ids=["of another node", "being filled"])
+def test_start_with_nothing_that_this_node_could_go_on_from_is_refused_whatever_is_given_up(
+    epoch: tuple[int, str],
+) -> None:
+    number, session = epoch
+    situation = Situation([seen("stick", number, TWO, session=session)], note(5, ["nas"]), without=["nas"])
+    with pytest.raises(Unreachable, match="hold no state that it could go on from. Nothing was changed.*Connect"):
+        situation.start()
 
 
 def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
