@@ -486,7 +486,7 @@ def test_start_with_nothing_that_this_node_could_go_on_from_is_refused_whatever_
 ) -> None:
     number, session = epoch
     situation = Situation([seen("stick", number, TWO, session=session)], note(5, ["nas"]), without=["nas"])
-    with pytest.raises(Unreachable, match="hold no state that it could go on from. Nothing was changed.*Connect"):
+    with pytest.raises(Unreachable, match=r"hold no state that it could go on from\. Nothing was changed.*Connect"):
         situation.start()
 
 
