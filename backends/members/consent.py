@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.errors import BackupError
-from backends.log.format.members import Member, MembersDocument
+from backends.log.format.members import Epoch, Member, MembersDocument
 from backends.members.newest import Diverged, SeenMember, newest, newest_epoch
 from backends.text import counted, shell_line
 from backends.times import known_moment
@@ -50,8 +50,14 @@ def choose(seen: Sequence[SeenMember], missing: Mapping[str, str], without: Coll
     in_sync = [member for member in seen if member.document.epoch == epoch and member.name in document.in_sync]
     whole = [member for member in in_sync if member.end is not None]
     others = [member for member in seen if member not in in_sync and member.end is not None]
+    others = [member for member in others if member.document.epoch.number]  # the rest is only being filled
+    longer = _that_holds_more(whole, others, epoch)
+    if longer is not None:
+        early = f"what is there is an older copy of it (its log ends before that of {longer.name}, which trails)"
+        reasons |= {member.name: early for member in whole}
+        whole = []
     if not whole and others:  # what the newest members acknowledged cannot be read any more
-        damaged = {member.name: member.why for member in in_sync}
+        damaged = {member.name: member.why for member in in_sync if member.end is None}
         reasons = {each.name: why for each in document.members if (why := {**damaged, **reasons}.get(each.name))}
     _demand(document, seen, reasons, without)
     given_up = {name: _known(name, why, document, seen) for name, why in reasons.items()}
@@ -59,6 +65,18 @@ def choose(seen: Sequence[SeenMember], missing: Mapping[str, str], without: Coll
         return Choice(tuple(sorted(whole, key=_length, reverse=True)), document, given_up)
     # Without any whole member, reading a damaged one says what is wrong.
     return Choice((newest(others),) if others else tuple(in_sync or seen), document, given_up)
+
+
+def _that_holds_more(in_sync: Sequence[SeenMember], others: Sequence[SeenMember], epoch: Epoch) -> SeenMember | None:
+    """The member that trails and holds more of the newest epoch than all in sync; None if none does.
+
+    It was copied from a member in sync: those that were read are old copies of themselves, from earlier in the epoch.
+    """
+    if not in_sync:
+        return None
+    trailing = [member for member in others if member.document.epoch == epoch]
+    longest = max(trailing, key=_length, default=in_sync[0])
+    return longest if _length(longest) > max(map(_length, in_sync)) else None
 
 
 def _one_history(seen: Sequence[SeenMember], without: Collection[str]) -> Sequence[SeenMember]:

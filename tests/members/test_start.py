@@ -195,6 +195,26 @@ STARTS = {
         ("stick",),
         ("nas",),
     ),
+    "trailing_member_holds_more_but_the_database_is_proven": (
+        Situation([seen("stick", 5, ["stick"]), seen("far", 5, ["stick"], end=101)], note(5, ["stick"])),
+        "stick",
+        ("stick",),
+        (),
+    ),
+    "trailing_member_holds_more_than_one_of_those_in_sync": (
+        Situation(
+            [*ALL_HERE.members, seen("far", 5, TWO, end=101)], note(5, TWO), proven=False, changed_ago=None
+        ),
+        "stick",
+        TWO,
+        (),
+    ),
+    "trailing_member_holds_more_of_an_older_epoch": (
+        Situation([*ALL_HERE.members, seen("far", 4, TWO, end=900)], note(5, TWO), proven=False, changed_ago=None),
+        "stick",
+        TWO,
+        (),
+    ),
     # One is damaged: it shows its epoch, so it has not gone on without the others.
     "one_of_two_damaged": (
         Situation(DAMAGED, note(5, TWO), proven=False, changed_ago=None),
@@ -381,6 +401,22 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         TWO,
     ),
+    "trailing_member_holds_more_than_the_only_one_in_sync": (
+        # The stick is an old copy of itself, from earlier in the same epoch.
+        Situation([seen("stick", 5, ["stick"]), seen("far", 5, ["stick"], end=101)], note(5, ["stick"]), proven=False),
+        Rule.MEMBER_AWAY,
+        ("stick",),
+    ),
+    "trailing_member_holds_more_than_each_of_those_in_sync": (
+        replace(ALL_HERE, members=[*ALL_HERE.members, seen("far", 5, TWO, end=102)], changed_ago=MAX_AGE + 1),
+        Rule.MEMBER_AWAY,
+        TWO,
+    ),
+    "trailing_member_holds_more_than_all_in_sync_without_note": (
+        Situation([*ALL_HERE.members, seen("far", 5, TWO, end=102)], None, configured=[*PAIR, MEMBERS[3]]),
+        Rule.MEMBER_AWAY,
+        TWO,
+    ),
     # Something else is in its place.
     "old_copy_and_database_not_proven": (
         Situation(OLD_COPY, note(5, TWO), proven=False),
@@ -455,6 +491,15 @@ def test_backup_is_behind_once_all_members_with_the_newest_changes_are_given_up(
     assert (found.source.name, found.in_sync, found.absent, found.behind) == ("stick", ("stick",), ("nas",), True)
 
 
+def test_start_says_whether_a_person_gave_up_all_members_of_the_last_epoch() -> None:
+    assert replace(BEHIND, without=["nas"]).start().by_consent
+    joined = Situation([seen("stick", 6, TWO)], note(5, ["nas"], intent=6), without=["nas"])
+    assert joined.start().by_consent
+    assert not replace(AWAY, without=["nas"]).start().by_consent
+    assert not replace(AWAY, note=None, without=["nas"], configured=PAIR).start().by_consent
+    assert not ALL_HERE.start().by_consent
+
+
 def test_old_copy_of_the_newest_member_is_not_used_after_it_was_given_up() -> None:
     members = [seen("stick", 4, TWO), seen("nas", 4, TWO, end=900)]
     found = Situation(members, note(5, ["nas"]), without=["nas"]).start()
@@ -500,8 +545,31 @@ def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "situation",
+    [
+        Situation([seen("nas", 6, ["nas"], session=THEIRS)], note(5, TWO)),
+        Situation([seen("nas", 6, ["nas"])], note(5, TWO)),
+    ],
+    ids=["another node", "directory that was set back"],
+)
+def test_refusal_of_an_epoch_unknown_to_the_note_says_both_reasons_and_how_to_restore(situation: Situation) -> None:
+    with pytest.raises(StartRefused) as caught:
+        situation.start()
+    assert str(caught.value) == (
+        "what is in nas is not what this node's directory knows of (epoch 6; it knows of 5): either another node has "
+        "taken over the backup, or this directory is an old copy of itself. Nothing was changed. If another node with "
+        "these keys is in use, never start this one again: two nodes with the same keys lose money. If none is, the "
+        "backup holds the newest state, and this database is too old: restore it with: backup-cli restore --resume "
+        "--replace URL... DEST. Only if this database is surely the newest, run: backup-cli resync. Only if you "
+        "restored this node without that member, and it is back now, run: backup-cli member-remove nas"
+    )
+
+
 def test_refusal_after_takeover_warns_of_two_nodes_with_the_same_keys() -> None:
-    with pytest.raises(StartRefused, match=r"another node has taken over nas .*lose money.*backup-cli resync\. "):
+    with pytest.raises(
+        StartRefused, match=r"(?s)another node has taken over.*old copy.*lose money.*backup-cli resync\. "
+    ):
         Situation([seen("nas", 6, ["nas"], session=THEIRS)], note(5, TWO)).start()
 
 
@@ -576,8 +644,14 @@ def test_no_start_goes_on_from_older_than_the_newest_epoch_seen_while_a_whole_me
     found = outcome(situation)
     if found is None:
         return
+    note = situation.note
+    counting = [
+        each
+        for each in situation.members
+        if note is None or each.document.epoch.number >= note.epoch.number or note.knows(each.document.epoch)
+    ]
     try:
-        expected = newest(situation.members)
+        expected = newest(counting)
     except Unreachable:
         return  # no whole member carries it: then the node goes on from one that held everything before
     if expected.name in found.in_sync:
