@@ -70,7 +70,7 @@ def test_any_members_document_is_read_back_as_written(
 
 
 def test_longest_history_of_a_members_document_is_read_back_as_written() -> None:
-    document = replace(DOCUMENT, history={f"session {number}": number for number in range(MAX_HISTORY)})
+    document = replace(DOCUMENT, history={f"session {index}": index for index in range(MAX_HISTORY)})
     assert MembersDocument.decode(document.encode()) == document
 
 
@@ -137,8 +137,8 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "need": (..., None, "1", 1.0, True, -1, 1 << 62),
     "out": (..., None, [], "disk", 7),
     "history": (
-        *(..., None, 7, [], "x", {"x" * 2001: 1}, {str(number): number for number in range(MAX_HISTORY + 1)}),
-        *({"x": number} for number in (None, "7", 7.0, True, -1, 1 << 62, {})),
+        *(..., None, 7, [], "x", {"x" * 2001: 1}, dict.fromkeys(map(str, range(MAX_HISTORY + 1)), 1)),
+        *({"x": number} for number in (None, "7", 7.0, True, -1, 1 << 62, [])),
     ),
     "floor": (..., None, "2", 2.0, True, -1, 1 << 62, []),
 }
