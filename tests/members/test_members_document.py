@@ -138,7 +138,7 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "out": (..., None, [], "disk", 7),
     "history": (
         *(..., None, 7, [], "x", {"x" * 2001: 1}, dict.fromkeys(map(str, range(MAX_HISTORY + 1)), 1)),
-        *({"x": number} for number in (None, "7", 7.0, True, -1, 1 << 62, [])),
+        *({"x": number} for number in (None, "7", 7.0, True, -1, 1 << 62)),
     ),
     "floor": (..., None, "2", 2.0, True, -1, 1 << 62, []),
 }
