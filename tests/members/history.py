@@ -146,7 +146,7 @@ class History:
             point = SyncPoint(side.database, side.changed, machine.inode)
         elif point is not None and world.happens(0.3):
             lost = self.chance.randint(0, 2)
-            side = replace(side, database=side.database[: max(len(side.database) - lost, machine.settled)])
+            side = replace(side, database=side.database[: max(len(side.database) - lost, 0)])
             point = replace(point, database=(-1,))  # a hot journal, or another time: it does not match any more
         if "no-intent" in world.broken and side.note is not None:
             side = replace(side, note=replace(side.note, intent=None))
@@ -258,7 +258,7 @@ class History:
         if old:
             machine, side = self.chance.choice(old)
             machine.stop()
-            machine.side, machine.settled, self.world.alone = side, 0, False
+            machine.side, machine.pending, self.world.alone = side, set(), False
             self._tell(machine, "put back")
 
     # Restores

@@ -192,12 +192,13 @@ class Node:
             world.refused(refused)
             machine.stop()
             return False
-        self._check(log, without)
+        self._check(source, log, without)
         machine.log, machine.open = source.log, set(in_sync)
         self._make_equal(in_sync, source.log)
         self.begin_epoch(in_sync, goes_on_from=goes_on_from)
         self._make_equal(machine.note.in_sync, log)  # a new snapshot, if the database was ahead
         machine.log = log
+        world.saved(machine, log)
         point = SyncPoint(log, machine.side.changed, machine.inode)
         machine.side = replace(machine.side, database=log, sync_point=point, agreed=frozenset())
         return True
@@ -210,10 +211,11 @@ class Node:
             self.world.check_kept(self.world.disks[name], log)
             self.world.disks[name].log = log
 
-    def _check(self, log: Log, without: Collection[str]) -> None:
+    def _check(self, source: Disk, log: Log, without: Collection[str]) -> None:
         world, machine = self.world, self.machine
         if without:
-            machine.side, machine.settled = replace(machine.side, line=world.consent(log)), len(machine.side.database)
+            machine.pending = (set(log) - set(source.log)) & world.all_acknowledged()
+            machine.side = replace(machine.side, line=world.consent(source.log))
         elif not world.acknowledged[machine.side.line] - world.given_up <= set(log):
             raise Lost("at a start")
 

@@ -35,6 +35,8 @@ def _stubbed(world: World, document: MembersDocument) -> MembersDocument:
     epoch = document.epoch
     if "numbers-only" in world.broken:
         document = replace(document, floor=max(epoch.number - 1, 0))
+    if "longest-wins" in world.broken:
+        document = replace(document, floor=MAX_NUMBER)
     if "history-by-session-only" in world.broken:
         document = replace(document, history=dict.fromkeys(document.history, MAX_NUMBER))
     if "epoch-0-counts" in world.broken and epoch.number == 0:
@@ -179,6 +181,8 @@ def restore_from(world: World, disks: Collection[Disk]) -> tuple[Disk, MembersDo
     seen, there = seen_members(world, disks), {disk.name: disk for disk in disks}
     if not seen:
         raise Refused("nothing is there")
+    if "longest-wins" in world.broken:
+        return _longest(disks)
     asked: Collection[str] = ()
     try:
         choice = choose(seen, {}, ())
@@ -186,13 +190,20 @@ def restore_from(world: World, disks: Collection[Disk]) -> tuple[Disk, MembersDo
         asked = missing.names
         choice = choose(seen, {}, asked)
     found, newest = there[choice.sources[0].name], choice.newest
-    if "longest-wins" in world.broken:
-        found = max((disk for disk in disks if not disk.torn), key=lambda disk: len(disk.log), default=found)
     if found.torn:
         raise Refused("what is there is damaged")
     if "in-sync-only" in world.broken:
         asked = set(asked) & set(newest.in_sync)
     return found, newest, asked, bool(asked)
+
+
+def _longest(disks: Collection[Disk]) -> tuple[Disk, MembersDocument, Collection[str], bool]:
+    whole = {disk.name: disk for disk in disks if disk.document is not None and not disk.torn}
+    found = max(whole.values(), key=lambda disk: len(disk.log), default=None)
+    if found is None or found.document is None:
+        raise Refused("nothing is there")
+    away = {member.name for member in found.document.members} - whole.keys()
+    return found, found.document, away, bool(away)
 
 
 def in_sync_of(disk: Disk) -> set[str]:

@@ -103,8 +103,9 @@ class Machine:
     open: set[str] = field(default_factory=set)
     """The members that it has open for writing. One that went away, or was replaced, is not open any more."""
 
-    settled: int = 0
-    """How many changes of its database no power cut takes back: those with which a person let it go on."""
+    pending: set[int] = field(default_factory=set)
+    """Acknowledged changes that, once a person has given up all members that held them, only the database holds: until
+    the new snapshot of it is saved, they count as given up."""
 
     def stop(self) -> None:
         """The node ends, whether it wanted to or not."""
@@ -213,6 +214,13 @@ class World:
             self.diverged += 1
             if self.alone:
                 raise Lost("two histories were seen where there was one")
+
+    def saved(self, machine: Machine, log: Log) -> None:
+        """Every member in sync holds `log` now, with what only the database held before."""
+        if machine.pending <= set(log):
+            self.given_up -= machine.pending
+            self.acknowledged[machine.side.line] |= machine.pending
+            machine.pending = set()
 
     def consent(self, log: Log) -> int:
         """A person has allowed to go on from `log`, whatever it lacks. Returns the new line of history."""
