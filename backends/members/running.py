@@ -129,10 +129,22 @@ class RunningMembers:
             raise self._broken from error
 
     def publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
-        """Write these members' documents: see `Publish` in backends/members/epochs.py."""
-        storages = {name: self.places[name].storage for name in documents}
-        works = {name: partial(storages[name].publish, MEMBERS, data) for name, data in documents.items()}
-        return self.mirror.attempt(works, self.mirror.options.grace)[1]
+        """Write these members' documents: see `Publish` in backends/members/epochs.py.
+
+        Raises FileFenced if another node has taken one of them over: its document must stay.
+        """
+        works = {name: partial(self._publish_at, name, data) for name, data in documents.items()}
+        failed = self.mirror.attempt(works, self.mirror.options.grace)[1]
+        for error in failed.values():
+            if isinstance(error, FileFenced):
+                raise error
+        return failed
+
+    def _publish_at(self, name: str, document: bytes) -> None:
+        storage = self.places[name].storage
+        if seen_as_foreign(storage, self.epochs.note):
+            raise FileFenced(name)
+        storage.publish(MEMBERS, document)
 
     def dropped(self, lost: Mapping[str, Exception]) -> None:
         """These members are out of sync, durably: say so, and begin to catch them up."""
