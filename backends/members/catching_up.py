@@ -21,7 +21,7 @@ from backends.log.format.documents import SESSION
 from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
 from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
-from backends.members.examine import Obstacle, Obstructed, examine
+from backends.members.examine import Obstacle, Obstructed, examine, seen_as_foreign
 from backends.members.files import make_equal
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
@@ -211,9 +211,18 @@ class CatchingUp:
     def _pause(self, copied: int) -> None:
         if self._ended:
             raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
-        if not copied:  # files are about to get their names: a node that was taken over must not set a member back
-            self.host.check_not_fenced()
+        if not copied:  # files are about to get their names
+            self._check_ours()
         self.host.pause(copied)
+
+    def _check_ours(self) -> None:
+        """Raise Fenced or Obstructed if another node has taken over the others, or this member, since the pass began.
+
+        A node that was taken over must not set a member back to what it knew before.
+        """
+        self.host.check_not_fenced()
+        if seen_as_foreign(self.storage, self.host.epochs.note):
+            raise Obstructed(Obstacle.OTHER_NODE, "another node has written to it")
 
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
@@ -274,7 +283,7 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(SESSION) == data:
                 return 0
-        self.host.check_not_fenced()  # the tail took long: another node's marker is never replaced by an older one
+        self._check_ours()  # the tail took long: another node's marker is never replaced by an older one
         self.storage.publish(SESSION, data)
         return len(data)
 
@@ -336,7 +345,7 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(MEMBERS) == data:
                 return
-        self.host.check_not_fenced()
+        self._check_ours()
         self.storage.publish(MEMBERS, data)
 
     def _unknown_document(self) -> bytes:

@@ -13,6 +13,7 @@ from backends.log.format.documents import SESSION, Session
 from backends.log.format.members import MEMBERS
 from backends.log.writer.writer import Writer
 from backends.members.catching_up import CatchingUp
+from backends.members.examine import Obstacle, Obstructed
 from backends.members.opening import Members
 from backends.members.running import RunningMembers
 from backends.node.lockfile import read_settings
@@ -129,6 +130,44 @@ def test_fence_that_falls_at_any_check_stops_catching_up_before_any_further_rena
                 assert holds > 2
                 assert SESSION in fence.steps
                 return
+    pytest.fail("it never came to its end")
+
+
+def test_member_taken_over_while_it_is_caught_up_keeps_what_the_other_node_wrote(
+    copies: Copies, running: RunningMembers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other node reaches only this member; those that this one writes to know nothing of it."""
+    original = {name: data for name, data in files(copies, "stick").items()}
+    for at in range(1, 100):
+        step, _ = catching_up(running, copies)
+        calls, then = 0, dict[str, bytes]()
+
+        def check() -> None:
+            nonlocal calls, then
+            calls += 1
+            if calls == at:  # noqa: B023 (called within this turn of the loop only)
+                take_over(copies, "stick")
+                then = files(copies, "stick")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(running, "check_not_fenced", check)
+            try:
+                step._prepare()
+                step._pass()
+            except Obstructed as error:
+                assert error.obstacle is Obstacle.OTHER_NODE
+                assert files(copies, "stick") == then
+            finally:
+                step._drop_tails()
+                if step.locked is not None:
+                    step.locked.release()
+        if calls < at:
+            assert at > 2
+            return
+        for path in copies.path("stick").iterdir():
+            path.unlink()
+        for name, data in original.items():
+            (copies.path("stick") / name).write_bytes(data)
     pytest.fail("it never came to its end")
 
 
