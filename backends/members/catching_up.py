@@ -112,21 +112,24 @@ class CatchingUp:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
         failures = 0
         while not self._ended:
-            try:
-                if not self.host.mirror.workers.idle(self.name):
-                    raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
-                joined = self.step()
-                failures = 0
-            except Obstructed as error:
-                self._lost(error.obstacle, error.why)
-                joined, failures = False, failures + 1
-            except (OSError, BackupError) as error:
-                self._lost(Obstacle.NOT_THERE, clause(error))
-                joined, failures = False, failures + 1
+            joined = self.turn()
             if joined:
                 return
+            failures = failures + 1 if joined is None else 0
             self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
             self.waiting.clear()
+
+    def turn(self) -> bool | None:
+        """One step of the thread. Returns whether the member has joined, None if something stands in the way."""
+        try:
+            if not self.host.mirror.workers.idle(self.name):
+                raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
+            return self.step()
+        except Obstructed as error:
+            self._lost(error.obstacle, error.why)
+        except (OSError, BackupError) as error:
+            self._lost(Obstacle.NOT_THERE, clause(error))
+        return None
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""

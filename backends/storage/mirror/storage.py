@@ -296,6 +296,9 @@ class MirrorStorage(Storage):
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
+    def is_level(self) -> bool:
+        return self._settled
+
     def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
         self.level()
         return self.names()
