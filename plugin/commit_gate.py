@@ -69,7 +69,7 @@ class CommitGate:
         self.compaction: Compaction | None = None
         self.members: RunningMembers | None = None
         """The members of a backup that has several, once it is open."""
-        self.url = ""
+        self.url, self._urls = "", tuple[str, ...]()
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
         self.database_header: bytes | None = None
@@ -146,7 +146,7 @@ class CommitGate:
         check_database_is_here(self.directory)
         refuse_old_sqlite()  # otherwise found at the next copy, or on the day of a restore
         settings = read_settings(self.directory)
-        self.url = settings.url
+        self.url, self._urls = settings.url, settings.urls
         self._lock.acquire()
         destination = destination_of(self.directory, settings)
         backup, self.commit_timeout = destination.backup, destination.commit_timeout
@@ -265,7 +265,7 @@ class CommitGate:
 
     def _restore_command(self) -> str:
         """The restore command, ready to type; lightningd has created a database already, which must be moved aside."""
-        return restore_command(self.url, self.directory, replace=True)
+        return restore_command(self._urls, self.directory, replace=True)
 
     def _copy_database(self, change: Change) -> SnapshotSource:
         """A copy of the database as lightningd had it before the change, kept until a snapshot of it is taken."""

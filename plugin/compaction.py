@@ -146,7 +146,7 @@ class Compaction:
             if self._members is None:
                 writer.publish_compaction(compacted)
             else:
-                self._members.publish_compaction(writer, self._member, compacted)
+                self._members.publish_compaction(writer, compacted, self._member)
         except (BackupError, ValueError, KeyError, TypeError, OSError) as error:
             self._fail(writer, str(error))
             return
@@ -163,7 +163,7 @@ class Compaction:
         try:
             fields = json.loads(out)
             generation, what = int(fields["generation"]), str(fields["what"])
-            of_the_files = fields["of_the_files"] is True
+            of_the_files = fields.get("of_the_files") is True
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         self._tidy(writer)

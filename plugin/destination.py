@@ -9,6 +9,7 @@ from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.members.opening import Members
 from backends.members.running import RunningMembers
@@ -23,6 +24,8 @@ class Destination(ABC):
 
     backup: Backup
     """The backup to read from; of several members, the one that holds the newest state."""
+    url: str
+    """Its URL."""
     commit_timeout: float
     """Seconds that a commit may wait."""
     members: RunningMembers | None = None
@@ -37,21 +40,48 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def open(self, report: Report, session: str, seen: Facts) -> Writer:
-        """Become the writer; `check_start` has returned. `seen` is what `backup` says. Raises BackupError."""
+    def open(
+        self,
+        report: Report,
+        session: str,
+        seen: Facts | None,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
+    ) -> Writer:
+        """Become the writer; `check_start` has returned. `seen` is what `backup` says, if that is known.
+
+        `compacted` waits in `backup` to be published. Unless `catch_up`, members out of sync stay as they are: for
+        commands. Raises BackupError.
+        """
+
+    @abstractmethod
+    def open_anew(self, report: Report, session: str) -> Writer:
+        """Become the writer of a backup whose log is damaged, to take a new snapshot. Raises BackupError."""
 
 
 class OneDestination(Destination):
     """A backup at one place."""
 
     def __init__(self, url: str) -> None:
-        self.backup, self.commit_timeout = backup_at(url), commit_timeout_of(parse_url(url))
+        self.url, self.backup, self.commit_timeout = url, backup_at(url), commit_timeout_of(parse_url(url))
 
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         pass
 
-    def open(self, report: Report, session: str, seen: Facts) -> Writer:
-        return self.backup.open(report, session, seen=seen)
+    def open(
+        self,
+        report: Report,
+        session: str,
+        seen: Facts | None,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
+    ) -> Writer:
+        return self.backup.open(report, session, seen=seen, compacted=compacted)
+
+    def open_anew(self, report: Report, session: str) -> Writer:
+        return self.backup.open_anew(report, session)
 
 
 class SeveralMembers(Destination):
@@ -60,16 +90,36 @@ class SeveralMembers(Destination):
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._members = Members(directory, settings)
         self.backup = self._members.look()
+        newest = self._members.newest.name
+        self.url = next(member.url for member in settings.members if member.name == newest)
         self.commit_timeout = max(commit_timeout_of(parse_url(member.url)) for member in settings.members)
         self._start: StartWith | None = None
 
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         self._start = self._members.start(proven=proven, changed_ago=changed_ago)
 
-    def open(self, report: Report, session: str, seen: Facts | None) -> Writer:
+    def open(
+        self,
+        report: Report,
+        session: str,
+        seen: Facts | None,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
+    ) -> Writer:
         assert self._start is not None
-        writer, self.members = self._members.open(self._start, session, seen, report, MemberEvents(report))
+        self.backup.let_go()  # a command may have held the lock of this member; the writer takes those of all
+        writer, self.members = self._members.open(
+            self._start, session, seen, report, MemberEvents(report), compacted=compacted, catch_up=catch_up
+        )
         return writer
+
+    def open_anew(self, report: Report, session: str) -> Writer:
+        raise BackupError(
+            "every member that holds the newest state is damaged, so none of them can mend the others. Nothing was "
+            "changed. Keep all of them, and make a new backup of this database in new directories: backup-cli init URL "
+            "URL"
+        )
 
 
 def destination_of(directory: Path, settings: Settings) -> Destination:

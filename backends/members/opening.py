@@ -10,6 +10,7 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from backends.members.epochs import Epochs
@@ -81,11 +82,20 @@ class Members:
         )
 
     def open(
-        self, start: StartWith, session: str, seen: Facts | None, report: Report, events: Events
+        self,
+        start: StartWith,
+        session: str,
+        seen: Facts | None,
+        report: Report,
+        events: Events,
+        *,
+        compacted: CompactedSnapshot | None = None,
+        catch_up: bool = True,
     ) -> tuple[Writer, RunningMembers]:
         """Become the writer of all members that `start` names; one that fails meanwhile is put out of sync.
 
-        `session` is the id of the new session, `seen` what the newest member says. Raises BackupError.
+        `session` is the id of the new session, `seen` what the newest member says. `compacted` waits at that member to
+        be published. Unless `catch_up`, members that are not in sync stay as they are. Raises BackupError.
         """
         note = self._noted(start, session)
         in_sync, missing = list(start.in_sync), dict(self.missing)
@@ -94,9 +104,9 @@ class Members:
             source = start.source.name if start.source.name in in_sync else in_sync[0]
             running = RunningMembers(epochs, self.places, in_sync, source, events, missing)
             try:
-                writer = self._backup(running, in_sync).open(
-                    report, session, seen=seen if source == start.source.name else None
-                )
+                backup = self._backup(running, in_sync)
+                facts = seen if source == start.source.name else None
+                writer = backup.open(report, session, seen=facts, compacted=compacted)
             except BackupError:
                 lost = running.lost_at_start
                 in_sync = [name for name in in_sync if name not in lost]
@@ -105,7 +115,7 @@ class Members:
                 missing.update({name: str(error) for name, error in lost.items()})
                 note = epochs.note
                 continue
-            running.begin(writer)
+            running.begin(writer, catch_up=catch_up)
             return writer, running
 
     def _backup(self, running: RunningMembers, in_sync: Collection[str]) -> Backup:

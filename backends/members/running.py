@@ -73,6 +73,7 @@ class RunningMembers:
         """For each member that cannot be caught up now: what stands in the way."""
         self._missing = missing
         self.changing = threading.RLock()
+        self._catches_up = False
         self._broken: OSError | None = None
         self._begun = False
         self.writer: Writer | None = None
@@ -159,15 +160,17 @@ class RunningMembers:
         self._begun = True
         self.mirror.settle()
 
-    def begin(self, writer: Writer) -> None:
-        """The backup is open for writing. Begin to catch up the members that are not in sync."""
-        self.writer = writer
+    def begin(self, writer: Writer, *, catch_up: bool) -> None:
+        """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""
+        self.writer, self._catches_up = writer, catch_up
         for member in self.epochs.settings.members:
             if member.name not in self.mirror.in_sync:
                 self.catch_up(member.name)
 
     def catch_up(self, name: str) -> None:
         """Begin to bring this member, which is not in sync, up to the others."""
+        if not self._catches_up:
+            return
         member = self.member(name)
         before = self.catching_up.get(name)
         if before is not None:
@@ -228,12 +231,14 @@ class RunningMembers:
         name = next(iter(self.mirror.in_sync))
         return name, self.member(name).url
 
-    def publish_compaction(self, writer: Writer, name: str, compacted: CompactedSnapshot) -> None:
+    def publish_compaction(self, writer: Writer, compacted: CompactedSnapshot, name: str | None = None) -> None:
         """Give the snapshot that was made at the member `name` to every other one, then publish it at all of them.
 
-        Raises BackupError or OSError: then the old generation is still the current one, or the new one is everywhere.
+        Without a name, it was made at the member that is read from. Raises BackupError or OSError: then the old
+        generation is still the current one, or the new one is everywhere.
         """
         with self.structure:  # so that no member joins without it
+            name = next(iter(self.mirror.in_sync)) if name is None else name
             source = self.mirror.in_sync.get(name)
             if source is None:
                 raise BackupError(f"the member {name}, at which it was made, is out of sync")

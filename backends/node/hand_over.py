@@ -1,5 +1,6 @@
 """Recording on the node's side which backup it has, and that its database matches it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from backends.base import Position
@@ -11,9 +12,13 @@ from backends.node.sync_point import fingerprint, remove_sync_point, write_sync_
 from backends.text import shell_line
 
 
-def restore_command(url: str, directory: Path, *, replace: bool = False) -> str:
-    """The command that restores the node in `directory`, ready to type; `replace` if a database is already there."""
-    return shell_line("backup-cli", "restore", "--resume", *(["--replace"] if replace else []), url, directory)
+def restore_command(url: str | Sequence[str], directory: Path, *, replace: bool = False) -> str:
+    """The command that restores the node in `directory`, ready to type; `replace` if a database is already there.
+
+    `url` is that of the backup, or those of all its members.
+    """
+    urls = [url] if isinstance(url, str) else url
+    return shell_line("backup-cli", "restore", "--resume", *(["--replace"] if replace else []), *urls, directory)
 
 
 def hand_over(directory: Path, url: str, backup_id: str, position: Position | None) -> None:

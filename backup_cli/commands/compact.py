@@ -1,7 +1,8 @@
 """`backup-cli compact`: compacts a backup now, with the node stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,25 +10,33 @@ import click
 from backends.compaction.compact import segments_freed
 from backends.confined.work import compact_backup
 from backends.errors import BackupError, Unrestorable
+from backends.holder import COMMAND
 from backends.log.backup import Backup
+from backends.log.format.members import MEMBERS
 from backends.log.format.records import is_part_of, segment_index
 from backends.log.status import Status
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
+from backends.node.lockfile import read_settings
+from backends.node.running import refuse_if_running
+from backends.node.writer_lock import WriterLock
 from backends.system.interrupts import deferred, ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
-from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.noting import damage_noted
-from backup_cli.options import existing_backup_as_owner, no_limits, show_statements, url_argument
+from backup_cli.options import existing_backup_as_owner, lightning_dir, no_limits, show_statements
 from backup_cli.ownership import alone, take_over
+from plugin.destination import Destination, destination_of
+from plugin.start import remember_new_session
 
 
 @click.command(short_help="Compact the backup now, with the node stopped.")
-@url_argument
+@click.argument("url", metavar="[URL]", required=False)
+@lightning_dir
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
@@ -38,10 +47,21 @@ from backup_cli.ownership import alone, take_over
 @json_option
 @show_statements
 @no_limits
-def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
-    """Replace the backup's history by a new snapshot. Stop the node first; a running one compacts by itself."""
-    url, backup = existing_backup_as_owner(url)
-    as_owner.refuse_anothers(scratch)
+def compact(
+    url: str | None, lightning_dir: Path, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Replace the backup's history by a new snapshot. Stop the node first; a running one compacts by itself.
+
+    Without a URL, it is the node's own backup, with all its members if it has several.
+    """
+    with _opened(url, lightning_dir, dry_run) as (url, backup, opener):
+        as_owner.refuse_anothers(scratch)
+        _compact_it(url, backup, opener, scratch, take_over, dry_run, as_json)
+
+
+def _compact_it(
+    url: str, backup: Backup, opener: "_Opener", scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool
+) -> None:
     with alone(url, backup, "compact", take_over, dry_run):
         _refuse_if_damaged(backup)
         freed, before = segments_freed(backup.storage), backup.status(url)
@@ -60,16 +80,62 @@ def compact(url: str, scratch: Path | None, take_over: bool, dry_run: bool, as_j
                 backup.discard_compaction()
                 _tell_needless(url, _NO_GAIN, dry_run, as_json)
                 return
-            writer = backup.open(lambda level, line: warn(line), compacted=compacted)
+            writer, publish = opener(compacted)
         # From here on, only the writer writes: it touches nothing once another writer has taken over.
         with closing(writer):
             with _discarded_on_failure(writer), ignored():
-                writer.publish_compaction(compacted)
+                publish(compacted)
             after = writer.sizes()
     old, new = before.snapshot_bytes + before.segment_bytes, after.snapshot + after.segments
     if as_json:
         hand_out_result({"url": url, "compacted": True, "bytes_before": old, "bytes_after": new})
     say(f"{url}: {size(old)} before, {size(new)} after")
+
+
+_Opener = Callable[[CompactedSnapshot], tuple[Writer, Callable[[CompactedSnapshot], None]]]
+"""Opens the backup for writing. Returns the writer, and what publishes a compaction."""
+
+
+@contextmanager
+def _opened(url: str | None, lightning_dir: Path, dry_run: bool) -> Iterator[tuple[str, Backup, _Opener]]:
+    """The backup to compact, its URL, and how it is opened for writing. Of several members, the newest is compacted."""
+    if url is not None:
+        named, backup = existing_backup_as_owner(url)
+        _refuse_one_member(named, backup)
+        yield named, backup, lambda compacted: _open_one(backup, compacted)
+        return
+    directory = as_owner.node_directory(lightning_dir)
+    refuse_if_running(directory)
+    with held(WriterLock(directory, f"{COMMAND} compact"), dry_run):
+        destination = destination_of(directory, read_settings(directory))
+        yield destination.url, destination.backup, lambda compacted: _open_all(directory, destination, compacted)
+
+
+def _open_one(backup: Backup, compacted: CompactedSnapshot) -> tuple[Writer, Callable[[CompactedSnapshot], None]]:
+    writer = backup.open(lambda level, line: warn(line), compacted=compacted)
+    return writer, writer.publish_compaction
+
+
+def _open_all(
+    directory: Path, destination: Destination, compacted: CompactedSnapshot
+) -> tuple[Writer, Callable[[CompactedSnapshot], None]]:
+    """Open the node's own backup, at all members. The session is one of the node's, which its next start knows."""
+    seen = destination.backup.look()
+    destination.check_start(proven=False, changed_ago=None)
+    session = remember_new_session(directory, seen.backup_id, seen.last_writer)
+    writer = destination.open(lambda level, line: warn(line), session, seen, compacted=compacted, catch_up=False)
+    members = destination.members
+    return writer, writer.publish_compaction if members is None else partial(members.publish_compaction, writer)
+
+
+def _refuse_one_member(url: str, backup: Backup) -> None:
+    """Refuse to write to one member of a backup that has several: it would differ from the others."""
+    if MEMBERS not in backup.storage.names():
+        return
+    raise BackupError(
+        f"{url} is one member of a backup that has several, which all hold the same. Nothing was changed; to compact "
+        "all of them, stop the node and run: backup-cli compact (with --lightning-dir DIR, if it is not the default)"
+    )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from backends import backup_at
 from backends.change import ahead
 from backends.errors import BackupError, Damaged
 from backends.holder import COMMAND
@@ -41,6 +40,7 @@ from backup_cli.ownership import alone, take_over
 from backup_cli.pairing_text import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
 from backup_cli.waiting import answered
+from plugin.destination import Destination, destination_of
 
 
 @click.command(short_help="Take a new snapshot of the node's database into its backup.")
@@ -68,7 +68,8 @@ def resync(
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_legacy_lock(directory, settings)
-    backup = backup_at(settings.url)
+    destination = destination_of(directory, settings)
+    backup = destination.backup
     with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
@@ -79,11 +80,13 @@ def resync(
             if dry_run:
                 tell_steps(_steps(directory, settings, pairing), as_json)
                 return
-            _resync(directory, settings, backup, backup_id, pairing, scratch or directory)
+            destination.check_start(proven=False, changed_ago=None)
+            _resync(directory, destination, backup_id, pairing, scratch or directory)
     if as_json:
         version = pairing.database.version or 0
         hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
-    say(f"The backup at {settings.url} holds the database as it is now, version {pairing.database.version or 0}.")
+    where = " and ".join(settings.urls)
+    say(f"The backup at {where} holds the database as it is now, version {pairing.database.version or 0}.")
 
 
 def _database(directory: Path, settings: Settings) -> NodeDatabase:
@@ -92,7 +95,7 @@ def _database(directory: Path, settings: Settings) -> NodeDatabase:
     if database.found is Found.NOTHING:
         raise BackupError(
             f"there is no database at {path}, so nothing was changed; to restore it, run: "
-            + restore_command(settings.url, directory, replace=path.exists())
+            + restore_command(settings.urls, directory, replace=path.exists())
         )
     if database.found is Found.CORRUPT:
         raise BackupError(
@@ -138,7 +141,7 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
         advice = "Find out which of them the node last ran with"
     else:
         why += ", which is newer: the database has lost changes, or is an old copy"
-        back = restore_command(settings.url, directory, replace=True)
+        back = restore_command(settings.urls, directory, replace=True)
         advice = (
             "The backup is damaged, so no command can restore that state; docs/recovery.md says what can be tried"
             if pairing.backup.damaged
@@ -147,14 +150,12 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
     demand_consent(why, lost, advice, consent)
 
 
-def _resync(
-    directory: Path, settings: Settings, backup: Backup, backup_id: str, pairing: Pairing, scratch: Path
-) -> None:
+def _resync(directory: Path, destination: Destination, backup_id: str, pairing: Pairing, scratch: Path) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with copied(database_path(directory), scratch) as source, ExitStack() as opened:
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
-        writer = opened.enter_context(closing(_open(backup, session)))
+        writer = opened.enter_context(closing(_open(destination, session)))
         before = writer.position.data_version
         if not pairing.backup.damaged and ahead(before, pairing.backup.version) > 0:
             raise BackupError(
@@ -182,12 +183,12 @@ def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
     ]
 
 
-def _open(backup: Backup, session: str) -> Writer:
+def _open(destination: Destination, session: str) -> Writer:
     try:
-        return backup.open(lambda level, line: warn(line), session)
+        return destination.open(lambda level, line: warn(line), session, None, catch_up=False)
     except Damaged as error:
         say(f"{error.what} in {error.file}: starting over from the database")
-        return backup.open_anew(lambda level, line: warn(line), session)
+        return destination.open_anew(lambda level, line: warn(line), session)
 
 
 class Nameless(BackupError):

@@ -19,7 +19,12 @@ def test_manifest_names_the_hook_and_the_rpc_methods_and_is_not_dynamic(lived: W
     assert manifest["hooks"] == [{"name": "db_write", "before": [], "after": []}] or [
         hook["name"] for hook in manifest["hooks"]
     ] == ["db_write"]
-    assert {method["name"] for method in manifest["rpcmethods"]} == {"backup-status", "backup-compact"}
+    assert {method["name"] for method in manifest["rpcmethods"]} == {
+        "backup-status",
+        "backup-compact",
+        "backup-member-add",
+        "backup-member-remove",
+    }
     assert all(method["description"] for method in manifest["rpcmethods"])
     assert "shutdown" in manifest["subscriptions"]
     assert "disable" not in manifest
@@ -122,14 +127,14 @@ def test_broken_dependency_refuses_the_first_call(lived: World, history: History
 SLOW = """
 import time
 from backends.log.writer.writer import Writer
-from plugin import start
+from plugin import destination
 from plugin.main import main
 append = Writer.append
 def slowly(self, change):
     time.sleep(1.25)
     append(self, change)
 Writer.append = slowly
-start.commit_timeout_of = lambda url: 0.7
+destination.commit_timeout_of = lambda url: 0.7
 main()
 """
 
