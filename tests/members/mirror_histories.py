@@ -140,6 +140,8 @@ class World:
         self.sync_point: int | None = 0
         self.copies: dict[str, list[SimulatedDisk]] = {name: [] for name in self.names}
         self._rotten = set[str]()
+        self.calm = False
+        """Whether nothing happens any more while a member is being caught up."""
         self._sessions = self._numbers = 0
         self._in_step = self._nested = self._changing = False
         self._joined: list[CatchingUp] = []
@@ -202,7 +204,7 @@ class World:
 
     def _meanwhile(self, likely: float) -> None:
         running = self.running
-        if running is None or not self._in_step or self._nested or self._changing or running.mirror._joining:
+        if running is None or self.calm or not self._in_step or self._nested or self._changing or running.mirror._joining:
             return
         if running.structure.locked() or self.rng.random() >= likely:
             return
@@ -215,16 +217,16 @@ class World:
 
     # Events
 
-    def out_of_sync(self, name: str, why: str, left: int, need: int) -> None:
+    def out_of_sync(self, member: Member, *_: object) -> None:
         self.counts["put out of sync"] += 1
 
-    def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
+    def obstructed(self, member: Member, obstacle: Obstacle, *_: object) -> None:
         self.counts[f"obstructed: {obstacle.name}"] += 1
 
-    def in_sync(self, name: str, since: int | None) -> None:
+    def in_sync(self, member: Member, *_: object) -> None:
         self.counts["joined"] += 1
-        if name not in self._rotten:
-            self.truth.tainted.discard(name)
+        if member.name not in self._rotten:
+            self.truth.tainted.discard(member.name)
 
     # What the node does
 
@@ -269,10 +271,10 @@ class World:
                 return
             if self.rng.random() < 0.5:
                 self.commit()
-            self.running.publish_compaction(self.writer, name, compacted)
+            self.running.publish_compaction(self.writer, compacted, name)
             self.counts["compactions"] += 1
-        except (BackupError, OSError):
-            self.counts["compactions that failed"] += 1
+        except (BackupError, OSError) as error:
+            self.counts[f"compactions that failed: {type(error).__name__}: {str(error)[:90]}"] += 1
         except Stuck:
             self.counts["compactions that hung"] += 1
 
@@ -381,7 +383,7 @@ class World:
         elif how == 1 and self.copies[name]:
             machine.put(self.rng.choice(self.copies[name]).crash(random.Random(0)))
             self.counts["set back"] += 1
-        elif how == 2 and not self._rot(machine):
+        elif how != 2 or name in self.note.in_sync or not self._rot(machine):
             return
         self.truth.tainted.add(name)
         each = None if self.running is None else self.running.catching_up.get(name)
@@ -546,6 +548,7 @@ def _finish(world: World) -> None:
     world.power.cut_at = 0
     for machine in world.machines.values():
         machine.heal()
+    world.calm = True
     for attempt in range(2):
         if not _start_with_all(world):
             return

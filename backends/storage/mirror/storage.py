@@ -323,6 +323,10 @@ class MirrorStorage(Storage):
         self._changed(lambda _, storage: storage.publish(name, data))
         self._published[name] = data
 
+    def wrote(self, name: str) -> bytes | None:
+        """What this writer last published under this name, at every member; None if it has not, or not yet at all."""
+        return self._published.get(name)
+
     def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
         """The content of a small file: that of every member, so that one that was replaced is noticed.
 
