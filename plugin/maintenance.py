@@ -6,6 +6,7 @@ import time
 from backends.log.status import low_space
 from backends.log.writer.writer import Writer
 from plugin.commit_gate import CommitGate
+from plugin.member_maintenance import MemberMaintenance
 
 TICK = 0.2
 """Seconds; the preallocated space must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
@@ -21,6 +22,7 @@ class MaintenanceThread:
         self._gate = gate
         self._stop = threading.Event()
         self._next_look, self._low = 0.0, False
+        self._members: MemberMaintenance | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -31,6 +33,8 @@ class MaintenanceThread:
         """End the thread: wait for what it is doing, but not for a destination that hangs."""
         self._stop.set()
         self._thread.join(timeout=5)
+        if self._members is not None:
+            self._members.stop()
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
@@ -43,8 +47,17 @@ class MaintenanceThread:
                 if self._gate.compaction is not None and self._gate.refusal is None:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
+                    self._maintain_members()
             except Exception as error:  # whatever went wrong, this thread must go on
                 self._gate.report("unusual", f"maintenance: {error}")
+
+    def _maintain_members(self) -> None:
+        members = self._gate.members
+        if members is None:
+            return
+        if self._members is None or self._members.members is not members:
+            self._members = MemberMaintenance(self._gate.directory, self._gate.report, members)
+        self._members.tick()
 
     def _check_space(self, writer: Writer) -> None:
         """Warn in the node's log when the destination fills up: once each time that this happens."""
@@ -52,8 +65,6 @@ class MaintenanceThread:
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
-        if self._gate.members is not None:
-            self._gate.members.look_at_space()
         sizes = writer.sizes()
         low = low_space(writer.space(), sizes.snapshot + sizes.segments)
         if low is not None and not self._low:

@@ -1,6 +1,7 @@
 """From backup.lock to an open backup with several members: which are here, may the node start, take-over."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from backends.members.epochs import Epochs
 from backends.members.events import Events
-from backends.members.examine import mount_point
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
 from backends.members.start import StartRefused, StartWith, may_start
 from backends.members.survey import ask_all, look_at, why_not_seen
+from backends.members.where import mount_point
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from backends.node.session import known_sessions
@@ -134,7 +135,7 @@ class Members:
         elif note.newest < document.epoch.number:
             # The directory was set back, and all members are here: the next epoch must be above theirs.
             note = _adopted(note, document)
-        mounts = {name: mount for name in start.in_sync if (mount := mount_point(self._url(name))) is not None}
+        mounts = {name: mount for name in start.in_sync if (mount := self._mount(name)) is not None}
         note = replace(note, sessions=(*note.sessions, session), mounts={**note.mounts, **mounts})
         write_members_note(self._directory, note)
         return note
@@ -150,8 +151,11 @@ class Members:
             note = MembersNote(document.backup_id, document.epoch, ())
         write_members_note(self._directory, _adopted(note, document))
 
-    def _url(self, name: str) -> str:
-        return next(member.url for member in self.settings.members if member.name == name)
+    def _mount(self, name: str) -> str | None:
+        url = next(member.url for member in self.settings.members if member.name == name)
+        with suppress(OSError, BackupError):  # it has just failed; what was noted before stays
+            return mount_point(url)
+        return None
 
 
 def _adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
