@@ -225,7 +225,10 @@ class World:
 
     def in_sync(self, member: Member, *_: object) -> None:
         self.counts["joined"] += 1
-        if member.name not in self._rotten:
+        assert self.running is not None
+        if self.truth.tainted & (self.running.mirror.in_sync.keys() - {member.name}):
+            self.truth.tainted.add(member.name)  # it may have been copied from a damaged one
+        elif member.name not in self._rotten:
             self.truth.tainted.discard(member.name)
 
     # What the node does
@@ -383,7 +386,7 @@ class World:
         elif how == 1 and self.copies[name]:
             machine.put(self.rng.choice(self.copies[name]).crash(random.Random(0)))
             self.counts["set back"] += 1
-        elif how != 2 or name in self.note.in_sync or not self._rot(machine):
+        elif how != 2 or not self._rot(machine):
             return
         self.truth.tainted.add(name)
         each = None if self.running is None else self.running.catching_up.get(name)
@@ -559,11 +562,12 @@ def _finish(world: World) -> None:
             _protected(world, world.maintain)
         if world.running is not None:
             break
-        if attempt:
+        if attempt and not world.truth.tainted:
             raise Lost("the node stops although nothing is wrong")
-    assert world.running is not None
+    if world.running is None:
+        return
     missing = set(world.names) - world.running.mirror.in_sync.keys()
-    if missing:
+    if missing and not world.truth.tainted & world.running.mirror.in_sync.keys():
         raise Lost(f"{missing} did not join: {world.running.obstacles}")
     world.look_now()
 
