@@ -32,6 +32,9 @@ from backends.system.locks import Locked
 PAUSE = 0.5
 """Seconds between two passes over a member that trails, or that could not join yet."""
 
+LOOK_EVERY = 60.0
+"""Seconds after which a member that trails is looked at although nothing was written."""
+
 RETRY = (1.0, 2.0, 5.0, 10.0)
 """Seconds to wait before a member that failed is tried again, after the first failure, the second, and so on."""
 
@@ -85,12 +88,18 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    locked: Lock | None = None
+    stale: Lock | None = None
+    """The lock that this process held in the member before it failed. The directory may be another one since, so it is
+    released, and the directory that is there now is locked."""
+    locked: Lock | None = field(default=None, init=False)
     """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
     _join_within: float = JOIN_WITHIN
+    _holds: tuple[int, int, int] | None = None
+    """The state of the others that a member that trails holds."""
+    _look_again: float = 0.0
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
@@ -146,6 +155,9 @@ class CatchingUp:
         """One pass, and joining if the member is ready. Returns whether it has joined. Raises Obstructed, OSError or
         BackupError."""
         host, mirror = self.host, self.host.mirror
+        if self.member.trailing and self._holds == self._state() and time.monotonic() < self._look_again:
+            return False  # nothing has happened, and a far member is spared
+        state, self._look_again = self._state(), time.monotonic() + LOOK_EVERY
         self._prepare()
         seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
         quiet = not mirror.unfinished
@@ -154,8 +166,14 @@ class CatchingUp:
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
+                self._holds = state
             return False
         return copied <= SMALL and quiet and self._join(seen)
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with everything that is written at the others."""
+        ends = sum(handle.end for handle in self.host.mirror.open_files())
+        return self.host.mirror.changes, ends, self.host.epochs.note.epoch.number
 
     # One pass
 
@@ -167,6 +185,10 @@ class CatchingUp:
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
+        if self.stale is not None:
+            stale, self.stale = self.stale, None
+            with suppress(OSError):
+                stale.release()
         if self.locked is None:
             try:
                 self.locked = self.storage.lock("lightningd")
@@ -182,13 +204,18 @@ class CatchingUp:
         self._end_tails(open_files)
         deep, copied = not self._checked, 0
         copied += make_equal(
-            source, self.storage, deep=deep, pause=self.host.pause, keep={*open_files, SESSION, *self._tails}
+            source, self.storage, deep=deep, pause=self._pause, keep={*open_files, SESSION, *self._tails}
         )
         for name, handle in sorted(open_files.items()):
             copied += self._extend(source, name, handle)
         copied += self._copy_session(source)
         self._checked = True
         return copied
+
+    def _pause(self, copied: int) -> None:
+        if self._ended:
+            raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
+        self.host.pause(copied)
 
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
@@ -218,7 +245,7 @@ class CatchingUp:
             tail.part.write_durably(tail.end, block)
             tail.end += len(block)
             copied += len(block)
-            self.host.pause(len(block))
+            self._pause(len(block))
         return copied
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:
@@ -231,7 +258,7 @@ class CatchingUp:
                 for block in reading.blocks(0, end):
                     part.write(offset, block)
                     offset += len(block)
-                    self.host.pause(len(block))
+                    self._pause(len(block))
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()

@@ -26,6 +26,7 @@ from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from backends.node.session import known_sessions
 from backends.places.base import Place
+from backends.storage.mirror.workers import Workers
 
 SURVEY_WITHIN = 15.0
 """Seconds that each member has to answer at a start, all at once. A disk that has to spin up takes ten."""
@@ -49,6 +50,7 @@ class Members:
     ) -> None:
         self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
         self.places = places or {member.name: place_at(member.url) for member in settings.members}
+        self._workers = Workers()
         self.seen: tuple[SeenMember, ...] = ()
         self.missing: Mapping[str, str] = {}
         """For each member that was not seen, by its name: a clause that says why."""
@@ -106,7 +108,7 @@ class Members:
         while True:
             epochs = Epochs(self._directory, self.settings, note, session)
             source = start.source.name if start.source.name in in_sync else in_sync[0]
-            running = RunningMembers(epochs, self.places, in_sync, source, events, missing)
+            running = RunningMembers(epochs, self.places, in_sync, source, events, missing, self._workers)
             try:
                 backup = self._backup(running, in_sync)
                 facts = seen if source == start.source.name else None

@@ -26,7 +26,7 @@ from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.mirror.storage import Differs, MirrorStorage, Options
-from backends.storage.mirror.workers import Late
+from backends.storage.mirror.workers import Late, Workers
 from backends.system.locks import Locked
 
 SPACE_KEPT = 16 << 20
@@ -54,12 +54,16 @@ class RunningMembers:
         at_source: str,
         events: Events,
         missing: Mapping[str, str],
+        workers: Workers | None = None,
     ) -> None:
         self.epochs, self.places, self.events = epochs, dict(places), events
         order = [at_source, *(name for name in in_sync if name != at_source)]
         settings = epochs.settings
         self.mirror = MirrorStorage(
-            {name: places[name].storage for name in order}, Options(settings.grace, settings.need), self.on_failure
+            {name: places[name].storage for name in order},
+            Options(settings.grace, settings.need),
+            self.on_failure,
+            workers,
         )
         self.mirror.level = self._level
         self.lost_at_start: dict[str, Exception] = {}
@@ -191,8 +195,8 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        place = self.places[name]
-        self.catching_up[name] = CatchingUp(member, place, self, None if before is None else before.locked)
+        held = self.mirror.hand_over_lock(name) if before is None else before.locked or before.stale
+        self.catching_up[name] = CatchingUp(member, self.places[name], self, held)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -305,7 +309,7 @@ class RunningMembers:
         """Stop catching up, and release the locks of members that joined or were being caught up."""
         for each in self.catching_up.values():
             each.stop()
-            lock = each.locked
+            lock = each.locked or each.stale
             if lock is not None and self.mirror.workers.idle(each.name):
                 with suppress(OSError):
                     lock.release()

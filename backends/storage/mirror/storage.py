@@ -55,12 +55,20 @@ class MirrorStorage(Storage):
     everything is read from the first, and the first failure of any member fails the operation.
     """
 
-    def __init__(self, members: Mapping[str, Storage], options: Options, on_failure: OnFailure) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, Storage],
+        options: Options,
+        on_failure: OnFailure,
+        workers: Workers | None = None,
+    ) -> None:
+        """`workers` are those of an earlier attempt, in which a member may still be stuck."""
         self._in_sync: dict[str, Storage] = dict(members)  # replaced as a whole, never changed
         self.options, self._on_failure = options, on_failure
-        self.workers = Workers()
+        self.workers = workers or Workers()
         self._handles: dict[int, MirrorWriteHandle] = {}
         self._published: dict[str, bytes] = {}
+        self._locks: dict[str, Lock] = {}
         self.latencies: dict[str, float] = {}
         """Seconds that a commit takes at each member, averaged over the last ones."""
         self.unfinished: set[str] = set()
@@ -349,17 +357,22 @@ class MirrorStorage(Storage):
     # Storage: the rest
 
     def lock(self, what: str) -> Lock | None:
-        locks: list[Lock] = []
+        locks: dict[str, Lock] = {}
         try:
             for name, storage in self._in_sync.items():
                 results, errors = self.attempt({name: partial(storage.lock, what)})
                 if errors:
                     self.failed(errors)
-                locks.extend(lock for lock in results.values() if lock is not None)
+                locks |= {at: lock for at, lock in results.items() if lock is not None}
         except BaseException:
             _Locks(locks).release()
             raise
+        self._locks = locks
         return _Locks(locks) if locks else None
+
+    def hand_over_lock(self, name: str) -> Lock | None:
+        """The lock that `lock` took at this member, if it did: from now on the caller's to release."""
+        return self._locks.pop(name, None)
 
     def locked_by(self) -> Holder | None:
         holders = self.each(lambda _, storage: storage.locked_by()).values()
@@ -386,13 +399,15 @@ class MirrorStorage(Storage):
 class _Locks:
     """The locks of all members."""
 
-    def __init__(self, locks: list[Lock]) -> None:
-        self._locks = locks
+    def __init__(self, locks: dict[str, Lock]) -> None:
+        self._locks = locks  # shared with the mirror, which may hand one over
 
     def release(self) -> None:
-        for lock in self._locks:
-            with suppress(OSError):
-                lock.release()
+        for name in list(self._locks):
+            lock = self._locks.pop(name, None)
+            if lock is not None:
+                with suppress(OSError):
+                    lock.release()
 
 
 _SMOOTHING = 16
