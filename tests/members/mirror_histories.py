@@ -179,6 +179,7 @@ class World:
         with ExitStack() as patched:
             for target, attribute, value in (
                 ("backends.storage.mirror.storage", "Workers", SerialWorkers),
+                ("backends.members.opening", "Workers", SerialWorkers),
                 ("backends.members.epochs", "write_members_note", self._write_note),
                 ("backends.members.opening", "write_members_note", self._write_note),
                 ("backends.members.opening", "ask_all", ask_all),
@@ -204,7 +205,7 @@ class World:
 
     def _meanwhile(self, likely: float) -> None:
         running = self.running
-        if running is None or self.calm or not self._in_step or self._nested or self._changing or running.mirror._joining:
+        if running is None or self.calm or self.power.off or not self._in_step or self._nested or self._changing or running.mirror._joining:
             return
         if running.structure.locked() or self.rng.random() >= likely:
             return
@@ -334,8 +335,9 @@ class World:
         try:
             return ids_in(SimulatedStorage(self.machines[name].disk))
         except BackupError:
-            if name not in self.truth.tainted:
+            if not self.truth.tainted:
                 raise
+            self.truth.tainted.add(name)  # it may have been copied from a damaged one
         return None
 
     # The end of a process, and of the power
@@ -568,7 +570,7 @@ def _finish(world: World) -> None:
         return
     missing = set(world.names) - world.running.mirror.in_sync.keys()
     if missing and not world.truth.tainted & world.running.mirror.in_sync.keys():
-        raise Lost(f"{missing} did not join: {world.running.obstacles}")
+        raise Lost(f"{missing} did not join: {world.running.obstacles} {world.running.mirror.unfinished}")
     world.look_now()
 
 

@@ -225,10 +225,13 @@ class MirrorStorage(Storage):
 
     def failed(self, failed: Mapping[str, Exception]) -> None:
         """Put these members out of sync, or raise if that is not possible."""
-        if not self._settled:
+        try:
             self._on_failure(failed)
-            raise next(iter(failed.values()))
-        self._on_failure(failed)
+            if not self._settled:
+                raise next(iter(failed.values()))
+        except BaseException:
+            self.unfinished.clear()  # the operation fails as a whole: what was being made stays as it is
+            raise
 
     def at_source(self, work: Callable[[str, Storage], T]) -> T:
         """Do this, which only reads, at one member; at the next if that one fails."""
