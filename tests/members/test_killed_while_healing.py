@@ -70,14 +70,18 @@ def heal_until_killed(root: Path, at: int, *, wiped: bool) -> MembersWorld:
     node.start()
     node.init()
     node.play([history.first(), *history.notes(20)])
-    world.place("stick").rename(away)
+    disk = world.place("stick").parent
+    if wiped:
+        shutil.rmtree(world.place("stick"))
+    else:
+        disk.rename(away)
     if not wiped:
         armed.touch()
     try:
         _until(node, history, lambda: world.note.in_sync != world.names)
         armed.touch()
         if not wiped:
-            away.rename(world.place("stick"))
+            away.rename(disk)
         _until(node, history, lambda: world.note.in_sync == world.names and world.note.intent is None)
         node.play(history.notes(3))
     except PluginDied:
@@ -86,8 +90,8 @@ def heal_until_killed(root: Path, at: int, *, wiped: bool) -> MembersWorld:
         node.die()
     else:
         node.stop()
-    if away.exists() and not wiped:
-        away.rename(world.place("stick"))
+    if away.exists():
+        away.rename(disk)
     armed.unlink()
     return world
 

@@ -215,6 +215,7 @@ class MirrorStorage(Storage):
         """The results that count. Raises the error that fails the whole operation."""
         answers = {name: error for name, error in errors.items() if isinstance(error, (*accept, *_ANSWERS))}
         if answers and not results:
+            self.unfinished.clear()
             raise next(iter(answers.values()))
         failed = {name: error for name, error in errors.items() if not isinstance(error, accept)}
         if failed:
