@@ -41,6 +41,10 @@ RETRY = (1.0, 2.0, 5.0, 10.0)
 SMALL = 256 << 10
 """The most bytes that are copied while commits wait."""
 
+JOIN_WITHIN = 0.05
+"""Seconds that commits wait for a member that joins. If that is too short for its disk, it is doubled for the next try,
+up to what every commit may wait."""
+
 _BLOCK = 256 << 10
 _TRIES = 400
 
@@ -95,6 +99,7 @@ class CatchingUp:
     waiting: threading.Event = field(default_factory=threading.Event)
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
+    _join_within: float = JOIN_WITHIN
     _holds: tuple[int, int, int] | None = None
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
@@ -124,21 +129,24 @@ class CatchingUp:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
         failures = 0
         while not self._ended:
-            try:
-                if not self.host.mirror.workers.idle(self.name):
-                    raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
-                joined = self.step()
-                failures = 0
-            except Obstructed as error:
-                self._lost(error.obstacle, error.why)
-                joined, failures = False, failures + 1
-            except (OSError, BackupError) as error:
-                self._lost(Obstacle.NOT_THERE, clause(error))
-                joined, failures = False, failures + 1
+            joined = self.turn()
             if joined:
                 return
+            failures = failures + 1 if joined is None else 0
             self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
             self.waiting.clear()
+
+    def turn(self) -> bool | None:
+        """One step of the thread. Returns whether the member has joined, None if something stands in the way."""
+        try:
+            if not self.host.mirror.workers.idle(self.name):
+                raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
+            return self.step()
+        except Obstructed as error:
+            self._lost(error.obstacle, error.why)
+        except (OSError, BackupError) as error:
+            self._lost(Obstacle.NOT_THERE, clause(error))
+        return None
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
@@ -279,8 +287,7 @@ class CatchingUp:
 
     def _drop_tails(self) -> None:
         for tail in self._tails.values():
-            with suppress(OSError):
-                tail.part.close()
+            self.host.mirror.workers.leave(self.name, tail.part.close)  # after what it may still be writing
         self._tails.clear()
 
     # Joining
@@ -307,25 +314,39 @@ class CatchingUp:
                         return False
                     if sum(handles[name].end - tail.end for name, tail in self._tails.items()) > SMALL:
                         return False
-                    self._adopt(handles)
-                    return True
+                    return self._adopt(handles)
             time.sleep(0.0005)
         return False
 
-    def _adopt(self, handles: Mapping[str, MirrorWriteHandle]) -> None:
-        """Copy the last bytes, and hand the open files over. Commits wait meanwhile."""
-        source = self._source()
-        for name, tail in self._tails.items():
-            end = handles[name].end
-            if tail.end < end:
-                with closing(source.open(name)) as reading:
-                    tail.part.write_durably(tail.end, reading.read(tail.end, end - tail.end))
-            elif tail.part.is_fenced():
-                raise FileFenced(name)
+    def _adopt(self, handles: Mapping[str, MirrorWriteHandle]) -> bool:
+        """Copy the last bytes, and hand the open files over; False if that takes too long. Commits wait meanwhile.
+
+        Either member may hang just now, so another thread copies. What it still writes after we have given up are the
+        right bytes in the right place; the next pass begins when it is done.
+        """
+        mirror, source = self.host.mirror, self._source()
+        ends = {name: handles[name].end for name in self._tails}
+        round_ = mirror.workers.begin({self.name: lambda: self._copy_last(source, ends)})
+        if not round_.wait(self._join_within):
+            self._join_within = min(2 * self._join_within, mirror.options.grace)
+            return False
+        _, errors = round_.outcome()
+        if errors:
+            raise errors[self.name]
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
-        self.host.mirror.adopt(self.name, self.storage)
+        mirror.adopt(self.name, self.storage)
+        return True
+
+    def _copy_last(self, source: Storage, ends: Mapping[str, int]) -> None:
+        for name, tail in self._tails.items():
+            if tail.end < ends[name]:
+                with closing(source.open(name)) as reading:
+                    tail.part.write_durably(tail.end, reading.read(tail.end, ends[name] - tail.end))
+                tail.end = ends[name]
+            elif tail.part.is_fenced():
+                raise FileFenced(name)
 
     # Documents
 

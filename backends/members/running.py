@@ -10,6 +10,7 @@ from functools import partial
 from backends.base import Position
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
+from backends.log.format.documents import SESSION
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
 from backends.log.writer.compacted import CompactedSnapshot
@@ -24,7 +25,7 @@ from backends.members.newest import newest
 from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
-from backends.storage.mirror.storage import MirrorStorage, Options
+from backends.storage.mirror.storage import Differs, MirrorStorage, Options
 from backends.storage.mirror.workers import Late, Workers
 from backends.system.locks import Locked
 
@@ -130,9 +131,17 @@ class RunningMembers:
 
     def publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
         """Write these members' documents: see `Publish` in backends/members/epochs.py."""
-        storages = {name: self.places[name].storage for name in documents}
-        works = {name: partial(storages[name].publish, MEMBERS, data) for name, data in documents.items()}
+        works = {name: partial(self._publish_at, name, data) for name, data in documents.items()}
         return self.mirror.attempt(works, self.mirror.options.grace)[1]
+
+    def _publish_at(self, name: str, data: bytes) -> None:
+        """Raises Differs for a member whose directory was replaced: an old copy would count as the newest state."""
+        storage, ours = self.places[name].storage, self.mirror.wrote(SESSION)
+        there = storage.read_small(SESSION)
+        replaced = ours is not None and there != ours and ours == self.mirror.wrote(SESSION)  # not written just now
+        if replaced or any(handle.is_fenced_at(name) for handle in self.mirror.open_files()):
+            raise Differs("its directory was replaced while this node wrote to it")
+        storage.publish(MEMBERS, data)
 
     def dropped(self, lost: Mapping[str, Exception]) -> None:
         """These members are out of sync, durably: say so, and begin to catch them up."""

@@ -215,6 +215,7 @@ class MirrorStorage(Storage):
         """The results that count. Raises the error that fails the whole operation."""
         answers = {name: error for name, error in errors.items() if isinstance(error, (*accept, *_ANSWERS))}
         if answers and not results:
+            self.unfinished.clear()
             raise next(iter(answers.values()))
         failed = {name: error for name, error in errors.items() if not isinstance(error, accept)}
         if failed:
@@ -225,10 +226,13 @@ class MirrorStorage(Storage):
 
     def failed(self, failed: Mapping[str, Exception]) -> None:
         """Put these members out of sync, or raise if that is not possible."""
-        if not self._settled:
+        try:
             self._on_failure(failed)
-            raise next(iter(failed.values()))
-        self._on_failure(failed)
+            if not self._settled:
+                raise next(iter(failed.values()))
+        except BaseException:
+            self.unfinished.clear()  # the operation fails as a whole: what was being made stays as it is
+            raise
 
     def at_source(self, work: Callable[[str, Storage], T]) -> T:
         """Do this, which only reads, at one member; at the next if that one fails."""
@@ -316,6 +320,9 @@ class MirrorStorage(Storage):
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
+    def is_level(self) -> bool:
+        return self._settled
+
     def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
         self.level()
         return self.names()
@@ -327,6 +334,10 @@ class MirrorStorage(Storage):
         self._published.pop(name, None)  # until it is known which of the two each member has
         self._changed(lambda _, storage: storage.publish(name, data))
         self._published[name] = data
+
+    def wrote(self, name: str) -> bytes | None:
+        """What this writer last published under this name, at every member; None if it has not, or not yet at all."""
+        return self._published.get(name)
 
     def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
         """The content of a small file: that of every member, so that one that was replaced is noticed.
