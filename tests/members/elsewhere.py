@@ -1,0 +1,138 @@
+"""A node with one member in a local directory and others anywhere, and the stream of changes that it makes."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from backends import backup_at
+from backends.log.format.members import MEMBERS, Member, MembersDocument
+from tests.end_to_end.world import backup_cli, said_at
+from tests.fake_lightningd import History, Node
+from tests.members.world import MembersWorld
+
+LOCAL = "disk"
+"""The member that never fails."""
+
+NAP = 0.002
+"""Seconds between two changes: a busy node, on a machine that has other work, too."""
+
+
+class MembersElsewhere(MembersWorld):
+    """The members are `disk`, which never fails, and those of `urls`; those in `trailing` trail."""
+
+    def __init__(
+        self, root: Path, urls: Mapping[str, str], *, trailing: tuple[str, ...] = (), need: int = 1, grace: float = 1.0
+    ) -> None:
+        super().__init__(root, (LOCAL, *urls), trailing=trailing, need=need, grace=grace)
+        self.members = tuple(
+            Member(member.name, urls.get(member.name, member.url), member.trailing) for member in self.members
+        )
+
+    def url_of(self, name: str) -> str:
+        """The member's URL."""
+        return next(member.url for member in self.members if member.name == name)
+
+    def document(self, name: str) -> MembersDocument:
+        return MembersDocument.decode(backup_at(self.url_of(name)).storage.read_small(MEMBERS))
+
+    def restored_from(self, name: str) -> Path:
+        self._restores += 1
+        target = self.root / f"restored-{self._restores}-{name}.sqlite3"
+        others = [word for other in self.names if other != name for word in ("--without", other)]
+        said = backup_cli("restore", self.url_of(name), target, *others)
+        assert said.code == 0, said
+        return target
+
+
+class Stream:
+    """Changes that a node makes one after the other. `took` has the seconds that the plugin took for each."""
+
+    def __init__(self, node: Node, history: History, text: Callable[[], str] = str) -> None:
+        self._node, self._history, self._text = node, history, text
+        self.took: list[float] = []
+
+    def changes(self, count: int) -> None:
+        """Make this many changes."""
+        for _ in range(count):
+            self.took.append(self._node.db_write(self._history.note(self._text())))
+            time.sleep(NAP)
+
+    def until(self, holds: Callable[[], bool], what: str, within: float = 25.0) -> None:
+        """Make changes until it holds."""
+        deadline = time.monotonic() + within
+        while not holds():
+            assert time.monotonic() < deadline, f"not within {within} s: {what}; the last logs: {self._node.logs[-5:]}"
+            self.changes(1)
+
+    def during(self, work: Callable[[], object]) -> None:
+        """Make changes while a thread does this."""
+        wrong: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                wrong.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.until(lambda: not thread.is_alive(), "the end of what was done beside the stream", 60)
+        if wrong:
+            raise wrong[0]
+
+    def assert_waited_once(self, grace: float) -> None:
+        """At most one change had to wait, for about `grace`."""
+        longest = sorted(self.took)[-3:]
+        assert longest[-1] < grace + 1.0, longest
+        assert sum(took > 0.5 for took in self.took) <= 1, longest
+
+
+def go_on_without(
+    world: MembersElsewhere,
+    name: str,
+    fail: Callable[[], object],
+    heal: Callable[[], object],
+    why: str,
+    text: Callable[[], str] = str,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Node:
+    """The promise: `name` fails, the node goes on and says so once; it is healed, and joins without a restart.
+
+    `why` is a pattern for what the log says. `meanwhile` runs while the member is out of sync.
+    """
+    history = History()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(10)])
+        stream = Stream(node, history, text)
+        stream.changes(50)
+        stream.during(fail)
+        stream.until(lambda: name not in world.note.in_sync, f"{name} out of sync")
+        stream.changes(30)
+        assert name not in world.document(LOCAL).in_sync
+        assert re.search(why, world.document(LOCAL).out[name].why), world.document(LOCAL)
+        meanwhile()
+        stream.during(heal)
+        stream.until(lambda: name in world.note.in_sync, f"{name} in sync again")
+        stream.changes(30)
+        assert set(world.document(name).in_sync) == {LOCAL, name}
+        assert node.shut_down() == 0
+    stream.assert_waited_once(world.grace)
+    said = said_at(node, "unusual")
+    assert len([line for line in said if "out of sync" in line]) == 1, said
+    assert re.search(f"the member {name} is out of sync: .*{why}", "\n".join(said)), said
+    assert len([line for line in said if "in sync again" in line]) == 1, said
+    assert not [line for line in said if "maintenance:" in line], said
+    assert said_at(node, "broken") == [], node.logs
+    for member in (LOCAL, name):
+        world.assert_member_equals_the_node(member)
+    return node
+
+
+def names_in(directory: Path) -> list[str]:
+    """What is in a directory; nothing if there is none."""
+    with suppress(FileNotFoundError):
+        return sorted(path.name for path in directory.iterdir())
+    return []
