@@ -13,7 +13,9 @@ away, the note is believed only if the sync point proves the database to be the 
 within the last hour. Otherwise a person has to say that the member is lost.
 
 An old copy of a member, put back in its place, looks as if it were here and had no newer epoch. It is found by the note
-only: it carries an older epoch than the note says all members of that epoch have carried.
+only: it carries an older epoch than the note says all members of that epoch have carried. So without a note, every
+member that does not trail must be here, as at a restore. That every member in sync is here is not enough: if the last
+one in sync fails while another joins, that one goes on alone, and the first carries an epoch that does not name it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -41,6 +43,9 @@ class StartWith:
     """The members here that hold every acknowledged change, `source` included."""
     absent: tuple[str, ...]
     """The members that were in sync in the newest epoch and cannot be used now: they are to be put out of sync."""
+    behind: bool = False
+    """Whether acknowledged changes may be missing from `source`, because a person gave up all members that held them.
+    Then the backup is whole again only after a new snapshot of the node's database."""
 
 
 class Rule(Enum):
@@ -145,25 +150,26 @@ class _Start:
             return
         if note.knows(self.epoch) and self.without.issuperset(note.in_sync):
             return
-        others = [member.name for member in self.seen if member.name not in note.in_sync]
+        here = [member.name for member in self.seen]
+        others = set(here) - set(note.in_sync)
         raise StartRefused(
             Rule.NEWER_ELSEWHERE,
             note.in_sync,
-            f"this node's newest changes were saved to {self._listed(note.in_sync)} (epoch {note.epoch.number}), and "
-            f"what is here ({', '.join(member.name for member in self.seen)}; epoch {self.epoch.number}) may lack "
-            f"them. Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
+            f"this node's newest changes, of epoch {note.epoch.number}, were saved to {self._listed(note.in_sync)}. "
+            f"What is here ({', '.join(here)}, of epoch {self.epoch.number}) may lack them. "
+            f"Nothing was changed. {self._connect(note.in_sync) if others else self._last_resort(note.in_sync)}",
         )
 
     def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
         """Refuse if a member that was in sync is away, and may hold newer changes than those that are here."""
-        away = [name for name in self._names() if self._found(name) is _Found.AWAY and name not in self.without]
+        away = [name for name in self._asked_for() if self._found(name) is _Found.AWAY and name not in self.without]
         doubt = self._doubt(proven, changed_ago)
         if away and doubt:
             raise StartRefused(
                 Rule.MEMBER_AWAY,
                 away,
-                f"{self._listed(away)} held every change when this backup was last written to, and may hold newer "
-                f"changes than what is here: {doubt}. Nothing was changed. {self._connect(away)}",
+                f"{self._listed(away)} may hold newer changes than what is here: {doubt}. Nothing was changed. "
+                f"{self._connect(away)}",
             )
 
     def with_members(self, need: int) -> StartWith:
@@ -182,7 +188,8 @@ class _Start:
                 f"{self._connect(missing) if in_sync else self._last_resort(missing)}",
             )
         absent = tuple(name for name in self._names() if name not in in_sync)
-        return StartWith(max((member for member in whole.values() if member), key=_newness), in_sync, absent)
+        source = max((member for member in whole.values() if member), key=_newness)
+        return StartWith(source, in_sync, absent, behind=self.note is not None and self._is_behind(self.note))
 
     def _is_behind(self, note: MembersNote) -> bool:
         """Whether the node has noted an epoch as done that no member here carries."""
@@ -192,6 +199,14 @@ class _Start:
         """The members that were in sync in the newest epoch. All that carry it say the same."""
         carriers = (member.document.in_sync for member in self.seen if member.document.epoch == self.epoch)
         return tuple(dict.fromkeys(name for names in carriers for name in names))
+
+    def _asked_for(self) -> tuple[str, ...]:
+        """The members that may hold newer changes than those in sync that are here.
+
+        Without a note, that is every member that does not trail.
+        """
+        waited_for = (member.name for member in self.configured if self.note is None and not member.trailing)
+        return tuple(dict.fromkeys((*self._names(), *waited_for)))
 
     def _found(self, name: str) -> _Found:
         """What is here of a member that was in sync in the newest epoch."""
@@ -215,7 +230,7 @@ class _Start:
         """
         note, carries = self.note, member.document.epoch
         if note is None:
-            return carries != self.epoch
+            return carries != self.epoch and member.name in self._names()
         if self._is_behind(note) and member.name in note.in_sync:
             return True  # it carried the newer epoch, which a person has given up
         if carries == self.epoch:
@@ -260,8 +275,8 @@ class _Start:
         return f"whose files are of epoch {member.document.epoch.number}"
 
     def _connect(self, names: Collection[str]) -> str:
-        which = "it" if len(names) == 1 else "them"
-        return f"Connect {which}, then start the node again. Only what is lost for good, remove: {_remove(names)}"
+        which, only = ("it", "if it is") if len(names) == 1 else ("them", "for those that are")
+        return f"Connect {which}, then start the node again. Only {only} lost for good, run: {_remove(names)}"
 
     def _last_resort(self, names: Collection[str]) -> str:
         """What to type if no other member can take their place."""

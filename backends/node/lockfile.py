@@ -127,12 +127,14 @@ def _of_several(path: Path, document: dict[str, Any], backup_id: str | None) -> 
         )
     except Damaged as error:
         _senseless(path, error.what)
+    if not all(member.name and member.url for member in members):
+        _senseless(path, "a member has no name or no URL")
     if len({member.name for member in members}) != len(members) or backup_id is None:
         _senseless(path, "two members have one name, or the backup has none")
     waited_for = sum(not member.trailing for member in members)
-    if not isinstance(need, int) or not 1 <= need <= waited_for:
+    if not isinstance(need, int) or isinstance(need, bool) or not 1 <= need <= waited_for:
         _senseless(path, '"need" is not a number of members that are waited for')
-    if not isinstance(grace, int | float) or not 0 < grace <= MAX_GRACE:
+    if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 < grace <= MAX_GRACE:
         _senseless(path, f'"grace" is not a number of seconds up to {MAX_GRACE:.0f}')
     return Settings(members[0].url, backup_id, members, need, float(grace))
 

@@ -8,7 +8,7 @@ import pytest
 
 from backends.log.format.members import MEMBERS
 from tests.end_to_end.world import World, backup_cli, said_at, snapshots_taken, tree
-from tests.fake_lightningd import History, Node, Refused, RpcError
+from tests.fake_lightningd import History, Moment, Node, Refused, RpcError
 from tests.members.world import MembersWorld, eventually
 
 COMPACT_SOON = {"LIGHTNINGD_BACKUP_COMPACT_AT": "20000"}
@@ -72,13 +72,11 @@ def test_wiped_member_is_caught_up_and_joins_without_a_restart(world: MembersWor
 
 def test_member_that_is_away_at_start_is_caught_up_when_it_is_back(world: MembersWorld, history: History) -> None:
     world.run([history.first(), *history.notes(10)])
-    world.place("stick").rename(world.root / "unplugged")
-    world.place("stick").parent.rename(world.root / "no-stick")
+    world.place("stick").parent.rename(world.root / "unplugged")
     node = start(world)
     node.play(history.notes(10))
     assert world.note.in_sync == ("nas",)
-    (world.root / "no-stick").rename(world.place("stick").parent)
-    (world.root / "unplugged").rename(world.place("stick"))
+    (world.root / "unplugged").rename(world.place("stick").parent)
     eventually(lambda: world.note.in_sync == world.names)
     node.play(history.notes(3))
     node.stop()
@@ -227,3 +225,23 @@ def test_copy_of_the_nodes_directory_does_not_start_without_a_member(
     time.sleep(0.01)
     with pytest.raises(Refused, match="stick"):
         copy.run(history.notes(1))
+
+
+def kill_before_commit(world: MembersWorld, history: History) -> None:
+    """The last change is saved, and lightningd dies before it commits: the database is one change behind."""
+    node = start(world)
+    node.play([history.first(), *history.notes(5)])
+    node.die_at(Moment.BEFORE_COMMIT, history.note())
+
+
+def test_database_set_back_is_brought_forward_although_a_member_is_away(world: MembersWorld, history: History) -> None:
+    kill_before_commit(world, history)
+    world.place("stick").parent.rename(world.root / "unplugged")
+    node = start(world)
+    node.play(history.notes(3))
+    assert world.note.in_sync == ("nas",)
+    (world.root / "unplugged").rename(world.place("stick").parent)
+    eventually(lambda: world.note.in_sync == world.names)
+    node.stop()
+    assert_same_files(world, *world.names)
+    world.assert_member_equals_the_node("stick")

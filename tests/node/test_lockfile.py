@@ -3,16 +3,23 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backends.errors import BackupError, FromTheFuture
-from backends.node.lockfile import LOCK_FILE, Settings, read_settings, write_settings
+from backends.log.format.members import MAX_MEMBERS, Member
+from backends.node.lockfile import DEFAULT_GRACE, LOCK_FILE, MAX_GRACE, Settings, read_settings, write_settings
 
 SETTINGS = Settings("file:///backups/lightning.bkp", "0123456789abcdef")
 
+STICK = Member("stick", "usb://STICK/lightning.bkp")
+NAS = Member("nas", "nfs:///mnt/nas/lightning.bkp")
+FAR = Member("far", "file:///mnt/far/lightning.bkp", trailing=True)
+SEVERAL = Settings(STICK.url, "0123456789abcdef", (STICK, NAS, FAR), 2, 7.5)
 
-@pytest.mark.parametrize("settings", [SETTINGS, Settings("usb://STICK/lightning.bkp", None)])
+
+@pytest.mark.parametrize("settings", [SETTINGS, Settings("usb://STICK/lightning.bkp", None), SEVERAL])
 def test_backup_lock_is_read_back_as_written(tmp_path: Path, settings: Settings) -> None:
     write_settings(tmp_path, settings)
     assert read_settings(tmp_path) == settings
@@ -134,3 +141,99 @@ def test_backup_lock_of_later_release_is_refused(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text('{"backend_url": {"several": []}, "version": 3}')
     with pytest.raises(FromTheFuture, match="later release"):
         read_settings(tmp_path)
+
+
+def test_backup_lock_of_one_destination_is_what_the_first_release_wrote_byte_for_byte(tmp_path: Path) -> None:
+    write_settings(tmp_path, SETTINGS)
+    assert (tmp_path / LOCK_FILE).read_bytes() == (
+        b'{\n  "backend_url": "file:///backups/lightning.bkp",\n  "backup_id": "0123456789abcdef",\n  "version": 1\n}\n'
+    )
+
+
+def test_backup_lock_of_several_members_has_a_version_that_the_first_release_refuses(tmp_path: Path) -> None:
+    """The first release would write to the first member only, and the others would fall behind."""
+    write_settings(tmp_path, SEVERAL)
+    document = json.loads((tmp_path / LOCK_FILE).read_text())
+    assert document["version"] == 2
+    assert document["backend_url"] == STICK.url
+
+
+def test_settings_name_all_urls_of_the_backup() -> None:
+    assert SETTINGS.urls == (SETTINGS.url,)
+    assert SEVERAL.urls == (STICK.url, NAS.url, FAR.url)
+
+
+def test_backup_lock_of_one_destination_has_no_members_whatever_else_it_says(tmp_path: Path) -> None:
+    document = {"backend_url": STICK.url, "backup_id": "x", "version": 1, "members": 7, "need": 9, "grace": -1}
+    (tmp_path / LOCK_FILE).write_text(json.dumps(document))
+    assert read_settings(tmp_path) == Settings(STICK.url, "x", (), 1, DEFAULT_GRACE)
+
+
+def several(directory: Path, **changed: Any) -> None:
+    """Write the backup.lock of three members with other fields; `...` leaves a field out."""
+    write_settings(directory, SEVERAL)
+    path = directory / LOCK_FILE
+    fields = {**json.loads(path.read_text()), **changed}
+    path.write_text(json.dumps({key: value for key, value in fields.items() if value is not ...}))
+
+
+def test_grace_in_whole_seconds_and_fields_of_later_release_are_read(tmp_path: Path) -> None:
+    several(tmp_path, grace=7, later={"more": 1})
+    assert read_settings(tmp_path) == Settings(STICK.url, SEVERAL.backup_id, SEVERAL.members, 2, 7.0)
+
+
+def test_as_many_members_as_there_may_be_are_read(tmp_path: Path) -> None:
+    members = tuple(Member(str(number), f"file:///mnt/{number}") for number in range(MAX_MEMBERS))
+    settings = Settings(members[0].url, "x", members, MAX_MEMBERS, MAX_GRACE)
+    write_settings(tmp_path, settings)
+    assert read_settings(tmp_path) == settings
+
+
+ONE = {"name": "stick", "url": STICK.url, "trailing": False}
+TWO = [ONE, {"name": "nas", "url": NAS.url, "trailing": False}]
+
+
+MALFORMED: list[tuple[str, list[Any], str]] = [
+    ("members", [..., None, 7, "x", {}, []], '"members" is not a list of destinations'),
+    ("members", [[{**ONE, "name": str(number)} for number in range(MAX_MEMBERS + 1)]], '"members" is not a list'),
+    ("members", [[None], [7], ["x"], [[]], [{}], [{**ONE, "name": 7}]], "an impossible value of name"),
+    ("members", [[{**ONE, "url": 7}], [{**ONE, "url": None}], [{"name": "x"}]], "an impossible value of url"),
+    ("members", [[{**ONE, "url": "x" * 2001}]], "an impossible value of url"),
+    ("members", [[TWO[1], {**ONE, key: ""}] for key in ("name", "url")], "no name or no URL"),
+    ("members", [[ONE, ONE]], "two members have one name"),
+    ("members", [[{**each, "trailing": True} for each in TWO]], '"need" is not a number of members that are waited'),
+    ("backup_id", [..., None], "the backup has none"),
+    ("backup_id", [7, ""], '"backup_id" is not the id'),
+    ("need", [..., None, "1", True, 1.0, 0, -1, 3, float("nan")], '"need" is not'),
+    ("grace", [..., None, "5", True, 0, -1, MAX_GRACE + 1, 10**400], '"grace" is not'),
+    ("grace", [float("nan"), float("inf"), float("-inf")], '"grace" is not'),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"), [(field, value, what) for field, values, what in MALFORMED for value in values]
+)
+def test_backup_lock_of_several_members_with_malformed_field_is_refused(
+    tmp_path: Path, field: str, value: Any, what: str
+) -> None:
+    several(tmp_path, **{field: value})
+    with pytest.raises(BackupError, match=r"does not say where this node's backup is: .*untouched") as caught:
+        read_settings(tmp_path)
+    assert what in str(caught.value)
+    assert not isinstance(caught.value, FromTheFuture)
+
+
+@pytest.mark.parametrize("version", [3, 10**9])
+def test_backup_lock_of_several_members_of_later_release_is_refused(tmp_path: Path, version: int) -> None:
+    several(tmp_path, version=version)
+    with pytest.raises(FromTheFuture, match="later release"):
+        read_settings(tmp_path)
+
+
+def test_backup_lock_of_several_members_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
+    write_settings(tmp_path, SEVERAL)
+    data = (tmp_path / LOCK_FILE).read_bytes()
+    for length in range(len(data) - 1):  # without its last byte, a line end, it is still whole
+        (tmp_path / LOCK_FILE).write_bytes(data[:length])
+        with pytest.raises(BackupError):
+            read_settings(tmp_path)

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from backends.holder import Holder
 from backends.storage.base import Closed, FileFenced, Lock, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.mirror.handles import MirrorReadHandle, MirrorWriteHandle
-from backends.storage.mirror.workers import Workers
+from backends.storage.mirror.workers import Late, Round, Workers
 
 T = TypeVar("T")
 
@@ -172,19 +172,33 @@ class MirrorStorage(Storage):
             usual = self.latencies.get(name, took)
             self.latencies[name] = usual + (took - usual) / _SMOOTHING
 
-        with self._turn():
-            works = {name: partial(commit, name) for name in self._in_sync}
-            self._judged(*self.attempt(works, self.options.grace))
+        with self._turns:  # what `_turn` does, spelled out: this is the commit path
+            while self._joining:
+                self._turns.wait()
+            self._active += 1
+        try:
+            round_ = self.workers.begin({name: partial(commit, name) for name in self._in_sync})
+            if not (round_.wait(self.options.grace) and not round_.errors and not self._failing):
+                self._judged(*self._outcome(round_))
+        finally:
+            with self._turns:
+                self._active -= 1
 
     def attempt(
         self, works: Mapping[str, Callable[[], T]], within: float | None = None
     ) -> tuple[dict[str, T], dict[str, Exception]]:
         """Do the work of each member named here; the results and the errors, by member. Decides nothing."""
         round_ = self.workers.begin(works)
-        allowed = self.options.bulk if within is None else within
-        if not round_.wait(allowed) and not self._can_lose(round_.outcome()[1]):
+        round_.wait(self.options.bulk if within is None else within)
+        return self._outcome(round_)
+
+    def _outcome(self, round_: Round[T]) -> tuple[dict[str, T], dict[str, Exception]]:
+        """What has come of it by now. If too few members would remain, those that are late are waited for."""
+        results, errors = round_.outcome()
+        if any(isinstance(error, Late) for error in errors.values()) and not self._can_lose(errors):
             round_.wait(threading.TIMEOUT_MAX)  # as with one destination: until the watchdog ends it
-        return round_.outcome()
+            return round_.outcome()
+        return results, errors
 
     def _can_lose(self, failed: Mapping[str, Exception]) -> bool:
         return len(self._in_sync.keys() - failed.keys()) >= self.options.need

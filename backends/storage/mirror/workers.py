@@ -70,13 +70,27 @@ class Round(Generic[T]):
         return results, errors
 
 
+class _Worker:
+    """A thread that does what one calling thread asks of one member, one after another."""
+
+    def __init__(self, name: str) -> None:
+        self.tasks: SimpleQueue[tuple[Round[Any], str, Callable[[], Any]]] = SimpleQueue()
+        self.asked = self.done = 0
+        """Counted by the calling thread and by this one, each its own."""
+        threading.Thread(target=self._work, name=f"member {name}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            round_, name, work = self.tasks.get()
+            round_.run(name, work)
+            self.done += 1
+
+
 class Workers:
     """The threads of all members. A thread is made when it is first needed, and ends with the process."""
 
     def __init__(self) -> None:
-        self._queues: dict[tuple[int, str], SimpleQueue[Callable[[], None]]] = {}
-        self._asked: dict[tuple[int, str], int] = {}
-        self._done: dict[tuple[int, str], int] = {}
+        self._workers: dict[tuple[int, str], _Worker] = {}
         self._making = threading.Lock()
 
     def begin(self, works: Mapping[str, Callable[[], T]]) -> Round[T]:
@@ -84,9 +98,9 @@ class Workers:
         round_: Round[T] = Round(list(works))
         thread = threading.get_ident()
         for name, work in works.items():
-            queue = self._queues.get((thread, name)) or self._make(thread, name)
-            self._asked[thread, name] += 1
-            queue.put(_task(round_, name, work))
+            worker = self._workers.get((thread, name)) or self._make(thread, name)
+            worker.asked += 1
+            worker.tasks.put((round_, name, work))
         return round_
 
     def leave(self, name: str, work: Callable[[], Any]) -> None:
@@ -95,22 +109,10 @@ class Workers:
 
     def idle(self, name: str) -> bool:
         """Whether nothing that this member was asked to do is still under way."""
-        return all(self._done[key] == asked for key, asked in list(self._asked.items()) if key[1] == name)
+        workers = list(self._workers.items())
+        return all(worker.done == worker.asked for (_, member), worker in workers if member == name)
 
-    def _make(self, thread: int, name: str) -> "SimpleQueue[Callable[[], None]]":
+    def _make(self, thread: int, name: str) -> _Worker:
         with self._making:
-            queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
-            key = thread, name
-            self._done[key] = self._asked[key] = 0
-            self._queues[key] = queue
-            threading.Thread(target=self._work, args=(key, queue), name=f"member {name}", daemon=True).start()
-            return queue
-
-    def _work(self, key: tuple[int, str], queue: "SimpleQueue[Callable[[], None]]") -> None:
-        while True:
-            queue.get()()
-            self._done[key] += 1
-
-
-def _task(round_: Round[T], name: str, work: Callable[[], T]) -> Callable[[], None]:
-    return lambda: round_.run(name, work)
+            worker = self._workers[thread, name] = _Worker(name)
+            return worker
