@@ -66,6 +66,10 @@ class Host(Protocol):
         """A pass has ended: the member holds everything up to this position, and has this space."""
 
 
+class _Stopped(OSError):
+    """The node is stopping, or the member has failed again."""
+
+
 @dataclass(slots=True)
 class _Tail:
     """A file of the member that is being written at the others: how much of it is there."""
@@ -81,9 +85,11 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    locked: Lock | None = None
-    """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when the thread has ended."""
+    _locked: Lock | None = None
+    """The lock in the member, while this thread holds it."""
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
     _checked: bool = False
@@ -110,6 +116,13 @@ class CatchingUp:
 
     def run(self) -> None:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
+        try:
+            self._run()
+        finally:
+            self._let_go()
+            self.ended.set()
+
+    def _run(self) -> None:
         failures = 0
         while not self._ended:
             try:
@@ -120,6 +133,8 @@ class CatchingUp:
             except Obstructed as error:
                 self._lost(error.obstacle, error.why)
                 joined, failures = False, failures + 1
+            except _Stopped:
+                return
             except (OSError, BackupError) as error:
                 self._lost(Obstacle.NOT_THERE, clause(error))
                 joined, failures = False, failures + 1
@@ -131,7 +146,7 @@ class CatchingUp:
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
         self._checked = False
-        self._drop_tails()
+        self._let_go()
         self.host.obstructed(self.name, obstacle, why)
 
     def step(self) -> bool:
@@ -159,9 +174,9 @@ class CatchingUp:
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
-        if self.locked is None:
+        if self._locked is None:
             try:
-                self.locked = self.storage.lock("lightningd")
+                self._locked = self.storage.lock("lightningd")
             except Locked as error:
                 raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
         if not there or MEMBERS not in self.storage.names():
@@ -174,7 +189,7 @@ class CatchingUp:
         self._end_tails(open_files)
         deep, copied = not self._checked, 0
         copied += make_equal(
-            source, self.storage, deep=deep, pause=self.host.pause, keep={*open_files, SESSION, *self._tails}
+            source, self.storage, deep=deep, pause=self._pause, keep={*open_files, SESSION, *self._tails}
         )
         for name, handle in sorted(open_files.items()):
             copied += self._extend(source, name, handle)
@@ -210,7 +225,7 @@ class CatchingUp:
             tail.part.write_durably(tail.end, block)
             tail.end += len(block)
             copied += len(block)
-            self.host.pause(len(block))
+            self._pause(len(block))
         return copied
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:
@@ -223,7 +238,7 @@ class CatchingUp:
                 for block in reading.blocks(0, end):
                     part.write(offset, block)
                     offset += len(block)
-                    self.host.pause(len(block))
+                    self._pause(len(block))
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()
@@ -243,11 +258,21 @@ class CatchingUp:
         self.storage.publish(SESSION, data)
         return len(data)
 
-    def _drop_tails(self) -> None:
+    def _let_go(self) -> None:
+        """Close everything that is open at the member: while anything is, its filesystem cannot be unmounted."""
         for tail in self._tails.values():
             with suppress(OSError):
                 tail.part.close()
         self._tails.clear()
+        lock, self._locked = self._locked, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()
+
+    def _pause(self, copied: int) -> None:
+        if self._ended:
+            raise _Stopped
+        self.host.pause(copied)
 
     # Joining
 
@@ -291,7 +316,8 @@ class CatchingUp:
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
-        self.host.mirror.adopt(self.name, self.storage)
+        self.host.mirror.adopt(self.name, self.storage, self._locked)
+        self._locked = None
 
     # Documents
 

@@ -4,7 +4,7 @@ import errno
 import threading
 import time
 from collections.abc import Collection, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 
 from backends.base import Position
@@ -33,6 +33,9 @@ SPACE_KEPT = 16 << 20
 
 BUSY = 1.0
 """Seconds since the last commit during which copying leaves half of the time to commits."""
+
+STOP_WITHIN = 2.0
+"""Seconds that catching up has to stop when the node stops."""
 
 EXAMINED_WITHIN = 5.0
 """Seconds that a member may take to show who wrote to it last."""
@@ -135,6 +138,7 @@ class RunningMembers:
             pass
         for name, error in lost.items():
             self.reached[name] = self.position()
+            self.mirror.unlock(name)
             self.events.out_of_sync(name, clause(error), len(self.mirror.in_sync), self.epochs.settings.need)
             self.catch_up(name)
 
@@ -176,7 +180,7 @@ class RunningMembers:
         if before is not None:
             before.stop()
         place = self.places[name]
-        self.catching_up[name] = CatchingUp(member, place, self, None if before is None else before.locked)
+        self.catching_up[name] = CatchingUp(member, place, self)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -282,10 +286,9 @@ class RunningMembers:
     # The end
 
     def close(self) -> None:
-        """Stop catching up, and release the locks of members that joined or were being caught up."""
+        """Stop catching up. What does not stop soon is stuck at its member, and ends with the process."""
         for each in self.catching_up.values():
             each.stop()
-            lock = each.locked
-            if lock is not None and self.mirror.workers.idle(each.name):
-                with suppress(OSError):
-                    lock.release()
+        until = time.monotonic() + STOP_WITHIN
+        for each in self.catching_up.values():
+            each.ended.wait(max(until - time.monotonic(), 0.0))

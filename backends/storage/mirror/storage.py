@@ -8,7 +8,7 @@ such file, a name that is taken) that all of them give.
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ class MirrorStorage(Storage):
         self.options, self._on_failure = options, on_failure
         self.workers = Workers()
         self._handles: dict[int, MirrorWriteHandle] = {}
+        self._locks: dict[str, Lock] = {}
         self._published: dict[str, bytes] = {}
         self.latencies: dict[str, float] = {}
         """Seconds that a commit takes at each member, averaged over the last ones."""
@@ -117,9 +118,18 @@ class MirrorStorage(Storage):
                     self._joining = False
                     self._turns.notify_all()
 
-    def adopt(self, name: str, storage: Storage) -> None:
-        """Take a member in that holds exactly what the others do; call it `between_operations`."""
+    def adopt(self, name: str, storage: Storage, lock: Lock | None) -> None:
+        """Take a member in that holds exactly what the others do; call it `between_operations`. `lock` is that of its
+        directory, if this process has one."""
+        if lock is not None:
+            self._locks[name] = lock
         self._in_sync = {**self._in_sync, name: storage}
+
+    def unlock(self, name: str) -> None:
+        """Release the lock of a member that is out of sync, without waiting: its filesystem could not be unmounted."""
+        lock = self._locks.pop(name, None)
+        if lock is not None:
+            self.workers.leave(name, lock.release)
 
     def open_files(self) -> list[MirrorWriteHandle]:
         """The files that are open for writing."""
@@ -344,17 +354,23 @@ class MirrorStorage(Storage):
     # Storage: the rest
 
     def lock(self, what: str) -> Lock | None:
-        locks: list[Lock] = []
+        every = _Locks(self)
         try:
             for name, storage in self._in_sync.items():
                 results, errors = self.attempt({name: partial(storage.lock, what)})
                 if errors:
                     self.failed(errors)
-                locks.extend(lock for lock in results.values() if lock is not None)
+                self._locks.update({member: lock for member, lock in results.items() if lock is not None})
         except BaseException:
-            _Locks(locks).release()
+            every.release()
             raise
-        return _Locks(locks) if locks else None
+        return every if self._locks else None
+
+    def unlock_all(self) -> None:
+        """Release the locks of all members."""
+        while self._locks:
+            name, lock = self._locks.popitem()
+            self.workers.begin({name: lock.release}).wait(self.options.grace)
 
     def locked_by(self) -> Holder | None:
         holders = self.each(lambda _, storage: storage.locked_by()).values()
@@ -379,15 +395,13 @@ class MirrorStorage(Storage):
 
 
 class _Locks:
-    """The locks of all members."""
+    """The locks of all members that are in sync when it is released."""
 
-    def __init__(self, locks: list[Lock]) -> None:
-        self._locks = locks
+    def __init__(self, mirror: MirrorStorage) -> None:
+        self._mirror = mirror
 
     def release(self) -> None:
-        for lock in self._locks:
-            with suppress(OSError):
-                lock.release()
+        self._mirror.unlock_all()
 
 
 _SMOOTHING = 16
