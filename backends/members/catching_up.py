@@ -38,6 +38,9 @@ RETRY = (1.0, 2.0, 5.0, 10.0)
 SMALL = 256 << 10
 """The most bytes that are copied while commits wait."""
 
+ANSWERS_WITHIN = 0.5
+"""Seconds in which a member that has just failed may end what it was doing, before it counts as one that hangs."""
+
 _BLOCK = 256 << 10
 _TRIES = 400
 
@@ -92,6 +95,8 @@ class CatchingUp:
     """The lock in the member, while this thread holds it."""
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
+    _behind: bool = False
+    """Whether so much was copied in the last pass that the next one should follow at once."""
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
@@ -126,7 +131,7 @@ class CatchingUp:
         failures = 0
         while not self._ended:
             try:
-                if not self.host.mirror.workers.idle(self.name):
+                if not self._answers():
                     raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
                 joined = self.step()
                 failures = 0
@@ -140,12 +145,20 @@ class CatchingUp:
                 joined, failures = False, failures + 1
             if joined:
                 return
-            self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
-            self.waiting.clear()
+            if failures or not self._behind:
+                self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
+                self.waiting.clear()
+
+    def _answers(self) -> bool:
+        """Whether the member has done all that it was asked before; it has `ANSWERS_WITHIN` to end that."""
+        until = time.monotonic() + ANSWERS_WITHIN
+        while not (idle := self.host.mirror.workers.idle(self.name)) and time.monotonic() < until and not self._ended:
+            time.sleep(0.01)
+        return idle
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
-        self._checked = False
+        self._checked = self._behind = False
         self._let_go()
         self.host.obstructed(self.name, obstacle, why)
 
@@ -158,11 +171,12 @@ class CatchingUp:
         quiet = not mirror.unfinished
         copied = self._pass()
         host.copied_to(self.name, position, self.storage.space())
+        self._behind = copied > SMALL and not self.member.trailing  # otherwise a busy log would always be ahead
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
             return False
-        return copied <= SMALL and quiet and self._join(seen)
+        return not self._behind and quiet and self._join(seen)
 
     # One pass
 
@@ -171,6 +185,9 @@ class CatchingUp:
         for handle in self.host.mirror.open_files():
             if handle.name not in self._tails:
                 handle.drop(self.name)
+        for name, tail in self._tails.items():
+            if tail.part.is_fenced():
+                raise FileFenced(name)  # begin again
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()

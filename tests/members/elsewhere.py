@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from backends import backup_at
 from backends.log.format.members import MEMBERS, Member, MembersDocument
-from tests.end_to_end.world import backup_cli, said_at
+from backends.sqlite.rebuild import rebuild
+from tests.end_to_end.world import said_at
 from tests.fake_lightningd import History, Node
 from tests.members.world import MembersWorld
 
@@ -31,19 +33,14 @@ class MembersElsewhere(MembersWorld):
             Member(member.name, urls.get(member.name, member.url), member.trailing) for member in self.members
         )
 
-    def url_of(self, name: str) -> str:
-        """The member's URL."""
-        return next(member.url for member in self.members if member.name == name)
-
     def document(self, name: str) -> MembersDocument:
-        return MembersDocument.decode(backup_at(self.url_of(name)).storage.read_small(MEMBERS))
+        return MembersDocument.decode(backup_at(url_of(self, name)).storage.read_small(MEMBERS))
 
     def restored_from(self, name: str) -> Path:
         self._restores += 1
         target = self.root / f"restored-{self._restores}-{name}.sqlite3"
-        others = [word for other in self.names if other != name for word in ("--without", other)]
-        said = backup_cli("restore", self.url_of(name), target, *others)
-        assert said.code == 0, said
+        with backup_at(url_of(self, name)).read() as reader:
+            rebuild(reader, target)
         return target
 
 
@@ -64,7 +61,7 @@ class Stream:
         """Make changes until it holds."""
         deadline = time.monotonic() + within
         while not holds():
-            assert time.monotonic() < deadline, f"not within {within} s: {what}; the last logs: {self._node.logs[-5:]}"
+            assert time.monotonic() < deadline, f"not within {within} s: {what}; the last logs: {self._node.logs[-5:]}; {self._node.rpc('backup-status')}"
             self.changes(1)
 
     def during(self, work: Callable[[], object]) -> None:
@@ -97,11 +94,10 @@ def go_on_without(
     heal: Callable[[], object],
     why: str,
     text: Callable[[], str] = str,
-    meanwhile: Callable[[], object] = lambda: None,
 ) -> Node:
     """The promise: `name` fails, the node goes on and says so once; it is healed, and joins without a restart.
 
-    `why` is a pattern for what the log says. `meanwhile` runs while the member is out of sync.
+    `why` is a pattern for what the log says. `text` makes the text of each change.
     """
     history = History()
     with world.node() as node:
@@ -113,10 +109,12 @@ def go_on_without(
         stream.changes(30)
         assert name not in world.document(LOCAL).in_sync
         assert re.search(why, world.document(LOCAL).out[name].why), world.document(LOCAL)
-        meanwhile()
+        assert status_of(node, name)["state"] in ("out_of_sync", "catching_up")
+        assert re.search(why, world.note.out[name].why)
         stream.during(heal)
         stream.until(lambda: name in world.note.in_sync, f"{name} in sync again")
         stream.changes(30)
+        assert status_of(node, name)["state"] == "in_sync"
         assert set(world.document(name).in_sync) == {LOCAL, name}
         assert node.shut_down() == 0
     stream.assert_waited_once(world.grace)
@@ -129,6 +127,17 @@ def go_on_without(
     for member in (LOCAL, name):
         world.assert_member_equals_the_node(member)
     return node
+
+
+def url_of(world: MembersWorld, name: str) -> str:
+    """The member's URL."""
+    return next(member.url for member in world.members if member.name == name)
+
+
+def status_of(node: Node, name: str) -> dict[str, Any]:
+    """What backup-status says about the member."""
+    members: list[dict[str, Any]] = node.rpc("backup-status")["members"]
+    return next(member for member in members if member["name"] == name)
 
 
 def names_in(directory: Path) -> list[str]:

@@ -6,18 +6,24 @@ The node goes on, says it once, and the member is caught up and joins when it is
 import fcntl
 import os
 import random
+import shutil
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from backends import backup_at
+from backends.errors import BackupError
 from tests.destinations.places import Places
 from tests.destinations.sticks import ExFat, Ext4
 from tests.destinations.tools import run, unmount
-from tests.members.elsewhere import MembersElsewhere, go_on_without, names_in
+from tests.end_to_end.world import said_at
+from tests.fake_lightningd import History, Node
+from tests.members.elsewhere import LOCAL, MembersElsewhere, Stream, go_on_without, names_in, status_of, url_of
+from tests.members.world import MembersWorld
 from tests.small_disk import needs_small_disks, small_disk
 
 pytestmark = pytest.mark.slow
@@ -153,18 +159,131 @@ def test_nfs_server_killed_and_restarted_joins_again(kind: str, places: Places, 
 
 @pytest.mark.parametrize("kind", ["nfs3", "sshfs", "exfat"])
 def test_destination_that_freezes_and_goes_on_joins_again(kind: str, places: Places, tmp_path: Path) -> None:
+    """A call to a FUSE filesystem that is frozen cannot be interrupted."""
     world = MembersElsewhere(tmp_path, {"nas": places.url(kind)}).init()
-    stop, resume = _freezing(kind, places)
+    stop, resume = freezing(kind, places)
     try:
         go_on_without(world, "nas", stop, resume, "has not answered")
     finally:
         resume()
 
 
-def _freezing(kind, places):  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("noticed", [True, False], ids=["in a commit", "at the stop"])
+def test_node_stops_cleanly_beside_mount_that_stays_frozen(noticed: bool, places: Places, tmp_path: Path) -> None:
+    world, history = MembersElsewhere(tmp_path, {"nas": places.url("sshfs")}).init(), History()
+    stop, resume = freezing("sshfs", places)
+    node = world.node()
+    node.start()
+    try:
+        node.play([history.first(), *history.notes(10)])
+        stream = Stream(node, history)
+        stream.changes(30)
+        stop()
+        if noticed:
+            stream.until(lambda: "nas" not in world.note.in_sync, "nas out of sync")
+            began = time.monotonic()
+            stream.until(lambda: time.monotonic() > began + 3, "3 seconds")  # and other threads get stuck, too
+        stream.assert_waited_once(world.grace)
+        began = time.monotonic()
+        node.notify("shutdown", {})
+        assert node.wire.listen(30, node.wire.has_left), node.logs
+        assert time.monotonic() - began < 12
+    finally:
+        resume()  # a process with a call that cannot be interrupted cannot end
+    assert node.stop() == 0
+    assert said_at(node, "broken") == [], node.logs
+    world.assert_member_equals_the_node(LOCAL)
+    world.run(history.notes(3))
+    for name in world.names:
+        world.assert_member_equals_the_node(name)
+
+
+# Members that trail
+
+
+def test_frozen_member_that_trails_delays_no_commit_and_catches_up(places: Places, tmp_path: Path) -> None:
+    world, history = MembersElsewhere(tmp_path, {"far": places.url("sshfs")}, trailing=("far",)).init(), History()
+    stop, resume = freezing("sshfs", places)
+    try:
+        with world.node() as node:
+            node.play([history.first(), *history.notes(10)])
+            stream = Stream(node, history)
+            stream.until(lambda: reached(world, "far") > 0, "first pass")
+            stop()
+            began = time.monotonic()
+            stream.until(lambda: time.monotonic() > began + 3, "3 seconds")
+            assert max(stream.took) < 0.5, sorted(stream.took)[-3:]
+            resume()
+            stream.until(lambda: (lag(node, "far") or 999) < 400, "caught up", 12)
+            began, version = time.monotonic(), world.version
+            stream.until(lambda: reached(world, "far") >= version, "caught up", 12)
+            assert time.monotonic() - began < 2
+            assert max(stream.took) < 0.5, sorted(stream.took)[-3:]
+            until = time.monotonic() + 2
+            while lag(node, "far") and time.monotonic() < until:
+                time.sleep(0.05)
+            assert lag(node, "far") == 0
+        world.assert_member_equals_the_node("far")
+    finally:
+        resume()
+
+
+def test_document_of_member_that_trails_is_of_epoch_that_it_holds(tmp_path: Path) -> None:
+    """While another member fails and joins again and again, and so epochs begin."""
+    world = MembersWorld(tmp_path, ("disk", "nas", "far"), trailing=("far",), grace=GRACE).init()
+    history, begun = History(), {1: 0}
+    with world.node() as node:
+        node.play([history.first(), *history.notes(10)])
+        stream = Stream(node, history)
+        for _ in range(3):
+            shutil.rmtree(world.place("nas"))
+            for there in (False, True):
+                stream.until(lambda there=there: ("nas" in world.note.in_sync) is there, "epoch")
+                begun[world.note.epoch.number + 1] = world.version  # the next one begins after this change
+                for _ in range(10):
+                    stream.changes(5)
+                    epoch = world.document("far").epoch.number
+                    assert reached(world, "far") >= max(version for each, version in begun.items() if each <= epoch)
+        newest = world.note.epoch
+        stream.until(lambda: world.document("far").epoch == newest, "the newest epoch", 3)
+        assert max(stream.took) < 0.5, sorted(stream.took)[-3:]
+
+
+def test_member_that_trails_and_is_wiped_is_filled_again(tmp_path: Path) -> None:
+    world = MembersWorld(tmp_path, ("disk", "far"), trailing=("far",), grace=GRACE).init()
+    history = History()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(10)])
+        stream = Stream(node, history)
+        stream.until(lambda: reached(world, "far") > 0, "first pass")
+        shutil.rmtree(world.place("far"))
+        version = world.version
+        stream.until(lambda: reached(world, "far") > version, "filled again", 8)
+        version = world.version
+        stream.until(lambda: reached(world, "far") > version, "followed", 2)
+    world.assert_member_equals_the_node("disk")
+
+
+def reached(world: MembersWorld, name: str) -> int:
+    """The version that a restore from this member gives; 0 while it holds no backup."""
+    with suppress(BackupError, FileNotFoundError):
+        return backup_at(url_of(world, name)).status().data_version
+    return 0
+
+
+def lag(node: Node, name: str) -> int | None:
+    """By how many changes the member lags, as backup-status says."""
+    changes: int | None = status_of(node, name)["lag_changes"]
+    return changes
+
+
+def freezing(kind: str, places: Places) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What freezes a destination of this kind, and what ends that."""
     if kind == "exfat":
         stick = places.stick("exfat")
         assert isinstance(stick, ExFat)
-        return stick.hang, lambda: stick.process and stick.process.resume()
+        process = stick.process
+        assert process is not None
+        return stick.hang, process.resume
     server = places.sshfs if kind == "sshfs" else places.ganesha
     return server.hang, server.go_on
