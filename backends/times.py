@@ -1,7 +1,12 @@
-"""Points in time from files and servers. An impossible time counts as unknown and never causes an error."""
+"""Points in time from files and servers, and spans of time in words.
+
+An impossible time counts as unknown and never causes an error.
+"""
 
 import time
 from typing import Any
+
+from backends.text import counted
 
 END_OF_TIME = 1 << 32
 """Seconds since 1970 (the year 2106). This time and any later one are not believed: a record cannot hold them."""
@@ -33,3 +38,11 @@ def known_moment(seconds: float, form: str = "%Y-%m-%d %H:%M:%S") -> str | None:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):  # a system whose time_t ends in 2038
         return None
+
+
+def age(seconds: float) -> str:
+    """A span of time in words, in the largest unit that fits."""
+    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            return counted(int(seconds // length), unit)
+    return counted(int(max(seconds, 0)), "second")

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import click
 
-from backends.text import counted, one_line
+from backends.text import one_line
 from backends.times import END_OF_TIME, UNKNOWN, UNKNOWN_TIME, known_moment
+from backends.times import age as age
 from backends.times import moment as moment
 from backup_cli.terminal import Bar, columns, has_colours, is_plain, laid_out
 
@@ -205,14 +206,6 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError
-
-
-def age(seconds: float) -> str:
-    """A span of time in words, in the largest unit that fits."""
-    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= length:
-            return counted(int(seconds // length), unit)
-    return counted(int(max(seconds, 0)), "second")
 
 
 AHEAD = 60.0

@@ -266,12 +266,13 @@ class Making:
 
 
 @contextmanager
-def removed_on_failure(backup: Backup) -> Iterator[Making]:
+def removed_on_failure(backup: Backup, making: Making | None = None) -> Iterator[Making]:
     """Around creating a backup and writing the node's backup.lock: on a failure, the new backup is removed again.
 
-    A backup that no node uses would be in the way of the next attempt.
+    A backup that no node uses would be in the way of the next attempt. `making` is what another member of the same
+    backup is made with: all of them are kept, or none is.
     """
-    making = Making()
+    making = making or Making()
     try:
         yield making
     except BaseException:

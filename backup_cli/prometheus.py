@@ -3,9 +3,11 @@
 docs/monitoring.md says what each metric means; contrib/monitoring/ has the alert rules and the dashboard.
 """
 
+from collections.abc import Mapping
+
 from backends.errors import BackupError, Damaged
-from backends.log.status import Status, TroubleKind, low_space
-from backends.storage.base import Space
+from backends.log.member_status import MemberState, MemberStatus
+from backends.log.status import Status, TroubleKind, is_space_low
 from backends.text import one_line
 
 PREFIX = "lightningd_backup_"
@@ -32,17 +34,40 @@ HELP = {
 }
 """All metrics, and what they mean. All are gauges, labelled with the backup's URL."""
 
+HELP_OF_MEMBERS = {
+    "members_in_sync": "How many members hold every acknowledged change.",
+    "members_needed": "How many members must be in sync for the node to go on.",
+    "members_waited_for": "How many members a commit waits for while they are in sync: all but those that trail.",
+    "epoch": "The number of the newest epoch: it grows whenever a member goes out of sync or comes back.",
+}
+"""The further metrics of a backup with several destinations, each with one value."""
+
+HELP_OF_A_MEMBER = {
+    "member_readable": "Whether the member could be read when this was written.",
+    "member_in_sync": "Whether the member holds every acknowledged change. Not for a member that trails.",
+    "member_lag_changes": "How many changes the member lacks.",
+    "member_lag_seconds": "How much older the member's last change is than the newest one.",
+    "member_since_timestamp_seconds": "Since when the member has been out of sync.",
+    "member_free_bytes": "Free space at the member.",
+    "member_size_bytes": "The size of the whole member.",
+    "member_latency_seconds": "How long one durable write takes at the member.",
+}
+"""The metrics of each member, with its name as a further label. What is not known is left out."""
+
+_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER}
+
 
 def metrics(seen: Status, now: float) -> str:
     """The whole text for a backup with this status; `now` is in seconds since 1970."""
     stored = seen.snapshot_bytes + seen.segment_bytes
+    kinds = {trouble.kind for trouble in seen.troubles}
     figures: dict[str, float | None] = {
         "readable": 1,
         "damaged": int(seen.damaged),
         "known_damage": int(seen.known_damage is not None),
         "troubles": len(seen.troubles),
-        "compaction_failed": int(any(trouble.kind is TroubleKind.COMPACTION_FAILED for trouble in seen.troubles)),
-        "space_low": int(low_space(Space(seen.free_bytes, seen.total_bytes), stored) is not None),
+        "compaction_failed": int(TroubleKind.COMPACTION_FAILED in kinds),
+        "space_low": int(TroubleKind.SPACE_LOW in kinds or is_space_low(seen.free_bytes, stored)),
         "data_version": seen.data_version,
         "last_change_timestamp_seconds": seen.last_change,
         "last_compaction_timestamp_seconds": seen.last_compaction,
@@ -57,7 +82,44 @@ def metrics(seen: Status, now: float) -> str:
     }
     labels = _labels(url=seen.url)
     text = "".join(_figure(name, labels, value) for name, value in figures.items() if value is not None)
-    return text + _figure("info", _labels(url=seen.url, backup_id=seen.backup_id, node_id=seen.node_id or ""), 1)
+    text += _figure("info", _labels(url=seen.url, backup_id=seen.backup_id, node_id=seen.node_id or ""), 1)
+    return text + (_of_members(seen) if seen.members else "")
+
+
+def _of_members(seen: Status) -> str:
+    """What a backup with several destinations adds."""
+    waited_for = [member for member in seen.members if not member.trailing]
+    figures: dict[str, float | None] = {
+        "members_in_sync": sum(member.state is MemberState.IN_SYNC for member in waited_for),
+        "members_needed": seen.need,
+        "members_waited_for": len(waited_for),
+        "epoch": seen.epoch,
+    }
+    labels = _labels(url=seen.url)
+    text = "".join(_figure(name, labels, value) for name, value in figures.items() if value is not None)
+    values = {member.name: _of_a_member(member) for member in seen.members}
+    for name in HELP_OF_A_MEMBER:
+        known = {
+            _labels(url=seen.url, member=member): value
+            for member, figures in values.items()
+            if (value := figures[name]) is not None
+        }
+        if known:
+            text += _group(name, known)
+    return text
+
+
+def _of_a_member(member: MemberStatus) -> dict[str, float | None]:
+    return {
+        "member_readable": int(member.state is not MemberState.UNREACHABLE),
+        "member_in_sync": None if member.trailing else int(member.state is MemberState.IN_SYNC),
+        "member_lag_changes": member.lag_changes,
+        "member_lag_seconds": member.lag_seconds,
+        "member_since_timestamp_seconds": None if member.state is MemberState.IN_SYNC else member.since,
+        "member_free_bytes": member.free_bytes,
+        "member_size_bytes": member.total_bytes,
+        "member_latency_seconds": member.latency,
+    }
 
 
 def unreadable(url: str, error: BackupError, now: float) -> str:
@@ -72,7 +134,13 @@ def unreadable(url: str, error: BackupError, now: float) -> str:
 
 
 def _figure(name: str, labels: str, value: float) -> str:
-    return f"# HELP {PREFIX}{name} {HELP[name]}\n# TYPE {PREFIX}{name} gauge\n{PREFIX}{name}{{{labels}}} {value}\n"
+    return _group(name, {labels: value})
+
+
+def _group(name: str, values: Mapping[str, float]) -> str:
+    """One metric with its values by their labels: the format wants all lines of a metric together."""
+    lines = "".join(f"{PREFIX}{name}{{{labels}}} {value}\n" for labels, value in values.items())
+    return f"# HELP {PREFIX}{name} {_HELP[name]}\n# TYPE {PREFIX}{name} gauge\n{lines}"
 
 
 def _labels(**labels: str) -> str:

@@ -17,6 +17,7 @@ from backends.change import UNKNOWN_DATABASE, Change, database_fingerprint
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.facts import Facts
 from backends.log.known_damage import KnownDamage
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
@@ -34,9 +35,9 @@ from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
-from plugin.destination import destination_of
+from plugin.destination import Destination, destination_of
 from plugin.doubt import record_end, record_failure, why_doubted
-from plugin.members_by_rpc import add_by_rpc, members_document, remove_by_rpc, reopened, several_of_one
+from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
 from plugin.start import (
     ask_memory,
@@ -153,6 +154,7 @@ class CommitGate:
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
         last = check_last_writer(self.directory, backup, seen)
+        self._check_start(destination, seen)
         ask_memory(self.directory, backup, seen, change.database_stood_at, self.report)
         decision = self._judge(seen.known_damage, seen.end, change)
         if decision.do is Do.SNAPSHOT:
@@ -162,7 +164,6 @@ class CommitGate:
         else:
             self._copies.close()
             self._found_at_start.copy = None
-        destination.check_start(proven=self._doubt is None, changed_ago=self._changed_ago())
         self._session = remember_new_session(self.directory, self._backup_id, last)
         writer = self.writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position
@@ -179,10 +180,14 @@ class CommitGate:
         self.damage.commit_timeout = self.commit_timeout
         return writer
 
-    def _changed_ago(self) -> float | None:
-        """Seconds since the database changed that lightningd found; None if there was none."""
-        seen = self._found_at_start.seen
-        return None if seen is None else max(time.time() - seen.mtime_ns / 1e9, 0.0)
+    def _check_start(self, destination: Destination, seen: Facts) -> None:
+        """Raise BackupError if the node may not start with the members that are here."""
+        found = self._found_at_start.seen
+        proven = why_doubted(self.directory, found, self._backup_id, seen.end) is None
+        destination.check_start(
+            proven=proven and found is not None,
+            changed_ago=None if found is None else time.time() - found.mtime_ns / 1e9,
+        )
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends at `position`; BackupError when it is refused."""
@@ -303,10 +308,11 @@ class CommitGate:
         if self.writer is None or self.refusal is not None:
             return {"health": "refused", "reason": self.refusal or "lightningd has not written anything yet"}
         compaction = self.compaction
-        members = {} if self.members is None else members_document(self.members)
+        seen = self.writer.status(self.url)
+        if self.members is not None:
+            seen = status_with_members(seen, self.members)
         return {
-            **self.writer.status(self.url).as_json(),
-            **members,
+            **seen.as_json(),
             "compaction_running": compaction is not None and compaction.running,
         }
 

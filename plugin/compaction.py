@@ -11,8 +11,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from backends.base import MAX_ROLL_FORWARD, Report
 from backends.compaction.compact import LEAVE_OUT_MIN
 from backends.errors import BackupError
@@ -24,6 +22,7 @@ from backends.system.interpreter import python
 from backends.system.scratch import remove_left_over
 from backends.text import counted, printable
 from plugin.damage_watch import DamageWatch
+from plugin.process_watch import HANGS_AFTER, ProcessWatch
 
 MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
@@ -36,12 +35,6 @@ RETRY_AFTER = 600.0
 
 RETRY_AT_LEAST_EVERY = 6 * 3600.0
 """The longest wait, in seconds. Each attempt may write a whole snapshot to a stick that wears out, and fail again."""
-
-HANGS_AFTER = 1800.0
-"""Seconds without any processor time after which the compacting process counts as hung (most likely its disk)."""
-
-_LOOK_EVERY = 60.0
-"""Seconds between two checks of the process."""
 
 _COMPACTOR = (
     "from plugin.low_priority import lower_priority; lower_priority(); "  # importing the rest is work already
@@ -60,7 +53,7 @@ class Compaction:
         self._members, self._member = members, ""
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._not_before = 0.0
-        self._pulse = _Pulse()
+        self._pulse = ProcessWatch()
         self._given_up = self._tidied = False
         self._wait = RETRY_AFTER  # seconds to wait after the next failure
         self._not_below = 0  # none is due before this record: there was nothing to compact
@@ -106,7 +99,7 @@ class Compaction:
             f"snapshot {sizes.snapshot} bytes",
         )
         self._began = time.monotonic()
-        self._given_up, self._pulse = False, _Pulse()
+        self._given_up, self._pulse = False, ProcessWatch()
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
         try:
@@ -204,25 +197,6 @@ class Compaction:
         elif self._tidied:
             return
         self._tidy(writer)
-
-
-class _Pulse:
-    """Whether a process still does anything: the processor time that it has used, checked from time to time."""
-
-    def __init__(self) -> None:
-        self._used, self._since, self._next_look = 0.0, time.monotonic(), 0.0
-
-    def stopped(self, pid: int) -> bool:
-        """Whether the process has used no processor time for HANGS_AFTER seconds."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + _LOOK_EVERY
-        with suppress(psutil.Error):  # it has just ended
-            times = psutil.Process(pid).cpu_times()
-            if times.user + times.system > self._used:
-                self._used, self._since = times.user + times.system, now
-        return now - self._since >= HANGS_AFTER
 
 
 NOTHING = "nothing"

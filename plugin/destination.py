@@ -55,6 +55,9 @@ class Destination(ABC):
         commands. Raises BackupError.
         """
 
+    def adopt(self) -> None:  # noqa: B027 (one destination notes no epochs)
+        """Take what is there for the node's own history: a person has decided so. Raises BackupError or OSError."""
+
     @abstractmethod
     def open_anew(self, report: Report, session: str) -> Writer:
         """Become the writer of a backup whose log is damaged, to take a new snapshot. Raises BackupError."""
@@ -113,6 +116,9 @@ class SeveralMembers(Destination):
             self._start, session, seen, report, MemberEvents(report), compacted=compacted, catch_up=catch_up
         )
         return writer
+
+    def adopt(self) -> None:
+        self._members.adopt()
 
     def open_anew(self, report: Report, session: str) -> Writer:
         raise BackupError(

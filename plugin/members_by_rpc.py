@@ -13,6 +13,8 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Epoch, Member
+from backends.log.status import Status
+from backends.log.status_of_members import with_members
 from backends.log.writer.writer import Writer
 from backends.members.configuring import add_member, check_new_member, remove_member
 from backends.members.epochs import Epochs
@@ -26,13 +28,10 @@ from backends.node.session import known_sessions, remember_sessions
 from plugin.destination import SeveralMembers
 
 
-def members_document(running: RunningMembers) -> dict[str, Any]:
-    """What backup-status says about the members."""
-    return {
-        "members": [status.as_json() for status in live_statuses(running)],
-        "need": running.epochs.settings.need,
-        "epoch": running.epochs.note.epoch.number,
-    }
+def status_with_members(log: Status, running: RunningMembers) -> Status:
+    """The status of the whole backup; `log` is what the writer knows."""
+    epochs = running.epochs
+    return with_members(log, live_statuses(running), epochs.settings.need, epochs.note.epoch.number)
 
 
 def add_by_rpc(running: RunningMembers, url: str, name: str | None) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a backup says about itself at one moment. Each file is read once: on a share every read costs a round trip."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from backends.base import LastWriter, Position
 from backends.errors import BackupError
@@ -16,13 +15,18 @@ from backends.storage.unreachable import reaching
 class Facts:
     """The manifest and the session marker, read when this object is made, and the names of all files.
 
-    Making it raises NotABackup, FromTheFuture, Damaged or Unreachable.
+    Making it raises NotABackup, FromTheFuture, Damaged or Unreachable. What is asked for later is read once. That is
+    not left to `cached_property`: before Python 3.12 it holds one lock for all objects, so a destination that hangs
+    would also hang whoever asks another one.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._session: Session | None = None
         self._session_damage: BackupError | None = None
+        self._names: Sequence[str] | None = None
+        self._last: tuple[ScannedSegment, Position] | None = None
+        self._known_damage: tuple[KnownDamage | None] | None = None
         with reaching(storage):
             self.manifest: Manifest = read_manifest(storage)
             try:
@@ -30,11 +34,13 @@ class Facts:
             except BackupError as error:  # only some callers need it, so the error waits for `session`
                 self._session_damage = error
 
-    @cached_property
+    @property
     def names(self) -> Sequence[str]:
         """The names of all files. Listed when first asked for: who only asks whose backup it is needs no listing."""
-        with reaching(self._storage):
-            return self._storage.names()
+        if self._names is None:
+            with reaching(self._storage):
+                self._names = self._storage.names()
+        return self._names
 
     @property
     def backup_id(self) -> str:
@@ -63,14 +69,18 @@ class Facts:
         """Where the log ends. Raises Damaged."""
         return self.last[1]
 
-    @cached_property
+    @property
     def last(self) -> tuple[ScannedSegment, Position]:
         """The segment in which the log ends, and where it ends. Raises Damaged."""
-        with reaching(self._storage):
-            return find_end(self._storage, self.manifest, self.session, self.names)
+        if self._last is None:
+            with reaching(self._storage):
+                self._last = find_end(self._storage, self.manifest, self.session, self.names)
+        return self._last
 
-    @cached_property
+    @property
     def known_damage(self) -> KnownDamage | None:
         """Damage that an earlier reader found in the current generation; None if none is noted."""
-        with reaching(self._storage):
-            return read_damage(self._storage, self.manifest.generation)
+        if self._known_damage is None:
+            with reaching(self._storage):
+                self._known_damage = (read_damage(self._storage, self.manifest.generation),)
+        return self._known_damage[0]

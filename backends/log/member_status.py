@@ -39,6 +39,8 @@ class MemberStatus:
     stored_bytes: int | None = None
     latency: float | None = None
     """How long one durable write takes there, from the last commits."""
+    trailing: bool = False
+    """Whether it is configured as one that is never waited for, in whichever state it is."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

@@ -8,6 +8,7 @@ from backends.base import Position, Sizes
 from backends.errors import BackupError, Damaged
 from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage
+from backends.log.member_status import MemberStatus
 from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog
 from backends.storage.base import Space
@@ -31,6 +32,12 @@ class TroubleKind(Enum):
     SPACE_LOW = "space_low"
     LAST_RUN_FAILED = "last_run_failed"
     NOT_WRITABLE = "not_writable"
+    MEMBER_OUT_OF_SYNC = "member_out_of_sync"
+    """One of several destinations does not hold every acknowledged change."""
+    MEMBER_UNREACHABLE = "member_unreachable"
+    """One of several destinations cannot be read now, so nobody can tell what it holds."""
+    NEED_NOT_MET_SOON = "need_not_met_soon"
+    """No more members are in sync than the node needs, so the next failure stops it; or there are already fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class Trouble:
 
     kind: TroubleKind
     sentence: str
+    finding: str = ""
+    """For DAMAGE: one clause that says what was found, without advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,12 @@ class Status:
     """Empty when all is well."""
     known_damage: KnownDamage | None = None
     """Damage that an earlier reader proved; with it the backup is damaged, whatever its checksums say."""
+    members: tuple[MemberStatus, ...] = ()
+    """For a backup with several destinations, each of them; otherwise empty."""
+    need: int = 1
+    """How many members must be in sync for the node to go on."""
+    epoch: int | None = None
+    """The number of the newest epoch; None for a backup with one destination."""
 
     @property
     def health(self) -> str:
@@ -71,12 +86,19 @@ class Status:
         return "damaged" if self.damaged else "degraded" if self.troubles else "ok"
 
     def as_json(self) -> dict[str, Any]:
-        """For programs. `troubles` are sentences for people; `trouble_kinds` says what each of them is about."""
-        in_two_lists = {
-            "troubles": [trouble.sentence for trouble in self.troubles],
-            "trouble_kinds": [trouble.kind.value for trouble in self.troubles],
-        }
-        return {"health": self.health, **asdict(self), **in_two_lists}
+        """For programs. `troubles` are sentences for people; `trouble_kinds` says what each of them is about.
+
+        With one destination there is nothing about members.
+        """
+        document = {"health": self.health, **asdict(self)}
+        if self.members:
+            document["members"] = [member.as_json() for member in self.members]
+        else:
+            for name in ("members", "need", "epoch"):
+                del document[name]
+        document["troubles"] = [trouble.sentence for trouble in self.troubles]
+        document["trouble_kinds"] = [trouble.kind.value for trouble in self.troubles]
+        return document
 
 
 def low_space(space: Space, stored: int) -> str | None:
@@ -84,13 +106,23 @@ def low_space(space: Space, stored: int) -> str | None:
 
     `stored` is the bytes of the backup there.
     """
-    wanted = max(SPACE_WANTED, 2 * stored)
-    if space.free >= wanted:
+    if not is_space_low(space.free, stored):
         return None
-    return (
-        f"only {space.free >> 20} MiB are free at the destination, and {wanted >> 20} MiB should be: when it is full, "
-        "the node stops. Make room soon"
-    )
+    return f"{space_in_words(space.free, stored, 'the destination')}: when it is full, the node stops. Make room soon"
+
+
+def is_space_low(free: int, stored: int) -> bool:
+    """Whether a destination with this many free bytes, and this many bytes of the backup, will be full soon."""
+    return free < _space_wanted(stored)
+
+
+def space_in_words(free: int, stored: int, where: str) -> str:
+    """How much space there is, and how much there should be: the beginning of a sentence."""
+    return f"only {free >> 20} MiB are free at {where}, and {_space_wanted(stored) >> 20} MiB should be"
+
+
+def _space_wanted(stored: int) -> int:
+    return max(SPACE_WANTED, 2 * stored)
 
 
 def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage | None) -> Status:
@@ -109,7 +141,7 @@ def status_of_files(url: str, reader: Reader, space: Space, known: KnownDamage |
         reader.snapshot.check_ends()
     except Damaged as error:
         damaged = True
-        troubles.append(Trouble(TroubleKind.DAMAGE, str(error)))
+        troubles.append(Trouble(TroubleKind.DAMAGE, str(error), error.finding))
     snapshot, segments = reader.snapshot.size(), reader.log.stored_bytes()
     manifest, session, reached = reader.manifest, reader.session, scan.position
     if end is not None:

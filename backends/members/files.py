@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
-from backends.errors import BackupError
+from backends.errors import BackupError, Damaged
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
@@ -34,6 +34,7 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
+from backends.members.validity import fault_in
 from backends.storage.base import TEMPORARY, ReadHandle, Storage
 
 Pause = Callable[[int], None]
@@ -171,8 +172,9 @@ def make_equal(
 
     Files in `keep` are left alone, neither copied nor removed. Among them must be the temporary snapshot of a
     compaction that is still to be published, and the segments that are open. Returns the bytes that were copied. `deep`
-    is that of `differences`. Raises OSError, and BackupError if the source's manifest cannot be used: then the target
-    is somewhere on its way (see above), with no temporary file left.
+    is that of `differences`. Raises Damaged, and changes nothing, if a file that would replace one of the target has
+    changed bytes: the target's may be the good one. Raises OSError, and BackupError if the source's manifest cannot be
+    used: then the target is somewhere on its way (see above), with no temporary file left.
 
     A writer may go on at the source meanwhile: what is copied is the state of a moment. If a file vanishes there,
     because a new generation was published, FileNotFoundError is raised: call this again.
@@ -180,6 +182,7 @@ def make_equal(
     _remove_unfinished(target, keep)
     moment = _moment_of(source).without(keep)
     found = _compared(source, moment.names, target, deep)
+    _check_before_replacing(source, target, found, moment.manifest.backup_id)
     copying = _Copying(source, target, moment, pause, [name for name in found.remove if name not in keep])
     try:
         copying.run(sorted(filter(holds_data, found.copy), key=_order))
@@ -187,6 +190,17 @@ def make_equal(
         _remove_if_possible(target, [*copying.unfinished, *map(target.temporary, DOCUMENTS)])
         raise
     return copying.copied
+
+
+def _check_before_replacing(source: Storage, target: Storage, found: Differences, backup_id: bytes) -> None:
+    """Raise Damaged if a file of the source has changed bytes, and the target has one of that name.
+
+    Bit rot would otherwise pass for the newer content, and replace the last good copy.
+    """
+    for name in sorted(set(target.names()).intersection(name for name in found.copy if holds_data(name))):
+        fault = fault_in(source, name, backup_id)
+        if fault is not None:
+            raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
 
 
 def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None:
@@ -207,10 +221,8 @@ def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None
 
 def _remove_unfinished(target: Storage, keep: Collection[str]) -> None:
     """Remove what copies and writers that died left behind, except `keep` and, if it is a snapshot, its parts."""
-    kept = [name.removesuffix(TEMPORARY) for name in keep if name.endswith(TEMPORARY)]
     for name in target.names():
-        whole = name.removesuffix(TEMPORARY)
-        if whole != name and name.startswith(_OURS) and not any(is_part_of(whole, each) for each in kept):
+        if name.endswith(TEMPORARY) and name.startswith(_OURS) and not any(is_part_of(name, each) for each in keep):
             target.remove(name)
 
 

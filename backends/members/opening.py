@@ -1,6 +1,5 @@
 """From backup.lock to an open backup with several members: which are here, may the node start, take-over."""
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.format.members import MembersDocument
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
@@ -19,7 +19,7 @@ from backends.members.examine import mount_point
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
-from backends.members.start import StartWith, may_start
+from backends.members.start import StartRefused, StartWith, may_start
 from backends.members.survey import ask_all, look_at, why_not_seen
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
@@ -66,8 +66,11 @@ class Members:
 
     @property
     def newest(self) -> SeenMember:
-        """Of the members that were seen, the one that holds the newest state. Raises BackupError."""
-        return newest(self.seen)
+        """Of the members that were seen, the one that a start would go on from. Raises BackupError."""
+        try:
+            return self.start(proven=True, changed_ago=0.0).source
+        except StartRefused:  # `start` says so; until then, look at what there is
+            return newest(self.seen)
 
     def start(self, *, proven: bool, changed_ago: float | None, without: Collection[str] = ()) -> StartWith:
         """Which members the node starts with. `proven` and `changed_ago` are as in `may_start`. Raises BackupError."""
@@ -124,30 +127,41 @@ class Members:
     def _noted(self, start: StartWith, session: str) -> MembersNote:
         """The node's note, durable with the new session in it before any member carries that session."""
         note = read_members_note(self._directory)
-        newest_document = start.source.document
-        if note is None or note.backup_id != newest_document.backup_id:
-            # Every member of the newest epoch is here (`may_start`), so what it says is all that there is.
-            known = known_sessions(self._directory, newest_document.backup_id) or []
-            note = MembersNote(
-                newest_document.backup_id,
-                newest_document.epoch,
-                newest_document.in_sync,
-                out=newest_document.out,
-                sessions=tuple(known),
-                adopted=newest_document.epoch.number,
-            )
+        document = start.source.document
+        if note is None or note.backup_id != document.backup_id:
+            sessions = tuple(known_sessions(self._directory, document.backup_id) or ())
+            note = _adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
+        elif note.newest < document.epoch.number:
+            # The directory was set back, and all members are here: the next epoch must be above theirs.
+            note = _adopted(note, document)
         mounts = {name: mount for name in start.in_sync if (mount := mount_point(self._url(name))) is not None}
         note = replace(note, sessions=(*note.sessions, session), mounts={**note.mounts, **mounts})
         write_members_note(self._directory, note)
         return note
 
+    def adopt(self) -> None:
+        """Take what the newest member says for the node's own history, although another node has written it.
+
+        For a person who has decided so. Raises BackupError or OSError.
+        """
+        document = newest(self.seen).document
+        note = read_members_note(self._directory)
+        if note is None or note.backup_id != document.backup_id:
+            note = MembersNote(document.backup_id, document.epoch, ())
+        write_members_note(self._directory, _adopted(note, document))
+
     def _url(self, name: str) -> str:
         return next(member.url for member in self.settings.members if member.name == name)
 
 
-def seconds_since(path: Path) -> float | None:
-    """How many seconds ago this file was changed; None if it cannot be told."""
-    try:
-        return max(time.time() - path.stat().st_mtime, 0.0)
-    except OSError:
-        return None
+def _adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
+    """The note of a node that goes on from this document: every epoch up to its own is history."""
+    epoch = document.epoch
+    return replace(
+        note,
+        epoch=epoch,
+        in_sync=document.in_sync,
+        intent=None,
+        out=document.out,
+        adopted=max(note.adopted, epoch.number),
+    )

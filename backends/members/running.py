@@ -10,7 +10,7 @@ from functools import partial
 from backends.base import Position
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Member
+from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.recovery import seal_segments
@@ -74,6 +74,7 @@ class RunningMembers:
         """For each member that is not in sync: up to where it holds the log, since this process knows."""
         self.obstacles: dict[str, tuple[Obstacle, str]] = {}
         """For each member that cannot be caught up now: what stands in the way."""
+        self._dropped_at: dict[str, Position] = {}
         self._missing = missing
         self.changing = threading.RLock()
         self._catches_up = False
@@ -137,10 +138,14 @@ class RunningMembers:
         with self.mirror.failing(lost):
             pass
         for name, error in lost.items():
-            self.reached[name] = self.position()
+            self.reached[name] = self._dropped_at[name] = self.position()
             self.mirror.unlock(name)
-            self.events.out_of_sync(name, clause(error), len(self.mirror.in_sync), self.epochs.settings.need)
+            self._tell_out_of_sync(self.member(name), clause(error))
             self.catch_up(name)
+
+    def _tell_out_of_sync(self, member: Member, why: str) -> None:
+        out = self.epochs.note.out.get(member.name) or OutOfSync(int(time.time()), why)
+        self.events.out_of_sync(member, out.since, out.why, tuple(self.mirror.in_sync), self.epochs.settings.need)
 
     # When a backup is opened
 
@@ -169,6 +174,8 @@ class RunningMembers:
         self.writer, self._catches_up = writer, catch_up
         for member in self.epochs.settings.members:
             if member.name not in self.mirror.in_sync:
+                if catch_up and not member.trailing:
+                    self._tell_out_of_sync(member, "it was not there")
                 self.catch_up(member.name)
 
     def catch_up(self, name: str) -> None:
@@ -207,7 +214,8 @@ class RunningMembers:
         before = self.obstacles.get(name)
         self.obstacles[name] = obstacle, why
         if before is None or before[0] is not obstacle:
-            self.events.obstructed(name, obstacle, why)
+            mount = self.epochs.note.mounts.get(name)
+            self.events.obstructed(self.member(name), obstacle, why, mount, tuple(self.mirror.in_sync))
 
     def copied_to(self, name: str, position: Position, space: Space) -> None:
         """A pass has ended."""
@@ -226,7 +234,10 @@ class RunningMembers:
             if name in failed:
                 raise failed[name]
             self.reached.pop(name, None)
-        self.events.in_sync(name, None if since is None else since.since)
+            dropped_at = self._dropped_at.pop(name, None)
+        lacked = None if dropped_at is None else self.position().sequence - dropped_at.sequence
+        began = None if since is None else since.since
+        self.events.in_sync(self.member(name), began, lacked, tuple(self.mirror.in_sync))
 
     # For the maintenance thread
 
@@ -280,7 +291,7 @@ class RunningMembers:
         each = self.catching_up.pop(name, None)
         if each is not None:
             each.stop()
-        for known in (self.reached, self.obstacles, self.spaces):
+        for known in (self.reached, self.obstacles, self.spaces, self._dropped_at):
             known.pop(name, None)
 
     # The end

@@ -3,6 +3,7 @@ change."""
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from backends import backup_at
@@ -14,12 +15,14 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Relation
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
+from backup_cli.checks.members import OF_MEMBERS, check_members
 from backup_cli.checks.space import check_space
 from backup_cli.console import age, ago
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.old_age import doubt_of
 from backup_cli.pairing_text import finding
+from backup_cli.seen_members import own_members
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
@@ -37,8 +40,9 @@ def check_backup(directory: Path) -> Iterator[Finding]:
     except BackupError as error:
         yield problem("backup.lock", str(error))
         return
-    yield ok("backup.lock", f"names {settings.url}")
-    yield from _check_destination(directory, settings)
+    yield ok("backup.lock", f"names {' and '.join(settings.urls)}")
+    check = _check_several if settings.members else _check_destination
+    yield from check(directory, settings)
     sync_point = read_sync_point(directory)
     if sync_point is not None and sync_point.failure is not None:
         yield warning(
@@ -68,6 +72,40 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
     except OSError as error:
         yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
         return
+    yield from _check_log(directory, settings, backup, seen, pairing)
+    yield from _check_schema(database)
+    if closed is not None:
+        yield problem("destination", f"{NOTHING_MORE}: {closed}")
+    for line in advice:
+        yield warning("disk", line)
+    if not advice and closed is None:
+        yield ok("disk", "the destination is not on the node's own disk")
+
+
+def _check_several(directory: Path, settings: Settings) -> Iterator[Finding]:
+    """The same for a backup with several members. Each has a line of its own; what is in the log is checked once."""
+    try:
+        several = own_members(directory, settings)
+        database, backup = inspect_node(directory), several.backup
+        seen = replace(
+            several.status, troubles=tuple(each for each in several.status.troubles if each.kind not in OF_MEMBERS)
+        )
+        pairing = pair_at(directory, settings, end_of_backup(backup, settings.url, seen), database)
+    except BackupError as error:
+        yield problem("destination", " ".join([str(error), "; ".join(error.listed)]).strip())
+        return
+    except OSError as error:
+        yield problem("destination", f"{settings.url} cannot be read: {error.strerror or error}; is it mounted?")
+        return
+    yield from _check_log(directory, settings, backup, seen, pairing)
+    yield from _check_schema(database)
+    yield from check_members(several, directory)
+
+
+def _check_log(
+    directory: Path, settings: Settings, backup: Backup, seen: Status, pairing: Pairing
+) -> Iterator[Finding]:
+    """What the log shows: damage, its age, whether it holds the node's newest change, and space for the next start."""
     if seen.known_damage is not None:
         refused = pairing.next_start(lambda: brings_forward(directory, backup)) is NextStart.REFUSE
         remedy = _NO_START if refused else _END_KNOWN_DAMAGE
@@ -79,13 +117,6 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
     yield from _check_age(backup, seen, pairing)
     yield from _compare(directory, settings.url, backup, pairing)
     yield from check_space(directory, backup, seen, pairing)
-    yield from _check_schema(database)
-    if closed is not None:
-        yield problem("destination", f"{NOTHING_MORE}: {closed}")
-    for line in advice:
-        yield warning("disk", line)
-    if not advice and closed is None:
-        yield ok("disk", "the destination is not on the node's own disk")
 
 
 def _check_troubles(seen: Status) -> Iterator[Finding]:

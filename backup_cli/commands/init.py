@@ -1,16 +1,19 @@
 """`backup-cli init`: creates a backup for a node: empty before its first start, else a snapshot of its database."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from backends import backup_at
-from backends.base import SnapshotSource
+from backends.base import Position, SnapshotSource
 from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.log.backup import Backup
+from backends.log.format.members import Member
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -18,6 +21,7 @@ from backends.node.directory import (
     looks_like_a_nodes,
 )
 from backends.node.hand_over import hand_over
+from backends.node.lockfile import Settings
 from backends.node.pairing import Found
 from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
@@ -33,82 +37,149 @@ from backup_cli.copying import copied
 from backup_cli.drill.report import CALLS_PER_PAYMENT
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.new_members import (
+    NewMembers,
+    Plan,
+    check_places,
+    grace_option,
+    lock_names,
+    need_option,
+    planned,
+    tell_members,
+    urls_argument,
+    would_copy,
+)
 from backup_cli.options import (
     copy_place,
     lightning_dir,
     lock_steps,
     removed_on_failure,
     set_old_lock_aside,
-    url_argument,
 )
 from backup_cli.pairing_text import in_words
 from backup_cli.paths import plugin_path
 from backup_cli.replica import refuse_other_database
 from backup_cli.secret_text import warn_of_secret
-from backup_cli.waiting import answered
 
 
 @click.command(short_help="Create a backup of this node.")
 @lightning_dir
-@url_argument
+@urls_argument
+@need_option
+@grace_option
 @copy_place
 @discard_newer
 @dry_run_option
 @json_option
 def init(
-    lightning_dir: Path, url: str, scratch: Path | None, consent: tuple[str, ...], dry_run: bool, as_json: bool
+    lightning_dir: Path,
+    urls: tuple[str, ...],
+    need: int | None,
+    grace: float | None,
+    scratch: Path | None,
+    consent: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Create a backup at URL, e.g. file:///mnt/backup/lightning.bkp, with a snapshot of an existing database.
+
+    With several URLs, each gets a whole copy, and the node goes on when one of them fails. One that ends in ?trailing
+    is never waited for.
 
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
     if the backup that the node has used until now holds a newer state than its database.
     """
     directory = _directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
-    backup = backup_at(url)
+    plan = planned(urls, need, grace)
     refuse_if_running(directory)
     with held(WriterLock(directory, f"{COMMAND} init"), dry_run):
         refuse_other_database(directory, database_path(directory))
-        answered(url, backup.check_new)
+        check_places(plan)
         database = database_path(directory)
         there = inspect_database(database)
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
-            tell_steps([_would_make(directory, url), *lock_steps(directory, backup.place.durable_url(url))], as_json)
+            steps = [_would_make(directory, plan.first.url), *would_copy(plan)]
+            tell_steps([*steps, *lock_steps(directory, lock_names(plan))], as_json)
             return
-        with removed_on_failure(backup) as making:
-            with _database(directory, scratch or directory) as source:
-                position = backup.create(source)
-            for line in backup.place.warnings(directory):
-                warn(line)
-            latency = _tell_place(backup)
-            backup_id, lasting = backup.id(), backup.place.durable_url(url)
-            with ignored():
-                old = set_old_lock_aside(directory)
-                hand_over(directory, lasting, backup_id, position)
-                making.keep()
-    if old is not None:
-        say(f"This node's earlier backup.lock is kept as {old.name}; the backup that it names is no longer used.")
-    holds = f"the database at version {position.data_version}" if source.pieces else "no database yet"
-    say(f"The backup at {url} is ready and holds {holds}.")
-    warn_of_secret(directory, source.node_id, "the database")
-    if as_json:
-        hand_out_result(
-            {
-                "url": lasting,
-                "backup_id": backup_id,
-                "node_id": source.node_id,
-                "data_version": position.data_version,
-                "lightning_dir": str(directory),
-                "earlier_lock": None if old is None else str(old),
-                "commit_seconds": latency,
-                "important_plugin": plugin_path(),
-            }
+        made = _make(directory, plan, scratch or directory)
+    if made.old_lock is not None:
+        say(
+            f"This node's earlier backup.lock is kept as {made.old_lock.name}; the backup that it names is no longer "
+            "used."
         )
+    _tell_result(directory, plan, made, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The backup that was made, and what it begins with."""
+
+    settings: Settings
+    position: Position
+    node_id: str | None
+    empty: bool
+    """It holds no database yet."""
+    latencies: Mapping[str, float]
+    """Seconds that a commit takes at each member, by its name."""
+    old_lock: Path | None
+    """Where the node's earlier backup.lock is kept."""
+
+
+def _make(directory: Path, plan: Plan, scratch: Path) -> _Made:
+    """Make the backup at every place, and write backup.lock last. After a failure, nothing is left."""
+    backup = backup_at(plan.first.url)
+    with ExitStack() as stack:
+        making = stack.enter_context(removed_on_failure(backup))
+        with _database(directory, scratch) as source:
+            position = backup.create(source)
+        members = NewMembers(plan, backup, making, stack)
+        members.copy(f"{COMMAND} init")
+        latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}
+        backup_id, lasting = backup.id(), backup.place.durable_url(plan.first.url)
+        several = members.documented(backup_id) if plan.others else None
+        with ignored():
+            old = set_old_lock_aside(directory)
+            hand_over(directory, lasting, backup_id, position, several)
+            making.keep()
+    settings = Settings(lasting, backup_id) if several is None else several[0]
+    return _Made(settings, position, source.node_id, not source.pieces, latencies, old)
+
+
+def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> None:
+    holds = "no database yet" if made.empty else f"the database at version {made.position.data_version}"
+    where = f"The backup with {len(plan.members)} members" if plan.others else f"The backup at {plan.first.url}"
+    say(f"{where} is ready and holds {holds}.")
+    tell_members(made.settings.members)
+    warn_of_secret(directory, made.node_id, "the database")
+    if as_json:
+        hand_out_result(_document(directory, made))
         return
     say("Now add this line to lightningd's config file, then start the node:", "")
     show_whole(f"important-plugin={plugin_path()}")
+
+
+def _document(directory: Path, made: _Made) -> dict[str, Any]:
+    """The result for programs. `commit_seconds` is how long a commit takes at the slowest member that is waited for."""
+    settings = made.settings
+    trailing = {member.name for member in settings.members if member.trailing}
+    document: dict[str, Any] = {
+        "url": settings.url,
+        "backup_id": settings.backup_id,
+        "node_id": made.node_id,
+        "data_version": made.position.data_version,
+        "lightning_dir": str(directory),
+        "earlier_lock": None if made.old_lock is None else str(made.old_lock),
+        "commit_seconds": max(seconds for name, seconds in made.latencies.items() if name not in trailing),
+        "important_plugin": plugin_path(),
+    }
+    if settings.members:
+        document["members"] = [
+            {**asdict(member), "commit_seconds": made.latencies[member.name]} for member in settings.members
+        ]
+    return document
 
 
 def _directory(given: Path) -> Path:
@@ -127,17 +198,20 @@ SLOW_COMMIT = 0.020
 """Commit latency in seconds above which `init` says what it means for payments."""
 
 
-def _tell_place(backup: Backup) -> float:
+def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
     """Say what the destination is, and how long a commit takes there. Returns the latter in seconds."""
+    for line in backup.place.warnings(directory):
+        warn(line)
+    at = f" at {member.name}" if member.name else ""
     for line in backup.place.about():
-        say(f"Found: {line}")
+        say(f"Found{at}: {line}")
     latency = backup.commit_latency()
-    say(f"A commit takes {latency * 1000:.1f} ms there.")
-    if latency > SLOW_COMMIT:
+    say(f"A commit takes {latency * 1000:.1f} ms{at or ' there'}.")
+    if latency > SLOW_COMMIT and not member.trailing:
         warn(
             f"a payment makes about {CALLS_PER_PAYMENT:.0f} commits, so it waits about "
-            f"{latency * CALLS_PER_PAYMENT:.1f} s for this destination. A faster one would be better; to measure more, "
-            "run: backup-cli drill URL"
+            f"{latency * CALLS_PER_PAYMENT:.1f} s for {f'the member {member.name}' if at else 'this destination'}. A "
+            "faster one would be better; to measure more, run: backup-cli drill URL"
         )
     return latency
 

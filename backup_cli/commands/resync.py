@@ -80,6 +80,8 @@ def resync(
             if dry_run:
                 tell_steps(_steps(directory, settings, pairing), as_json)
                 return
+            if pairing.identity is Identity.TAKEN_OVER:
+                destination.adopt()
             destination.check_start(proven=False, changed_ago=None)
             _resync(directory, destination, backup_id, pairing, scratch or directory)
     if as_json:

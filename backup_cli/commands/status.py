@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,7 +13,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.documents import reason_in_short
 from backends.log.status import Status, Trouble, TroubleKind
-from backends.node.lockfile import read_settings
+from backends.node.lockfile import Settings, read_settings
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
 from backends.text import counted
@@ -21,58 +21,95 @@ from backup_cli import as_owner
 from backup_cli.checks.backup import NOTHING_MORE
 from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.findings import Finding, Level
+from backup_cli.members_lines import show_members
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_text import finding
 from backup_cli.prometheus import metrics, unreadable
+from backup_cli.seen_members import SeenBackup, given_members, has_members, own_members
 from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Version, age, sizes and health of a backup.")
-@click.argument("url", metavar="[URL]", required=False)
+@click.argument("urls", metavar="[URL]...", nargs=-1)
 @lightning_dir
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @click.option("--prometheus", is_flag=True, help="Print the same for the textfile collector of node_exporter.")
 @click.pass_context
-def status(context: click.Context, url: str | None, lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
+def status(context: click.Context, urls: tuple[str, ...], lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
     """Show version, age, sizes and health of the backup at URL; without a URL, of the node's own backup.
 
-    Without a URL, or with --lightning-dir, the node's database is also compared with the backup.
+    Without a URL, or with --lightning-dir, the node's database is also compared with the backup. Of a backup with
+    several destinations, each is listed; name all of their URLs, or none.
     """
-    with_node = url is None or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
+    with_node = not urls or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus are two formats of the same output; choose one")
+    own = not urls
     try:
         directory = as_owner.node_directory(lightning_dir) if with_node else None
-        if url is None and directory is not None:
-            url = read_settings(directory).url
-            seen, found, old = _look(url, directory, prometheus)
-            seen = _with_last_run(seen, directory)
-        else:
-            seen, found, old = _look(url or "", directory, prometheus)
+        settings = read_settings(directory) if own and directory is not None else None
+        if settings is not None:
+            urls = settings.urls
+        looked = _look(urls, directory, settings, prometheus)
+        if own and directory is not None:
+            looked = replace(looked, seen=_with_last_run(looked.seen, directory))
     except BackupError as error:
         if prometheus:
-            hand_out(unreadable(url or "", error, time.time()))
+            hand_out(unreadable(urls[0] if urls else "", error, time.time()))
         raise
+    seen = looked.seen
     if as_json:
+        found = looked.database
         database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
-        hand_out(json.dumps({**seen.as_json(), "old": old, **database}))
+        hand_out(json.dumps({**seen.as_json(), "old": looked.old, **database}))
     elif prometheus:
         hand_out(metrics(seen, time.time()))
     else:
-        _table(seen, found, old)
+        _table(looked)
     if seen.damaged:
         raise click.exceptions.Exit(3)
 
 
-def _look(url: str, directory: Path | None, prometheus: bool) -> tuple[Status, Finding | None, str | None]:
-    """The backup's status; with a node's directory, how its database compares; a sentence if the last change is old."""
-    url, backup = existing_backup_as_owner(url) if directory is None else existing_backup(url)
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    seen: Status
+    database: Finding | None
+    """How the node's database compares with the backup; None if nobody asked."""
+    old: str | None
+    """Why the last change is suspiciously old, as a sentence; None if it is not."""
+    elsewhere: str | None = None
+    """Why the newest state may be in a member that was not asked, as a sentence."""
+
+
+def _look(urls: tuple[str, ...], directory: Path | None, settings: Settings | None, prometheus: bool) -> _Looked:
+    """The backup's status; with a node's directory, also how its database compares.
+
+    `settings` are those of the node whose own backup this is.
+    """
+    if settings is not None and settings.members and directory is not None:
+        return _look_at_members(own_members(directory, settings), directory, prometheus)
+    if len(urls) > 1:
+        return _look_at_members(given_members(urls), directory, prometheus)
+    url, backup = existing_backup_as_owner(urls[0]) if directory is None else existing_backup(urls[0])
+    if has_members(backup):
+        return _look_at_members(given_members((url,)), directory, prometheus)
     seen = backup.status(url)
     old = doubt_of(backup, seen.last_change)
     if directory is None or prometheus:
-        return seen, None, old
-    return _with_closed(seen, backup), _database(url, backup, seen, directory), old
+        return _Looked(seen, None, old)
+    return _Looked(_with_closed(seen, backup), _database(url, backup, seen, directory), old)
+
+
+def _look_at_members(several: SeenBackup, directory: Path | None, prometheus: bool) -> _Looked:
+    """The same for a backup with several members."""
+    seen, backup = several.status, several.backup
+    old, elsewhere = doubt_of(backup, seen.last_change), several.doubt()
+    if directory is None or prometheus:
+        return _Looked(seen, None, old, elsewhere)
+    closed = tuple(Trouble(TroubleKind.NOT_WRITABLE, sentence) for sentence in several.closed())
+    with_closed = replace(seen, troubles=(*seen.troubles, *closed))
+    return _Looked(with_closed, _database(seen.url, backup, seen, directory), old, elsewhere)
 
 
 def _with_last_run(seen: Status, directory: Path) -> Status:
@@ -103,7 +140,8 @@ def _database(url: str, backup: Backup, seen: Status, directory: Path) -> Findin
     return finding(pairing, url, directory, lambda: brings_forward(directory, backup))
 
 
-def _table(seen: Status, found: Finding | None, old: str | None) -> None:
+def _table(looked: _Looked) -> None:
+    seen, found = looked.seen, looked.database
     begun = reason_in_short(seen.generation_reason)
     rows = [
         ("backup", f"{seen.url} ({seen.backup_id})"),
@@ -120,12 +158,11 @@ def _table(seen: Status, found: Finding | None, old: str | None) -> None:
         rows.append(("database", found.text))
     for name, value in rows:
         show_row(name, value, 13)
-    if found is not None and found.level is not Level.OK:
-        show_line(f"! {found.text}", fg="yellow")
-    if old is not None:
-        show_line(f"! {old}", fg="yellow")
-    for trouble in seen.troubles:
-        show_line(f"! {trouble.sentence}", fg="yellow")
+    show_members(seen)
+    remarks = [found.text] if found is not None and found.level is not Level.OK else []
+    remarks += [line for line in (looked.old, looked.elsewhere) if line is not None]
+    for line in (*remarks, *(trouble.sentence for trouble in seen.troubles)):
+        show_line(f"! {line}", fg="yellow")
 
 
 def _compacted(seen: Status) -> str:

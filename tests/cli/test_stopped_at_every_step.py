@@ -124,6 +124,13 @@ def test_init_stopped_at_any_instruction_is_undone_or_done(alone: World) -> None
     assert check(alone, words, lambda: (alone.directory / "backup.lock").exists() and alone.backup.exists())
 
 
+def test_init_of_several_members_stopped_at_any_instruction_is_undone_or_done(alone: World) -> None:
+    places = [alone.backup, alone.root / "nas" / "lightning.bkp"]
+    places[1].parent.mkdir()
+    words = ["init", "--lightning-dir", str(alone.directory), *(place.as_uri() for place in places)]
+    assert check(alone, words, lambda: (alone.directory / "backup.lock").exists() and all(map(Path.exists, places)))
+
+
 def test_restore_stopped_at_any_instruction_is_undone_or_done(alone: World, history: History) -> None:
     alone.init().run(history.notes(2))
     target = alone.root / "new" / "regtest"

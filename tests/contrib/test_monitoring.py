@@ -13,33 +13,18 @@ import pytest
 from click.testing import CliRunner
 
 from backends.errors import Damaged, Unreachable
-from backends.log.status import Status, Trouble, TroubleKind
+from backends.log.member_status import MemberState, MemberStatus
+from backends.log.status import Trouble, TroubleKind
+from backends.log.status_of_members import with_members
 from backends.storage.local import LocalStorage
 from backup_cli.main import cli
-from backup_cli.prometheus import HELP, PREFIX, metrics, unreadable
+from backup_cli.prometheus import HELP, HELP_OF_A_MEMBER, HELP_OF_MEMBERS, PREFIX, metrics, unreadable
 from plugin.compaction import Compaction
 from tests.log.histories import backup_in, silent, source
+from tests.log.statuses import FINE
 
+EVERY_HELP = {**HELP, **HELP_OF_MEMBERS, **HELP_OF_A_MEMBER}
 MONITORING = Path(__file__).parents[2] / "contrib" / "monitoring"
-
-FINE = Status(
-    url="file:///mnt/nas/lightning.bkp",
-    backup_id="00" * 16,
-    node_id=None,
-    data_version=1008,
-    last_change=1_700_000_000,
-    records=12,
-    generation=3,
-    generation_begun=1_600_000_000,
-    generation_reason="init",
-    last_compaction=None,
-    snapshot_bytes=100,
-    segment_bytes=200,
-    free_bytes=1 << 40,
-    total_bytes=1 << 41,
-    damaged=False,
-    troubles=(),
-)
 
 
 def figures(text: str) -> dict[str, float]:
@@ -95,6 +80,58 @@ def test_other_trouble_is_no_failed_compaction_whatever_its_sentence(kind: Troub
     assert figures(metrics(replace(FINE, troubles=troubles), 0))["compaction_failed"] == 0
 
 
+NAS = MemberStatus("nas", "file:///nas", MemberState.IN_SYNC, lag_changes=0, lag_seconds=0.0, free_bytes=1 << 40)
+USB = MemberStatus("usb", "usb://usb/b", MemberState.OUT_OF_SYNC, 1_700_000_000, "gone", lag_changes=7, lag_seconds=9.5)
+FAR = MemberStatus("far", "nfs://far/b", MemberState.UNREACHABLE, trailing=True)
+
+
+def figures_of_members(text: str) -> dict[str, dict[str, float]]:
+    """The values by metric and by member ("" for those of the whole backup). Each metric must be in one place."""
+    found: dict[str, dict[str, float]] = {}
+    for block in re.split(r"^(?=# HELP )", text, flags=re.M)[1:]:
+        about, kind, *lines = block.splitlines()
+        name = about.split()[2].removeprefix(PREFIX)
+        assert about == f"# HELP {PREFIX}{name} {EVERY_HELP[name]}" and kind == f"# TYPE {PREFIX}{name} gauge"
+        assert name not in found and lines
+        for line in lines:
+            match = re.fullmatch(rf'{PREFIX}{name}{{url="[^"]*"(?:,member="(\w+)"|,[^}}]*)?}} (-?[\d.]+)', line)
+            assert match is not None, line
+            assert (match[1] or "") not in found.setdefault(name, {})
+            found[name][match[1] or ""] = float(match[2])
+    return found
+
+
+def test_metrics_of_one_destination_are_without_members() -> None:
+    assert "member" not in metrics(FINE, 0) and "epoch" not in metrics(FINE, 0)
+
+
+def test_metrics_of_several_destinations_have_each_member() -> None:
+    found = figures_of_members(metrics(with_members(FINE, [NAS, USB, FAR], 1, 4), 0))
+    assert set(found) == set(EVERY_HELP) - {"last_compaction_timestamp_seconds"} - {
+        *("member_size_bytes", "member_latency_seconds")
+    }
+    assert found["members_in_sync"] == {"": 1} and found["members_needed"] == {"": 1}
+    assert found["members_waited_for"] == {"": 2} and found["epoch"] == {"": 4}
+    assert found["member_in_sync"] == {"nas": 1, "usb": 0}, "one that trails is never in sync, and that is no trouble"
+    assert found["member_readable"] == {"nas": 1, "usb": 1, "far": 0}
+    assert found["member_lag_changes"] == {"nas": 0, "usb": 7} and found["member_lag_seconds"] == {"nas": 0, "usb": 9.5}
+    assert found["member_since_timestamp_seconds"] == {"usb": 1_700_000_000}
+    assert found["member_free_bytes"] == {"nas": 1 << 40}
+    assert found["troubles"] == {"": 3}
+
+
+def test_metrics_of_a_member_that_the_plugin_measured_have_its_latency() -> None:
+    nas = replace(NAS, latency=0.004, total_bytes=1 << 41, since=5)
+    found = figures_of_members(metrics(with_members(FINE, [nas, FAR], 1, 4), 0))
+    assert found["member_latency_seconds"] == {"nas": 0.004} and found["member_size_bytes"] == {"nas": 1 << 41}
+    assert "member_since_timestamp_seconds" not in found, "it says since when a member is out of sync"
+
+
+def test_metric_of_low_space_is_that_of_any_member() -> None:
+    full = replace(USB, free_bytes=0, total_bytes=9)
+    assert figures_of_members(metrics(with_members(FINE, [NAS, full], 1, 4), 0))["space_low"] == {"": 1}
+
+
 def test_metric_labels_are_escaped() -> None:
     text = metrics(replace(FINE, url='file:///a"b\\c\nd'), 0)
     assert 'url="file:///a\\"b\\\\c\\nd"' in text
@@ -129,7 +166,7 @@ def _names(text: str) -> set[str]:
 def test_alert_rules_use_existing_metrics() -> None:
     text = (MONITORING / "alerts.yml").read_text()
     used = _names(text)
-    assert used <= set(HELP)
+    assert used <= set(EVERY_HELP)
     assert {
         "damaged",
         "readable",
@@ -137,6 +174,10 @@ def test_alert_rules_use_existing_metrics() -> None:
         "compaction_failed",
         "space_low",
         "last_change_timestamp_seconds",
+        "member_in_sync",
+        "member_lag_seconds",
+        "members_in_sync",
+        "members_needed",
     } <= used
     assert "\t" not in text
 
@@ -144,7 +185,7 @@ def test_alert_rules_use_existing_metrics() -> None:
 def test_dashboard_uses_existing_metrics() -> None:
     dashboard = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    assert all(_names(expression) and _names(expression) <= set(HELP) for expression in expressions)
+    assert all(_names(expression) and _names(expression) <= set(EVERY_HELP) for expression in expressions)
     _assert_nothing_overlaps(dashboard["panels"])
 
 
@@ -164,7 +205,7 @@ def test_monitoring_page_explains_each_metric_and_each_alert() -> None:
     explained = {
         name for row in re.findall(r"^\| (`.+?`) \|", figures_table, re.M) for name in re.findall("`(.+?)`", row)
     }
-    assert explained == set(HELP)
+    assert explained == set(EVERY_HELP)
     alerts = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
     assert re.findall(r"^\| `(Lightning\w+)` \|", page, re.M) == alerts
 
@@ -172,4 +213,6 @@ def test_monitoring_page_explains_each_metric_and_each_alert() -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 def test_promtool_accepts_alert_rules_and_metrics() -> None:
     subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], cwd=MONITORING, check=True, capture_output=True)
-    subprocess.run(["promtool", "check", "metrics"], input=metrics(FINE, 0).encode(), check=True, capture_output=True)
+    for status in (FINE, with_members(FINE, [replace(NAS, latency=0.1, total_bytes=9), USB, FAR], 1, 4)):
+        text = metrics(status, 0).encode()
+        subprocess.run(["promtool", "check", "metrics"], input=text, check=True, capture_output=True)

@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -129,6 +130,20 @@ def test_units_run_by_root_keep_only_the_capabilities_they_need() -> None:
         "backup-metrics-publish@.service": becomes_another,
         "backup-disk@.service": becomes_another | {"CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"},
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "given"), [("file:///mnt/my disk/b", "file:///mnt/my disk/b"), ("", "--lightning-dir|/var/lib/my node")]
+)
+def test_metrics_unit_reads_its_url_or_every_destination_of_the_node(tmp_path: Path, url: str, given: str) -> None:
+    (line,) = read(CONTRIB / "systemd" / "backup-metrics@.service")["Service"]["ExecStart"]
+    stub = tmp_path / "backup-cli"
+    stub.write_text("#!/bin/sh\nIFS='|'\necho \"$*\"\nexit 3\n")
+    stub.chmod(0o755)
+    words = shlex.split(line.replace("/opt/lightningd-backup/bin/backup-cli", str(stub)))
+    variables = {"BACKUP_URL": url, "NETWORK_DIR": "/var/lib/my node", "RUNTIME_DIRECTORY": str(tmp_path)}
+    subprocess.run(words, env=variables, check=True)
+    assert (tmp_path / "figures").read_text() == f"status|{given}|--prometheus\n"
 
 
 def test_empty_metrics_file_does_not_replace_the_published_one(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A snapshot that does not fit into one file continues in further ones."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from backends import place_at
 from backends.base import SnapshotSource
+from backends.compaction.compact import compact_log
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.reader.snapshot import PIECE
@@ -14,7 +16,8 @@ from backends.log.writer.options import LogOptions
 from backends.log.writer.snapshot import write_snapshot
 from backends.storage.base import WriteHandle
 from backends.storage.local import LocalStorage
-from tests.log.histories import changes, silent
+from tests.log.histories import Node, changes, database, noise, rows, silent
+from tests.log.model import contents
 from tests.storage.faulty import FaultyStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
@@ -133,3 +136,22 @@ def test_snapshot_that_disk_stores_wrongly_leaves_old_generation_whole(
     assert read(place) == b"".join(PIECES)
     with pytest.raises(BackupError):
         writer.append(changes(1, 7)[0])
+
+
+def test_compaction_in_several_parts_keeps_all_of_them_while_backup_is_opened(tmp_path: Path) -> None:
+    options = LogOptions(max_file=3000)
+    node = Node(SimulatedStorage(SimulatedDisk()), tmp_path, options=options)
+    node.create()
+    node.open()
+    node.append(node.history.first())
+    for number in range(20):
+        node.note(noise(1500, number))
+    node.close()
+    compacted = compact_log(node.storage, tmp_path, leave_out=1, options=options)
+    assert compacted is not None
+    parts = [name for name in node.storage.names() if name.endswith(".tmp")]
+    assert len(parts) > 2
+    with closing(node.backup().open(silent, compacted=compacted)) as writer:
+        assert set(parts) <= set(node.storage.names())
+        writer.publish_compaction(compacted)
+    assert rows(contents(node.backup()).snapshot) == rows(database(node.now.committed[:-1]))

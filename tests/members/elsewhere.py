@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from backends import backup_at
 from backends.log.format.members import MEMBERS, Member, MembersDocument
 from backends.sqlite.rebuild import rebuild
@@ -61,7 +63,9 @@ class Stream:
         """Make changes until it holds."""
         deadline = time.monotonic() + within
         while not holds():
-            assert time.monotonic() < deadline, f"not within {within} s: {what}; the last logs: {self._node.logs[-5:]}; {self._node.rpc('backup-status')}"
+            if time.monotonic() > deadline:
+                members = self._node.rpc("backup-status")["members"]
+                pytest.fail(f"not within {within} s: {what}; the last logs: {self._node.logs[-5:]}; {members}")
             self.changes(1)
 
     def during(self, work: Callable[[], object]) -> None:

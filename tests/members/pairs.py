@@ -5,12 +5,15 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backends.errors import BackupError
+from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument, OutOfSync
 from backends.log.writer.options import LogOptions
+from backends.members.compare import Peer
 from backends.members.files import copy_backup, shared_names
 from backends.storage.base import Storage
 from tests.fake_lightningd.calls import History
 from tests.log.conftest import SMALL
-from tests.log.histories import Node, noise
+from tests.log.histories import Node, backup_in, noise
 from tests.log.model import Contents, Model
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
@@ -92,3 +95,38 @@ class Pair:
         if self._continued:  # then the old generation may be read with the new one's changes
             changes = now.committed[len(self._parted.before) :]
             self.states.append(replace(self._parted, changes=changes).contents)
+
+
+EPOCH = Epoch(3, "one")
+
+
+def document(name: str, backup_id: str, epoch: Epoch = EPOCH, in_sync: tuple[str, ...] = ("a", "b")) -> bytes:
+    """The document `members` of a backup with the members a, b and c."""
+    members = tuple(Member(each, f"file:///{each}/lightning.bkp") for each in "abc")
+    out = {each: OutOfSync(1_700_000_000, "it was unplugged") for each in "abc" if each not in in_sync}
+    return MembersDocument(backup_id, name, epoch, in_sync, members, 1, out).encode()
+
+
+def peer(name: str, storage: Storage) -> Peer:
+    """A member with what its document says."""
+    try:
+        return Peer(name, storage, MembersDocument.decode(storage.read_small(MEMBERS)))
+    except (BackupError, FileNotFoundError):
+        return Peer(name, storage, None)
+
+
+def equal_members(scratch: Path, *, kept: bool = True) -> tuple[Pair, list[Peer]]:
+    """Two members in sync that hold the same: a snapshot in several files, segments, and a kept generation."""
+    pair = Pair(scratch)
+    pair.commit(12, 1500)
+    if kept:
+        pair.snapshot()
+    pair.commit(20, 1500)
+    pair.compact()
+    pair.commit(8, 1500)
+    pair.node.close()
+    pair.part()
+    backup_id = backup_in(pair.ahead).id()
+    for name, storage in (("a", pair.ahead), ("b", pair.behind)):
+        storage.publish(MEMBERS, document(name, backup_id))
+    return pair, [peer("a", pair.ahead), peer("b", pair.behind)]

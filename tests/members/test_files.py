@@ -226,6 +226,22 @@ def test_flipped_bit_at_any_offset_is_found_by_a_deep_comparison_and_healed(tmp_
             assert held(pair.behind) == original
 
 
+def test_bit_rot_of_the_source_does_not_replace_the_good_file_of_the_target(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.commit(20, 1500)
+    pair.part()
+    pair.commit(3)
+    original = held(pair.behind)
+    for name in filter(holds_data, original):
+        flip(pair.ahead, name, 70)
+        with pytest.raises(Damaged, match=f"in {name}"):
+            make_equal(pair.ahead, pair.behind, deep=True)
+        assert held(pair.behind) == original
+        flip(pair.ahead, name, 70)
+    make_equal(pair.ahead, pair.behind, deep=True)
+    assert held(pair.behind) == held(pair.ahead)
+
+
 def test_flipped_bit_far_from_the_end_needs_a_deep_comparison(tmp_path: Path) -> None:
     pair = Pair(tmp_path, options=DEFAULT_OPTIONS)
     pair.commit(150, 1500)

@@ -14,7 +14,7 @@ from backends.compaction.compact import compact_log
 from backends.log.known_damage import DAMAGE, found_now
 from backends.storage.local import LocalStorage
 from backends.system.scratch import scratch_directory
-from plugin import compaction, low_priority
+from plugin import compaction, low_priority, process_watch
 from plugin.compaction import Compaction
 from plugin.damage_watch import DamageWatch
 from tests.fake_lightningd import History
@@ -63,14 +63,14 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    monkeypatch.setattr(compaction, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(process_watch, "_LOOK_EVERY", 0.0)
     return Watched(tmp_path)
 
 
 def test_compaction_that_hangs_is_killed_and_reported(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log would grow without end, and `status` would call it a compaction that is running."""
     monkeypatch.setattr(compaction, "_COMPACTOR", HANGS)
-    monkeypatch.setattr(compaction, "HANGS_AFTER", 1.0)
+    monkeypatch.setattr(process_watch, "HANGS_AFTER", 1.0)
     watched.begin()
     [process] = [child for child in psutil.Process().children() if HANGS in " ".join(child.cmdline())]
     watched.until(lambda: not watched.compaction.running)
@@ -83,7 +83,7 @@ def test_compaction_that_computes_for_long_is_not_taken_for_hanging(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "_COMPACTOR", f"sum(n for n in range(30_000_000)); {NOTHING}")
-    monkeypatch.setattr(compaction, "HANGS_AFTER", 0.5)
+    monkeypatch.setattr(process_watch, "HANGS_AFTER", 0.5)
     watched.begin()
     watched.until(lambda: not watched.compaction.running)
     assert "nothing to compact" in watched.told[-1]

@@ -119,7 +119,8 @@ def text_of(fields: Any, key: str) -> str:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise Damaged(f"an impossible value of {key}", MEMBERS, 0)
-    return printable(value, _MAX_TEXT)
+    # A URL must stay what it is; it is shown only in messages, which escape all that a terminal would obey.
+    return value if key == "url" else printable(value, _MAX_TEXT)
 
 
 def _list(fields: dict[str, Any], key: str) -> list[Any]:

@@ -212,5 +212,10 @@ def part_name(name: str, part: int) -> str:
 
 
 def is_part_of(name: str, snapshot: str) -> bool:
-    """Whether `name` is that of the snapshot's first part or of a further one."""
-    return name == snapshot or name.startswith(f"{snapshot}.")
+    """Whether `name` is that of the first part or of a further one of the snapshot with this temporary or final name.
+
+    The parts of a temporary snapshot once counted as others: `compact` then removed all but the first from a new
+    snapshot of more than 1 GiB, before it published it.
+    """
+    whole = snapshot.removesuffix(TEMPORARY)
+    return name == snapshot or (name.startswith(f"{whole}.") and name.endswith(snapshot[len(whole) :]))

@@ -1,21 +1,50 @@
 """Files that are open at every member in sync."""
 
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Protocol, TypeVar
 
-from backends.storage.base import FileFenced, ReadHandle, WriteHandle
-
-if TYPE_CHECKING:
-    from backends.storage.mirror.storage import MirrorStorage
+from backends.storage.base import FileFenced, ReadHandle, Storage, WriteHandle
+from backends.storage.mirror.workers import Workers
 
 T = TypeVar("T")
+
+
+class Mirror(Protocol):
+    """What the files need of the storage that they belong to."""
+
+    workers: Workers
+
+    @property
+    def in_sync(self) -> Mapping[str, Storage]:
+        """The members that every change goes to, by name."""
+
+    def each_part(self, parts: Mapping[str, WriteHandle], work: Callable[[WriteHandle], T]) -> dict[str, T]:
+        """Do this with an open file of every member in sync."""
+
+    def write_durably(self, parts: Mapping[str, WriteHandle], offset: int, data: bytes) -> None:
+        """One commit."""
+
+    def attempt(self, works: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, Exception]]:
+        """Do the work of each member named; the results and the errors."""
+
+    def at_source(self, work: Callable[[str, Storage], T]) -> T:
+        """Do this, which only reads, at one member."""
+
+    def failed(self, failed: Mapping[str, Exception]) -> None:
+        """Put these members out of sync, or raise."""
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Count a change of what the files are."""
+
+    def forget(self, handle: "MirrorWriteHandle") -> None:
+        """The file was closed."""
 
 
 class MirrorReadHandle(ReadHandle):
     """A file of one member; if that member fails, the file of the same name of the next one."""
 
-    def __init__(self, mirror: "MirrorStorage", name: str, member: str, handle: ReadHandle) -> None:
+    def __init__(self, mirror: Mirror, name: str, member: str, handle: ReadHandle) -> None:
         self._mirror, self._name = mirror, name
         self._member, self._handle = member, handle
 
@@ -43,7 +72,7 @@ class MirrorReadHandle(ReadHandle):
 class MirrorWriteHandle(WriteHandle):
     """A file at all members that were in sync when it was created, and at those that joined since."""
 
-    def __init__(self, mirror: "MirrorStorage", name: str, parts: dict[str, WriteHandle]) -> None:
+    def __init__(self, mirror: Mirror, name: str, parts: dict[str, WriteHandle]) -> None:
         self._mirror, self._parts = mirror, parts
         self.name = name
         """The file's name now."""
@@ -100,5 +129,5 @@ class MirrorWriteHandle(WriteHandle):
             with suppress(OSError):
                 part.close()
 
-    def _each(self, work: Callable[[WriteHandle], T], within: float | None = None) -> dict[str, T]:
-        return self._mirror.each_part(self._parts, work, within)
+    def _each(self, work: Callable[[WriteHandle], T]) -> dict[str, T]:
+        return self._mirror.each_part(self._parts, work)

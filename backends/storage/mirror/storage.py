@@ -164,13 +164,11 @@ class MirrorStorage(Storage):
             works = {name: _work(work, name, storage) for name, storage in self._in_sync.items()}
             return self._judged(*self.attempt(works, within), accept)
 
-    def each_part(
-        self, parts: Mapping[str, WriteHandle], work: Callable[[WriteHandle], T], within: float | None = None
-    ) -> dict[str, T]:
+    def each_part(self, parts: Mapping[str, WriteHandle], work: Callable[[WriteHandle], T]) -> dict[str, T]:
         """Do this with an open file of every member in sync."""
         with self._turn():
             works = {name: _with(work, parts[name]) for name in self._in_sync}
-            return self._judged(*self.attempt(works, within))
+            return self._judged(*self.attempt(works))
 
     def write_durably(self, parts: Mapping[str, WriteHandle], offset: int, data: bytes) -> None:
         """One commit: write this to an open file of every member in sync; each is waited for at most `grace`."""

@@ -1,0 +1,403 @@
+"""Comparing all members: which of their files are good, decided by checksums and chain, never by majority.
+
+Members in one epoch share their files. A member of an earlier epoch, or one whose generation is an earlier one, is
+simply behind, and is not compared. Of each file, the good copy is the one whose records match their checksums and
+continue those of the file before; of two such, the longer one. Two members are enough: a copy in which a bit has
+changed matches nothing.
+
+Nothing is written. A node may be writing meanwhile: an end that is shorter is no fault as long as it holds all that the
+session marker knows to be acknowledged.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+
+from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
+from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
+from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
+from backends.log.format.torn import End
+from backends.log.reader.kept import read_kept
+from backends.log.reader.records import Chain
+from backends.log.reader.snapshot import SnapshotReader
+from backends.members.files import DOCUMENTS, is_snapshot_part
+from backends.members.newest import SeenMember, newest_epoch
+from backends.members.validity import Fault, Records, document_in, records_in, whole_snapshot_part
+from backends.storage.base import ReadHandle, Storage
+from backends.text import printable
+
+
+class State(Enum):
+    """What one member's copy of a file is. Programs identify it by the value."""
+
+    GOOD = "good"
+    DAMAGED = "damaged"
+    """Its bytes have changed, or cannot be read."""
+    MISSING = "missing"
+    BEHIND = "behind"
+    """What is there is good, but not all of it is there: the member trails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One member's copy of a file. `what` is a clause that says what is wrong, `offset` where."""
+
+    member: str
+    state: State
+    what: str = ""
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedFile:
+    """One file of the backup, as each member holds it."""
+
+    name: str
+    copies: tuple[Copy, ...]
+
+    @property
+    def good(self) -> tuple[str, ...]:
+        """The members whose copy is good; empty if none is."""
+        return tuple(copy.member for copy in self.copies if copy.state is State.GOOD)
+
+    @property
+    def bad(self) -> tuple[Copy, ...]:
+        """The copies that are damaged or missing."""
+        return tuple(copy for copy in self.copies if copy.state in (State.DAMAGED, State.MISSING))
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member to be compared, and what it says; `document` is None if that cannot be read."""
+
+    name: str
+    storage: Storage
+    document: MembersDocument | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was found out about the members."""
+
+    epoch: Epoch
+    backup_id: str
+    generation: int
+    compared: tuple[str, ...]
+    """The members that were compared."""
+    files: tuple[ComparedFile, ...]
+    behind: tuple[str, ...]
+    """The members of an earlier epoch or generation. Nothing is wrong with them, and nothing is known to be right."""
+    unknown: tuple[str, ...]
+    """The members that do not say in which epoch they are: nothing may be written there."""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """The members that failed while they were read, each with a clause that says how."""
+
+    @property
+    def faults(self) -> tuple[ComparedFile, ...]:
+        """The files of which some copy is damaged or missing."""
+        return tuple(file for file in self.files if file.bad)
+
+
+class GenerationChanged(BackupError):
+    """A new generation was published while the members were compared: compare them again."""
+
+    kind = "overtaken"
+
+
+def compare_members(peers: Sequence[Peer]) -> Comparison:
+    """Compare these members by reading every byte of their files.
+
+    Raises Diverged, GenerationChanged, FromTheFuture, or Unreachable if no member can be compared.
+    """
+    known = [peer for peer in peers if peer.document is not None]
+    if not known:
+        raise Unreachable("no member says in which epoch it is. Nothing was changed; connect another one")
+    epoch = newest_epoch(SeenMember(peer.name, peer.document, None) for peer in known if peer.document is not None)
+    current = [peer for peer in known if peer.document is not None and peer.document.epoch == epoch]
+    behind = [peer.name for peer in known if peer not in current]
+    unknown = tuple(peer.name for peer in peers if peer.document is None)
+    unreachable: dict[str, str] = {}
+    while current:
+        try:
+            run = _Run(current)
+            files = run.files()
+            run.check_unchanged()
+        except _Lost as lost:
+            unreachable[lost.name] = lost.why
+            current = [peer for peer in current if peer.name != lost.name]
+            continue
+        late = [peer.name for peer in current if peer not in run.peers]
+        names = tuple(peer.name for peer in run.peers)
+        document = current[0].document
+        assert document is not None
+        return Comparison(
+            epoch, document.backup_id, run.manifest.generation, names, files, (*behind, *late), unknown, unreachable
+        )
+    why = "; ".join(f"{name}: {text}" for name, text in unreachable.items())
+    raise Unreachable(f"no member that holds the newest state can be read ({why}). Nothing was changed; connect one")
+
+
+class _Lost(Exception):
+    """A member cannot be read any more."""
+
+    def __init__(self, name: str, error: OSError) -> None:
+        super().__init__(name)
+        self.name, self.why = name, printable(error.strerror or str(error))
+
+
+_Found = Records | Fault | None
+"""What a member has under a name; None: nothing."""
+
+
+class _Run:
+    """One comparison of members of one epoch. Raises _Lost when one of them cannot be read any more."""
+
+    def __init__(self, current: Sequence[Peer]) -> None:
+        documents = {peer.name: _documents(peer) for peer in current}
+        self._documents = documents
+        manifests = {
+            name: Manifest.decode(data)
+            for name, found in documents.items()
+            if isinstance(data := found.get(MANIFEST), bytes)
+        }
+        if not manifests:
+            raise Damaged("no member has a manifest that can be read:", MANIFEST, 0)
+        self.manifest = max(manifests.values(), key=lambda manifest: manifest.generation)
+        # A manifest that cannot be read says nothing about the files: they are compared with the others' manifest.
+        self.peers = [peer for peer in current if manifests.get(peer.name, self.manifest) == self.manifest]
+        self._names = {peer.name: set(_names(peer)) for peer in self.peers}
+        self._in_sync = set(current[0].document.in_sync) if current[0].document is not None else set[str]()
+        sessions = [
+            Session.decode(data) for found in documents.values() if isinstance(data := found.get(SESSION), bytes)
+        ]
+        self._acknowledged = max((session.sequence for session in sessions), default=0)
+
+    def check_unchanged(self) -> None:
+        """Raise GenerationChanged if a new generation was published meanwhile: files were removed then."""
+        for peer in self.peers:
+            if self._documents[peer.name].get(MANIFEST) != _documents(peer).get(MANIFEST):
+                raise GenerationChanged("a new generation began while the members were compared; try again in a minute")
+
+    def files(self) -> tuple[ComparedFile, ...]:
+        """Every file of the current generation and of the kept one, and the documents."""
+        files = [self._document(name) for name in DOCUMENTS if any(name in self._names[p.name] for p in self.peers)]
+        kept = self._kept()
+        if kept is not None:
+            files += self._snapshot(kept.manifest)
+            indexes = range(kept.manifest.first_segment, kept.last_segment + 1)
+            files += self._segments(kept.manifest, indexes, open_end=False)
+        files += self._snapshot(self.manifest)
+        last = max((segment_index(name) or 0 for names in self._names.values() for name in names), default=0)
+        files += self._segments(self.manifest, range(self.manifest.first_segment, last + 1), open_end=True)
+        return tuple(files)
+
+    def _document(self, name: str) -> ComparedFile:
+        copies = []
+        for peer in self.peers:
+            found = self._documents[peer.name].get(name)
+            if isinstance(found, Fault):
+                copies.append(Copy(peer.name, State.DAMAGED, found.what, found.offset))
+            elif found is None and name in (MANIFEST, SESSION):
+                copies.append(Copy(peer.name, State.MISSING, "it is missing"))
+            else:
+                copies.append(Copy(peer.name, State.GOOD))
+        return ComparedFile(name, tuple(copies))
+
+    def _kept(self) -> Kept | None:
+        for peer in self.peers:
+            with suppress(OSError):
+                kept = read_kept(peer.storage, self.manifest)
+                if kept is not None:
+                    return kept
+        return None
+
+    # Snapshots
+
+    def _snapshot(self, manifest: Manifest) -> list[ComparedFile]:
+        whole = snapshot_name(manifest.generation)
+        listed = {name for names in self._names.values() for name in names if is_part_of(name, whole)}
+        count = len([name for name in listed if is_snapshot_part(name)])
+        files: list[ComparedFile] = []
+        chosen: list[tuple[str, Peer]] = []
+        follows: Chain | None = Chain(0, 0)
+        for part in range(max(count, 1)):
+            name = part_name(whole, part)
+            found = self._read(name, manifest, None)
+            good = _longest(
+                (records for records in found.values() if isinstance(records, Records)), follows, whole_snapshot_part
+            )
+            copies = [self._copy_of_part(peer, found[peer.name], good) for peer in self.peers]
+            files.append(ComparedFile(name, tuple(copies)))
+            chosen += [(name, peer) for peer in self.peers if found[peer.name] == good][:1] if good else []
+            follows = good.last if good is not None else None
+            if good is not None and good.ends_snapshot:
+                break
+        if len(chosen) == len(files):
+            self._unpack(manifest, chosen, files)
+        return files
+
+    def _copy_of_part(self, peer: Peer, found: _Found, good: Records | None) -> Copy:
+        if found is None:
+            return Copy(peer.name, State.MISSING, "it is missing")
+        if isinstance(found, Fault):
+            return Copy(peer.name, State.DAMAGED, found.what, found.offset)
+        if good is not None and found.digest == good.digest:
+            return Copy(peer.name, State.GOOD)
+        return Copy(
+            peer.name, State.DAMAGED, "it is cut off, or its records belong to another snapshot", found.tail.offset
+        )
+
+    def _unpack(self, manifest: Manifest, chosen: Sequence[tuple[str, Peer]], files: list[ComparedFile]) -> None:
+        """Check the database in the snapshot against its digest. If it does not match, no copy of that file is good."""
+        with ExitStack() as opened:
+            parts: list[tuple[str, ReadHandle]] = []
+            for name, peer in chosen:
+                try:
+                    handle = peer.storage.open(name)
+                except OSError as error:
+                    raise _Lost(peer.name, error) from error
+                opened.callback(handle.close)
+                parts.append((name, handle))
+            try:
+                base = manifest.base
+                for _ in SnapshotReader(parts, manifest.backup_id, manifest.generation, base.data_version):
+                    pass
+            except OSError as error:
+                raise _Lost(chosen[0][1].name, error) from error
+            except Damaged as error:
+                for number, file in enumerate(files):
+                    if file.name == error.file:
+                        bad = Copy("", State.DAMAGED, error.what, error.offset)
+                        copies = (Copy(each.member, bad.state, bad.what, bad.offset) for each in file.copies)
+                        files[number] = ComparedFile(file.name, tuple(copies))
+
+    # Segments
+
+    def _segments(self, manifest: Manifest, indexes: Iterable[int], *, open_end: bool) -> list[ComparedFile]:
+        table = {index: self._read(segment_name(index), manifest, manifest.base) for index in indexes}
+        used = [index for index, found in table.items() if any(map(_is_used, found.values()))]
+        if not used:
+            used = list(table)[:1]  # an empty log: its first segment must be there
+        ends = {peer.name: self._end_of(peer, table) if open_end else -1 for peer in self.peers}
+        files: list[ComparedFile] = []
+        follows: Chain | None = None
+        for index in range(min(used), max(used) + 1) if used else ():
+            found = table[index]
+
+            def fits(records: Records, *, index: int = index) -> bool:
+                torn = records.tail.end is not End.CLEAN and (index < max(used) or not open_end)
+                return not torn and _continues_base(records, manifest.base)
+
+            records = [each for each in found.values() if isinstance(each, Records)]
+            good = _longest(records, follows, fits)
+            copies = [self._copy_of_segment(peer, index, found, good, ends[peer.name]) for peer in self.peers]
+            files.append(ComparedFile(segment_name(index), tuple(copies)))
+            follows = good.last if good is not None else None
+        return files
+
+    def _end_of(self, peer: Peer, table: dict[int, dict[str, _Found]]) -> int:
+        """The index of the segment in which this member's log ends, if that end is not missing anything; else one that
+        no segment has."""
+        for index in sorted(table, reverse=True):
+            found = table[index][peer.name]
+            if _is_used(found):
+                whole = isinstance(found, Records) and found.last is not None
+                whole = whole and found.last.sequence >= self._acknowledged  # type: ignore[union-attr]
+                return index if whole or peer.name not in self._in_sync else -1
+        return -1
+
+    def _copy_of_segment(
+        self, peer: Peer, index: int, table: dict[str, _Found], good: Records | None, end: int
+    ) -> Copy:
+        found = table[peer.name]
+        trails = peer.name not in self._in_sync
+        if found is None:
+            ok = 0 <= end < index
+            return Copy(peer.name, (State.BEHIND if trails else State.GOOD) if ok else State.MISSING, "it is missing")
+        if isinstance(found, Fault):
+            return Copy(peer.name, State.DAMAGED, found.what, found.offset)
+        if good is not None and found.digest == good.digest and (index == end or found.tail.end is End.CLEAN):
+            return Copy(peer.name, State.GOOD)
+        if good is not None and 0 <= end <= index and self._begins(found, good, table, segment_name(index)):
+            return Copy(peer.name, State.BEHIND if trails else State.GOOD)
+        what = found.tail.why or "records are missing at its end, or belong to another history"
+        return Copy(peer.name, State.DAMAGED, what, found.tail.offset)
+
+    def _begins(self, found: Records, good: Records, table: dict[str, _Found], name: str) -> bool:
+        """Whether these records are the first ones of the good file."""
+        if found.last is None:
+            return True
+        holder = next(peer for peer in self.peers if table[peer.name] is good)
+        until = Base(found.last.sequence, 0, 0, True)
+        again = self._read_one(holder, name, until)
+        return isinstance(again, Records) and again.base_checksum == found.last.checksum
+
+    # Reading
+
+    def _read(self, name: str, manifest: Manifest, base: Base | None) -> dict[str, _Found]:
+        return {peer.name: self._read_one(peer, name, base) for peer in self.peers}
+
+    def _read_one(self, peer: Peer, name: str, base: Base | None) -> _Found:
+        if name not in self._names[peer.name]:
+            return None
+        try:
+            return records_in(peer.storage, name, self.manifest.backup_id, base)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _names(peer)  # raises _Lost if it is not only this file
+            return Fault(f"it cannot be read ({printable(error.strerror or str(error))})", 0)
+
+
+def _longest(found: Iterable[Records], follows: Chain | None, fits: Callable[[Records], bool]) -> Records | None:
+    """Of the records that fit and continue `follows` (None: whatever they continue), the longest; None if none do."""
+    candidates = [
+        records
+        for records in found
+        if fits(records) and (records.before is None or follows is None or records.before == follows)
+    ]
+    return max(candidates, key=lambda records: records.last.sequence if records.last else -1, default=None)
+
+
+def _continues_base(records: Records, base: Base) -> bool:
+    return records.base_checksum is None or records.base_checksum == base.checksum
+
+
+def _is_used(found: _Found) -> bool:
+    """Whether a segment holds a record, or something that was one."""
+    if isinstance(found, Records):
+        return found.last is not None or found.tail.end is not End.CLEAN
+    return found is not None
+
+
+def _names(peer: Peer) -> list[str]:
+    try:
+        return peer.storage.names()
+    except OSError as error:
+        raise _Lost(peer.name, error) from error
+
+
+def _documents(peer: Peer) -> dict[str, bytes | Fault]:
+    found: dict[str, bytes | Fault] = {}
+    for name in DOCUMENTS:
+        try:
+            found[name] = document_in(peer.storage, name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _names(peer)
+            found[name] = Fault(f"it cannot be read ({printable(error.strerror or str(error))})", 0)
+    return found
+
+
+def peer_at(name: str, storage: Storage) -> Peer:
+    """A member with what it says now. Raises OSError if it cannot be read at all, FromTheFuture."""
+    try:
+        return Peer(name, storage, MembersDocument.decode(storage.read_small(MEMBERS)))
+    except FromTheFuture:
+        raise
+    except (BackupError, FileNotFoundError):
+        storage.names()  # raises if it is not only this file
+        return Peer(name, storage, None)
