@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
@@ -295,6 +296,11 @@ class RunningMembers:
             known.pop(name, None)
 
     # The end
+
+    def hurry(self) -> None:
+        """The node is stopping: from now on, wait for no member longer than in a commit."""
+        options = self.mirror.options
+        self.mirror.options = replace(options, bulk=min(options.bulk, options.grace))
 
     def close(self) -> None:
         """Stop catching up. What does not stop soon is stuck at its member, and ends with the process."""

@@ -6,11 +6,11 @@ The node goes on, says it once, and the member is caught up and joins when it is
 import fcntl
 import os
 import random
-import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from tests.destinations.sticks import ExFat, Ext4
 from tests.destinations.tools import run, unmount
 from tests.end_to_end.world import said_at
 from tests.fake_lightningd import History, Node
-from tests.members.elsewhere import LOCAL, MembersElsewhere, Stream, go_on_without, names_in, status_of, url_of
+from tests.members.elsewhere import LOCAL, MembersElsewhere, Stream, go_on_without, names_in, status_of, url_of, wipe
 from tests.members.world import MembersWorld
 from tests.small_disk import needs_small_disks, small_disk
 
@@ -42,8 +42,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
 def stick(tmp_path: Path) -> Iterator[Ext4]:
     """A stick that is plugged in."""
     made = Ext4(tmp_path)
+    made.plug()
     try:
-        yield made.plug()  # type: ignore[misc]
+        yield made
     finally:
         made.discard()
 
@@ -136,14 +137,18 @@ def test_stick_unmounted_under_running_node_joins_again(scheme: str, stick: Ext4
             time.sleep(0.02)
         (stick.point / "node").rmdir()
 
+    def mount_again() -> None:
+        nothing_is_written()
+        stick.mount()
+
     node = go_on_without(
         world,
         "usb",
         lambda: unmount(stick.point),
-        lambda: (nothing_is_written(), stick.mount()),
+        mount_again,
         "",
     )
-    lines = [message for _, message in node.logs if "cannot be caught up" in message]
+    lines = [message for _, message in node.logs if "cannot be brought up to date" in message]
     assert len(lines) == 1, lines
     assert ("nothing is mounted" if scheme == "file" else "not mounted") in lines[0]
 
@@ -190,10 +195,12 @@ def test_node_stops_cleanly_beside_mount_that_stays_frozen(noticed: bool, places
         assert time.monotonic() - began < 12
     finally:
         resume()  # a process with a call that cannot be interrupted cannot end
-    assert node.stop() == 0
+    assert node.wire.hang_up() == 0
+    node.die()
     assert said_at(node, "broken") == [], node.logs
     world.assert_member_equals_the_node(LOCAL)
-    world.run(history.notes(3))
+    with world.node() as node:
+        Stream(node, history).until(lambda: "nas" in world.note.in_sync, "nas in sync")
     for name in world.names:
         world.assert_member_equals_the_node(name)
 
@@ -236,9 +243,9 @@ def test_document_of_member_that_trails_is_of_epoch_that_it_holds(tmp_path: Path
         node.play([history.first(), *history.notes(10)])
         stream = Stream(node, history)
         for _ in range(3):
-            shutil.rmtree(world.place("nas"))
+            wipe(world.place("nas"))
             for there in (False, True):
-                stream.until(lambda there=there: ("nas" in world.note.in_sync) is there, "epoch")
+                stream.until(partial(_is_in_sync, world, "nas", there), "epoch")
                 begun[world.note.epoch.number + 1] = world.version  # the next one begins after this change
                 for _ in range(10):
                     stream.changes(5)
@@ -256,7 +263,7 @@ def test_member_that_trails_and_is_wiped_is_filled_again(tmp_path: Path) -> None
         node.play([history.first(), *history.notes(10)])
         stream = Stream(node, history)
         stream.until(lambda: reached(world, "far") > 0, "first pass")
-        shutil.rmtree(world.place("far"))
+        wipe(world.place("far"))
         version = world.version
         stream.until(lambda: reached(world, "far") > version, "filled again", 8)
         version = world.version
@@ -264,10 +271,14 @@ def test_member_that_trails_and_is_wiped_is_filled_again(tmp_path: Path) -> None
     world.assert_member_equals_the_node("disk")
 
 
+def _is_in_sync(world: MembersWorld, name: str, expected: bool) -> bool:
+    return (name in world.note.in_sync) is expected
+
+
 def reached(world: MembersWorld, name: str) -> int:
     """The version that a restore from this member gives; 0 while it holds no backup."""
     with suppress(BackupError, FileNotFoundError):
-        return backup_at(url_of(world, name)).status().data_version
+        return backup_at(url_of(world, name)).status(url_of(world, name)).data_version
     return 0
 
 

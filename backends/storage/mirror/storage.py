@@ -197,19 +197,24 @@ class MirrorStorage(Storage):
     ) -> tuple[dict[str, T], dict[str, Exception]]:
         """Do the work of each member named here; the results and the errors, by member. Decides nothing."""
         round_ = self.workers.begin(works)
-        round_.wait(self.options.bulk if within is None else within)
+        at_first, waited = self._in_sync, 0.0
+        while not round_.wait(waited) and waited < (allowed := self.options.bulk if within is None else within):
+            if not any(name in self._in_sync or name not in at_first for name in round_.late()):
+                break  # all that are late have been put out of sync meanwhile
+            waited = min(waited + _STEP, allowed)
         return self._outcome(round_)
 
     def _outcome(self, round_: Round[T]) -> tuple[dict[str, T], dict[str, Exception]]:
-        """What has come of it by now. If too few members would remain, those that are late are waited for."""
+        """What has come of it by now. As long as too few members would remain, those that are late are waited for."""
         results, errors = round_.outcome()
-        if any(isinstance(error, Late) for error in errors.values()) and not self._can_lose(errors):
-            round_.wait(threading.TIMEOUT_MAX)  # as with one destination: until the watchdog ends it
-            return round_.outcome()
+        while any(isinstance(error, Late) for error in errors.values()) and not self._can_lose(errors):
+            round_.wait(round_.age() + _GLANCE)  # as with one destination: until the watchdog ends it
+            results, errors = round_.outcome()
         return results, errors
 
-    def _can_lose(self, failed: Mapping[str, Exception]) -> bool:
-        return len(self._in_sync.keys() - failed.keys()) >= self.options.need
+    def _can_lose(self, errors: Mapping[str, Exception]) -> bool:
+        failed = {name for name, error in errors.items() if not isinstance(error, _ANSWERS)}
+        return len(self._in_sync.keys() - failed) >= self.options.need
 
     def _judged(
         self, results: dict[str, T], errors: dict[str, Exception], accept: tuple[type[Exception], ...] = ()
@@ -404,6 +409,12 @@ class _Locks:
 
 _SMOOTHING = 16
 """About how many commits the average latency is taken over."""
+
+_STEP = 0.25
+"""Seconds between two looks whether a member that is late, but not for a commit, must still be waited for."""
+
+_GLANCE = 0.05
+"""Seconds between two looks whether one of several members that are late has answered."""
 
 _ANSWERS = (FileNotFoundError, FileExistsError)
 """Errors that say what is there, and not that a member has failed, if all members give them."""
