@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help drill test oldest lint lock bench torture second-writer powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench torture second-writer members-model powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=...,
 
 second-writer: $(READY_TO_TEST) ## a second writer disturbs a stream, a thousand times (ROUNDS=..., SEED=...)
 	$(BIN)/python -m tests.end_to_end.second_writer --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
+
+members-model: $(READY_TO_TEST) ## random histories of several destinations, with all rules and without each (HISTORIES=..., SEED=...)
+	$(BIN)/python -m tests.members.model $(or $(HISTORIES),20000) $(if $(SEED),--seed $(SEED))
 
 powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \

@@ -17,11 +17,12 @@ def damage_noted(backup: Backup, by: str, generation: int) -> Iterator[None]:
     try:
         yield
     except Unrestorable as error:
-        _note(backup, by, error.finding, generation)
+        note_damage(backup, by, error.finding, generation)
         raise
 
 
-def _note(backup: Backup, by: str, finding: str, generation: int) -> None:
+def note_damage(backup: Backup, by: str, finding: str, generation: int) -> None:
+    """Record in the backup what proves that this generation cannot be restored, and say so."""
     try:
         current = backup.damage.note(found_now(by, finding, generation))
     except BackupError as error:

@@ -5,7 +5,11 @@ import time
 
 from backends.log.status import low_space
 from backends.log.writer.writer import Writer
+from backends.members.live_status import live_statuses
 from plugin.commit_gate import CommitGate
+from plugin.member_reports import cannot_be_mended
+from plugin.member_watch import MemberWatch
+from plugin.scrub import Scrub
 
 TICK = 0.2
 """Seconds; the preallocated space must last for one tick of the busiest node (1,000 changes a second make 70 kB)."""
@@ -21,6 +25,8 @@ class MaintenanceThread:
         self._gate = gate
         self._stop = threading.Event()
         self._next_look, self._low = 0.0, False
+        self._watch = MemberWatch(gate.report)
+        self._scrub = Scrub(gate.directory, gate.report, self._damaged)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -31,6 +37,7 @@ class MaintenanceThread:
         """End the thread: wait for what it is doing, but not for a destination that hangs."""
         self._stop.set()
         self._thread.join(timeout=5)
+        self._scrub.stop()
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
@@ -43,19 +50,33 @@ class MaintenanceThread:
                 if self._gate.compaction is not None and self._gate.refusal is None:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
+                    self._maintain_members()
             except Exception as error:  # whatever went wrong, this thread must go on
                 self._gate.report("unusual", f"maintenance: {error}")
 
+    def _maintain_members(self) -> None:
+        if self._gate.members is not None:
+            self._scrub.tick(tuple(self._gate.members.mirror.in_sync))
+
+    def _damaged(self, name: str, file: str, what: str) -> None:
+        """The scrub has found a damaged file that it may not mend: the member is to be caught up from the others."""
+        members = self._gate.members
+        if members is None or not members.damaged(name, f"{what} in {file}"):
+            self._gate.report(*cannot_be_mended(name, file, what))
+
     def _check_space(self, writer: Writer) -> None:
-        """Warn in the node's log when the destination fills up: once each time that this happens."""
+        """Warn in the node's log when a destination fills up, or trails too far: once each time that this happens."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + SPACE_EVERY
+        sizes = writer.sizes()
+        stored = sizes.snapshot + sizes.segments
         if self._gate.members is not None:
             self._gate.members.look_at_space()
-        sizes = writer.sizes()
-        low = low_space(writer.space(), sizes.snapshot + sizes.segments)
+            self._watch.look(live_statuses(self._gate.members), stored, time.time())
+            return
+        low = low_space(writer.space(), stored)
         if low is not None and not self._low:
             self._gate.report("unusual", low)
         self._low = low is not None

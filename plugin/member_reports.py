@@ -117,11 +117,12 @@ def holds_anothers_work(member: Member, why: str, others: Sequence[str], now: fl
     )
 
 
-def trails_too_far(name: str, url: str, changes: int, seconds: float, now: float) -> Told:
-    """A trailing member is behind by more than LAG_TOO_LARGE."""
+def trails_too_far(name: str, url: str, changes: int | None, seconds: float, now: float) -> Told:
+    """A trailing member is behind by more than LAG_TOO_LARGE. `changes` is None if nobody can count them."""
+    far = age(seconds) if changes is None else f"{counted(changes, 'change')} and {age(seconds)}"
     return _told(
         "unusual",
-        f"{name} ({url}) trails by {counted(changes, 'change')} and {age(seconds)} ({_at(now)}). The node does "
+        f"{name} ({url}) trails by {far} ({_at(now)}). The node does "
         f"not wait for it, and every change is saved elsewhere; but {name} alone could not restore the newest "
         "ones. Is that server up, and is the line to it fast enough?",
     )
@@ -130,6 +131,16 @@ def trails_too_far(name: str, url: str, changes: int, seconds: float, now: float
 def has_caught_up(name: str, seconds: float, now: float) -> Told:
     """A trailing member that was reported is behind by less than LAG_WELL_AGAIN."""
     return _told("unusual", f"{name} has caught up ({_at(now)}): its last change is {age(seconds)} behind the newest")
+
+
+def cannot_be_mended(name: str, file: str, what: str) -> Told:
+    """A file of a member is damaged that only another member could replace, and too few others are in sync."""
+    return _told(
+        "broken",
+        f"the member {name} is damaged ({file}: {what}), and cannot be mended while the node runs, because too few "
+        "others are in sync. Every new change is still saved. Bring another member back, or stop the node and run: "
+        "backup-cli verify --repair",
+    )
 
 
 def _safe(others: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ from backends.log.status_of_members import with_members
 from backends.log.writer.writer import Writer
 from backends.members.configuring import add_member, check_new_member, remove_member
 from backends.members.epochs import Epochs
-from backends.members.examine import mount_point
 from backends.members.live_status import live_statuses
 from backends.members.running import RunningMembers
 from backends.members.urls import is_name, new_name, split_trailing
+from backends.members.where import mount_point
 from backends.node.lockfile import Settings, read_settings, write_settings
 from backends.node.members_note import MembersNote, write_members_note
 from backends.node.session import known_sessions, remember_sessions

@@ -32,6 +32,9 @@ from backends.system.locks import Locked
 PAUSE = 0.5
 """Seconds between two passes over a member that trails, or that could not join yet."""
 
+LOOK_EVERY = 60.0
+"""Seconds after which a member that trails is looked at although nothing was written."""
+
 RETRY = (1.0, 2.0, 5.0, 10.0)
 """Seconds to wait before a member that failed is tried again, after the first failure, the second, and so on."""
 
@@ -58,6 +61,9 @@ class Host(Protocol):
 
     def pause(self, copied: int) -> None:
         """Called while bytes are copied: so that commits do not wait for them."""
+
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another node has taken the backup over."""
 
     def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
         """The member cannot be caught up now."""
@@ -97,6 +103,9 @@ class CatchingUp:
     _ended: bool = False
     _behind: bool = False
     """Whether so much was copied in the last pass that the next one should follow at once."""
+    _holds: tuple[int, int, int] | None = None
+    """The state of the others that a member that trails holds."""
+    _look_again: float = 0.0
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
@@ -158,7 +167,7 @@ class CatchingUp:
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
-        self._checked = self._behind = False
+        self._checked, self._behind, self._holds = False, False, None
         self._let_go()
         self.host.obstructed(self.name, obstacle, why)
 
@@ -166,6 +175,9 @@ class CatchingUp:
         """One pass, and joining if the member is ready. Returns whether it has joined. Raises Obstructed, OSError or
         BackupError."""
         host, mirror = self.host, self.host.mirror
+        if self.member.trailing and self._holds == self._state() and time.monotonic() < self._look_again:
+            return False  # nothing has happened, and a far member is spared
+        state, self._look_again = self._state(), time.monotonic() + LOOK_EVERY
         self._prepare()
         seen, epoch, position = mirror.changes, host.epochs.note.epoch, host.position()
         quiet = not mirror.unfinished
@@ -175,8 +187,14 @@ class CatchingUp:
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
+                self._holds = state
             return False
         return not self._behind and quiet and self._join(seen)
+
+    def _state(self) -> tuple[int, int, int]:
+        """What changes with everything that is written at the others."""
+        ends = sum(handle.end for handle in self.host.mirror.open_files())
+        return self.host.mirror.changes, ends, self.host.epochs.note.epoch.number
 
     # One pass
 
@@ -201,6 +219,7 @@ class CatchingUp:
 
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
+        self.host.check_not_fenced()
         source = self._source()
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
         self._end_tails(open_files)
@@ -213,6 +232,13 @@ class CatchingUp:
         copied += self._copy_session(source)
         self._checked = True
         return copied
+
+    def _pause(self, copied: int) -> None:
+        if self._ended:
+            raise _Stopped
+        if not copied:  # files are about to get their names: a node that was taken over must not set a member back
+            self.host.check_not_fenced()
+        self.host.pause(copied)
 
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
@@ -259,6 +285,7 @@ class CatchingUp:
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()
+            self._pause(0)
             self.storage.rename(temporary, name)
             self.storage.sync_names()
         except BaseException:
@@ -285,11 +312,6 @@ class CatchingUp:
         if lock is not None:
             with suppress(OSError):
                 lock.release()
-
-    def _pause(self, copied: int) -> None:
-        if self._ended:
-            raise _Stopped
-        self.host.pause(copied)
 
     # Joining
 

@@ -106,9 +106,11 @@ class GenerationChanged(BackupError):
     kind = "overtaken"
 
 
-def compare_members(peers: Sequence[Peer]) -> Comparison:
+def compare_members(peers: Sequence[Peer], *, unpack: bool = True) -> Comparison:
     """Compare these members by reading every byte of their files.
 
+    `unpack`: also unpack the snapshot and check the database in it against its digest; needless if the caller has
+    rebuilt each member's database.
     Raises Diverged, GenerationChanged, FromTheFuture, or Unreachable if no member can be compared.
     """
     known = [peer for peer in peers if peer.document is not None]
@@ -121,7 +123,7 @@ def compare_members(peers: Sequence[Peer]) -> Comparison:
     unreachable: dict[str, str] = {}
     while current:
         try:
-            run = _Run(current)
+            run = _Run(current, unpack=unpack)
             files = run.files()
             run.check_unchanged()
         except _Lost as lost:
@@ -154,7 +156,8 @@ _Found = Records | Fault | None
 class _Run:
     """One comparison of members of one epoch. Raises _Lost when one of them cannot be read any more."""
 
-    def __init__(self, current: Sequence[Peer]) -> None:
+    def __init__(self, current: Sequence[Peer], *, unpack: bool) -> None:
+        self._unpacks = unpack
         documents = {peer.name: _documents(peer) for peer in current}
         self._documents = documents
         manifests = {
@@ -234,7 +237,7 @@ class _Run:
             follows = good.last if good is not None else None
             if good is not None and good.ends_snapshot:
                 break
-        if len(chosen) == len(files):
+        if self._unpacks and len(chosen) == len(files):
             self._unpack(manifest, chosen, files)
         return files
 

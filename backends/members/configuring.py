@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from backends.errors import BackupError
 from backends.log.format.members import MAX_MEMBERS, Member
-from backends.members.examine import Obstructed, examine, mount_point
+from backends.members.examine import Obstructed, examine
 from backends.members.running import RunningMembers
 from backends.members.survey import ask_all, why_not_seen
+from backends.members.where import mount_point
 from backends.node.lockfile import write_settings
 from backends.node.members_note import MembersNote
 from backends.places.base import Place

@@ -11,11 +11,10 @@ from backends.errors import BackupError
 from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format.members import MEMBERS, MembersDocument
 from backends.log.format.records import segment_index, snapshot_generation
-from backends.mounts.table import mount_of
+from backends.members.where import mount_point
 from backends.node.members_note import MembersNote
 from backends.places.base import Place
 from backends.storage.base import LOCK, TEMPORARY, Storage
-from backends.urls import parse_url
 
 
 class Obstacle(Enum):
@@ -39,16 +38,6 @@ class Obstructed(Exception):
         self.obstacle, self.why = obstacle, why
 
 
-def mount_point(url: str) -> str | None:
-    """Where the filesystem that holds the directory of this URL is mounted; None if it is no local directory."""
-    destination = parse_url(url)
-    if destination.scheme != "file":
-        return None  # the other schemes find their mount by a name of their own
-    with suppress(OSError):
-        return str(mount_of(destination.local_path).point)
-    return None
-
-
 def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
     """Whether the member's directory exists. Raises Obstructed if it must not be written to now."""
     try:
@@ -66,8 +55,7 @@ def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
 
 
 def _demand_mount(url: str, noted: str | None) -> None:
-    now = mount_point(url)
-    if noted is not None and now != noted:
+    if noted is not None and mount_point(url) != noted:
         raise Obstructed(Obstacle.NOT_MOUNTED, f"nothing is mounted at {noted}")
 
 
@@ -93,7 +81,7 @@ def is_foreign(document: MembersDocument | None, session: Session | None, note: 
         return True
     at_present = document is None or document.epoch.number > note.adopted
     wrote = session is not None and session.session_id
-    return bool(at_present and wrote and wrote not in note.sessions)
+    return bool(at_present and wrote and not note.began(wrote))
 
 
 def seen_as_foreign(storage: Storage, note: MembersNote) -> bool:

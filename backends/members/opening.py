@@ -1,6 +1,7 @@
 """From backup.lock to an open backup with several members: which are here, may the node start, take-over."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,22 +10,23 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
-from backends.log.format.members import MembersDocument
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
+from backends.members.adopting import adopted
 from backends.members.epochs import Epochs
 from backends.members.events import Events
-from backends.members.examine import mount_point
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
 from backends.members.start import StartRefused, StartWith, may_start
 from backends.members.survey import ask_all, look_at, why_not_seen
+from backends.members.where import mount_point
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from backends.node.session import known_sessions
 from backends.places.base import Place
+from backends.storage.mirror.workers import Workers
 
 SURVEY_WITHIN = 15.0
 """Seconds that each member has to answer at a start, all at once. A disk that has to spin up takes ten."""
@@ -48,6 +50,7 @@ class Members:
     ) -> None:
         self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
         self.places = places or {member.name: place_at(member.url) for member in settings.members}
+        self._workers = Workers()
         self.seen: tuple[SeenMember, ...] = ()
         self.missing: Mapping[str, str] = {}
         """For each member that was not seen, by its name: a clause that says why."""
@@ -105,7 +108,7 @@ class Members:
         while True:
             epochs = Epochs(self._directory, self.settings, note, session)
             source = start.source.name if start.source.name in in_sync else in_sync[0]
-            running = RunningMembers(epochs, self.places, in_sync, source, events, missing)
+            running = RunningMembers(epochs, self.places, in_sync, source, events, missing, self._workers)
             try:
                 backup = self._backup(running, in_sync)
                 facts = seen if source == start.source.name else None
@@ -130,11 +133,11 @@ class Members:
         document = start.source.document
         if note is None or note.backup_id != document.backup_id:
             sessions = tuple(known_sessions(self._directory, document.backup_id) or ())
-            note = _adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
+            note = adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
         elif note.newest < document.epoch.number:
             # The directory was set back, and all members are here: the next epoch must be above theirs.
-            note = _adopted(note, document)
-        mounts = {name: mount for name in start.in_sync if (mount := mount_point(self._url(name))) is not None}
+            note = adopted(note, document)
+        mounts = {name: mount for name in start.in_sync if (mount := self._mount(name)) is not None}
         note = replace(note, sessions=(*note.sessions, session), mounts={**note.mounts, **mounts})
         write_members_note(self._directory, note)
         return note
@@ -148,20 +151,10 @@ class Members:
         note = read_members_note(self._directory)
         if note is None or note.backup_id != document.backup_id:
             note = MembersNote(document.backup_id, document.epoch, ())
-        write_members_note(self._directory, _adopted(note, document))
+        write_members_note(self._directory, adopted(note, document))
 
-    def _url(self, name: str) -> str:
-        return next(member.url for member in self.settings.members if member.name == name)
-
-
-def _adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
-    """The note of a node that goes on from this document: every epoch up to its own is history."""
-    epoch = document.epoch
-    return replace(
-        note,
-        epoch=epoch,
-        in_sync=document.in_sync,
-        intent=None,
-        out=document.out,
-        adopted=max(note.adopted, epoch.number),
-    )
+    def _mount(self, name: str) -> str | None:
+        url = next(member.url for member in self.settings.members if member.name == name)
+        with suppress(OSError, BackupError):  # it has just failed; what was noted before stays
+            return mount_point(url)
+        return None

@@ -26,7 +26,7 @@ from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
 from backends.storage.mirror.storage import MirrorStorage, Options
-from backends.storage.mirror.workers import Late
+from backends.storage.mirror.workers import Late, Workers
 from backends.system.locks import Locked
 
 SPACE_KEPT = 16 << 20
@@ -57,12 +57,16 @@ class RunningMembers:
         at_source: str,
         events: Events,
         missing: Mapping[str, str],
+        workers: Workers | None = None,
     ) -> None:
         self.epochs, self.places, self.events = epochs, dict(places), events
         order = [at_source, *(name for name in in_sync if name != at_source)]
         settings = epochs.settings
         self.mirror = MirrorStorage(
-            {name: places[name].storage for name in order}, Options(settings.grace, settings.need), self.on_failure
+            {name: places[name].storage for name in order},
+            Options(settings.grace, settings.need),
+            self.on_failure,
+            workers,
         )
         self.mirror.level = self._level
         self.lost_at_start: dict[str, Exception] = {}
@@ -187,8 +191,7 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        place = self.places[name]
-        self.catching_up[name] = CatchingUp(member, place, self)
+        self.catching_up[name] = CatchingUp(member, self.places[name], self)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -209,6 +212,11 @@ class RunningMembers:
         if copied and now - self._last_commit < BUSY:
             time.sleep(min(max(now - self._last_pause, 0.001), 0.05))
         self._last_pause = time.monotonic()
+
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another node has taken the backup over."""
+        if self.writer is not None:
+            self.writer.check_not_fenced()
 
     def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
         """The member cannot be caught up now. Said once for each obstacle."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from backends.confined.work import Outcome, Overtaken, compare_databases, rebuild_backup
+from backends.confined.work import Outcome, compare_databases
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.node.directory import database_path
+from backends.node.directory import DEFAULT_DIRECTORY, database_path
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
 from backends.node.pairing import Identity, Pairing, Relation
@@ -21,43 +21,83 @@ from backends.system.scratch import scratch_directory, scratch_place
 from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.consent.schema import accept_schema, demand_known_schema
-from backup_cli.console import moment, progress, say, show_line, size, warn
+from backup_cli.console import show_line
+from backup_cli.dry_run import dry_run_option
 from backup_cli.findings import Finding, problem
 from backup_cli.for_programs import hand_out_result, json_option
-from backup_cli.noting import damage_noted
 from backup_cli.options import (
     A_PATH,
     existing_backup,
     existing_backup_as_owner,
     no_limits,
     show_statements,
-    url_argument,
 )
+from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
+from backup_cli.verify_members import Wishes, verify_members
+from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_earlier
 from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Prove that a backup can be restored.")
-@url_argument
+@click.argument("urls", metavar="[URL]...", nargs=-1)
 @click.option(
     "--lightning-dir",
     type=A_PATH,
-    help="Also compare with the database of this node, table by table; lightningd must be stopped.",
+    help="Also compare with the database of this node, table by table; lightningd must be stopped. Without a URL: "
+    "whose backup to verify.  [default then: ~/.lightning]",
 )
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where to keep the restored database temporarily.  [default: TMPDIR, or /var/tmp]",
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Mend what is damaged in one member of a backup with several from a good one; the node must be stopped.",
+)
+@take_over
+@dry_run_option
 @accept_schema
 @json_option
 @show_statements
 @no_limits
-def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
+def verify(
+    urls: tuple[str, ...],
+    lightning_dir: Path | None,
+    scratch: Path | None,
+    repair: bool,
+    take_over: bool,
+    dry_run: bool,
+    accepted: bool,
+    as_json: bool,
+) -> None:
     """Prove that the backup at URL can be restored: every byte is read, every change replayed, the result checked.
 
-    Needs no lock and does not disturb a running node. Changes nothing, except that damage is recorded in the backup.
+    Of a backup with several destinations, name all URLs, or none for the node's own: each member is verified, then they
+    are compared, and for every damaged file the member with the good copy is named.
+
+    Needs no lock and does not disturb a running node. Changes nothing, except that damage is recorded in the backup,
+    and what --repair mends.
     """
+    if (dry_run or take_over) and not repair:
+        raise click.UsageError("--dry-run and --take-over belong to --repair: without it, nothing is changed")
+    own = None
+    if not urls:
+        own = as_owner.node_directory(lightning_dir or DEFAULT_DIRECTORY)
+        urls = read_settings(own).urls
+    if len(urls) > 1:
+        if lightning_dir is not None and own is None:
+            raise click.UsageError("--lightning-dir compares one backup with the database: name one URL, or none")
+        verify_members(urls, own, Wishes(scratch, _accepting(accepted), as_json, repair, take_over, dry_run))
+        return
+    if repair:
+        raise click.UsageError("--repair takes a good copy from another member: name all URLs of the backup, or none")
+    _verify_one(urls[0], lightning_dir, scratch, accepted, as_json)
+
+
+def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
     database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
     url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
     as_owner.refuse_anothers(scratch)
@@ -67,11 +107,11 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
-        verified = _rebuild(url, backup, made, accepted)
+        verified = rebuild(url, backup, made, _accepting(accepted))
         comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
-        _tell_whole(url, verified)
-    _warn_of_earlier(backup, verified.generation)
+        tell_whole(url, verified)
+    warn_of_earlier(backup, verified.generation)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backup, database.parent)
         _tell_comparison(comparison, _advice(url, backup, database.parent, pairing), as_json)
@@ -79,6 +119,16 @@ def verify(url: str, lightning_dir: Path | None, scratch: Path | None, accepted:
             raise BackupError(remembered_otherwise(pairing, url, database.parent))
     if as_json:
         hand_out_result(_document(url, backup, verified, comparison))
+
+
+def _accepting(unknown_schema: bool) -> Accept:
+    """What is accepted of a rebuilt database: with `unknown_schema`, also objects that no lightningd makes."""
+
+    def accept(url: str, outcome: Outcome) -> None:
+        objects = outcome.rebuilt.state.unknown_objects
+        demand_known_schema(objects, unknown_schema, url, "every byte is good otherwise")
+
+    return accept
 
 
 def _document(url: str, backup: Backup, verified: Outcome, comparison: Comparison | None) -> dict[str, Any]:
@@ -98,56 +148,6 @@ def _document(url: str, backup: Backup, verified: Outcome, comparison: Compariso
         "known_damage": None if known is None or known.generation != verified.generation else asdict(known),
         "compared": None if comparison is None else {"tables": comparison.tables, "rows": comparison.rows},
     }
-
-
-def _rebuild(url: str, backup: Backup, target: Path, accepted: bool) -> Outcome:
-    outcome = _outcome(url, backup, target)
-    rebuilt = outcome.rebuilt
-    demand_known_schema(rebuilt.state.unknown_objects, accepted, url, "every byte is good otherwise")
-    if rebuilt.torn is not None:
-        warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
-    if rebuilt.end_unverified is not None:
-        warn(rebuilt.end_unverified)
-    for violation in outcome.violations:
-        say(f"note: the node's own database also has this: {violation}")
-    return outcome
-
-
-def _tell_whole(url: str, verified: Outcome) -> None:
-    rebuilt = verified.rebuilt
-    show_line(
-        f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
-        f"{size(verified.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
-    )
-
-
-def _outcome(url: str, backup: Backup, target: Path) -> Outcome:
-    """Rebuild the generation in use; retried, since a running node may begin another one at any moment."""
-    for _ in range(_ATTEMPTS):
-        with backup.read() as reader:
-            number = reader.manifest.generation
-        with (
-            suppress(Overtaken),
-            damage_noted(backup, "verify", number),
-            progress("Verifying", "Checking the database") as show,
-        ):
-            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
-    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
-
-
-_ATTEMPTS = 5
-
-
-def _warn_of_earlier(backup: Backup, generation: int) -> None:
-    """Warn of damage that was recorded earlier, although all is readable now: the cause may be a cable or memory that
-    fails at times, and only a new snapshot clears the record."""
-    known = backup.damage.read()
-    if known is not None and known.generation == generation:
-        warn(
-            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may be "
-            "failing at times. The backup counts as damaged until there is a new snapshot, which the node's next start "
-            "takes by itself"
-        )
 
 
 def _tell_comparison(comparison: Comparison, found: Finding, as_json: bool) -> None:

@@ -25,7 +25,15 @@ def error(said: Said) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "words",
-    [["verify"], ["restore", "x"], ["init"], ["drill", "--nonsense"], ["check-config", "x"], ["nonsense"], []],
+    [
+        ["verify", "--dry-run"],
+        ["restore", "x"],
+        ["init"],
+        ["drill", "--nonsense"],
+        ["check-config", "x"],
+        ["nonsense"],
+        [],
+    ],
 )
 def test_json_usage_error_is_one_document(words: list[str]) -> None:
     said = backup_cli(*words, "--json")

@@ -245,3 +245,16 @@ def test_database_set_back_is_brought_forward_although_a_member_is_away(world: M
     node.stop()
     assert_same_files(world, *world.names)
     world.assert_member_equals_the_node("stick")
+
+
+def test_member_made_read_only_is_caught_up_and_joins(world: MembersWorld, history: History) -> None:
+    """Its directory, and so the lock in it, stays the same: this process holds that already."""
+    node = start(world)
+    node.play([history.first(), *history.notes(10)])
+    (world.place("stick") / "segment-00000001").chmod(0o400)
+    node.play(history.notes(5))
+    assert "stick" in said_at(node, "unusual")[0]
+    eventually(lambda: world.note.in_sync == world.names)
+    node.play(history.notes(5))
+    node.stop()
+    assert_same_files(world, *world.names)

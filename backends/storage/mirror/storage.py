@@ -55,10 +55,17 @@ class MirrorStorage(Storage):
     everything is read from the first, and the first failure of any member fails the operation.
     """
 
-    def __init__(self, members: Mapping[str, Storage], options: Options, on_failure: OnFailure) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, Storage],
+        options: Options,
+        on_failure: OnFailure,
+        workers: Workers | None = None,
+    ) -> None:
+        """`workers` are those of an earlier attempt, in which a member may still be stuck."""
         self._in_sync: dict[str, Storage] = dict(members)  # replaced as a whole, never changed
         self.options, self._on_failure = options, on_failure
-        self.workers = Workers()
+        self.workers = workers or Workers()
         self._handles: dict[int, MirrorWriteHandle] = {}
         self._locks: dict[str, Lock] = {}
         self._published: dict[str, bytes] = {}

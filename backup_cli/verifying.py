@@ -1,0 +1,74 @@
+"""Proving that one backup can be restored: every byte is read, every change replayed, the result checked."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+
+from backends.confined.work import Outcome, Overtaken, rebuild_backup
+from backends.errors import BackupError
+from backends.log.backup import Backup
+from backends.text import counted
+from backup_cli.console import moment, progress, say, show_line, size, warn
+from backup_cli.noting import damage_noted
+
+_ATTEMPTS = 5
+
+
+Accept = Callable[[str, Outcome], None]
+"""Raises BackupError if the database that was rebuilt from the backup at that URL is not accepted."""
+
+
+def rebuild(url: str, backup: Backup, target: Path, accept: Accept, *, note: bool = True) -> Outcome:
+    """Rebuild the database in the backup as the new file `target`, and say what is unusual about it.
+
+    Proof that the backup cannot be restored is raised, and with `note` recorded in the backup before.
+    """
+    outcome = _outcome(url, backup, target, note)
+    rebuilt = outcome.rebuilt
+    accept(url, outcome)
+    if rebuilt.torn is not None:
+        warn(f"the end of the log is torn, as a power cut leaves it: {rebuilt.torn}")
+    if rebuilt.end_unverified is not None:
+        warn(rebuilt.end_unverified)
+    for violation in outcome.violations:
+        say(f"note: the node's own database also has this: {violation}")
+    return outcome
+
+
+def tell_whole(url: str, verified: Outcome) -> None:
+    """Say that the backup is whole, and what it holds."""
+    rebuilt = verified.rebuilt
+    show_line(
+        f"{url} is whole: version {rebuilt.data_version}, last changed {moment(rebuilt.last_time)}; "
+        f"{size(verified.stored)} read, {counted(rebuilt.changes, 'change')} replayed, integrity ok"
+    )
+
+
+def _outcome(url: str, backup: Backup, target: Path, note: bool) -> Outcome:
+    """Rebuild the generation in use; retried, since a running node may begin another one at any moment."""
+    for _ in range(_ATTEMPTS):
+        with backup.read() as reader:
+            number = reader.manifest.generation
+        with (
+            suppress(Overtaken),
+            _noted(backup, number) if note else nullcontext(),
+            progress("Verifying", "Checking the database") as show,
+        ):
+            return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
+    raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")
+
+
+def _noted(backup: Backup, number: int) -> AbstractContextManager[None]:
+    return damage_noted(backup, "verify", number)
+
+
+def warn_of_earlier(backup: Backup, generation: int) -> None:
+    """Warn of damage that was recorded earlier, although all is readable now: the cause may be a cable or memory that
+    fails at times, and only a new snapshot clears the record."""
+    known = backup.damage.read()
+    if known is not None and known.generation == generation:
+        warn(
+            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may be "
+            "failing at times. The backup counts as damaged until there is a new snapshot, which the node's next start "
+            "takes by itself"
+        )

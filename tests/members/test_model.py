@@ -1,0 +1,38 @@
+"""A short run of the model of several destinations; `make members-model` is the long one. A failure names the seed."""
+
+import pytest
+
+from tests.members.model import History, first_that_loses
+
+CAUGHT_WITHIN = {
+    "no-epoch": 200,
+    "longest-wins": 300,
+    "start-alone": 50,
+    "ack-before-epoch": 50,
+    "rejoin-early": 100,
+    "in-sync-only": 200,
+    "no-session-in-epoch": 300,
+    "numbers-only": 300,
+    "no-fence": 500,
+    "copy-before-document": 600,
+    "no-intent": 800,
+    "overwrite-unknown": 600,
+}
+"""The rules whose absence a few histories show, and how many they may be. `make members-model` does all of them."""
+
+
+def test_random_histories_with_all_rules_lose_nothing() -> None:
+    lost = {seed: outcome.lost for seed in range(400) if (outcome := History(seed).run()).lost}
+    assert lost == {}
+
+
+@pytest.mark.parametrize("variant", CAUGHT_WITHIN)
+def test_rule_stubbed_out_loses_in_some_history(variant: str) -> None:
+    assert first_that_loses(variant, CAUGHT_WITHIN[variant]) is not None
+
+
+def test_histories_acknowledge_restore_and_tell_two_nodes_apart() -> None:
+    outcomes = [History(seed).run() for seed in range(100)]
+    assert sum(outcome.acknowledged for outcome in outcomes) > 300
+    assert sum(outcome.restored for outcome in outcomes) > 100
+    assert sum(outcome.diverged for outcome in outcomes) > 10
