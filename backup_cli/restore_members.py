@@ -15,6 +15,7 @@ from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
+from backends.members.adopting import note_of
 from backends.members.consent import Choice, choose
 from backends.node.lockfile import DEFAULT_GRACE, Settings, read_settings
 from backends.node.members_note import MembersNote
@@ -96,21 +97,17 @@ class ReadMembers:
         """What backup.lock and the note of the node in `directory` are to say, so that it goes on with this backup.
 
         All members stay configured; those that were not read are out of sync, and are caught up once they are back.
-        Epochs up to the one that was restored from count as this node's own.
+        The epochs that led to the one that was restored from count as this node's own.
         """
         document = self.choice.newest
         members = tuple(replace(each, url=self._lasting(each)) for each in document.members)
         in_sync = self.in_sync
         now = OutOfSync(time_now(), "it was not there when the node was restored")
         waited_for = [each for each in members if not each.trailing]
-        note = MembersNote(
-            document.backup_id,
-            document.epoch,
-            in_sync,
+        note = replace(
+            note_of(document),
+            in_sync=in_sync,
             out={each.name: document.out.get(each.name, now) for each in waited_for if each.name not in in_sync},
-            # What another node has written under the same number is not this node's to overwrite.
-            sessions=(document.epoch.session,) if self._two_histories else (),
-            adopted=document.epoch.number - self._two_histories,
             mounts=mount_points([each for each in members if each.name in self.seen]),
         )
         grace = _grace(directory, document.backup_id)
@@ -121,13 +118,6 @@ class ReadMembers:
         """The members that were read and that hold the newest state, the configured one first."""
         good = [each.name for each in self.choice.sources if each.end is not None]
         return tuple(name for name in self.choice.newest.in_sync if name in good)
-
-    @property
-    def _two_histories(self) -> bool:
-        epoch = self.choice.newest.epoch
-        return any(
-            each.document.epoch.number == epoch.number and each.document.epoch != epoch for each in self.seen.values()
-        )
 
     def resumed_with(self, url: str) -> str:
         """What the restored node goes on with, in words; it is warned of if that is not enough for a start."""

@@ -59,6 +59,9 @@ class Host(Protocol):
     def pause(self, copied: int) -> None:
         """Called while bytes are copied: so that commits do not wait for them."""
 
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another node has taken the backup over."""
+
     def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
         """The member cannot be caught up now."""
 
@@ -191,6 +194,7 @@ class CatchingUp:
 
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
+        self.host.check_not_fenced()
         source = self._source()
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
         self._end_tails(open_files)
@@ -207,6 +211,8 @@ class CatchingUp:
     def _pause(self, copied: int) -> None:
         if self._ended:
             raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
+        if not copied:  # files are about to get their names: a node that was taken over must not set a member back
+            self.host.check_not_fenced()
         self.host.pause(copied)
 
     def _source(self) -> Storage:
@@ -254,6 +260,7 @@ class CatchingUp:
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()
+            self._pause(0)
             self.storage.rename(temporary, name)
             self.storage.sync_names()
         except BaseException:

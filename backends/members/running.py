@@ -209,6 +209,11 @@ class RunningMembers:
             time.sleep(min(max(now - self._last_pause, 0.001), 0.05))
         self._last_pause = time.monotonic()
 
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another node has taken the backup over."""
+        if self.writer is not None:
+            self.writer.check_not_fenced()
+
     def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
         """The member cannot be caught up now. Said once for each obstacle."""
         before = self.obstacles.get(name)
