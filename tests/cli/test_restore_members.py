@@ -361,7 +361,9 @@ def test_members_given_up_stay_configured_and_are_out_of_sync(several: World, ta
     settings, note = read_settings(target), read_members_note(target)
     assert [member.name for member in settings.members] == list(NAMES)
     assert note is not None
-    assert (note.epoch, note.in_sync, note.adopted) == (Epoch(6, "s"), ("disk",), 6)
+    assert (note.epoch, note.in_sync, note.adopted) == (Epoch(6, "s"), ("disk",), 1)
+    assert note.knows(Epoch(6, "s"))
+    assert not note.knows(Epoch(7, "s"))
     assert note.out["nas"].why == "it was not there when the node was restored"
     assert "nas" not in note.mounts
 
