@@ -157,11 +157,12 @@ def marker_of_newest() -> Iterator[None]:
 def joined_early() -> Iterator[None]:
     """A member joins without the last bytes."""
 
-    def adopt(self: CatchingUp, handles: Mapping[str, Any]) -> None:
+    def adopt(self: CatchingUp, handles: Mapping[str, Any]) -> bool:
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
         self.host.mirror.adopt(self.name, self.storage)
+        return True
 
     with patch.object(CatchingUp, "_adopt", adopt):
         yield
