@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from backends.errors import BackupError, Damaged, InUse, Unrestorable
+from backends.members.consent import MembersMissing
 from backends.text import one_line, unexpected
 from backup_cli.console import hand_out, warnings_so_far
 
@@ -72,6 +73,8 @@ def _fields(error: BaseException) -> dict[str, Any]:
         fields["finding"] = one_line(error.finding)
     if isinstance(error, Damaged):
         fields.update(file=error.file, offset=error.offset, last_good=error.last_good)
+    if isinstance(error, MembersMissing):
+        fields["without"] = list(error.names)
     if isinstance(error, InUse) and error.holder is not None:
         fields["holder"] = str(error.holder)
     return fields

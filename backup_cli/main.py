@@ -23,6 +23,9 @@ from backup_cli.commands.destinations import destinations
 from backup_cli.commands.drill import drill
 from backup_cli.commands.import_ import import_
 from backup_cli.commands.init import init
+from backup_cli.commands.member_add import member_add
+from backup_cli.commands.member_remove import member_remove
+from backup_cli.commands.members import members
 from backup_cli.commands.restore import restore
 from backup_cli.commands.resync import resync
 from backup_cli.commands.status import status
@@ -43,7 +46,24 @@ def cli() -> None:
     """
 
 
-for command in (init, restore, import_, verify, status, versions, compact, resync, drill, check_config, destinations):
+COMMANDS = (
+    init,
+    restore,
+    import_,
+    verify,
+    status,
+    versions,
+    compact,
+    resync,
+    drill,
+    check_config,
+    destinations,
+    members,
+    member_add,
+    member_remove,
+)
+
+for command in COMMANDS:
     cli.add_command(command)
 
 

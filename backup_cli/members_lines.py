@@ -32,9 +32,14 @@ def show_members(seen: Status) -> None:
         show_row(f"  {member.name}", ", ".join(_said(member)), width)
 
 
-def _said(member: MemberStatus) -> Iterator[str]:
+def state_in_words(member: MemberStatus) -> str:
+    """The member's state, and since when it has been in it."""
     since = None if member.since is None else known_moment(member.since, DAY_AND_MINUTE)
-    yield _STATES[member.state] + ("" if since is None else f" since {since}")
+    return _STATES[member.state] + ("" if since is None else f" since {since}")
+
+
+def _said(member: MemberStatus) -> Iterator[str]:
+    yield state_in_words(member)
     behind = lag_in_words(member)
     if behind:
         yield behind

@@ -25,8 +25,6 @@ FIRST_EPOCH = Epoch(1, "")
 """The epoch in which a backup with several members is made. No session begins it, since no node writes yet: its session
 is the empty text, and the node's note has it as history (`adopted`), like an epoch that a node was restored from."""
 
-urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True)
-
 need_option = click.option(
     "--need",
     type=click.IntRange(min=1),
@@ -110,17 +108,17 @@ def warn_of_shared_fates(members: Sequence[Member], new: Sequence[Member]) -> No
                 break
 
 
-def copy_to(source: Backup, member: Member, backup: Backup, what: str) -> None:
-    """Make the new member `member` at `backup`, a copy of `source`. Raises BackupError."""
+def copy_to(source: Backup, backup: Backup, document: MembersDocument, what: str) -> None:
+    """Make the new member at `backup`, a copy of `source`, with this document. Raises BackupError."""
     done, total = 0, max(copied_bytes(source.storage), 1)
-    with progress(f"Copying the backup to {member.name}") as show:
+    with progress(f"Copying the backup to {document.name}") as show:
 
         def copied(count: int) -> None:
             nonlocal done
             done += count
             show(min(done, total), total)
 
-        create_copy(source, backup, copied, what)
+        create_copy(source, backup, document, copied, what)
 
 
 class NewMembers:
@@ -128,35 +126,44 @@ class NewMembers:
 
     def __init__(self, plan: Plan, first: Backup, making: Making, stack: ExitStack) -> None:
         self._plan, self._first, self._making, self._stack = plan, first, making, stack
-        self.backups: dict[str, Backup] = {plan.first.name: first}
+        self.backups = {member.name: backup_at(member.url) for member in plan.members}
+        self.backups[plan.first.name] = first
 
-    def copy(self, what: str) -> None:
-        """Copy the first member, which has just been made, to all others. Raises BackupError."""
-        for member in self._plan.others:
-            backup = self.backups[member.name] = backup_at(member.url)
-            self._stack.enter_context(removed_on_failure(backup, self._making))
-            copy_to(self._first, member, backup, what)
+    def copy(self, what: str) -> tuple[Settings, MembersNote]:
+        """Copy the first member, which has just been made, to all others, and write each one's document.
 
-    def documented(self, backup_id: str) -> tuple[Settings, MembersNote]:
-        """Write each member's document. Returns what backup.lock and the node's note are to say. Raises BackupError."""
+        Returns what backup.lock and the node's note are to say. Raises BackupError.
+        """
         members = tuple(
             replace(member, url=self.backups[member.name].place.durable_url(member.url))
             for member in self._plan.members
         )
         in_sync = tuple(member.name for member in members if not member.trailing)
-        for member in members:
-            document = MembersDocument(backup_id, member.name, FIRST_EPOCH, in_sync, members, self._plan.need)
-            publish_document(self.backups[member.name], document)
+        backup_id = self._first.id()
+        document = MembersDocument(
+            backup_id,
+            self._plan.first.name,
+            FIRST_EPOCH,
+            in_sync,
+            members,
+            self._plan.need,
+            floor=FIRST_EPOCH.number,
+        )
+        for member in self._plan.others:
+            backup = self.backups[member.name]
+            self._stack.enter_context(removed_on_failure(backup, self._making))
+            copy_to(self._first, backup, replace(document, name=member.name), what)
+        publish_document(self._first, document)
         settings = Settings(members[0].url, backup_id, members, self._plan.need, self._plan.grace)
-        mounts = mount_points(members)
-        return settings, MembersNote(backup_id, FIRST_EPOCH, in_sync, adopted=FIRST_EPOCH.number, mounts=mounts)
+        note = MembersNote(backup_id, FIRST_EPOCH, in_sync, adopted=FIRST_EPOCH.number, mounts=mount_points(members))
+        return settings, note
 
 
 def mount_points(members: Sequence[Member]) -> dict[str, str]:
-    """For each member whose mount point says something: where its filesystem is mounted now."""
+    """For each member in a local directory: where its filesystem is mounted now."""
     found: dict[str, str] = {}
     for member in members:
-        with suppress(BackupError, OSError):
+        with suppress(BackupError, OSError):  # nobody can tell
             point = mount_point(member.url)
             if point is not None:
                 found[member.name] = point

@@ -85,6 +85,8 @@ _ASK = "add --show-statements to print that statement in full; it may hold secre
 
 url_argument = click.argument("url", metavar="URL")
 
+urls_argument = click.argument("urls", metavar="URL...", nargs=-1, required=True)
+
 
 def _lift(context: click.Context, option: click.Parameter, given: bool) -> None:
     lift(given)
@@ -104,7 +106,7 @@ def existing_backup(url: str) -> tuple[str, Backup]:
 
     Raises BackupError: NotABackup, Unreachable or ClosedToUser, or one that lists the backups to choose from.
     """
-    return answered(url, lambda: _existing_backup(url))
+    return answered(url, lambda: find_backup(url))
 
 
 def existing_backup_as_owner(url: str) -> tuple[str, Backup]:
@@ -120,7 +122,8 @@ def existing_backup_as_owner(url: str) -> tuple[str, Backup]:
     return existing_backup(named)  # opened again, as its owner: until now, he could have replaced it
 
 
-def _existing_backup(url: str) -> tuple[str, Backup]:
+def find_backup(url: str) -> tuple[str, Backup]:
+    """`existing_backup` without a limit of time, and without a word: for a thread that may hang."""
     if legacy_backup_at(url) is not None:
         raise NotABackup(
             f"{url} is a file of the older backup plugin. `backup-cli restore` reads it, and `backup-cli import` makes "

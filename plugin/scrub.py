@@ -55,9 +55,10 @@ class Schedule:
 class Scrub:
     """Starts a scrub when one is due, and sees it through. Only the maintenance thread calls its methods."""
 
-    def __init__(self, directory: Path, report: Report, found: Found, schedule: Schedule = Schedule()) -> None:
-        self._directory, self._report, self._found, self._schedule = directory, report, found, schedule
-        self._not_before = time.monotonic() + schedule.settle
+    def __init__(self, directory: Path, report: Report, found: Found, schedule: Schedule | None = None) -> None:
+        self._directory, self._report, self._found = directory, report, found
+        self._schedule = schedule or schedule_told()
+        self._not_before = time.monotonic() + self._schedule.settle
         self._due: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watch = ProcessWatch()
@@ -173,3 +174,9 @@ class Scrub:
         self._set_due(self._schedule.retry)
         hours = self._schedule.retry / 3600
         self._report("unusual", f"the members could not be scrubbed, and will be in {hours:.0f} hours: {why}")
+
+
+def schedule_told() -> Schedule:
+    """The usual Schedule; an experiment or a test sets how many seconds after a start the first scrub comes."""
+    told = os.environ.get("LIGHTNINGD_BACKUP_SCRUB_AFTER", "")
+    return Schedule(settle=float(told), spread=0.0) if told.isascii() and told.isdigit() else Schedule()

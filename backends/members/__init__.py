@@ -34,6 +34,8 @@ The order to read the code in
     Copying and comparing a backup's files between two members.
 ``catching_up``
     The thread that brings a member that was out of sync up to the others, and what trails.
+``validity``, ``compare``, ``repair``
+    Which members hold the good copy of each file, by checksums and chain; mending a damaged one from it.
 ``member_statuses``, ``live_status``
     What is known of each member: for a command, which reads them, and for the running node, from memory.
 """

@@ -45,6 +45,9 @@ JOIN_WITHIN = 0.05
 """Seconds that commits wait for a member that joins. If that is too short for its disk, it is doubled for the next try,
 up to what every commit may wait."""
 
+ANSWERS_WITHIN = 0.5
+"""Seconds in which a member that has just failed may end what it was doing, before it counts as one that hangs."""
+
 _BLOCK = 256 << 10
 _TRIES = 400
 
@@ -63,6 +66,9 @@ class Host(Protocol):
     def pause(self, copied: int) -> None:
         """Called while bytes are copied: so that commits do not wait for them."""
 
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another node has taken the backup over."""
+
     def obstructed(self, name: str, obstacle: Obstacle, why: str) -> None:
         """The member cannot be caught up now."""
 
@@ -71,6 +77,10 @@ class Host(Protocol):
 
     def copied_to(self, name: str, position: Position, space: Space) -> None:
         """A pass has ended: the member holds everything up to this position, and has this space."""
+
+
+class _Stopped(OSError):
+    """The node is stopping, or the member has failed again."""
 
 
 @dataclass(slots=True)
@@ -88,15 +98,16 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    stale: Lock | None = None
-    """The lock that this process held in the member before it failed. The directory may be another one since, so it is
-    released, and the directory that is there now is locked."""
-    locked: Lock | None = field(default=None, init=False)
-    """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when the thread has ended."""
+    _locked: Lock | None = None
+    """The lock in the member, while this thread holds it."""
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
     _join_within: float = JOIN_WITHIN
+    _behind: bool = False
+    """Whether so much was copied in the last pass that the next one should follow at once."""
     _holds: tuple[int, int, int] | None = None
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
@@ -124,21 +135,38 @@ class CatchingUp:
 
     def run(self) -> None:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
+        try:
+            self._run()
+        finally:
+            self._let_go()
+            self.ended.set()
+
+    def _run(self) -> None:
         failures = 0
         while not self._ended:
             joined = self.turn()
             if joined:
                 return
             failures = failures + 1 if joined is None else 0
-            self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
-            self.waiting.clear()
+            if failures or not self._behind:
+                self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
+                self.waiting.clear()
+
+    def _answers(self) -> bool:
+        """Whether the member has done all that it was asked before; it has `ANSWERS_WITHIN` to end that."""
+        until = time.monotonic() + ANSWERS_WITHIN
+        while not (idle := self.host.mirror.workers.idle(self.name)) and time.monotonic() < until and not self._ended:
+            time.sleep(0.01)
+        return idle
 
     def turn(self) -> bool | None:
         """One step of the thread. Returns whether the member has joined, None if something stands in the way."""
         try:
-            if not self.host.mirror.workers.idle(self.name):
+            if not self._answers():
                 raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
             return self.step()
+        except _Stopped:
+            return False
         except Obstructed as error:
             self._lost(error.obstacle, error.why)
         except (OSError, BackupError) as error:
@@ -147,8 +175,8 @@ class CatchingUp:
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
-        self._checked = False
-        self._drop_tails()
+        self._checked, self._behind, self._holds = False, False, None
+        self._let_go()
         self.host.obstructed(self.name, obstacle, why)
 
     def step(self) -> bool:
@@ -163,12 +191,13 @@ class CatchingUp:
         quiet = not mirror.unfinished
         copied = self._pass()
         host.copied_to(self.name, position, self.storage.space())
+        self._behind = copied > SMALL and not self.member.trailing  # otherwise a busy log would always be ahead
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
                 self._holds = state
             return False
-        return copied <= SMALL and quiet and self._join(seen)
+        return not self._behind and quiet and self._join(seen)
 
     def _state(self) -> tuple[int, int, int]:
         """What changes with everything that is written at the others."""
@@ -182,16 +211,15 @@ class CatchingUp:
         for handle in self.host.mirror.open_files():
             if handle.name not in self._tails:
                 handle.drop(self.name)
+        for name, tail in self._tails.items():
+            if tail.part.is_fenced():
+                raise FileFenced(name)  # begin again
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
-        if self.stale is not None:
-            stale, self.stale = self.stale, None
-            with suppress(OSError):
-                stale.release()
-        if self.locked is None:
+        if self._locked is None:
             try:
-                self.locked = self.storage.lock("lightningd")
+                self._locked = self.storage.lock("lightningd")
             except Locked as error:
                 raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
         if not there or MEMBERS not in self.storage.names():
@@ -199,6 +227,7 @@ class CatchingUp:
 
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
+        self.host.check_not_fenced()
         source = self._source()
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
         self._end_tails(open_files)
@@ -214,7 +243,9 @@ class CatchingUp:
 
     def _pause(self, copied: int) -> None:
         if self._ended:
-            raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
+            raise _Stopped
+        if not copied:  # files are about to get their names: a node that was taken over must not set a member back
+            self.host.check_not_fenced()
         self.host.pause(copied)
 
     def _source(self) -> Storage:
@@ -262,6 +293,7 @@ class CatchingUp:
                 zeros = min(max(reading.size() - end, 0), 1 << 20)
             part.write(end, bytes(zeros))
             part.sync()
+            self._pause(0)
             self.storage.rename(temporary, name)
             self.storage.sync_names()
         except BaseException:
@@ -278,10 +310,15 @@ class CatchingUp:
         self.storage.publish(SESSION, data)
         return len(data)
 
-    def _drop_tails(self) -> None:
+    def _let_go(self) -> None:
+        """Close everything that is open at the member: while anything is, its filesystem cannot be unmounted."""
         for tail in self._tails.values():
             self.host.mirror.workers.leave(self.name, tail.part.close)  # after what it may still be writing
         self._tails.clear()
+        lock, self._locked = self._locked, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()
 
     # Joining
 
@@ -329,7 +366,8 @@ class CatchingUp:
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
-        mirror.adopt(self.name, self.storage)
+        mirror.adopt(self.name, self.storage, self._locked)
+        self._locked = None
         return True
 
     def _copy_last(self, source: Storage, ends: Mapping[str, int]) -> None:

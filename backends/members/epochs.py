@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backends.errors import BackupError
-from backends.log.format.members import Epoch, Member, MembersDocument, OutOfSync
+from backends.log.format.members import MAX_HISTORY, Epoch, Member, MembersDocument, OutOfSync
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, write_members_note
 from backends.storage.base import FileFenced
@@ -57,10 +57,17 @@ class Epochs:
         failed: dict[str, Exception] = {}
         while True:
             remaining = tuple(each.name for each in self.waited_for if each.name in in_sync and each.name not in failed)
+            if remaining and not set(remaining).intersection(self.note.in_sync):
+                raise BackupError(
+                    f"{', '.join(remaining)} had only begun to join, and no member of the last epoch can be reached. "
+                    "Another node may have taken those over. What was saved until now is safe; stop any other node "
+                    "that has this node's keys, then start this one again"
+                )
             if len(remaining) < self.settings.need:
-                raise self._need_not_met(remaining, {**why, **{name: str(error) for name, error in failed.items()}})
+                raise self._need_not_met(remaining, {**why, **{name: clause(error) for name, error in failed.items()}})
             epoch = Epoch(self.note.newest + 1, self.session)
-            self._write(replace(self.note, intent=epoch))
+            history = {**self.note.history, epoch.session: epoch.number}
+            self._write(replace(self.note, intent=epoch, history=history))
             out = self._out(remaining, {**why, **{name: clause(error) for name, error in failed.items()}})
             wrong = publish({name: self.document(name, epoch, remaining, out).encode() for name in remaining})
             if not wrong:
@@ -72,8 +79,11 @@ class Epochs:
         self, name: str, epoch: Epoch, in_sync: tuple[str, ...], out: Mapping[str, OutOfSync]
     ) -> MembersDocument:
         """The document of the member `name` in that epoch."""
+        history = dict(sorted(self.note.history.items(), key=lambda entry: entry[1])[-MAX_HISTORY:])
+        dropped = [number for session, number in self.note.history.items() if session not in history]
+        floor = max([self.note.adopted, *dropped])
         return MembersDocument(
-            self.note.backup_id, name, epoch, in_sync, self.settings.members, self.settings.need, out
+            self.note.backup_id, name, epoch, in_sync, self.settings.members, self.settings.need, out, history, floor
         )
 
     def current_document(self, name: str) -> MembersDocument:
@@ -111,5 +121,7 @@ def clause(error: BaseException) -> str:
     """An error of a member as a clause in the middle of a sentence."""
     if isinstance(error, FileFenced):
         return "its files were removed, replaced or made read-only"
+    if isinstance(error, BackupError) and error.clause:
+        return printable(error.clause)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return printable(text)

@@ -50,7 +50,7 @@ def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
     except OSError as error:
         raise Obstructed(Obstacle.NOT_THERE, error.strerror or str(error)) from error
     except BackupError as error:
-        raise Obstructed(Obstacle.NOT_THERE, str(error)) from error
+        raise Obstructed(Obstacle.NOT_THERE, error.clause or str(error)) from error
     return True
 
 
@@ -81,7 +81,7 @@ def is_foreign(document: MembersDocument | None, session: Session | None, note: 
         return True
     at_present = document is None or document.epoch.number > note.adopted
     wrote = session is not None and session.session_id
-    return bool(at_present and wrote and wrote not in note.sessions)
+    return bool(at_present and wrote and not note.began(wrote))
 
 
 def seen_as_foreign(storage: Storage, note: MembersNote) -> bool:

@@ -3,7 +3,6 @@
 from contextlib import suppress
 
 from backends.errors import BackupError
-from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.errors import making
 from backends.log.format.members import MEMBERS, MembersDocument
@@ -13,14 +12,15 @@ from backends.storage.unreachable import reaching
 from backends.system.interrupts import deferred
 
 
-def create_copy(source: Backup, target: Backup, pause: Pause, what: str = f"{COMMAND} init") -> None:
+def create_copy(source: Backup, target: Backup, document: MembersDocument, pause: Pause, what: str) -> None:
     """Make a copy of `source` at `target`, durably; after a failure everything there is removed again.
 
-    Nobody may write to `source` meanwhile. The copy has no document `members` yet. Afterwards `target.created` is set,
-    as after `create`: who made the copy removes it if a later step fails. `pause` is called with the bytes that were
-    just copied; `what` names this process to others.
+    Nobody may write to `source` meanwhile. The copy gets `document` before anything else: at no moment can it be taken
+    for a backup with one destination, which would be restored without asking for the other members. Afterwards
+    `target.created` is set, as after `create`: who made the copy removes it if a later step fails. `pause` is called
+    with the bytes that were just copied; `what` names this process to others.
 
-    Raises BackupError; errors of the source are not told apart from those of the target.
+    Raises BackupError. It does not tell errors of the source from those of the target.
     """
     with making(target.storage):
         try:
@@ -28,6 +28,7 @@ def create_copy(source: Backup, target: Backup, pause: Pause, what: str = f"{COM
                 target.storage.make()
                 target.created = True
             target.hold(what)  # so that nobody takes the unfinished copy for leftovers
+            target.storage.publish(MEMBERS, document.encode())
             make_equal(source.storage, target.storage, deep=False, pause=pause)
         except BaseException:
             target.let_go()  # an open file can keep its directory from being removed

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from backends.base import Position
 from backends.errors import BackupError, Unreachable
 from backends.log.format.members import Epoch, MembersDocument
-from backends.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +36,23 @@ class Diverged(BackupError):
     def __init__(self, first: SeenMember, second: SeenMember) -> None:
         super().__init__(
             f"the members {first.name} and {second.name} were written by two nodes that did not know of each other "
-            f"(both are in epoch {first.document.epoch.number}). Nothing was changed, and each of the two is whole. If "
-            "both nodes run, stop one of them for good: two nodes with the same keys lose money. Find out which of "
-            "them the peers last talked to, and restore from its members only, with --without for each of the others"
+            f"(epochs {first.document.epoch.number} and {second.document.epoch.number}). Nothing was changed, and each "
+            "of the two is whole. If both nodes run, stop one of them for good: two nodes with the same keys lose "
+            "money. Find out which of them the peers last talked to, and restore from its members only, with --without "
+            "for each of the others"
         )
         self.names = (first.name, second.name)
 
 
 def newest_epoch(seen: Iterable[SeenMember]) -> Epoch:
-    """The highest epoch of these members (at least one). Raises Diverged if two nodes began it."""
+    """The highest epoch of these members (at least one).
+
+    Raises Diverged if another of their epochs does not lead to it: then two nodes have gone on from the same past.
+    """
     members = list(seen)
     top = max(members, key=lambda member: member.document.epoch.number)
     for member in members:
-        if member.document.epoch.number == top.document.epoch.number and member.document.epoch != top.document.epoch:
+        if member.document.epoch.number and not top.document.leads_from(member.document.epoch):
             raise Diverged(top, member)
     return top.document.epoch
 
@@ -58,18 +61,24 @@ def newest(seen: Sequence[SeenMember]) -> SeenMember:
     """The member whose state is the newest. Raises Diverged, or Unreachable if none can be used.
 
     Every member that is in sync in the highest epoch holds all acknowledged changes, so a damaged one is passed over if
-    another is whole. One that trails counts only if none of those in sync is there, whole or damaged: it may be behind.
+    another is whole. One that trails counts only if none of those in sync is damaged: it may be behind. A member that
+    is being filled for the first time (epoch 0) never counts.
     """
-    if not seen:
-        raise Unreachable("no member of the backup can be reached. Nothing was changed; connect one, then try again")
-    epoch = newest_epoch(seen)
-    of_epoch = [member for member in seen if member.document.epoch == epoch]
-    in_sync = [member for member in of_epoch if member.name in member.document.in_sync]
-    candidates = [member for member in in_sync or of_epoch if member.end is not None]
-    if not candidates:
-        damaged = "; ".join(f"{member.name}: {member.why}" for member in of_epoch)
+    filled = [member for member in seen if member.document.epoch.number]
+    if not filled:
         raise Unreachable(
-            f"{counted(len(of_epoch), 'member')} of the backup hold the newest state, and none of them is whole "
-            f"({damaged}). Nothing was changed; connect every other member, then try again"
+            "no member of the backup can be reached that holds a whole state. Nothing was changed; connect another, "
+            "then try again"
         )
-    return max(candidates, key=lambda member: member.end.sequence if member.end is not None else 0)
+    epoch = newest_epoch(filled)
+    of_epoch = [member for member in filled if member.document.epoch == epoch]
+    whole = [member for member in of_epoch if member.end is not None]
+    in_sync = [member for member in of_epoch if member.name in member.document.in_sync]
+    if not whole or (in_sync and all(member.end is None for member in in_sync)):
+        damaged = "; ".join(f"{member.name}: {member.why}" for member in of_epoch if member.end is None)
+        raise Unreachable(
+            f"none of the members here that hold the newest state is whole ({damaged}). Nothing was changed; connect "
+            "every other member, then try again"
+        )
+    # The longest log: a member in sync may be an old copy of itself, from earlier in the same epoch.
+    return max(whole, key=lambda member: (member.end.sequence if member.end else 0, member in in_sync))

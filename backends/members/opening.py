@@ -10,11 +10,11 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
-from backends.log.format.members import MembersDocument
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
-from backends.members.epochs import Epochs
+from backends.members.adopting import adopted
+from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
@@ -118,7 +118,7 @@ class Members:
                 in_sync = [name for name in in_sync if name not in lost]
                 if not lost or len(in_sync) < self.settings.need:
                     raise
-                missing.update({name: str(error) for name, error in lost.items()})
+                missing.update({name: clause(error) for name, error in lost.items()})
                 note = epochs.note
                 continue
             running.begin(writer, catch_up=catch_up)
@@ -133,10 +133,10 @@ class Members:
         document = start.source.document
         if note is None or note.backup_id != document.backup_id:
             sessions = tuple(known_sessions(self._directory, document.backup_id) or ())
-            note = _adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
+            note = adopted(MembersNote(document.backup_id, document.epoch, (), sessions=sessions), document)
         elif note.newest < document.epoch.number:
             # The directory was set back, and all members are here: the next epoch must be above theirs.
-            note = _adopted(note, document)
+            note = adopted(note, document)
         mounts = {name: mount for name in start.in_sync if (mount := self._mount(name)) is not None}
         note = replace(note, sessions=(*note.sessions, session), mounts={**note.mounts, **mounts})
         write_members_note(self._directory, note)
@@ -151,23 +151,10 @@ class Members:
         note = read_members_note(self._directory)
         if note is None or note.backup_id != document.backup_id:
             note = MembersNote(document.backup_id, document.epoch, ())
-        write_members_note(self._directory, _adopted(note, document))
+        write_members_note(self._directory, adopted(note, document))
 
     def _mount(self, name: str) -> str | None:
         url = next(member.url for member in self.settings.members if member.name == name)
         with suppress(OSError, BackupError):  # it has just failed; what was noted before stays
             return mount_point(url)
         return None
-
-
-def _adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
-    """The note of a node that goes on from this document: every epoch up to its own is history."""
-    epoch = document.epoch
-    return replace(
-        note,
-        epoch=epoch,
-        in_sync=document.in_sync,
-        intent=None,
-        out=document.out,
-        adopted=max(note.adopted, epoch.number),
-    )

@@ -104,11 +104,25 @@ def may_start(
         )
     if note is not None and note.backup_id != seen[0].document.backup_id:
         note = None  # it is about an earlier backup of this node
+    seen = [member for member in seen if _counts(member, note)]
+    if not seen:
+        raise Unreachable(
+            "the members of this node's backup that can be reached hold no state that it could go on from. Nothing was "
+            "changed, and what was saved is safe. Connect another member, then start the node again"
+        )
     start = _Start(seen, configured, newest_epoch(seen), note, frozenset(without))
     start.check_no_other_node()
     start.check_newest_is_here()
     start.check_none_away(proven, changed_ago)
     return start.with_members(need)
+
+
+def _counts(member: SeenMember, note: MembersNote | None) -> bool:
+    """Whether the member has a say: not one that is being filled for the first time (epoch 0), and not one on which
+    another node went on from an epoch that this node has left behind. The latter stays out of sync, and is never
+    overwritten (backends/members/examine.py)."""
+    epoch = member.document.epoch
+    return epoch.number > 0 and (note is None or epoch.number >= note.epoch.number or note.knows(epoch))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from backends.errors import Damaged
-from backends.log.format.members import MAX_MEMBERS, Epoch, OutOfSync, text_of
+from backends.log.format.members import MAX_MEMBERS, Epoch, OutOfSync, is_history, text_of
 from backends.node.files import read_small_file, replace_file
 
 MEMBERS_FILE = "backup.members"
@@ -41,8 +41,11 @@ class MembersNote:
     """For each member that is neither in sync nor trailing."""
     sessions: tuple[str, ...] = ()
     """The ids of this node's sessions with this backup, the newest last."""
+    history: Mapping[str, int] = field(default_factory=dict)
+    """The sessions whose epochs lead to this one, each with the number of the last epoch that it began or, for this
+    node's own, may have begun. Those before a restore are among them."""
     adopted: int = 0
-    """Epochs up to this number are history, whoever began them: the node was restored from the newest of them."""
+    """Epochs up to this number are history, whoever began them."""
     mounts: Mapping[str, str] = field(default_factory=dict)
     """For a member in a local directory: where the filesystem that holds it is mounted. While something else is mounted
     there, or nothing, an empty directory is no wiped member."""
@@ -53,8 +56,16 @@ class MembersNote:
         return max(self.epoch.number, 0 if self.intent is None else self.intent.number)
 
     def knows(self, epoch: Epoch) -> bool:
-        """Whether that epoch is part of this node's history, so that what it left behind may be overwritten."""
-        return epoch.number <= self.adopted or epoch.session in self.sessions
+        """Whether that epoch is part of this node's history, so that what it left behind may be overwritten.
+
+        The session alone does not tell: a directory that was set back knows its last session, but not what that did
+        afterwards.
+        """
+        return is_history(epoch, self.history, self.adopted)
+
+    def began(self, session: str) -> bool:
+        """Whether a session with this id is known to this node."""
+        return session in self.sessions or session in self.history
 
 
 def read_members_note(directory: Path) -> MembersNote | None:
@@ -78,6 +89,7 @@ def write_members_note(directory: Path, note: MembersNote) -> None:
         "intent": None if note.intent is None else _fields(note.intent),
         "out": {name: {"since": out.since, "why": out.why} for name, out in note.out.items()},
         "sessions": list(note.sessions[-MAX_SESSIONS:]),
+        "history": dict(sorted(note.history.items(), key=lambda entry: entry[1])[-MAX_SESSIONS:]),
         "adopted": note.adopted,
         "mounts": dict(note.mounts),
     }
@@ -103,6 +115,7 @@ def _note(document: dict[str, Any]) -> MembersNote:
         None if intent is None else _epoch(intent),
         {str(name): OutOfSync(_number(out["since"]), text_of(out, "why")) for name, out in document["out"].items()},
         tuple(map(str, document["sessions"])),
+        {str(session): _number(number) for session, number in document["history"].items()},
         _number(document["adopted"]),
         {str(name): str(mount) for name, mount in document["mounts"].items()},
     )

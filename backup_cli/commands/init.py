@@ -46,7 +46,6 @@ from backup_cli.new_members import (
     need_option,
     planned,
     tell_members,
-    urls_argument,
     would_copy,
 )
 from backup_cli.options import (
@@ -55,6 +54,7 @@ from backup_cli.options import (
     lock_steps,
     removed_on_failure,
     set_old_lock_aside,
+    urls_argument,
 )
 from backup_cli.pairing_text import in_words
 from backup_cli.paths import plugin_path
@@ -89,9 +89,9 @@ def init(
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
     if the backup that the node has used until now holds a newer state than its database.
     """
+    plan = planned(urls, need, grace)
     directory = _directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
-    plan = planned(urls, need, grace)
     refuse_if_running(directory)
     with held(WriterLock(directory, f"{COMMAND} init"), dry_run):
         refuse_other_database(directory, database_path(directory))
@@ -136,10 +136,9 @@ def _make(directory: Path, plan: Plan, scratch: Path) -> _Made:
         with _database(directory, scratch) as source:
             position = backup.create(source)
         members = NewMembers(plan, backup, making, stack)
-        members.copy(f"{COMMAND} init")
+        several = members.copy(f"{COMMAND} init") if plan.others else None
         latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}
         backup_id, lasting = backup.id(), backup.place.durable_url(plan.first.url)
-        several = members.documented(backup_id) if plan.others else None
         with ignored():
             old = set_old_lock_aside(directory)
             hand_over(directory, lasting, backup_id, position, several)

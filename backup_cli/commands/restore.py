@@ -1,8 +1,7 @@
 """`backup-cli restore`: restores the database from a backup, after a disaster."""
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from dataclasses import replace as replace_field
 from pathlib import Path
@@ -13,10 +12,11 @@ import click
 from backends.base import Position
 from backends.change import ahead
 from backends.confined.work import rebuild_backup
-from backends.errors import BackupError
+from backends.errors import BackupError, Unreachable, Unrestorable
 from backends.holder import COMMAND
 from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
+from backends.members.urls import split_trailing
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.hand_over import hand_over
 from backends.node.pairing import BackupEnd, pair
@@ -35,16 +35,10 @@ from backup_cli.dry_run import dry_run_option, tell_steps
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.legacy import CANNOT_RESUME, rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
-from backup_cli.options import (
-    existing_backup,
-    lock_steps,
-    no_limits,
-    set_old_lock_aside,
-    show_statements,
-    url_argument,
-)
+from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
+from backup_cli.restore_members import ReadMembers, source_at, without_option
 from backup_cli.restore_place import (
     Unfinished,
     existing_at,
@@ -67,7 +61,7 @@ from backup_cli.restore_text import (
 
 
 @click.command(short_help="Restore the database from a backup.")
-@url_argument
+@urls_argument
 @click.argument("dest", type=click.Path(readable=False))
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
 @click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
@@ -76,13 +70,14 @@ from backup_cli.restore_text import (
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
 @accept_schema
 @discard_newer
+@without_option
 @take_over
 @dry_run_option
 @json_option
 @show_statements
 @no_limits
 def restore(
-    url: str,
+    urls: tuple[str, ...],
     dest: str,
     replace: bool,
     resume: bool,
@@ -91,23 +86,23 @@ def restore(
     not_for_a_node: bool,
     accepted: bool,
     consent: tuple[str, ...],
+    without: tuple[str, ...],
     take_over: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Restore the database from the backup at URL to DEST, a file or a directory.
 
-    URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Nothing is
-    overwritten, and nothing newer is replaced.
+    URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Of a backup
+    with several members, one URL is enough: the others are looked for where they were, and the newest state counts.
+    Nothing is overwritten, and nothing newer is replaced.
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
     place = as_owner.restore_place(Path(dest))
-    legacy = legacy_backup_at(url)
-    if legacy is not None and resume:
-        raise BackupError(CANNOT_RESUME)
-    if legacy is not None and kept:
-        raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
-    url, backup = (url, None) if legacy is not None else existing_backup(url)
+    urls = tuple(split_trailing(url)[0] for url in urls)
+    legacy = _legacy_file(urls, resume, kept)
+    source = None if legacy is not None else source_at(urls, without, resume)
+    url, backup, members = (urls[0], None, None) if source is None else (source.url, source.backup, source.members)
     target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backup is not None:
         old = _name_of_kept(url, backup, resume, not_for_a_node)
@@ -130,6 +125,7 @@ def restore(
     order = _Order(
         url,
         backup,
+        members,
         legacy,
         target,
         file,
@@ -146,19 +142,32 @@ def restore(
     if dry_run:
         tell_steps(_steps(order), as_json)
         return
-    with made(target.parent), _locked(target), unfinished(file) as temporary, _let_go(backup):
-        rebuilt, aside = _restore(order, temporary)
+    with made(target.parent), _locked(target), unfinished(file) as temporary:
+        order, rebuilt, aside = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, legacy is not None)
     if not as_json:
         hand_out_path(target)
     _tell_after(order, rebuilt)
     if as_json:
-        hand_out_result(restored_document(url, target, rebuilt, aside, resume=resume, old=bool(old)))
+        document = restored_document(order.url, target, rebuilt, aside, resume=resume, old=bool(old))
+        hand_out_result(document if order.members is None else {**document, **order.members.as_json(order.url)})
+
+
+def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool) -> Path | None:
+    """The older plugin's file that the only URL names; None if it names something else."""
+    legacy = legacy_backup_at(urls[0]) if len(urls) == 1 else None
+    if legacy is not None and resume:
+        raise BackupError(CANNOT_RESUME)
+    if legacy is not None and kept:
+        raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
+    return legacy
 
 
 def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
     """Say what to know before a node is started from the restored database."""
     url, backup, target, resume = order.url, order.backup, order.target, order.resume
+    if order.members is not None and resume:
+        url = order.members.resumed_with(url)
     if order.old:
         warn(f"{target.name} is an old state. {WHY_OLD_IS_DEADLY}")
         return
@@ -175,6 +184,8 @@ class _Order:
 
     url: str
     backup: Backup | None
+    members: ReadMembers | None
+    """The members that were read of a backup that has several; else None. Then `url` and `backup` are one of them."""
     legacy: Path | None
     """The older plugin's file; then there is no `backup`."""
     target: Path
@@ -194,17 +205,40 @@ class _Order:
     dry_run: bool
 
 
-def _restore(order: _Order, temporary: Unfinished) -> tuple[Rebuilt, list[Path]]:
-    """Do the restore. Returns what was rebuilt, and the new paths of the files that were moved aside."""
-    target, backup = order.target, order.backup
-    rebuilt, position = _rebuilt(order, temporary.path)
-    with ignored():  # an interrupt between these steps would leave only some files with their new names
-        aside = move_aside(order.file, order.existing)
-        temporary.publish(order.file)
-        if order.resume and backup is not None:
-            set_old_lock_aside(target.parent)
-            hand_over(target.parent, backup.place.durable_url(order.url), backup.id(), position)
-    return rebuilt, aside
+def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, list[Path]]:
+    """Do the restore. Returns the order with the member that was restored from, what was rebuilt, and the new paths of
+    the files that were moved aside."""
+    target = order.target
+    with ExitStack() as held:
+        order, rebuilt, position = _rebuilt_from_any(order, temporary.path, held)
+        with ignored():  # an interrupt between these steps would leave only some files with their new names
+            aside = move_aside(order.file, order.existing)
+            temporary.publish(order.file)
+            if order.resume and order.backup is not None:
+                set_old_lock_aside(target.parent)
+                lasting = order.backup.place.durable_url(order.url)
+                several = None if order.members is None else order.members.several(target.parent)
+                hand_over(target.parent, lasting, order.backup.id(), position, several)
+    return order, rebuilt, aside
+
+
+def _rebuilt_from_any(order: _Order, temporary: Path, held: ExitStack) -> tuple[_Order, Rebuilt, Position | None]:
+    """`_rebuilt`, from another member if one of a backup with several is damaged or goes away meanwhile.
+
+    Also returns the order with the member that was restored from. `held` releases the lock of each that was tried, if
+    the restore took it.
+    """
+    while True:
+        if order.backup is not None:
+            held.callback(order.backup.let_go)
+        try:
+            return order, *_rebuilt(order, temporary)
+        except (Unrestorable, Unreachable) as error:
+            if order.members is None:
+                raise
+            source = order.members.after(order.url, error, order.resume)
+        temporary.unlink(missing_ok=True)
+        order = replace_field(order, url=source.url, backup=source.backup)
 
 
 def _steps(order: _Order) -> list[str]:
@@ -213,14 +247,16 @@ def _steps(order: _Order) -> list[str]:
     refuse_unwritable(file.parent)
     if order.target.name == DATABASE and directory.exists():
         WriterLock(directory, f"{COMMAND} restore").look()
-    with scratch_directory(scratch_place()) as scratch:
-        rebuilt, _ = _rebuilt(order, scratch / "tried.sqlite3")
+    with scratch_directory(scratch_place()) as scratch, ExitStack() as held:
+        order, rebuilt, _ = _rebuilt_from_any(order, scratch / "tried.sqlite3", held)
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
     steps = [] if directory.exists() else [f"create the directory {directory}"]
     steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
     steps.append(f"write the database ({holds}) to {file}")
     if order.resume and order.backup is not None:
-        steps += lock_steps(directory, order.backup.place.durable_url(order.url))
+        several = None if order.members is None else order.members.several(directory)
+        urls = [order.backup.place.durable_url(order.url)] if several is None else several[0].urls
+        steps += lock_steps(directory, " and ".join(urls))
     return steps
 
 
@@ -292,16 +328,6 @@ def _name_of_kept(url: str, backup: Backup, resume: bool, not_for_a_node: bool) 
             "--not-for-a-node (and no --resume). Nothing was restored"
         )
     return ".kept-NOT-FOR-A-NODE"
-
-
-@contextmanager
-def _let_go(backup: Backup | None) -> Iterator[None]:
-    """Release the backup's lock, if the restore took it, when the restore ends."""
-    try:
-        yield
-    finally:
-        if backup is not None:
-            backup.let_go()
 
 
 def _node_of(rebuilt: Rebuilt, backup: Backup | None) -> str | None:

@@ -1,6 +1,8 @@
 """A node whose backup has several members, each in a directory of its own below the test's."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,51 @@ def shared_files(world: World, name: str) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() for path in place_of(world, name).iterdir() if path.name not in (MEMBERS, "lock")
     }
+
+
+# Failures and kills in the middle of a command
+
+KILLED = 9
+"""The exit code of a process that `dying` has ended."""
+
+
+def failing(real: Any, at: int, broken: BaseException) -> Callable[..., Any]:
+    """A function that does what `real` does, and raises `broken` instead at the call of number `at`."""
+    left = at
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise broken
+        return real(*arguments, **named)
+
+    return call
+
+
+class _Dead(BaseException):
+    """The process is to end now."""
+
+
+def dying(real: Any, at: int) -> Callable[..., Any]:
+    """Like `failing`, but ends the process as kill -9 does: nothing is cleaned up."""
+    call = failing(real, at, _Dead())
+
+    def ending(*arguments: Any, **named: Any) -> Any:
+        try:
+            return call(*arguments, **named)
+        except _Dead:
+            os._exit(KILLED)
+
+    return ending
+
+
+def killed(command: Callable[[], object]) -> bool:
+    """Run a command in a forked process. Returns whether it was killed by `dying`."""
+    child = os.fork()
+    if child == 0:
+        try:
+            command()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED

@@ -10,15 +10,28 @@ import pytest
 import backup_cli.commands.init as module
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Epoch, Member
+from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
 from backends.members import new_copy
 from backends.members.files import Pause, make_equal
-from backends.members.new_copy import create_copy
+from backends.members.new_copy import create_copy, publish_document
 from backends.node.lockfile import DEFAULT_GRACE, read_settings
 from backends.node.members_note import MEMBERS_FILE, read_members_note
+from backends.storage.base import Storage
 from backup_cli import new_members
 from tests.cli.cli_asserts import assert_refused, init
-from tests.cli.several import NAMES, document_of, init_several, lock_of, place_of, shared_files, url_of
+from tests.cli.several import (
+    KILLED,
+    NAMES,
+    document_of,
+    dying,
+    failing,
+    init_several,
+    killed,
+    lock_of,
+    place_of,
+    shared_files,
+    url_of,
+)
 from tests.end_to_end.world import World, backup_cli, tree
 
 # What it makes
@@ -256,30 +269,28 @@ def test_existing_copy_of_a_backup_at_a_members_place_is_never_touched(old_node:
 # Interrupted
 
 
-class Failing:
-    """Does what `real` does, and raises `broken` instead at the call of number `at`."""
-
-    def __init__(self, real: object, at: int, broken: BaseException) -> None:
-        self._real, self._left, self._broken = real, at, broken
-
-    def __call__(self, *arguments: object, **named: object) -> object:
-        self._left -= 1
-        if self._left == 0:
-            raise self._broken
-        assert callable(self._real)
-        return self._real(*arguments, **named)
-
-
 STEPS = [
     (new_members, "create_copy", 1),
     (new_members, "create_copy", 2),
     (new_copy, make_equal.__name__, 1),
     (new_copy, make_equal.__name__, 2),
     (new_members, "publish_document", 1),
-    (new_members, "publish_document", 3),
     (module, "hand_over", 1),
     (module, "set_old_lock_aside", 1),
 ]
+
+
+def test_copy_has_its_document_before_it_is_whole(old_node: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a kill would leave a copy that is restored like a backup with one destination."""
+    found: list[list[str]] = []
+
+    def looking(source: Storage, target: Storage, *, deep: bool, pause: Pause) -> int:
+        found.append(target.names())
+        return make_equal(source, target, deep=deep, pause=pause)
+
+    monkeypatch.setattr(new_copy, make_equal.__name__, looking)
+    assert init_several(old_node, *NAMES).code == 0
+    assert [MEMBERS in names and "manifest" not in names for names in found] == [True, True]
 
 
 @pytest.mark.parametrize("broken", [KeyboardInterrupt(), OSError(28, "No space left on device"), BackupError("broken")])
@@ -290,7 +301,7 @@ def test_init_that_fails_at_any_step_leaves_no_member(
     for member in NAMES:
         place_of(old_node, member)
     before = tree(old_node.root, locks=True)
-    monkeypatch.setattr(where, name, Failing(getattr(where, name), at, broken))
+    monkeypatch.setattr(where, name, failing(getattr(where, name), at, broken))
     assert init_several(old_node, *NAMES).code == (130 if isinstance(broken, KeyboardInterrupt) else 1)
     assert tree(old_node.root, locks=True) == before
     monkeypatch.undo()
@@ -301,14 +312,10 @@ def test_lock_and_note_of_the_earlier_backup_stay_if_init_fails(world: World, mo
     assert init_several(world, "disk", "nas").code == 0
     place_of(world, "far")
     before = tree(world.root, locks=True)
-    monkeypatch.setattr(new_members, "publish_document", Failing(lambda *_: None, 2, OSError(5, "Input/output error")))
+    monkeypatch.setattr(new_members, "publish_document", failing(publish_document, 1, OSError(5, "Input/output error")))
     assert init_several(world, "far", "other").code == 1
     shutil.rmtree(world.root / "other")
     assert tree(world.root, locks=True) == before
-
-
-class Killed(BaseException):
-    """The process was killed: nothing is cleaned up any more."""
 
 
 @pytest.mark.parametrize(("where", "name", "at"), STEPS)
@@ -316,12 +323,9 @@ def test_node_has_no_backup_after_init_was_killed_at_any_step(
     old_node: World, monkeypatch: pytest.MonkeyPatch, where: object, name: str, at: int
 ) -> None:
     """What was made by then is in the way of a later init, which says so; no start takes it for the node's backup."""
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(where, name, Dying(getattr(where, name), at))
-        init_several(old_node, *NAMES)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(where, name, dying(getattr(where, name), at))
+    assert killed(lambda: init_several(old_node, *NAMES))
+    monkeypatch.undo()
     assert not (old_node.directory / "backup.lock").exists()
     said = init_several(old_node, *NAMES)
     assert_refused(said, "is there already")
@@ -330,31 +334,14 @@ def test_node_has_no_backup_after_init_was_killed_at_any_step(
     assert init_several(old_node, *NAMES).code == 0
 
 
-class Dying(Failing):
-    """Like Failing, but ends the process as kill -9 does: nothing is cleaned up."""
-
-    def __init__(self, real: object, at: int) -> None:
-        super().__init__(real, at, Killed())
-
-    def __call__(self, *arguments: object, **named: object) -> object:
-        try:
-            return super().__call__(*arguments, **named)
-        except Killed:
-            os._exit(9)
-
-
 def test_copy_that_was_killed_in_the_middle_is_no_backup(
     old_node: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dying(source: Backup, target: Backup, pause: Pause, what: str) -> None:
-        create_copy(source, target, lambda count: os._exit(9), what)
+    def killed_after_a_file(source: Backup, target: Backup, document: MembersDocument, pause: Pause, what: str) -> None:
+        create_copy(source, target, document, lambda count: os._exit(KILLED), what)
 
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(new_members, "create_copy", dying)
-        init_several(old_node, "disk", "nas")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(new_members, "create_copy", killed_after_a_file)
+    assert killed(lambda: init_several(old_node, "disk", "nas"))
     assert place_of(old_node, "nas").exists()
     said = backup_cli("restore", url_of(old_node, "nas"), tmp_path / "restored.sqlite3")
     assert_refused(said, "it has no manifest")

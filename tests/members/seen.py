@@ -28,6 +28,7 @@ def seen(
     says: str | None = None,
 ) -> SeenMember:
     """A member that carries this epoch. `end` is the last record, None if damaged; `says` is its name for itself."""
-    document = MembersDocument(BACKUP, says or name, Epoch(epoch, session), tuple(in_sync), MEMBERS, 1)
+    history = {OURS: epoch} if session == OURS else {OURS: epoch - 1, session: epoch}
+    document = MembersDocument(BACKUP, says or name, Epoch(epoch, session), tuple(in_sync), MEMBERS, 1, history=history)
     position = None if end is None else Position(end, end, 0)
     return SeenMember(name, document, position, "" if position else "a record is missing")

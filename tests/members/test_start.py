@@ -29,8 +29,15 @@ def note(
     backup_id: str = BACKUP,
 ) -> MembersNote:
     began = None if intent is None else Epoch(intent, OURS)
+    history = {known: intent or epoch for known in sessions}
     return MembersNote(
-        backup_id, Epoch(epoch, session), tuple(in_sync), began, sessions=tuple(sessions), adopted=adopted
+        backup_id,
+        Epoch(epoch, session),
+        tuple(in_sync),
+        began,
+        sessions=tuple(sessions),
+        history=history,
+        adopted=adopted,
     )
 
 
@@ -487,7 +494,8 @@ def situations(draw: st.DrawFn) -> Situation:
         members.append(seen(name, epoch.number, in_sync[epoch], end=end, session=epoch.session))
     known = draw(epochs)
     intent = draw(st.none() | st.integers(known.number + 1, 6).map(lambda number: Epoch(number, OURS)))
-    noted = MembersNote(BACKUP, known, tuple(in_sync[known]), intent, sessions=draw(st.sampled_from([(), (OURS,)])))
+    history = draw(st.sampled_from([{}, {OURS: known.number if intent is None else intent.number}]))
+    noted = MembersNote(BACKUP, known, tuple(in_sync[known]), intent, sessions=tuple(history), history=history)
     return Situation(
         members,
         draw(st.none() | st.just(noted)),

@@ -26,6 +26,7 @@ NOTE = MembersNote(
     Epoch(9, "session three"),
     {"disk": OutOfSync(1_764_000_000, "no space left on device")},
     ("session one", "session two", "session three"),
+    {"session one": 6, "session two": 8, "session three": 9},
     5,
     {"disk": "/mnt/disk"},
 )

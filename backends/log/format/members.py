@@ -19,6 +19,9 @@ MEMBERS = "members"
 
 MAX_MEMBERS = 16
 
+MAX_HISTORY = 200
+"""The most sessions in a document's history."""
+
 _MAX_TEXT = 2000
 """The most characters in a field; a URL may be long."""
 
@@ -67,6 +70,15 @@ class MembersDocument:
     need: int
     out: Mapping[str, OutOfSync] = field(default_factory=dict)
     """For each member that is neither in sync nor trailing."""
+    history: Mapping[str, int] = field(default_factory=dict)
+    """The sessions whose epochs lead to this one, each with the number of the last epoch that it began. An epoch that
+    is not among them was begun by a node that did not know of this one."""
+    floor: int = 0
+    """Epochs up to this number are history, too: their sessions are too old to be listed."""
+
+    def leads_from(self, epoch: Epoch) -> bool:
+        """Whether that epoch is this one or part of its history. (Epoch 0 is that of a member being filled.)"""
+        return epoch == self.epoch or is_history(epoch, self.history, self.floor)
 
     def encode(self) -> bytes:
         """The bytes of the file."""
@@ -80,6 +92,8 @@ class MembersDocument:
                 "members": [{"name": each.name, "url": each.url, "trailing": each.trailing} for each in self.members],
                 "need": self.need,
                 "out": {name: {"since": out.since, "why": out.why} for name, out in self.out.items()},
+                "history": dict(self.history),
+                "floor": self.floor,
             }
         )
 
@@ -108,7 +122,21 @@ class MembersDocument:
                 for name, each in list(out.items())[:MAX_MEMBERS]
                 if isinstance(each, dict)
             },
+            _history(fields),
+            _number(fields, "floor"),
         )
+
+
+def is_history(epoch: Epoch, history: Mapping[str, int], floor: int) -> bool:
+    """Whether that epoch is part of a history (see `MembersDocument.history` and `floor`)."""
+    return epoch.number <= floor or epoch.number <= history.get(epoch.session, 0)
+
+
+def _history(fields: dict[str, Any]) -> dict[str, int]:
+    history = fields.get("history")
+    if not isinstance(history, dict) or len(history) > MAX_HISTORY:
+        raise Damaged("an impossible value of history", MEMBERS, 0)
+    return {_text(session, "history"): _number(history, session) for session in history}
 
 
 def text_of(fields: Any, key: str) -> str:

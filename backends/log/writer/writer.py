@@ -252,6 +252,10 @@ class Writer:
         with self._slow:
             self._current.check()
 
+    def check_not_fenced(self) -> None:
+        """Raise Fenced if another writer has taken the backup over. Raises OSError from the storage."""
+        self._fence.check()
+
     def remove_outdated(self) -> None:
         """Remove a kept generation that is too old. Raises OSError, or Fenced: then it is not ours to remove."""
         with self._slow:
