@@ -42,6 +42,8 @@ class Epochs:
     settings: Settings
     note: MembersNote
     session: str
+    goes_on_from: Collection[str] = ()
+    """The members that a person has decided to go on from, where none of the last epoch is left."""
 
     @property
     def waited_for(self) -> tuple[Member, ...]:
@@ -57,14 +59,14 @@ class Epochs:
         failed: dict[str, Exception] = {}
         while True:
             remaining = tuple(each.name for each in self.waited_for if each.name in in_sync and each.name not in failed)
-            if remaining and not set(remaining).intersection(self.note.in_sync):
+            if remaining and set(remaining).isdisjoint({*self.note.in_sync, *self.goes_on_from}):
                 raise BackupError(
                     f"{', '.join(remaining)} had only begun to join, and no member of the last epoch can be reached. "
                     "Another node may have taken those over. What was saved until now is safe; stop any other node "
                     "that has this node's keys, then start this one again"
                 )
             if len(remaining) < self.settings.need:
-                raise self._need_not_met(remaining, {**why, **{name: str(error) for name, error in failed.items()}})
+                raise self._need_not_met(remaining, {**why, **{name: clause(error) for name, error in failed.items()}})
             epoch = Epoch(self.note.newest + 1, self.session)
             history = {**self.note.history, epoch.session: epoch.number}
             self._write(replace(self.note, intent=epoch, history=history))
@@ -72,6 +74,7 @@ class Epochs:
             wrong = publish({name: self.document(name, epoch, remaining, out).encode() for name in remaining})
             if not wrong:
                 self._write(replace(self.note, epoch=epoch, in_sync=remaining, intent=None, out=out))
+                self.goes_on_from = ()
                 return failed
             failed |= wrong
 
@@ -121,5 +124,7 @@ def clause(error: BaseException) -> str:
     """An error of a member as a clause in the middle of a sentence."""
     if isinstance(error, FileFenced):
         return "its files were removed, replaced or made read-only"
+    if isinstance(error, BackupError) and error.clause:
+        return printable(error.clause)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return printable(text)
