@@ -18,10 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from backup_cli.drill.player import Player, recorded_calls
+from tests.docs.machine import BLOCK
 from tests.fake_lightningd import read_recording
 from tests.known_secret import SECRET, known_database, known_writes
 from tests.legacy.written import written
@@ -185,6 +187,28 @@ class Sandbox:
         """The reader's lightningd is stopped cleanly."""
         code, said = self.run("lightning-cli stop")
         assert code == 0, said
+
+    def a_block_arrives(self) -> None:
+        """The reader's node makes a change."""
+        code, said = self.run(f"lightning-cli {BLOCK}")
+        assert code == 0, said
+
+    def the_log_says(self, text: str) -> None:
+        """The reader looks into the node's log once this is there."""
+        until = time.monotonic() + 30
+        while text not in (self.node / "log").read_text():
+            assert time.monotonic() < until, (self.node / "log").read_text()
+            time.sleep(0.1)
+
+    def is_away(self, path: str) -> None:
+        """The disk or share at this path is unplugged or switched off."""
+        place = self._path(path)
+        place.rename(place.with_name(f".{place.name}.away"))
+
+    def is_back(self, path: str) -> None:
+        """What was away is there again."""
+        place = self._path(path)
+        place.with_name(f".{place.name}.away").rename(place)
 
     def set_config(self) -> None:
         """The reader adds the line to lightningd's config."""
