@@ -45,10 +45,10 @@ def add_member(running: RunningMembers, member: Member, place: Place) -> None:
     """
     epochs = running.epochs
     check_new_member(member, place, epochs.settings.members, epochs.note)
+    mount = mount_point(member.url)
     with running.changing:
         epochs.settings = replace(epochs.settings, members=(*epochs.settings.members, member))
         running.places[member.name] = place
-        mount = mount_point(member.url)
         if mount is not None:
             epochs.note_mount(member.name, mount)
         failed = running.change(running.mirror.in_sync.keys(), {member.name: BackupError(BEING_ADDED)})

@@ -4,7 +4,8 @@ import errno
 import threading
 import time
 from collections.abc import Collection, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
@@ -34,6 +35,9 @@ SPACE_KEPT = 16 << 20
 
 BUSY = 1.0
 """Seconds since the last commit during which copying leaves half of the time to commits."""
+
+STOP_WITHIN = 2.0
+"""Seconds that catching up has to stop when the node stops."""
 
 EXAMINED_WITHIN = 5.0
 """Seconds that a member may take to show who wrote to it last."""
@@ -149,6 +153,7 @@ class RunningMembers:
             pass
         for name, error in lost.items():
             self.reached[name] = self._dropped_at[name] = self.position()
+            self.mirror.unlock(name)
             self._tell_out_of_sync(self.member(name), clause(error))
             self.catch_up(name)
 
@@ -195,8 +200,7 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        held = self.mirror.hand_over_lock(name) if before is None else before.locked or before.stale
-        self.catching_up[name] = CatchingUp(member, self.places[name], self, held)
+        self.catching_up[name] = CatchingUp(member, self.places[name], self)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -310,11 +314,15 @@ class RunningMembers:
 
     # The end
 
+    def hurry(self) -> None:
+        """The node is stopping: from now on, wait for no member longer than in a commit."""
+        options = self.mirror.options
+        self.mirror.options = replace(options, bulk=min(options.bulk, options.grace))
+
     def close(self) -> None:
-        """Stop catching up, and release the locks of members that joined or were being caught up."""
+        """Stop catching up. What does not stop soon is stuck at its member, and ends with the process."""
         for each in self.catching_up.values():
             each.stop()
-            lock = each.locked or each.stale
-            if lock is not None and self.mirror.workers.idle(each.name):
-                with suppress(OSError):
-                    lock.release()
+        until = time.monotonic() + STOP_WITHIN
+        for each in self.catching_up.values():
+            each.ended.wait(max(until - time.monotonic(), 0.0))

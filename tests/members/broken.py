@@ -3,13 +3,12 @@
 Each of these takes one rule out of the running code, and puts it back when the block ends.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from backends.log.format.members import Epoch
-from backends.log.reader.opening import read_session
 from backends.members import catching_up, files
 from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs
@@ -157,11 +156,12 @@ def marker_of_newest() -> Iterator[None]:
 def joined_early() -> Iterator[None]:
     """A member joins without the last bytes."""
 
-    def adopt(self: CatchingUp, handles: Mapping[str, Any]) -> None:
+    def adopt(self: CatchingUp, handles: Mapping[str, Any]) -> bool:
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
-        self.host.mirror.adopt(self.name, self.storage)
+        self.host.mirror.adopt(self.name, self.storage, None)
+        return True
 
     with patch.object(CatchingUp, "_adopt", adopt):
         yield

@@ -52,6 +52,7 @@ def note_epoch(
     """Write the document of this epoch to the members `on`. By default, all that do not trail are in sync."""
     names = tuple(member.name for member in members if not member.trailing) if in_sync is None else in_sync
     for member in on:
-        history = {FIRST.session: FIRST.number, epoch.session: epoch.number}
-        document = MembersDocument(backup_id, member.name, epoch, names, members, need, out or {}, history)
+        document = MembersDocument(
+            backup_id, member.name, epoch, names, members, need, out or {}, {epoch.session: epoch.number}, FIRST.number
+        )
         (directory_of(member) / MEMBERS).write_bytes(document.encode())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
-from backends.base import Position, SnapshotSource
+from backends.base import SnapshotSource
 from backends.change import Change
 from backends.compaction.compact import _place
 from backends.errors import BackupError
@@ -24,7 +24,6 @@ from backends.log.reader.opening import open_generation
 from backends.log.writer.compacted import BY, CompactedSnapshot
 from backends.log.writer.snapshot import next_generation, write_snapshot
 from backends.log.writer.writer import Writer
-from backends.members import epochs, opening
 from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs
 from backends.members.examine import Obstacle
@@ -205,7 +204,15 @@ class World:
 
     def _meanwhile(self, likely: float) -> None:
         running = self.running
-        if running is None or self.calm or self.power.off or not self._in_step or self._nested or self._changing or running.mirror._joining:
+        if (
+            running is None
+            or self.calm
+            or self.power.off
+            or not self._in_step
+            or self._nested
+            or self._changing
+            or running.mirror._joining
+        ):
             return
         if running.structure.locked() or self.rng.random() >= likely:
             return
@@ -324,7 +331,9 @@ class World:
         self.counts["starts"] += 1
         found = {name: ids for name in running.mirror.in_sync if (ids := self._held_by(name)) is not None}
         if any(not self.truth.holds_all(ids) or len(ids) != writer.position.sequence for ids in found.values()):
-            raise Lost(f"a start with {list(running.mirror.in_sync)} has {found} at {writer.position}, not {self.truth}")
+            raise Lost(
+                f"a start with {list(running.mirror.in_sync)} has {found} at {writer.position}, not {self.truth}"
+            )
         if not found:
             raise Hopeless
         ids = next(iter(found.values()))

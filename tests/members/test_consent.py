@@ -25,7 +25,7 @@ def document(
     """A document as of this epoch; `in_sync` are names between blanks."""
     names = tuple(in_sync.split())
     out = {name: out for name, out in OUT.items() if name not in names}
-    return MembersDocument("ab" * 16, name, Epoch(epoch, session), names, members, 1, out)
+    return MembersDocument("ab" * 16, name, Epoch(epoch, session), names, members, 1, out, {session: epoch})
 
 
 def seen(name: str, epoch: int, in_sync: str, sequence: int | None = 100, session: str = "s") -> SeenMember:
@@ -52,18 +52,22 @@ def names(sources: tuple[SeenMember, ...]) -> list[str]:
         ([FAR, seen("nas", 5, BOTH, 101), DISK], ["nas", "disk"]),
         ([DISK, seen("nas", 4, BOTH, 900), FAR], []),
         ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), FAR], ["disk"]),
-        ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), seen("far", 5, "disk", 900)], ["disk"]),
+        ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), seen("far", 4, BOTH, 900)], ["disk"]),
         ([seen("disk", 5, BOTH, None), NAS, FAR], ["nas"]),
         ([DISK, NAS, seen("far", 3, BOTH, None)], ["disk", "nas"]),
+        ([DISK, seen("nas", 5, BOTH, 80), FAR], ["disk"]),
+        ([seen("disk", 5, BOTH, 80), seen("nas", 5, BOTH, 80), seen("far", 5, BOTH, 90)], ["far"]),
     ],
     ids=[
         "all",
         "longest first",
-        "",
+        "set back",
         "out of sync and longer",
-        "trailing and longer",
+        "out of sync, older and longer",
         "one damaged",
         "trailing damaged",
+        "an old copy is no substitute",
+        "all in sync are old copies",
     ],
 )
 def test_all_members_read_restores_from_those_in_sync_without_a_question(
@@ -179,6 +183,14 @@ def test_damaged_members_only_are_tried_so_that_the_damage_is_told() -> None:
 def test_name_that_no_member_has_is_refused_with_those_that_exist() -> None:
     with pytest.raises(BackupError, match="--without nass names no member of this backup; they are: disk, nas, far"):
         choose([DISK], {}, ("nass", "far"))
+
+
+def test_member_that_is_being_filled_for_the_first_time_counts_as_missing() -> None:
+    filling = seen("nas", 0, "")
+    with pytest.raises(MembersMissing) as demanded:
+        choose([DISK, filling, FAR], {"nas": "it is being filled"}, ())
+    assert demanded.value.names == ("nas",)
+    assert names(choose([DISK, filling, FAR], {}, ("nas",)).sources) == ["disk"]
 
 
 # Two histories
