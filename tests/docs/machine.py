@@ -18,7 +18,7 @@ from typing import Any
 
 from backends.sqlite.source import inspect
 from tests.fake_lightningd import ANSWERING_PLUGIN, History, Node
-from tests.fake_lightningd.node import RpcError
+from tests.fake_lightningd.ends import RpcError
 
 NODE = Path("~/.lightning/bitcoin").expanduser()
 SOCKET = NODE / "lightning-rpc"
@@ -98,7 +98,7 @@ def _answer(node: Node, history: History, method: str, arguments: list[str]) -> 
         try:
             return node.rpc(method, arguments)
         except RpcError as error:
-            return {"code": error.code, "message": str(error)}
+            return {"code": error.code, "message": error.message}
     if method == BLOCK:
         node.play(history.notes(1))
         return {}

@@ -51,7 +51,7 @@ class MembersWorld(World):
             copy_backup(first.storage, backup_at(member.url).storage)
         epoch, backup_id = Epoch(1, ""), first.id()
         for member in self.members:
-            document = MembersDocument(backup_id, member.name, epoch, self.in_sync, self.members, self.need)
+            document = MembersDocument(backup_id, member.name, epoch, self.in_sync, self.members, self.need, floor=1)
             backup_at(member.url).storage.publish(MEMBERS, document.encode())
         write_members_note(self.directory, MembersNote(backup_id, epoch, self.in_sync, adopted=1))
         record_sync_point(self.directory, backup_id, position)
