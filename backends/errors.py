@@ -28,6 +28,11 @@ class BackupError(Exception):
     It is never part of a message, so it never reaches the node's log, a notification or a note in a backup.
     """
 
+    def __init__(self, *message: object, clause: str = "") -> None:
+        super().__init__(*message)
+        self.clause = clause
+        """What happened, as a clause for the middle of another sentence; empty if only the message says it."""
+
     def __str__(self) -> str:
         """The message on one line, with no control characters for a terminal, whatever foreign text it contains."""
         return one_line(super().__str__())

@@ -137,7 +137,15 @@ class NewMembers:
         )
         in_sync = tuple(member.name for member in members if not member.trailing)
         backup_id = self._first.id()
-        document = MembersDocument(backup_id, self._plan.first.name, FIRST_EPOCH, in_sync, members, self._plan.need)
+        document = MembersDocument(
+            backup_id,
+            self._plan.first.name,
+            FIRST_EPOCH,
+            in_sync,
+            members,
+            self._plan.need,
+            floor=FIRST_EPOCH.number,
+        )
         for member in self._plan.others:
             backup = self.backups[member.name]
             self._stack.enter_context(removed_on_failure(backup, self._making))

@@ -52,7 +52,7 @@ class ReadMembers:
     """The members of one backup that were read, and what was chosen of them. `without` is what the user has typed."""
 
     def __init__(self, read: Read, without: Collection[str]) -> None:
-        self.seen, self.urls, self._missing, self._without = dict(read.seen), read.urls, read.missing, without
+        self.seen, self.urls, self._missing, self._without = dict(read.seen), read.urls, dict(read.missing), without
         self._choice: Choice | None = None
 
     @property
@@ -87,10 +87,14 @@ class ReadMembers:
         """
         name = next(name for name, where in self.urls.items() if where == url)
         why = f"it is damaged: {error.finding}" if isinstance(error, Unrestorable) else str(error)
+        as_good = [each.name for each in self.choice.sources if each.name != name and each.end is not None]
         self.seen[name] = replace(self.seen[name], end=None, why=why)
         if not any(each.end is not None for each in self.seen.values()):
             raise error
         warn(f"the member {name} cannot be restored from ({why})")
+        if not as_good:  # what only this one held has to be given up
+            del self.seen[name]
+            self._missing[name] = why
         return self.choose(resume)
 
     def several(self, directory: Path) -> tuple[Settings, MembersNote]:

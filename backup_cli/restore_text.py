@@ -17,6 +17,7 @@ from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
 from backup_cli.pairing_text import finding
 from backup_cli.secret_text import about_secret, warn_of_secret
+from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
@@ -115,10 +116,11 @@ def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older:
 def _lock_before(url: str, directory: Path) -> str:
     """Whether the restored node can go on with the backup that an already existing backup.lock names."""
     try:
-        named = read_settings(directory).url
+        settings = read_settings(directory)
     except BackupError as error:
         return f"backup.lock was there before, and the node does not start with it: {error}"
-    which = "" if named.partition("?")[0] == url.partition("?")[0] else f" and names another backup than this: {named}"
+    same = any(named.partition("?")[0] == url.partition("?")[0] for named in settings.urls)
+    which = "" if same else f" and names another backup than this: {' and '.join(settings.urls)}"
     try:
         found = as_check_config_says(directory)
     except (BackupError, OSError) as error:
@@ -143,10 +145,11 @@ def as_check_config_says(directory: Path) -> Finding:
     settings = read_settings(directory)
     if settings.backup_id is None:
         raise BackupError("backup.lock is the older plugin's")
-    backup = backup_at(settings.url)
-    database, found = inspect_node(directory), answered(settings.url, backup.id)
+    url = newest_url(settings)
+    backup = backup_at(url)
+    database, found = inspect_node(directory), answered(url, backup.id)
     end = BackupEnd(found, None, 0, False, False, 0, None)
     if found == settings.backup_id:
-        end = end_of_backup(backup, settings.url)
+        end = end_of_backup(backup, url)
     pairing = pair_at(directory, settings, end, database)
-    return finding(pairing, settings.url, directory, lambda: brings_forward(directory, backup))
+    return finding(pairing, url, directory, lambda: brings_forward(directory, backup))

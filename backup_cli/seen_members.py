@@ -65,6 +65,20 @@ def has_members(backup: Backup) -> bool:
     return False
 
 
+def newest_url(settings: Settings) -> str:
+    """The URL of the backup; of several members, that of the one that holds the newest state.
+
+    Raises BackupError if none of them can be read, or if two nodes have written to different ones.
+    """
+    if not settings.members:
+        return settings.url
+    found = survey(settings.members, settings.backup_id)
+    if not found.seen:
+        raise Unreachable("; ".join(f"{name}: {why}" for name, why in found.missing.items()))
+    best = newest(found.seen).name
+    return next(member.url for member in settings.members if member.name == best)
+
+
 def own_members(directory: Path, settings: Settings) -> SeenBackup:
     """The backup of the node in this network directory. Raises Diverged, Unreachable or Damaged."""
     note = read_members_note(directory)

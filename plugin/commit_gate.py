@@ -380,6 +380,8 @@ class CommitGate:
 
     def close(self) -> None:
         """The node is stopping: end the session cleanly."""
+        if self.members is not None:
+            self.members.hurry()
         if self.writer is not None:
             if self.compaction is not None:
                 self.compaction.stop(self.writer)

@@ -52,9 +52,9 @@ class Watchdog:
     """Watches each call from `begin` to `done`."""
 
     def __init__(
-        self, gate: Watched, report: Report, *, end: Callable[[int], Any] = os._exit, tick: float = _TICK
+        self, gate: Watched, report: Report, *, end: Callable[[int], Any] | None = None, tick: float = _TICK
     ) -> None:
-        self._gate, self._report, self._end, self._tick = gate, report, end, tick
+        self._gate, self._report, self._end, self._tick = gate, report, end or _leave, tick
         self._waiting: tuple[Request, float] | None = None
         self.begun = time.monotonic()
         """When the last call came (monotonic clock)."""
@@ -129,3 +129,15 @@ class Watchdog:
             request.set_result(refusal)
         time.sleep(_UNTIL_READ)
         self._end(1)
+
+
+def _leave(code: int) -> None:
+    """End this process, and show lightningd at once that it has ended.
+
+    A thread in a call that cannot be interrupted keeps the process from ending, even after `_exit`, and so its end of
+    the pipe open: lightningd would wait for it in vain.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    os._exit(code)

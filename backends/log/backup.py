@@ -205,11 +205,18 @@ class Backup:
         with self._opening():
             seen = seen or self.look()
             before, (last, position) = seen.session, seen.last  # raises Damaged: a damaged backup is not taken over
-            fence = WriterFence(self.storage, session_id, before, seen.manifest.generation, position, self._options)
+            noted, generation = position, seen.manifest.generation
+            if not self.storage.is_level():
+                # The marker says what was once saved. A copy that lacks the last record, which was acknowledged only
+                # if all have it, must not look damaged to whoever reads it before the copies are equal again.
+                saved = (before.sequence, before.data_version, before.generation) if before else (0, 0, 1)
+                noted, generation = replace(position, sequence=saved[0], data_version=saved[1]), saved[2]
+            fence = WriterFence(self.storage, session_id, before, generation, noted, self._options)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
             # Until now it may have appended, and may even have begun another generation.
             manifest = read_manifest(self.storage)
+            fence.begin_generation(manifest.generation)
             segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
             writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:

@@ -41,6 +41,13 @@ RETRY = (1.0, 2.0, 5.0, 10.0)
 SMALL = 256 << 10
 """The most bytes that are copied while commits wait."""
 
+JOIN_WITHIN = 0.05
+"""Seconds that commits wait for a member that joins. If that is too short for its disk, it is doubled for the next try,
+up to what every commit may wait."""
+
+ANSWERS_WITHIN = 0.5
+"""Seconds in which a member that has just failed may end what it was doing, before it counts as one that hangs."""
+
 _BLOCK = 256 << 10
 _TRIES = 400
 
@@ -72,6 +79,10 @@ class Host(Protocol):
         """A pass has ended: the member holds everything up to this position, and has this space."""
 
 
+class _Stopped(OSError):
+    """The node is stopping, or the member has failed again."""
+
+
 @dataclass(slots=True)
 class _Tail:
     """A file of the member that is being written at the others: how much of it is there."""
@@ -87,14 +98,16 @@ class CatchingUp:
     member: Member
     place: Place
     host: Host
-    stale: Lock | None = None
-    """The lock that this process held in the member before it failed. The directory may be another one since, so it is
-    released, and the directory that is there now is locked."""
-    locked: Lock | None = field(default=None, init=False)
-    """The lock in the member, once this process holds it."""
     waiting: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when the thread has ended."""
+    _locked: Lock | None = None
+    """The lock in the member, while this thread holds it."""
     _tails: dict[str, _Tail] = field(default_factory=dict)
     _ended: bool = False
+    _join_within: float = JOIN_WITHIN
+    _behind: bool = False
+    """Whether so much was copied in the last pass that the next one should follow at once."""
     _holds: tuple[int, int, int] | None = None
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
@@ -122,28 +135,48 @@ class CatchingUp:
 
     def run(self) -> None:
         """Until the member has joined or the thread is stopped: make passes, and wait between them."""
+        try:
+            self._run()
+        finally:
+            self._let_go()
+            self.ended.set()
+
+    def _run(self) -> None:
         failures = 0
         while not self._ended:
-            try:
-                if not self.host.mirror.workers.idle(self.name):
-                    raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
-                joined = self.step()
-                failures = 0
-            except Obstructed as error:
-                self._lost(error.obstacle, error.why)
-                joined, failures = False, failures + 1
-            except (OSError, BackupError) as error:
-                self._lost(Obstacle.NOT_THERE, clause(error))
-                joined, failures = False, failures + 1
+            joined = self.turn()
             if joined:
                 return
-            self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
-            self.waiting.clear()
+            failures = failures + 1 if joined is None else 0
+            if failures or not self._behind:
+                self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
+                self.waiting.clear()
+
+    def _answers(self) -> bool:
+        """Whether the member has done all that it was asked before; it has `ANSWERS_WITHIN` to end that."""
+        until = time.monotonic() + ANSWERS_WITHIN
+        while not (idle := self.host.mirror.workers.idle(self.name)) and time.monotonic() < until and not self._ended:
+            time.sleep(0.01)
+        return idle
+
+    def turn(self) -> bool | None:
+        """One step of the thread. Returns whether the member has joined, None if something stands in the way."""
+        try:
+            if not self._answers():
+                raise Obstructed(Obstacle.NOT_THERE, "it has not answered yet")
+            return self.step()
+        except _Stopped:
+            return False
+        except Obstructed as error:
+            self._lost(error.obstacle, error.why)
+        except (OSError, BackupError) as error:
+            self._lost(Obstacle.NOT_THERE, clause(error))
+        return None
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
-        self._checked = False
-        self._drop_tails()
+        self._checked, self._behind, self._holds = False, False, None
+        self._let_go()
         self.host.obstructed(self.name, obstacle, why)
 
     def step(self) -> bool:
@@ -158,12 +191,13 @@ class CatchingUp:
         quiet = not mirror.unfinished
         copied = self._pass()
         host.copied_to(self.name, position, self.storage.space())
+        self._behind = copied > SMALL and not self.member.trailing  # otherwise a busy log would always be ahead
         if self.member.trailing:
             if host.epochs.note.epoch == epoch:
                 self._publish_document()
                 self._holds = state
             return False
-        return copied <= SMALL and quiet and self._join(seen)
+        return not self._behind and quiet and self._join(seen)
 
     def _state(self) -> tuple[int, int, int]:
         """What changes with everything that is written at the others."""
@@ -177,16 +211,15 @@ class CatchingUp:
         for handle in self.host.mirror.open_files():
             if handle.name not in self._tails:
                 handle.drop(self.name)
+        for name, tail in self._tails.items():
+            if tail.part.is_fenced():
+                raise FileFenced(name)  # begin again
         there = examine(self.name, self.member.url, self.place, self.host.epochs.note)
         if not there:
             self.storage.make()
-        if self.stale is not None:
-            stale, self.stale = self.stale, None
-            with suppress(OSError):
-                stale.release()
-        if self.locked is None:
+        if self._locked is None:
             try:
-                self.locked = self.storage.lock("lightningd")
+                self._locked = self.storage.lock("lightningd")
             except Locked as error:
                 raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
         if not there or MEMBERS not in self.storage.names():
@@ -210,7 +243,7 @@ class CatchingUp:
 
     def _pause(self, copied: int) -> None:
         if self._ended:
-            raise Obstructed(Obstacle.NOT_THERE, "it is no longer to be caught up")
+            raise _Stopped
         if not copied:  # files are about to get their names
             self._check_ours()
         self.host.pause(copied)
@@ -287,11 +320,15 @@ class CatchingUp:
         self.storage.publish(SESSION, data)
         return len(data)
 
-    def _drop_tails(self) -> None:
+    def _let_go(self) -> None:
+        """Close everything that is open at the member: while anything is, its filesystem cannot be unmounted."""
         for tail in self._tails.values():
-            with suppress(OSError):
-                tail.part.close()
+            self.host.mirror.workers.leave(self.name, tail.part.close)  # after what it may still be writing
         self._tails.clear()
+        lock, self._locked = self._locked, None
+        if lock is not None:
+            with suppress(OSError):
+                lock.release()
 
     # Joining
 
@@ -317,25 +354,40 @@ class CatchingUp:
                         return False
                     if sum(handles[name].end - tail.end for name, tail in self._tails.items()) > SMALL:
                         return False
-                    self._adopt(handles)
-                    return True
+                    return self._adopt(handles)
             time.sleep(0.0005)
         return False
 
-    def _adopt(self, handles: Mapping[str, MirrorWriteHandle]) -> None:
-        """Copy the last bytes, and hand the open files over. Commits wait meanwhile."""
-        source = self._source()
-        for name, tail in self._tails.items():
-            end = handles[name].end
-            if tail.end < end:
-                with closing(source.open(name)) as reading:
-                    tail.part.write_durably(tail.end, reading.read(tail.end, end - tail.end))
-            elif tail.part.is_fenced():
-                raise FileFenced(name)
+    def _adopt(self, handles: Mapping[str, MirrorWriteHandle]) -> bool:
+        """Copy the last bytes, and hand the open files over; False if that takes too long. Commits wait meanwhile.
+
+        Either member may hang just now, so another thread copies. What it still writes after we have given up are the
+        right bytes in the right place; the next pass begins when it is done.
+        """
+        mirror, source = self.host.mirror, self._source()
+        ends = {name: handles[name].end for name in self._tails}
+        round_ = mirror.workers.begin({self.name: lambda: self._copy_last(source, ends)})
+        if not round_.wait(self._join_within):
+            self._join_within = min(2 * self._join_within, mirror.options.grace)
+            return False
+        _, errors = round_.outcome()
+        if errors:
+            raise errors[self.name]
         for name, tail in self._tails.items():
             handles[name].adopt(self.name, tail.part)
         self._tails.clear()
-        self.host.mirror.adopt(self.name, self.storage)
+        mirror.adopt(self.name, self.storage, self._locked)
+        self._locked = None
+        return True
+
+    def _copy_last(self, source: Storage, ends: Mapping[str, int]) -> None:
+        for name, tail in self._tails.items():
+            if tail.end < ends[name]:
+                with closing(source.open(name)) as reading:
+                    tail.part.write_durably(tail.end, reading.read(tail.end, ends[name] - tail.end))
+                tail.end = ends[name]
+            elif tail.part.is_fenced():
+                raise FileFenced(name)
 
     # Documents
 

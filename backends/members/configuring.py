@@ -13,6 +13,9 @@ from backends.node.members_note import MembersNote
 from backends.places.base import Place
 from backends.text import counted
 
+BEING_ADDED = "it is being added"
+"""Why a new member is not in sync yet: a clause."""
+
 WITHIN = 10.0
 """Seconds that a new member has to answer; commits wait meanwhile."""
 
@@ -42,13 +45,13 @@ def add_member(running: RunningMembers, member: Member, place: Place) -> None:
     """
     epochs = running.epochs
     check_new_member(member, place, epochs.settings.members, epochs.note)
+    mount = mount_point(member.url)
     with running.changing:
         epochs.settings = replace(epochs.settings, members=(*epochs.settings.members, member))
         running.places[member.name] = place
-        mount = mount_point(member.url)
         if mount is not None:
             epochs.note_mount(member.name, mount)
-        failed = running.change(running.mirror.in_sync.keys(), {})
+        failed = running.change(running.mirror.in_sync.keys(), {member.name: BackupError(BEING_ADDED)})
         if failed:
             running.dropped(failed)
         write_settings(epochs.directory, epochs.settings)  # last: a member that it names must be in the documents

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.errors import BackupError
-from backends.log.format.members import Epoch, Member, MembersDocument
+from backends.log.format.members import Member, MembersDocument
 from backends.members.newest import Diverged, SeenMember, newest, newest_epoch
 from backends.text import counted, shell_line
 from backends.times import known_moment
@@ -42,50 +42,43 @@ def choose(seen: Sequence[SeenMember], missing: Mapping[str, str], without: Coll
     `missing` says why others were not read, by name; a configured one may be in neither. `without` are the names that
     the user has typed. Raises MembersMissing, Diverged, or BackupError for a name that makes no sense.
     """
-    seen = _one_history(seen, without)
+    seen = _one_history([member for member in seen if member.document.epoch.number], without) or seen
     epoch = newest_epoch(seen)
     document = next(member.document for member in seen if member.document.epoch == epoch)
     _refuse_unknown(document, seen, missing, without)
     reasons = _not_read(document, seen, missing)
-    in_sync = [member for member in seen if member.document.epoch == epoch and member.name in document.in_sync]
-    whole = [member for member in in_sync if member.end is not None]
+    of_epoch = [member for member in seen if member.document.epoch == epoch]
+    in_sync = [member for member in of_epoch if member.name in document.in_sync]
+    readable = not in_sync or any(member.end is not None for member in in_sync)
     others = [member for member in seen if member not in in_sync and member.end is not None]
-    others = [member for member in others if member.document.epoch.number]  # the rest is only being filled
-    longer = _that_holds_more(whole, others, epoch)
-    if longer is not None:
-        early = f"what is there is an older copy of it (its log ends before that of {longer.name}, which trails)"
-        reasons |= {member.name: early for member in whole}
-        whole = []
-    if not whole and others:  # what the newest members acknowledged cannot be read any more
-        damaged = {member.name: member.why for member in in_sync if member.end is None}
+    if not readable and others:  # what the newest members acknowledged cannot be read any more
+        damaged = {member.name: member.why for member in in_sync}
         reasons = {each.name: why for each in document.members if (why := {**damaged, **reasons}.get(each.name))}
     _demand(document, seen, reasons, without)
     given_up = {name: _known(name, why, document, seen) for name, why in reasons.items()}
-    if whole:
-        return Choice(tuple(sorted(whole, key=_length, reverse=True)), document, given_up)
+    if readable and any(member.end is not None for member in of_epoch):
+        return Choice(_as_good(newest(seen), in_sync), document, given_up)
     # Without any whole member, reading a damaged one says what is wrong.
     return Choice((newest(others),) if others else tuple(in_sync or seen), document, given_up)
 
 
-def _that_holds_more(in_sync: Sequence[SeenMember], others: Sequence[SeenMember], epoch: Epoch) -> SeenMember | None:
-    """The member that trails and holds more of the newest epoch than all in sync; None if none does.
-
-    It was copied from a member in sync: those that were read are old copies of themselves, from earlier in the epoch.
-    """
-    if not in_sync:
-        return None
-    trailing = [member for member in others if member.document.epoch == epoch]
-    longest = max(trailing, key=_length, default=in_sync[0])
-    return longest if _length(longest) > max(map(_length, in_sync)) else None
+def _as_good(best: SeenMember, in_sync: Sequence[SeenMember]) -> tuple[SeenMember, ...]:
+    """The member to restore from, and those that hold as much: at most the last change, which was not acknowledged yet,
+    may be missing in a member that is in sync. One with less is an old copy of itself."""
+    least = _length(best) - 1
+    others = [member for member in in_sync if member != best and member.end is not None and _length(member) >= least]
+    return (best, *sorted(others, key=_length, reverse=True))
 
 
-def _one_history(seen: Sequence[SeenMember], without: Collection[str]) -> Sequence[SeenMember]:
-    """The members that count: if two nodes have written to different ones, those that the user leaves out do not.
+def _one_history(seen: list[SeenMember], without: Collection[str]) -> list[SeenMember]:
+    """The members of `seen` (which may be empty) that count: if two nodes have written to different ones, those that
+    the user leaves out do not.
 
     Raises Diverged if they still contradict each other.
     """
     try:
-        newest_epoch(seen)
+        if seen:
+            newest_epoch(seen)
     except Diverged:
         remaining = [member for member in seen if member.name not in without]
         if not remaining:
@@ -113,7 +106,7 @@ def _not_read(document: MembersDocument, seen: Sequence[SeenMember], missing: Ma
     Every member that is in sync carries the newest epoch. So one that does not is an old copy, put in its place, and
     the member itself may have gone on without the others.
     """
-    carries = {member.name: member.document.epoch for member in seen}
+    carries = {member.name: member.document.epoch for member in seen if member.document.epoch.number}
     reasons: dict[str, str] = {}
     for name in (member.name for member in document.members):
         if name not in carries:

@@ -66,7 +66,7 @@ class Epochs:
                     "that has this node's keys, then start this one again"
                 )
             if len(remaining) < self.settings.need:
-                raise self._need_not_met(remaining, {**why, **{name: str(error) for name, error in failed.items()}})
+                raise self._need_not_met(remaining, {**why, **{name: clause(error) for name, error in failed.items()}})
             epoch = Epoch(self.note.newest + 1, self.session)
             history = {**self.note.history, epoch.session: epoch.number}
             self._write(replace(self.note, intent=epoch, history=history))
@@ -124,5 +124,7 @@ def clause(error: BaseException) -> str:
     """An error of a member as a clause in the middle of a sentence."""
     if isinstance(error, FileFenced):
         return "its files were removed, replaced or made read-only"
+    if isinstance(error, BackupError) and error.clause:
+        return printable(error.clause)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     return printable(text)

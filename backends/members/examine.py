@@ -50,7 +50,7 @@ def examine(name: str, url: str, place: Place, note: MembersNote) -> bool:
     except OSError as error:
         raise Obstructed(Obstacle.NOT_THERE, error.strerror or str(error)) from error
     except BackupError as error:
-        raise Obstructed(Obstacle.NOT_THERE, str(error)) from error
+        raise Obstructed(Obstacle.NOT_THERE, error.clause or str(error)) from error
     return True
 
 

@@ -14,7 +14,7 @@ from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.options import DEFAULT_OPTIONS, LogOptions
 from backends.log.writer.writer import Writer
 from backends.members.adopting import adopted
-from backends.members.epochs import Epochs
+from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
@@ -118,7 +118,7 @@ class Members:
                 in_sync = [name for name in in_sync if name not in lost]
                 if not lost or len(in_sync) < self.settings.need:
                     raise
-                missing.update({name: str(error) for name, error in lost.items()})
+                missing.update({name: clause(error) for name, error in lost.items()})
                 note = epochs.note
                 continue
             running.begin(writer, catch_up=catch_up)

@@ -4,12 +4,14 @@ import errno
 import threading
 import time
 from collections.abc import Collection, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
+from backends.log.format.documents import SESSION
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
 from backends.log.writer.compacted import CompactedSnapshot
@@ -24,7 +26,7 @@ from backends.members.newest import newest
 from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
-from backends.storage.mirror.storage import MirrorStorage, Options
+from backends.storage.mirror.storage import Differs, MirrorStorage, Options
 from backends.storage.mirror.workers import Late, Workers
 from backends.system.locks import Locked
 
@@ -33,6 +35,9 @@ SPACE_KEPT = 16 << 20
 
 BUSY = 1.0
 """Seconds since the last commit during which copying leaves half of the time to commits."""
+
+STOP_WITHIN = 2.0
+"""Seconds that catching up has to stop when the node stops."""
 
 EXAMINED_WITHIN = 5.0
 """Seconds that a member may take to show who wrote to it last."""
@@ -141,9 +146,15 @@ class RunningMembers:
         return failed
 
     def _publish_at(self, name: str, document: bytes) -> None:
-        storage = self.places[name].storage
+        """Raises FileFenced for a member that another node has taken over, and Differs for one whose directory was
+        replaced: an old copy would count as the newest state."""
+        storage, ours = self.places[name].storage, self.mirror.wrote(SESSION)
         if seen_as_foreign(storage, self.epochs.note):
             raise FileFenced(name)
+        there = storage.read_small(SESSION)
+        replaced = ours is not None and there != ours and ours == self.mirror.wrote(SESSION)  # not written just now
+        if replaced or any(handle.is_fenced_at(name) for handle in self.mirror.open_files()):
+            raise Differs("its directory was replaced while this node wrote to it")
         storage.publish(MEMBERS, document)
 
     def dropped(self, lost: Mapping[str, Exception]) -> None:
@@ -152,6 +163,7 @@ class RunningMembers:
             pass
         for name, error in lost.items():
             self.reached[name] = self._dropped_at[name] = self.position()
+            self.mirror.unlock(name)
             self._tell_out_of_sync(self.member(name), clause(error))
             self.catch_up(name)
 
@@ -198,8 +210,7 @@ class RunningMembers:
         before = self.catching_up.get(name)
         if before is not None:
             before.stop()
-        held = self.mirror.hand_over_lock(name) if before is None else before.locked or before.stale
-        self.catching_up[name] = CatchingUp(member, self.places[name], self, held)
+        self.catching_up[name] = CatchingUp(member, self.places[name], self)
         self.catching_up[name].start()
 
     def member(self, name: str) -> Member:
@@ -313,11 +324,15 @@ class RunningMembers:
 
     # The end
 
+    def hurry(self) -> None:
+        """The node is stopping: from now on, wait for no member longer than in a commit."""
+        options = self.mirror.options
+        self.mirror.options = replace(options, bulk=min(options.bulk, options.grace))
+
     def close(self) -> None:
-        """Stop catching up, and release the locks of members that joined or were being caught up."""
+        """Stop catching up. What does not stop soon is stuck at its member, and ends with the process."""
         for each in self.catching_up.values():
             each.stop()
-            lock = each.locked or each.stale
-            if lock is not None and self.mirror.workers.idle(each.name):
-                with suppress(OSError):
-                    lock.release()
+        until = time.monotonic() + STOP_WITHIN
+        for each in self.catching_up.values():
+            each.ended.wait(max(until - time.monotonic(), 0.0))

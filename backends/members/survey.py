@@ -174,7 +174,7 @@ def why_not_seen(error: BaseException | None, within: float) -> str:
     if isinstance(error, Damaged):
         return f"it is damaged: {error.finding}"
     if isinstance(error, BackupError):
-        return str(error)
+        return error.clause or str(error)
     if isinstance(error, OSError):
         return f"it cannot be read: {error.strerror or error}"
     return unexpected(error)

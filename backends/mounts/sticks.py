@@ -40,11 +40,13 @@ def _missing(name: str) -> Unreachable:
         return Unreachable(
             f"the stick {_shown(name)} is not there, and a disk was pulled out while it was mounted at {places}. What "
             f"was saved on it is safe; run: {shell_line('umount', dead[0].point)}, plug it in again, mount it, then "
-            "start the node again"
+            "start the node again",
+            clause="it was pulled out",
         )
     return Unreachable(
         f"the stick {_shown(name)} is not plugged in: no disk has that label or UUID. What was saved on it is "
-        "safe; plug it in, mount it, then try again (backup-cli destinations lists what is there)"
+        "safe; plug it in, mount it, then try again (backup-cli destinations lists what is there)",
+        clause="it is not plugged in",
     )
 
 
@@ -53,7 +55,8 @@ def _usable(name: str, volume: Volume) -> Mount:
     if not volume.mounts:
         raise Unreachable(
             f"the stick {_shown(name)} is plugged in ({printable(volume.device)}), but not mounted. What was saved on "
-            f"it is safe; mount it, for instance with: {shell_line('udisksctl', 'mount', '-b', volume.device)}"
+            f"it is safe; mount it, for instance with: {shell_line('udisksctl', 'mount', '-b', volume.device)}",
+            clause="it is plugged in, but not mounted",
         )
     mount = min(volume.mounts, key=lambda each: (each.root != "/", each.read_only))
     try:
@@ -62,7 +65,8 @@ def _usable(name: str, volume: Volume) -> Mount:
         raise Unreachable(
             f"the stick {_shown(name)} was pulled out while it was mounted at {printable(mount.point)} "
             f"({error.strerror}). What was saved on it is safe; run: {shell_line('umount', mount.point)}, plug it in "
-            "again, mount it, then start the node again"
+            "again, mount it, then start the node again",
+            clause="it was pulled out",
         ) from error
     return mount
 
@@ -71,5 +75,7 @@ def read_only(name: str) -> Unreachable:
     """The error for a stick that is mounted read-only."""
     return Unreachable(
         f"the stick {_shown(name)} is mounted read-only: its write-protect switch is on, or Linux found an error on "
-        "it. What was saved on it is safe; unmount it, check it with fsck, mount it writable, then start the node again"
+        "it. What was saved on it is safe; unmount it, check it with fsck, mount it writable, then start the node "
+        "again",
+        clause="it is mounted read-only",
     )

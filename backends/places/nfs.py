@@ -79,7 +79,7 @@ class MountedSharePlace(Place):
         with reaching(self._share):
             there = self._share.exists()
         if not there:
-            raise Unreachable(self._nothing_there())
+            raise Unreachable(self._nothing_there(), clause="the mounted share holds no such backup")
 
     def _nothing_there(self) -> str:
         mounted = self._share.look().mount.describe()
@@ -121,12 +121,14 @@ def share_at(path: Path) -> Mount:
     except OSError as error:
         raise Unreachable(
             f"the share for {path} does not answer ({error.strerror or error}). What was saved there is safe; check "
-            "that the server is running, unmount the share if it is stale (umount -f), mount it again, then try again"
+            "that the server is running, unmount the share if it is stale (umount -f), mount it again, then try again",
+            clause="its share does not answer",
         ) from error
     if not is_network(mount):
         raise Unreachable(
             f"no share is mounted at {path}: that path is on {mount.describe()}, on this machine. Nothing was "
             "written there, and what was saved on the share is safe; mount the share, then try again (for a backup on "
-            f"this machine the URL is file://{quote(str(path))})"
+            f"this machine the URL is file://{quote(str(path))})",
+            clause="its share is not mounted",
         )
     return mount

@@ -208,6 +208,13 @@ class Storage(ABC):
     def check_lock(self) -> None:  # noqa: B027 (storage without locks has nothing to check)
         """Raise what `lock` would raise if another process holds the lock. Creates, changes and holds nothing."""
 
+    def is_level(self) -> bool:
+        """Whether all copies of a file are equal, as they always are where there is only one.
+
+        In storage made of several, they may differ until `after_take_over` returns.
+        """
+        return True
+
     def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
         """Called once the previous writer has been fenced, before the log is read again and appended to.
 

@@ -20,7 +20,8 @@ def reaching(storage: Storage) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and not _there(storage):
             raise Unreachable(
                 f"there is no backup at {place}: is the disk or share that holds it mounted, and "
-                "is the name right? Nothing was changed; mount it, or correct the URL, then try again"
+                "is the name right? Nothing was changed; mount it, or correct the URL, then try again",
+                clause="there is no backup",
             ) from error
         if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
             raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
@@ -28,11 +29,13 @@ def reaching(storage: Storage) -> Iterator[None]:
             raise Unreachable(
                 f"a file of the backup in {place} was removed while it was in use{_name_of(error)}: another command, "
                 "or a node, has put a new snapshot in its place meanwhile, or somebody else deletes files there. "
-                "This command has lost nothing that was saved; wait until the other one has ended, then repeat this"
+                "This command has lost nothing that was saved; wait until the other one has ended, then repeat this",
+                clause="a file of it was removed just now",
             ) from error
         raise Unreachable(
             f"{place} cannot be used: {error.strerror or error}{_file_in(error)}. Nothing that was saved "
-            "is lost; fix that and try again"
+            "is lost; fix that and try again",
+            clause=f"it cannot be used: {error.strerror or error}",
         ) from error
 
 

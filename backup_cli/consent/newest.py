@@ -21,6 +21,7 @@ from backends.node.sync_point import look, read_sync_point
 from backends.text import shell_line
 from backup_cli.console import age, warn
 from backup_cli.pairing_text import TWO_NODES, why_copied
+from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
 
 UNKNOWN = "unknown"
@@ -160,11 +161,12 @@ def _demand_other_node(directory: Path, settings: Settings, end: BackupEnd, what
 def _end_of(settings: Settings) -> tuple[BackupEnd | None, str]:
     """The end of the backup that backup.lock names; or None, and why it cannot be read."""
     try:
-        backup = backup_at(settings.url)
-        found = answered(settings.url, backup.id)
+        url = newest_url(settings)
+        backup = backup_at(url)
+        found = answered(url, backup.id)
         if found != settings.backup_id:
-            return None, f"{settings.url} holds another backup now"
-        return end_of_backup(backup, settings.url), ""
+            return None, f"{url} holds another backup now"
+        return end_of_backup(backup, url), ""
     except BackupError as error:
         return None, str(error)
     except OSError as error:

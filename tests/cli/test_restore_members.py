@@ -159,7 +159,7 @@ def test_missing_member_is_named_and_asked_for(several: World, target: Path) -> 
     said = restore(target, url_of(several, "disk"))
     assert_refused(said, "1 member of this backup could not be read.*add --without nas[.]")
     assert f"nas ({url_of(several, 'nas')}): in sync" in said.err
-    assert "so it may hold newer changes; not read because: there is no backup at" in said.text
+    assert "so it may hold newer changes; not read because: there is no backup" in said.text
     assert not list(target.iterdir())
     said = restore(target, "--without", "nas", url_of(several, "disk"))
     assert said.code == 0, said
@@ -347,8 +347,7 @@ def test_resume_writes_lock_and_note_of_all_members(several: World, target: Path
     settings, note = read_settings(target), read_members_note(target)
     assert settings == before
     assert note is not None
-    assert (note.epoch, note.intent, note.sessions) == (Epoch(1, ""), None, ())
-    assert (note.history, note.adopted) == ({"": 1}, 0)
+    assert (note.epoch, note.intent, note.sessions, note.adopted) == (Epoch(1, ""), None, (), 1)
     assert note.in_sync == ("disk", "nas")
     assert not note.out
     assert set(note.mounts) == set(NAMES)
@@ -362,8 +361,9 @@ def test_members_given_up_stay_configured_and_are_out_of_sync(several: World, ta
     settings, note = read_settings(target), read_members_note(target)
     assert [member.name for member in settings.members] == list(NAMES)
     assert note is not None
-    assert (note.epoch, note.in_sync) == (Epoch(6, "s"), ("disk",))
-    assert (note.history, note.adopted) == ({"s": 6}, 1)
+    assert (note.epoch, note.in_sync, note.adopted) == (Epoch(6, "s"), ("disk",), 1)
+    assert note.knows(Epoch(6, "s"))
+    assert not note.knows(Epoch(7, "s"))
     assert note.out["nas"].why == "it was not there when the node was restored"
     assert "nas" not in note.mounts
 

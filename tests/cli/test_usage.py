@@ -53,7 +53,6 @@ def test_version_option_prints_the_version() -> None:
         ("verify", "--repair", "file:///x"),
         ("verify", "--dry-run"),
         ("verify", "--no-such-option", "file:///x"),
-        ("compact",),
         ("resync", "file:///x"),
         ("status", "--json", "--prometheus"),
     ],

@@ -52,20 +52,22 @@ def names(sources: tuple[SeenMember, ...]) -> list[str]:
         ([FAR, seen("nas", 5, BOTH, 101), DISK], ["nas", "disk"]),
         ([DISK, seen("nas", 4, BOTH, 900), FAR], []),
         ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), FAR], ["disk"]),
-        ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), seen("far", 5, "disk", 100)], ["disk"]),
         ([seen("disk", 5, "disk"), seen("nas", 4, BOTH, 900), seen("far", 4, BOTH, 900)], ["disk"]),
         ([seen("disk", 5, BOTH, None), NAS, FAR], ["nas"]),
         ([DISK, NAS, seen("far", 3, BOTH, None)], ["disk", "nas"]),
+        ([DISK, seen("nas", 5, BOTH, 80), FAR], ["disk"]),
+        ([seen("disk", 5, BOTH, 80), seen("nas", 5, BOTH, 80), seen("far", 5, BOTH, 90)], ["far"]),
     ],
     ids=[
         "all",
         "longest first",
-        "",
+        "set back",
         "out of sync and longer",
-        "trailing and as long",
-        "trailing and longer in an older epoch",
+        "out of sync, older and longer",
         "one damaged",
         "trailing damaged",
+        "an old copy is no substitute",
+        "all in sync are old copies",
     ],
 )
 def test_all_members_read_restores_from_those_in_sync_without_a_question(
@@ -80,29 +82,6 @@ def test_all_members_read_restores_from_those_in_sync_without_a_question(
     choice = choose(read, {}, ())
     assert names(choice.sources) == sources
     assert not choice.given_up
-
-
-def test_trailing_member_that_holds_more_than_all_in_sync_shows_them_to_be_old_copies() -> None:
-    """Everything that trails was copied from a member in sync: those that were read are from earlier in the epoch."""
-    far = seen("far", 5, BOTH, 101)
-    with pytest.raises(MembersMissing, match="2 members of this backup could not be read") as demanded:
-        choose([DISK, NAS, far], {}, ())
-    assert demanded.value.names == ("disk", "nas")
-    assert "older copy of it (its log ends before that of far, which trails)" in demanded.value.listed[0]
-    choice = choose([DISK, NAS, far], {}, ("disk", "nas"))
-    assert names(choice.sources) == ["far"]
-    assert list(choice.given_up) == ["disk", "nas"]
-
-
-def test_trailing_member_that_holds_more_than_one_of_those_in_sync_demands_nothing() -> None:
-    choice = choose([DISK, seen("nas", 5, BOTH, 101), seen("far", 5, BOTH, 101)], {}, ())
-    assert names(choice.sources) == ["nas", "disk"]
-
-
-def test_member_being_filled_is_never_restored_from() -> None:
-    """It is read to say what is wrong with the one that counts, however much of it is whole."""
-    choice = choose([seen("disk", 5, "disk", None), seen("nas", 0, "", 900), seen("far", 5, "disk", None)], {}, ())
-    assert names(choice.sources) == ["disk"]
 
 
 # What is demanded
@@ -204,6 +183,14 @@ def test_damaged_members_only_are_tried_so_that_the_damage_is_told() -> None:
 def test_name_that_no_member_has_is_refused_with_those_that_exist() -> None:
     with pytest.raises(BackupError, match="--without nass names no member of this backup; they are: disk, nas, far"):
         choose([DISK], {}, ("nass", "far"))
+
+
+def test_member_that_is_being_filled_for_the_first_time_counts_as_missing() -> None:
+    filling = seen("nas", 0, "")
+    with pytest.raises(MembersMissing) as demanded:
+        choose([DISK, filling, FAR], {"nas": "it is being filled"}, ())
+    assert demanded.value.names == ("nas",)
+    assert names(choose([DISK, filling, FAR], {}, ("nas",)).sources) == ["disk"]
 
 
 # Two histories

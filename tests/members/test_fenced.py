@@ -92,7 +92,7 @@ class Fence:
 def catching_up(running: RunningMembers, copies: Copies) -> tuple[CatchingUp, LocalStorage]:
     place: Place = running.places["stick"]
     assert isinstance(place.storage, LocalStorage)
-    return CatchingUp(copies["stick"], place, running, None), place.storage
+    return CatchingUp(copies["stick"], place, running), place.storage
 
 
 def test_fence_is_checked_before_a_member_is_caught_up(
@@ -121,9 +121,7 @@ def test_fence_that_falls_at_any_check_stops_catching_up_before_any_further_rena
             except Fenced:
                 assert fence.steps[-1] == "check"
             finally:
-                step._drop_tails()
-                if step.locked is not None:
-                    step.locked.release()
+                step._let_go()
             names = [at for at, done in enumerate(fence.steps) if done == SESSION]
             assert all(fence.steps[at - 1] == "check" for at in names)
             if fence.left >= 0:
@@ -158,9 +156,7 @@ def test_member_taken_over_while_it_is_caught_up_keeps_what_the_other_node_wrote
                 assert error.obstacle is Obstacle.OTHER_NODE
                 assert files(copies, "stick") == then
             finally:
-                step._drop_tails()
-                if step.locked is not None:
-                    step.locked.release()
+                step._let_go()
         if calls < at:
             assert at > 2
             return

@@ -127,6 +127,8 @@ def test_fields_of_later_release_in_members_document_mean_nothing() -> None:
 ONE = {"name": "stick", "url": "usb://STICK/lightning.bkp", "trailing": False}
 
 
+IMPOSSIBLE_NUMBERS: tuple[Any, ...] = (None, "7", 7.0, True, -1, 1 << 62, {})
+
 IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "backup_id": (..., None, 7, [], "x" * 2001),
     "name": (..., None, 7, {}, "x" * 2001),
@@ -137,8 +139,8 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "need": (..., None, "1", 1.0, True, -1, 1 << 62),
     "out": (..., None, [], "disk", 7),
     "history": (
-        *(..., None, 7, [], "x", {"x" * 2001: 1}, dict.fromkeys(map(str, range(MAX_HISTORY + 1)), 1)),
-        *({"x": number} for number in (None, "7", 7.0, True, -1, 1 << 62)),
+        *(..., None, 7, [], "x", {"x" * 2001: 1}, {str(number): number for number in range(MAX_HISTORY + 1)}),
+        *({"x": value} for value in IMPOSSIBLE_NUMBERS),
     ),
     "floor": (..., None, "2", 2.0, True, -1, 1 << 62, []),
 }

@@ -98,6 +98,11 @@ class MirrorWriteHandle(WriteHandle):
             return True
         return False
 
+    def is_fenced_at(self, member: str) -> bool:
+        """Whether that member's file was sealed or removed, asked in the calling thread. Raises OSError."""
+        part = self._parts.get(member)
+        return part is not None and part.is_fenced()
+
     def extend(self, offset: int, length: int) -> None:
         self._each(lambda part: part.extend(offset, length))
 

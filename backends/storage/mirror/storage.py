@@ -8,7 +8,7 @@ such file, a name that is taken) that all of them give.
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,8 +67,8 @@ class MirrorStorage(Storage):
         self.options, self._on_failure = options, on_failure
         self.workers = workers or Workers()
         self._handles: dict[int, MirrorWriteHandle] = {}
-        self._published: dict[str, bytes] = {}
         self._locks: dict[str, Lock] = {}
+        self._published: dict[str, bytes] = {}
         self.latencies: dict[str, float] = {}
         """Seconds that a commit takes at each member, averaged over the last ones."""
         self.unfinished: set[str] = set()
@@ -125,9 +125,18 @@ class MirrorStorage(Storage):
                     self._joining = False
                     self._turns.notify_all()
 
-    def adopt(self, name: str, storage: Storage) -> None:
-        """Take a member in that holds exactly what the others do; call it `between_operations`."""
+    def adopt(self, name: str, storage: Storage, lock: Lock | None) -> None:
+        """Take a member in that holds exactly what the others do; call it `between_operations`. `lock` is that of its
+        directory, if this process has one."""
+        if lock is not None:
+            self._locks[name] = lock
         self._in_sync = {**self._in_sync, name: storage}
+
+    def unlock(self, name: str) -> None:
+        """Release the lock of a member that is out of sync, without waiting: its filesystem could not be unmounted."""
+        lock = self._locks.pop(name, None)
+        if lock is not None:
+            self.workers.leave(name, lock.release)
 
     def open_files(self) -> list[MirrorWriteHandle]:
         """The files that are open for writing."""
@@ -195,19 +204,24 @@ class MirrorStorage(Storage):
     ) -> tuple[dict[str, T], dict[str, Exception]]:
         """Do the work of each member named here; the results and the errors, by member. Decides nothing."""
         round_ = self.workers.begin(works)
-        round_.wait(self.options.bulk if within is None else within)
+        at_first, waited = self._in_sync, 0.0
+        while not round_.wait(waited) and waited < (allowed := self.options.bulk if within is None else within):
+            if not any(name in self._in_sync or name not in at_first for name in round_.late()):
+                break  # all that are late have been put out of sync meanwhile
+            waited = min(waited + _STEP, allowed)
         return self._outcome(round_)
 
     def _outcome(self, round_: Round[T]) -> tuple[dict[str, T], dict[str, Exception]]:
-        """What has come of it by now. If too few members would remain, those that are late are waited for."""
+        """What has come of it by now. As long as too few members would remain, those that are late are waited for."""
         results, errors = round_.outcome()
-        if any(isinstance(error, Late) for error in errors.values()) and not self._can_lose(errors):
-            round_.wait(threading.TIMEOUT_MAX)  # as with one destination: until the watchdog ends it
-            return round_.outcome()
+        while any(isinstance(error, Late) for error in errors.values()) and not self._can_lose(errors):
+            round_.wait(round_.age() + _GLANCE)  # as with one destination: until the watchdog ends it
+            results, errors = round_.outcome()
         return results, errors
 
-    def _can_lose(self, failed: Mapping[str, Exception]) -> bool:
-        return len(self._in_sync.keys() - failed.keys()) >= self.options.need
+    def _can_lose(self, errors: Mapping[str, Exception]) -> bool:
+        failed = {name for name, error in errors.items() if not isinstance(error, _ANSWERS)}
+        return len(self._in_sync.keys() - failed) >= self.options.need
 
     def _judged(
         self, results: dict[str, T], errors: dict[str, Exception], accept: tuple[type[Exception], ...] = ()
@@ -215,6 +229,7 @@ class MirrorStorage(Storage):
         """The results that count. Raises the error that fails the whole operation."""
         answers = {name: error for name, error in errors.items() if isinstance(error, (*accept, *_ANSWERS))}
         if answers and not results:
+            self.unfinished.clear()
             raise next(iter(answers.values()))
         failed = {name: error for name, error in errors.items() if not isinstance(error, accept)}
         if failed:
@@ -225,10 +240,13 @@ class MirrorStorage(Storage):
 
     def failed(self, failed: Mapping[str, Exception]) -> None:
         """Put these members out of sync, or raise if that is not possible."""
-        if not self._settled:
+        try:
             self._on_failure(failed)
-            raise next(iter(failed.values()))
-        self._on_failure(failed)
+            if not self._settled:
+                raise next(iter(failed.values()))
+        except BaseException:
+            self.unfinished.clear()  # the operation fails as a whole: what was being made stays as it is
+            raise
 
     def at_source(self, work: Callable[[str, Storage], T]) -> T:
         """Do this, which only reads, at one member; at the next if that one fails."""
@@ -316,6 +334,9 @@ class MirrorStorage(Storage):
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
+    def is_level(self) -> bool:
+        return self._settled
+
     def after_take_over(self, names: Sequence[str]) -> Sequence[str]:
         self.level()
         return self.names()
@@ -327,6 +348,10 @@ class MirrorStorage(Storage):
         self._published.pop(name, None)  # until it is known which of the two each member has
         self._changed(lambda _, storage: storage.publish(name, data))
         self._published[name] = data
+
+    def wrote(self, name: str) -> bytes | None:
+        """What this writer last published under this name, at every member; None if it has not, or not yet at all."""
+        return self._published.get(name)
 
     def read_small(self, name: str, limit: int = 1 << 20) -> bytes:
         """The content of a small file: that of every member, so that one that was replaced is noticed.
@@ -350,22 +375,23 @@ class MirrorStorage(Storage):
     # Storage: the rest
 
     def lock(self, what: str) -> Lock | None:
-        locks: dict[str, Lock] = {}
+        every = _Locks(self)
         try:
             for name, storage in self._in_sync.items():
                 results, errors = self.attempt({name: partial(storage.lock, what)})
                 if errors:
                     self.failed(errors)
-                locks |= {at: lock for at, lock in results.items() if lock is not None}
+                self._locks.update({member: lock for member, lock in results.items() if lock is not None})
         except BaseException:
-            _Locks(locks).release()
+            every.release()
             raise
-        self._locks = locks
-        return _Locks(locks) if locks else None
+        return every if self._locks else None
 
-    def hand_over_lock(self, name: str) -> Lock | None:
-        """The lock that `lock` took at this member, if it did: from now on the caller's to release."""
-        return self._locks.pop(name, None)
+    def unlock_all(self) -> None:
+        """Release the locks of all members."""
+        while self._locks:
+            name, lock = self._locks.popitem()
+            self.workers.begin({name: lock.release}).wait(self.options.grace)
 
     def locked_by(self) -> Holder | None:
         holders = self.each(lambda _, storage: storage.locked_by()).values()
@@ -390,21 +416,23 @@ class MirrorStorage(Storage):
 
 
 class _Locks:
-    """The locks of all members."""
+    """The locks of all members that are in sync when it is released."""
 
-    def __init__(self, locks: dict[str, Lock]) -> None:
-        self._locks = locks  # shared with the mirror, which may hand one over
+    def __init__(self, mirror: MirrorStorage) -> None:
+        self._mirror = mirror
 
     def release(self) -> None:
-        for name in list(self._locks):
-            lock = self._locks.pop(name, None)
-            if lock is not None:
-                with suppress(OSError):
-                    lock.release()
+        self._mirror.unlock_all()
 
 
 _SMOOTHING = 16
 """About how many commits the average latency is taken over."""
+
+_STEP = 0.25
+"""Seconds between two looks whether a member that is late, but not for a commit, must still be waited for."""
+
+_GLANCE = 0.05
+"""Seconds between two looks whether one of several members that are late has answered."""
 
 _ANSWERS = (FileNotFoundError, FileExistsError)
 """Errors that say what is there, and not that a member has failed, if all members give them."""

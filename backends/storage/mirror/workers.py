@@ -59,11 +59,20 @@ class Round(Generic[T]):
         self._all_done.release()
         return True
 
+    def late(self) -> list[str]:
+        """The members that have not answered."""
+        with self._counting:
+            return [name for name in self._names if name not in self.results and name not in self.errors]
+
+    def age(self) -> float:
+        """How many seconds ago it began."""
+        return time.monotonic() - self._began
+
     def outcome(self) -> tuple[dict[str, T], dict[str, Exception]]:
         """The results and the errors as of now, by member. One that has not answered has the error `Late`."""
         with self._counting:
             results, errors = dict(self.results), dict(self.errors)
-        waited = time.monotonic() - self._began
+        waited = self.age()
         for name in self._names:
             if name not in results and name not in errors:
                 errors[name] = Late(waited)
