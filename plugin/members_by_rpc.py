@@ -12,12 +12,13 @@ from backends import place_at
 from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Member
+from backends.log.format.members import MEMBERS, Member, OutOfSync
+from backends.log.format.records import time_now
 from backends.log.status import Status
 from backends.log.status_of_members import with_members
 from backends.log.writer.writer import Writer
 from backends.members.adopting import first_epoch
-from backends.members.configuring import add_member, check_new_member, remove_member
+from backends.members.configuring import BEING_ADDED, add_member, check_new_member, remove_member
 from backends.members.epochs import Epochs
 from backends.members.live_status import live_statuses
 from backends.members.running import RunningMembers
@@ -78,7 +79,8 @@ def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Setting
     note = MembersNote(before.backup_id, epoch, (first.name,), sessions=sessions, adopted=epoch.number)
     check_new_member(new, place_at(new.url), (first,), note)
     mounts = {member.name: mount for member in settings.members if (mount := mount_point(member.url)) is not None}
-    note = replace(note, mounts=mounts)
+    out = {} if new.trailing else {new.name: OutOfSync(time_now(), BEING_ADDED)}
+    note = replace(note, mounts=mounts, out=out)
     epochs = Epochs(directory, settings, note, "")
     storage.publish(MEMBERS, epochs.current_document(first.name).encode())
     write_members_note(directory, note)
