@@ -154,10 +154,9 @@ class World:
 
     def in_sync(self, member: Member, *_: object) -> None:
         self.counts["joined"] += 1
-        assert self.running is not None
-        if self.truth.tainted & (self.running.mirror.in_sync.keys() - {member.name}):
-            self.truth.tainted.add(member.name)  # it may have been copied from a damaged one
-        elif member.name not in self._rotten:
+        if member.name in self._rotten:
+            self.truth.tainted.add(member.name)
+        else:
             self.truth.tainted.discard(member.name)
 
     # What the node does
@@ -215,6 +214,8 @@ class World:
         each = None if self.running is None else self.running.catching_up.get(name)
         if each is None or each._ended or any(each is joined for joined in self._joined):
             return False
+        if self.running is not None and self.truth.tainted & self.running.mirror.in_sync.keys():
+            self._rotten.add(name)  # it may be copied from a damaged one
         self._in_step = True
         try:
             if each.turn():

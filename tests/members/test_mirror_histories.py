@@ -1,10 +1,12 @@
 """Random histories of members, the power cut at every operation of a fixed one, and each rule broken in turn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from tests.log.histories import CAMPAIGN
 from tests.members.broken import BROKEN
 from tests.members.machines import Fault
@@ -12,8 +14,9 @@ from tests.members.mirror_checks import look_now
 from tests.members.mirror_histories import finish, history, protected
 from tests.members.mirror_world import World
 from tests.members.truth import Lost
+from tests.storage.simulated import SimulatedStorage
 
-EVERY = 1 if CAMPAIGN > 1 else 13
+EVERY = 1 if CAMPAIGN > 1 else 17
 """How many operations lie between two cuts; a campaign cuts at each of them."""
 
 CAUGHT_BY = {
@@ -45,6 +48,36 @@ def test_histories_notice_a_broken_rule(rule: str, tmp_path: Path) -> None:
             except Exception:
                 return
     raise AssertionError(f"no history notices that the rule {rule} is broken")
+
+
+def left_alone(world: World) -> bool:
+    """Whether a member that another node has taken over meanwhile is still as that node left it."""
+    world.start(world.names)
+    world.commit()
+    world.machines["b"].dead = True
+    world.commit()
+    world.machines["b"].dead = False
+    storage = SimulatedStorage(world.machines["b"].disk)
+    document = MembersDocument.decode(storage.read_small(MEMBERS))
+    storage.publish(MEMBERS, replace(document, epoch=Epoch(document.epoch.number + 1, "another node")).encode())
+    before = {name: storage.read_small(name) for name in storage.names()}
+    for _ in range(3):
+        world.catch_up("b")
+        world.commit()
+    return before == {name: storage.read_small(name) for name in storage.names()}
+
+
+def test_what_another_node_has_written_is_not_overwritten(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", 1)
+    with world.playing():
+        assert left_alone(world)
+        assert world.counts["obstructed: OTHER_NODE"] > 0
+
+
+def test_what_another_node_has_written_is_lost_if_that_rule_is_broken(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", 1)
+    with BROKEN["unknown_epoch_overwritten"](), world.playing():
+        assert not left_alone(world)
 
 
 def healing(world: World) -> None:
