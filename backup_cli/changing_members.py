@@ -14,7 +14,8 @@ from pathlib import Path
 from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
+from backends.log.format.members import MEMBERS, Member, MembersDocument
+from backends.members.adopting import first_epoch
 from backends.members.epochs import Epochs
 from backends.members.opening import Members
 from backends.members.survey import WITHIN, ask_all, why_not_seen
@@ -28,7 +29,7 @@ from backends.storage.unreachable import reaching
 from backends.text import shell_line
 from backup_cli import as_owner
 from backup_cli.console import warn
-from backup_cli.new_members import FIRST_EPOCH, mount_points
+from backup_cli.new_members import mount_points
 from backup_cli.ownership import alone
 from backup_cli.pairing_text import TWO_NODES
 from backup_cli.waiting import answered
@@ -80,10 +81,11 @@ def stopped_node(lightning_dir: Path, by_rpc: str, *words: str) -> tuple[Path, S
 def at_rest(directory: Path, settings: Settings, what: str, take_over: bool, without: Collection[str] = ()) -> AtRest:
     """Become the writer of a backup with several members, make them equal, and end the session.
 
-    `without` are members that the user has given up. Raises StartRefused or another BackupError if a start of the node
-    would be refused.
+    `without` are members that the user has given up: they are not even looked at, because what another node has written
+    to them contradicts the others. Raises StartRefused or another BackupError if a start of the node would be refused.
     """
-    members = Members(directory, settings)
+    there = tuple(member for member in settings.members if member.name not in without)
+    members = Members(directory, replace(settings, members=there))
     backup = members.look()
     start = members.start(proven=False, changed_ago=None, without=without)
     with alone(backup.describe(), backup, what, take_over):
@@ -117,18 +119,10 @@ def first_of_several(directory: Path, settings: Settings, session: str) -> AtRes
         )
     known = tuple(sessions or ()) or ((writer.session_id,) if writer is not None else ())
     first = Member(new_name(settings.url, ()), settings.url)
-    # An attempt that was killed may have left a document, with an epoch that the next one must be above.
-    epoch = Epoch(_epoch_left(backup) + FIRST_EPOCH.number, FIRST_EPOCH.session)
+    with reaching(backup.storage):
+        epoch = first_epoch(backup.storage)
     note = MembersNote(backup_id, epoch, (first.name,), sessions=(*known, session), adopted=epoch.number)
     return AtRest(replace(settings, members=(first,)), note, session)
-
-
-def _epoch_left(backup: Backup) -> int:
-    with reaching(backup.storage):
-        try:
-            return MembersDocument.decode(backup.storage.read_small(MEMBERS)).epoch.number
-        except FileNotFoundError:
-            return 0
 
 
 class Changing:

@@ -26,7 +26,8 @@ def show_members(seen: Status) -> None:
     if not seen.members:
         return
     in_sync = sum(member.state is MemberState.IN_SYNC for member in seen.members)
-    show_row("members", f"{in_sync} of {len(seen.members)} in sync; the node needs {seen.need}", 13)
+    waited_for = sum(not member.trailing for member in seen.members)
+    show_row("members", f"{in_sync} of {waited_for} in sync; the node needs {seen.need}", 13)
     width = min(max(13, *(len(member.name) + 3 for member in seen.members)), _MAX_WIDTH)
     for member in seen.members:
         show_row(f"  {member.name}", ", ".join(_said(member)), width)

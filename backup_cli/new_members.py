@@ -11,7 +11,8 @@ import click
 from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import Epoch, Member, MembersDocument
+from backends.log.format.members import Member, MembersDocument
+from backends.members.adopting import FIRST_EPOCH
 from backends.members.new_copy import copied_bytes, create_copy, publish_document
 from backends.members.urls import named, split_trailing
 from backends.members.where import mount_point, same_place, share_a_fate
@@ -20,10 +21,6 @@ from backends.node.members_note import MembersNote
 from backup_cli.console import progress, say, warn
 from backup_cli.options import Making, removed_on_failure
 from backup_cli.waiting import answered
-
-FIRST_EPOCH = Epoch(1, "")
-"""The epoch in which a backup with several members is made. No session begins it, since no node writes yet: its session
-is the empty text, and the node's note has it as history (`adopted`), like an epoch that a node was restored from."""
 
 need_option = click.option(
     "--need",

@@ -150,7 +150,9 @@ def _verify_each(members: Sequence[VerifiedMember], wishes: Wishes) -> None:
         try:
             with scratch_directory(wishes.scratch or scratch_place()) as directory:
                 made = directory / "verified.sqlite3"
-                member.verified = rebuild(member.url, member.backup, made, wishes.accept, note=False)
+                member.verified = rebuild(
+                    member.url, member.backup, made, wishes.accept, note=False, what=f"Verifying {member.name}"
+                )
         except Unrestorable as error:
             member.damage = error
         except BackupError as error:

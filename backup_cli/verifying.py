@@ -18,12 +18,14 @@ Accept = Callable[[str, Outcome], None]
 """Raises BackupError if the database that was rebuilt from the backup at that URL is not accepted."""
 
 
-def rebuild(url: str, backup: Backup, target: Path, accept: Accept, *, note: bool = True) -> Outcome:
+def rebuild(
+    url: str, backup: Backup, target: Path, accept: Accept, *, note: bool = True, what: str = "Verifying"
+) -> Outcome:
     """Rebuild the database in the backup as the new file `target`, and say what is unusual about it.
 
-    Proof that the backup cannot be restored is raised, and with `note` recorded in the backup before.
+    `what` is shown with the progress. Proof that the backup cannot be restored is raised, and with `note` recorded in the backup before.
     """
-    outcome = _outcome(url, backup, target, note)
+    outcome = _outcome(url, backup, target, note, what)
     rebuilt = outcome.rebuilt
     accept(url, outcome)
     if rebuilt.torn is not None:
@@ -44,7 +46,7 @@ def tell_whole(url: str, verified: Outcome) -> None:
     )
 
 
-def _outcome(url: str, backup: Backup, target: Path, note: bool) -> Outcome:
+def _outcome(url: str, backup: Backup, target: Path, note: bool, what: str) -> Outcome:
     """Rebuild the generation in use; retried, since a running node may begin another one at any moment."""
     for _ in range(_ATTEMPTS):
         with backup.read() as reader:
@@ -52,7 +54,7 @@ def _outcome(url: str, backup: Backup, target: Path, note: bool) -> Outcome:
         with (
             suppress(Overtaken),
             _noted(backup, number) if note else nullcontext(),
-            progress("Verifying", "Checking the database") as show,
+            progress(what, "Checking the database") as show,
         ):
             return rebuild_backup(url, target, show, generation=number, durable=False, violations=True)
     raise BackupError(f"{url} begins new generations faster than it can be read; try again in a minute")

@@ -12,11 +12,13 @@ from backends import place_at
 from backends.base import Report
 from backends.errors import BackupError
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Epoch, Member
+from backends.log.format.members import MEMBERS, Member, OutOfSync
+from backends.log.format.records import time_now
 from backends.log.status import Status
 from backends.log.status_of_members import with_members
 from backends.log.writer.writer import Writer
-from backends.members.configuring import add_member, check_new_member, remove_member
+from backends.members.adopting import first_epoch
+from backends.members.configuring import BEING_ADDED, add_member, check_new_member, remove_member
 from backends.members.epochs import Epochs
 from backends.members.live_status import live_statuses
 from backends.members.running import RunningMembers
@@ -72,12 +74,15 @@ def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Setting
     new = _new_member(url, name, (first,))
     settings = replace(before, members=(first, new))
     sessions = tuple(known_sessions(directory, before.backup_id) or ())
-    note = MembersNote(before.backup_id, Epoch(1, ""), (first.name,), sessions=sessions, adopted=1)
+    storage = place_at(first.url).storage
+    epoch = first_epoch(storage)
+    note = MembersNote(before.backup_id, epoch, (first.name,), sessions=sessions, adopted=epoch.number)
     check_new_member(new, place_at(new.url), (first,), note)
     mounts = {member.name: mount for member in settings.members if (mount := mount_point(member.url)) is not None}
-    note = replace(note, mounts=mounts)
+    out = {} if new.trailing else {new.name: OutOfSync(time_now(), BEING_ADDED)}
+    note = replace(note, mounts=mounts, out=out)
     epochs = Epochs(directory, settings, note, "")
-    place_at(first.url).storage.publish(MEMBERS, epochs.current_document(first.name).encode())
+    storage.publish(MEMBERS, epochs.current_document(first.name).encode())
     write_members_note(directory, note)
     write_settings(directory, settings)
     return before, _added(new)

@@ -2,8 +2,13 @@
 
 from dataclasses import replace
 
-from backends.log.format.members import MembersDocument
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from backends.node.members_note import MembersNote
+from backends.storage.base import Storage
+
+FIRST_EPOCH = Epoch(1, "")
+"""The epoch in which a backup with several members is made. No session begins it, since no node writes yet: its session
+is the empty text, and the node's note has it as history (`adopted`)."""
 
 
 def adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
@@ -23,3 +28,16 @@ def adopted(note: MembersNote, document: MembersDocument) -> MembersNote:
 def note_of(document: MembersDocument) -> MembersNote:
     """The note of a node that knows nothing but this document: a restored one."""
     return adopted(MembersNote(document.backup_id, document.epoch, ()), document)
+
+
+def first_epoch(storage: Storage) -> Epoch:
+    """The first epoch of a backup that has had one destination, at `storage`, until now: it becomes the only member.
+
+    An earlier attempt that was killed may have left a document, whose epoch the first one must be above: all up to it
+    is to be adopted. Raises OSError, Damaged, NotABackup or FromTheFuture.
+    """
+    try:
+        left = MembersDocument.decode(storage.read_small(MEMBERS)).epoch.number
+    except FileNotFoundError:
+        left = 0
+    return Epoch(left + FIRST_EPOCH.number, FIRST_EPOCH.session)

@@ -13,6 +13,9 @@ from backends.node.members_note import MembersNote
 from backends.places.base import Place
 from backends.text import counted
 
+BEING_ADDED = "it is being added"
+"""Why a new member is not in sync yet: a clause."""
+
 WITHIN = 10.0
 """Seconds that a new member has to answer; commits wait meanwhile."""
 
@@ -48,7 +51,7 @@ def add_member(running: RunningMembers, member: Member, place: Place) -> None:
         running.places[member.name] = place
         if mount is not None:
             epochs.note_mount(member.name, mount)
-        failed = running.change(running.mirror.in_sync.keys(), {})
+        failed = running.change(running.mirror.in_sync.keys(), {member.name: BackupError(BEING_ADDED)})
         if failed:
             running.dropped(failed)
         write_settings(epochs.directory, epochs.settings)  # last: a member that it names must be in the documents

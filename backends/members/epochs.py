@@ -42,6 +42,8 @@ class Epochs:
     settings: Settings
     note: MembersNote
     session: str
+    goes_on_from: Collection[str] = ()
+    """The members that a person has decided to go on from, where none of the last epoch is left."""
 
     @property
     def waited_for(self) -> tuple[Member, ...]:
@@ -57,7 +59,7 @@ class Epochs:
         failed: dict[str, Exception] = {}
         while True:
             remaining = tuple(each.name for each in self.waited_for if each.name in in_sync and each.name not in failed)
-            if remaining and not set(remaining).intersection(self.note.in_sync):
+            if remaining and set(remaining).isdisjoint({*self.note.in_sync, *self.goes_on_from}):
                 raise BackupError(
                     f"{', '.join(remaining)} had only begun to join, and no member of the last epoch can be reached. "
                     "Another node may have taken those over. What was saved until now is safe; stop any other node "
@@ -72,6 +74,7 @@ class Epochs:
             wrong = publish({name: self.document(name, epoch, remaining, out).encode() for name in remaining})
             if not wrong:
                 self._write(replace(self.note, epoch=epoch, in_sync=remaining, intent=None, out=out))
+                self.goes_on_from = ()
                 return failed
             failed |= wrong
 

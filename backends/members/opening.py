@@ -106,7 +106,7 @@ class Members:
         note = self._noted(start, session)
         in_sync, missing = list(start.in_sync), dict(self.missing)
         while True:
-            epochs = Epochs(self._directory, self.settings, note, session)
+            epochs = Epochs(self._directory, self.settings, note, session, start.in_sync if start.by_consent else ())
             source = start.source.name if start.source.name in in_sync else in_sync[0]
             running = RunningMembers(epochs, self.places, in_sync, source, events, missing, self._workers)
             try:

@@ -33,6 +33,10 @@ MAX_AGE = 3600.0
 node that has been down for longer may have been moved to another machine meanwhile."""
 
 
+RESTORE = "backup-cli restore --resume --replace URL... DEST"
+"""The command that is right whenever the backup is newer than the node's directory, and no other node goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartWith:
     """The members that a node starts with. Nothing may be appended before all of `in_sync` equal `source`."""
@@ -46,6 +50,8 @@ class StartWith:
     behind: bool = False
     """Whether acknowledged changes may be missing from `source`, because a person gave up all members that held them.
     Then the backup is whole again only after a new snapshot of the node's database."""
+    by_consent: bool = False
+    """Whether a person gave up all members of the last epoch that the node has noted as done."""
 
 
 class Rule(Enum):
@@ -54,7 +60,8 @@ class Rule(Enum):
     NEWER_ELSEWHERE = "newer_elsewhere"
     """The node's note knows of a newer epoch than any member that is here."""
     TAKEN_OVER = "replaced"
-    """The newest epoch was begun by another node."""
+    """The newest epoch is not part of this node's history: another node began it, or this one did, before its directory
+    was set back to an old copy."""
     MEMBER_AWAY = "member_away"
     """A member that was in sync is not here, and nothing shows that it holds no newer changes."""
     NEED_NOT_MET = "need_not_met"
@@ -136,7 +143,10 @@ class _Start:
     without: frozenset[str]
 
     def check_no_other_node(self) -> None:
-        """Refuse if another node has begun the newest epoch: two nodes with the same keys lose money."""
+        """Refuse if another node has begun the newest epoch: two nodes with the same keys lose money.
+
+        It may also have been this node itself, if its directory was set back since. Then its database is too old.
+        """
         note = self.note
         if note is None or self.epoch in (note.epoch, note.intent) or note.knows(self.epoch):
             return
@@ -146,11 +156,13 @@ class _Start:
         raise StartRefused(
             Rule.TAKEN_OVER,
             names,
-            f"another node has taken over {', '.join(names)} since this one last wrote to the backup (epoch "
-            f"{self.epoch.number}; this node knows of {note.newest}). Nothing was changed. If that node is in use, "
-            "never start this one again: two nodes with the same keys lose money. Only if this database is surely the "
-            "newest, run: backup-cli resync. Only if you restored this node without that member, and it is back now, "
-            f"run: {_remove(names)}",
+            f"what is in {', '.join(names)} is not what this node's directory knows of (epoch {self.epoch.number}; it "
+            f"knows of {note.newest}): either another node has taken over the backup, or this directory is an old copy "
+            "of itself. Nothing was changed. If another node with these keys is in use, never start this one again: "
+            "two nodes with the same keys lose money. If none is, the backup holds the newest state, and this database "
+            f"is too old: restore it with: {RESTORE}. Only if this database is surely the newest, run: backup-cli "
+            "resync. Only if you restored this node without that member, and it is back now, run: "
+            f"{_remove(names)}",
         )
 
     def check_newest_is_here(self) -> None:
@@ -176,7 +188,9 @@ class _Start:
 
     def check_none_away(self, proven: bool, changed_ago: float | None) -> None:
         """Refuse if a member that was in sync is away, and may hold newer changes than those that are here."""
-        away = [name for name in self._asked_for() if self._found(name) is _Found.AWAY and name not in self.without]
+        early = self._in_sync_that_end_early()
+        asked_for = [name for name in self._asked_for() if name in early or self._found(name) is _Found.AWAY]
+        away = [name for name in asked_for if name not in self.without]
         doubt = self._doubt(proven, changed_ago)
         if away and doubt:
             raise StartRefused(
@@ -203,7 +217,14 @@ class _Start:
             )
         absent = tuple(name for name in self._names() if name not in in_sync)
         source = max((member for member in whole.values() if member), key=_newness)
-        return StartWith(source, in_sync, absent, behind=self.note is not None and self._is_behind(self.note))
+        note = self.note
+        return StartWith(
+            source,
+            in_sync,
+            absent,
+            behind=note is not None and self._is_behind(note),
+            by_consent=note is not None and self.without.issuperset(note.in_sync),
+        )
 
     def _is_behind(self, note: MembersNote) -> bool:
         """Whether the node has noted an epoch as done that no member here carries."""
@@ -255,6 +276,18 @@ class _Start:
             return False
         return carries.number <= note.epoch.number or not note.knows(carries)
 
+    def _in_sync_that_end_early(self) -> Collection[str]:
+        """The members in sync, if one that trails holds more of the newest epoch than each of them.
+
+        Everything that trails was copied from a member in sync. So each of them is an old copy of itself, from earlier
+        in the same epoch, or the one that had more is away.
+        """
+        of_epoch = [member for member in self.seen if member.document.epoch == self.epoch and member.end is not None]
+        in_sync = [member for member in of_epoch if member.name in self._names()]
+        longest = max((_newness(member) for member in in_sync), default=None)
+        early = longest is not None and any(_newness(member) > longest for member in of_epoch)
+        return {member.name for member in in_sync} if early else ()
+
     def _doubt(self, proven: bool, changed_ago: float | None) -> str:
         """Why the node may not start by itself without a member that was in sync: a clause; "" if it may."""
         note = self.note
@@ -286,6 +319,8 @@ class _Start:
             return f"where the files of {member.document.name} are"
         if member.end is None:
             return f"damaged: {printable(member.why)}"
+        if name in self._in_sync_that_end_early():
+            return "whose log ends before that of a member that trails, so it is an older copy of itself"
         return f"whose files are of epoch {member.document.epoch.number}"
 
     def _connect(self, names: Collection[str]) -> str:

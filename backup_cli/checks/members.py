@@ -35,7 +35,8 @@ def check_members(several: SeenBackup, directory: Path) -> Iterator[Finding]:
     for member in members:
         yield _check(several, member, in_sync)
     if not is_need_not_met_soon(members, need):
-        yield ok("members", f"{len(in_sync)} of {len(members)} are in sync, and the node needs {need}")
+        waited_for = sum(not member.trailing for member in members)
+        yield ok("members", f"{len(in_sync)} of {waited_for} are in sync, and the node needs {need}")
     else:
         found = problem if len(in_sync) < need else warning
         yield found("members", need_in_words(members, in_sync, need))

@@ -14,6 +14,7 @@ from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import MAX_MEMBERS, MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
+from backends.members.configuring import BEING_ADDED
 from backends.members.new_copy import publish_document
 from backends.members.urls import is_name, new_name, split_trailing
 from backends.node.lockfile import Settings, write_settings
@@ -28,8 +29,6 @@ from backup_cli.new_members import copy_to, refuse_same_places, tell_members, wa
 from backup_cli.options import lightning_dir, removed_on_failure
 from backup_cli.ownership import alone, take_over
 from backup_cli.waiting import answered
-
-_BEING_ADDED = "it is being added"
 
 
 @click.command("member-add", short_help="Add a destination to a stopped node's backup.")
@@ -111,11 +110,11 @@ def _add(directory: Path, before: AtRest, new: Member) -> Settings:
     with removed_on_failure(target) as making:
         document = changing.document(new.name)
         if not new.trailing:
-            document = replace(document, out={**document.out, new.name: OutOfSync(time_now(), _BEING_ADDED)})
+            document = replace(document, out={**document.out, new.name: OutOfSync(time_now(), BEING_ADDED)})
         copy_to(before.source(), target, document, f"{COMMAND} member-add")
         _tell_place(directory, target, new)
         with ignored():
-            changing.begin(in_sync, {new.name: _BEING_ADDED})
+            changing.begin(in_sync, {new.name: BEING_ADDED})
             write_settings(directory, changing.settings)
             making.keep()
     try:

@@ -101,16 +101,25 @@ def _demand_newest(directory: Path, settings: Settings, name: str, without: str 
     if without is not None and without != name:
         raise click.UsageError(f"--without {without} does not name the member to remove, which is {name}")
     found = survey(settings.members, settings.backup_id)
-    document = None
-    if found.seen:
-        epoch = newest_epoch(found.seen)
-        document = next(each.document for each in found.seen if each.document.epoch == epoch)
-    if name not in found.missing or not _was_in_sync(directory, document, name):
+    member = next((each for each in found.seen if each.name == name), None)
+    others, document = [each for each in found.seen if each is not member], None
+    if others:
+        epoch = newest_epoch(others)
+        document = next(each.document for each in others if each.document.epoch == epoch)
+    if member is not None and _is_history(directory, document, member.document):
         return False
-    why = (
-        f"{name} was in sync and cannot be read now ({found.missing[name]}), so it may hold newer changes than the "
-        "others"
-    )
+    if member is not None:
+        why = (
+            f"{name} is of epoch {member.document.epoch.number}, which no other member and not this node knows of, so "
+            "it may hold newer changes than the others"
+        )
+    elif _was_in_sync(directory, document, name):
+        why = (
+            f"{name} was in sync and cannot be read now ({found.missing[name]}), so it may hold newer changes than the "
+            "others"
+        )
+    else:
+        return False
     if without is None:
         raise BackupError(
             f"{why}: removing it would give them up, and a node that runs from an older state can lose every channel. "
@@ -119,6 +128,13 @@ def _demand_newest(directory: Path, settings: Settings, name: str, without: str 
         )
     warn(f"{why}; because of --without {name}, it is removed, and what only it holds is given up")
     return True
+
+
+def _is_history(directory: Path, others: MembersDocument | None, member: MembersDocument) -> bool:
+    """Whether what this member holds led to what the newest of the others holds, or is this node's own work."""
+    note = read_members_note(directory)
+    by_note = note is not None and note.backup_id == member.backup_id and note.knows(member.epoch)
+    return by_note or others is None or others.leads_from(member.epoch)
 
 
 def _was_in_sync(directory: Path, document: MembersDocument | None, name: str) -> bool:

@@ -13,6 +13,7 @@ from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.writer import Writer
+from backends.members.start import Rule, StartRefused
 from backends.node.directory import database_path
 from backends.node.hand_over import record_sync_point, restore_command
 from backends.node.lockfile import Settings, read_settings
@@ -82,7 +83,13 @@ def resync(
                 return
             if pairing.identity is Identity.TAKEN_OVER:
                 destination.adopt()
-            destination.check_start(proven=False, changed_ago=None)
+            try:
+                destination.check_start(proven=False, changed_ago=None)
+            except StartRefused as refused:
+                if refused.rule is not Rule.TAKEN_OVER:
+                    raise
+                destination.adopt()  # what this node did itself, before its directory was set back
+                destination.check_start(proven=False, changed_ago=None)
             _resync(directory, destination, backup_id, pairing, scratch or directory)
     if as_json:
         version = pairing.database.version or 0

@@ -98,6 +98,7 @@ def test_trailing_member_is_listed_with_its_lag_and_is_no_trouble(tmp_path: Path
         copies.append(name, 2)
     said, found = own(copies), document(own(copies, "--json"))
     assert found["health"] == "ok"
+    assert "members      2 of 2 in sync; the node needs 1" in own(copies).out.splitlines()
     assert states(own(copies, "--json"))["far"] == "trailing"
     assert "trails, 2 changes and " in said.out
 

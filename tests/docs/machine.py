@@ -18,9 +18,12 @@ from typing import Any
 
 from backends.sqlite.source import inspect
 from tests.fake_lightningd import ANSWERING_PLUGIN, History, Node
+from tests.fake_lightningd.ends import RpcError
 
 NODE = Path("~/.lightning/bitcoin").expanduser()
 SOCKET = NODE / "lightning-rpc"
+BLOCK = "a-block-arrives"
+"""Not a method of lightningd: the sandbox calls it when a page's node is to make a change."""
 
 _PR_SET_NAME = 15
 _NOW = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
@@ -58,30 +61,47 @@ def _run(ready: int) -> None:
         if plugin:
             node.play([*([history.first()] if new else []), *history.notes(3)])
             node.wait_for_log("backing up to")
-        lines = [f"{_NOW} {level.upper():<7} plugin-lightningd-backup: {line}\n" for level, line in node.logs]
-        (NODE / "log").write_text("".join(lines))
+        _write_log(node)
         with socket.socket(socket.AF_UNIX) as listening:
             os.chdir(NODE)  # a socket's path must be short
             listening.bind(SOCKET.name)
             listening.listen()
+            listening.settimeout(0.1)
             os.close(ready)
-            while _serve(node, listening):
-                pass
+            while _serve(node, history, listening):
+                _write_log(node)
         SOCKET.unlink()
 
 
-def _serve(node: Node, listening: socket.socket) -> bool:
-    connection, _ = listening.accept()
+def _write_log(node: Node) -> None:
+    node.wire.listen(0.05)
+    lines = [f"{_NOW} {level.upper():<7} plugin-lightningd-backup: {line}\n" for level, line in node.logs]
+    (NODE / "log").write_text("".join(lines))
+
+
+def _serve(node: Node, history: History, listening: socket.socket) -> bool:
+    """Answer one call of lightning-cli, if there is one; returns whether the node goes on."""
+    try:
+        connection, _ = listening.accept()
+    except TimeoutError:
+        return True
     with connection:
-        method = connection.recv(4096).decode()
-        answer: Any = "Shutdown complete" if method == "stop" else _answer(node, method)
+        connection.settimeout(None)
+        method, *arguments = json.loads(connection.recv(4096))
+        answer: Any = "Shutdown complete" if method == "stop" else _answer(node, history, method, arguments)
         connection.sendall(json.dumps(answer).encode())
     return method != "stop"
 
 
-def _answer(node: Node, method: str) -> Any:
-    if method in ("backup-status", "backup-compact"):
-        return node.rpc(method)
+def _answer(node: Node, history: History, method: str, arguments: list[str]) -> Any:
+    if method.startswith("backup-"):
+        try:
+            return node.rpc(method, arguments)
+        except RpcError as error:
+            return {"code": error.code, "message": error.message}
+    if method == BLOCK:
+        node.play(history.notes(1))
+        return {}
     identity = inspect(NODE / "lightningd.sqlite3", writable=False).node_id
     return {
         "getinfo": {"id": identity, "num_active_channels": 1, "blockheight": 900000, "network": "bitcoin"},
@@ -91,12 +111,12 @@ def _answer(node: Node, method: str) -> Any:
     }[method]
 
 
-def lightning_cli(method: str) -> int:
+def lightning_cli(method: str, *arguments: str) -> int:
     """Ask the fake lightningd, and print as lightning-cli does; after `stop`, wait until it has ended."""
     os.chdir(NODE)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(SOCKET.name)
-        connection.sendall(method.encode())
+        connection.sendall(json.dumps([method, *arguments]).encode())
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     print(json.dumps(json.loads(answer), indent=3).strip('"'))
     while method == "stop" and SOCKET.exists():
@@ -114,7 +134,7 @@ def main(program: str, *arguments: str) -> int:
     """Run as that program."""
     if program == "lightningd":
         return lightningd()
-    return bitcoin_cli() if program == "bitcoin-cli" else lightning_cli(arguments[0])
+    return bitcoin_cli() if program == "bitcoin-cli" else lightning_cli(*arguments)
 
 
 if __name__ == "__main__":

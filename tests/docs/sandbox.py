@@ -18,10 +18,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
+from backends.node.sync_point import fingerprint, read_sync_point, write_sync_point
 from backup_cli.drill.player import Player, recorded_calls
+from tests.docs.machine import BLOCK
 from tests.fake_lightningd import read_recording
 from tests.known_secret import SECRET, known_database, known_writes
 from tests.legacy.written import written
@@ -176,6 +179,14 @@ class Sandbox:
             player.kill()
         _copy(self.home / "safe-place" / "hsm_secret", self.node)
 
+    def a_backed_up_node_with_members_runs(self, urls: str) -> None:
+        """A node that has a backup with these members, makes a few changes, and is stopped."""
+        code, said = self.run(f"~/lightningd-backup/bin/backup-cli init {urls}")
+        assert code == 0, said
+        self.set_config()
+        self.the_node_starts()
+        self.the_node_stops()
+
     def the_node_starts(self) -> None:
         """The reader starts lightningd, however that is done on that machine."""
         code, said = self.run("lightningd --daemon --log-file=log")
@@ -185,6 +196,36 @@ class Sandbox:
         """The reader's lightningd is stopped cleanly."""
         code, said = self.run("lightning-cli stop")
         assert code == 0, said
+
+    def a_block_arrives(self) -> None:
+        """The reader's node makes a change."""
+        code, said = self.run(f"lightning-cli {BLOCK}")
+        assert code == 0, said
+
+    def the_log_says(self, text: str) -> None:
+        """The reader looks into the node's log once this is there."""
+        until = time.monotonic() + 30
+        while text not in (self.node / "log").read_text():
+            assert time.monotonic() < until, (self.node / "log").read_text()
+            time.sleep(0.1)
+
+    def is_away(self, path: str) -> None:
+        """The disk or share at this path is unplugged or switched off."""
+        place = self._path(path)
+        place.rename(place.with_name(f".{place.name}.away"))
+
+    def is_back(self, path: str) -> None:
+        """What was away is there again."""
+        place = self._path(path)
+        place.with_name(f".{place.name}.away").rename(place)
+
+    def two_hours_pass(self) -> None:
+        """The node was stopped two hours ago: its database, and what it noted about it, are that old."""
+        database, then = self.node / "lightningd.sqlite3", time.time_ns() - 2 * 3600 * 10**9
+        os.utime(database, ns=(then, then))
+        note = read_sync_point(self.node)
+        assert note is not None
+        write_sync_point(self.node, replace(note, fingerprint=fingerprint(database)))
 
     def set_config(self) -> None:
         """The reader adds the line to lightningd's config."""

@@ -11,7 +11,7 @@ from backends.node.lockfile import Settings, read_settings, write_settings
 from backends.node.members_note import MembersNote, write_members_note
 from backends.node.session import remember_sessions
 from tests.log.histories import changes, silent
-from tests.members.made import directory_of, make_members, members_in, note_epoch
+from tests.members.made import FIRST, directory_of, make_members, members_in, note_epoch
 
 SESSION = "5e55105e55105e55"
 
@@ -71,4 +71,7 @@ class Copies:
         epoch = Epoch(number, SESSION)
         note_epoch(carried, self.members, self.backup_id, epoch=epoch, in_sync=in_sync, need=need, out=out)
         write_settings(self.node, Settings(self.members[0].url, self.backup_id, self.members, need))
-        write_members_note(self.node, MembersNote(self.backup_id, epoch, in_sync, out=out or {}))
+        note = MembersNote(
+            self.backup_id, epoch, in_sync, out=out or {}, history={SESSION: number}, adopted=FIRST.number
+        )
+        write_members_note(self.node, note)

@@ -104,7 +104,7 @@ def document(name: str, backup_id: str, epoch: Epoch = EPOCH, in_sync: tuple[str
     """The document `members` of a backup with the members a, b and c."""
     members = tuple(Member(each, f"file:///{each}/lightning.bkp") for each in "abc")
     out = {each: OutOfSync(1_700_000_000, "it was unplugged") for each in "abc" if each not in in_sync}
-    return MembersDocument(backup_id, name, epoch, in_sync, members, 1, out).encode()
+    return MembersDocument(backup_id, name, epoch, in_sync, members, 1, out, {epoch.session: epoch.number}).encode()
 
 
 def peer(name: str, storage: Storage) -> Peer:

@@ -1,6 +1,6 @@
 """Members as a start sees them, in few words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backends.base import Position
 from backends.log.format.members import Epoch, Member, MembersDocument
@@ -25,10 +25,14 @@ def seen(
     *,
     end: int | None = 100,
     session: str = OURS,
+    history: Mapping[str, int] | None = None,
     says: str | None = None,
 ) -> SeenMember:
-    """A member that carries this epoch. `end` is the last record, None if damaged; `says` is its name for itself."""
-    history = {OURS: epoch} if session == OURS else {OURS: epoch - 1, session: epoch}
+    """A member that carries this epoch. `end` is the last record, None if damaged; `says` is its name for itself.
+
+    By default its history is that of a node that went on from all that our session did before this epoch.
+    """
+    history = history or ({OURS: epoch} if session == OURS else {OURS: epoch - 1, session: epoch})
     document = MembersDocument(BACKUP, says or name, Epoch(epoch, session), tuple(in_sync), MEMBERS, 1, history=history)
     position = None if end is None else Position(end, end, 0)
     return SeenMember(name, document, position, "" if position else "a record is missing")

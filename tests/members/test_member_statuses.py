@@ -30,7 +30,7 @@ def seen(
     time: int = 1000,
     session: str = "s",
 ) -> SeenMember:
-    document = MembersDocument(ID, name, Epoch(epoch, session), in_sync, ALL, 1, out or {})
+    document = MembersDocument(ID, name, Epoch(epoch, session), in_sync, ALL, 1, out or {}, {session: epoch})
     end = None if sequence is None else Position(sequence, sequence, 7, time)
     return SeenMember(name, document, end, "" if end else "it is damaged: a hole in segment-000001 at byte 12")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
-from backends.log.format.members import MAX_MEMBERS, Epoch, Member, MembersDocument, OutOfSync
+from backends.log.format.members import MAX_HISTORY, MAX_MEMBERS, Epoch, Member, MembersDocument, OutOfSync
 from backends.times import UNKNOWN_TIME
 from tests.members.seen import BACKUP, MEMBERS
 
@@ -22,6 +22,8 @@ DOCUMENT = MembersDocument(
     MEMBERS,
     2,
     {"disk": OutOfSync(1_764_000_000, "no space left on device")},
+    {"0123456789abcdef": 7, "an earlier session": 4},
+    2,
 )
 
 
@@ -60,8 +62,29 @@ def test_any_members_document_is_read_back_as_written(
     names = [member.name for member in members]
     in_sync = data.draw(st.lists(st.sampled_from(names), unique=True)) if names else []
     out = {name: OutOfSync(since, text) for name in names if name not in in_sync}
-    document = MembersDocument(text, text, Epoch(number, text), tuple(in_sync), tuple(members), need, out)
+    history = {text: number, f"{text}-": since}
+    document = MembersDocument(
+        text, text, Epoch(number, text), tuple(in_sync), tuple(members), need, out, history, since
+    )
     assert MembersDocument.decode(document.encode()) == document
+
+
+def test_longest_history_of_a_members_document_is_read_back_as_written() -> None:
+    document = replace(DOCUMENT, history={f"session {index}": index for index in range(MAX_HISTORY)})
+    assert MembersDocument.decode(document.encode()) == document
+
+
+@pytest.mark.parametrize(
+    ("session", "last"), [("0123456789abcdef", 7), ("an earlier session", 4), ("another node's session", 2)]
+)
+def test_epochs_lead_to_a_document_up_to_the_last_of_their_session_in_its_history(session: str, last: int) -> None:
+    assert [number for number in range(12) if DOCUMENT.leads_from(Epoch(number, session))] == list(range(last + 1))
+
+
+def test_epoch_of_a_document_leads_to_itself_without_any_history() -> None:
+    bare = replace(DOCUMENT, history={}, floor=0)
+    assert bare.leads_from(bare.epoch)
+    assert not bare.leads_from(replace(bare.epoch, number=6))
 
 
 def test_members_document_cut_at_any_byte_is_found() -> None:
@@ -104,6 +127,8 @@ def test_fields_of_later_release_in_members_document_mean_nothing() -> None:
 ONE = {"name": "stick", "url": "usb://STICK/lightning.bkp", "trailing": False}
 
 
+IMPOSSIBLE_NUMBERS: tuple[Any, ...] = (None, "7", 7.0, True, -1, 1 << 62, {})
+
 IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "backup_id": (..., None, 7, [], "x" * 2001),
     "name": (..., None, 7, {}, "x" * 2001),
@@ -113,6 +138,11 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "members": (..., None, "stick", {}, ["stick"], [None], [[]], [{}], [ONE, ONE], [{**ONE, "name": 7}]),
     "need": (..., None, "1", 1.0, True, -1, 1 << 62),
     "out": (..., None, [], "disk", 7),
+    "history": (
+        *(..., None, 7, [], "x", {"x" * 2001: 1}, {str(number): number for number in range(MAX_HISTORY + 1)}),
+        *({"x": value} for value in IMPOSSIBLE_NUMBERS),
+    ),
+    "floor": (..., None, "2", 2.0, True, -1, 1 << 62, []),
 }
 
 

@@ -1,5 +1,6 @@
 """Which member holds the newest state: never the longest log, the highest version or the latest time alone."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -7,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.errors import Unreachable
+from backends.log.format.members import Epoch
 from backends.members.newest import Diverged, SeenMember, newest, newest_epoch
-from tests.members.seen import THEIRS, seen
+from tests.members.seen import OURS, THEIRS, seen
 
-ALL = ("stick", "nas", "disk")
+TWO, ALL = ("stick", "nas"), ("stick", "nas", "disk")
 
 
 def test_higher_epoch_wins_over_longer_log() -> None:
@@ -30,17 +32,37 @@ def test_damaged_member_in_sync_is_passed_over_for_a_whole_one() -> None:
 
 def test_member_of_older_epoch_never_replaces_the_damaged_member_in_sync() -> None:
     """It would be whole, and would lack what was acknowledged without it."""
-    with pytest.raises(Unreachable, match=r"none of them is whole \(nas: a record is missing\).*Nothing was changed"):
+    with pytest.raises(
+        Unreachable, match=r"hold the newest state is whole \(nas: a record is missing\).*Nothing was changed"
+    ):
         newest([seen("stick", 4, ALL), seen("nas", 5, ("nas",), end=None)])
 
 
 def test_trailing_member_never_replaces_the_damaged_member_in_sync() -> None:
-    with pytest.raises(Unreachable, match="none of them is whole"):
+    with pytest.raises(Unreachable, match=r"hold the newest state is whole \(nas: a record is missing\)"):
         newest([seen("far", 5, ("nas",)), seen("nas", 5, ("nas",), end=None)])
 
 
-def test_trailing_member_with_longer_log_is_passed_over_for_the_member_in_sync() -> None:
-    assert newest([seen("far", 5, ("nas",), end=102), seen("nas", 5, ("nas",), end=100)]).name == "nas"
+def test_trailing_member_with_longer_log_than_the_member_in_sync_is_the_newest() -> None:
+    """What trails was copied from a member in sync: the one in sync is an old copy of itself, of the same epoch."""
+    assert newest([seen("far", 5, ("nas",), end=102), seen("nas", 5, ("nas",), end=100)]).name == "far"
+
+
+def test_trailing_member_as_long_as_the_member_in_sync_is_passed_over() -> None:
+    assert newest([seen("far", 5, ("nas",)), seen("nas", 5, ("nas",))]).name == "nas"
+
+
+def test_trailing_member_of_an_older_epoch_is_passed_over_however_long_its_log_is() -> None:
+    assert newest([seen("far", 4, ("nas",), end=900), seen("nas", 5, ("nas",))]).name == "nas"
+
+
+def test_trailing_member_with_longer_log_beside_a_damaged_and_a_whole_member_in_sync_is_the_newest() -> None:
+    members = [seen("far", 5, TWO, end=102), seen("nas", 5, TWO, end=100), seen("stick", 5, TWO, end=None)]
+    assert newest(members).name == "far"
+
+
+def test_damaged_trailing_member_is_passed_over() -> None:
+    assert newest([seen("far", 5, ("nas",), end=None), seen("nas", 5, ("nas",))]).name == "nas"
 
 
 def test_trailing_member_is_the_newest_where_no_member_in_sync_was_seen() -> None:
@@ -48,7 +70,9 @@ def test_trailing_member_is_the_newest_where_no_member_in_sync_was_seen() -> Non
 
 
 def test_no_member_at_all_is_unreachable() -> None:
-    with pytest.raises(Unreachable, match=r"no member of the backup can be reached. Nothing was changed"):
+    with pytest.raises(
+        Unreachable, match=r"no member of the backup can be reached that holds a whole state. Nothing was changed"
+    ):
         newest([])
 
 
@@ -59,13 +83,45 @@ def test_one_epoch_begun_by_two_nodes_has_diverged() -> None:
     assert set(caught.value.names) == {"stick", "nas"}
 
 
-def test_two_nodes_below_the_newest_epoch_are_history() -> None:
-    members = [
-        seen("stick", 6, ("stick",)),
-        seen("nas", 6, ("nas",), session=THEIRS),
-        seen("disk", 7, ("disk",), session=THEIRS),
-    ]
-    assert newest(members).name == "disk"
+@pytest.mark.parametrize("number", [6, 7, 8, 90])
+def test_two_nodes_that_went_on_from_one_past_have_diverged_whatever_their_numbers(number: int) -> None:
+    """Both knew epoch 5. One of them began more epochs than the other since, which says nothing about the time."""
+    theirs = seen("nas", number, ("nas",), session=THEIRS, history={OURS: 5, THEIRS: number})
+    for members in permutations([seen("stick", 7, ("stick",)), theirs, seen("disk", 5, ALL)]):
+        with pytest.raises(Diverged, match=r"two nodes that did not know of each other") as caught:
+            newest(members)
+        assert set(caught.value.names) == {"stick", "nas"}
+
+
+def test_two_nodes_below_the_newest_epoch_have_diverged_unless_it_came_after_both() -> None:
+    ours, theirs = seen("stick", 6, ("stick",)), seen("nas", 6, ("nas",), session=THEIRS)
+    after_both = seen("disk", 7, ("disk",), session=THEIRS, history={OURS: 6, THEIRS: 7})
+    assert newest([ours, theirs, after_both]).name == "disk"
+    with pytest.raises(Diverged):
+        newest([ours, theirs, seen("disk", 7, ("disk",), session=THEIRS, history={OURS: 5, THEIRS: 7})])
+
+
+def test_what_a_session_did_after_the_newest_epoch_went_on_from_it_has_diverged() -> None:
+    """A node directory was set back to its epoch 5 and went on under a new session; meanwhile it had begun 6 itself."""
+    with pytest.raises(Diverged):
+        newest([seen("stick", 6, ("stick",)), seen("nas", 8, ("nas",), session="later", history={OURS: 5, "later": 8})])
+
+
+def test_epochs_up_to_the_floor_are_history_whoever_began_them() -> None:
+    top = seen("disk", 9, ("disk",), history={OURS: 9})
+    raised = replace(top, document=replace(top.document, floor=6))
+    old = [seen("stick", 6, ("stick",), session="too old to be listed"), seen("nas", 7, ("nas",), session=THEIRS)]
+    assert newest([raised, old[0]]).name == "disk"
+    with pytest.raises(Diverged):
+        newest([raised, old[1]])
+
+
+def test_member_being_filled_never_counts() -> None:
+    filling = seen("stick", 0, (), end=900, session="of any node", history={"x": 0})
+    assert newest([filling, seen("nas", 5, ("nas",))]).name == "nas"
+    assert newest_epoch([filling, seen("nas", 5, ("nas",))]) == Epoch(5, OURS)
+    with pytest.raises(Unreachable, match=r"no member of the backup can be reached that holds a whole state"):
+        newest([filling])
 
 
 members = st.lists(

@@ -114,7 +114,25 @@ STARTS = {
     ),
     "all_members_here_with_need_of_two": (replace(ALL_HERE, need=2), "stick", TWO, ()),
     "intent_that_no_member_carries": (replace(ALL_HERE, note=note(5, TWO, intent=6)), "stick", TWO, ()),
-    "note_older_than_all_members_of_this_node": (replace(ALL_HERE, note=note(3, TWO)), "stick", TWO, ()),
+    "note_of_an_intent_that_all_members_carry": (replace(ALL_HERE, note=note(4, TWO, intent=5)), "stick", TWO, ()),
+    "member_being_filled_here": (
+        Situation([*ALL_HERE.members, seen("disk", 0, (), end=900, session="of any node")], note(5, TWO)),
+        "stick",
+        TWO,
+        (),
+    ),
+    "member_being_filled_in_place_of_one_in_sync": (
+        Situation([seen("stick", 5, TWO), seen("nas", 0, (), end=None)], note(5, TWO)),
+        "stick",
+        ("stick",),
+        ("nas",),
+    ),
+    "another_node_went_on_from_an_epoch_left_behind": (
+        Situation([*ALL_HERE.members, seen("disk", 4, ["disk"], session=THEIRS, end=900)], note(5, TWO)),
+        "stick",
+        TWO,
+        (),
+    ),
     "member_that_was_out_of_sync_is_away": (
         Situation([seen("stick", 5, ["stick"])], note(5, ["stick"]), proven=False, changed_ago=None),
         "stick",
@@ -176,6 +194,26 @@ STARTS = {
         "stick",
         ("stick",),
         ("nas",),
+    ),
+    "trailing_member_holds_more_but_the_database_is_proven": (
+        Situation([seen("stick", 5, ["stick"]), seen("far", 5, ["stick"], end=101)], note(5, ["stick"])),
+        "stick",
+        ("stick",),
+        (),
+    ),
+    "trailing_member_holds_more_than_one_of_those_in_sync": (
+        Situation(
+            [*ALL_HERE.members, seen("far", 5, TWO, end=101)], note(5, TWO), proven=False, changed_ago=None
+        ),
+        "stick",
+        TWO,
+        (),
+    ),
+    "trailing_member_holds_more_of_an_older_epoch": (
+        Situation([*ALL_HERE.members, seen("far", 4, TWO, end=900)], note(5, TWO), proven=False, changed_ago=None),
+        "stick",
+        TWO,
+        (),
     ),
     # One is damaged: it shows its epoch, so it has not gone on without the others.
     "one_of_two_damaged": (
@@ -270,11 +308,6 @@ REFUSALS = {
         Rule.NEWER_ELSEWHERE,
         ("stick",),
     ),
-    "older_epoch_of_another_node_although_given_up": (
-        Situation([seen("stick", 4, TWO, session=THEIRS)], note(5, ["nas"]), without=["nas"]),
-        Rule.NEWER_ELSEWHERE,
-        ("nas",),
-    ),
     # Another node.
     "newest_epoch_begun_by_another_node": (
         Situation([seen("stick", 6, TWO, session=THEIRS), seen("nas", 6, TWO, session=THEIRS)], note(5, TWO)),
@@ -302,6 +335,33 @@ REFUSALS = {
         Rule.TAKEN_OVER,
         ("nas",),
     ),
+    # The node's own directory was set back: its note ends before what its own session did later.
+    "own_session_went_on_after_the_note": (replace(ALL_HERE, note=note(3, TWO)), Rule.TAKEN_OVER, TWO),
+    "own_session_went_on_after_the_note_although_all_are_given_up": (
+        replace(ALL_HERE, note=note(3, TWO), without=THREE),
+        Rule.TAKEN_OVER,
+        TWO,
+    ),
+    "own_session_went_on_after_the_intent": (
+        replace(ALL_HERE, note=note(3, TWO, intent=4)),
+        Rule.TAKEN_OVER,
+        TWO,
+    ),
+    "own_session_went_on_and_another_member_is_away": (
+        Situation([seen("stick", 5, TWO)], note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
+    "own_session_went_on_and_an_older_copy_is_here": (
+        Situation(OLD_COPY, note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
+    "own_session_went_on_and_one_member_is_as_old_as_the_note": (
+        Situation([seen("stick", 5, TWO), seen("nas", 4, TWO)], note(4, TWO)),
+        Rule.TAKEN_OVER,
+        ("stick",),
+    ),
     # A member is away that was in sync.
     "away_and_database_not_proven": (replace(AWAY, proven=False), Rule.MEMBER_AWAY, ("nas",)),
     "away_for_more_than_an_hour": (replace(AWAY, changed_ago=MAX_AGE + 1), Rule.MEMBER_AWAY, ("nas",)),
@@ -314,8 +374,8 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
-    "away_with_note_older_than_what_is_here": (
-        Situation([seen("stick", 5, TWO)], note(4, TWO)),
+    "being_filled_and_database_not_proven": (
+        Situation([seen("stick", 5, TWO), seen("nas", 0, ())], note(5, TWO), proven=False),
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
@@ -341,6 +401,22 @@ REFUSALS = {
         Rule.MEMBER_AWAY,
         TWO,
     ),
+    "trailing_member_holds_more_than_the_only_one_in_sync": (
+        # The stick is an old copy of itself, from earlier in the same epoch.
+        Situation([seen("stick", 5, ["stick"]), seen("far", 5, ["stick"], end=101)], note(5, ["stick"]), proven=False),
+        Rule.MEMBER_AWAY,
+        ("stick",),
+    ),
+    "trailing_member_holds_more_than_each_of_those_in_sync": (
+        replace(ALL_HERE, members=[*ALL_HERE.members, seen("far", 5, TWO, end=102)], changed_ago=MAX_AGE + 1),
+        Rule.MEMBER_AWAY,
+        TWO,
+    ),
+    "trailing_member_holds_more_than_all_in_sync_without_note": (
+        Situation([*ALL_HERE.members, seen("far", 5, TWO, end=102)], None, configured=[*PAIR, MEMBERS[3]]),
+        Rule.MEMBER_AWAY,
+        TWO,
+    ),
     # Something else is in its place.
     "old_copy_and_database_not_proven": (
         Situation(OLD_COPY, note(5, TWO), proven=False),
@@ -348,16 +424,6 @@ REFUSALS = {
         ("nas",),
     ),
     "old_copy_without_note": (Situation(OLD_COPY, None, configured=PAIR), Rule.MEMBER_AWAY, ("nas",)),
-    "old_copy_with_note_older_than_the_others": (
-        Situation(OLD_COPY, note(4, TWO)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
-    "older_epoch_with_note_as_old_as_that": (
-        Situation([seen("stick", 5, TWO), seen("nas", 4, TWO)], note(4, TWO)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
     "older_epoch_after_the_newest_member_was_given_up": (
         Situation([seen("stick", 5, ["stick", "disk"]), seen("disk", 4, THREE)], note(7, ["nas"]), without=["nas"]),
         Rule.MEMBER_AWAY,
@@ -365,11 +431,6 @@ REFUSALS = {
     ),
     "old_copy_while_the_node_wrote_an_epoch": (
         Situation([seen("stick", 6, TWO), seen("nas", 3, TWO)], note(5, TWO, intent=6)),
-        Rule.MEMBER_AWAY,
-        ("nas",),
-    ),
-    "epoch_of_another_node_while_the_node_wrote_one": (
-        Situation([seen("stick", 7, TWO), seen("nas", 6, TWO, session=THEIRS)], note(5, TWO, intent=7)),
         Rule.MEMBER_AWAY,
         ("nas",),
     ),
@@ -430,6 +491,15 @@ def test_backup_is_behind_once_all_members_with_the_newest_changes_are_given_up(
     assert (found.source.name, found.in_sync, found.absent, found.behind) == ("stick", ("stick",), ("nas",), True)
 
 
+def test_start_says_whether_a_person_gave_up_all_members_of_the_last_epoch() -> None:
+    assert replace(BEHIND, without=["nas"]).start().by_consent
+    joined = Situation([seen("stick", 6, TWO)], note(5, ["nas"], intent=6), without=["nas"])
+    assert joined.start().by_consent
+    assert not replace(AWAY, without=["nas"]).start().by_consent
+    assert not replace(AWAY, note=None, without=["nas"], configured=PAIR).start().by_consent
+    assert not ALL_HERE.start().by_consent
+
+
 def test_old_copy_of_the_newest_member_is_not_used_after_it_was_given_up() -> None:
     members = [seen("stick", 4, TWO), seen("nas", 4, TWO, end=900)]
     found = Situation(members, note(5, ["nas"]), without=["nas"]).start()
@@ -449,6 +519,22 @@ def test_start_with_members_of_two_nodes_has_diverged() -> None:
         Situation([seen("stick", 6, ["stick"]), seen("nas", 6, ["nas"], session=THEIRS)], note(6, ["stick"])).start()
 
 
+def test_start_with_an_epoch_of_another_node_begun_while_this_one_wrote_its_own_has_diverged() -> None:
+    for members in permutations([seen("stick", 7, TWO), seen("nas", 6, TWO, session=THEIRS)]):
+        with pytest.raises(Diverged):
+            Situation(members, note(5, TWO, intent=7)).start()
+
+
+@pytest.mark.parametrize("epoch", [(4, THEIRS), (0, OURS)], ids=["of another node", "being filled"])
+def test_start_with_nothing_that_this_node_could_go_on_from_is_refused_whatever_is_given_up(
+    epoch: tuple[int, str],
+) -> None:
+    number, session = epoch
+    situation = Situation([seen("stick", number, TWO, session=session)], note(5, ["nas"]), without=["nas"])
+    with pytest.raises(Unreachable, match=r"hold no state that it could go on from\. Nothing was changed.*Connect"):
+        situation.start()
+
+
 def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
     with pytest.raises(StartRefused) as caught:
         replace(AWAY, changed_ago=7200.0).start()
@@ -459,8 +545,31 @@ def test_refusal_because_of_one_member_away_says_what_to_type() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "situation",
+    [
+        Situation([seen("nas", 6, ["nas"], session=THEIRS)], note(5, TWO)),
+        Situation([seen("nas", 6, ["nas"])], note(5, TWO)),
+    ],
+    ids=["another node", "directory that was set back"],
+)
+def test_refusal_of_an_epoch_unknown_to_the_note_says_both_reasons_and_how_to_restore(situation: Situation) -> None:
+    with pytest.raises(StartRefused) as caught:
+        situation.start()
+    assert str(caught.value) == (
+        "what is in nas is not what this node's directory knows of (epoch 6; it knows of 5): either another node has "
+        "taken over the backup, or this directory is an old copy of itself. Nothing was changed. If another node with "
+        "these keys is in use, never start this one again: two nodes with the same keys lose money. If none is, the "
+        "backup holds the newest state, and this database is too old: restore it with: backup-cli restore --resume "
+        "--replace URL... DEST. Only if this database is surely the newest, run: backup-cli resync. Only if you "
+        "restored this node without that member, and it is back now, run: backup-cli member-remove nas"
+    )
+
+
 def test_refusal_after_takeover_warns_of_two_nodes_with_the_same_keys() -> None:
-    with pytest.raises(StartRefused, match=r"another node has taken over nas .*lose money.*backup-cli resync\. "):
+    with pytest.raises(
+        StartRefused, match=r"(?s)another node has taken over.*old copy.*lose money.*backup-cli resync\. "
+    ):
         Situation([seen("nas", 6, ["nas"], session=THEIRS)], note(5, TWO)).start()
 
 
@@ -535,8 +644,14 @@ def test_no_start_goes_on_from_older_than_the_newest_epoch_seen_while_a_whole_me
     found = outcome(situation)
     if found is None:
         return
+    note = situation.note
+    counting = [
+        each
+        for each in situation.members
+        if note is None or each.document.epoch.number >= note.epoch.number or note.knows(each.document.epoch)
+    ]
     try:
-        expected = newest(situation.members)
+        expected = newest(counting)
     except Unreachable:
         return  # no whole member carries it: then the node goes on from one that held everything before
     if expected.name in found.in_sync:

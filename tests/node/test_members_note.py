@@ -158,6 +158,7 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "in_sync": (..., None, 7),
     "out": (..., None, 7, [], {"disk": 7}, {"disk": {"since": "x", "why": "x"}}, {"disk": {"since": 1}}),
     "sessions": (..., None, 7),
+    "history": (..., None, 7, ["x"], *({"x": number} for number in ("7", 7.0, True, None, -1, 1 << 62))),
     "adopted": (..., None, "5", 5.0, True, -1, 1 << 62),
     "mounts": (..., None, 7, ["/mnt"]),
 }
@@ -179,10 +180,34 @@ def test_members_note_keeps_only_the_newest_sessions(tmp_path: Path) -> None:
     assert found.sessions == sessions[5:]
 
 
-def test_node_knows_epochs_of_its_sessions_and_those_adopted_at_a_restore() -> None:
-    assert NOTE.knows(Epoch(8, "session one"))
-    assert NOTE.knows(Epoch(5, "another node's session"))
-    assert not NOTE.knows(Epoch(6, "another node's session"))
+def test_members_note_keeps_only_the_newest_epochs_of_history(tmp_path: Path) -> None:
+    history = {f"{number:016x}": number for number in reversed(range(1, MAX_SESSIONS + 6))}
+    write_members_note(tmp_path, replace(NOTE, history=history))
+    found = read_members_note(tmp_path)
+    assert found is not None
+    assert found.history == {session: number for session, number in history.items() if number > 5}
+
+
+@pytest.mark.parametrize(("session", "last"), [*NOTE.history.items(), ("another node's session", NOTE.adopted)])
+def test_node_knows_epochs_of_each_session_only_up_to_the_last_one_in_its_history(session: str, last: int) -> None:
+    """A directory that was set back knows its last session, but not what that did afterwards."""
+    known = [number for number in range(12) if NOTE.knows(Epoch(number, session))]
+    assert known == list(range(last + 1))
+
+
+def test_session_listed_without_history_is_not_enough_to_know_its_epochs() -> None:
+    note = replace(NOTE, history={}, adopted=0)
+    assert note.began("session two")
+    assert not note.knows(Epoch(1, "session two"))
+
+
+def test_epoch_of_a_member_being_filled_is_known_to_every_node() -> None:
+    assert MembersNote("id", Epoch(0, ""), ()).knows(Epoch(0, "of any node"))
+
+
+def test_node_has_begun_the_sessions_that_it_lists_or_that_its_history_has() -> None:
+    note = replace(NOTE, sessions=("session three",), history={"before the restore": 4})
+    assert [note.began(each) for each in ("session three", "before the restore", "another")] == [True, True, False]
 
 
 def test_newest_number_of_members_note_is_that_of_its_intent() -> None:
