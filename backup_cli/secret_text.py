@@ -11,6 +11,7 @@ from backends.node.lockfile import read_settings
 from backends.node.present import inspect_node
 from backends.text import printable, shell_line
 from backup_cli.console import warn
+from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
 
 
@@ -28,7 +29,7 @@ def known_node(directory: Path) -> KnownNode | None:
     if database is not None:
         return KnownNode(database, "the database")
     with suppress(BackupError, OSError):  # that the backup cannot be reached is reported elsewhere
-        url = read_settings(directory).url
+        url = newest_url(read_settings(directory))
         of_backup = answered(url, backup_at(url).node_id)
         if of_backup is not None:
             return KnownNode(of_backup, f"the backup at {printable(url)}")

@@ -307,6 +307,7 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(SESSION) == data:
                 return 0
+        self.host.check_not_fenced()  # the tail took long: another node's marker is never replaced by an older one
         self.storage.publish(SESSION, data)
         return len(data)
 
@@ -387,6 +388,7 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(MEMBERS) == data:
                 return
+        self.host.check_not_fenced()
         self.storage.publish(MEMBERS, data)
 
     def _unknown_document(self) -> bytes:

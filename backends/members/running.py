@@ -134,18 +134,28 @@ class RunningMembers:
             raise self._broken from error
 
     def publish(self, documents: Mapping[str, bytes]) -> Mapping[str, Exception]:
-        """Write these members' documents: see `Publish` in backends/members/epochs.py."""
-        works = {name: partial(self._publish_at, name, data) for name, data in documents.items()}
-        return self.mirror.attempt(works, self.mirror.options.grace)[1]
+        """Write these members' documents: see `Publish` in backends/members/epochs.py.
 
-    def _publish_at(self, name: str, data: bytes) -> None:
-        """Raises Differs for a member whose directory was replaced: an old copy would count as the newest state."""
+        Raises FileFenced if another node has taken one of them over: its document must stay.
+        """
+        works = {name: partial(self._publish_at, name, data) for name, data in documents.items()}
+        failed = self.mirror.attempt(works, self.mirror.options.grace)[1]
+        for error in failed.values():
+            if isinstance(error, FileFenced):
+                raise error
+        return failed
+
+    def _publish_at(self, name: str, document: bytes) -> None:
+        """Raises FileFenced for a member that another node has taken over, and Differs for one whose directory was
+        replaced: an old copy would count as the newest state."""
         storage, ours = self.places[name].storage, self.mirror.wrote(SESSION)
+        if seen_as_foreign(storage, self.epochs.note):
+            raise FileFenced(name)
         there = storage.read_small(SESSION)
         replaced = ours is not None and there != ours and ours == self.mirror.wrote(SESSION)  # not written just now
         if replaced or any(handle.is_fenced_at(name) for handle in self.mirror.open_files()):
             raise Differs("its directory was replaced while this node wrote to it")
-        storage.publish(MEMBERS, data)
+        storage.publish(MEMBERS, document)
 
     def dropped(self, lost: Mapping[str, Exception]) -> None:
         """These members are out of sync, durably: say so, and begin to catch them up."""

@@ -35,6 +35,7 @@ from backup_cli.old_age import doubt_of
 from backup_cli.options import A_PATH, DRILL_PREFIX, existing_backup, no_limits, show_statements
 from backup_cli.pairing_text import finding
 from backup_cli.paths import plugin_path
+from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
 from plugin.foresight import brings_forward
 
@@ -162,9 +163,11 @@ def _plugin() -> list[str]:
 def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
     """Restore the operator's own backup to a temporary directory, and say how long a real restore would take."""
     settings = read_settings(directory)
-    url, backup = existing_backup(given or settings.url)
+    url, backup = existing_backup(given or newest_url(settings))
     if settings.backup_id not in (None, backup.id()):
-        warn(f"{url} is not the backup that this node's backup.lock names ({settings.url}): it may be old")
+        warn(
+            f"{url} is not the backup that this node's backup.lock names ({' and '.join(settings.urls)}): it may be old"
+        )
     began = time.monotonic()
     with scratch_directory(scratch_place()) as scratch:
         with progress("Restoring", _CHECKING) as show:

@@ -17,6 +17,7 @@ from contrib.bench.budget import replay_ratio, startup
 from contrib.bench.contestants import Call, Run, answering, bare_writes, compacting, least, ours, replica, unsynced
 from contrib.bench.large import MEGABYTES, print_tail, rounds
 from contrib.bench.large import figures as tail_figures
+from contrib.bench.members import side_by_side
 from contrib.bench.picture import draw
 
 CONTESTANTS: tuple[Callable[[Path, list[Call]], Run], ...] = (answering, ours, replica, unsynced, least)
@@ -64,6 +65,7 @@ def measure(scratch: Path, calls: list[Call], rounds: int) -> tuple[dict[str, An
     raw = sum(len(statement.encode()) for call in calls for statement in call["writes"])
     replayed, one_by_one = replay_ratio(scratch, calls)
     manifest, imported = startup(scratch)
+    one, two = side_by_side(scratch, calls, rounds)
     table = {run.name: _figures(run, runs, len(calls) * rounds, rounds) for run in runs}
     a, b = runs[0], runs[1]
     allowed = 1.25 * statistics.median(a.latencies)
@@ -75,6 +77,8 @@ def measure(scratch: Path, calls: list[Call], rounds: int) -> tuple[dict[str, An
         "hook call, median, against a hook with one bare write and sync (e)": median
         / statistics.median(runs[4].latencies),
         "hook call while compacting, median, against 1.5 × without": statistics.median(busy) / (1.5 * median),
+        "hook call with two members on this disk, median, against 1.3 × one": statistics.median(two)
+        / (1.3 * statistics.median(one)),
         "bytes on disk, against 0.12 × raw SQL": b.kept / (0.12 * raw),
         "replaying a long log, against 1.4 × sqlite3 one by one (1 or more is good)": replayed / (1.4 * one_by_one),
         "start-up to manifest, against 1.3 × import pyln.client": manifest / (1.3 * imported),

@@ -121,6 +121,17 @@ def _beside(directory: Path, calls: list[Call], again: list[Call], size: int) ->
 
 def _prepare(directory: Path, calls: list[Call], size: int) -> None:
     """Create a node with a database of `size` bytes, and a backup that holds it."""
+    path = fill_database(directory, calls, size)
+    url = (directory / "backup").as_uri()
+    backup = backup_at(url)
+    with consistent_copy(path, directory, writable=True) as source:
+        position = backup.create(source)
+    hand_over(directory, url, backup.id(), position)
+    os.sync()  # writing back what was prepared must not slow down what is measured
+
+
+def fill_database(directory: Path, calls: list[Call], size: int) -> Path:
+    """Create a node's database of `size` bytes in `directory`."""
     path = directory / "lightningd.sqlite3"
     database = apsw.Connection(str(path))
     database.execute("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; PRAGMA foreign_keys = ON")
@@ -132,12 +143,7 @@ def _prepare(directory: Path, calls: list[Call], size: int) -> None:
     database.execute(f"{count} INSERT INTO bench_filler (bytes) SELECT randomblob({ROW}) FROM count")
     database.execute("PRAGMA journal_mode = DELETE")
     database.close()
-    url = (directory / "backup").as_uri()
-    backup = backup_at(url)
-    with consistent_copy(path, directory, writable=True) as source:
-        position = backup.create(source)
-    hand_over(directory, url, backup.id(), position)
-    os.sync()  # writing back what was prepared must not slow down what is measured
+    return path
 
 
 def figures(found: Beside) -> dict[str, Any]:

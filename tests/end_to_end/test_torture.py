@@ -6,6 +6,7 @@ import random
 import pytest
 
 from tests.end_to_end.torture import torture
+from tests.members.torture import MembersTorture
 
 SECONDS = float(os.environ.get("TORTURE_SECONDS", "20"))
 
@@ -15,3 +16,10 @@ def test_random_kills_lose_no_acknowledged_change() -> None:
     seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"seed {seed}")
     assert torture(seed, rounds=1 << 30, seconds=SECONDS, say=True) > 3
+
+
+@pytest.mark.slow
+def test_random_kills_and_failing_members_lose_no_acknowledged_change() -> None:
+    seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"seed {seed}")
+    assert torture(seed, rounds=1 << 30, seconds=SECONDS, say=True, kind=MembersTorture) > 0

@@ -3,7 +3,7 @@
 Each round is a run of the node with the real plugin, and a way for it to end: a clean stop, a kill of node, plugin or
 both at a random moment, writes after the plugin was stopped. In between come runs without the plugin, compactions,
 resyncs, and restores that the node goes on from. After each round the backup is restored: it must hold exactly what
-was committed last, or that and the one change that was in flight.
+was committed last, or that and the one change that was in flight. With `--members`, see tests/members/torture.py.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from backends.change import foreign_keys_setting
@@ -29,8 +30,8 @@ THRESHOLDS = ("400", "20000", "200000", "16777216")
 class Torture:
     """A node in `root`, and what its backup may hold."""
 
-    def __init__(self, root: Path, seed: int) -> None:
-        self.chance, self.world = random.Random(seed), World(root)
+    def __init__(self, root: Path, seed: int, world: Callable[[Path], World] = World) -> None:
+        self.chance, self.world = random.Random(seed), world(root)
         self.did: Counter[str] = Counter()
         self._foreign_keys_off = False
         self._in_flight: list[Call] = []
@@ -192,14 +193,14 @@ class Torture:
         target.unlink()
 
 
-def torture(seed: int, rounds: int, seconds: float, say: bool) -> int:
+def torture(seed: int, rounds: int, seconds: float, say: bool, kind: Callable[[Path, int], Torture] = Torture) -> int:
     """Run `rounds` rounds, or as many as fit into `seconds`. Returns their number; AssertionError if anything is
     lost."""
     root = Path(tempfile.mkdtemp(prefix="torture-"))
     began = time.monotonic()
     done = 0
     try:
-        subject = Torture(root, seed)
+        subject = kind(root, seed)
         while done < rounds and time.monotonic() - began < seconds:
             subject.round()
             done += 1
@@ -223,9 +224,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--members", action="store_true", help="a backup with several members, which fail, too")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    torture(given.seed, given.rounds, given.seconds, say=True)
+    kind: Callable[[Path, int], Torture] = Torture
+    if given.members:
+        from tests.members.torture import MembersTorture
+
+        kind = MembersTorture
+    torture(given.seed, given.rounds, given.seconds, say=True, kind=kind)
 
 
 if __name__ == "__main__":

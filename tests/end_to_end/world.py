@@ -110,7 +110,7 @@ class World:
         self.backup = root / "disk" / "lightning.bkp"
         self.backup.parent.mkdir(exist_ok=True)
         self.environment: dict[str, str] = {}
-        self._restores = 0
+        self.restores = 0
 
     @property
     def url(self) -> str:
@@ -137,8 +137,8 @@ class World:
 
     def restore(self) -> Path:
         """Restore to a new place; the database file there."""
-        self._restores += 1
-        target = self.root / f"restored-{self._restores}.sqlite3"
+        self.restores += 1
+        target = self.root / f"restored-{self.restores}.sqlite3"
         said = backup_cli("restore", self.url, target)
         assert said.code == 0, said
         return target

@@ -40,8 +40,8 @@ class MembersElsewhere(MembersWorld):
         return MembersDocument.decode(backup_at(url_of(self, name)).storage.read_small(MEMBERS))
 
     def restored_from(self, name: str) -> Path:
-        self._restores += 1
-        target = self.root / f"restored-{self._restores}-{name}.sqlite3"
+        self.restores += 1
+        target = self.root / f"restored-{self.restores}-{name}.sqlite3"
         with backup_at(url_of(self, name)).read() as reader:
             rebuild(reader, target)
         return target

@@ -144,7 +144,7 @@ class World:
         self._sessions = self._numbers = 0
         self._in_step = self._nested = self._changing = False
         self._joined: list[CatchingUp] = []
-        self._init(need)
+        self._need = need
 
     def _init(self, need: int) -> None:
         storages = {name: SimulatedStorage(machine.disk) for name, machine in self.machines.items()}
@@ -175,6 +175,7 @@ class World:
             finally:
                 self._changing = before
 
+        tokens = random.Random(self.rng.random())  # names and marks are the same each time, too
         with ExitStack() as patched:
             for target, attribute, value in (
                 ("backends.storage.mirror.storage", "Workers", SerialWorkers),
@@ -182,6 +183,10 @@ class World:
                 ("backends.members.epochs", "write_members_note", self._write_note),
                 ("backends.members.opening", "write_members_note", self._write_note),
                 ("backends.members.opening", "ask_all", ask_all),
+                ("backends.members.files", "_TAIL", 64),
+                ("secrets", "token_bytes", tokens.randbytes),
+                ("secrets", "token_hex", lambda size: tokens.randbytes(size).hex()),
+                ("secrets", "randbits", tokens.getrandbits),
                 ("backends.log.reader.records", "_ATTEMPTS", 0),
                 ("backends.log.reader.opening", "_PAUSE", 0.0),
                 ("backends.log.reader.opening", "_ATTEMPTS", 3),
@@ -190,6 +195,7 @@ class World:
                 ("backends.members.epochs.Epochs", "change", changing),
             ):
                 patched.enter_context(patch(f"{target}.{attribute}", value))
+            self._init(self._need)
             yield self
 
     def _write_note(self, directory: Path, note: MembersNote) -> None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from backends.errors import BackupError
 from backends.log.format.members import Epoch
+from backends.members.adopting import adopted
 from backends.node.members_note import MembersNote
 from tests.members import rules
-from tests.members.state import BACKUP_ID, Disk, History, Log, Lost, Machine, Stopped, SyncPoint, World
+from tests.members.state import BACKUP_ID, Disk, Log, Lost, Machine, Stopped, SyncPoint, World
 
 
 class Node:
@@ -63,13 +64,16 @@ class Node:
 
     # Epochs
 
-    def begin_epoch(self, names: Collection[str], joining: str | None = None) -> bool:
+    def begin_epoch(
+        self, names: Collection[str], joining: str | None = None, goes_on_from: Collection[str] = ()
+    ) -> bool:
         """A new epoch with these members in sync: the intent, their documents, done. Raises Stopped if too few remain.
 
-        While one joins, commits go on between the documents; False: one of them began a further epoch.
+        While one joins, commits go on between the documents; False: one of them began a further epoch. `goes_on_from`
+        are members that a person has decided to go on from.
         """
         world, machine, remaining = self.world, self.machine, set(names)
-        while len(remaining) >= max(world.need, 1) and self._goes_on(remaining):
+        while len(remaining) >= max(world.need, 1) and self._goes_on(remaining, goes_on_from):
             epoch = self._intend()
             failed = None
             for name in world.shuffled(remaining):
@@ -89,19 +93,19 @@ class Node:
             remaining.discard(failed)
         raise Stopped
 
-    def _goes_on(self, names: Collection[str]) -> bool:
+    def _goes_on(self, names: Collection[str], goes_on_from: Collection[str]) -> bool:
         """Whether one of these was in sync in the last epoch that is done.
 
         One that is only joining is no proof: another node may have taken over all of the others, unseen.
         """
-        return "join-goes-alone" in self.world.broken or not set(names).isdisjoint(self.machine.note.in_sync)
+        known = {*self.machine.note.in_sync, *goes_on_from}
+        return "no-done-member-in-change" in self.world.broken or not known.isdisjoint(names)
 
     def _intend(self) -> Epoch:
         world, machine = self.world, self.machine
         session = "" if "no-session-in-epoch" in world.broken else machine.session
         epoch = Epoch(machine.note.newest + 1, session)
-        machine.write(replace(machine.note, intent=epoch))
-        machine.side = replace(machine.side, history={**machine.side.history, session: (epoch.number, None)})
+        machine.write(replace(machine.note, intent=epoch, history={**machine.note.history, session: epoch.number}))
         world.maybe_crash()
         return epoch
 
@@ -114,8 +118,7 @@ class Node:
         if disk.writer != self.machine.session and "no-fence" not in world.broken:
             raise Stopped
         if "no-epoch" not in world.broken:
-            disk.document, disk.history = world.documented(name, epoch, in_sync), self.machine.side.history
-            disk.filling = False
+            disk.document, disk.filling = world.documented(self.machine.note, name, epoch, in_sync), False
         return True
 
     # Members that are not in sync
@@ -133,20 +136,19 @@ class Node:
     def trail(self, disk: Disk) -> None:
         """One pass: copy what it lacks; the document of the epoch in which the pass began comes last."""
         machine, world = self.machine, self.world
-        epoch, in_sync, history = machine.note.epoch, machine.note.in_sync, machine.side.history
-        log = machine.log
+        note, log = machine.note, machine.log
+        document = world.documented(note, disk.name, note.epoch, note.in_sync)
         for _ in range(world.chance.randint(0, 2)):
             self.commit()
         if "trailing-document-early" in world.broken and rules.may_overwrite(world, machine, disk):
-            disk.document, disk.history = world.documented(disk.name, epoch, in_sync), history
+            disk.document = document
         if world.happens(0.3):
             log = log[: world.chance.randint(0, len(log))]
             if log[: len(disk.log)] == disk.log:
                 self._overwrite(disk, log)
             return  # the pass was broken off; a log that is replaced, not continued, is replaced at the end of it
         if self._overwrite(disk, world.chance.choice((log, machine.log))):
-            disk.document, disk.history = world.documented(disk.name, epoch, in_sync), history
-            disk.filling = False
+            disk.document, disk.filling = document, False
 
     def _overwrite(self, disk: Disk, log: Log) -> bool:
         """Replace the log of a member, if that is allowed. Raises Lost if that destroys what only it holds."""
@@ -158,8 +160,7 @@ class Node:
         world.check_kept(disk, machine.log)
         if disk.document is None and "copy-before-document" not in world.broken:
             # Until it is whole it must not look like a backup with one destination.
-            disk.document = world.documented(disk.name, Epoch(0, machine.session), ())
-            disk.history = machine.side.history
+            disk.document = world.documented(machine.note, disk.name, Epoch(0, ""), ())
             world.maybe_crash()
         disk.log, disk.torn, disk.writer, disk.filling = log, False, machine.session, True
         world.maybe_crash()
@@ -181,21 +182,23 @@ class Node:
         """Whether the node runs now. Raises Lost if it starts, unasked, from a state that lacks something."""
         world, machine = self.world, self.machine
         try:
-            source, in_sync = rules.may_begin(world, machine, without)
+            source, in_sync, _ = rules.may_begin(world, machine, without)
             rules.log_to_start_from(world, machine, source, wrote_last := rules.wrote_last(machine, source))
-            self._take_over(source, in_sync, without)
-            source, in_sync = rules.may_begin(world, machine, without)  # the old writer may have gone on until now
+            self._take_over(source, in_sync)
+            # The old writer may have gone on until now.
+            source, in_sync, goes_on_from = rules.may_begin(world, machine, without)
             log = rules.log_to_start_from(world, machine, source, wrote_last)
         except BackupError as refused:
             world.refused(refused)
             machine.stop()
             return False
-        self._check(log, without)
+        self._check(source, log, without)
         machine.log, machine.open = source.log, set(in_sync)
         self._make_equal(in_sync, source.log)
-        self.begin_epoch(in_sync)
+        self.begin_epoch(in_sync, goes_on_from=goes_on_from)
         self._make_equal(machine.note.in_sync, log)  # a new snapshot, if the database was ahead
         machine.log = log
+        world.saved(machine, log)
         point = SyncPoint(log, machine.side.changed, machine.inode)
         machine.side = replace(machine.side, database=log, sync_point=point, agreed=frozenset())
         return True
@@ -208,37 +211,27 @@ class Node:
             self.world.check_kept(self.world.disks[name], log)
             self.world.disks[name].log = log
 
-    def _check(self, log: Log, without: Collection[str]) -> None:
+    def _check(self, source: Disk, log: Log, without: Collection[str]) -> None:
         world, machine = self.world, self.machine
         if without:
-            machine.side = replace(machine.side, line=world.consent(log))
+            machine.pending = (set(log) - set(source.log)) & world.all_acknowledged()
+            machine.side = replace(machine.side, line=world.consent(source.log))
         elif not world.acknowledged[machine.side.line] - world.given_up <= set(log):
             raise Lost("at a start")
 
-    def _take_over(self, source: Disk, in_sync: Collection[str], without: Collection[str]) -> None:
+    def _take_over(self, source: Disk, in_sync: Collection[str]) -> None:
         """Note the session, then fence whoever wrote before."""
         world, machine = self.world, self.machine
         assert source.document is not None
-        machine.session, epoch = f"s{world.number()}", source.document.epoch
+        machine.session = f"s{world.number()}"
         note = machine.side.note or MembersNote(BACKUP_ID, Epoch(0, ""), ())
-        if epoch.number > note.newest and "resuming-without-adopting" not in world.broken:
-            note = replace(note, epoch=epoch, in_sync=source.document.in_sync)
+        if source.document.epoch.number > note.newest and "resuming-without-adopting" not in world.broken:
+            note = adopted(note, source.document)
         if "no-session-in-epoch" in world.broken:
             note = replace(note, sessions=(*note.sessions, ""))
         machine.write(replace(note, sessions=(*note.sessions, machine.session)))
-        machine.side = replace(machine.side, history=self._history(source, epoch, cut=bool(without)))
         for name in in_sync:
             world.meanwhile(machine)
             world.maybe_crash(0.02)
             if name in world.disks:
                 world.disks[name].writer = machine.session
-
-    def _history(self, source: Disk, epoch: Epoch, cut: bool) -> History:
-        """What the node's next epochs come after."""
-        if cut:
-            return {**source.history, epoch.session: (epoch.number, len(source.log))}
-        mine = dict(self.machine.side.history)
-        for session, (number, end) in source.history.items():
-            if number > mine.get(session, (-1, None))[0]:
-                mine[session] = (number, end)
-        return mine

@@ -4,13 +4,16 @@ A log is a tuple of numbers, one for each change; an acknowledged change is lost
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from backends.base import Position
 from backends.errors import BackupError
 from backends.log.format.members import Epoch, Member, MembersDocument
+from backends.members.epochs import Epochs
 from backends.members.newest import Diverged, SeenMember
+from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote
 
 Log = tuple[int, ...]
@@ -18,10 +21,6 @@ Log = tuple[int, ...]
 HOUR = 3600.0
 
 BACKUP_ID = "b"
-
-History = Mapping[str, tuple[int, int | None]]
-"""What came before, for each session: the last epoch that it began, and, if a person or a restore has cut its history
-there, where: nothing beyond that position of the log is part of this history. See `in_history` in `rules.py`."""
 
 
 class Stopped(Exception):
@@ -39,7 +38,6 @@ class Disk:
     name: str
     trailing: bool = False
     document: MembersDocument | None = None
-    history: History = field(default_factory=dict)
     log: Log = ()
     torn: bool = False
     """Its log cannot be read to the end."""
@@ -47,11 +45,6 @@ class Disk:
     """Only for the check: its log was replaced, and its document not yet."""
     writer: str = ""
     """The session that took the member over last, and so wrote last. Any other is fenced."""
-
-    @property
-    def end(self) -> int | None:
-        """Where its log ends; None when that cannot be told."""
-        return None if self.torn else len(self.log)
 
     def seen(self) -> SeenMember | None:
         """What a reader finds; None for an empty member."""
@@ -62,7 +55,7 @@ class Disk:
 
     def put_back(self, old: "Disk") -> None:
         """Become an old copy of itself."""
-        self.document, self.history, self.log, self.torn = old.document, old.history, old.log, old.torn
+        self.document, self.log, self.torn = old.document, old.log, old.torn
         self.writer, self.filling = old.writer, old.filling
 
     def wipe(self) -> None:
@@ -85,13 +78,12 @@ class Side:
     """A node's directory: all that a copy of it takes along, but for the inode of the database."""
 
     note: MembersNote | None
-    history: History
     database: Log = ()
     changed: float = 0.0
     """When the last change was made, by the clock."""
     sync_point: SyncPoint | None = None
     agreed: frozenset[str] = frozenset()
-    """The members that a restore left out with a person's consent: the first start needs no other."""
+    """The members that a restore left out with a person's consent."""
     restored_from: str = ""
     """Who had written last to the backup that it was restored from."""
     line: int = 0
@@ -110,6 +102,10 @@ class Machine:
     log: Log = ()
     open: set[str] = field(default_factory=set)
     """The members that it has open for writing. One that went away, or was replaced, is not open any more."""
+
+    pending: set[int] = field(default_factory=set)
+    """Acknowledged changes that, once a person has given up all members that held them, only the database holds: until
+    the new snapshot of it is saved, they count as given up."""
 
     def stop(self) -> None:
         """The node ends, whether it wanted to or not."""
@@ -193,16 +189,20 @@ class World:
         """Of every line, without what was given up."""
         return set().union(*self.acknowledged) - self.given_up
 
-    def documented(self, name: str, epoch: Epoch, in_sync: Iterable[str]) -> MembersDocument:
-        """The document of a member."""
-        return MembersDocument(BACKUP_ID, name, epoch, tuple(sorted(in_sync)), self.members, self.need)
+    def documented(self, note: MembersNote, name: str, epoch: Epoch, in_sync: Iterable[str]) -> MembersDocument:
+        """The document of a member, as the node that knows `note` writes it."""
+        settings = Settings("", BACKUP_ID, self.members, self.need)
+        return Epochs(Path(), settings, note, epoch.session).document(name, epoch, tuple(sorted(in_sync)), {})
 
     def check_kept(self, disk: Disk, log: Log) -> None:
         """Raises Lost if `log`, in place of what that member holds, destroys an acknowledged change.
 
-        What a node was only filling, another may empty, as long as there is another copy.
+        What a node was only filling, another may empty, as long as there is another copy. What a person has given up
+        counts as lost already, because they were told to do so only if it is.
         """
         gone = (set(disk.log) - set(log)) & set().union(*self.acknowledged)
+        if "given-up-comes-back" not in self.broken:
+            gone -= self.given_up
         if gone and disk.filling:
             gone -= set().union(*(other.log for other in self.disks.values() if other is not disk))
         if gone:
@@ -214,6 +214,13 @@ class World:
             self.diverged += 1
             if self.alone:
                 raise Lost("two histories were seen where there was one")
+
+    def saved(self, machine: Machine, log: Log) -> None:
+        """Every member in sync holds `log` now, with what only the database held before."""
+        if machine.pending <= set(log):
+            self.given_up -= machine.pending
+            self.acknowledged[machine.side.line] |= machine.pending
+            machine.pending = set()
 
     def consent(self, log: Log) -> int:
         """A person has allowed to go on from `log`, whatever it lacks. Returns the new line of history."""

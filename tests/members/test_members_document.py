@@ -70,7 +70,7 @@ def test_any_members_document_is_read_back_as_written(
 
 
 def test_longest_history_of_a_members_document_is_read_back_as_written() -> None:
-    document = replace(DOCUMENT, history={f"session {number}": number for number in range(MAX_HISTORY)})
+    document = replace(DOCUMENT, history={f"session {index}": index for index in range(MAX_HISTORY)})
     assert MembersDocument.decode(document.encode()) == document
 
 

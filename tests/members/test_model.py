@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.members.model import History, first_that_loses
+from tests.members.history import History
+from tests.members.model import first_that_loses
 
 CAUGHT_WITHIN = {
     "no-epoch": 200,
@@ -12,7 +13,6 @@ CAUGHT_WITHIN = {
     "rejoin-early": 100,
     "in-sync-only": 200,
     "no-session-in-epoch": 300,
-    "numbers-only": 300,
     "no-fence": 500,
     "copy-before-document": 600,
     "no-intent": 800,

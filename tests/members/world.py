@@ -71,10 +71,10 @@ class MembersWorld(World):
 
     def restored_from(self, name: str) -> Path:
         """Restore what this member alone holds, whatever it says about the others; the database file."""
-        self._restores += 1
-        alone = self.root / f"alone-{self._restores}" / "lightning.bkp"
+        self.restores += 1
+        alone = self.root / f"alone-{self.restores}" / "lightning.bkp"
         shutil.copytree(self.place(name), alone, ignore=shutil.ignore_patterns(MEMBERS, "lock"))
-        target = self.root / f"restored-{self._restores}-{name}.sqlite3"
+        target = self.root / f"restored-{self.restores}-{name}.sqlite3"
         said = backup_cli("restore", alone.as_uri(), target)
         assert said.code == 0, said
         return target
