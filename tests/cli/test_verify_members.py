@@ -55,7 +55,7 @@ def test_verify_of_equal_members_passes_and_changes_nothing(members: MembersWorl
     for said in (verify(members), backup_cli("verify", "--lightning-dir", members.directory)):
         assert said.code == 0, said
         assert said.out.count("is whole: version 31") == 2
-        assert "Verifying nas …" in said.err and "Verifying stick …" in said.err
+        assert "Verifying nas" in said.err and "Verifying stick" in said.err
         assert "nas and stick hold the same: 4 files compared" in said.out
     assert tree(members.root) == before
 

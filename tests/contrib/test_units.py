@@ -146,6 +146,21 @@ def test_metrics_unit_reads_its_url_or_every_destination_of_the_node(tmp_path: P
     assert (tmp_path / "figures").read_text() == f"status|{given}|--prometheus\n"
 
 
+@pytest.mark.parametrize(
+    ("url", "given"), [("file:///mnt/my disk/b", "file:///mnt/my disk/b"), ("", "--lightning-dir|/var/lib/my node")]
+)
+def test_verify_unit_verifies_its_url_or_every_destination_of_the_node(tmp_path: Path, url: str, given: str) -> None:
+    """Its exit code is that of the command: with another one, nobody would hear of damage."""
+    (line,) = read(CONTRIB / "systemd" / "backup-verify@.service")["Service"]["ExecStart"]
+    stub = tmp_path / "backup-cli"
+    stub.write_text("#!/bin/sh\nIFS='|'\necho \"$*\"\nexit 3\n")
+    stub.chmod(0o755)
+    words = shlex.split(line.replace("/opt/lightningd-backup/bin/backup-cli", str(stub)))
+    variables = {"BACKUP_URL": url, "NETWORK_DIR": "/var/lib/my node"}
+    done = subprocess.run(words, env=variables, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (3, f"verify|{given}|--scratch|/var/tmp\n")
+
+
 def test_empty_metrics_file_does_not_replace_the_published_one(tmp_path: Path) -> None:
     """Otherwise the metrics would vanish, and every alert of this node with them, as long as another node has
     metrics."""
