@@ -319,6 +319,9 @@ class RunningMembers:
         each = self.catching_up.pop(name, None)
         if each is not None:
             each.stop()
+        for handle in self.mirror.open_files():
+            self.mirror.workers.leave(name, partial(handle.drop, name))  # otherwise its disk could not be unmounted
+        self.mirror.unlock(name)
         for known in (self.reached, self.obstacles, self.spaces, self._dropped_at):
             known.pop(name, None)
 
