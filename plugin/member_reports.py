@@ -112,8 +112,8 @@ def source_is_damaged(member: Member, why: str, others: Sequence[str], now: floa
     """What the member would get is damaged, and what it holds may be good: nothing is copied over it."""
     return _told(
         "broken",
-        f"{member.name} ({member.url}) is not brought up to date ({_at(now)}), because {listed(others)} would pass on a "
-        f"damaged file: {why}. Every new change is still saved. Stop the node soon (lightning-cli stop), with "
+        f"{member.name} ({member.url}) is not brought up to date ({_at(now)}), because {listed(others)} would pass on "
+        f"a damaged file: {why}. Every new change is still saved. Stop the node soon (lightning-cli stop), with "
         f"{member.name} connected, and run: backup-cli verify --repair",
     )
 
