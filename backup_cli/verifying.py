@@ -23,7 +23,8 @@ def rebuild(
 ) -> Outcome:
     """Rebuild the database in the backup as the new file `target`, and say what is unusual about it.
 
-    `what` is shown with the progress. Proof that the backup cannot be restored is raised, and with `note` recorded in the backup before.
+    `what` is shown with the progress. Proof that the backup cannot be restored is raised, and with `note` recorded in
+    the backup before.
     """
     outcome = _outcome(url, backup, target, note, what)
     rebuilt = outcome.rebuilt
