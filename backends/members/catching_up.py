@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from backends.base import Position
-from backends.errors import BackupError
+from backends.errors import BackupError, Damaged
 from backends.log.format.documents import SESSION
 from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
 from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
-from backends.members.examine import Obstacle, Obstructed, examine
+from backends.members.examine import Obstacle, Obstructed, examine, seen_as_foreign
 from backends.members.files import make_equal
+from backends.members.validity import fault_in
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
 from backends.storage.mirror.handles import MirrorWriteHandle
@@ -244,9 +245,18 @@ class CatchingUp:
     def _pause(self, copied: int) -> None:
         if self._ended:
             raise _Stopped
-        if not copied:  # files are about to get their names: a node that was taken over must not set a member back
-            self.host.check_not_fenced()
+        if not copied:  # files are about to get their names
+            self._check_ours()
         self.host.pause(copied)
+
+    def _check_ours(self) -> None:
+        """Raise Fenced or Obstructed if another node has taken over the others, or this member, since the pass began.
+
+        A node that was taken over must not set a member back to what it knew before.
+        """
+        self.host.check_not_fenced()
+        if seen_as_foreign(self.storage, self.host.epochs.note):
+            raise Obstructed(Obstacle.OTHER_NODE, "another node has written to it")
 
     def _source(self) -> Storage:
         """A member in sync, to copy from."""
@@ -281,6 +291,7 @@ class CatchingUp:
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:
         """Make the member's own copy of a file that is open at the others; it stays open here, too."""
+        self._check_before_replacing(source, name)
         temporary = self.storage.temporary(name)
         part = self.storage.create(temporary)
         try:
@@ -301,13 +312,20 @@ class CatchingUp:
             raise
         return _Tail(part, end)
 
+    def _check_before_replacing(self, source: Storage, name: str) -> None:
+        """Raise Damaged if bytes of the source's file have changed, and the member may have the last good copy."""
+        if name in self.storage.names():
+            fault = fault_in(source, name, bytes.fromhex(self.host.epochs.note.backup_id))
+            if fault is not None:
+                raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
+
     def _copy_session(self, source: Storage) -> int:
         """The session marker says how far the log was acknowledged, so it comes after the log."""
         data = source.read_small(SESSION)
         with suppress(FileNotFoundError):
             if self.storage.read_small(SESSION) == data:
                 return 0
-        self.host.check_not_fenced()  # the tail took long: another node's marker is never replaced by an older one
+        self._check_ours()  # the tail took long: another node's marker is never replaced by an older one
         self.storage.publish(SESSION, data)
         return len(data)
 
@@ -388,7 +406,7 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(MEMBERS) == data:
                 return
-        self.host.check_not_fenced()
+        self._check_ours()
         self.storage.publish(MEMBERS, data)
 
     def _unknown_document(self) -> bytes:

@@ -2,7 +2,8 @@
 
 python -m contrib.bench.members [--directory DIR] [--rounds N] [--megabytes N] [--json FILE]
 
-First two nodes play the recording in turns, one with one member and one with two. Then the backup of a large database has two members,
+First two nodes play the recording in turns, one with one member and one with two. Then the backup of a large database
+has two members,
 one of which is away; it comes back empty, is filled, and joins, while commits follow one another. Both members are on
 the same disk, so they also wait for each other: with two disks it can only be better.
 """

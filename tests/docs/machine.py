@@ -96,7 +96,7 @@ def _serve(node: Node, history: History, listening: socket.socket) -> bool:
         method, *arguments = json.loads(connection.recv(4096))
         answer: Any = "Shutdown complete" if method == "stop" else _answer(node, history, method, arguments)
         connection.sendall(json.dumps(answer).encode())
-    return method != "stop"
+    return bool(method != "stop")
 
 
 def _answer(node: Node, history: History, method: str, arguments: list[str]) -> Any:

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from backends.log.format.members import Epoch
 from backends.members import catching_up, files
 from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs
@@ -54,17 +53,6 @@ def acknowledged_before_epoch() -> Iterator[None]:
         each_part(self, *arguments)
 
     with patch.object(RunningMembers, "on_failure", failing), patch.object(MirrorStorage, "write_durably", writing):
-        yield
-
-
-@contextmanager
-def no_session_in_epoch() -> Iterator[None]:
-    """Two nodes may begin one and the same epoch."""
-
-    def epoch(number: int, session: str) -> Epoch:
-        return Epoch(number, "")
-
-    with patch("backends.members.epochs.Epoch", epoch), patch.object(MembersNote, "knows", lambda note, epoch: True):
         yield
 
 
@@ -189,7 +177,6 @@ BROKEN: dict[str, Break] = {
     for rule in (
         no_intent,
         acknowledged_before_epoch,
-        no_session_in_epoch,
         no_deep_pass,
         no_check_of_changes,
         no_first_document,

@@ -169,7 +169,7 @@ class History:
         world, in_sync = self.world, set(node.machine.note.in_sync)
         disk = self.chance.choice(list(world.disks.values()))
         remaining = in_sync - {disk.name}
-        if len(world.disks) > 2 and len(remaining) >= world.need and not self._alone_holds(disk):
+        if len(world.disks) > 2 and len(remaining) >= world.need and not self.world.alone_holds(disk):
             del world.disks[disk.name]
             self._vanish(node.machine, disk.name)
             node.begin_epoch(remaining)
@@ -190,23 +190,9 @@ class History:
         if disk.document is not None and disk.log == log[:-1]:
             disk.log = log
 
-    def _alone_holds(self, disk: Disk) -> bool:
-        """Whether something acknowledged would be gone without this member: no other holds it and is known to."""
-        held = set(disk.log) & set().union(*self.world.acknowledged)
-        return not any(
-            other is not disk and not other.torn and held <= set(other.log) and self._counts_as(other, disk)
-            for other in self.world.disks.values()
-        )
-
-    @staticmethod
-    def _counts_as(other: Disk, disk: Disk) -> bool:
-        if other.document is None or other.name not in other.document.in_sync:
-            return False
-        return disk.document is None or other.document.epoch.number >= disk.document.epoch.number
-
     def _disturb(self, change: Callable[[Disk], object]) -> None:
         disk = self.chance.choice(list(self.world.disks.values()))
-        if self._alone_holds(disk):
+        if self.world.alone_holds(disk):
             return
         self._disturb_one(disk, change)
 
@@ -215,7 +201,7 @@ class History:
         if old:
             state = self.chance.choice(old)
             disk = self.world.disks[state.name]
-            if not self._alone_holds(disk):
+            if not self.world.alone_holds(disk):
                 self._disturb_one(disk, lambda disk: disk.put_back(state))
 
     def _can_be_put_back(self, old: Disk) -> bool:

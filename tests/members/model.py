@@ -7,8 +7,11 @@ are copied, and old ones put back. After all of it, and in the middle, the backu
 No acknowledged change may be missing from a restore that asked nobody, nor from the state that a node starts from
 unasked, nor may a member be overwritten that alone holds one. Every rule that is stubbed out must lose some.
 
-What the model assumes, because nothing could help: not everything that holds a change is destroyed at once, and an old
-node directory is put back only after more than an hour (`within-the-hour` shows what happens otherwise).
+The rules are the project's own code: `knows`, `newest`, `may_start`, `choose`, `is_foreign`, the documents of `Epochs`,
+`adopted` and `note_of` for a node that goes on from what it finds. Only the order of a node's steps is the model's.
+
+What the model assumes, because nothing could help: not everything that holds a change is destroyed at once, and what
+`LIMITS` names does not happen.
 """
 
 import argparse
@@ -53,7 +56,16 @@ LIMITS = (
     "given-up-comes-back",
     "restored-beside-a-running-node",
 )
-"""Each drops an assumption of the model: no rule helps then, and the table says how often."""
+"""Each drops an assumption of the model: no rule helps then, and the table says how often.
+
+- `within-the-hour`: an old node directory is put back less than an hour after it was copied.
+- `copies-before-an-add`: a member is set back to before another was added, of which it cannot know.
+- `both-set-back`: the node's directory and all members that are there are set back to the same moment, and those that
+  have gone on since are away. (While this is assumed, such a start is refused if a member out of sync is away.)
+- `given-up-comes-back`: a member that a person gave up as lost for good comes back, and is overwritten.
+- `restored-beside-a-running-node`: a backup is restored while its node goes on with some of the members, and the new
+  node starts within the hour with others.
+"""
 
 
 def stubs(variant: str) -> Collection[str]:

@@ -155,7 +155,9 @@ class Node:
         machine, world = self.machine, self.world
         if not rules.may_overwrite(world, machine, disk):
             return False
-        if "heal-unfenced" not in world.broken:
+        if "heal-unfenced" in world.broken:
+            world.meanwhile(machine)
+        else:
             self._fence(disk)
         world.check_kept(disk, machine.log)
         if disk.document is None and "copy-before-document" not in world.broken:

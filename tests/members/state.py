@@ -194,6 +194,14 @@ class World:
         settings = Settings("", BACKUP_ID, self.members, self.need)
         return Epochs(Path(), settings, note, epoch.session).document(name, epoch, tuple(sorted(in_sync)), {})
 
+    def alone_holds(self, disk: Disk) -> bool:
+        """Whether something acknowledged would be gone without this member: no other holds it and is known to."""
+        held = set(disk.log) & set().union(*self.acknowledged)
+        return not any(
+            other is not disk and not other.torn and held <= set(other.log) and _counts_as(other, disk)
+            for other in self.disks.values()
+        )
+
     def check_kept(self, disk: Disk, log: Log) -> None:
         """Raises Lost if `log`, in place of what that member holds, destroys an acknowledged change.
 
@@ -229,6 +237,12 @@ class World:
         self.given_up |= everything - set(log)
         self.acknowledged.append(everything & set(log))
         return len(self.acknowledged) - 1
+
+
+def _counts_as(other: Disk, disk: Disk) -> bool:
+    if other.document is None or other.name not in other.document.in_sync:
+        return False
+    return disk.document is None or other.document.epoch.number >= disk.document.epoch.number
 
 
 def _text(disk: Disk) -> str:

@@ -1,4 +1,4 @@
-"""The node's directory was copied to another machine, and both nodes run: nothing that was acknowledged is lost silently.
+"""The node's directory was copied to another machine, and both nodes run: nothing acknowledged is lost silently.
 
 Each machine reaches all members or some. A node whose member was taken over acknowledges nothing more; if the two share
 no member, a restore from all of them refuses to choose.
@@ -92,7 +92,8 @@ def assert_nothing_is_lost_silently(world: MembersWorld, *directories: Path) -> 
 @pytest.fixture
 def both(world: MembersWorld) -> Path:
     """The node's directory, and its copy, which is returned: made while no node ran."""
-    world.run([(history := History()).first(), *history.notes(COPIED_AT - 1)])
+    history = History()
+    world.run([history.first(), *history.notes(COPIED_AT - 1)])
     return copied(world)
 
 

@@ -13,6 +13,7 @@ from backends.log.format.documents import SESSION, Session
 from backends.log.format.members import MEMBERS
 from backends.log.writer.writer import Writer
 from backends.members.catching_up import CatchingUp
+from backends.members.examine import Obstacle, Obstructed
 from backends.members.opening import Members
 from backends.members.running import RunningMembers
 from backends.node.lockfile import read_settings
@@ -91,7 +92,7 @@ class Fence:
 def catching_up(running: RunningMembers, copies: Copies) -> tuple[CatchingUp, LocalStorage]:
     place: Place = running.places["stick"]
     assert isinstance(place.storage, LocalStorage)
-    return CatchingUp(copies["stick"], place, running, None), place.storage
+    return CatchingUp(copies["stick"], place, running), place.storage
 
 
 def test_fence_is_checked_before_a_member_is_caught_up(
@@ -120,15 +121,49 @@ def test_fence_that_falls_at_any_check_stops_catching_up_before_any_further_rena
             except Fenced:
                 assert fence.steps[-1] == "check"
             finally:
-                step._drop_tails()
-                if step.locked is not None:
-                    step.locked.release()
+                step._let_go()
             names = [at for at, done in enumerate(fence.steps) if done == SESSION]
             assert all(fence.steps[at - 1] == "check" for at in names)
             if fence.left >= 0:
                 assert holds > 2
                 assert SESSION in fence.steps
                 return
+    pytest.fail("it never came to its end")
+
+
+def test_member_taken_over_while_it_is_caught_up_keeps_what_the_other_node_wrote(
+    copies: Copies, running: RunningMembers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other node reaches only this member; those that this one writes to know nothing of it."""
+    original = {name: data for name, data in files(copies, "stick").items()}
+    for at in range(1, 100):
+        step, _ = catching_up(running, copies)
+        calls, then = 0, dict[str, bytes]()
+
+        def check() -> None:
+            nonlocal calls, then
+            calls += 1
+            if calls == at:  # noqa: B023 (called within this turn of the loop only)
+                take_over(copies, "stick")
+                then = files(copies, "stick")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(running, "check_not_fenced", check)
+            try:
+                step._prepare()
+                step._pass()
+            except Obstructed as error:
+                assert error.obstacle is Obstacle.OTHER_NODE
+                assert files(copies, "stick") == then
+            finally:
+                step._let_go()
+        if calls < at:
+            assert at > 2
+            return
+        for path in copies.path("stick").iterdir():
+            path.unlink()
+        for name, data in original.items():
+            (copies.path("stick") / name).write_bytes(data)
     pytest.fail("it never came to its end")
 
 

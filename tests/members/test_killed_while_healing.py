@@ -1,6 +1,6 @@
 """Kill -9 of lightningd and its plugin at every step in which a member is put out of sync, caught up and joined.
 
-Whatever was done until then: the next start goes on by itself, and in the end each member alone holds what the node has.
+Whatever was done until then: the next start goes on by itself, and then each member alone holds what the node has.
 """
 
 import os
@@ -49,7 +49,7 @@ stepping(files, "_sync")  # after the note has got its name
 """
 """Counts the steps of all members and of the node's note, once the file `armed` is there."""
 
-EVERY = 1 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 7
+EVERY = 1 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 11
 
 
 def dying(at: int) -> list[str]:

@@ -4,7 +4,7 @@ It goes on, says so once, and has the member back without a restart, unless what
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,8 @@ def history() -> History:
     return History()
 
 
-def begin(world: MembersWorld, **options: object) -> Node:
-    node = world.node(**options)
+def begin(world: MembersWorld, command: Sequence[str] = PLUGIN) -> Node:
+    node = world.node(command=command)
     node.start()
     node.init()
     return node

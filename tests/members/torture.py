@@ -93,16 +93,15 @@ class MembersTorture(Torture):
         self.chance.choice(files).unlink(missing_ok=True)
 
     def _change_a_byte(self, place: Path) -> None:
-        """In a segment that is sealed: what the disk does to it while nobody looks."""
-        for file in _segments(place)[:-2]:
-            content = bytearray(file.read_bytes())
-            content[self.chance.randrange(len(content))] ^= 1 << self.chance.randrange(8)
-            mode = file.stat().st_mode
-            file.chmod(0o600)
-            with file.open("r+b") as open_file:
-                open_file.write(content)
-            file.chmod(mode)
-            return
+        """In a snapshot or a segment, perhaps the open one: what the disk does to it while nobody looks."""
+        file = self.chance.choice([*_segments(place), *place.glob("snapshot-*")])
+        content = file.read_bytes().rstrip(b"\0")
+        offset, mode = self.chance.randrange(max(len(content), 1)), file.stat().st_mode
+        file.chmod(0o600)
+        with file.open("r+b") as open_file:
+            open_file.seek(offset)
+            open_file.write(bytes([content[offset] ^ 1 << self.chance.randrange(8)]))
+        file.chmod(mode)
 
     # Between two runs
 
