@@ -322,7 +322,10 @@ class RunningMembers:
         self.spaces.update(self.mirror.each(lambda _, storage: storage.space()))
 
     def forget(self, name: str) -> None:
-        """The member was removed from the backup."""
+        """The member was removed from the backup: it can be unmounted, or added again."""
+        for handle in self.mirror.open_files():
+            handle.drop(name)
+        self.mirror.unlock(name)
         each = self.catching_up.pop(name, None)
         if each is not None:
             each.stop()
