@@ -70,6 +70,8 @@ def obstructed(
             return not_mounted(member, why, mount, others, now)
         case Obstacle.OTHER_BACKUP:
             return holds_another_backup(member, why, others, now)
+        case Obstacle.SOURCE_DAMAGED:
+            return source_is_damaged(member, why, others, now)
         case Obstacle.OTHER_NODE:
             return holds_anothers_work(member, why, others, now)
 
@@ -103,6 +105,16 @@ def holds_another_backup(member: Member, why: str, others: Sequence[str], now: f
         f"{member.url}, where {member.name} should be, cannot be used ({_at(now)}): {why}. It is not touched, and gets "
         f"no changes. {_safe(others)}. Put the right disk back, or give {member.name} another place: "
         f"{_other_place(member.name)}",
+    )
+
+
+def source_is_damaged(member: Member, why: str, others: Sequence[str], now: float) -> Told:
+    """What the member would get is damaged, and what it holds may be good: nothing is copied over it."""
+    return _told(
+        "broken",
+        f"{member.name} ({member.url}) is not brought up to date ({_at(now)}), because {listed(others)} would pass on a "
+        f"damaged file: {why}. Every new change is still saved. Stop the node soon (lightning-cli stop), with "
+        f"{member.name} connected, and run: backup-cli verify --repair",
     )
 
 

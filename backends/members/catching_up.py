@@ -170,6 +170,8 @@ class CatchingUp:
             return False
         except Obstructed as error:
             self._lost(error.obstacle, error.why)
+        except Damaged as error:
+            self._lost(Obstacle.SOURCE_DAMAGED, error.finding)
         except (OSError, BackupError) as error:
             self._lost(Obstacle.NOT_THERE, clause(error))
         return None

@@ -26,6 +26,8 @@ class Obstacle(Enum):
     """Its directory's disk is not mounted: what would be written there would land on another disk."""
     OTHER_BACKUP = auto()
     """There is another backup, or something else, in its place."""
+    SOURCE_DAMAGED = auto()
+    """The members in sync hold a damaged file, and this one may hold the last good copy of it."""
     OTHER_NODE = auto()
     """Another node, one that this one does not know of, has written to it."""
 

@@ -19,33 +19,33 @@ from tests.storage.simulated import SimulatedStorage
 EVERY = 1 if CAMPAIGN > 1 else 17
 """How many operations lie between two cuts; a campaign cuts at each of them."""
 
-CAUGHT_BY = {
-    "no_intent": 10,
-    "acknowledged_before_epoch": 23,
-    "no_deep_pass": 65,
-    "no_check_of_changes": 13,
-    "no_first_document": 17,
-    "copy_not_synced": 0,
-    "marker_of_newest": 67,
-    "joined_early": 20,
-    "started_alone": 14,
-}
-"""For each rule, a history in which it was noticed that it is broken. Others notice it, too."""
+OFTEN = (
+    "no_intent",
+    "acknowledged_before_epoch",
+    "no_first_document",
+    "copy_not_synced",
+    "joined_early",
+    "started_alone",
+)
+"""Rules whose lack is noticed within about thirty histories."""
+
+SELDOM = ("no_check_of_changes", "no_deep_pass", "marker_of_newest", "not_levelled")
+"""Rules whose lack is noticed within a few hundred histories: for a campaign."""
 
 
 def test_random_histories_lose_nothing_acknowledged(tmp_path: Path) -> None:
-    for number in range(40 * CAMPAIGN):
+    for number in range(25 * CAMPAIGN):
         history(number, tmp_path)
 
 
-@pytest.mark.parametrize("rule", CAUGHT_BY)
+@pytest.mark.parametrize("rule", OFTEN if CAMPAIGN == 1 else (*OFTEN, *SELDOM))
 def test_histories_notice_a_broken_rule(rule: str, tmp_path: Path) -> None:
-    """The code changes, and the same number is another history then: so a few others are tried as well."""
     with BROKEN[rule]():
-        for number in [CAUGHT_BY[rule], *range(400)]:
+        for number in range(200 * CAMPAIGN):
             try:
-                history(number, tmp_path / f"{rule}-{number}")
-            except Exception:
+                history(number, tmp_path)
+            except Exception as error:
+                print(f"{rule}: noticed by history {number}: {error}")
                 return
     raise AssertionError(f"no history notices that the rule {rule} is broken")
 

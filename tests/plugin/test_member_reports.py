@@ -26,6 +26,9 @@ EVERY: dict[str, Told] = {
     "out of sync": member_reports.out_of_sync("nas", URL, "No space left on device", ["usb"], 1, NOW),
     "back in sync": member_reports.back_in_sync("nas", int(NOW) - 7300, 412, ["nas", "usb"], NOW),
     "another backup": obstructed(Obstacle.OTHER_BACKUP, f"it holds another backup ({'ab' * 16})"),
+    "the others hold a damaged file": obstructed(
+        Obstacle.SOURCE_DAMAGED, "its checksum does not match in segment-00000001 at byte 64"
+    ),
     "another node's work": obstructed(Obstacle.OTHER_NODE, "another node has written to it"),
     "not mounted": obstructed(Obstacle.NOT_MOUNTED, "nothing is mounted at /mnt/my nas"),
     "not mounted, nobody knows where": obstructed(Obstacle.NOT_MOUNTED, "nothing is mounted", mount=None),
