@@ -20,6 +20,9 @@ from backends.times import UNKNOWN_TIME
 MAX_LAG = 1 << 31
 """A distance of this many changes is none: a log that is begun anew after damage starts far beyond the old one."""
 
+BEING_FILLED = "it is being filled for the first time"
+"""Why a new member is not in sync: it is no backup yet, and nothing in it is damaged."""
+
 REPAIR = "to repair it from another member, run: backup-cli verify --repair"
 
 _NOTHING_KNOWN = (Absence.NO_ANSWER, Absence.UNREACHABLE, Absence.LATER_RELEASE)
@@ -124,6 +127,8 @@ def _seen(found: Found, member: Member, seen: SeenMember, belief: Belief, newest
         return _with(status, MemberState.IN_SYNC, behind=(0, 0.0))
     behind = lag(seen.end, newest)
     finding = found.alone.get(member.name, ReadAlone()).finding
+    if not found.whole(seen) and not seen.document.epoch.number:
+        return _with(status, MemberState.OUT_OF_SYNC, why=BEING_FILLED, behind=behind)
     if not found.whole(seen):
         return _with(status, MemberState.OUT_OF_SYNC, why=_damaged(seen, finding), behind=behind)
     if member.trailing:

@@ -90,6 +90,13 @@ class RunningMembers:
         self._last_commit = self._last_pause = 0.0
         self._last_position: Position | None = None
 
+    @property
+    def in_sync_as_named(self) -> tuple[str, ...]:
+        """The members in sync, in the order in which they were configured: for people. The mirror's own order is that
+        in which they are read from, and differs from start to start."""
+        in_sync = self.mirror.in_sync
+        return tuple(member.name for member in self.epochs.settings.members if member.name in in_sync)
+
     # When a member fails
 
     def on_failure(self, failed: Mapping[str, Exception]) -> None:
@@ -169,7 +176,7 @@ class RunningMembers:
 
     def _tell_out_of_sync(self, member: Member, why: str) -> None:
         out = self.epochs.note.out.get(member.name) or OutOfSync(int(time.time()), why)
-        self.events.out_of_sync(member, out.since, out.why, tuple(self.mirror.in_sync), self.epochs.settings.need)
+        self.events.out_of_sync(member, out.since, out.why, self.in_sync_as_named, self.epochs.settings.need)
 
     # When a backup is opened
 
@@ -243,7 +250,7 @@ class RunningMembers:
         self.obstacles[name] = obstacle, why
         if before is None or before[0] is not obstacle:
             mount = self.epochs.note.mounts.get(name)
-            self.events.obstructed(self.member(name), obstacle, why, mount, tuple(self.mirror.in_sync))
+            self.events.obstructed(self.member(name), obstacle, why, mount, self.in_sync_as_named)
 
     def copied_to(self, name: str, position: Position, space: Space) -> None:
         """A pass has ended."""
@@ -265,7 +272,7 @@ class RunningMembers:
             dropped_at = self._dropped_at.pop(name, None)
         lacked = None if dropped_at is None else self.position().sequence - dropped_at.sequence
         began = None if since is None else since.since
-        self.events.in_sync(self.member(name), began, lacked, tuple(self.mirror.in_sync))
+        self.events.in_sync(self.member(name), began, lacked, self.in_sync_as_named)
 
     # For the maintenance thread
 
@@ -315,7 +322,10 @@ class RunningMembers:
         self.spaces.update(self.mirror.each(lambda _, storage: storage.space()))
 
     def forget(self, name: str) -> None:
-        """The member was removed from the backup."""
+        """The member was removed from the backup: it can be unmounted, or added again."""
+        for handle in self.mirror.open_files():
+            handle.drop(name)
+        self.mirror.unlock(name)
         each = self.catching_up.pop(name, None)
         if each is not None:
             each.stop()

@@ -86,9 +86,10 @@ def _remaining(directory: Path, settings: Settings, name: str) -> tuple[Member, 
     waited_for = sum(not each.trailing for each in remaining)
     if waited_for < settings.need:
         left = "no member" if not remaining else counted(waited_for, "member") + " that the node waits for"
+        lower = f'; if this one is lost for good, lower "need" in {directory / LOCK_FILE} instead, and repeat this'
         raise BackupError(
             f"without {name}, the backup would have {left}, and the node needs {settings.need}. Nothing was changed; "
-            "add another one first: backup-cli member-add URL"
+            f"add another one first: backup-cli member-add URL{lower if settings.need > 1 else ''}"
         )
     return member, remaining
 

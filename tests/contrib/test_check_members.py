@@ -67,7 +67,7 @@ def test_member_that_is_gone_is_a_warning_and_the_rest_is_checked(copies: Copies
         ["warning", "member", "usb"],
         ["warning", "members", "the"],
     ]
-    assert "usb cannot be read now (there is no backup at " in found[0]
+    assert "usb cannot be read now (there is no backup; " in found[0]
 
 
 def test_fewer_members_in_sync_than_needed_is_a_problem(copies: Copies) -> None:

@@ -57,20 +57,26 @@ def _run(ready: int) -> None:
     history = History(0 if new else inspect(database, writable=False).data_version or 0)
     plugin = config.get("important-plugin")
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"lightningd")
-    with Node(NODE, [plugin] if plugin else ANSWERING_PLUGIN, network="bitcoin") as node:
-        if plugin:
-            node.play([*([history.first()] if new else []), *history.notes(3)])
-            node.wait_for_log("backing up to")
-        _write_log(node)
-        with socket.socket(socket.AF_UNIX) as listening:
-            os.chdir(NODE)  # a socket's path must be short
-            listening.bind(SOCKET.name)
-            listening.listen()
-            listening.settimeout(0.1)
-            os.close(ready)
-            while _serve(node, history, listening):
-                _write_log(node)
-        SOCKET.unlink()
+    try:
+        with Node(NODE, [plugin] if plugin else ANSWERING_PLUGIN, network="bitcoin") as node:
+            _live(node, history, new=new, plugin=plugin, ready=ready)
+    finally:
+        SOCKET.unlink(missing_ok=True)  # last: `lightning-cli stop` returns then
+
+
+def _live(node: Node, history: History, *, new: bool, plugin: str | None, ready: int) -> None:
+    if plugin:
+        node.play([*([history.first()] if new else []), *history.notes(3)])
+        node.wait_for_log("backing up to")
+    _write_log(node)
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(NODE)  # a socket's path must be short
+        listening.bind(SOCKET.name)
+        listening.listen()
+        listening.settimeout(0.1)
+        os.close(ready)
+        while _serve(node, history, listening):
+            _write_log(node)
 
 
 def _write_log(node: Node) -> None:

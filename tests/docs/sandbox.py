@@ -209,6 +209,16 @@ class Sandbox:
             assert time.monotonic() < until, (self.node / "log").read_text()
             time.sleep(0.1)
 
+    def has_caught_up(self, name: str) -> None:
+        """The reader waits until this member, which trails, lacks nothing."""
+        until = time.monotonic() + 30
+        while True:
+            _, said = self.run("backup-cli status")
+            if any(line.startswith(f"  {name} ") and "nothing missing" in line for line in said):
+                return
+            assert time.monotonic() < until, said
+            time.sleep(0.1)
+
     def is_away(self, path: str) -> None:
         """The disk or share at this path is unplugged or switched off."""
         place = self._path(path)

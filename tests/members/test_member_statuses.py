@@ -173,3 +173,9 @@ def test_member_that_was_read_shows_its_space_and_what_is_stored() -> None:
 def test_two_histories_are_reported_and_no_state_is_made_up() -> None:
     with pytest.raises(Diverged):
         member_statuses(found(seen("nas", 20, session="one"), seen("usb", 20, session="two")))
+
+
+def test_member_that_is_being_filled_for_the_first_time_is_not_called_damaged() -> None:
+    """From a real run: status advised `verify --repair` for a member that had just been added."""
+    said = statuses(found(seen("nas", 7), seen("usb", None, epoch=0, session="", in_sync=())))
+    assert (said["usb"].state, said["usb"].why) == (MemberState.OUT_OF_SYNC, "it is being filled for the first time")

@@ -173,6 +173,10 @@ def test_member_is_added_and_removed_while_the_node_runs(tmp_path: Path, history
     node.play(history.notes(5))
     with pytest.raises(RpcError, match="0 members would be in sync"):
         node.rpc("backup-member-remove", ["nas"])
+    again = {"url": (tmp_path / "disk" / "lightning.bkp").as_uri()}
+    node.rpc("backup-member-add", again)
+    eventually(lambda: [member["state"] for member in node.rpc("backup-status", {})["members"]] == ["in_sync"] * 2)
+    node.rpc("backup-member-remove", ["disk"])
     node.stop()
     node = world.run(history.notes(5))
     assert "nas" in node.logs[0][1]
