@@ -323,14 +323,11 @@ class RunningMembers:
 
     def forget(self, name: str) -> None:
         """The member was removed from the backup: it can be unmounted, or added again."""
-        for handle in self.mirror.open_files():
-            handle.drop(name)
-        self.mirror.unlock(name)
         each = self.catching_up.pop(name, None)
         if each is not None:
             each.stop()
         for handle in self.mirror.open_files():
-            self.mirror.workers.leave(name, partial(handle.drop, name))  # otherwise its disk could not be unmounted
+            self.mirror.workers.leave(name, partial(handle.drop, name))  # it may hang: nothing waits for it
         self.mirror.unlock(name)
         for known in (self.reached, self.obstacles, self.spaces, self._dropped_at):
             known.pop(name, None)
