@@ -133,6 +133,11 @@ def _doubts(found: Findings) -> Iterator[str]:
         yield f"the member {name} does not say in which epoch it is, and was not compared or touched"
     for name, why in comparison.unreachable.items():
         yield f"the member {name} could not be compared: {why}"
+    for file in comparison.lost_of_kept:
+        yield (
+            f"{file.name} is damaged at {' and '.join(bad.member for bad in file.bad)}. It belongs to the earlier "
+            "generation that is kept for a week (backup-cli versions); the current state does not need it"
+        )
 
 
 def _advise(found: Findings, damaged: Sequence[str], *, repaired: bool) -> None:

@@ -11,7 +11,7 @@ session marker knows to be acknowledged.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
@@ -56,6 +56,8 @@ class ComparedFile:
 
     name: str
     copies: tuple[Copy, ...]
+    kept: bool = False
+    """Whether it belongs to the generation that is only kept for a while, and not to the current one."""
 
     @property
     def good(self) -> tuple[str, ...]:
@@ -96,8 +98,14 @@ class Comparison:
 
     @property
     def faults(self) -> tuple[ComparedFile, ...]:
-        """The files of which some copy is damaged or missing."""
-        return tuple(file for file in self.files if file.bad)
+        """The files of which some copy is damaged or missing, but for `lost_of_kept`."""
+        return tuple(file for file in self.files if file.bad and (file.good or not file.kept))
+
+    @property
+    def lost_of_kept(self) -> tuple[ComparedFile, ...]:
+        """Files of the kept generation that no member holds whole. It was perhaps replaced for that very reason, and
+        no restore of the current state needs it."""
+        return tuple(file for file in self.files if file.kept and file.bad and not file.good)
 
 
 class GenerationChanged(BackupError):
@@ -188,9 +196,9 @@ class _Run:
         files = [self._document(name) for name in DOCUMENTS if any(name in self._names[p.name] for p in self.peers)]
         kept = self._kept()
         if kept is not None:
-            files += self._snapshot(kept.manifest)
             indexes = range(kept.manifest.first_segment, kept.last_segment + 1)
-            files += self._segments(kept.manifest, indexes, open_end=False)
+            old = [*self._snapshot(kept.manifest), *self._segments(kept.manifest, indexes, open_end=False)]
+            files += [replace(file, kept=True) for file in old]
         files += self._snapshot(self.manifest)
         last = max((segment_index(name) or 0 for names in self._names.values() for name in names), default=0)
         files += self._segments(self.manifest, range(self.manifest.first_segment, last + 1), open_end=True)

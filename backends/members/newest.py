@@ -78,7 +78,8 @@ def newest(seen: Sequence[SeenMember]) -> SeenMember:
         damaged = "; ".join(f"{member.name}: {member.why}" for member in of_epoch if member.end is None)
         raise Unreachable(
             f"none of the members here that hold the newest state is whole ({damaged}). Nothing was changed; connect "
-            "every other member, then try again"
+            "every other member, then try again. If there is none, and the node's own database is alive, keep every "
+            "disk and make a new backup of it in new directories: backup-cli init URL URL"
         )
     # The longest log: a member in sync may be an old copy of itself, from earlier in the same epoch.
     return max(whole, key=lambda member: (member.end.sequence if member.end else 0, member in in_sync))

@@ -1,13 +1,13 @@
 """`backup-cli member-remove`: removes a destination from the backup of a stopped node; its files stay."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from backends.errors import BackupError
 from backends.holder import COMMAND
-from backends.log.format.members import Member, MembersDocument
+from backends.log.format.members import MAX_MEMBERS, Member, MembersDocument
 from backends.members.newest import newest_epoch
 from backends.members.survey import survey
 from backends.node.lockfile import LOCK_FILE, Settings, write_settings
@@ -32,17 +32,29 @@ from backup_cli.ownership import take_over
     metavar="NAME",
     help="The same name again: what only this member may hold is given up; only when the command asks for it.",
 )
+@click.option(
+    "--need",
+    type=click.IntRange(min=1, max=MAX_MEMBERS),
+    help="How many members must be in sync for the node to go on, from now on.  [default: as before]",
+)
 @take_over
 @dry_run_option
 @json_option
 def member_remove(
-    name: str, lightning_dir: Path, without: str | None, take_over: bool, dry_run: bool, as_json: bool
+    name: str,
+    lightning_dir: Path,
+    without: str | None,
+    need: int | None,
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Remove the member NAME: the node saves nothing there any more. Its files stay, and are old from then on.
 
     Stop lightningd first; while it runs, use: lightning-cli backup-member-remove NAME.
     """
     directory, settings = stopped_node(lightning_dir, "backup-member-remove", name)
+    settings = settings if need is None else replace(settings, need=need)
     with held(WriterLock(directory, f"{COMMAND} member-remove"), dry_run):
         member, remaining = _remaining(directory, settings, name)
         given_up = _demand_newest(directory, settings, name, without)
@@ -86,10 +98,10 @@ def _remaining(directory: Path, settings: Settings, name: str) -> tuple[Member, 
     waited_for = sum(not each.trailing for each in remaining)
     if waited_for < settings.need:
         left = "no member" if not remaining else counted(waited_for, "member") + " that the node waits for"
-        lower = f'; if this one is lost for good, lower "need" in {directory / LOCK_FILE} instead, and repeat this'
+        lower = f"; or, if this one is lost for good, have the node need fewer: add --need {max(waited_for, 1)}"
         raise BackupError(
             f"without {name}, the backup would have {left}, and the node needs {settings.need}. Nothing was changed; "
-            f"add another one first: backup-cli member-add URL{lower if settings.need > 1 else ''}"
+            f"add another one first: backup-cli member-add URL{lower if waited_for else ''}"
         )
     return member, remaining
 

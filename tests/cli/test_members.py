@@ -336,6 +336,18 @@ def test_member_that_the_node_needs_is_not_removed(world: World) -> None:
     assert remove(world, "far").code == 0
 
 
+def test_lost_member_that_the_node_needs_is_removed_with_a_smaller_need(world: World, history: History) -> None:
+    assert init_several(world, *NAMES, options=("--need", 2), trailing=("far",)).code == 0
+    world.run([history.first(), *history.notes(3)])
+    shutil.rmtree(place_of(world, "nas"))
+    assert_refused(remove(world, "nas", "--without", "nas"), "lost for good, have the node need fewer: add --need 1")
+    assert_refused(remove(world, "nas", "--need", 1), "add --without nas")
+    assert remove(world, "nas", "--need", 1, "--without", "nas").code == 0
+    assert lock_of(world)["need"] == 1
+    world.run(history.notes(3))
+    assert document_of(world, "disk").need == 1
+
+
 def test_name_that_no_member_has_is_refused_with_those_that_exist(several: World) -> None:
     assert_refused(remove(several, "nass"), "there is no member nass; the members are: disk ")
 

@@ -123,6 +123,21 @@ def test_file_damaged_at_both_members_is_not_mended_and_damage_is_recorded(membe
         assert now == was | {"session": now["session"]}
 
 
+def test_damage_in_the_kept_generation_alone_does_not_count(tmp_path: Path, history: History) -> None:
+    """What was replaced because it was damaged is kept for a week; the advice to replace it again was of no use."""
+    world = MembersWorld(tmp_path).init()
+    world.run([history.first(), history.big(1 << 20), *history.notes(5)])
+    assert backup_cli("resync", "--lightning-dir", world.directory).code == 0
+    for name in world.names:
+        flip(world.place(name) / "snapshot-00000002", 1000)
+    world.run_without_plugin(history.notes(1))
+    assert backup_cli("resync", "--lightning-dir", world.directory).code == 0
+    said = backup_cli("verify", "--lightning-dir", world.directory)
+    assert said.code == 0, said
+    assert "snapshot-00000002 is damaged at nas and stick" in said.err
+    assert "the current state does not need it" in said.err
+
+
 def test_repair_is_refused_while_the_node_runs(tmp_path: Path, history: History) -> None:
     world = MembersWorld(tmp_path).init()
     with world.node() as node:
