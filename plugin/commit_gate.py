@@ -6,7 +6,6 @@ shows the sentence. `continue` is the answer only to a change that is safely on 
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -36,7 +35,7 @@ from plugin.damage_watch import DamageWatch
 from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
-from plugin.doubt import record_end, record_failure, why_doubted
+from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
 from plugin.start import (
@@ -183,11 +182,8 @@ class CommitGate:
     def _check_start(self, destination: Destination, seen: Facts) -> None:
         """Raise BackupError if the node may not start with the members that are here."""
         found = self._found_at_start.seen
-        proven = why_doubted(self.directory, found, self._backup_id, seen.end) is None
-        destination.check_start(
-            proven=proven and found is not None,
-            changed_ago=None if found is None else time.time() - found.mtime_ns / 1e9,
-        )
+        proven = found is not None and why_doubted(self.directory, found, self._backup_id, seen.end) is None
+        destination.check_start(proven=proven, changed_ago=changed_ago(found, seen.end))
 
     def _judge(self, damage: KnownDamage | None, position: Position, change: Change) -> Decision:
         """What the first call means for a backup that ends at `position`; BackupError when it is refused."""

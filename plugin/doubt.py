@@ -8,6 +8,7 @@ was not touched. Any other file is doubted, and doubt costs no more than a new s
 """
 
 import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def why_doubted(directory: Path, seen: Fingerprint | None, backup_id: str, posit
     if sync_point.fingerprint != seen:
         return "the database file was touched while this plugin did not run"
     return None
+
+
+def changed_ago(seen: Fingerprint | None, position: Position) -> float | None:
+    """How many seconds ago the node last changed its database, `seen` and saved up to `position`; None if unknown.
+
+    The file's own time does not tell if the plugin has just brought the database forward: then the time of the last
+    change counts. Negative if the clock was set back.
+    """
+    if seen is None:
+        return None
+    now = time.time()
+    return max(now - seen.mtime_ns / 1e9, now - position.time)
 
 
 def record_end(directory: Path, backup_id: str, position: Position, session: str) -> None:

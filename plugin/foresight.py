@@ -1,15 +1,20 @@
 """What the next start will do, for the commands: so they cannot contradict the plugin."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from backends.base import Position
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.members.newest import SeenMember
+from backends.members.start import StartRefused, may_start
 from backends.node.directory import database_path
+from backends.node.lockfile import Settings
+from backends.node.members_note import read_members_note
 from backends.node.sync_point import look
 from backends.sqlite.as_found import as_found
 from plugin.at_start import WhyLeft
-from plugin.doubt import why_doubted
+from plugin.doubt import changed_ago, why_doubted
 from plugin.last_found import last_found
 from plugin.roll_forward import read_backup
 
@@ -33,3 +38,24 @@ def brings_forward(directory: Path, backup: Backup) -> bool:
     except (BackupError, OSError):
         return False
     return not isinstance(read.missing, WhyLeft)
+
+
+def why_no_start(
+    directory: Path, settings: Settings, backup: Backup, seen: Sequence[SeenMember], *, behind: bool
+) -> str | None:
+    """Why the next start of a node with several members is refused if only these are there; None if it is not.
+
+    `backup` is the newest of them, and `behind` is whether the database is at an earlier version. Nothing in this process may have the database open.
+    """
+    try:
+        found, end = look(directory), backup.end()
+        proven = found is not None and (
+            why_doubted(directory, found, backup.id(), end) is None or (behind and brings_forward(directory, backup))
+        )
+        note, ago = read_members_note(directory), changed_ago(found, end)
+        may_start(seen, settings.members, settings.need, note, proven=proven, changed_ago=ago)
+    except StartRefused as error:
+        return str(error)
+    except BackupError:
+        return None  # what cannot be read is reported for what it is
+    return None

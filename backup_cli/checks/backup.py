@@ -24,7 +24,7 @@ from backup_cli.old_age import doubt_of
 from backup_cli.pairing_text import finding
 from backup_cli.seen_members import own_members
 from backup_cli.waiting import answered
-from plugin.foresight import brings_forward
+from plugin.foresight import brings_forward, why_no_start
 
 NOTHING_MORE = "nothing more can be saved there, and the node stops at its next commit"
 
@@ -100,6 +100,12 @@ def _check_several(directory: Path, settings: Settings) -> Iterator[Finding]:
     yield from _check_log(directory, settings, backup, seen, pairing)
     yield from _check_schema(database)
     yield from check_members(several, directory)
+    refused = None
+    if pairing.relation is not Relation.RUNNING:
+        behind = pairing.relation is Relation.BEHIND
+        refused = why_no_start(directory, settings, backup, several.found.survey.seen, behind=behind)
+    if refused is not None:
+        yield problem("next start", f"the node would not start now: {refused}")
 
 
 def _check_log(

@@ -1,6 +1,7 @@
 """A node whose backup has several members: they hold the same, and the node goes on when one of them fails."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -262,3 +263,28 @@ def test_member_made_read_only_is_caught_up_and_joins(world: MembersWorld, histo
     node.play(history.notes(5))
     node.stop()
     assert_same_files(world, *world.names)
+
+
+def test_check_config_foresees_that_the_node_would_not_start_without_a_member(
+    world: MembersWorld, history: History
+) -> None:
+    world.run([history.first(), *history.notes(5)])
+    world.place("stick").parent.rename(world.root / "unplugged")
+    assert "would not start now" not in backup_cli("check-config", "--lightning-dir", world.directory).text
+    (world.directory / "backup.witness").unlink()
+    assert "the node would not start now" in backup_cli("check-config", "--lightning-dir", world.directory).text
+    with pytest.raises(Refused, match="stick"):
+        world.run(history.notes(1))
+
+
+def test_database_brought_forward_does_not_count_as_changed_just_now(
+    world: MembersWorld, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bringing it forward changes the file. But the node has been down for longer than an hour."""
+    kill_before_commit(world, history)
+    world.place("stick").parent.rename(world.root / "unplugged")
+    later = "import time; now = time.time; time.time = lambda: now() + 7200; from plugin.main import main; main()"
+    node = world.node(command=[sys.executable, "-c", later])
+    node.start()
+    with pytest.raises(Refused, match="stick"):
+        node.play(history.notes(1))
