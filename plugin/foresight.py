@@ -45,7 +45,8 @@ def why_no_start(
 ) -> str | None:
     """Why the next start of a node with several members is refused if only these are there; None if it is not.
 
-    `backup` is the newest of them, and `behind` is whether the database is at an earlier version. Nothing in this process may have the database open.
+    `backup` is the newest of them, and `behind` is whether the database is at an earlier version. Nothing in this
+    process may have the database open.
     """
     try:
         found, end = look(directory), backup.end()

@@ -75,7 +75,8 @@ def test_fewer_members_in_sync_than_needed_is_a_problem(copies: Copies) -> None:
     shutil.rmtree(copies.path("usb"))
     code, found = check(copies.node)
     assert code == 1
-    assert found[-1].startswith("problem  members        the node needs 2 members in sync, and only nas is. It commits")
+    assert found[-2].startswith("problem  members        the node needs 2 members in sync, and only nas is. It commits")
+    assert found[-1].startswith("problem  next start     the node would not start now")
 
 
 def test_no_member_that_can_be_read_is_a_problem_that_names_each(copies: Copies) -> None:
