@@ -12,7 +12,8 @@ from backup_cli.main import cli
 def complaint(words: list[str]) -> str | None:
     """Why `backup-cli WORDS` is no command of ours; None when it is one. `N` stands for a number."""
     words = ["1" if word == "N" else word for word in words]
-    context = click.Context(cli, info_name="backup-cli")
+    # With the group's own settings: a command keeps the help option that it is first asked for, for every later test.
+    context = click.Context(cli, info_name="backup-cli", **cli.context_settings)
     try:
         if words and words[0].startswith("-"):
             cli.make_context("backup-cli", list(words))

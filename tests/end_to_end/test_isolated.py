@@ -75,7 +75,7 @@ def test_plugin_runs_with_hostile_modules_on_pythonpath(
 ) -> None:
     lived.environment = environment(hostile)
     with lived.node(command=[str(PLUGIN)]) as node:
-        assert {method["name"] for method in node.manifest["rpcmethods"]} == {"backup-status", "backup-compact"}
+        assert {"backup-status", "backup-compact"} <= {method["name"] for method in node.manifest["rpcmethods"]}
         node.play(history.notes(20))
         if environment is everything:  # the process that compacts is another Python
             node.rpc("backup-compact")

@@ -50,7 +50,7 @@ LOCKS: dict[str, tuple[Act, str]] = {
         "backup.lock.*no kind of destination s3://.*backup-cli init",
     ),
     "it was written by a later release": (
-        write_lock(b'{"backend_url": "file:///x", "backup_id": "ab", "version": 2}'),
+        write_lock(b'{"backend_url": "file:///x", "backup_id": "ab", "version": 3}'),
         "later release.*install that release",
     ),
     "it is a directory": (

@@ -105,7 +105,7 @@ def _copied_from_the_other(there: Path) -> None:
 @pytest.mark.parametrize(
     ("happen", "absence", "why"),
     [
-        (_unplugged, Absence.UNREACHABLE, "there is no backup at"),
+        (_unplugged, Absence.UNREACHABLE, "there is no backup"),
         (_wiped, Absence.NOT_A_BACKUP, "there is no backup in"),
         (_without_document, Absence.NO_DOCUMENT, "its document `members` is missing"),
         (_replaced, Absence.OTHER_BACKUP, "another backup is there"),
