@@ -64,7 +64,7 @@ def test_members_damaged_in_different_files_heal_one_another(tmp_path: Path) -> 
 
 def test_file_that_is_damaged_everywhere_is_left_as_it_is(tmp_path: Path) -> None:
     pair, peers = equal_members(tmp_path)
-    name = SEGMENT
+    name = max(each for each in held(pair.ahead) if segment_index(each) is not None)
     flip(pair.ahead, name, 100)
     flip(pair.behind, name, 900)
     before = held(pair.ahead), held(pair.behind)
@@ -96,7 +96,7 @@ def test_member_of_other_epoch_or_without_document_is_never_touched_or_copied_fr
     copy_backup(pair.ahead, unknown)
     old.publish(MEMBERS, document("c", backup_id, Epoch(2, "one")))
     everyone = [*peers, peer("c", old), peer("d", unknown)]
-    name = SEGMENT
+    name = max(each for each in held(pair.ahead) if segment_index(each) is not None)
     for storage in (pair.ahead, pair.behind):
         flip(storage, name, 100)
     done = mend(compare_members(everyone), everyone, running=False)
