@@ -37,7 +37,6 @@ VARIANTS = (
     "no-fence",
     "join-acks-without-old",
     "join-acks-without-new",
-    "node-side-forgotten",
     "resuming-without-adopting",
     "numbers-only",
     "history-by-session-only",
@@ -48,6 +47,11 @@ VARIANTS = (
     "taken-over-unnoticed",
 )
 """Each stubs one rule out. What it is about stands where the name is used."""
+
+COVERED = ("node-side-forgotten",)
+"""Rules whose lack another rule makes up for. A node that forgets its own epoch loses nothing in 12,000 histories:
+where something was acknowledged under it, the database is ahead of the members that are there, and so proves nothing.
+"""
 
 LIMITS = (
     "within-the-hour",
@@ -101,7 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("histories", type=int, nargs="?", default=20000)
     parser.add_argument(
-        "broken", nargs="*", choices=[*VARIANTS, *LIMITS, []], help="only this, with these rules stubbed out"
+        "broken", nargs="*", choices=[*VARIANTS, *COVERED, *LIMITS, []], help="only this, with these rules stubbed out"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
