@@ -57,7 +57,7 @@ class AtRest:
 
     def source(self) -> Backup:
         """The member to copy from."""
-        return backup_at(next(member.url for member in self.settings.members if member.name == self.in_sync[0]))
+        return backup_at(self.settings.member(self.in_sync[0]).url)
 
 
 def stopped_node(lightning_dir: Path, by_rpc: str, *words: str) -> tuple[Path, Settings]:

@@ -76,7 +76,7 @@ def newest_url(settings: Settings) -> str:
     if not found.seen:
         raise Unreachable("; ".join(f"{name}: {why}" for name, why in found.missing.items()))
     best = newest(found.seen).name
-    return next(member.url for member in settings.members if member.name == best)
+    return settings.member(best).url
 
 
 def own_members(directory: Path, settings: Settings) -> SeenBackup:

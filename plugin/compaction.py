@@ -17,12 +17,10 @@ from backends.errors import BackupError
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
 from backends.members.running import RunningMembers
-from backends.sqlite.limits import ONE_ARENA
-from backends.system.interpreter import python
 from backends.system.scratch import remove_left_over
-from backends.text import counted, printable
+from backends.text import counted
 from plugin.damage_watch import DamageWatch
-from plugin.process_watch import HANGS_AFTER, ProcessWatch
+from plugin.process_watch import HANGS_AFTER, ProcessWatch, start_beside, why_it_failed
 
 MIN_SEGMENT_BYTES = 16 << 20
 """Bytes of segments below which nothing is compacted."""
@@ -103,14 +101,7 @@ class Compaction:
         if self._members is not None:
             self._member, self._url = self._members.to_compact()
         try:
-            self._process = subprocess.Popen(
-                [*python(_COMPACTOR), self._url],
-                cwd=self._directory,
-                env=os.environ | ONE_ARENA,
-                stdin=subprocess.PIPE,  # closed when the plugin dies: the process then ends, too
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+            self._process = start_beside(_COMPACTOR, self._url, directory=self._directory)
         except OSError as error:
             self._fail(writer, f"its process could not be started: {error.strerror or error}")
 
@@ -124,8 +115,7 @@ class Compaction:
             return
         try:
             if process.returncode != 0:
-                said = err.decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(printable(said, 2000) or f"its process ended with {process.returncode}")
+                raise BackupError(why_it_failed(process.returncode, err))
             text = out.decode().strip()
             if text == NOTHING:
                 self._report("info", "compaction: there is nothing to compact yet")

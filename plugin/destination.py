@@ -93,8 +93,7 @@ class SeveralMembers(Destination):
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._members = Members(directory, settings)
         self.backup = self._members.look()
-        newest = self._members.newest.name
-        self.url = next(member.url for member in settings.members if member.name == newest)
+        self.url = self._members.url
         self.commit_timeout = max(commit_timeout_of(parse_url(member.url)) for member in settings.members)
         self._start: StartWith | None = None
 

@@ -1,15 +1,43 @@
-"""Whether a process that works beside the node still does anything."""
+"""A process that works beside the node: starting it, and whether it still does anything."""
 
+import os
+import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+
+from backends.sqlite.limits import ONE_ARENA
+from backends.system.interpreter import python
+from backends.text import printable
 
 HANGS_AFTER = 1800.0
 """Seconds without any processor time after which a process counts as hung (most likely its disk)."""
 
 _LOOK_EVERY = 60.0
 """Seconds between two checks of the process."""
+
+
+def start_beside(program: str, *arguments: str, directory: str | Path) -> "subprocess.Popen[bytes]":
+    """Start a Python program in the node's directory. It must end when its stdin is closed: then the plugin is dead.
+
+    Raises OSError.
+    """
+    return subprocess.Popen(
+        [*python(program), *arguments],
+        cwd=directory,
+        env=os.environ | ONE_ARENA,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def why_it_failed(code: int, err: bytes) -> str:
+    """What a process said last on stderr before it ended with that code."""
+    said = err.decode(errors="replace").strip().rpartition("\n")[2]
+    return printable(said, 2000) or f"its process ended with {code}"
 
 
 class ProcessWatch:

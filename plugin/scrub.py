@@ -21,10 +21,8 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.members.repair import Mending
 from backends.node.files import read_small_file, replace_file
-from backends.sqlite.limits import ONE_ARENA
-from backends.system.interpreter import python
 from backends.text import counted, printable
-from plugin.process_watch import HANGS_AFTER, ProcessWatch
+from plugin.process_watch import HANGS_AFTER, ProcessWatch, start_beside, why_it_failed
 
 SCRUB_FILE = "backup.scrub"
 """The file in the node's directory with the time at which the next scrub is due, in seconds since 1970."""
@@ -117,14 +115,7 @@ class Scrub:
         self._given_up, self._watch = False, ProcessWatch()
         self._report("info", f"the weekly scrub of {counted(len(in_sync), 'member')} begins")
         try:
-            self._process = subprocess.Popen(
-                [*python(_SCRUBBER), *in_sync],
-                cwd=self._directory,
-                env=os.environ | ONE_ARENA,
-                stdin=subprocess.PIPE,  # closed when the plugin dies: the process then ends, too
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+            self._process = start_beside(_SCRUBBER, *in_sync, directory=self._directory)
         except OSError as error:
             self._failed(f"its process could not be started: {error.strerror or error}")
 
@@ -142,8 +133,7 @@ class Scrub:
     def _end(self, code: int, out: bytes, err: bytes) -> None:
         try:
             if code != 0:
-                said = err.decode(errors="replace").strip().rpartition("\n")[2]
-                raise BackupError(printable(said, 2000) or f"its process ended with {code}")
+                raise BackupError(why_it_failed(code, err))
             *findings, summary = [json.loads(line) for line in out.splitlines()]
             files, members = int(summary["files"]), [str(name) for name in summary["compared"]]
             for finding in findings:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from backends.log.format.members import MEMBERS, Epoch, MembersDocument
+from backends.log.format.members import Epoch, MembersDocument
+from backends.log.reader.opening import read_members
 from backends.node.members_note import MembersNote
 from backends.storage.base import Storage
 
@@ -36,8 +37,6 @@ def first_epoch(storage: Storage) -> Epoch:
     An earlier attempt that was killed may have left a document, whose epoch the first one must be above: all up to it
     is to be adopted. Raises OSError, Damaged, NotABackup or FromTheFuture.
     """
-    try:
-        left = MembersDocument.decode(storage.read_small(MEMBERS)).epoch.number
-    except FileNotFoundError:
-        left = 0
+    document = read_members(storage)
+    left = 0 if document is None else document.epoch.number
     return Epoch(left + FIRST_EPOCH.number, FIRST_EPOCH.session)

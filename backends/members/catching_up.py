@@ -22,8 +22,7 @@ from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
 from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
 from backends.members.examine import Obstacle, Obstructed, examine, seen_as_foreign
-from backends.members.files import make_equal
-from backends.members.validity import fault_in
+from backends.members.files import make_equal, refuse_rotten
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
 from backends.storage.mirror.handles import MirrorWriteHandle
@@ -293,7 +292,8 @@ class CatchingUp:
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:
         """Make the member's own copy of a file that is open at the others; it stays open here, too."""
-        self._check_before_replacing(source, name)
+        if name in self.storage.names():  # the member may have the last good copy
+            refuse_rotten(source, name, bytes.fromhex(self.host.epochs.note.backup_id))
         temporary = self.storage.temporary(name)
         part = self.storage.create(temporary)
         try:
@@ -313,13 +313,6 @@ class CatchingUp:
             part.close()
             raise
         return _Tail(part, end)
-
-    def _check_before_replacing(self, source: Storage, name: str) -> None:
-        """Raise Damaged if bytes of the source's file have changed, and the member may have the last good copy."""
-        if name in self.storage.names():
-            fault = fault_in(source, name, bytes.fromhex(self.host.epochs.note.backup_id))
-            if fault is not None:
-                raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
 
     def _copy_session(self, source: Storage) -> int:
         """The session marker says how far the log was acknowledged, so it comes after the log."""

@@ -16,10 +16,11 @@ from enum import Enum
 
 from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
-from backends.log.format.members import MEMBERS, Epoch, MembersDocument
+from backends.log.format.members import Epoch, MembersDocument
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import End
 from backends.log.reader.kept import read_kept
+from backends.log.reader.opening import read_members
 from backends.log.reader.records import Chain
 from backends.log.reader.snapshot import SnapshotReader
 from backends.members.files import DOCUMENTS, is_snapshot_part
@@ -405,10 +406,13 @@ def _documents(peer: Peer) -> dict[str, bytes | Fault]:
 
 def peer_at(name: str, storage: Storage) -> Peer:
     """A member with what it says now. Raises OSError if it cannot be read at all, FromTheFuture."""
+    document = None
     try:
-        return Peer(name, storage, MembersDocument.decode(storage.read_small(MEMBERS)))
+        document = read_members(storage)
     except FromTheFuture:
         raise
-    except (BackupError, FileNotFoundError):
+    except BackupError:
+        pass
+    if document is None:
         storage.names()  # raises if it is not only this file
-        return Peer(name, storage, None)
+    return Peer(name, storage, document)

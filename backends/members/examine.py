@@ -11,6 +11,7 @@ from backends.errors import BackupError
 from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format.members import MEMBERS, MembersDocument
 from backends.log.format.records import segment_index, snapshot_generation
+from backends.log.reader.opening import read_members, read_session
 from backends.members.where import mount_point
 from backends.node.members_note import MembersNote
 from backends.places.base import Place
@@ -95,8 +96,8 @@ def seen_as_foreign(storage: Storage, note: MembersNote) -> bool:
 
 
 def _members(storage: Storage) -> MembersDocument | None:
-    with suppress(FileNotFoundError, BackupError):
-        return MembersDocument.decode(storage.read_small(MEMBERS))
+    with suppress(BackupError):
+        return read_members(storage)
     return None
 
 
@@ -107,8 +108,8 @@ def _manifest(storage: Storage) -> Manifest | None:
 
 
 def _session(storage: Storage) -> Session | None:
-    with suppress(FileNotFoundError, BackupError):
-        return Session.decode(storage.read_small(SESSION))
+    with suppress(BackupError):
+        return read_session(storage)
     return None
 
 

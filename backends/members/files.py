@@ -198,9 +198,14 @@ def _check_before_replacing(source: Storage, target: Storage, found: Differences
     Bit rot would otherwise pass for the newer content, and replace the last good copy.
     """
     for name in sorted(set(target.names()).intersection(name for name in found.copy if holds_data(name))):
-        fault = fault_in(source, name, backup_id)
-        if fault is not None:
-            raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
+        refuse_rotten(source, name, backup_id)
+
+
+def refuse_rotten(source: Storage, name: str, backup_id: bytes) -> None:
+    """Raise Damaged if bytes of this file of the source have changed."""
+    fault = fault_in(source, name, backup_id)
+    if fault is not None:
+        raise Damaged(f"{fault.what} (at {source.describe()})", name, fault.offset)
 
 
 def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None:

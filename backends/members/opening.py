@@ -51,6 +51,8 @@ class Members:
         self._directory, self.settings, self._within, self._options = directory, settings, survey_within, options
         self.places = places or {member.name: place_at(member.url) for member in settings.members}
         self._workers = Workers()
+        self.url = ""
+        """The URL of the member that `look` has returned."""
         self.seen: tuple[SeenMember, ...] = ()
         self.missing: Mapping[str, str] = {}
         """For each member that was not seen, by its name: a clause that says why."""
@@ -62,13 +64,14 @@ class Members:
         )
         self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
         self.missing = {name: why_not_seen(error, self._within) for name, error in failures.items()}
-        return Backup(self.places[self.newest.name], self._options)
+        name = self._newest().name
+        self.url = self.settings.member(name).url
+        return Backup(self.places[name], self._options)
 
     def _question(self, name: str) -> Callable[[], SeenMember]:
         return lambda: look_at(Backup(self.places[name]), self.settings.backup_id, name)
 
-    @property
-    def newest(self) -> SeenMember:
+    def _newest(self) -> SeenMember:
         """Of the members that were seen, the one that a start would go on from. Raises BackupError."""
         try:
             return self.start(proven=True, changed_ago=0.0).source
@@ -154,7 +157,7 @@ class Members:
         write_members_note(self._directory, adopted(note, document))
 
     def _mount(self, name: str) -> str | None:
-        url = next(member.url for member in self.settings.members if member.name == name)
+        url = self.settings.member(name).url
         with suppress(OSError, BackupError):  # it has just failed; what was noted before stays
             return mount_point(url)
         return None

@@ -6,13 +6,15 @@ say in which epoch it is, or is behind, is never touched: catching it up is the 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
 from backends.errors import BackupError
 from backends.log.format.documents import MANIFEST
-from backends.log.format.members import MEMBERS, Epoch, MembersDocument
+from backends.log.format.members import Epoch
 from backends.log.format.records import segment_index
+from backends.log.reader.opening import read_members
 from backends.members.compare import ComparedFile, Comparison, Copy, Peer
 from backends.members.files import DOCUMENTS, Pause, copy_file, is_snapshot_part
 from backends.members.validity import Fault, document_in, records_in
@@ -142,9 +144,10 @@ def _good(storage: Storage, name: str, backup_id: str) -> bytes:
 def _check_epoch(source: Storage, target: Storage, backup_id: str, epoch: Epoch) -> None:
     """Raise NotNow unless both members say that they are in this epoch of this backup."""
     for storage in (source, target):
-        try:
-            document = MembersDocument.decode(storage.read_small(MEMBERS))
-        except (BackupError, FileNotFoundError):
-            raise NotNow(f"{storage.describe()} does not say in which epoch it is") from None
+        document = None
+        with suppress(BackupError):
+            document = read_members(storage)
+        if document is None:
+            raise NotNow(f"{storage.describe()} does not say in which epoch it is")
         if document.backup_id != backup_id or document.epoch != epoch:
             raise NotNow(f"{storage.describe()} is in another epoch now")

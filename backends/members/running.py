@@ -222,7 +222,7 @@ class RunningMembers:
 
     def member(self, name: str) -> Member:
         """The configured member of that name."""
-        return next(member for member in self.epochs.settings.members if member.name == name)
+        return self.epochs.settings.member(name)
 
     # What catching up needs (`Host`)
 

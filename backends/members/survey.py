@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 from backends import backup_at
 from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
 from backends.log.backup import Backup
-from backends.log.format.members import MEMBERS, Member, MembersDocument
-from backends.log.reader.opening import read_manifest
+from backends.log.format.members import MEMBERS, Member
+from backends.log.reader.opening import read_manifest, read_members
 from backends.members.newest import SeenMember
 from backends.storage.unreachable import reaching
 from backends.text import unexpected
@@ -91,7 +91,7 @@ def look_at(backup: Backup, backup_id: str | None = None, name: str | None = Non
     """
     backup.place.check_present()
     with reaching(backup.storage):
-        document = _document(backup)
+        document = read_members(backup.storage)
         # Without the document, the manifest is asked, which says more if no backup is there.
         found = document.backup_id if document is not None else read_manifest(backup.storage).backup_id.hex()
     if backup_id not in (None, found):
@@ -110,14 +110,6 @@ def look_at(backup: Backup, backup_id: str | None = None, name: str | None = Non
         return SeenMember(document.name, document, facts.end)
     except Damaged as error:
         return SeenMember(document.name, document, None, f"it is damaged: {error.finding}")
-
-
-def _document(backup: Backup) -> MembersDocument | None:
-    """The member's document; None if it has none."""
-    try:
-        return MembersDocument.decode(backup.storage.read_small(MEMBERS))
-    except FileNotFoundError:
-        return None
 
 
 # Asking everybody at once

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends.errors import BackupError, Damaged, FromTheFuture
-from backends.log.format.members import MAX_MEMBERS, Member, text_of
+from backends.log.format.members import MAX_MEMBERS, Member
 from backends.node.files import read_small_file, replace_file
 
 LOCK_FILE = "backup.lock"
@@ -48,6 +48,10 @@ class Settings:
         """All URLs of the backup, as a command takes them."""
         return tuple(member.url for member in self.members) or (self.url,)
 
+    def member(self, name: str) -> Member:
+        """The member of that name, which must be one of them."""
+        return next(member for member in self.members if member.name == name)
+
 
 def read_settings(directory: Path) -> Settings:
     """What `backup.lock` in this network directory says.
@@ -81,7 +85,7 @@ def write_settings(directory: Path, settings: Settings) -> None:
     path = directory / LOCK_FILE
     document: dict[str, Any] = {"backend_url": settings.url, "backup_id": settings.backup_id, "version": _ONE}
     if settings.members:
-        members = [{"name": each.name, "url": each.url, "trailing": each.trailing} for each in settings.members]
+        members = [each.fields() for each in settings.members]
         document |= {"version": _SEVERAL, "members": members, "need": settings.need, "grace": settings.grace}
     try:
         replace_file(path, json.dumps(document, indent=2).encode() + b"\n", durably=True)
@@ -122,9 +126,7 @@ def _of_several(path: Path, document: dict[str, Any], backup_id: str | None) -> 
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_MEMBERS:
         _senseless(path, '"members" is not a list of destinations')
     try:
-        members = tuple(
-            Member(text_of(each, "name"), text_of(each, "url"), each.get("trailing") is True) for each in listed
-        )
+        members = tuple(map(Member.from_fields, listed))
     except Damaged as error:
         _senseless(path, error.what)
     if not all(member.name and member.url for member in members):

@@ -59,7 +59,7 @@ def member_add(url: str, lightning_dir: Path, name: str | None, take_over: bool,
     say(f"The backup has {len(settings.members)} members now:")
     tell_members(settings.members)
     if as_json:
-        added = next(member for member in settings.members if member.name == new.name)
+        added = settings.member(new.name)
         hand_out_result({"added": asdict(added), "members": [asdict(member) for member in settings.members]})
 
 

@@ -34,6 +34,15 @@ class Member:
     url: str
     trailing: bool = False
 
+    def fields(self) -> dict[str, Any]:
+        """The member as it stands in a JSON document."""
+        return {"name": self.name, "url": self.url, "trailing": self.trailing}
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> "Member":
+        """The inverse of `fields`. Raises Damaged."""
+        return cls(text_of(fields, "name"), text_of(fields, "url"), fields.get("trailing") is True)
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -89,7 +98,7 @@ class MembersDocument:
                 "epoch": self.epoch.number,
                 "session": self.epoch.session,
                 "in_sync": list(self.in_sync),
-                "members": [{"name": each.name, "url": each.url, "trailing": each.trailing} for each in self.members],
+                "members": [each.fields() for each in self.members],
                 "need": self.need,
                 "out": {name: {"since": out.since, "why": out.why} for name, out in self.out.items()},
                 "history": dict(self.history),
@@ -101,10 +110,7 @@ class MembersDocument:
     def decode(cls, data: bytes) -> "MembersDocument":
         """The document in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(MEMBERS, data)
-        members = tuple(
-            Member(text_of(each, "name"), text_of(each, "url"), each.get("trailing") is True)
-            for each in _list(fields, "members")
-        )
+        members = tuple(map(Member.from_fields, _list(fields, "members")))
         names = {member.name for member in members}
         in_sync = tuple(_text(name, "in_sync") for name in _list(fields, "in_sync"))
         out = fields.get("out")

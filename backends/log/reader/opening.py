@@ -7,6 +7,7 @@ from functools import partial
 
 from backends.errors import Damaged, NotABackup
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
+from backends.log.format.members import MEMBERS, MembersDocument
 from backends.log.format.records import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import first_nonzero
 from backends.log.reader.absent import no_manifest
@@ -143,6 +144,17 @@ def read_session(storage: Storage) -> Session | None:
     """The session marker; None if there is none. Raises Damaged, NotABackup, FromTheFuture or OSError."""
     try:
         return Session.decode(storage.read_small(SESSION))
+    except FileNotFoundError:
+        return None
+
+
+def read_members(storage: Storage) -> MembersDocument | None:
+    """What a member says about all members; None if there is no such document, as in a backup with one destination.
+
+    Raises Damaged, NotABackup, FromTheFuture or OSError.
+    """
+    try:
+        return MembersDocument.decode(storage.read_small(MEMBERS))
     except FileNotFoundError:
         return None
 
