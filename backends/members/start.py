@@ -112,7 +112,7 @@ def may_start(
     if note is not None and note.backup_id != seen[0].document.backup_id:
         note = None  # it is about an earlier backup of this node
     seen = [member for member in seen if _counts(member, note)]
-    if not seen:
+    if not any(member.document.epoch.number for member in seen):  # epoch 0: it is only being filled
         raise Unreachable(
             "the members of this node's backup that can be reached hold no state that it could go on from. Nothing was "
             "changed, and what was saved is safe. Connect another member, then start the node again"
@@ -125,11 +125,14 @@ def may_start(
 
 
 def _counts(member: SeenMember, note: MembersNote | None) -> bool:
-    """Whether the member has a say: not one that is being filled for the first time (epoch 0), and not one on which
-    another node went on from an epoch that this node has left behind. The latter stays out of sync, and is never
-    overwritten (backends/members/examine.py)."""
+    """Whether the member has a say: not one on which another node went on from an epoch that this node has left behind.
+    That one stays out of sync, and is never overwritten (backends/members/examine.py).
+
+    One of epoch 0, which is being filled, holds no newest state. But it is here: if the node was killed while that
+    member joined, nothing was acknowledged with it alone.
+    """
     epoch = member.document.epoch
-    return epoch.number > 0 and (note is None or epoch.number >= note.epoch.number or note.knows(epoch))
+    return not epoch.number or note is None or epoch.number >= note.epoch.number or note.knows(epoch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,12 @@ STARTS = {
         TWO,
         (),
     ),
+    "killed_while_a_member_that_was_filled_joined": (
+        Situation([seen("stick", 6, TWO), seen("nas", 0, ())], note(5, ["stick"], intent=6), proven=False),
+        "stick",
+        ("stick",),
+        ("nas",),
+    ),
     "first_start_after_init": (replace(ALL_HERE, note=note(5, TWO, sessions=())), "stick", TWO, ()),
     "all_members_here_without_note": (replace(ALL_HERE, note=None, configured=PAIR), "stick", TWO, ()),
     "all_members_here_and_one_trails_far_away_without_note": (
