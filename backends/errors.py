@@ -77,6 +77,24 @@ class FromTheFuture(BackupError):
     kind = "from_the_future"
 
 
+class KeyNeeded(BackupError):
+    """What is asked for is encrypted, and this process does not know the key."""
+
+    kind = "key_needed"
+
+
+class WrongKey(BackupError):
+    """The key, secret or passphrase that was given does not open this backup."""
+
+    kind = "wrong_key"
+
+
+class NotEncrypted(BackupError):
+    """A backup that must be encrypted is not: somebody else has put it there, or it was made over."""
+
+    kind = "not_encrypted"
+
+
 class WriteFailed(BackupError):
     """A write or sync failed: treat its data as not saved, and never use the handle again."""
 
