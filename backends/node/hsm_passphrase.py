@@ -46,8 +46,8 @@ def secret_in(content: memoryview | bytes, passphrase: bytes) -> bytes | None:
         return _message_in(content, _key_of(passphrase))
     except ImportError:
         raise BackupError(
-            "this hsm_secret is encrypted with a passphrase, by argon2id. The Python package cryptography has that from "
-            f"release 44 on, and an older one is installed. {_UPGRADE}"
+            "this hsm_secret is encrypted with a passphrase, by argon2id. The Python package cryptography has that "
+            f"from release 44 on, and an older one is installed. {_UPGRADE}"
         ) from None
     except UnsupportedAlgorithm:
         raise BackupError(
@@ -57,8 +57,8 @@ def secret_in(content: memoryview | bytes, passphrase: bytes) -> bytes | None:
         ) from None
     except MemoryError:
         raise BackupError(
-            f"opening an hsm_secret with its passphrase takes {_MEMORY >> 10} MiB of memory, and that is not free here. "
-            "The file is untouched. Stop something else on this machine, or do this on a larger one"
+            f"opening an hsm_secret with its passphrase takes {_MEMORY >> 10} MiB of memory, and that is not free "
+            "here. The file is untouched. Stop something else on this machine, or do this on a larger one"
         ) from None
 
 
