@@ -79,6 +79,8 @@ class Status:
     """How many members must be in sync for the node to go on."""
     epoch: int | None = None
     """The number of the newest epoch; None for a backup with one destination."""
+    key: str | None = None
+    """The public name of the key that the backup is encrypted with; None if it is not encrypted."""
 
     @property
     def health(self) -> str:
@@ -209,4 +211,5 @@ def _status(
         damaged=damaged or known is not None,
         troubles=(*earlier, *troubles),
         known_damage=known,
+        key=manifest.key,
     )
