@@ -18,7 +18,7 @@ from backends.keyring import DataKey, derived
 from backends.log.format.records import FileHeader, RecordHeader, header_fields
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SALT = 32
 """Bytes that begin a compression stream, and a text file's private part: random, and never used again."""
@@ -61,7 +61,7 @@ class _Stream:
     def __init__(self, key: DataKey, file: FileHeader) -> None:
         self._key = key
         self._about = _ABOUT_FILE.pack(file.backup_id, file.kind, file.number)
-        self._aead: ChaCha20Poly1305 | None = None
+        self._aead: AESGCM | None = None
         self._chunk = 0
 
     def _begin(self, salt: bytes) -> None:
@@ -140,14 +140,14 @@ class _Blocks:
         return not self._rest
 
 
-def _aead(key: bytes) -> "ChaCha20Poly1305":
+def _aead(key: bytes) -> "AESGCM":
     # Imported here and not above: without encryption it is not needed, and a start must be quick.
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return ChaCha20Poly1305(key)
+    return AESGCM(key)
 
 
-def _decrypted(aead: "ChaCha20Poly1305", nonce: bytes, chunk: bytes, about: bytes) -> bytes:
+def _decrypted(aead: "AESGCM", nonce: bytes, chunk: bytes, about: bytes) -> bytes:
     try:
         return aead.decrypt(nonce, chunk, about)
     except Exception as error:
@@ -189,7 +189,7 @@ def open_fields(key: DataKey, name: str, public: dict[str, Any], text: str) -> d
     return private
 
 
-def _document_aead(key: DataKey, salt: bytes) -> "ChaCha20Poly1305":
+def _document_aead(key: DataKey, salt: bytes) -> "AESGCM":
     return _aead(derived(key.secret, salt, b"lightningd-backup text file"))
 
 
