@@ -6,7 +6,7 @@ apart:
 - 32 bytes are the secret itself.
 - 73 bytes are a secret of 32 bytes, encrypted with a passphrase: see `hsm_passphrase`.
 - A mnemonic's secret is its BIP-39 seed, all 64 bytes (`extract_mnemonic_secret`). The node's id comes from the first
-  32 bytes only (`node_key`), but "derived secrets" from all of them (`hsmd_init`, which takes the length of the secret).
+  32 bytes only (`node_key`), but "derived secrets" from all of them (`hsmd_init` takes the length of the secret).
   `lightning-hsmtool makerune` takes the first 32 bytes for both, so its runes for a mnemonic are not the node's.
 - With a passphrase, the 32 bytes before the words are the SHA-256 of these 64 bytes (`derive_seed_hash`), so that a
   wrong passphrase is recognized. The passphrase is not normalized (`seed_of_words`).
