@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.documents import reason_in_short
-from backends.log.status import Status, Trouble, TroubleKind
+from backends.log.status import HIDDEN, Status, Trouble, TroubleKind
 from backends.node.lockfile import Settings, read_settings
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
@@ -95,8 +95,6 @@ class _Looked:
     """Why the newest state may be in a member that was not asked, as a sentence."""
     slots: SeenSlots | None = None
     """The key slots of an encrypted backup; None if it is not encrypted."""
-    hidden: bool = False
-    """Whether the backup is encrypted, and its key is not here."""
 
 
 def _look(
@@ -116,7 +114,7 @@ def _look(
     found = encryption_at(where)
     if found is not None and not found.is_open:
         one = (urls[0], where) if isinstance(where, Backup) else existing_backup(found.url)
-        looked = replace(_look_at_one(*one, directory, prometheus), hidden=True)
+        looked = _look_at_one(*one, directory, prometheus)
     elif isinstance(where, Backup) and not has_members(where):
         looked = _look_at_one(urls[0], where, directory, prometheus)
     elif settings is not None and settings.members and directory is not None:
@@ -185,8 +183,8 @@ def _table(looked: _Looked) -> None:
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
-        ("node", seen.node_id or ("hidden: see below" if looked.hidden else "not known yet")),
-        *(() if looked.slots is None else [("encrypted", looked.slots.in_words())]),
+        ("encrypted", "no" if looked.slots is None else looked.slots.in_words()),
+        ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))
@@ -195,13 +193,13 @@ def _table(looked: _Looked) -> None:
     show_members(seen)
     remarks = [found.text] if found is not None and found.level is not Level.OK else []
     remarks += [line for line in (looked.old, looked.elsewhere) if line is not None]
-    if looked.hidden:
-        remarks.append(_HIDDEN)
+    if seen.hidden:
+        remarks.append(_WHY_HIDDEN)
     for line in (*remarks, *(trouble.sentence for trouble in seen.troubles)):
         show_line(f"! {line}", fg="yellow")
 
 
-_HIDDEN = (
+_WHY_HIDDEN = (
     "This backup is encrypted, and its key is not here, so which node it is of is hidden, and so are its other members "
     "if it has several. Name what opens it: --hsm-secret FILE, --passphrase-file FILE or --key-file FILE"
 )
