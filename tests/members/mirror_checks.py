@@ -83,7 +83,9 @@ def readable_files(storage: Storage) -> list[str]:
 
     The lock is empty here; unfinished files of a document that is public anyway do not count.
     """
-    return [name for name in storage.names() if name not in PUBLIC and not _is_encrypted(storage.read_small(name), name)]
+    return [
+        name for name in storage.names() if name not in PUBLIC and not _is_encrypted(storage.read_small(name), name)
+    ]
 
 
 PUBLIC = frozenset({KEYS, DAMAGE, LOCK})

@@ -134,12 +134,18 @@ def finish(world: World) -> None:
     if missing and not world.truth.tainted & world.running.mirror.in_sync.keys():
         raise Lost(f"{missing} did not join: {world.running.obstacles} {world.running.mirror.unfinished}")
     look_now(world)
-    if world.running.mirror.in_sync and world.writer is not None and world.writer.manifest.key is not None:
-        world.counts["ended encrypted"] += 1
-        for name in world.running.mirror.in_sync:
-            left = readable_files(SimulatedStorage(world.machines[name].disk))
-            if left:
-                raise Lost(f"everybody can read {left} at {name}")
+    _check_nothing_is_readable(world)
+
+
+def _check_nothing_is_readable(world: World) -> None:
+    """Of a backup that is encrypted by now, wherever it is in sync."""
+    if world.running is None or world.writer is None or world.writer.manifest.key is None:
+        return
+    world.counts["ended encrypted"] += 1
+    for name in world.running.mirror.in_sync:
+        left = readable_files(SimulatedStorage(world.machines[name].disk))
+        if left:
+            raise Lost(f"everybody can read {left} at {name}")
 
 
 def _start_with_all(world: World) -> bool:
@@ -157,7 +163,9 @@ def history(seed: int, scratch: Path, encrypted: Encrypted = USUALLY) -> World:
     """The random history with this number."""
     rng = random.Random(seed)
     count = rng.choice((2, 2, 3))
-    world = World(scratch / f"history-{seed}", seed, count, rng.randint(1, count) if rng.random() < 0.3 else 1, encrypted)
+    world = World(
+        scratch / f"history-{seed}", seed, count, rng.randint(1, count) if rng.random() < 0.3 else 1, encrypted
+    )
     with world.playing():
         try:
             play(world)
@@ -171,7 +179,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=2000)
     names = [each.name.lower() for each in Encrypted]
-    parser.add_argument("--encrypted", choices=names, default=USUALLY.name.lower(), help="whether the backup is encrypted")
+    parser.add_argument(
+        "--encrypted", choices=names, default=USUALLY.name.lower(), help="whether the backup is encrypted"
+    )
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="the number of the first history")
     arguments = parser.parse_args()
     counts = Counter[str]()
@@ -181,7 +191,8 @@ def main() -> int:
                 counts += history(number, Path(scratch), Encrypted[arguments.encrypted.upper()]).counts
             except (Exception, Hangs, NodeDied):
                 traceback.print_exc()
-                print(f"history {number}; repeat it with: make members ROUNDS=1 SEED={number} ENCRYPTED={arguments.encrypted}")
+                again = f"make members ROUNDS=1 SEED={number} ENCRYPTED={arguments.encrypted}"
+                print(f"history {number}; repeat it with: {again}")
                 return 1
     print(f"{arguments.rounds} histories from {arguments.seed} on: {dict(counts)}")
     return 0
