@@ -9,6 +9,7 @@ from typing import TypeVar
 from backends import backup_at
 from backends.errors import BackupError, Damaged, NotABackup, Unrestorable
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.members.compare import Comparison, GenerationChanged, Peer, compare_members, peer_at
 from backends.members.repair import mend
 from backends.members.urls import named
@@ -162,6 +163,8 @@ def _verify_each(members: Sequence[VerifiedMember], wishes: Wishes) -> None:
                 member.verified = rebuild(
                     member.url, member.backup, made, wishes.accept, note=False, what=f"Verifying {member.name}"
                 )
+            if encryption_at(member.backup) is not None:
+                check_ciphertext(member.backup.storage)
         except Unrestorable as error:
             member.damage = error
         except BackupError as error:

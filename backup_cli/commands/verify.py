@@ -10,6 +10,7 @@ import click
 from backends.confined.work import Outcome, compare_databases
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.node.directory import DEFAULT_DIRECTORY, database_path
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
@@ -132,6 +133,8 @@ def _verify_one(
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
         verified = rebuild(url, backup, made, _accepting(accepted))
+        if encrypted is not None:
+            check_ciphertext(backup.storage)
         comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
         tell_whole(url, verified)
