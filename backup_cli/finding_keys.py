@@ -40,7 +40,7 @@ from backends.text import printable
 from backup_cli import as_owner
 from backup_cli.console import say, warn
 from backup_cli.key_options import KeyOptions, at_terminal, passphrase_from, typed
-from backup_cli.seen_encryption import Encrypted, Where, best_slots, look_for_encryption
+from backup_cli.seen_encryption import Encrypted, Look, Where, best_slots, look_for_encryption
 
 _ASKING = "This backup is encrypted, and its key was not found. An empty line goes on without this passphrase"
 
@@ -49,7 +49,7 @@ _ATTEMPTS = 3
 
 
 def find_key(
-    where: Where,
+    where: Where | Look,
     options: KeyOptions,
     directories: Iterable[Path] = (),
     *,
@@ -68,13 +68,13 @@ def find_key(
     """
     own = [directory.absolute() for directory in directories]
     places = _with_home(own)
-    members, plain = look_for_encryption(where)
-    if not members:
-        if plain is not None:
-            _refuse_unexpectedly_plain(plain, options, places, frozenset(own))
+    seen = look_for_encryption(where)
+    if not seen.members:
+        if seen.plain is not None:
+            _refuse_unexpectedly_plain(seen.plain, options, places, frozenset(own))
         return None
     strangers = frozenset(places) - frozenset(own)
-    return _Search(members, options, places, strangers, needed=needed, ask=needed if ask is None else ask).key()
+    return _Search(seen.members, options, places, strangers, needed=needed, ask=needed if ask is None else ask).key()
 
 
 def _with_home(directories: Iterable[Path]) -> list[Path]:

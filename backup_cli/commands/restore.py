@@ -70,7 +70,11 @@ from backup_cli.restore_text import (
 @urls_argument
 @click.argument("dest", type=click.Path(readable=False))
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
-@click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Write backup.lock (and, if it is encrypted, backup.key), so that the node goes on with this same backup.",
+)
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")

@@ -203,3 +203,24 @@ def test_verify_finds_what_can_be_read_without_key(world: World, safe: Safe, way
     said = cli("verify", "--json", world.url, *way, *([safe.key_file] if way else []))
     assert said.code == 1, said
     assert json.loads(said.out)["error"]["kind"] == "not_ciphertext"
+
+
+def test_commands_for_nodes_own_members_take_key_from_its_directory(world: World, safe: Safe) -> None:
+    other = world.root / "nas" / "lightning.bkp"
+    other.parent.mkdir()
+    own = ("--lightning-dir", world.directory)
+    assert cli("member-add", *own, other.as_uri()).code == 0
+    for words in (["status"], ["members"], ["verify"], ["compact"], ["drill"], ["member-remove", "nas", "--dry-run"]):
+        command = [*words, *own]
+        said = cli(*command)
+        assert said.code == 0, (command, said)
+    (world.directory / KEY_FILE).unlink()
+    (world.directory / "hsm_secret").unlink()
+    before = tree(world.root)
+    for words in (["members"], ["compact"], ["drill"], ["member-remove", "nas"], ["member-add", "file:///x/y"]):
+        assert_refused(cli(*words, *own), "its key is not here")
+    assert cli("verify", *own).code == 0
+    seen = json.loads(cli("status", "--json", *own).out)
+    assert (seen["node_id"], seen["key_id"]) == ("encrypted", safe.key.id)
+    assert [level for level, _ in findings(world, KEY_FILE)] == ["problem"]
+    assert tree(world.root) == before
