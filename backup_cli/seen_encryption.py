@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends import backup_at, keyring
 from backends.errors import BackupError, Damaged, NotEncrypted
@@ -43,8 +43,7 @@ class Encrypted:
         return keyring.find(self.key_id) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What was seen of a backup, or of its members."""
 
     members: tuple[Encrypted, ...] = ()
