@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backends import keyring
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.unfit import LAYERS
 from backup_cli import as_owner
@@ -87,6 +89,13 @@ def taken_over(world: World, history: History) -> World:
     world.init()
     world.run(history.notes(8))
     return world
+
+
+@pytest.fixture(autouse=True)
+def no_key_is_known() -> Iterator[None]:
+    """The keys that a test makes known to this process are gone before the next one."""
+    yield
+    keyring.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,7 @@ def _write(
 ) -> str:
     """Write the snapshot of the generation with this number; returns its temporary name."""
     try:
-        return write_snapshot(storage, begun.backup_id, number, data_version, pieces, options, by=BY)
+        return write_snapshot(storage, begun.snapshot_header(number), data_version, pieces, options, by=BY)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)

@@ -11,6 +11,7 @@ The files
     kept                the manifest of a generation that was replaced and is kept for a week
     damage              what once proved that this generation cannot be restored
     emergency.recover   the node's file of that name, as a text file (hsm_secret is stored in the same way)
+    keys                of an encrypted backup: its key, wrapped once in each key slot
     lock                keeps the processes of one machine apart
     *.tmp               unfinished: means nothing
 
@@ -49,6 +50,8 @@ The order to read the code in
     Storing a small file of the node, and reading it back.
 ``facts``, ``status``, ``member_status``, ``known_damage``, ``errors``, ``latency``
     What a backup says of itself, read once; its status for people and programs; known damage; why one cannot be made.
+``key_slots``
+    What gets an encrypted backup's key back: making and opening the slots of the document ``keys``.
 
 The log knows nothing of SQLite. Compaction, which executes changes, is above it
 (``backends/compaction``).

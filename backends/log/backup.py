@@ -1,12 +1,14 @@
 """A backup as a directory of files: a manifest, a session marker, one snapshot and the segments after it."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
+from backends import keyring
 from backends.base import LastWriter, Position, Report, SnapshotSource
 from backends.errors import BackupError
+from backends.keyring import DataKey
 from backends.log.errors import making
 from backends.log.facts import Facts
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
@@ -33,6 +35,17 @@ from backends.system.interrupts import deferred
 
 SMALL_FILES = 128 << 10
 """The most bytes that a start takes for the small files (lock, session and manifest) and for all file names."""
+
+
+StoreSlots = Callable[[DataKey], None]
+"""Called with a new key before anything is encrypted with it. It must leave the key's slots in the backup, durably."""
+
+
+def _new_key(backup_id: bytes, store: StoreSlots) -> str:
+    key = DataKey.new(backup_id)
+    keyring.add(key)
+    store(key)
+    return key.id
 
 
 class Backup:
@@ -137,8 +150,11 @@ class Backup:
             self.storage.make()
             self.storage.unmake()
 
-    def create(self, source: SnapshotSource) -> Position:
-        """Make a new backup that holds this database; after a failure everything is removed again."""
+    def create(self, source: SnapshotSource, encrypt: StoreSlots | None = None) -> Position:
+        """Make a new backup that holds this database; after a failure everything is removed again.
+
+        With `encrypt`, the backup is encrypted under a new key, which is in the keyring afterwards.
+        """
         made = False
         with making(self.storage):
             try:
@@ -146,7 +162,7 @@ class Backup:
                     self.storage.make()
                     made = True
                 self._lock.acquire()  # so that nobody takes the unfinished backup for leftovers
-                position = self._create(source)
+                position = self._create(source, encrypt)
                 self.created = True
                 return position
             except BaseException:
@@ -158,16 +174,18 @@ class Backup:
             finally:
                 self._lock.release()
 
-    def _create(self, source: SnapshotSource) -> Position:
+    def _create(self, source: SnapshotSource, encrypt: StoreSlots | None) -> Position:
         backup_id = secrets.token_bytes(16)
-        written = write_snapshot(self.storage, backup_id, 1, source.data_version, source.pieces, self._options)
-        publish_snapshot(self.storage, written, 1)
-        create_segment(self.storage, backup_id, 1, self._options).handle.close()
+        key = None if encrypt is None else _new_key(backup_id, encrypt)
         base = Base(0, source.data_version, first_checksum(backup_id), source.foreign_keys)
-        manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id)
+        manifest = Manifest(backup_id, 1, base, 1, time_now(), "init", source.node_id, key)
+        file = manifest.snapshot_header()
+        written = write_snapshot(self.storage, file, source.data_version, source.pieces, self._options)
+        publish_snapshot(self.storage, written, 1)
+        create_segment(self.storage, manifest.segment_header(1), self._options).handle.close()
         # The session marker before the manifest: a backup without a marker has lost it and says so, even if its log is
         # empty.
-        self.storage.publish(SESSION, unwritten_session(base).encode())
+        self.storage.publish(SESSION, unwritten_session(base, key).encode())
         self.storage.publish(MANIFEST, manifest.encode())  # last: a directory without a manifest is not a backup
         return Position(base.data_version, base.sequence, base.checksum)
 
@@ -205,18 +223,19 @@ class Backup:
         with self._opening():
             seen = seen or self.look()
             before, (last, position) = seen.session, seen.last  # raises Damaged: a damaged backup is not taken over
-            noted, generation = position, seen.manifest.generation
+            noted, manifest = position, seen.manifest
+            generation = manifest.generation
             if not self.storage.is_level():
                 # The marker says what was once saved. A copy that lacks the last record, which was acknowledged only
                 # if all have it, must not look damaged to whoever reads it before the copies are equal again.
                 saved = (before.sequence, before.data_version, before.generation) if before else (0, 0, 1)
                 noted, generation = replace(position, sequence=saved[0], data_version=saved[1]), saved[2]
-            fence = WriterFence(self.storage, session_id, before, generation, noted, self._options)
+            fence = WriterFence(self.storage, session_id, before, generation, noted, self._options, manifest.key)
             # From here on the previous writer acknowledges nothing: its mark is gone, and now its segment is sealed.
             names = self.storage.after_take_over(seal_segments(self.storage, last.index, seen.names))
             # Until now it may have appended, and may even have begun another generation.
             manifest = read_manifest(self.storage)
-            fence.begin_generation(manifest.generation)
+            fence.begin_generation(manifest)
             segment, position, torn = recover(self.storage, manifest, before, fence.check, self._options, names, keep)
             writer = self._writer(manifest, segment, position, fence, report, names)
         if before is None:
@@ -236,11 +255,14 @@ class Backup:
             position = Position(manifest.base.data_version, sequence, secrets.randbits(32))
             # The marker keeps the old sequence: the old log must not be blamed for losing what it never contained.
             noted = replace(position, sequence=before.sequence if before else manifest.base.sequence)
-            fence = WriterFence(self.storage, session_id, before, manifest.generation, noted, self._options)
+            fence = WriterFence(
+                self.storage, session_id, before, manifest.generation, noted, self._options, manifest.key
+            )
             names = self.storage.after_take_over(seal_segments(self.storage, 0, self.storage.names()))
             indexes = [index for name in names if (index := segment_index(name)) is not None]
             last = max(indexes, default=0)
-            segment = create_next_segment(self.storage, manifest.backup_id, last + 1, fence.check, self._options)
+            file = manifest.segment_header(last + 1)
+            segment = create_next_segment(self.storage, file, fence.check, self._options)
             return self._writer(manifest, segment, position, fence, report, [*names, segment.name])
 
     def _writer(

@@ -11,9 +11,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from backends import keyring
 from backends.errors import BackupError, Damaged
-from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.documents import decode_document, encode_document, is_open
 from backends.log.format.records import MAX_NUMBER, time_now
+from backends.log.reader.opening import read_manifest
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.times import believed, moment
@@ -33,17 +35,17 @@ class KnownDamage:
     what: str  # one clause in ASCII that contains nothing of any statement
     generation: int
 
-    def encode(self) -> bytes:
-        """The bytes of the file."""
-        return encode_document(asdict(self))
+    def encode(self, key_id: str | None = None) -> bytes:
+        """The bytes of the file; under a key, what was found is sealed."""
+        public = {name: value for name, value in asdict(self).items() if name != "what"}
+        return encode_document(DAMAGE, public, {"what": self.what}, key_id)
 
     @classmethod
     def decode(cls, data: bytes) -> "KnownDamage":
         """The note in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(DAMAGE, data)
-        return cls(
-            believed(fields.get("found")), _text(fields, "by"), _text(fields, "what"), _number(fields, "generation")
-        )
+        what = _text(fields, "what") if is_open(fields) else "what was found is encrypted, and the key is not here"
+        return cls(believed(fields.get("found")), _text(fields, "by"), what, _number(fields, "generation"))
 
     def sentence(self) -> str:
         """What a person must know. It says no command: what to type depends on where it is shown."""
@@ -109,9 +111,15 @@ def read_damage(storage: Storage, generation: int) -> KnownDamage | None:
 
 
 def write_damage(storage: Storage, damage: KnownDamage) -> None:
-    """Write a note, durable when this returns. An earlier note on the same generation stays. Raises OSError."""
+    """Write a note, durable when this returns. An earlier note on the same generation stays.
+
+    Raises OSError, or BackupError if the manifest cannot be read. Who does not have the key of an encrypted backup has
+    seen nothing but checksums, and may leave a note that everybody can read.
+    """
     if read_damage(storage, damage.generation) is None:
-        storage.publish(DAMAGE, damage.encode())
+        key_id = read_manifest(storage).key
+        known = key_id is not None and keyring.find(key_id) is not None
+        storage.publish(DAMAGE, damage.encode(key_id if known else None))
 
 
 def remove_healed(storage: Storage, generation: int) -> None:

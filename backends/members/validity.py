@@ -93,7 +93,7 @@ def records_in(storage: Storage, name: str, backup_id: bytes, base: Base | None 
     digest, before, last, mark = sha256(), None, None, None
     with closing(storage.open(name)) as handle:
         try:
-            reader = RecordReader(handle, name, _header_of(name, backup_id), None, None)
+            reader = RecordReader(handle, name, _header_of(name, backup_id), None, None, any_key=True)
             for record in reader.records():
                 header = record.header
                 before = before or Chain(header.sequence - 1, header.previous)

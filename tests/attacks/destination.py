@@ -84,7 +84,7 @@ def forge_session(world: World, **fields: object) -> None:
     path = world.backup / SESSION
     found = Session.decode(path.read_bytes())
     told = {name: getattr(found, name) for name in Session.__slots__}
-    path.write_bytes(encode_document({**told, **fields}))
+    path.write_bytes(encode_document(path.name, {**told, **fields}))
 
 
 def document(path: Path) -> dict[str, object]:

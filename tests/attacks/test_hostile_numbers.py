@@ -109,7 +109,7 @@ def every_command(world: World, url: str | None = None) -> list[Said]:
 
 def with_field(path: Path, key: str, value: object) -> None:
     """Change this field in a text file of a backup, with a checksum that fits."""
-    path.write_bytes(encode_document({**document(path), key: value}))
+    path.write_bytes(encode_document(path.name, {**document(path), key: value}))
 
 
 # Text files of a backup
@@ -122,7 +122,7 @@ def put(world: World, name: str, key: str, value: object) -> None:
     """Put this value into a field of this text file of the backup."""
     path = world.backup / name
     if name == "damage":
-        path.write_bytes(encode_document(DAMAGE))
+        path.write_bytes(encode_document(path.name, DAMAGE))
     with_field(path, key, value)
 
 

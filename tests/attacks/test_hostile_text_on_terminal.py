@@ -90,7 +90,7 @@ def test_hostile_fields_of_a_session_marker_are_one_line_of_text(lived: World, h
     fields = decode_document(SESSION, path.read_bytes())
     del fields["lightningd-backup"]
     theirs = {"host": text, "session_id": "theirs", "trouble": text, "node_id": text}
-    path.write_bytes(encode_document({**fields, **theirs}))
+    path.write_bytes(encode_document(path.name, {**fields, **theirs}))
     calm(backup_cli("status", lived.url), 0)
     assert "another node (" in calm(backup_cli("check-config", "--lightning-dir", lived.directory), 1).out
     calm(backup_cli("resync", "--lightning-dir", lived.directory), 1)

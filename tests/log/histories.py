@@ -155,9 +155,9 @@ class Node:
 
     def _snapshot_of(self, compacted: CompactedSnapshot) -> bytes:
         with open_generation(self.plain) as generation, ExitStack() as files:
-            backup_id = generation.manifest.backup_id
+            file = generation.manifest.snapshot_header(compacted.generation)
             parts = open_parts(self.plain, compacted.written, files, self.plain.names())
-            return b"".join(SnapshotReader(parts, backup_id, compacted.generation, compacted.base.data_version))
+            return b"".join(SnapshotReader(parts, file, compacted.base.data_version))
 
 
 def database(committed: tuple[Change, ...]) -> bytes:

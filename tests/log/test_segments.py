@@ -10,23 +10,22 @@ from typing import Any
 import pytest
 
 from backends.errors import Fenced
-from backends.log.format.records import segment_name
+from backends.log.format.records import FileHeader, FileKind, segment_name
 from backends.log.writer.options import LogOptions
 from backends.log.writer.segment import create_segment
 from backends.log.writer.segments import Segments
 from tests.log.histories import noise
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
-BACKUP_ID = b"i" * 16
-
 
 def segments(
     storage: SimulatedStorage, options: LogOptions, check: Callable[[], None] = lambda: None, held: bytes = b""
 ) -> Segments:
     """The segments of a writer whose segment 1 already contains these bytes."""
-    current = create_segment(storage, BACKUP_ID, 1, options, [held])
+    file = FileHeader(FileKind.SEGMENT, b"i" * 16, 1)
+    current = create_segment(storage, file, options, [held])
     slow = threading.Lock()
-    return Segments(storage, BACKUP_ID, current, slow, options, check, lambda: Fenced("fenced"))
+    return Segments(storage, file, current, slow, options, check, lambda: Fenced("fenced"))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from backends.base import SnapshotSource
 from backends.compaction.compact import compact_log
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.format.records import FileHeader, FileKind
 from backends.log.reader.snapshot import PIECE
 from backends.log.writer.options import LogOptions
 from backends.log.writer.snapshot import write_snapshot
@@ -93,7 +94,8 @@ def test_snapshot_is_synced_while_it_is_written() -> None:
     """A single sync at the end would hold up the node's next commit: on a slow stick for minutes."""
     storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
     storage.make()
-    write_snapshot(storage, bytes(16), 1, 7, PIECES, LogOptions(max_file=1 << 30, sync_every=2 * PIECE))
+    options = LogOptions(max_file=1 << 30, sync_every=2 * PIECE)
+    write_snapshot(storage, FileHeader(FileKind.SNAPSHOT, bytes(16), 1), 7, PIECES, options)
     assert storage.calls["sync"] == 3
 
 

@@ -6,6 +6,9 @@ and a changed byte is noticed.
 An attacker who can write the file can also make the checksum match, so every field has a range. A field that the backup
 depends on is damage if it is out of range; a field that only informs a person (a time, a host, a process) then counts
 as unknown.
+
+In an encrypted backup, what would tell a stranger about the node is sealed in one field. Without the key it counts as
+unknown; with the key, a change of any field is noticed.
 """
 
 import json
@@ -13,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from backends import keyring
 from backends.base import LastWriter
 from backends.change import VERSIONS
-from backends.errors import Damaged, NotABackup
-from backends.log.format.records import FORMAT, MAX_NUMBER, MAX_SEQUENCE, from_the_future
+from backends.errors import Damaged, NotABackup, NotEncrypted
+from backends.log.format.encryption import Tampered, known_key, open_fields, seal_fields, sealed_with
+from backends.log.format.records import FORMAT, MAX_NUMBER, MAX_SEQUENCE, FileHeader, FileKind, from_the_future
 from backends.text import printable
 from backends.times import believed
 
@@ -55,7 +60,9 @@ class Manifest:
     first_segment: int
     created: int  # when this generation was begun, in seconds since 1970, or UNKNOWN_TIME
     reason: str  # why it was begun: "init", "compaction", …
-    node_id: str | None  # the node's public key in hex; None if its database did not contain it
+    node_id: str | None  # the node's public key in hex; None if its database did not contain it, or without the key
+    key: str | None = None
+    """The public name of the key that this generation is encrypted with; None if it is not encrypted."""
 
     def node_of(self, session: "Session | None") -> str | None:
         """The public key (hex) of the node that this backup belongs to; None if not known yet.
@@ -64,22 +71,33 @@ class Manifest:
         """
         return self.node_id or (None if session is None else session.node_id)
 
+    def segment_header(self, index: int) -> FileHeader:
+        """The file header of this generation's segment with that index."""
+        return FileHeader(FileKind.SEGMENT, self.backup_id, index, key=self.key)
+
+    def snapshot_header(self, generation: int | None = None) -> FileHeader:
+        """The file header of the first part of this generation's snapshot, or of that of another generation."""
+        return FileHeader(FileKind.SNAPSHOT, self.backup_id, generation or self.generation, key=self.key)
+
     @property
     def made_by_compaction(self) -> bool:
         """Whether a compaction made this generation: then it holds the same history as the generation before it."""
         return self.reason == COMPACTION
 
     def encode(self) -> bytes:
-        """The bytes of the file."""
-        return encode_document(self.fields())
+        """The bytes of the file. Raises KeyNeeded."""
+        return encode_document(MANIFEST, self.fields(), self.private_fields(), self.key)
 
     @classmethod
     def decode(cls, data: bytes) -> "Manifest":
-        """The manifest in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
-        return cls.from_fields(decode_document(MANIFEST, data))
+        """The manifest in the bytes of its file. Raises Damaged, NotABackup, FromTheFuture or NotEncrypted."""
+        manifest = cls.from_fields(decode_document(MANIFEST, data))
+        if manifest.key is None and keyring.demanded(manifest.backup_id):
+            raise _not_encrypted()
+        return manifest
 
     def fields(self) -> dict[str, Any]:
-        """The fields of the manifest's file."""
+        """The fields of the manifest's file that everybody may read."""
         base = self.base
         return {
             "backup_id": self.backup_id.hex(),
@@ -90,9 +108,14 @@ class Manifest:
             "foreign_keys": base.foreign_keys,
             "first_segment": self.first_segment,
             "created": self.created,
-            "reason": self.reason[:_MAX_TEXT],  # it may contain an error message of any length
-            "node_id": self.node_id,
+            "key": self.key,
+            "reason": reason_in_short(self.reason)[:_MAX_TEXT],
         }
+
+    def private_fields(self) -> dict[str, Any]:
+        """The fields that an encrypted backup hides."""
+        # The reason may contain an error message of any length.
+        return {"reason": self.reason[:_MAX_TEXT], "node_id": self.node_id}
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "Manifest":
@@ -111,7 +134,23 @@ class Manifest:
             believed(fields.get("created")),
             _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
+            key_name(fields),
         )
+
+
+def key_name(fields: dict[str, Any]) -> str | None:
+    """The public name of a key in the field `key`; None if nothing is encrypted. Raises Damaged."""
+    if fields.get("key") is None:
+        return None
+    return _hex(fields, "key", keyring.NAME_SIZE).hex()
+
+
+def _not_encrypted() -> NotEncrypted:
+    return NotEncrypted(
+        "this node's backup is encrypted, and what is there is not: somebody else has put it there, or it is a copy "
+        "from before it was encrypted. Nothing was written to it; keep it, and find out who did that. If you know that "
+        "it is yours, encrypt it again: backup-cli resync --encrypt"
+    )
 
 
 def reason_in_short(reason: str) -> str:
@@ -136,8 +175,9 @@ class Kept:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
+        manifest = self.manifest
         own = {"last_segment": self.last_segment, "end_version": self.data_version, "since": self.since}
-        return encode_document({**self.manifest.fields(), **own})
+        return encode_document(KEPT, {**manifest.fields(), **own}, manifest.private_fields(), manifest.key)
 
     @classmethod
     def decode(cls, data: bytes) -> "Kept":
@@ -171,6 +211,7 @@ class Session:
     closed: bool
     node_id: str | None
     trouble: str | None  # a sentence if the last compaction failed, saying why; otherwise None
+    key: str | None = None  # the public name of the key that hides the host and what is said of the node
 
     @property
     def last_writer(self) -> LastWriter | None:
@@ -181,7 +222,9 @@ class Session:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return encode_document({name: getattr(self, name) for name in self.__slots__})
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "key"}
+        private = {name: fields.pop(name) for name in ("host", "pid", "node_id", "trouble")}
+        return encode_document(SESSION, fields, private, self.key)
 
     @classmethod
     def decode(cls, data: bytes) -> "Session":
@@ -199,17 +242,59 @@ class Session:
             _boolean(fields, "closed"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
             _informative(fields, "trouble", _UNREADABLE) if fields.get("trouble") is not None else None,
+            sealed_by(fields),
         )
 
 
-def encode_document(fields: dict[str, Any]) -> bytes:
-    """The bytes of a backup's text file with these fields."""
-    line = json.dumps({"lightningd-backup": FORMAT, **fields}).encode()
+SEALED = "sealed"
+"""The field that holds the private fields of an encrypted text file."""
+
+
+def sealed_by(fields: dict[str, Any]) -> str | None:
+    """The public name of the key that the private fields of a decoded text file are sealed with; None without one."""
+    sealed = fields.get(SEALED)
+    return sealed_with(sealed) if isinstance(sealed, str) else None
+
+
+def is_open(fields: dict[str, Any]) -> bool:
+    """Whether the private fields of a decoded text file are there: they are not if they are sealed with a key that this
+    process does not know."""
+    key_id = sealed_by(fields)
+    return key_id is None or keyring.find(key_id) is not None
+
+
+def encode_document(
+    name: str, fields: dict[str, Any], private: dict[str, Any] | None = None, key_id: str | None = None
+) -> bytes:
+    """The bytes of the backup's text file `name`. Under a key, the private fields are sealed. Raises KeyNeeded."""
+    public = {"lightningd-backup": FORMAT, **fields}
+    if key_id is None:
+        public |= private or {}
+    elif private:
+        public[SEALED] = seal_fields(known_key(key_id), name, public, private)
+    line = json.dumps(public).encode()
     return line + b"\n%08x\n" % crc32(line)
 
 
 def decode_document(name: str, data: bytes) -> dict[str, Any]:
-    """The fields of the text file `name`. Raises Damaged, NotABackup or FromTheFuture."""
+    """The fields of the text file `name`; without the key, only those that everybody may read.
+
+    Raises Damaged, NotABackup or FromTheFuture.
+    """
+    fields = _decode_line(name, data)
+    key_id = sealed_by(fields)
+    key = None if key_id is None else keyring.find(key_id)
+    if key is not None:
+        public = {field: value for field, value in fields.items() if field != SEALED}
+        try:
+            fields |= open_fields(key, name, public, fields[SEALED])
+        except Tampered:
+            what = "the text was changed by somebody who does not have its key, or is another backup's,"
+            raise Damaged(what, name, 0) from None
+    return fields
+
+
+def _decode_line(name: str, data: bytes) -> dict[str, Any]:
     line, _, rest = data.partition(b"\n")
     if not data.startswith(b"{"):
         raise Damaged("empty or overwritten content", name, 0)
@@ -290,11 +375,11 @@ def _since(fields: dict[str, Any]) -> int:
     return value
 
 
-def _hex(fields: dict[str, Any], key: str) -> bytes:
+def _hex(fields: dict[str, Any], key: str, size: int = 16) -> bytes:
     try:
         value = bytes.fromhex(_text(fields, key))
     except ValueError:
         raise _wrong(fields, key) from None
-    if len(value) != 16:
+    if len(value) != size:
         raise _wrong(fields, key)
     return value

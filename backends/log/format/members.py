@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.errors import Damaged
-from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.documents import decode_document, encode_document, is_open, sealed_by
+from backends.log.format.encryption import known_key
 from backends.log.format.records import MAX_NUMBER
 from backends.text import printable
 from backends.times import believed
@@ -84,6 +85,8 @@ class MembersDocument:
     is not among them was begun by a node that did not know of this one."""
     floor: int = 0
     """Epochs up to this number are history, too: their sessions are too old to be listed."""
+    key: str | None = None
+    """The public name of the key that the document is sealed with: it says where the other members are."""
 
     def leads_from(self, epoch: Epoch) -> bool:
         """Whether that epoch is this one or part of its history. (Epoch 0 is that of a member being filled.)"""
@@ -92,10 +95,10 @@ class MembersDocument:
     def encode(self) -> bytes:
         """The bytes of the file."""
         return encode_document(
+            MEMBERS,
+            {"backup_id": self.backup_id, "epoch": self.epoch.number},
             {
-                "backup_id": self.backup_id,
                 "name": self.name,
-                "epoch": self.epoch.number,
                 "session": self.epoch.session,
                 "in_sync": list(self.in_sync),
                 "members": [each.fields() for each in self.members],
@@ -103,13 +106,17 @@ class MembersDocument:
                 "out": {name: {"since": out.since, "why": out.why} for name, out in self.out.items()},
                 "history": dict(self.history),
                 "floor": self.floor,
-            }
+            },
+            self.key,
         )
 
     @classmethod
     def decode(cls, data: bytes) -> "MembersDocument":
-        """The document in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
+        """The document in the bytes of its file. Raises Damaged, NotABackup, FromTheFuture or KeyNeeded."""
         fields = decode_document(MEMBERS, data)
+        key = sealed_by(fields)
+        if key is not None and not is_open(fields):
+            known_key(key, "what this member says about the others")
         members = tuple(map(Member.from_fields, _list(fields, "members")))
         names = {member.name for member in members}
         in_sync = tuple(_text(name, "in_sync") for name in _list(fields, "in_sync"))
@@ -130,6 +137,7 @@ class MembersDocument:
             },
             _history(fields),
             _number(fields, "floor"),
+            key,
         )
 
 

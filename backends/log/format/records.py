@@ -17,7 +17,7 @@ from backends.storage.base import TEMPORARY
 FORMAT = 1
 MAGIC = b"LNBACKUP"
 FILE_HEADER_SIZE = 64
-_FILE = struct.Struct("<8sHHI16sQ20x")  # magic, format, file kind, part, backup id, number; then its CRC-32
+_FILE = struct.Struct("<8sHHI16sQ8s12x")  # magic, format, file kind, part, backup id, number, key; then its CRC-32
 
 RECORD_MAGIC = b"\xb5R"
 _FIELDS = struct.Struct("<2sBBIIIQIII")  # see RecordHeader
@@ -88,22 +88,32 @@ class FileHeader:
     backup_id: bytes
     number: int
     part: int = 0  # of a snapshot, from 0
+    key: str | None = None
+    """The public name of the key that its records are encrypted with, in hex; None if they are not."""
 
     def encode(self) -> bytes:
         """The file's first FILE_HEADER_SIZE bytes."""
-        body = _FILE.pack(MAGIC, FORMAT, self.kind, self.part, self.backup_id, self.number)
+        key = bytes.fromhex(self.key or "")
+        body = _FILE.pack(MAGIC, FORMAT, self.kind, self.part, self.backup_id, self.number, key)
         return body + crc32(body).to_bytes(4, "little")
 
 
-def check_file_header(data: bytes, expected: FileHeader, name: str) -> None:
-    """Raise Damaged, FromTheFuture or NotABackup unless `data` is the header that this file must have."""
+NOT_ENCRYPTED = bytes(8)
+"""What stands in place of a key's public name in a file that is not encrypted."""
+
+
+def check_file_header(data: bytes, expected: FileHeader, name: str, *, any_key: bool = False) -> None:
+    """Raise Damaged, FromTheFuture or NotABackup unless `data` is the header that this file must have.
+
+    With `any_key`, it may be encrypted with any key or none: for readers that know no manifest.
+    """
     if len(data) < FILE_HEADER_SIZE:
         what = f"the file ends inside its header ({len(data)} bytes): it was not copied completely, or was cut off,"
         raise Damaged(what, name, 0)
     body, check = data[: _FILE.size], int.from_bytes(data[_FILE.size : FILE_HEADER_SIZE], "little")
     if crc32(body) != check:
         raise Damaged("the file header does not match its checksum", name, 0)
-    magic, version, kind, part, backup_id, number = _FILE.unpack(body)
+    magic, version, kind, part, backup_id, number, key = _FILE.unpack(body)
     if magic != MAGIC:
         raise Damaged("the file does not begin like a file of a backup", name, 0)
     if version > FORMAT:
@@ -116,6 +126,13 @@ def check_file_header(data: bytes, expected: FileHeader, name: str) -> None:
         )
     if (version, kind, part, number) != (FORMAT, expected.kind, expected.part, expected.number):
         raise Damaged("the file header is that of another file", name, 0)
+    if not any_key and key != bytes.fromhex(expected.key or NOT_ENCRYPTED.hex()):
+        what = (
+            "the file is not encrypted, and the manifest says that it is,"
+            if key == NOT_ENCRYPTED
+            else ("the file is encrypted with another key than the manifest names,")
+        )
+        raise Damaged(what, name, 0)
 
 
 def from_the_future(name: str, version: object) -> FromTheFuture:
@@ -132,9 +149,14 @@ def time_now() -> int:
     return min(max(int(time.time()), 0), (1 << 32) - 1)
 
 
+def header_fields(header: RecordHeader) -> bytes:
+    """The bytes of the header's fields, without its checksums."""
+    return _FIELDS.pack(*header[:-1])
+
+
 def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:
     """The record's bytes and its checksum. `header.checksum` is ignored."""
-    fields = _FIELDS.pack(*header[:-1])
+    fields = header_fields(header)
     checksum = crc32(payload, crc32(fields))
     body = fields + checksum.to_bytes(4, "little")
     return b"".join((body, crc32(body).to_bytes(4, "little"), payload)), checksum

@@ -9,8 +9,6 @@ from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, Manifest, Session
 from backends.log.format.records import (
     MAX_SEQUENCE,
-    FileHeader,
-    FileKind,
     is_part_of,
     segment_index,
     segment_name,
@@ -60,8 +58,7 @@ def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) 
     """Raise Damaged unless the snapshot begins and ends as it must. A start must not read a whole database."""
     with ExitStack() as files:
         parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
-        base = manifest.base
-        SnapshotReader(parts, manifest.backup_id, manifest.generation, base.data_version).check_ends()
+        SnapshotReader(parts, manifest.snapshot_header(), manifest.base.data_version).check_ends()
 
 
 def _check_whole_log(storage: Storage) -> None:
@@ -101,7 +98,7 @@ def scan_segment(storage: Storage, manifest: Manifest, index: int) -> ScannedSeg
     name = segment_name(index)
     try:
         with closing(storage.open(name)) as handle:
-            reader = RecordReader(handle, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, index), None, None)
+            reader = RecordReader(handle, name, manifest.segment_header(index), None, None)
             for record in reader.records():
                 header = record.header
                 position = Position(header.data_version, header.sequence, header.checksum, header.time)

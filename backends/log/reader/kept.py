@@ -12,14 +12,16 @@ KEEP_FOR = 7 * 86400
 def read_kept(storage: Storage, current: Manifest) -> Kept | None:
     """The generation that is kept in addition to the current one; None if there is none. Raises OSError.
 
-    A note is ignored if it cannot be read, or if it is not about an earlier generation of this backup.
+    A note is ignored if it cannot be read, or if it is not about an earlier generation of this backup. So is one from
+    before the backup was encrypted: nothing readable may stay behind.
     """
     try:
         kept = Kept.decode(storage.read_small(KEPT))
     except (FileNotFoundError, BackupError):
         return None
     earlier = kept.manifest.generation < current.generation and kept.last_segment < current.first_segment
-    return kept if kept.manifest.backup_id == current.backup_id and earlier else None
+    same = (kept.manifest.backup_id, kept.manifest.key) == (current.backup_id, current.key)
+    return kept if same and earlier else None
 
 
 def is_over(kept: Kept) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from backends.base import MAX_ROLL_FORWARD
 from backends.errors import Damaged
-from backends.log.format.records import FileHeader, FileKind, Flag, RecordHeader, segment_name
+from backends.log.format.records import Flag, RecordHeader, segment_name
 from backends.log.format.torn import End
 from backends.log.reader.generation import Reader
 from backends.log.reader.records import RecordReader
@@ -103,8 +103,9 @@ def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[S
     change = next(wanted, None)
     while change is not None:
         number, stream = change.segment, change.stream
-        unpacker, name = Unpacker(), segment_name(reader.log.segments[number][0])
-        for record in _records(reader, number).records():
+        records = _records(reader, number)
+        unpacker, name = Unpacker(records.file), records.name
+        for record in records.records():
             if record.offset < stream:
                 continue
             try:
@@ -155,8 +156,7 @@ _MIXED = "the log does not continue the snapshot: files of different times were 
 
 def _records(reader: Reader, number: int) -> RecordReader:
     index, handle = reader.log.segments[number]
-    header = FileHeader(FileKind.SEGMENT, reader.manifest.backup_id, index)
-    return RecordReader(handle, segment_name(index), header, None, None)
+    return RecordReader(handle, segment_name(index), reader.manifest.segment_header(index), None, None)
 
 
 def _follows(header: RecordHeader, before: RecordHeader) -> bool:

@@ -14,8 +14,6 @@ from backends.log.format.documents import Manifest
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
-    FileHeader,
-    FileKind,
     Flag,
     RecordHeader,
     segment_name,
@@ -132,7 +130,7 @@ class _Pass:
         return RecordReader(
             handle,
             segment_name(index),
-            FileHeader(FileKind.SEGMENT, manifest.backup_id, index),
+            manifest.segment_header(index),
             chain,
             self.position.data_version,
             good_after=manifest.base.sequence,
@@ -185,9 +183,13 @@ class Changes(_Pass):
 
     def _unpacked(self) -> Iterator[tuple[Record, Sequence[str]]]:
         """Every record after the snapshot, with its statements."""
-        unpacker, base = Unpacker(), self._log.manifest.base
+        base = self._log.manifest.base
+        unpacker: Unpacker | None = None
         good = base.data_version
         for reader, run in self._runs():
+            if unpacker is None:
+                unpacker = Unpacker(reader.file)
+            unpacker.go_on_in(reader.file)
             ready: list[tuple[Record, Sequence[str]]] = []
             for record in run:
                 try:

@@ -82,6 +82,7 @@ class Chain:
 class RecordReader:
     """One pass over the records of an open file: iterate `records` or `runs` once; then `tail` says how they end.
 
+    `header` is the file header that the file must have; with `any_key`, the file may be encrypted with any key or none.
     `chain` is what the first record must follow, or None if that is not known (the segments before it are gone).
     `last_good` is the version at the end of the records before this file, for errors. Every record with a sequence
     greater than `good_after` makes its own version the last good one; with `good_after` None, no record does. A payload
@@ -99,8 +100,9 @@ class RecordReader:
         most: int = MAX_FILE,
         *,
         good_after: int | None = 0,
+        any_key: bool = False,
     ) -> None:
-        self.handle, self.name, self.index = handle, name, header.number
+        self.handle, self.name, self.file, self.index = handle, name, header, header.number
         self._chain, self._most = chain, most
         self._last_good, self._good_after = last_good, good_after
         self._tail: Tail | None = None
@@ -109,7 +111,7 @@ class RecordReader:
         if self._size > 2 * MAX_FILE:
             raise self.damaged(f"the file has {self._size} bytes, more than any writer makes", MAX_FILE)
         try:
-            check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
+            check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name, any_key=any_key)
         except Damaged as error:
             raise self.damaged(error.what, error.offset) from None
 

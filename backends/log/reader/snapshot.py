@@ -6,15 +6,16 @@ A snapshot is split into several files (parts), so that none has more than 1 GiB
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from hashlib import sha256
 
 from backends.errors import Damaged
 from backends.log.format.codec import Decompressor, StreamError
+from backends.log.format.encryption import TAG, Opener, Tampered, known_key
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
     FileHeader,
-    FileKind,
     RecordKind,
     check_file_header,
     decode_record_header,
@@ -37,11 +38,9 @@ _CUT = "the snapshot ends in the middle: it was not copied completely, or was cu
 class SnapshotReader:
     """A snapshot, read from the open files of its parts, in order. It can be read any number of times."""
 
-    def __init__(
-        self, parts: Sequence[tuple[str, ReadHandle]], backup_id: bytes, generation: int, data_version: int
-    ) -> None:
-        self._parts, self._backup_id, self._generation = parts, backup_id, generation
-        self._data_version = data_version
+    def __init__(self, parts: Sequence[tuple[str, ReadHandle]], file: FileHeader, data_version: int) -> None:
+        """`file` is the file header that the first part must have."""
+        self._parts, self._file, self._data_version = parts, file, data_version
 
     def size(self) -> int:
         """Bytes of the files of all parts."""
@@ -53,8 +52,9 @@ class SnapshotReader:
             yield piece
 
     def pieces(self) -> Iterator[tuple[bytes, int]]:
-        """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged."""
+        """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged, KeyNeeded."""
         stream, digest, size, read = Decompressor(), sha256(), 0, 0
+        opener = None if self._file.key is None else Opener(known_key(self._file.key), self._file)
         for reader, record in self._records():
             if record.header.data_version != self._data_version:
                 raise reader.damaged(
@@ -62,15 +62,21 @@ class SnapshotReader:
                     f"{self._data_version}: files of different times were mixed",
                     record.offset,
                 )
+            assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
+            payload = record.payload
+            if opener is not None:
+                try:
+                    payload = opener.open(record.header, payload, begins_stream=record.header.sequence == 1)
+                except Tampered as error:
+                    raise reader.damaged(f"a piece cannot be decrypted: {error}", record.offset) from None
             if record.header.kind == RecordKind.END:
-                if record.payload != END_RECORD.pack(size, digest.digest()):
+                if payload != END_RECORD.pack(size, digest.digest()):
                     raise reader.damaged("the database in it does not match its digest", record.offset)
                 return
             if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
                 raise reader.damaged("a record that no snapshot contains", record.offset)
-            assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
             try:
-                piece = stream.whole(record.payload, record.header.size)
+                piece = stream.whole(payload, record.header.size)
             except StreamError as error:
                 raise reader.damaged(f"a piece cannot be unpacked ({error})", record.offset) from None
             digest.update(piece)
@@ -86,8 +92,7 @@ class SnapshotReader:
         That costs almost nothing, and finds a snapshot that was cut off, emptied or not copied completely.
         """
         for part, (name, handle) in enumerate(self._parts):
-            header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
-            check_file_header(handle.read(0, FILE_HEADER_SIZE), header, name)
+            check_file_header(handle.read(0, FILE_HEADER_SIZE), replace(self._file, part=part), name)
         if not self._has_its_end():
             for _ in self:  # raises if something is wrong; bytes after the end record do not matter
                 pass
@@ -95,7 +100,7 @@ class SnapshotReader:
     def _has_its_end(self) -> bool:
         """Whether the last file ends with the record that ends a snapshot."""
         _, handle = self._parts[-1]
-        length = RECORD_HEADER_SIZE + END_RECORD.size
+        length = RECORD_HEADER_SIZE + END_RECORD.size + (0 if self._file.key is None else TAG)
         end = handle.read(max(handle.size() - length, 0), length)
         header = decode_record_header(end)
         if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
@@ -106,7 +111,7 @@ class SnapshotReader:
         """The records of all parts; the chain continues from one part to the next."""
         chain = Chain(0, 0)
         for part, (name, handle) in enumerate(self._parts):
-            header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, part)
+            header = replace(self._file, part=part)
             # Part of a database is no good version.
             reader = RecordReader(handle, name, header, chain, None, _MAX_STORED, good_after=None)
             for record in reader.records():

@@ -1,10 +1,11 @@
 """Unpacking the changes in records: one compression stream runs over many records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from backends.change import MAX_CHANGE
 from backends.log.format.codec import Decompressor, StreamError
-from backends.log.format.records import Flag, RecordKind
+from backends.log.format.encryption import Opener, Tampered, known_key
+from backends.log.format.records import FileHeader, Flag, RecordHeader, RecordKind
 from backends.log.reader.records import Record, StoredPayload
 from backends.log.reader.statements import spooled
 
@@ -22,8 +23,17 @@ class Unreadable(Exception):
 class Unpacker:
     """Unpacks the records of a log. Every record must pass through it in order, even one that the caller skips."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: FileHeader) -> None:
+        """`file` is the segment in which the records begin. Raises KeyNeeded if it is encrypted and its key unknown."""
         self._stream: Decompressor | None = None
+        self._file = file
+        self._opener = None if file.key is None else Opener(known_key(file.key), file)
+
+    def go_on_in(self, file: FileHeader) -> None:
+        """The next records are those of this segment. An encrypted stream never goes on in another one."""
+        if file != self._file:
+            self._file = file
+            self._opener = None if file.key is None else Opener(known_key(file.key), file)
 
     def statements(self, record: Record) -> Sequence[str]:
         """The statements of a change. Raises Unreadable."""
@@ -39,9 +49,20 @@ class Unpacker:
             raise Unreadable(f"a change claims {size} bytes, more than any change has")
         try:
             if isinstance(payload, StoredPayload):
-                return spooled(self._stream.pieces(payload.blocks(), size), size)
+                return spooled(self._stream.pieces(self._decrypted(header, payload), size), size)
+            if self._opener is not None:
+                payload = self._opener.open(header, payload, begins_stream=bool(header.flags & Flag.FRAME))
             if size <= SMALL:
                 return self._stream.whole(payload, size).decode().split("\0")
             return spooled(self._stream.pieces((payload,), size), size)
         except (StreamError, UnicodeDecodeError) as error:
             raise Unreadable(f"a change cannot be unpacked ({error})") from None
+        except Tampered as error:
+            raise Unreadable(f"a change cannot be decrypted: {error}") from None
+
+    def _decrypted(self, header: RecordHeader, payload: StoredPayload) -> Iterable[bytes]:
+        """The bytes of a payload that is too large for memory, as they were before they were encrypted."""
+        blocks = payload.blocks()
+        if self._opener is None:
+            return blocks
+        return self._opener.pieces(header, blocks, begins_stream=bool(header.flags & Flag.FRAME))

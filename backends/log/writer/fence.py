@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from backends.base import Position
 from backends.errors import BackupError, Fenced
-from backends.log.format.documents import SESSION, Base, Session
+from backends.log.format.documents import SESSION, Base, Manifest, Session
 from backends.log.format.records import time_now
 from backends.log.reader.opening import read_session
 from backends.log.writer.options import LogOptions
@@ -34,14 +34,16 @@ class WriterFence:
         generation: int,
         position: Position,
         options: LogOptions,
+        key: str | None = None,
     ) -> None:
+        """`key` is the public name of the key that the backup is encrypted with."""
         self._storage, self._options = storage, options
         self._before = before.writer if before else None
         mark = session_id or (before.session_id if before else "") or secrets.token_hex(8)
         node_id = before.node_id if before else None
         self.session = Session(
             secrets.token_hex(8), mark, socket.gethostname()[:200], os.getpid(), time_now(),
-            generation, position.sequence, position.data_version, False, node_id, None,
+            generation, position.sequence, position.data_version, False, node_id, None, key,
         )  # fmt: skip
         self._looked = self._noted = time.monotonic()
         self._changed = False
@@ -76,9 +78,9 @@ class WriterFence:
         if session != self.session:
             self.session, self._changed = session, True
 
-    def begin_generation(self, generation: int) -> None:
+    def begin_generation(self, manifest: Manifest) -> None:
         """Record a newly published generation, with the next look: from then on an older manifest is recognized."""
-        self._change(replace(self.session, generation=generation))
+        self._change(replace(self.session, generation=manifest.generation, key=manifest.key))
 
     def note(self, position: Position) -> None:
         """Write the marker now, with this position, instead of with the next look. Raises Fenced or OSError."""
@@ -124,11 +126,11 @@ class WriterFence:
             raise _fenced_by(there, self._storage)
 
 
-def unwritten_session(base: Base) -> Session:
+def unwritten_session(base: Base, key: str | None) -> Session:
     """The session marker of a backup that no node has written to yet."""
     return Session(
         secrets.token_hex(8), "", socket.gethostname()[:200], os.getpid(), time_now(),
-        1, base.sequence, base.data_version, True, None, None,
+        1, base.sequence, base.data_version, True, None, None, key,
     )  # fmt: skip
 
 

@@ -36,14 +36,18 @@ class CurrentGeneration:
                 "not used; repeat what was under way, or start the node again if it has stopped"
             ) from error
 
-    def publish(self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None) -> None:
+    def publish(
+        self, generation: int, base: Base, first_segment: int, reason: str, node_id: str | None, key: str | None
+    ) -> None:
         """Make this the current generation; its snapshot must have its final name. Raises Fenced or OSError.
 
         After an OSError, `manifest` is the one that is at the destination. Raises UnknownGeneration if that cannot be
         read.
         """
         old = self.manifest
-        manifest = Manifest(old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id)
+        manifest = Manifest(
+            old.backup_id, generation, base, first_segment, time_now(), reason, node_id or old.node_id, key
+        )
         self._check()  # once more: from here on this generation counts
         try:
             self._storage.publish(MANIFEST, manifest.encode())

@@ -15,8 +15,6 @@ from backends.log.format.documents import Manifest, Session
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
-    FileHeader,
-    FileKind,
     encode_record,
     is_part_of,
     segment_index,
@@ -34,6 +32,9 @@ from backends.log.writer.segment import Segment, create_segment
 from backends.storage.base import TEMPORARY, Storage
 
 _MAX_ASIDE = 64 << 20
+
+_TORN = "torn-"
+"""Begins the names of the files that hold what was cut off."""
 
 
 def space_to_recover(storage: Storage, last: ScannedSegment, options: LogOptions) -> int:
@@ -91,7 +92,7 @@ def recover(
     last, position = find_end(storage, manifest, session, names)
     torn = _put_torn_aside(storage, last) if last.tail.end is End.TORN else None
     records = _records_of(storage, manifest, last)
-    segment = create_segment(storage, manifest.backup_id, last.index, options, records, replace=True)
+    segment = create_segment(storage, manifest.segment_header(last.index), options, records, replace=True)
     try:
         remove_obsolete_files(storage, manifest, last.index, check, names, keep)
     except BaseException:
@@ -103,7 +104,7 @@ def recover(
 def _put_torn_aside(storage: Storage, last: ScannedSegment) -> str:
     """Keep a copy of the bytes that will be cut off, for a later inquiry. Returns a description for the node's log."""
     name = segment_name(last.index)
-    aside = f"torn-{name}-{int(time.time())}"
+    aside = f"{_TORN}{name}-{int(time.time())}"
     with closing(storage.open(name)) as source:
         bytes_torn = source.read(last.tail.offset, _MAX_ASIDE).rstrip(b"\0")
     storage.publish(aside, bytes_torn)
@@ -121,7 +122,7 @@ def _records_of(storage: Storage, manifest: Manifest, last: ScannedSegment) -> I
     """
     name, end = segment_name(last.index), FILE_HEADER_SIZE
     with closing(storage.open(name)) as source:
-        reader = RecordReader(source, name, FileHeader(FileKind.SEGMENT, manifest.backup_id, last.index), None, None)
+        reader = RecordReader(source, name, manifest.segment_header(last.index), None, None)
         for record in reader.records():
             if record.offset == last.tail.offset:
                 break  # written since by a fenced writer, which can acknowledge nothing any more
@@ -169,11 +170,18 @@ def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> 
     """Remove older generations that are not kept. Never removes a newer one, whichever writer made it."""
     kept = still_kept(storage, manifest)
     for name in names:
-        if _of_older_generation(name, manifest) and not is_kept(name, kept):
+        older = _of_older_generation(name, manifest) or (manifest.key is not None and _torn_earlier(name, manifest))
+        if older and not is_kept(name, kept):
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
     remove_healed(storage, manifest.generation)
     storage.sync_names()
+
+
+def _torn_earlier(name: str, manifest: Manifest) -> bool:
+    """Whether this was cut off from an earlier generation, which may not have been encrypted yet."""
+    index = segment_index(name.removeprefix(_TORN).rpartition("-")[0]) if name.startswith(_TORN) else None
+    return index is not None and index < manifest.first_segment
 
 
 def _of_older_generation(name: str, manifest: Manifest) -> bool:

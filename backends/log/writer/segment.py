@@ -5,6 +5,7 @@ appends stay below `allocated`, and zeros are only written from there on. So the
 does not fit into the preallocated space (`_append_beyond_allocated`).
 """
 
+import dataclasses
 import errno
 import threading
 from collections.abc import Callable, Iterable
@@ -14,11 +15,11 @@ from zlib import crc32
 
 from backends.base import Position
 from backends.log.format.codec import LEVEL_CHANGES, Compressor
+from backends.log.format.encryption import Sealer, known_key, masked, stored_size
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
-    FileKind,
     Flag,
     RecordHeader,
     RecordKind,
@@ -36,11 +37,13 @@ class Segment:
     """A segment open for appending, from `end` on."""
 
     def __init__(
-        self, storage: Storage, handle: WriteHandle, index: int, end: int, allocated: int, options: LogOptions
+        self, storage: Storage, handle: WriteHandle, file: FileHeader, end: int, allocated: int, options: LogOptions
     ) -> None:
         self._storage, self._options = storage, options
-        self.handle, self.index, self.end, self.allocated = handle, index, end, allocated
+        self.handle, self.index, self.end, self.allocated = handle, file.number, end, allocated
         self._stream: Compressor | None = None
+        self._key = None if file.key is None else known_key(file.key)
+        self._sealer = None if self._key is None else Sealer(self._key, file)
         self._preallocating = threading.Lock()
         self._failed = False
         """Set by the first append that fails: from then on no zeros are written to the file."""
@@ -65,10 +68,14 @@ class Segment:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
         payload = self._stream.add(raw)
+        begins = bool(flags & Flag.FRAME)
+        length = len(payload) if self._sealer is None else stored_size(len(payload), begins_stream=begins)
         header = RecordHeader(
-            RECORD_MAGIC, RecordKind.CHANGE, flags, len(payload), len(raw), data_version,
-            after.sequence + 1, now, database, after.checksum, 0,
+            RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
+            after.sequence + 1, now, masked(self._key, database), after.checksum, 0,
         )  # fmt: skip
+        if self._sealer is not None:
+            payload = self._sealer.seal(header, payload, begins_stream=begins)
         record, checksum = encode_record(header, payload)
         end = self.end + len(record)
         try:
@@ -139,24 +146,24 @@ class Segment:
 
 def create_segment(
     storage: Storage,
-    backup_id: bytes,
-    index: int,
+    file: FileHeader,
     options: LogOptions,
     records: Iterable[bytes] = (),
     *,
     replace: bool = False,
 ) -> Segment:
-    """Make a segment that begins with `records`, given in pieces: complete, preallocated and durable under its name.
+    """Make a segment with this file header that begins with `records`, given in pieces: complete, preallocated and
+    durable under its name.
 
     Raises FileExistsError if the name is taken, unless `replace` is set. With `replace`, a generator of `records` must
     close the old file when it is exhausted: on FUSE filesystems and through the kernel's NFS client, a rename over a
     file that this process holds open becomes two renames, and a crash between them loses the name.
     """
-    name, end = segment_name(index), 0
+    name, end = segment_name(file.number), 0
     temporary = storage.temporary(name)
     handle = storage.create(temporary)
     try:
-        for piece in chain([FileHeader(FileKind.SEGMENT, backup_id, index).encode()], records):
+        for piece in chain([file.encode()], records):
             handle.write(end, piece)
             end += len(piece)
         zeros = options.preallocated(end)
@@ -167,12 +174,10 @@ def create_segment(
     except BaseException:
         handle.close()
         raise
-    return Segment(storage, handle, index, end, end + zeros, options)
+    return Segment(storage, handle, file, end, end + zeros, options)
 
 
-def create_next_segment(
-    storage: Storage, backup_id: bytes, index: int, check: Callable[[], None], options: LogOptions
-) -> Segment:
+def create_next_segment(storage: Storage, file: FileHeader, check: Callable[[], None], options: LogOptions) -> Segment:
     """Make a new segment with this index, or with the next index whose name is free.
 
     A taken name may belong to another writer who has taken over: then `check` raises Fenced. Otherwise it is a segment
@@ -182,7 +187,7 @@ def create_next_segment(
     for attempt in range(_MAX_TAKEN + 1):
         check()
         try:
-            return create_segment(storage, backup_id, index + attempt, options)
+            return create_segment(storage, dataclasses.replace(file, number=file.number + attempt), options)
         except (FileExistsError, FileNotFoundError) as error:  # not found: another writer removed our file
             check()
             if isinstance(error, FileNotFoundError) or attempt == _MAX_TAKEN:

@@ -6,14 +6,17 @@ ones. The lock `slow` is for both, but the commit path takes it only if the next
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
+from backends.log.format.records import FileHeader
 from backends.log.writer.options import LogOptions
 from backends.log.writer.segment import Segment, create_next_segment
 from backends.storage.base import Storage
 
 
 class Segments:
-    """Begins with the open segment `current`.
+    """Begins with the open segment `current`; `file` is the file header of this and of every later one, but for its
+    number.
 
     `check` raises Fenced when another writer has taken over, and `fenced` makes that error. The caller must hold `slow`
     for `prepare`, `begin_generation`, `maintain` and `close`, and must not hold it for `for_record`.
@@ -22,14 +25,14 @@ class Segments:
     def __init__(
         self,
         storage: Storage,
-        backup_id: bytes,
+        file: FileHeader,
         current: Segment,
         slow: threading.Lock,
         options: LogOptions,
         check: Callable[[], None],
         fenced: Callable[[], Exception],
     ) -> None:
-        self._storage, self._backup_id, self._slow, self._options = storage, backup_id, slow, options
+        self._storage, self._file, self._slow, self._options = storage, file, slow, options
         self._check, self._fenced = check, fenced
         self.current = current
         self._next: Segment | None = None
@@ -68,7 +71,7 @@ class Segments:
 
     def _make_next(self) -> Segment:
         prepared = create_next_segment(
-            self._storage, self._backup_id, self.current.index + 1, self._check, self._options
+            self._storage, replace(self._file, number=self.current.index + 1), self._check, self._options
         )
         try:
             # Check again, now that the segment has its name: a writer that takes over first writes its mark and then
@@ -81,6 +84,13 @@ class Segments:
             prepared.handle.close()
             raise
         return prepared
+
+    def encrypt(self, key_id: str) -> None:
+        """Make every segment after the current one under this key. One that was made ahead of use is left behind."""
+        self._file = replace(self._file, key=key_id)
+        if self._next is not None:
+            self._next.handle.close()
+            self._next = None
 
     def begin_generation(self) -> None:
         """Go on in the next segment, and close the earlier ones, which belong to the old generation."""

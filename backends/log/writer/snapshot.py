@@ -5,15 +5,16 @@ A snapshot is split into several files (parts), so that none grows too large.
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 
 from backends.log.format.codec import LEVEL_SNAPSHOT, Compressor
+from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_MAGIC,
     FileHeader,
-    FileKind,
     Flag,
     RecordHeader,
     RecordKind,
@@ -32,16 +33,14 @@ from backends.storage.base import Storage
 class _Parts:
     """The files of a snapshot that is being written: the next one is begun before one grows too large."""
 
-    def __init__(self, storage: Storage, written: str, backup_id: bytes, generation: int, options: LogOptions) -> None:
-        self._storage, self._written, self._backup_id, self._generation = storage, written, backup_id, generation
-        self._options = options
+    def __init__(self, storage: Storage, written: str, file: FileHeader, options: LogOptions) -> None:
+        self._storage, self._written, self._file, self._options = storage, written, file, options
         self.count = 0
         self._begin()
 
     def _begin(self) -> None:
         self._handle = self._storage.create(part_name(self._written, self.count))
-        header = FileHeader(FileKind.SNAPSHOT, self._backup_id, self._generation, self.count)
-        self._handle.write(0, header.encode())
+        self._handle.write(0, replace(self._file, part=self.count).encode())
         self._offset = self._unsynced = FILE_HEADER_SIZE
         self.count += 1
 
@@ -69,8 +68,7 @@ class _Parts:
 
 def write_snapshot(
     storage: Storage,
-    backup_id: bytes,
-    generation: int,
+    file: FileHeader,
     data_version: int,
     pieces: Iterable[bytes],
     options: LogOptions,
@@ -78,19 +76,25 @@ def write_snapshot(
 ) -> str:
     """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
-    The snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
-    snapshots of different makers apart. Raises Damaged if the destination returns something other than was written.
+    `file` is the header of its first part; its number is that of the generation. The snapshot is read back and checked
+    before this returns that name. `by` becomes part of the name, and tells the snapshots of different makers apart.
+    Raises Damaged if the destination returns something other than was written; KeyNeeded.
     """
-    written = storage.temporary(f"{snapshot_name(generation)}{by}")
+    written = storage.temporary(f"{snapshot_name(file.number)}{by}")
     stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
-    with closing(_Parts(storage, written, backup_id, generation, options)) as parts:
+    sealer = None if file.key is None else Sealer(known_key(file.key), file)
+    with closing(_Parts(storage, written, file, options)) as parts:
 
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
+            begins = chain.sequence == 0
+            length = len(payload) if sealer is None else stored_size(len(payload), begins_stream=begins)
             fields = RecordHeader(
-                RECORD_MAGIC, kind, Flag.NONE, len(payload), unpacked, data_version,
+                RECORD_MAGIC, kind, Flag.NONE, length, unpacked, data_version,
                 chain.sequence + 1, time_now(), 0, chain.checksum, 0,
             )  # fmt: skip
+            if sealer is not None:
+                payload = sealer.seal(fields, payload, begins_stream=begins)
             record, checksum = encode_record(fields, payload)
             parts.write(record)
             chain = Chain(fields.sequence, checksum)
@@ -103,7 +107,7 @@ def write_snapshot(
         parts.sync()
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())
-        for _ in SnapshotReader(opened, backup_id, generation, data_version):
+        for _ in SnapshotReader(opened, file, data_version):
             pass  # reading it checks every byte
     return written
 

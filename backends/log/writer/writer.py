@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 
 from backends.base import Announce, Position, Report, Sizes, SnapshotSource
 from backends.change import MAX_CHANGE, Change, foreign_keys_setting
 from backends.errors import BackupError, Fenced, WriteFailed
+from backends.keyring import DataKey
 from backends.log.format.documents import COMPACTION, Base, Kept, Manifest
 from backends.log.format.records import Flag, is_part_of, segment_name, snapshot_name, time_now
 from backends.log.known_damage import DamageNotes, remove_damage
@@ -64,7 +66,13 @@ class Writer:
         self._slow = threading.Lock()
         self._current = CurrentGeneration(storage, manifest, fence.check)
         self._segments = Segments(
-            storage, manifest.backup_id, segment, self._slow, options, fence.check, lambda: fenced_by(storage)
+            storage,
+            manifest.segment_header(segment.index),
+            segment,
+            self._slow,
+            options,
+            fence.check,
+            lambda: fenced_by(storage),
         )
         self.damage = DamageNotes(storage, lambda: self.manifest.generation)
         self._snapshot_bytes = 0
@@ -126,17 +134,21 @@ class Writer:
 
     # A new generation
 
-    def take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None = None) -> None:
+    def take_snapshot(
+        self, source: SnapshotSource, reason: str, announce: Announce | None = None, *, encrypt: DataKey | None = None
+    ) -> None:
         """Begin a new generation with this database. `announce` is called right before it is published.
 
-        The old generation is kept for KEEP_FOR seconds, or until the new one is replaced in this way. After a failure
-        this writer refuses everything; the old generation is whole and still the current one.
+        The old generation is kept for KEEP_FOR seconds, or until the new one is replaced in this way. With `encrypt`,
+        the backup is encrypted under that key from now on, and nothing of what was there before is kept: everybody
+        could read it. After a failure this writer refuses everything; the old generation is whole and still the current
+        one.
         """
         if self.failure is not None:
             raise self.failure
         try:
             with self._slow:
-                self._take_snapshot(source, reason, announce)
+                self._take_snapshot(source, reason, announce, encrypt)
         except BaseException as error:
             self._fail(error.error if isinstance(error, UnknownGeneration) else error)
             if isinstance(error, Exception):
@@ -144,27 +156,32 @@ class Writer:
             raise
         with reaching(self.storage):
             self._measure(self.storage.names())
-            self._fence.begin_generation(self.manifest.generation)
+            self._fence.begin_generation(self.manifest)
             self._fence.note(self.position)
 
-    def _take_snapshot(self, source: SnapshotSource, reason: str, announce: Announce | None) -> None:
+    def _take_snapshot(
+        self, source: SnapshotSource, reason: str, announce: Announce | None, encrypt: DataKey | None
+    ) -> None:
         old, position, current = self.manifest, self.position, self._current
+        key = old.key if encrypt is None else encrypt.id
         generation = next_generation(self.storage, old.generation)
-        written = write_snapshot(
-            self.storage, old.backup_id, generation, source.data_version, source.pieces, self._options
-        )
+        file = replace(old.snapshot_header(generation), key=key)
+        written = write_snapshot(self.storage, file, source.data_version, source.pieces, self._options)
         current.publish_snapshot(written, generation)
+        if key is not None and key != old.key:
+            self._segments.encrypt(key)
         first = self._segments.prepare()
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
-        if source.data_version != position.data_version or still_kept(self.storage, old) is None:
+        disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
+        if disagrees and key == old.key:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
             last = self._segments.current.index
             keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
         if announce is not None:
             announce(Position(source.data_version, position.sequence, checksum))
-        current.publish(generation, base, first.index, reason, source.node_id)
+        current.publish(generation, base, first.index, reason, source.node_id, key)
         self._segments.begin_generation()
         self.position = Position(source.data_version, position.sequence, checksum, time_now())
         remove_damage(self.storage)
@@ -183,14 +200,16 @@ class Writer:
                 with suppress(OSError, BackupError):  # the first error is the one to report
                     self._measure(self.storage.names())
                 raise
-            self._fence.begin_generation(self.manifest.generation)
+            self._fence.begin_generation(self.manifest)
             self._measure(self.storage.names())
 
     def _publish_compaction(self, compacted: CompactedSnapshot) -> None:
         if compacted.replaces != self.manifest.generation or self.failure is not None:
             raise BackupError("the compaction was overtaken by a new snapshot; it will start over when it is needed")
         self._current.publish_snapshot(compacted.written, compacted.generation)
-        self._current.publish(compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None)
+        self._current.publish(
+            compacted.generation, compacted.base, compacted.first_segment, COMPACTION, None, self.manifest.key
+        )
         remove_older(self.storage, self.manifest, self.storage.names())
 
     @contextmanager

@@ -1,0 +1,133 @@
+"""An encrypted backup: what is stored, what the key's holder reads, and what a deliberate change leads to."""
+
+from contextlib import closing
+from zlib import crc32
+
+import pytest
+
+from backends import keyring
+from backends.errors import Damaged, KeyNeeded, NotEncrypted
+from backends.log.backup import Backup
+from backends.log.format.documents import MANIFEST, SESSION, Manifest
+from backends.log.format.encryption import CHUNK
+from backends.log.format.records import RecordHeader, decode_record, encode_record, segment_name, snapshot_name
+from backends.log.reader.unpacking import Unreadable
+from tests.log.histories import backup_in, changes, noise, silent, source
+from tests.log.model import contents, versions
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+
+DATABASE = b"SQLite format 3\0" + noise(300_000).encode()
+NODE = "02" + "ab" * 32
+
+
+HOST = "host-name-of-the-node.example"
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> SimulatedStorage:
+    """The place of an encrypted backup with a snapshot and ten changes, written by two sessions."""
+    monkeypatch.setattr("socket.gethostname", lambda: HOST)
+    storage = SimulatedStorage(SimulatedDisk())
+    backup_in(storage).create(source(DATABASE, 5, NODE), encrypt=lambda key: None)
+    for first in (5, 10):
+        with closing(backup_in(storage).open(silent, f"session-{first}")) as writer:
+            for change in changes(5, first, 50):
+                writer.append(change)
+    return storage
+
+
+def stored(storage: SimulatedStorage, name: str) -> bytes:
+    with closing(storage.open(name)) as handle:
+        return handle.read(0, handle.size())
+
+
+def replaced(storage: SimulatedStorage, name: str, data: bytes) -> Backup:
+    storage.publish(name, data)
+    return backup_in(storage)
+
+
+def test_encrypted_backup_gives_back_snapshot_and_changes(storage: SimulatedStorage) -> None:
+    found = contents(backup_in(storage))
+    assert found.snapshot == DATABASE
+    assert [version for version, _ in found.changes] == list(range(6, 16))
+    assert backup_in(storage).node_id() == NODE
+
+
+def test_without_key_end_is_known_and_contents_are_not(storage: SimulatedStorage) -> None:
+    keyring.forget()
+    backup = backup_in(storage)
+    assert backup.end().data_version == 15
+    assert backup.node_id() is None
+    writer = backup.last_writer()
+    assert writer is not None and (writer.host, writer.pid) == ("unknown", 0)
+    with backup.read() as reader, pytest.raises(KeyNeeded):
+        list(reader.snapshot)
+    with backup.read() as reader, pytest.raises(KeyNeeded):
+        list(reader.changes())
+
+
+def test_without_key_nothing_is_written(storage: SimulatedStorage) -> None:
+    keyring.forget()
+    before = {name: stored(storage, name) for name in storage.names()}
+    with pytest.raises(KeyNeeded):
+        backup_in(storage).open(silent, "another")
+    assert {name: stored(storage, name) for name in storage.names() if name != "lock"} == before
+
+
+def test_every_flipped_byte_of_a_record_is_damage_even_with_new_checksums(storage: SimulatedStorage) -> None:
+    name = segment_name(1)
+    data = stored(storage, name)
+    found = decode_record(data, 64)
+    assert found is not None
+    header, payload = found
+    for at in range(0, len(payload), 7):
+        changed = payload[:at] + bytes([payload[at] ^ 1]) + payload[at + 1 :]
+        forged, _ = encode_record(header, changed)
+        backup = replaced(storage, name, data[:64] + forged + bytes(1000))
+        with backup.read() as reader, pytest.raises((Damaged, Unreadable), match="decrypted"):
+            list(reader.changes())
+    for field in ("time", "data_version", "size", "database"):
+        changed_header = RecordHeader(**{**header._asdict(), field: getattr(header, field) + 1})
+        forged, _ = encode_record(changed_header, payload)
+        backup = replaced(storage, name, data[:64] + forged + bytes(1000))
+        with backup.read() as reader, pytest.raises(Damaged):
+            list(reader.changes())
+
+
+def test_plain_manifest_of_encrypted_backup_is_refused(storage: SimulatedStorage) -> None:
+    manifest = Manifest.decode(stored(storage, MANIFEST))
+    assert manifest.key is not None
+    key = keyring.find(manifest.key)
+    assert key is not None
+    keyring.add(key, demanded=True)
+    plain = SimulatedStorage(SimulatedDisk())
+    backup_in(plain).create(source(DATABASE, 5, NODE))
+    theirs = Manifest.decode(stored(plain, MANIFEST))
+    forged = Manifest(manifest.backup_id, 9, theirs.base, 1, theirs.created, "init", NODE)
+    with pytest.raises(NotEncrypted):
+        replaced(storage, MANIFEST, forged.encode()).look()
+
+
+def test_changed_public_field_of_manifest_is_damage(storage: SimulatedStorage) -> None:
+    line, _, _ = stored(storage, MANIFEST).partition(b"\n")
+    changed = line.replace(b'"generation": 1', b'"generation": 2')
+    assert changed != line
+    with pytest.raises(Damaged, match="does not have its key"):
+        replaced(storage, MANIFEST, changed + b"\n%08x\n" % crc32(changed)).look()
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, 3 * CHUNK + 1])
+def test_record_of_several_chunks_is_given_back(size: int) -> None:
+    storage = SimulatedStorage(SimulatedDisk())
+    backup_in(storage).create(source(), encrypt=lambda key: None)
+    with closing(backup_in(storage).open(silent, "session")) as writer:
+        for change in changes(2, 0, size):
+            writer.append(change)
+    assert versions(backup_in(storage)) == [1, 2]
+
+
+def test_stored_bytes_show_nothing_of_node_or_statements(storage: SimulatedStorage) -> None:
+    assert {MANIFEST, SESSION, segment_name(1), snapshot_name(1)} <= set(storage.names())
+    everything = b"".join(stored(storage, name) for name in storage.names())
+    for secret in (NODE.encode(), HOST.encode(), b"SQLite", b"UPDATE", b"data_version'", DATABASE[:40]):
+        assert secret not in everything
