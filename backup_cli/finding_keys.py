@@ -68,7 +68,7 @@ def find_key(
     """
     own = [directory.absolute() for directory in directories]
     places = _with_home(own)
-    seen = look_for_encryption(where)
+    seen = look_for_encryption(where, patient=False)
     if not seen.members:
         if seen.plain is not None:
             _refuse_unexpectedly_plain(seen.plain, options, places, frozenset(own))

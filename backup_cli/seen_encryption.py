@@ -25,7 +25,8 @@ Where = Backup | str | Sequence[str]
 """A backup, its URL, or the URLs of its members."""
 
 OTHERS_WITHIN = 1.0
-"""Seconds that the other members get once one has answered: all of them say the same, unless a change is unfinished."""
+"""Seconds that the other members get once one has answered, for a command that waits for all of them afterwards anyway.
+All say the same, unless a change is unfinished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,9 @@ class Look(NamedTuple):
         return bool(self.members) and not self.members[0].is_open
 
 
-def look_for_encryption(where: "Where | Look") -> Look:
-    """Look at the backup. Of several members, those that cannot be read are left out, and those that take long.
+def look_for_encryption(where: "Where | Look", *, patient: bool = True) -> Look:
+    """Look at the backup. Of several members, those that cannot be read are left out; unless `patient`, also those that
+    answer much later than the first.
 
     Raises NotEncrypted, and what keeps the only one from being read.
     """
@@ -67,7 +69,7 @@ def look_for_encryption(where: "Where | Look") -> Look:
     if isinstance(where, Backup):
         return _seen([_quietly(where)])
     urls = [split_trailing(url)[0] for url in ([where] if isinstance(where, str) else where)]
-    return _seen([_alone(urls[0])] if len(urls) == 1 else _first_answers(urls))
+    return _seen([_alone(urls[0])] if len(urls) == 1 else _answers(urls, WITHIN if patient else OTHERS_WITHIN))
 
 
 def _seen(found: Sequence[Encrypted | Backup | None]) -> Look:
@@ -75,8 +77,8 @@ def _seen(found: Sequence[Encrypted | Backup | None]) -> Look:
     return Look(tuple(each for each in found if isinstance(each, Encrypted)), plain[0] if plain else None)
 
 
-def _first_answers(urls: Sequence[str]) -> list[Encrypted | Backup | None]:
-    """What the members say that answer soon. One that hangs is waited for by the command itself, and not here, too."""
+def _answers(urls: Sequence[str], others_within: float) -> list[Encrypted | Backup | None]:
+    """What the members say. `others_within`: seconds that the others get once one has answered."""
     answers: Queue[Encrypted | Backup | BaseException] = Queue()
     for url in urls:
         threading.Thread(target=_answer, args=(url, answers), name="asking", daemon=True).start()
@@ -91,7 +93,7 @@ def _first_answers(urls: Sequence[str]) -> list[Encrypted | Backup | None]:
             raise answer
         if not isinstance(answer, BaseException):
             found.append(answer)
-            until = min(until, time.monotonic() + OTHERS_WITHIN)
+            until = min(until, time.monotonic() + others_within)
     return found
 
 

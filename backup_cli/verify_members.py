@@ -54,7 +54,7 @@ def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes, 
     if directory is None:
         _become_owner(urls)
     as_owner.refuse_anothers(wishes.scratch)
-    encryption = look_for_encryption(urls)
+    encryption = look_for_encryption(urls, patient=False)
     find_key(encryption, key, [] if directory is None else [directory], needed=wishes.repair, ask=True)
     if encryption.is_closed:
         verify_stored_members(urls, wishes.as_json)

@@ -28,7 +28,7 @@ def check_key(directory: Path, settings: Settings) -> Iterator[Finding]:
     """
     members: tuple[Encrypted, ...] = ()
     with suppress(BackupError):  # that the destination cannot be read is reported as such
-        members = look_for_encryption(settings.urls).members
+        members = look_for_encryption(settings.urls, patient=False).members
     try:
         found = read_key(directory)
         load_key(directory)

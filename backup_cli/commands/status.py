@@ -110,7 +110,7 @@ def _look(
         urls = (url,)
     elif directory is None:
         as_owner.backups(urls)
-    found = look_for_encryption(where)
+    found = look_for_encryption(where, patient=False)
     find_key(found, key, [] if directory is None else [directory], needed=False)
     if found.is_closed:
         one = (urls[0], where) if isinstance(where, Backup) else existing_backup(found.members[0].url)
