@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backends.node.key_file import write_key
-
 from backends import backup_at, keyring
 from backends.keyring import DataKey
 from backends.node.hand_over import hand_over
+from backends.node.key_file import write_key
 from backends.sqlite.copy import nothing
 from backends.sqlite.rebuild import rebuild
 from backup_cli.drill.player import Player, recorded_calls
