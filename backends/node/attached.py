@@ -60,16 +60,19 @@ def read_node_file(directory: Path, which: Attachment) -> NodeFile:
         if error.errno == errno.ENXIO:
             raise Unfit("it is not a file") from None
         raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise Unfit("it is not a file")
         unfit = why_unfit(which, before.st_size)
-        unfit = why_unfit(which, before.st_size)
         if unfit is not None:
             raise Unfit(unfit)
-        content = file.read(which.limit + 1)
+        content = b""
+        while len(content) <= which.limit and (read := os.pread(descriptor, which.limit + 1, len(content))):
+            content += read
         stamp = _stamp(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
     if stamp != _stamp(before) or len(content) != before.st_size:
         raise OSError(errno.EAGAIN, "it changed while it was read", which.value)
     return NodeFile(content, stamp)
