@@ -1,7 +1,6 @@
 """One node with several members on simulated disks, as the code itself runs it, and what may happen to all of them."""
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -27,6 +26,7 @@ from backends.members.opening import Members
 from backends.members.running import RunningMembers
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
+from tests.encrypted import EVERYTHING, plain_unless_told
 from tests.fake_lightningd.calls import bump
 from tests.log.histories import backup_in, noise, silent
 from tests.members.machines import Machine, MachinePlace, MemberStorage, Power, SerialWorkers, Stuck
@@ -43,7 +43,7 @@ class Encrypted(Enum):
     """It is made over at some time (`World.change_over`)."""
 
 
-USUALLY = Encrypted.ALWAYS if os.environ.get("LIGHTNINGD_BACKUP_ENCRYPTED") else Encrypted.NEVER
+USUALLY = Encrypted.ALWAYS if EVERYTHING else Encrypted.NEVER
 """What is played unless a test says otherwise."""
 
 
@@ -88,7 +88,8 @@ class World:
         first, *others = storages.values()
         publish = lambda key: publish_keys(first, new_keys(key, hsm_derived=bytes(32)))  # noqa: E731
         encrypt = publish if self.encrypted is Encrypted.ALWAYS else None
-        backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None), encrypt=encrypt)
+        with plain_unless_told():
+            backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None), encrypt=encrypt)
         for other in others:
             copy_backup(first, other)
         self.backup_id = backup_in(first).id()

@@ -43,6 +43,7 @@ COST = ScryptCost(1 << 14, 1, 1)
 def world(tmp_path: Path) -> Iterator[World]:
     """A node with two members, whose backup has been encrypted from the beginning."""
     world = World(tmp_path / "world", 1, encrypted=Encrypted.ALWAYS)
+    world.calm = True
     with world.playing():
         yield world
 
@@ -51,6 +52,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def plain(tmp_path: Path) -> Iterator[World]:
     """A node with two members, whose backup is still to be encrypted: `backup.key` is there, and pending."""
     world = World(tmp_path / "world", 1, encrypted=Encrypted.LATER)
+    world.calm = True
     with world.playing():
         yield world
 
@@ -120,6 +122,23 @@ def test_member_away_during_change_over_is_refilled_and_nothing_readable_stays(p
         assert document_at(plain, name).key == read_manifest_key(storage_of(plain, name)) is not None
     assert DAMAGE not in away.names()
     look_now(plain)
+
+
+@pytest.mark.parametrize("when", ["before the change-over", "before the next start"])
+def test_leftovers_of_one_member_in_sync_are_readable_no_longer_than_the_change_over(plain: World, when: str) -> None:
+    started(plain)
+    commits(plain)
+    if when == "before the next start":  # what a power cut right after the manifest leaves
+        plain.change_over()
+        plain.stop()
+    for name in ("torn-segment-00000001-1700000000", "members-0a.tmp"):
+        storage_of(plain, "b").publish(name, b'{"readable": true}')
+    if plain.running is not None:
+        plain.change_over()
+    else:
+        started(plain)
+    for name in plain.names:
+        assert readable_files(storage_of(plain, name)) == []
 
 
 def read_manifest_key(storage: Storage) -> str | None:
