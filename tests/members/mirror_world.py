@@ -14,6 +14,7 @@ from backends.base import SnapshotSource
 from backends.change import Change
 from backends.errors import BackupError
 from backends.keyring import DataKey
+from backends.log.format.documents import Manifest
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
 from backends.log.key_slots import new_keys, publish_keys
 from backends.log.reader.opening import read_manifest
@@ -64,6 +65,8 @@ class World:
         self, directory: Path, seed: int, count: int = 2, need: int = 1, encrypted: Encrypted = USUALLY
     ) -> None:
         self.encrypted = encrypted
+        self.plain_until = 0
+        """The first segment that was encrypted."""
         self.rng, self.directory = random.Random(seed), directory
         directory.mkdir(parents=True)
         self.power = Power(self.rng)
@@ -253,8 +256,15 @@ class World:
         except BackupError:
             self.counts["stopped by the change-over"] += 1
             raise NodeDied from None
-        keyring.add(key, demanded=True)
+        self._encrypted_from(self.writer.manifest)
         self.counts["changed over"] += 1
+
+    def _encrypted_from(self, manifest: Manifest) -> None:
+        """The change-over is done, on the node's side, too."""
+        assert self.key is not None
+        keyring.add(self.key, demanded=True)
+        if self.encrypted is Encrypted.LATER and not self.plain_until:
+            self.plain_until = manifest.first_segment
 
     def catch_up(self, name: str) -> bool:
         """One step of the thread that catches this member up. Returns whether it has joined."""
@@ -286,7 +296,7 @@ class World:
         try:
             facts = members.look().look()
             if facts.manifest.key is not None and self.key is not None:
-                keyring.add(self.key, demanded=True)  # whoever notices it finishes the change-over
+                self._encrypted_from(facts.manifest)  # whoever notices it finishes the change-over
             proven = self.sync_point is not None and self.sync_point == facts.end.sequence
             start = members.start(proven=proven, changed_ago=self.rng.choice((10.0, 10.0, 10.0, 7200.0)))
             writer, running = members.open(start, f"session {self._sessions}", facts, silent, self)
