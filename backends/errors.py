@@ -89,6 +89,30 @@ class WrongKey(BackupError):
     kind = "wrong_key"
 
 
+class WrongPassphrase(WrongKey):
+    """The passphrase opens none of this backup's key slots."""
+
+    kind = "wrong_passphrase"
+
+
+class WrongSecret(WrongKey):
+    """The `hsm_secret` that was given opens none of this backup's key slots: it is another node's."""
+
+    kind = "wrong_secret"
+
+
+class DamagedSlot(BackupError):
+    """Key slots that could have opened this backup are damaged; `slots` are their numbers, empty if not even these can
+    be read. The backup's data is not concerned, so this is no Damaged."""
+
+    exit_code = 3
+    kind = "damaged_slot"
+
+    def __init__(self, message: str, slots: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.slots = slots
+
+
 class NotEncrypted(BackupError):
     """A backup that must be encrypted is not: somebody else has put it there, or it was made over."""
 

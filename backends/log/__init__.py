@@ -10,6 +10,7 @@ The files
     segment-00000007    records, one for each change after the snapshot; the next segment continues the chain
     kept                the manifest of a generation that was replaced and is kept for a week
     damage              what once proved that this generation cannot be restored
+    keys                of an encrypted backup: its key, wrapped once in each key slot
     lock                keeps the processes of one machine apart
     *.tmp               unfinished: means nothing
 
@@ -46,6 +47,8 @@ The order to read the code in
     ``Backup``: what one may ask of a backup before it is opened, and ``open``, which gives a ``Writer``.
 ``facts``, ``status``, ``member_status``, ``known_damage``, ``errors``, ``latency``
     What a backup says of itself, read once; its status for people and programs; known damage; why one cannot be made.
+``key_slots``
+    What gets an encrypted backup's key back: making and opening the slots of the document ``keys``.
 
 The log knows nothing of SQLite. Compaction, which executes changes, is above it
 (``backends/compaction``).

@@ -13,9 +13,11 @@ _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, e
 """The errors of filesystems that cannot fsync a directory: they write names at once and offer nothing better."""
 
 
-def read_small_file(path: Path) -> bytes:
-    """The whole content. OSError when the file is missing, cannot be read, or is larger than 64 KiB."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK, a FIFO blocks
+def read_small_file(path: Path, *, links: bool = True) -> bytes:
+    """The whole content. OSError when the file is missing, cannot be read, or is larger than 64 KiB; without `links`,
+    also (ELOOP) when the name is that of a symbolic link."""
+    no_link = 0 if links else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)  # O_NONBLOCK: a FIFO would block
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:
@@ -23,18 +25,18 @@ def read_small_file(path: Path) -> bytes:
     return data
 
 
-def replace_file(path: Path, data: bytes, *, durably: bool) -> None:
-    """Replace the file `path` by `data` (mode 0600): a reader sees the old file or the new one, never a part.
+def replace_file(path: Path, data: bytes, *, durably: bool, mode: int = 0o600) -> None:
+    """Replace the file `path` by `data`: a reader sees the old file or the new one, never a part.
 
-    With `durably`, the new file survives a power cut once this returns. After an OSError the file is the old one or, if
-    only the last sync failed, the new one.
+    The new file has this mode from its first moment. With `durably`, it survives a power cut once this returns. After
+    an OSError the file is the old one or, if only the last sync failed, the new one.
     """
     temporary = path.name + ".tmp"
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(FileNotFoundError):  # a file that a crash has left is not reused: it may be a link
             os.unlink(temporary, dir_fd=directory)
-        with _created(path, temporary, directory) as file:
+        with _created(path, temporary, directory, mode) as file:
             file.write(data)
             file.flush()
             if durably:
@@ -48,10 +50,10 @@ def replace_file(path: Path, data: bytes, *, durably: bool) -> None:
 
 
 @contextmanager
-def _created(path: Path, name: str, directory: int) -> Iterator[IO[bytes]]:
+def _created(path: Path, name: str, directory: int, mode: int) -> Iterator[IO[bytes]]:
     """A new file beside `path`. After an OSError the file is gone again, and the error names `path`."""
     try:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
