@@ -1,0 +1,55 @@
+"""Small files of the node that travel with its backup: storing one, and reading it back.
+
+A document is published as a whole, so a reader finds the old one or the new one. It belongs to no generation: a
+compaction, a new snapshot and a new writer leave it alone.
+"""
+
+from backends.errors import Damaged, KeyNeeded
+from backends.log.format.attachments import MAX_DOCUMENT, AttachedFile, Attachment
+from backends.log.format.documents import MANIFEST, decode_document
+from backends.log.format.records import time_now
+from backends.storage.base import Storage
+
+
+def read_attachment(storage: Storage, which: Attachment) -> bytes | None:
+    """The content of the node's file that is stored in this backup; None if none is.
+
+    Raises Damaged, KeyNeeded, FromTheFuture or NotABackup; OSError from the storage.
+    """
+    attached = read_attached(storage, which)
+    return None if attached is None else attached.content
+
+
+def read_attached(storage: Storage, which: Attachment) -> AttachedFile | None:
+    """The same with its size and time; its `content` is never None. Raises like `read_attachment`."""
+    try:
+        data = storage.read_small(which.value, MAX_DOCUMENT)
+    except FileNotFoundError:
+        return None
+    attached = AttachedFile.decode(which, data)
+    if not attached.sealed and _key_of(storage) is not None:
+        raise Damaged("content that is not encrypted, in an encrypted backup,", which.value, 0)
+    if attached.content is None:
+        raise KeyNeeded(
+            f"{which.value} is stored encrypted in {storage.describe()}, and its key is not here. Nothing was changed; "
+            "give the key, the node's hsm_secret or the passphrase"
+        )
+    return attached
+
+
+def publish_attachment(storage: Storage, which: Attachment, content: bytes) -> None:
+    """Store this content of the node's file, in place of what was stored before; durable when this returns.
+
+    Raises NotEncrypted for a secret in a backup that is not encrypted, BackupError for content that is empty or too
+    large, or if the manifest cannot be used; OSError from the storage.
+    """
+    attached = AttachedFile(which, content, len(content), time_now())
+    storage.publish(which.value, attached.encode(_key_of(storage)))
+
+
+def _key_of(storage: Storage) -> str | None:
+    """The public name of the key that the backup is encrypted with; None if it is not encrypted."""
+    key = decode_document(MANIFEST, storage.read_small(MANIFEST)).get("key")
+    if key is not None and not isinstance(key, str):
+        raise Damaged("an impossible value of key", MANIFEST, 0)
+    return key
