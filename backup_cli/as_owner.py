@@ -332,6 +332,11 @@ def instead(error: BackupError) -> list[str]:
     return [_line(error.uid, error.gid if error.gid is not None else _NOBODYS_GROUP)]
 
 
+def again(*more: str) -> str:
+    """The command line that was typed, with these words added."""
+    return shell_line("backup-cli", *_typed, *more)
+
+
 def _line(uid: int, gid: int) -> str:
     program = Path(sys.argv[0])
     if program.name == "backup-cli" and program.exists():

@@ -155,7 +155,7 @@ class KeysDocument:
         """The bytes of the file. A damaged slot keeps its number, until it is removed; what was left of it goes."""
         common = _Common(self.backup_id, self.key_id, self.next, self.names)
         slots = [_entry(common, _slot_fields(slot)) for slot in self.slots]
-        return encode_document({"list": _entry(common, {}), "slots": slots})
+        return encode_document(KEYS, {"list": _entry(common, {}), "slots": slots})
 
     @classmethod
     def decode(cls, data: bytes) -> "KeysDocument":
