@@ -68,7 +68,7 @@ class AttachedFile:
         if not content or len(content) > self.which.limit:
             raise BackupError(f"{name} cannot be stored in the backup: {why_unfit(self.which, len(content or b''))}")
         public = {"size": self.size, "time": self.time}
-        data = encode_document({**public, _CONTENT: base64.b64encode(content).decode()})
+        data = encode_document(name, public, {_CONTENT: base64.b64encode(content).decode()}, key_id)
         if key_id is not None and f'"{_CONTENT}"'.encode() in data:  # not even if the code above is wrong
             raise NotEncrypted(f"{name} would have been readable in an encrypted backup, so it was not stored there")
         return data
