@@ -145,6 +145,7 @@ class NewMembers:
             members,
             self._plan.need,
             floor=FIRST_EPOCH.number,
+            key=self._first.look().manifest.key,
         )
         for member in self._plan.others:
             backup = self.backups[member.name]
