@@ -55,12 +55,13 @@ def find_key(
 ) -> DataKey | None:
     """Make the key of the backup at these URLs (of one, or of its members) known to this process; also returns it.
 
-    None for a backup that is not encrypted, for one that cannot be read (the command itself will say why), and, unless
-    the key is `needed`, for one whose key is not found. `ask`: whether a passphrase is asked for at a terminal, by
+    None for a backup that is not encrypted, for members of which none can be read (the command itself will say why),
+    and, unless the key is `needed`, if it is not found. `ask`: whether a passphrase is asked for at a terminal, by
     default if the key is needed.
 
-    Raises KeyNeeded; WrongSecret, WrongPassphrase, DamagedSlot or WrongKey if what was named or typed does not open the
-    backup; NotEncrypted if it is not encrypted, although an option or a backup.key says that it is.
+    Raises what keeps the only URL from being read; KeyNeeded; WrongSecret, WrongPassphrase, DamagedSlot or WrongKey if
+    what was named or typed does not open the backup; NotEncrypted if it is not encrypted, although an option or a
+    backup.key says that it is.
     """
     own = [directory.absolute() for directory in directories]
     places = _with_home(own)

@@ -59,11 +59,14 @@ def _allows(database: sqlite3.Connection, statements: list[str]) -> bool:
     return True
 
 
-def stored(directory: Path, calls: list[Call]) -> str:
-    """Create a backup in `directory` with all these changes in its log, and return its URL."""
-    url = (directory / "long-log").as_uri()
+def stored(directory: Path, calls: list[Call], *, encrypted: bool = False) -> str:
+    """Create a backup in `directory` with all these changes in its log, and return its URL.
+
+    The key of an encrypted one is known to this process alone.
+    """
+    url = (directory / ("long-log-encrypted" if encrypted else "long-log")).as_uri()
     backup = backup_at(url)
-    backup.create(nothing())
+    backup.create(nothing(), encrypt=(lambda key: None) if encrypted else None)
     writer = backup.open(lambda level, line: None, "0123456789abcdef")
     for number, call in enumerate(calls):
         writer.append(Change(call["data_version"], call["writes"]))
