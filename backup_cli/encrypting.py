@@ -46,7 +46,7 @@ _ATTEMPTS = 3
 class Encrypt:
     """That a new backup is to be encrypted, and what the user has named for it."""
 
-    key: KeyOptions = KeyOptions()
+    key: KeyOptions
     with_secret: bool = False
     """Store hsm_secret itself in the backup."""
 
@@ -141,7 +141,8 @@ def new_slots(
     """What is to open the backup of the node in `directory`: read from the files named, else asked for at a terminal.
 
     `node_id` is that of the database (hex), if it is known. `may_wait`: without an hsm_secret the backup may be left
-    without a slot, because the plugin makes it at the node's first start. Raises BackupError; KeyNeeded if nothing would open the backup but backup.key.
+    without a slot, because the plugin makes it at the node's first start. Raises BackupError; KeyNeeded if nothing but
+    backup.key would open the backup.
     """
     path = _secret_of(directory, encrypt)
     _refuse_anothers_secret(path, node_id)
@@ -204,8 +205,8 @@ def _refuse_anothers_secret(path: Path | None, node_id: str | None) -> None:
 
 def _nothing_opens() -> KeyNeeded:
     return KeyNeeded(
-        f"there is no {HSM_SECRET} and no passphrase, so nothing but {KEY_FILE} would open the encrypted backup. Nothing "
-        "was changed; name what is to open it: --hsm-secret FILE, --passphrase-file FILE, or both"
+        f"there is no {HSM_SECRET} and no passphrase, so nothing but {KEY_FILE} would open the encrypted backup. "
+        "Nothing was changed; name what is to open it: --hsm-secret FILE, --passphrase-file FILE, or both"
     )
 
 
@@ -289,8 +290,8 @@ def _offered(directory: Path | None, may_wait: bool) -> bytes | None:
     where = "" if directory is None else f" in {directory}"
     if may_wait:
         say(
-            f"There is no {HSM_SECRET}{where} yet: the plugin makes its key slot when the node first starts. A passphrase "
-            "can open the backup, too; an empty line goes on without one"
+            f"There is no {HSM_SECRET}{where} yet: the plugin makes its key slot when the node first starts. A "
+            "passphrase can open the backup, too; an empty line goes on without one"
         )
     else:
         say(f"There is no {HSM_SECRET}{where}: the backup will be opened with a passphrase. Write it on paper")

@@ -1,12 +1,12 @@
 """The key of an encrypted backup that a command makes: its slots, backup.key, and what to say of both."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backends.keyring import DataKey
-from backends.log.backup import StoreSlots
+from backends.log.backup import Backup, StoreSlots
 from backends.log.format.attachments import Attachment
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot, Slot
 from backends.log.key_slots import publish_keys
@@ -55,6 +55,10 @@ def slot_as_json(slot: Slot) -> dict[str, Any]:
     return {"number": slot.number, "kind": slot.kind, "created": slot.created}
 
 
+def check_new_ciphertext(backups: Iterable[Backup], new: NewKey | None) -> None:
+    """Check that nothing in these backups, which were just made, can be read without the key. Raises BackupError."""
+
+
 @contextmanager
 def key_handed_over(directory: Path, backup_id: str, new: NewKey | None) -> Iterator[None]:
     """Around the writing of backup.lock: `backup.key` is this new backup's before, and after a failure what it was.
@@ -70,9 +74,7 @@ def key_handed_over(directory: Path, backup_id: str, new: NewKey | None) -> Iter
             yield
         aside = None
     if aside is not None:
-        say(
-            f"The key of this node's earlier backup is kept as {aside.name}: it may be all that opens it."
-        )
+        say(f"The key of this node's earlier backup is kept as {aside.name}: it may be all that opens it.")
 
 
 def tell_key(directory: Path | None, new: NewKey, document: KeysDocument | None = None) -> None:

@@ -39,7 +39,7 @@ from backup_cli.drill.report import CALLS_PER_PAYMENT
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, with_secret_option, would_open
 from backup_cli.for_programs import hand_out_result, json_option
-from backup_cli.new_key import PLAIN, NewKey, key_handed_over, tell_key
+from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over, tell_key
 from backup_cli.new_members import (
     NewMembers,
     Plan,
@@ -152,6 +152,7 @@ def _make(directory: Path, plan: Plan, scratch: Path, key: NewKey | None) -> _Ma
         attach_emergency(directory, backup.storage)
         members = NewMembers(plan, backup, making, stack)
         several = members.copy(f"{COMMAND} init") if plan.others else None
+        check_new_ciphertext(members.backups.values(), key)
         latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}
         backup_id, lasting = backup.id(), backup.place.durable_url(plan.first.url)
         with ignored():
