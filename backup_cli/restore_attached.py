@@ -152,7 +152,10 @@ def about_emergency(directory: Path, files: Sequence[PutBack]) -> list[str]:
     for file in files:
         if file.which is Attachment.EMERGENCY:
             if file.outcome in (Outcome.RESTORED, Outcome.WAS_THERE):
-                return [f"{directory / name} is for the last resort only: do not use it while you have this database."]
+                return [
+                    f"{directory / name} is for the last resort only: with this database, never run lightning-cli "
+                    "emergencyrecover, which closes every channel."
+                ]
             lacks = "this backup lacks it" if file.outcome is Outcome.MISSING else "it could not be restored"
             return [f"{name} is not there: {lacks}; {WITHOUT_IT[file.which]}."]
     return []

@@ -120,8 +120,8 @@ def _still_to_do(directory: Path, error: BackupError, first: bool, opened: bool)
     """`opened`: another slot opens the backup."""
     if not opened:
         return "broken", (
-            f"no key slot of this backup can be used any more, so nothing but backup.key in {directory} opens it; and the "
-            f"slot for {HSM_SECRET} could not be made ({error}). Every change is saved; copy backup.key to a safe place "
+            f"no key slot of this backup can be used any more, and none can be made for {HSM_SECRET} ({error}), so "
+            f"nothing but backup.key in {directory} opens it. Every change is saved; copy that file to a safe place "
             f"now, and make a new slot: {_command(directory, '--add-passphrase')}"
         )
     return "unusual" if first else "info", (

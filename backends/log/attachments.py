@@ -6,8 +6,8 @@ compaction, a new snapshot and a new writer leave it alone.
 
 from backends.errors import Damaged, KeyNeeded
 from backends.log.format.attachments import MAX_DOCUMENT, AttachedFile, Attachment
-from backends.log.format.documents import MANIFEST, decode_document
 from backends.log.format.records import time_now
+from backends.log.reader.opening import read_manifest
 from backends.storage.base import Storage
 
 
@@ -27,7 +27,7 @@ def read_attached(storage: Storage, which: Attachment) -> AttachedFile | None:
     except FileNotFoundError:
         return None
     attached = AttachedFile.decode(which, data)
-    if not attached.sealed and _key_of(storage) is not None:
+    if not attached.sealed and read_manifest(storage).key is not None:
         raise Damaged("content that is not encrypted, in an encrypted backup,", which.value, 0)
     if attached.content is None:
         raise KeyNeeded(
@@ -40,16 +40,8 @@ def read_attached(storage: Storage, which: Attachment) -> AttachedFile | None:
 def publish_attachment(storage: Storage, which: Attachment, content: bytes) -> None:
     """Store this content of the node's file, in place of what was stored before; durable when this returns.
 
-    Raises NotEncrypted for a secret in a backup that is not encrypted, BackupError for content that is empty or too
-    large, or if the manifest cannot be used; OSError from the storage.
+    Raises KeyNeeded, NotEncrypted for a secret in a backup that is not encrypted, BackupError for content that is empty
+    or too large, or if the manifest cannot be used; OSError from the storage.
     """
     attached = AttachedFile(which, content, len(content), time_now())
-    storage.publish(which.value, attached.encode(_key_of(storage)))
-
-
-def _key_of(storage: Storage) -> str | None:
-    """The public name of the key that the backup is encrypted with; None if it is not encrypted."""
-    key = decode_document(MANIFEST, storage.read_small(MANIFEST)).get("key")
-    if key is not None and not isinstance(key, str):
-        raise Damaged("an impossible value of key", MANIFEST, 0)
-    return key
+    storage.publish(which.value, attached.encode(read_manifest(storage).key))

@@ -80,7 +80,7 @@ def with_hsm_slot(document: KeysDocument, key: DataKey, hsm_derived: bytes) -> K
 def with_passphrase(
     document: KeysDocument, key: DataKey, passphrase: bytes, cost: ScryptCost = DEFAULT_COST
 ) -> KeysDocument:
-    """The document with a further passphrase. Takes a third of a second and 128 MiB of memory with the default cost.
+    """The document with a further passphrase. Takes 128 MiB of memory and up to a second or two with the default cost.
 
     Raises WrongKey if `key` is not this backup's, BackupError if no slot can be added.
     """

@@ -1,15 +1,18 @@
 """Files of the node that are stored in its backup: read back whole or not at all, and left alone by the log."""
 
+import base64
 import errno
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backends import keyring
 from backends.errors import BackupError, Damaged, FromTheFuture, KeyNeeded, NotEncrypted
 from backends.log.attachments import publish_attachment, read_attached, read_attachment
-from backends.log.format.attachments import MAX_DOCUMENT, Attachment
+from backends.log.format.attachments import MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import MANIFEST
 from backends.storage.base import Storage
 from tests.log import forge
@@ -26,6 +29,13 @@ def storage() -> SimulatedStorage:
     made = SimulatedStorage(SimulatedDisk())
     backup_in(made).create(source())
     return made
+
+
+@pytest.fixture(autouse=True)
+def no_key_is_known_afterwards() -> Iterator[None]:
+    """Keys are those of the whole process."""
+    yield
+    keyring.forget()
 
 
 def test_stored_file_is_read_back_and_replaced_by_the_next(storage: Storage) -> None:
@@ -84,6 +94,35 @@ def test_sealed_file_without_its_key_is_known_to_be_there_and_cannot_be_read(sto
     )
     with pytest.raises(KeyNeeded, match="hsm_secret is stored encrypted"):
         read_attachment(storage, SECRET)
+
+
+@pytest.mark.parametrize("which", list(Attachment))
+def test_both_files_in_an_encrypted_backup_are_read_with_its_key_only(which: Attachment) -> None:
+    storage = SimulatedStorage(SimulatedDisk())
+    backup_in(storage).create(source(), encrypt=lambda key: None)
+    content = random.Random(2).randbytes(which.limit)
+    publish_attachment(storage, which, content)
+    data = storage.read_small(which.value, MAX_DOCUMENT)
+    assert read_attachment(storage, which) == content
+    assert base64.b64encode(content)[:40] not in data
+    assert content[:20] not in data
+    keyring.forget()
+    attached = AttachedFile.decode(which, data)
+    assert (attached.content, attached.size, attached.sealed) == (None, len(content), True)
+    with pytest.raises(KeyNeeded):
+        read_attachment(storage, which)
+    with pytest.raises(KeyNeeded):
+        publish_attachment(storage, which, content)
+    assert storage.read_small(which.value, MAX_DOCUMENT) == data
+
+
+def test_document_of_one_file_under_the_name_of_the_other_is_damaged() -> None:
+    encrypted = SimulatedStorage(SimulatedDisk())
+    backup_in(encrypted).create(source(), encrypt=lambda key: None)
+    publish_attachment(encrypted, SECRET, b"\x07" * 32)
+    encrypted.publish(EMERGENCY.value, encrypted.read_small(SECRET.value))
+    with pytest.raises(Damaged):
+        read_attachment(encrypted, EMERGENCY)
 
 
 def test_any_changed_byte_of_a_stored_file_is_noticed(storage: Storage) -> None:

@@ -150,6 +150,13 @@ def test_keys_document_without_a_readable_part_says_what_opens_the_backup(data: 
     assert (error.value.kind, error.value.exit_code, error.value.slots) == ("damaged_slot", 3, ())
 
 
+def test_keys_document_of_too_many_bytes_is_not_looked_through() -> None:
+    data = DOCUMENT.encode()
+    assert KeysDocument.decode(data + b" " * (MAX_KEYS_SIZE - len(data))).slots == DOCUMENT.slots
+    with pytest.raises(DamagedSlot):
+        KeysDocument.decode(data + b" " * (MAX_KEYS_SIZE - len(data) + 1))
+
+
 def test_keys_document_of_later_release_is_refused() -> None:
     with pytest.raises(FromTheFuture):
         KeysDocument.decode(forged({**fields_of(DOCUMENT), "lightningd-backup": 1000}))

@@ -228,11 +228,11 @@ def test_all_members_in_sync_get_the_file_and_one_that_is_caught_up_too(tmp_path
     node.play([history.first(), *history.notes(3)])
     for name in world.names:
         eventually(lambda name=name: stored(world.place(name)) == b"one channel")  # type: ignore[misc]
-    world.place("stick").rename(tmp_path / "unplugged")
+    world.place("stick").parent.rename(tmp_path / "unplugged")
     node.play(history.notes(2))
     write(world.directory, b"two channels")
     eventually(lambda: stored(world.place("nas")) == b"two channels")
-    (tmp_path / "unplugged").rename(world.place("stick"))
+    (tmp_path / "unplugged").rename(world.place("stick").parent)
     eventually(lambda: world.note.in_sync == world.names)
     node.stop()
     assert stored(world.place("stick")) == b"two channels"

@@ -41,12 +41,12 @@ WRAPPED_SIZE = KEY_SIZE + 16
 
 MAX_SCRYPT_MEMORY = 1 << 30
 """Bytes. Whoever can write to the destination chooses the parameters, and must not be able to stop a machine with
-them. `p` counts, too, although it costs time and no memory: with it, a slot takes a few seconds at most."""
+them. `p` counts, too, although it costs time and no memory: so a slot takes eight times as long as ours at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScryptCost:
-    """How much one guess at a passphrase costs: 128 MiB and a third of a second, unless said otherwise."""
+    """How much one guess at a passphrase costs: 128 MiB and up to a second or two, unless said otherwise."""
 
     n: int = 1 << 17
     r: int = 8
