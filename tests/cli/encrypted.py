@@ -1,76 +1,77 @@
-"""A node with a known hsm_secret and an encrypted backup, and what must not be readable in it."""
+"""A node whose backup is encrypted, with a key slot for its hsm_secret and one for a passphrase."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from backends.log.format.keys import KEYS, KeysDocument, ScryptCost
-from backends.node.key_file import KEY_FILE
+from backends import backup_at, keyring
+from backends.keyring import DataKey
+from backends.log.format.keys import ScryptCost
+from backends.log.key_slots import MAKESECRET_INFO, new_keys, publish_keys
+from backends.node.hand_over import hand_over
+from backends.node.hsm_seed import derived_secret
+from backends.node.key_file import KEY_FILE, write_key
+from backends.sqlite.copy import consistent_copy
 from tests.end_to_end.world import Said, World, backup_cli
-from tests.known_secret import SECRET
+from tests.known_secret import SECRET, known_database
 
-CHEAP = ScryptCost(n=1 << 14)
-"""The cheapest passphrase slot that a reader accepts."""
+PASSPHRASE = b"correct horse battery"
 
-PASSPHRASE = "correct horse battery staple"
+COST = ScryptCost(n=1 << 14)
+"""The cheapest that a reader accepts: a hundredth of a second."""
 
-_BLOCK = 64
-"""Bytes of a block that is looked for. Shorter ones (zeros, ASCII digits) could be there by chance."""
-
-
-def with_secret(world: World) -> World:
-    """The node has its hsm_secret."""
-    secret = world.directory / "hsm_secret"
-    if not secret.exists():
-        secret.write_bytes(SECRET)
-        secret.chmod(0o400)
-    return world
+OTHER_SECRET = bytes(range(1, 33))
+"""Another node's."""
 
 
-def passphrase_file(world: World, text: str = PASSPHRASE) -> Path:
-    """A file with a passphrase, outside the node's directory."""
-    path = world.root / "passphrase.txt"
-    path.write_text(f"{text}\n")
-    return path
+class Safe:
+    """What an operator keeps apart from the node: copies of the files that open the backup."""
+
+    def __init__(self, world: World, key: DataKey) -> None:
+        self.directory = world.root / "safe"
+        self.directory.mkdir()
+        self.key = key
+        self.hsm_secret = self._file("hsm_secret", SECRET)
+        self.other_secret = self._file("other_secret", OTHER_SECRET)
+        self.passphrase = self._file("passphrase", PASSPHRASE + b"\n")
+        self.wrong_passphrase = self._file("wrong", b"wrong horse battery\n")
+        self.key_file = self._file(KEY_FILE, (world.directory / KEY_FILE).read_bytes())
+
+    def _file(self, name: str, data: bytes) -> Path:
+        path = self.directory / name
+        path.write_bytes(data)
+        return path
 
 
-def init_encrypted(world: World, *options: object) -> Said:
-    """Run `backup-cli init --encrypt` for this node and its destination."""
-    return backup_cli("init", "--encrypt", *options, "--lightning-dir", world.directory, world.url)
+def encrypt(world: World, *, hsm: bool = True, passphrase: bool = True) -> Safe:
+    """Make an encrypted backup of this node, whose hsm_secret is SECRET as it is."""
+    world.database.write_bytes(known_database())
+    (world.directory / "hsm_secret").write_bytes(SECRET)
+    (world.directory / "hsm_secret").chmod(0o400)
+    backup = backup_at(world.url)
+    made: list[DataKey] = []
+
+    def store(key: DataKey) -> None:
+        made.append(key)
+        derived = derived_secret(SECRET, MAKESECRET_INFO) if hsm else None
+        slots = new_keys(key, hsm_derived=derived, passphrase=PASSPHRASE if passphrase else None, cost=COST)
+        publish_keys(backup.storage, slots)
+        write_key(world.directory, key)
+
+    with consistent_copy(world.database, world.directory, writable=False) as source:
+        position = backup.create(source, encrypt=store)
+    hand_over(world.directory, world.url, backup.id(), position)
+    keyring.forget()
+    return Safe(world, made[0])
 
 
-def slots_of(place: Path) -> KeysDocument:
-    """The key slots in a backup's directory."""
-    return KeysDocument.decode((place / KEYS).read_bytes())
+def lost(world: World) -> Path:
+    """The node's machine is gone; an empty place to restore to."""
+    world.directory.rename(world.root / "lost")
+    place = world.root / "new" / "regtest"
+    place.mkdir(parents=True)
+    return place
 
 
-def kinds(place: Path) -> list[str]:
-    """The kinds of the key slots in a backup's directory, in order."""
-    return [slot.kind for slot in slots_of(place).slots]
-
-
-def lose_key(world: World) -> None:
-    """The file backup.key is gone."""
-    (world.directory / KEY_FILE).unlink()
-
-
-def blocks(database: Path) -> Iterator[bytes]:
-    """Blocks of a database file that tell something: those that are not nearly all one byte."""
-    data = database.read_bytes()
-    for start in range(0, len(data) - _BLOCK, _BLOCK):
-        block = data[start : start + _BLOCK]
-        if len(set(block)) > 12:
-            yield block
-
-
-def assert_nothing_readable(place: Path, world: World, *words: bytes) -> None:
-    """No block of the node's database, and none of these words, is in any file at the destination, nor a plain frame
-    of zstd."""
-    wanted = set(blocks(world.database))
-    assert wanted
-    for path in sorted(place.rglob("*")):
-        if not path.is_file():
-            continue
-        data = path.read_bytes()
-        for word in (b"SQLite format", b"UPDATE vars", b"\x28\xb5\x2f\xfd", world.directory.name.encode(), *words):
-            assert word not in data, (path.name, word)
-        assert not any(block in data for block in wanted), path.name
+def cli(*arguments: object) -> Said:
+    """Run a command, which knows no key from before."""
+    keyring.forget()
+    return backup_cli(*arguments)

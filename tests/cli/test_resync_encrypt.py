@@ -14,7 +14,7 @@ from backends.node.key_file import KEY_FILE, read_key
 from backends.storage.local import LocalStorage
 from backup_cli import encrypting
 from tests.cli.cli_asserts import assert_refused
-from tests.cli.encrypted import (
+from tests.cli.made_encrypted import (
     CHEAP,
     assert_nothing_readable,
     init_encrypted,
