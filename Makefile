@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: help drill test oldest lint lock bench torture second-writer members-model powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench torture second-writer members-model encrypted powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,11 @@ members-model: $(READY_TO_TEST) ## random histories of several destinations, wit
 members: $(READY_TO_TEST) ## random histories of a backup with several members, thousands of rounds (ROUNDS=..., SEED=..., ENCRYPTED=always or later)
 	$(BIN)/python -m tests.members.mirror_histories --rounds $(or $(ROUNDS),2000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(ENCRYPTED),--encrypted $(ENCRYPTED))
+
+encrypted: $(READY_TO_TEST) ## the tests of the log, the members and the destinations, with every backup encrypted
+	LIGHTNINGD_BACKUP_ENCRYPTED=1 $(BIN)/pytest $(PARALLEL) tests/log tests/destinations/test_log_conformance.py \
+		tests/members/test_files.py tests/members/test_compare.py tests/members/test_repair.py \
+		tests/members/test_mirror_histories.py
 
 powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \
