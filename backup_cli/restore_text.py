@@ -1,5 +1,6 @@
 """What `backup-cli restore` says: the plan beforehand, the summary and the rules afterwards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from backends.text import counted
 from backup_cli.console import moment, moment_ago, say, say_row, size, warn
 from backup_cli.findings import Finding, Level
 from backup_cli.pairing_text import finding
+from backup_cli.restore_attached import PutBack, about_emergency, files_document, files_line
 from backup_cli.secret_text import about_secret, warn_of_secret
 from backup_cli.seen_members import newest_url
 from backup_cli.waiting import answered
@@ -69,7 +71,7 @@ def tell_summary(target: Path, rebuilt: Rebuilt, aside: list[Path], older: bool)
 
 
 def restored_document(
-    url: str, target: Path, rebuilt: Rebuilt, aside: list[Path], *, resume: bool, old: bool
+    url: str, target: Path, rebuilt: Rebuilt, aside: list[Path], files: Sequence[PutBack], *, resume: bool, old: bool
 ) -> dict[str, Any]:
     """The result for programs; fields have the same names as in `status --json`."""
     return {
@@ -85,16 +87,30 @@ def restored_document(
         "aside": [str(path) for path in aside],
         "resumed": resume,
         "for_a_node": not old,
+        "files": files_document(files),
     }
 
 
-def tell_rules(url: str, target: Path, node_id: str | None, resume: bool, older: bool) -> None:
-    """Say what must be done or known before lightningd is started. `node_id` is the restored node's."""
+def tell_rules(
+    url: str,
+    target: Path,
+    node_id: str | None,
+    files: Sequence[PutBack],
+    resume: bool,
+    older: bool,
+    *,
+    secret_is_stored: bool,
+) -> None:
+    """Say what must be done or known before lightningd is started. `node_id` is the restored node's; `files` is what
+    became of the files beside the database, empty if that is not in a node's directory."""
     secret = warn_of_secret(target.parent, node_id, "the restored database")
+    if files:
+        say(files_line(target.parent, files))
     say(
         "",
         "Before you start lightningd:",
-        f"  - {about_secret(target.parent, secret)}",
+        f"  - {about_secret(target.parent, secret, secret_is_stored)}",
+        *(f"  - {line}" for line in about_emergency(target.parent, files)),
         "  - The old node must never run again: two nodes with the same keys lose money. Unplug its disk; keep it.",
         "  - Never start from an older copy than this one: a peer may punish it and take everything.",
     )

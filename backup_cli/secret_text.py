@@ -67,12 +67,17 @@ def warn_of_secret(directory: Path, node_id: str | None, source: str) -> Checked
     return checked
 
 
-def about_secret(directory: Path, checked: Checked) -> str:
-    """What to know about the secret before a node is started from a database restored to this directory."""
+def about_secret(directory: Path, checked: Checked, stored: bool) -> str:
+    """What to know about the secret before a node is started from a database restored to this directory.
+
+    `stored`: the backup holds the secret, too.
+    """
     path = directory / HSM_SECRET
     match checked.verdict:
         case Verdict.MATCHES:
-            return f"{path} is this node's. Keep copies of it elsewhere: it is not in this backup."
+            return (
+                f"{path} is this node's. Keep copies of it elsewhere{'' if stored else ': it is not in this backup'}."
+            )
         case Verdict.DIFFERS | Verdict.MALFORMED:
             return f"{path} is the wrong one, as said above: do not start the node with it."
         case Verdict.NEEDS_PASSPHRASE:
@@ -82,7 +87,11 @@ def about_secret(directory: Path, checked: Checked) -> str:
         case Verdict.NOT_COMPARED:
             return f"{path} is there, and belongs to the node {checked.made}: this backup does not name its node."
         case Verdict.MISSING:
-            return "hsm_secret belongs next to the database: this backup lacks it, and without it nothing can be spent."
+            lacks = "it is in this backup, but was not restored here;" if stored else "this backup lacks it, and"
+            return (
+                f"hsm_secret belongs next to the database: {lacks} without it the node cannot run at all, and nothing "
+                "can be spent."
+            )
 
 
 def how_to_tell(path: Path, checked: Checked) -> str:

@@ -5,8 +5,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from backends.confined.work import Outcome, Overtaken, rebuild_backup
-from backends.errors import BackupError
+from backends.errors import BackupError, Damaged, KeyNeeded
+from backends.log.attachments import read_attached
 from backends.log.backup import Backup
+from backends.log.format.attachments import Attachment
+from backends.storage.unreachable import reaching
 from backends.text import counted
 from backup_cli.console import moment, progress, say, show_line, size, warn
 from backup_cli.noting import damage_noted
@@ -75,3 +78,19 @@ def warn_of_earlier(backup: Backup, generation: int) -> None:
             "failing at times. The backup counts as damaged until there is a new snapshot, which the node's next start "
             "takes by itself"
         )
+
+
+def warn_of_attachments(backup: Backup) -> None:
+    """Warn of a stored file of the node that is damaged: no restore of the database depends on it."""
+    for which in Attachment:
+        with suppress(KeyNeeded), reaching(backup.storage):
+            try:
+                read_attached(backup.storage, which)
+            except Damaged as error:
+                again = "the node's next start stores that file again"
+                if which is Attachment.SECRET:
+                    again = "keep your other copies of that file safe: this one is lost"
+                warn(
+                    f"the copy of {which.value} in the backup is damaged ({error.finding}). The database in it is not "
+                    f"affected, and {again}"
+                )

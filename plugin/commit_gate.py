@@ -72,6 +72,8 @@ class CommitGate:
         self.url, self._urls = "", tuple[str, ...]()
         self.commit_timeout = DEFAULT_COMMIT_TIMEOUT
         """Seconds that one call may wait for the destination."""
+        self.saved = False
+        """Whether a change was saved since the start: until then, a new snapshot may be needed first."""
         self.database_header: bytes | None = None
         """The first bytes of the database file as they were during the last call: at the commit before it."""
         self.reading_database = threading.Lock()
@@ -126,7 +128,7 @@ class CommitGate:
         if not change.advances:
             self._lone_pragma = True
         writer.append(change)
-        self._doubt = None
+        self._doubt, self.saved = None, True
 
     def _fingerprint(self) -> int:
         """The fingerprint of the database as it is before the change: one `pread`."""

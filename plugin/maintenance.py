@@ -6,6 +6,7 @@ import time
 from backends.log.status import low_space
 from backends.log.writer.writer import Writer
 from backends.members.live_status import live_statuses
+from plugin.attachments import AttachmentWatch
 from plugin.commit_gate import CommitGate
 from plugin.member_reports import cannot_be_mended
 from plugin.member_watch import MemberWatch
@@ -26,6 +27,7 @@ class MaintenanceThread:
         self._stop = threading.Event()
         self._next_look, self._low = 0.0, False
         self._watch = MemberWatch(gate.report)
+        self._attachments = AttachmentWatch(gate.directory, gate.report)
         self._scrub = Scrub(gate.directory, gate.report, self._damaged)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -51,12 +53,18 @@ class MaintenanceThread:
                     self._gate.damage.tick(writer)
                     self._gate.compaction.tick(writer)
                     self._maintain_members()
+                    self._copy_attachments(writer)
             except Exception as error:  # whatever went wrong, this thread must go on
                 self._gate.report("unusual", f"maintenance: {error}")
 
     def _maintain_members(self) -> None:
         if self._gate.members is not None:
             self._scrub.tick(tuple(self._gate.members.mirror.in_sync))
+
+    def _copy_attachments(self, writer: Writer) -> None:
+        """Not while a new snapshot is taken, or about to be: the commit that does it removes unfinished files."""
+        if self._gate.saved and self._gate.damage.heal is None:
+            self._attachments.tick(writer, self._gate.members)
 
     def _damaged(self, name: str, file: str, what: str) -> None:
         """The scrub has found a damaged file that it may not mend: the member is to be caught up from the others."""

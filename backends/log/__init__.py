@@ -10,6 +10,7 @@ The files
     segment-00000007    records, one for each change after the snapshot; the next segment continues the chain
     kept                the manifest of a generation that was replaced and is kept for a week
     damage              what once proved that this generation cannot be restored
+    emergency.recover   the node's file of that name, as a text file (hsm_secret is stored in the same way)
     keys                of an encrypted backup: its key, wrapped once in each key slot
     lock                keeps the processes of one machine apart
     *.tmp               unfinished: means nothing
@@ -35,7 +36,7 @@ The order to read the code in
 -----------------------------
 ``format/``
     The bytes, without any file: ``records`` (headers, checksums, the chain), ``documents`` (the small text files),
-    ``codec`` (compression), ``torn`` (torn or damaged?).
+    ``attachments`` (those that hold a file of the node), ``codec`` (compression), ``torn`` (torn or damaged?).
 ``reader/``
     From files to changes: ``opening`` (the files as of one moment, beside a writer), ``generation`` (``Reader``),
     ``passes`` (one pass over the log, and the end that it returns), ``records``, ``snapshot``, ``end`` (where the log
@@ -45,6 +46,8 @@ The order to read the code in
     another), ``snapshot``, ``generation`` (publishing), ``fence`` (the session marker), ``recovery``, ``keeping``.
 ``backup``
     ``Backup``: what one may ask of a backup before it is opened, and ``open``, which gives a ``Writer``.
+``attachments``
+    Storing a small file of the node, and reading it back.
 ``facts``, ``status``, ``member_status``, ``known_damage``, ``errors``, ``latency``
     What a backup says of itself, read once; its status for people and programs; known damage; why one cannot be made.
 ``key_slots``

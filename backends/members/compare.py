@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
+from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.format.members import Epoch, MembersDocument
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
@@ -213,6 +214,9 @@ class _Run:
                 copies.append(Copy(peer.name, State.DAMAGED, found.what, found.offset))
             elif found is None and name in (MANIFEST, SESSION):
                 copies.append(Copy(peer.name, State.MISSING, "it is missing"))
+            elif found is None and name in ATTACHMENTS:
+                state = State.MISSING if peer.name in self._in_sync else State.BEHIND
+                copies.append(Copy(peer.name, state, "it is missing"))
             else:
                 copies.append(Copy(peer.name, State.GOOD))
         return ComparedFile(name, tuple(copies))

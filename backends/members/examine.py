@@ -8,6 +8,7 @@ from contextlib import suppress
 from enum import Enum, auto
 
 from backends.errors import BackupError
+from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
 from backends.log.format.members import MEMBERS, MembersDocument
 from backends.log.format.records import segment_index, snapshot_generation
@@ -113,7 +114,7 @@ def _session(storage: Storage) -> Session | None:
     return None
 
 
-_DOCUMENTS = frozenset({MANIFEST, SESSION, MEMBERS, LOCK, "kept", "damage"})
+_DOCUMENTS = frozenset({MANIFEST, SESSION, MEMBERS, LOCK, "kept", "damage", *ATTACHMENTS})
 
 
 def _of_a_backup(name: str) -> bool:

@@ -23,6 +23,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from backends.errors import BackupError, Damaged
+from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
@@ -34,14 +35,14 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
-from backends.members.validity import fault_in
+from backends.members.validity import document_in, fault_in, read_document
 from backends.storage.base import TEMPORARY, ReadHandle, Storage
 
 Pause = Callable[[int], None]
 """Called with the bytes that were just copied; it may sleep. Called with 0 just before files get their names: that is
 the last moment for a writer that was replaced to stop. It stops the copying by raising."""
 
-DOCUMENTS = (KEPT, DAMAGE, MANIFEST, SESSION)
+DOCUMENTS = (KEPT, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
 """The small text files that members share."""
 
 SYNC_EVERY = 4 << 20
@@ -76,8 +77,8 @@ def is_snapshot_part(name: str) -> bool:
 def shared_names(names: Iterable[str]) -> list[str]:
     """Those of these names that belong to files which all members share, sorted.
 
-    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept` and `damage`. A member's own
-    are `members`, `lock`, torn ends that were put aside, and everything unfinished.
+    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `damage` and those that hold
+    files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and everything unfinished.
     """
     return sorted(name for name in names if name in DOCUMENTS or holds_data(name))
 
@@ -89,7 +90,8 @@ class Differences:
     copy: tuple[str, ...]
     """The files that are missing, or that differ; sorted."""
     remove: tuple[str, ...]
-    """The files that the other member does not have; sorted."""
+    """The files that the other member does not have; sorted. A stored file of the node is not among them: it may be the
+    only copy."""
 
 
 def differences(source: Storage, target: Storage, *, deep: bool) -> Differences:
@@ -105,13 +107,13 @@ def differences(source: Storage, target: Storage, *, deep: bool) -> Differences:
 def _compared(source: Storage, names: Sequence[str], target: Storage, deep: bool) -> Differences:
     theirs = set(shared_names(target.names()))
     copy = tuple(name for name in names if name not in theirs or differs(source, target, name, deep=deep))
-    return Differences(copy, tuple(sorted(theirs.difference(names))))
+    return Differences(copy, tuple(sorted(theirs.difference(names, ATTACHMENTS))))
 
 
 def differs(source: Storage, target: Storage, name: str, *, deep: bool) -> bool:
     """Whether this file of `target` differs from that of `source`, as in `differences`."""
     if name in DOCUMENTS:
-        return source.read_small(name) != _read_if_possible(target, name)
+        return read_document(source, name) != _read_if_possible(target, name)
     with closing(source.open(name)) as original:
         size = original.size()
         try:
@@ -248,8 +250,8 @@ class _Moment:
 def _moment_of(source: Storage) -> _Moment:
     """Raises OSError, and BackupError if the manifest is missing or damaged: then nothing may be copied from here."""
     for _ in range(_ATTEMPTS):
-        documents = {name: data for name in DOCUMENTS if (data := _read_unless_missing(source, name)) is not None}
-        names = shared_names(source.names())
+        documents = {name: data for name in DOCUMENTS if (data := _document_to_copy(source, name)) is not None}
+        names = [name for name in shared_names(source.names()) if name not in ATTACHMENTS or name in documents]
         # Files are removed after a new manifest, so under the same manifest all that it needs was listed.
         if MANIFEST not in documents:
             raise FileNotFoundError(errno.ENOENT, "there is no manifest", MANIFEST)
@@ -283,7 +285,7 @@ class _Copying:
         if old is None or self._keeps_whole(data, old):
             for name in data:
                 self._copy_durably(name)
-            self._publish(KEPT, DAMAGE)
+            self._publish(KEPT, DAMAGE, *ATTACHMENTS)
             self.pause(0)
             if old is None:
                 self._remove(self._misleading())
@@ -328,7 +330,7 @@ class _Copying:
         for name in data:
             staged.append((_copy_aside(self.source, self.target, name, self._count), name))
             self.unfinished.append(staged[-1][0])
-        self._publish(KEPT, DAMAGE)
+        self._publish(KEPT, DAMAGE, *ATTACHMENTS)
         for name in (SESSION, MANIFEST):
             if name in self.moment.documents:
                 staged.append((self._stage(name), name))
@@ -429,16 +431,27 @@ def _manifest_if_good(target: Storage) -> Manifest | None:
         return None
 
 
-def _read_unless_missing(source: Storage, name: str) -> bytes | None:
+def _document_to_copy(source: Storage, name: str) -> bytes | None:
+    """The bytes of a document that the target is to get; None if there is none.
+
+    A damaged copy of one of the node's files replaces nothing and stops nothing: the running node stores it again.
+    """
     try:
-        return source.read_small(name)
+        if name not in ATTACHMENTS:
+            return source.read_small(name)
+        found = document_in(source, name)
+        return found if isinstance(found, bytes) else None
     except FileNotFoundError:
+        return None
+    except (OSError, BackupError):
+        if name not in ATTACHMENTS:
+            raise
         return None
 
 
 def _read_if_possible(target: Storage, name: str) -> bytes | None:
     try:
-        return target.read_small(name)
+        return read_document(target, name)
     except OSError:
         return None
 

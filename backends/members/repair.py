@@ -17,7 +17,7 @@ from backends.log.format.records import segment_index
 from backends.log.reader.opening import read_members
 from backends.members.compare import ComparedFile, Comparison, Copy, Peer
 from backends.members.files import DOCUMENTS, Pause, copy_file, is_snapshot_part
-from backends.members.validity import Fault, document_in, records_in
+from backends.members.validity import Fault, document_in, read_document, records_in
 from backends.storage.base import Storage
 from backends.text import printable
 
@@ -125,7 +125,7 @@ def copy_good_file(
     _check_epoch(source, target, backup_id, epoch)
     if name in DOCUMENTS:
         check(0)
-        target.publish(name, source.read_small(name))
+        target.publish(name, read_document(source, name))
     else:
         copy_file(source, target, name, check)
         target.sync_names()

@@ -7,9 +7,11 @@ good order; only its neighbours show that (backends/members/compare.py).
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.log.format.attachments import ATTACHMENTS, MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Base, Kept, Manifest, Session
 from backends.log.format.records import (
     FileHeader,
@@ -28,6 +30,7 @@ _DECODE: dict[str, Callable[[bytes], object]] = {
     SESSION: Session.decode,
     KEPT: Kept.decode,
     DAMAGE: KnownDamage.decode,
+    **{each.value: partial(AttachedFile.decode, each) for each in Attachment},
 }
 
 
@@ -66,9 +69,14 @@ def fault_in(storage: Storage, name: str, backup_id: bytes) -> Fault | None:
     return found if isinstance(found, Fault) else None
 
 
+def read_document(storage: Storage, name: str) -> bytes:
+    """The bytes of a document, good or not. Raises OSError."""
+    return storage.read_small(name, MAX_DOCUMENT) if name in ATTACHMENTS else storage.read_small(name)
+
+
 def document_in(storage: Storage, name: str) -> bytes | Fault:
     """The bytes of a document, or what is wrong with it. Raises OSError, FromTheFuture."""
-    data = storage.read_small(name)
+    data = read_document(storage, name)
     try:
         _DECODE[name](data)
     except FromTheFuture:

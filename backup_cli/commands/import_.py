@@ -25,6 +25,7 @@ from backends.sqlite.source import inspect
 from backends.system.interrupts import ignored
 from backends.system.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
+from backup_cli.attaching import attach_emergency, would_attach
 from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
@@ -113,11 +114,13 @@ def import_(
                 demand_newest(directory, there, in_words(there, database), consent)
                 if dry_run:
                     with _read(legacy, scratch, database, accepted) as source:
-                        steps = [_would_make(url, source), *lock_steps(directory, backup.place.durable_url(url))]
+                        steps = [_would_make(url, source), *would_attach(directory)]
+                        steps += lock_steps(directory, backup.place.durable_url(url))
                         tell_steps(steps, as_json)
                     return
                 with removed_on_failure(backup) as making:
                     position, made = _take_over(legacy, backup, url, scratch, database, accepted)
+                    attach_emergency(directory, backup.storage)
                     backup_id, lasting = backup.id(), backup.place.durable_url(url)
                     with ignored():
                         aside = set_old_lock_aside(directory)

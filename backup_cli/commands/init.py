@@ -30,6 +30,7 @@ from backends.sqlite.copy import nothing, watched
 from backends.sqlite.source import DatabaseState, inspect
 from backends.system.interrupts import ignored
 from backup_cli import as_owner
+from backup_cli.attaching import attach_emergency, would_attach
 from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import tell_unknown_schema
 from backup_cli.console import progress, say, show_whole, size, warn
@@ -101,7 +102,7 @@ def init(
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
-            steps = [_would_make(directory, plan.first.url), *would_copy(plan)]
+            steps = [_would_make(directory, plan.first.url), *would_attach(directory), *would_copy(plan)]
             tell_steps([*steps, *lock_steps(directory, lock_names(plan))], as_json)
             return
         made = _make(directory, plan, scratch or directory)
@@ -135,6 +136,7 @@ def _make(directory: Path, plan: Plan, scratch: Path) -> _Made:
         making = stack.enter_context(removed_on_failure(backup))
         with _database(directory, scratch) as source:
             position = backup.create(source)
+        attach_emergency(directory, backup.storage)
         members = NewMembers(plan, backup, making, stack)
         several = members.copy(f"{COMMAND} init") if plan.others else None
         latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}

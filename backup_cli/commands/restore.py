@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from backends import backup_at
 from backends.base import Position
 from backends.change import ahead
 from backends.confined.work import rebuild_backup
@@ -38,6 +39,7 @@ from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
 from backup_cli.ownership import look, refuse_living_writer, take_over, warn_of_writer, writing
 from backup_cli.replica import warn_of_other_main
+from backup_cli.restore_attached import PutBack, Stored, put_back, secret_is_stored, stored_in, would_put_back
 from backup_cli.restore_members import ReadMembers, source_at, without_option
 from backup_cli.restore_place import (
     Unfinished,
@@ -143,13 +145,13 @@ def restore(
         tell_steps(_steps(order), as_json)
         return
     with made(target.parent), _locked(target), unfinished(file) as temporary:
-        order, rebuilt, aside = _restore(order, temporary)
+        order, rebuilt, aside, files = _restore(order, temporary)
     tell_summary(target, rebuilt, aside, legacy is not None)
     if not as_json:
         hand_out_path(target)
-    _tell_after(order, rebuilt)
+    _tell_after(order, rebuilt, files)
     if as_json:
-        document = restored_document(order.url, target, rebuilt, aside, resume=resume, old=bool(old))
+        document = restored_document(order.url, target, rebuilt, aside, files, resume=resume, old=bool(old))
         hand_out_result(document if order.members is None else {**document, **order.members.as_json(order.url)})
 
 
@@ -163,7 +165,7 @@ def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool) -> Path | None
     return legacy
 
 
-def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
+def _tell_after(order: "_Order", rebuilt: Rebuilt, files: list[PutBack]) -> None:
     """Say what to know before a node is started from the restored database."""
     url, backup, target, resume = order.url, order.backup, order.target, order.resume
     if order.members is not None and resume:
@@ -173,7 +175,15 @@ def _tell_after(order: "_Order", rebuilt: Rebuilt) -> None:
         return
     if target.name == DATABASE:
         warn_of_other_main(target.parent, target)
-    tell_rules(url, target, _node_of(rebuilt, backup), resume, order.legacy is not None)
+    tell_rules(
+        url,
+        target,
+        _node_of(rebuilt, backup),
+        files,
+        resume,
+        order.legacy is not None,
+        secret_is_stored=backup is not None and secret_is_stored(order.url, backup),
+    )
     if resume and backup is not None:
         _warn_if_closed(backup)
 
@@ -205,13 +215,16 @@ class _Order:
     dry_run: bool
 
 
-def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, list[Path]]:
-    """Do the restore. Returns the order with the member that was restored from, what was rebuilt, and the new paths of
-    the files that were moved aside."""
+def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, list[Path], list[PutBack]]:
+    """Do the restore. Returns the order with the member that was restored from, what was rebuilt, the new paths of the
+    files that were moved aside, and what became of the files beside the database."""
     target = order.target
     with ExitStack() as held:
         order, rebuilt, position = _rebuilt_from_any(order, temporary.path, held)
+        stored = _stored_beside(order)
         with ignored():  # an interrupt between these steps would leave only some files with their new names
+            # First: once the database is there, a restore that was cut off cannot simply be repeated.
+            files = put_back(target.parent, stored)
             aside = move_aside(order.file, order.existing)
             temporary.publish(order.file)
             if order.resume and order.backup is not None:
@@ -219,7 +232,18 @@ def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, lis
                 lasting = order.backup.place.durable_url(order.url)
                 several = None if order.members is None else order.members.several(target.parent)
                 hand_over(target.parent, lasting, order.backup.id(), position, several)
-    return order, rebuilt, aside
+    return order, rebuilt, aside, files
+
+
+def _stored_beside(order: _Order) -> list[Stored]:
+    """What the backup holds of the files that a node needs beside its database; nothing if this is not for a node."""
+    if order.target.name != DATABASE:
+        return []
+    sources = [] if order.backup is None else [(order.url, order.backup)]
+    if order.members is not None:
+        others = [order.members.urls[name] for name in order.members.in_sync]
+        sources += [(url, backup_at(url)) for url in others if url != order.url]
+    return stored_in(sources)
 
 
 def _rebuilt_from_any(order: _Order, temporary: Path, held: ExitStack) -> tuple[_Order, Rebuilt, Position | None]:
@@ -250,8 +274,10 @@ def _steps(order: _Order) -> list[str]:
     with scratch_directory(scratch_place()) as scratch, ExitStack() as held:
         order, rebuilt, _ = _rebuilt_from_any(order, scratch / "tried.sqlite3", held)
         holds = f"version {rebuilt.data_version}, {size((scratch / 'tried.sqlite3').stat().st_size)}"
+        stored = _stored_beside(order)
     steps = [] if directory.exists() else [f"create the directory {directory}"]
     steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
+    steps += would_put_back(directory, stored)
     steps.append(f"write the database ({holds}) to {file}")
     if order.resume and order.backup is not None:
         several = None if order.members is None else order.members.several(directory)

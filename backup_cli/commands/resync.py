@@ -29,6 +29,7 @@ from backends.sqlite.source import inspect
 from backends.system.interrupts import ignored
 from backends.text import counted, shell_line
 from backup_cli import as_owner
+from backup_cli.attaching import attach_emergency, would_attach
 from backup_cli.consent.newest import State, demand_consent, discard_newer
 from backup_cli.consent.schema import tell_unknown_schema
 from backup_cli.console import progress, say, size, warn
@@ -174,6 +175,7 @@ def _resync(directory: Path, destination: Destination, backup_id: str, pairing: 
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
             note = partial(record_beginning, directory, backup_id, writer.position)
             writer.take_snapshot(watched(source, show), "resync", note)
+        attach_emergency(directory, writer.storage)
         with ignored():
             position = writer.position
             writer.close()
@@ -189,6 +191,7 @@ def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
         f"write a new snapshot of {database} (version {pairing.database.version or 0}, "
         f"{size(database.stat().st_size)}) into the backup at {settings.url}",
         f"keep {kept} next to it for {counted(KEEP_FOR // 86400, 'day')}",
+        *would_attach(directory),
     ]
 
 

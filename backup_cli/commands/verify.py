@@ -35,7 +35,7 @@ from backup_cli.options import (
 from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
 from backup_cli.verify_members import Wishes, verify_members
-from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_earlier
+from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier
 from plugin.foresight import brings_forward
 
 
@@ -112,6 +112,7 @@ def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, acce
     if not as_json:
         tell_whole(url, verified)
     warn_of_earlier(backup, verified.generation)
+    warn_of_attachments(backup)
     if comparison is not None and database is not None:
         pairing = _pairing(url, backup, database.parent)
         _tell_comparison(comparison, _advice(url, backup, database.parent, pairing), as_json)

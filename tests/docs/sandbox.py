@@ -166,6 +166,7 @@ class Sandbox:
     def a_backed_up_node_runs(self, url: str) -> None:
         """A node that had this backup from its first start, through a whole recording to a clean stop."""
         self.a_fresh_node()
+        _copy(self.home / "safe-place" / "emergency.recover", self.node)
         code, said = self.run(f"~/lightningd-backup/bin/backup-cli init {url}")
         assert code == 0, said
         self._url = url

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.log.attachments import read_attachment
+from backends.log.format.attachments import Attachment
+from backends.storage.local import LocalStorage
 from backup_cli.commands.import_ import import_
 from backup_cli.main import cli
 from tests.end_to_end.db_compare import differences
@@ -71,9 +74,11 @@ def test_node_continues_with_imported_backup_without_new_snapshot(world: World, 
     life, calls = lived(world)
     written(calls).save(old)
     (world.directory / "backup.lock").write_text('{"backend_url": "file:///old.bkp"}')
+    (world.directory / "emergency.recover").write_bytes(b"one channel")
     said = backup_cli("import", "--lightning-dir", world.directory, old, world.url)
     assert said.code == 0, said
     assert "important-plugin=" in said.out
+    assert read_attachment(LocalStorage(world.backup), Attachment.EMERGENCY) == b"one channel"
     assert "backup.lock is kept as backup.lock." in said.text
     node = world.run(life.notes(5))
     assert snapshots_taken(node) == [], "its database holds the same, and that was seen"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backends.errors import BackupError
+from backends.log.attachments import publish_attachment
+from backends.log.format.attachments import Attachment
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument, OutOfSync
 from backends.log.writer.options import LogOptions
 from backends.members.compare import Peer
@@ -116,7 +118,8 @@ def peer(name: str, storage: Storage) -> Peer:
 
 
 def equal_members(scratch: Path, *, kept: bool = True) -> tuple[Pair, list[Peer]]:
-    """Two members in sync that hold the same: a snapshot in several files, segments, and a kept generation."""
+    """Two members in sync that hold the same: a snapshot in several files, segments, a kept generation, and a file of
+    the node."""
     pair = Pair(scratch)
     pair.commit(12, 1500)
     if kept:
@@ -125,6 +128,7 @@ def equal_members(scratch: Path, *, kept: bool = True) -> tuple[Pair, list[Peer]
     pair.compact()
     pair.commit(8, 1500)
     pair.node.close()
+    publish_attachment(pair.ahead, Attachment.EMERGENCY, bytes(range(200)))
     pair.part()
     backup_id = backup_in(pair.ahead).id()
     for name, storage in (("a", pair.ahead), ("b", pair.behind)):
