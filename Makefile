@@ -67,8 +67,9 @@ second-writer: $(READY_TO_TEST) ## a second writer disturbs a stream, a thousand
 members-model: $(READY_TO_TEST) ## random histories of several destinations, with all rules and without each (HISTORIES=..., SEED=...)
 	$(BIN)/python -m tests.members.model $(or $(HISTORIES),20000) $(if $(SEED),--seed $(SEED))
 
-members: $(READY_TO_TEST) ## random histories of a backup with several members, thousands of rounds (ROUNDS=..., SEED=...)
-	$(BIN)/python -m tests.members.mirror_histories --rounds $(or $(ROUNDS),2000) $(if $(SEED),--seed $(SEED))
+members: $(READY_TO_TEST) ## random histories of a backup with several members, thousands of rounds (ROUNDS=..., SEED=..., ENCRYPTED=always or later)
+	$(BIN)/python -m tests.members.mirror_histories --rounds $(or $(ROUNDS),2000) $(if $(SEED),--seed $(SEED)) \
+		$(if $(ENCRYPTED),--encrypted $(ENCRYPTED))
 
 powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \

@@ -15,6 +15,7 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, MembersDocument
+from backends.log.reader.opening import read_manifest
 from backends.members.adopting import first_epoch
 from backends.members.epochs import Epochs
 from backends.members.opening import Members
@@ -45,6 +46,8 @@ class AtRest:
     note: MembersNote
     session: str
     """The session that begins the next epochs; the note has it already, or is about to."""
+    key: str | None
+    """The public name of the key that the backup is encrypted with; None if it is not."""
 
     @property
     def backup_id(self) -> str:
@@ -95,7 +98,7 @@ def at_rest(directory: Path, settings: Settings, what: str, take_over: bool, wit
         writer, running = members.open(start, session, None, _report, MemberEvents(_report), catch_up=False)
         with closing(running), closing(writer):
             pass
-    return AtRest(settings, running.epochs.note, session)
+    return AtRest(settings, running.epochs.note, session, running.epochs.key)
 
 
 def first_of_several(directory: Path, settings: Settings, session: str) -> AtRest:
@@ -120,9 +123,9 @@ def first_of_several(directory: Path, settings: Settings, session: str) -> AtRes
     known = tuple(sessions or ()) or ((writer.session_id,) if writer is not None else ())
     first = Member(new_name(settings.url, ()), settings.url)
     with reaching(backup.storage):
-        epoch = first_epoch(backup.storage)
+        epoch, key = first_epoch(backup.storage), read_manifest(backup.storage).key
     note = MembersNote(backup_id, epoch, (first.name,), sessions=(*known, session), adopted=epoch.number)
-    return AtRest(replace(settings, members=(first,)), note, session)
+    return AtRest(replace(settings, members=(first,)), note, session, key)
 
 
 class Changing:
@@ -138,7 +141,7 @@ class Changing:
             | mount_points([member for member in members if member.name not in before.note.mounts]),
         )
         self.settings = replace(before.settings, url=members[0].url, members=members)
-        self.epochs = Epochs(directory, self.settings, note, before.session)
+        self.epochs = Epochs(directory, self.settings, note, before.session, key=before.key)
 
     def begin(self, in_sync: Collection[str], why: Mapping[str, str]) -> None:
         """Begin an epoch with these members in sync. `why` says of others why they are not.

@@ -10,7 +10,7 @@ from backends import backup_at
 from backends.errors import BackupError, Damaged, Unreachable
 from backends.log.format.members import Member
 from backends.members.newest import SeenMember
-from backends.members.survey import WITHIN, Absence, absence_of, ask_all, look_at, survey, why_not_seen
+from backends.members.survey import WITHIN, Absence, absence_of, ask_all, key_needed_for, look_at, survey, why_not_seen
 from backends.members.where import same_place
 from backends.text import counted
 from backends.urls import parse_url
@@ -36,6 +36,9 @@ def read_members(urls: Sequence[str]) -> Read:
     """
     answers, failures = ask_all({url: _question(url) for url in urls}, WITHIN)
     _refuse_unusable(answers, failures)
+    needed = key_needed_for((seen for _, seen in answers.values()), failures)
+    if needed is not None:
+        raise needed
     found = Read({}, {}, {})
     for where, seen in answers.values():
         _add(found, seen, where)
@@ -58,6 +61,8 @@ def read_members(urls: Sequence[str]) -> Read:
 def _asked(others: Sequence[Member], backup_id: str, found: Read) -> list[tuple[SeenMember, str]]:
     """Ask these members; the names of those that do not answer are noted as missing."""
     surveyed = survey(others, backup_id, WITHIN)
+    if surveyed.key_needed is not None and all(seen.document.key is None for seen in found.seen.values()):
+        raise surveyed.key_needed
     found.missing.update({name: why for name, why in surveyed.missing.items() if name not in found.seen})
     urls = {member.name: member.url for member in others}
     return [(seen, urls[seen.name]) for seen in surveyed.seen]

@@ -12,12 +12,14 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import Member, MembersDocument
+from backends.log.reader.opening import read_manifest
 from backends.members.adopting import FIRST_EPOCH
 from backends.members.new_copy import copied_bytes, create_copy, publish_document
 from backends.members.urls import named, split_trailing
 from backends.members.where import mount_point, same_place, share_a_fate
 from backends.node.lockfile import DEFAULT_GRACE, MAX_GRACE, Settings
 from backends.node.members_note import MembersNote
+from backends.storage.unreachable import reaching
 from backup_cli.console import progress, say, warn
 from backup_cli.options import Making, removed_on_failure
 from backup_cli.waiting import answered
@@ -136,7 +138,9 @@ class NewMembers:
             for member in self._plan.members
         )
         in_sync = tuple(member.name for member in members if not member.trailing)
-        backup_id = self._first.id()
+        with reaching(self._first.storage):
+            manifest = read_manifest(self._first.storage)
+        backup_id = manifest.backup_id.hex()
         document = MembersDocument(
             backup_id,
             self._plan.first.name,
@@ -145,6 +149,7 @@ class NewMembers:
             members,
             self._plan.need,
             floor=FIRST_EPOCH.number,
+            key=manifest.key,
         )
         for member in self._plan.others:
             backup = self.backups[member.name]

@@ -17,7 +17,7 @@ from backends.log.status import Status
 from backends.log.status_of_members import listed, with_members
 from backends.members.member_statuses import Belief, Found, ReadAlone, member_statuses
 from backends.members.newest import SeenMember, newest, newest_epoch
-from backends.members.survey import WITHIN, Survey, absence_of, ask_all, look_at, survey, why_not_seen
+from backends.members.survey import WITHIN, Survey, absence_of, ask_all, key_needed_for, look_at, survey, why_not_seen
 from backends.members.urls import named, new_name
 from backends.node.lockfile import Settings
 from backends.node.members_note import read_members_note
@@ -68,11 +68,14 @@ def has_members(backup: Backup) -> bool:
 def newest_url(settings: Settings) -> str:
     """The URL of the backup; of several members, that of the one that holds the newest state.
 
-    Raises BackupError if none of them can be read, or if two nodes have written to different ones.
+    Raises KeyNeeded, or another BackupError if none of them can be read, or if two nodes have written to different
+    ones.
     """
     if not settings.members:
         return settings.url
     found = survey(settings.members, settings.backup_id)
+    if found.key_needed is not None:
+        raise found.key_needed
     if not found.seen:
         raise Unreachable("; ".join(f"{name}: {why}" for name, why in found.missing.items()))
     best = newest(found.seen).name
@@ -80,9 +83,11 @@ def newest_url(settings: Settings) -> str:
 
 
 def own_members(directory: Path, settings: Settings) -> SeenBackup:
-    """The backup of the node in this network directory. Raises Diverged, Unreachable or Damaged."""
+    """The backup of the node in this network directory. Raises Diverged, Unreachable, Damaged or KeyNeeded."""
     note = read_members_note(directory)
     seen = survey(settings.members, settings.backup_id, WITHIN)
+    if seen.key_needed is not None:
+        raise seen.key_needed
     found = Found(settings.members, seen, note, _read_all(seen, settings.members))
     return _whole(found, settings.url, settings.need)
 
@@ -91,7 +96,7 @@ def given_members(urls: Sequence[str]) -> SeenBackup:
     """The backup whose members are at these URLs; others that it has are not asked. Run by root, this goes on as the
     owner of one of them.
 
-    Raises Diverged, Unreachable, Damaged, or BackupError if these are not members of one backup.
+    Raises Diverged, Unreachable, Damaged, KeyNeeded, or BackupError if these are not members of one backup.
     """
     given = named(urls)
     for member in given:
@@ -112,6 +117,9 @@ def _survey_given(given: Sequence[Member]) -> tuple[tuple[Member, ...], Survey, 
     """
     answers, failures = ask_all({member.name: _question(member.url) for member in given}, WITHIN)
     reasons = {name: why_not_seen(error, WITHIN) for name, error in failures.items()}
+    needed = key_needed_for(answers.values(), failures)
+    if needed is not None:
+        raise needed
     if not answers:
         raise _nothing_read({member.url: reasons[member.name] for member in given})
     _refuse_strangers(given, answers)

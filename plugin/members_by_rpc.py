@@ -14,6 +14,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import time_now
+from backends.log.reader.opening import read_manifest
 from backends.log.status import Status
 from backends.log.status_of_members import with_members
 from backends.log.writer.writer import Writer
@@ -81,7 +82,7 @@ def several_of_one(directory: Path, url: str, name: str | None) -> tuple[Setting
     mounts = {member.name: mount for member in settings.members if (mount := mount_point(member.url)) is not None}
     out = {} if new.trailing else {new.name: OutOfSync(time_now(), BEING_ADDED)}
     note = replace(note, mounts=mounts, out=out)
-    epochs = Epochs(directory, settings, note, "")
+    epochs = Epochs(directory, settings, note, "", key=read_manifest(storage).key)
     storage.publish(MEMBERS, epochs.current_document(first.name).encode())
     write_members_note(directory, note)
     write_settings(directory, settings)

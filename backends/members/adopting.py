@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from backends.log.format.members import Epoch, MembersDocument
-from backends.log.reader.opening import read_members
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from backends.node.members_note import MembersNote
 from backends.storage.base import Storage
 
@@ -35,8 +34,10 @@ def first_epoch(storage: Storage) -> Epoch:
     """The first epoch of a backup that has had one destination, at `storage`, until now: it becomes the only member.
 
     An earlier attempt that was killed may have left a document, whose epoch the first one must be above: all up to it
-    is to be adopted. Raises OSError, Damaged, NotABackup or FromTheFuture.
+    is to be adopted. Raises OSError, Damaged, NotABackup, FromTheFuture or KeyNeeded.
     """
-    document = read_members(storage)
-    left = 0 if document is None else document.epoch.number
+    try:
+        left = MembersDocument.as_found(storage.read_small(MEMBERS)).epoch.number
+    except FileNotFoundError:
+        left = 0
     return Epoch(left + FIRST_EPOCH.number, FIRST_EPOCH.session)

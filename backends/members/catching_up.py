@@ -21,7 +21,7 @@ from backends.log.format.documents import SESSION
 from backends.log.format.members import MEMBERS, Epoch, Member, OutOfSync
 from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
-from backends.members.examine import Obstacle, Obstructed, examine, seen_as_foreign
+from backends.members.examine import Obstacle, Obstructed, epoch_in, examine, is_readable, seen_as_foreign
 from backends.members.files import make_equal, refuse_rotten
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
@@ -226,6 +226,8 @@ class CatchingUp:
                 raise Obstructed(Obstacle.NOT_THERE, f"another process ({error.holder}) is writing to it") from None
         if not there or MEMBERS not in self.storage.names():
             self.storage.publish(MEMBERS, self._unknown_document())
+        elif self.host.epochs.key is not None and is_readable(self.storage):
+            self._seal_document()
 
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
@@ -256,7 +258,7 @@ class CatchingUp:
         A node that was taken over must not set a member back to what it knew before.
         """
         self.host.check_not_fenced()
-        if seen_as_foreign(self.storage, self.host.epochs.note):
+        if seen_as_foreign(self.storage, self.host.epochs.note, in_sync=False):
             raise Obstructed(Obstacle.OTHER_NODE, "another node has written to it")
 
     def _source(self) -> Storage:
@@ -401,6 +403,21 @@ class CatchingUp:
         with suppress(FileNotFoundError):
             if self.storage.read_small(MEMBERS) == data:
                 return
+        self._check_ours()
+        self.storage.publish(MEMBERS, data)
+
+    def _seal_document(self) -> None:
+        """The backup was encrypted while the member was away: nobody else may read any longer where the others are.
+
+        Its epoch is kept, which this node knows (`examine`) and which must be an earlier one: the present one began
+        after that. Whatever else it said is not repeated, because anybody may have written it: that it is in sync,
+        above all.
+        """
+        epochs, epoch = self.host.epochs, epoch_in(self.storage)
+        if epoch is not None and epoch.number < epochs.note.epoch.number:
+            data = epochs.document(self.name, epoch, (), epochs.note.out).encode()
+        else:
+            data = self._unknown_document()
         self._check_ours()
         self.storage.publish(MEMBERS, data)
 

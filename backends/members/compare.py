@@ -5,6 +5,10 @@ simply behind, and is not compared. Of each file, the good copy is the one whose
 continue those of the file before; of two such, the longer one. Two members are enough: a copy in which a bit has
 changed matches nothing.
 
+Without the key of an encrypted backup, checksums, chains and ends are still compared, and so is the number of the
+epoch, which everybody can read. But which members are in sync is not known then, nor whether two members of different
+numbers share a history; and nothing can be repaired.
+
 Nothing is written. A node may be writing meanwhile: an end that is shorter is no fault as long as it holds all that the
 session marker knows to be acknowledged.
 """
@@ -14,10 +18,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from backends.errors import BackupError, Damaged, FromTheFuture, Unreachable
+from backends import keyring
+from backends.errors import BackupError, Damaged, FromTheFuture, KeyNeeded, Unreachable
 from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Base, Kept, Manifest, Session
-from backends.log.format.members import Epoch, MembersDocument
+from backends.log.format.keys import KEYS
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument, PublicPart
 from backends.log.format.records import is_part_of, part_name, segment_index, segment_name, snapshot_name
 from backends.log.format.torn import End
 from backends.log.reader.kept import read_kept
@@ -79,6 +85,8 @@ class Peer:
     name: str
     storage: Storage
     document: MembersDocument | None
+    hidden: PublicPart | None = None
+    """What everybody can read of a document that is encrypted, if the key is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ class Comparison:
     """The members that do not say in which epoch they are: nothing may be written there."""
     unreachable: dict[str, str] = field(default_factory=dict)
     """The members that failed while they were read, each with a clause that says how."""
+    without_key: bool = False
+    """Whether the members were compared without the key: then nothing is known but what checksums and numbers show."""
 
     @property
     def faults(self) -> tuple[ComparedFile, ...]:
@@ -124,12 +134,41 @@ def compare_members(peers: Sequence[Peer], *, unpack: bool = True) -> Comparison
     Raises Diverged, GenerationChanged, FromTheFuture, or Unreachable if no member can be compared.
     """
     known = [peer for peer in peers if peer.document is not None]
+    if any(peer.hidden for peer in peers) and not any(peer.document and peer.document.key for peer in peers):
+        return _compared_without_key(peers)
     if not known:
         raise Unreachable("no member says in which epoch it is. Nothing was changed; connect another one")
     epoch = newest_epoch(SeenMember(peer.name, peer.document, None) for peer in known if peer.document is not None)
     current = [peer for peer in known if peer.document is not None and peer.document.epoch == epoch]
     behind = [peer.name for peer in known if peer not in current]
     unknown = tuple(peer.name for peer in peers if peer.document is None)
+    document = current[0].document
+    assert document is not None
+    return _compared(current, _Known(epoch, document.backup_id, (*behind,), unknown), unpack)
+
+
+def _compared_without_key(peers: Sequence[Peer]) -> Comparison:
+    """Compare the members of the highest number. That they are the newest is not claimed of them: the others are
+    unknown, not behind. One that everybody can read may be from before the backup was encrypted."""
+    hidden = {peer.name: peer.hidden for peer in peers if peer.hidden is not None}
+    newest = max(hidden.values(), key=lambda part: part.epoch)
+    current = [peer for peer in peers if hidden.get(peer.name) == newest]
+    unknown = tuple(peer.name for peer in peers if peer not in current)
+    known = _Known(Epoch(newest.epoch, ""), newest.backup_id, (), unknown)
+    return replace(_compared(current, known, unpack=False), without_key=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known before any file is read: as in `Comparison`."""
+
+    epoch: Epoch
+    backup_id: str
+    behind: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def _compared(current: Sequence[Peer], known: _Known, unpack: bool) -> Comparison:
     unreachable: dict[str, str] = {}
     while current:
         try:
@@ -142,10 +181,9 @@ def compare_members(peers: Sequence[Peer], *, unpack: bool = True) -> Comparison
             continue
         late = [peer.name for peer in current if peer not in run.peers]
         names = tuple(peer.name for peer in run.peers)
-        document = current[0].document
-        assert document is not None
+        behind = (*known.behind, *late)
         return Comparison(
-            epoch, document.backup_id, run.manifest.generation, names, files, (*behind, *late), unknown, unreachable
+            known.epoch, known.backup_id, run.manifest.generation, names, files, behind, known.unknown, unreachable
         )
     why = "; ".join(f"{name}: {text}" for name, text in unreachable.items())
     raise Unreachable(f"no member that holds the newest state can be read ({why}). Nothing was changed; connect one")
@@ -214,7 +252,7 @@ class _Run:
                 copies.append(Copy(peer.name, State.DAMAGED, found.what, found.offset))
             elif found is None and name in (MANIFEST, SESSION):
                 copies.append(Copy(peer.name, State.MISSING, "it is missing"))
-            elif found is None and name in ATTACHMENTS:
+            elif found is None and name in (KEYS, *ATTACHMENTS):
                 state = State.MISSING if peer.name in self._in_sync else State.BEHIND
                 copies.append(Copy(peer.name, state, "it is missing"))
             else:
@@ -250,7 +288,7 @@ class _Run:
             follows = good.last if good is not None else None
             if good is not None and good.ends_snapshot:
                 break
-        if self._unpacks and len(chosen) == len(files):
+        if self._unpacks and len(chosen) == len(files) and _can_open(manifest):
             self._unpack(manifest, chosen, files)
         return files
 
@@ -359,7 +397,7 @@ class _Run:
         if name not in self._names[peer.name]:
             return None
         try:
-            return records_in(peer.storage, name, self.manifest.backup_id, base)
+            return records_in(peer.storage, name, self.manifest.backup_id, base, self.manifest)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -379,6 +417,11 @@ def _longest(found: Iterable[Records], follows: Chain | None, fits: Callable[[Re
 
 def _continues_base(records: Records, base: Base) -> bool:
     return records.base_checksum is None or records.base_checksum == base.checksum
+
+
+def _can_open(manifest: Manifest) -> bool:
+    """Whether the snapshot can be unpacked: without the key, only its stored records can be checked."""
+    return manifest.key is None or keyring.find(manifest.key) is not None
 
 
 def _is_used(found: _Found) -> bool:
@@ -410,13 +453,15 @@ def _documents(peer: Peer) -> dict[str, bytes | Fault]:
 
 def peer_at(name: str, storage: Storage) -> Peer:
     """A member with what it says now. Raises OSError if it cannot be read at all, FromTheFuture."""
-    document = None
+    document = hidden = None
     try:
         document = read_members(storage)
     except FromTheFuture:
         raise
+    except KeyNeeded:
+        hidden = PublicPart.decode(storage.read_small(MEMBERS))
     except BackupError:
         pass
     if document is None:
         storage.names()  # raises if it is not only this file
-    return Peer(name, storage, document)
+    return Peer(name, storage, document, hidden)

@@ -44,6 +44,9 @@ class Epochs:
     session: str
     goes_on_from: Collection[str] = ()
     """The members that a person has decided to go on from, where none of the last epoch is left."""
+    key: str | None = None
+    """The public name of the key that the backup is encrypted with, as its manifest has it: every document is sealed
+    with it. Whoever makes this object sees to it that `key` is right before the first document is made."""
 
     @property
     def waited_for(self) -> tuple[Member, ...]:
@@ -86,8 +89,9 @@ class Epochs:
         dropped = [number for session, number in self.note.history.items() if session not in history]
         floor = max([self.note.adopted, *dropped])
         return MembersDocument(
-            self.note.backup_id, name, epoch, in_sync, self.settings.members, self.settings.need, out, history, floor
-        )
+            self.note.backup_id, name, epoch, in_sync, self.settings.members, self.settings.need, out, history, floor,
+            self.key,
+        )  # fmt: skip
 
     def current_document(self, name: str) -> MembersDocument:
         """The document of the member `name` in the epoch that is done."""

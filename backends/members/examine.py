@@ -2,17 +2,28 @@
 
 Nothing newer, and nothing of anybody else's, is ever overwritten. So a directory counts as this backup's only if what
 is in it says so, and an empty one only if the right disk is mounted there.
+
+Encrypted backups
+-----------------
+A member that was away while the backup was encrypted comes back with files that everybody can read. They do not count
+as its state any more (`MembersDocument.decode`, `Manifest.decode`), because anybody can have written them. But they are
+read here, to find out whether they may be overwritten: only if they are of this backup, of an epoch that this node
+knows, and of one of its own sessions. Somebody who forges them gains nothing: at worst, that member is left alone.
+At a member in sync, it is the other way round: whoever takes it over has the key, so what is not sealed there is no
+other node's. That member has failed, and this node goes on without it.
 """
 
 from contextlib import suppress
 from enum import Enum, auto
 
+from backends import keyring
 from backends.errors import BackupError
 from backends.log.format.attachments import ATTACHMENTS
-from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session
-from backends.log.format.members import MEMBERS, MembersDocument
+from backends.log.format.documents import MANIFEST, SESSION, Manifest, Session, decode_document
+from backends.log.format.keys import KEYS
+from backends.log.format.members import MEMBERS, Epoch, MembersDocument
 from backends.log.format.records import segment_index, snapshot_generation
-from backends.log.reader.opening import read_members, read_session
+from backends.log.reader.opening import read_session
 from backends.members.where import mount_point
 from backends.node.members_note import MembersNote
 from backends.places.base import Place
@@ -88,23 +99,38 @@ def is_foreign(document: MembersDocument | None, session: Session | None, note: 
     return bool(at_present and wrote and not note.began(wrote))
 
 
-def seen_as_foreign(storage: Storage, note: MembersNote) -> bool:
+def seen_as_foreign(storage: Storage, note: MembersNote, *, in_sync: bool) -> bool:
     """`is_foreign` for a member as it is now. Raises OSError."""
-    document = _members(storage)
+    document, session = _members(storage), _session(storage)
     if document is not None and document.backup_id != note.backup_id:
         return False  # another backup was put in its place
-    return is_foreign(document, _session(storage), note)
+    if in_sync and keyring.demanded(bytes.fromhex(note.backup_id)):
+        document = document if document is not None and document.key is not None else None
+        session = session if session is not None and session.key is not None else None
+    return is_foreign(document, session, note)
+
+
+def is_readable(storage: Storage) -> bool:
+    """Whether everybody can read what this member says about the others. Raises OSError."""
+    document = _members(storage)
+    return document is not None and document.key is None
+
+
+def epoch_in(storage: Storage) -> Epoch | None:
+    """The epoch that this member says it is in, sealed or not; None if that cannot be read. Raises OSError."""
+    document = _members(storage)
+    return None if document is None else document.epoch
 
 
 def _members(storage: Storage) -> MembersDocument | None:
-    with suppress(BackupError):
-        return read_members(storage)
+    with suppress(FileNotFoundError, BackupError):
+        return MembersDocument.as_found(storage.read_small(MEMBERS))
     return None
 
 
 def _manifest(storage: Storage) -> Manifest | None:
     with suppress(FileNotFoundError, BackupError):
-        return Manifest.decode(storage.read_small(MANIFEST))
+        return Manifest.from_fields(decode_document(MANIFEST, storage.read_small(MANIFEST)))
     return None
 
 
@@ -114,7 +140,7 @@ def _session(storage: Storage) -> Session | None:
     return None
 
 
-_DOCUMENTS = frozenset({MANIFEST, SESSION, MEMBERS, LOCK, "kept", "damage", *ATTACHMENTS})
+_DOCUMENTS = frozenset({MANIFEST, SESSION, MEMBERS, LOCK, KEYS, "kept", "damage", *ATTACHMENTS})
 
 
 def _of_a_backup(name: str) -> bool:

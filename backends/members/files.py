@@ -15,6 +15,10 @@ renames keeps the old generation whole. Then every file is copied under a tempor
 target's manifest is removed, the files get their names, and the new manifest is published: a few renames and syncs. A
 power cut between them leaves a directory without a manifest, which no reader takes for a backup. Two histories are
 never mixed in a way that could be read.
+
+The key slots come before anything that is encrypted. Where the source is encrypted and the target is not yet, the
+second way is taken, and what else is readable there (torn ends that were put aside) is gone before the manifest has
+its name.
 """
 
 import errno
@@ -24,7 +28,9 @@ from dataclasses import dataclass, field, replace
 
 from backends.errors import BackupError, Damaged
 from backends.log.format.attachments import ATTACHMENTS
-from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest
+from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest, decode_document
+from backends.log.format.keys import KEYS
+from backends.log.format.members import MEMBERS
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     is_part_of,
@@ -35,6 +41,8 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import first_nonzero
 from backends.log.known_damage import DAMAGE
+from backends.log.writer.recovery import TORN, torn_earlier
+from backends.members.key_copies import read_keys_file, replaces
 from backends.members.validity import document_in, fault_in, read_document
 from backends.storage.base import TEMPORARY, ReadHandle, Storage
 
@@ -42,7 +50,10 @@ Pause = Callable[[int], None]
 """Called with the bytes that were just copied; it may sleep. Called with 0 just before files get their names: that is
 the last moment for a writer that was replaced to stop. It stops the copying by raising."""
 
-DOCUMENTS = (KEPT, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
+STORED = (KEYS, *ATTACHMENTS)
+"""The documents that are not about the log. A member may hold the only good copy of one, so they are never removed."""
+
+DOCUMENTS = (KEYS, KEPT, DAMAGE, *ATTACHMENTS, MANIFEST, SESSION)
 """The small text files that members share."""
 
 SYNC_EVERY = 4 << 20
@@ -77,8 +88,9 @@ def is_snapshot_part(name: str) -> bool:
 def shared_names(names: Iterable[str]) -> list[str]:
     """Those of these names that belong to files which all members share, sorted.
 
-    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `damage` and those that hold
-    files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and everything unfinished.
+    They are the snapshots, the segments, and the documents `manifest`, `session`, `kept`, `damage`, `keys` and those
+    that hold files of the node. A member's own are `members`, `lock`, torn ends that were put aside, and everything
+    unfinished.
     """
     return sorted(name for name in names if name in DOCUMENTS or holds_data(name))
 
@@ -90,8 +102,7 @@ class Differences:
     copy: tuple[str, ...]
     """The files that are missing, or that differ; sorted."""
     remove: tuple[str, ...]
-    """The files that the other member does not have; sorted. A stored file of the node is not among them: it may be the
-    only copy."""
+    """The files that the other member does not have; sorted. Those in STORED are not among them."""
 
 
 def differences(source: Storage, target: Storage, *, deep: bool) -> Differences:
@@ -107,11 +118,13 @@ def differences(source: Storage, target: Storage, *, deep: bool) -> Differences:
 def _compared(source: Storage, names: Sequence[str], target: Storage, deep: bool) -> Differences:
     theirs = set(shared_names(target.names()))
     copy = tuple(name for name in names if name not in theirs or differs(source, target, name, deep=deep))
-    return Differences(copy, tuple(sorted(theirs.difference(names, ATTACHMENTS))))
+    return Differences(copy, tuple(sorted(theirs.difference(names, STORED))))
 
 
 def differs(source: Storage, target: Storage, name: str, *, deep: bool) -> bool:
     """Whether this file of `target` differs from that of `source`, as in `differences`."""
+    if name == KEYS:
+        return replaces(read_keys_file(source) or b"", read_keys_file(target))
     if name in DOCUMENTS:
         return read_document(source, name) != _read_if_possible(target, name)
     with closing(source.open(name)) as original:
@@ -226,6 +239,18 @@ def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None
         raise
 
 
+def remove_torn(storage: Storage, manifest: Manifest) -> None:
+    """If the backup is encrypted, remove what was cut off from earlier generations: they may not have been encrypted.
+
+    Every member keeps its own torn ends. Raises OSError.
+    """
+    torn = [] if manifest.key is None else [name for name in storage.names() if torn_earlier(name, manifest)]
+    for name in torn:
+        storage.remove(name)
+    if torn:
+        storage.sync_names()
+
+
 def _remove_unfinished(target: Storage, keep: Collection[str]) -> None:
     """Remove what copies and writers that died left behind, except `keep` and, if it is a snapshot, its parts."""
     for name in target.names():
@@ -251,7 +276,7 @@ def _moment_of(source: Storage) -> _Moment:
     """Raises OSError, and BackupError if the manifest is missing or damaged: then nothing may be copied from here."""
     for _ in range(_ATTEMPTS):
         documents = {name: data for name in DOCUMENTS if (data := _document_to_copy(source, name)) is not None}
-        names = [name for name in shared_names(source.names()) if name not in ATTACHMENTS or name in documents]
+        names = [name for name in shared_names(source.names()) if name not in STORED or name in documents]
         # Files are removed after a new manifest, so under the same manifest all that it needs was listed.
         if MANIFEST not in documents:
             raise FileNotFoundError(errno.ENOENT, "there is no manifest", MANIFEST)
@@ -282,25 +307,28 @@ class _Copying:
                 f"{self.target.describe()} holds another backup than {self.source.describe()}. Nothing was changed "
                 "there: name another directory for this member"
             )
+        self._publish(KEYS)
         if old is None or self._keeps_whole(data, old):
             for name in data:
                 self._copy_durably(name)
             self._publish(KEPT, DAMAGE, *ATTACHMENTS)
             self.pause(0)
+            self._remove_readable(old)
             if old is None:
                 self._remove(self._misleading())
                 self._publish(SESSION, MANIFEST)  # a backup without a session marker counts as one that lost it
             else:
                 self._publish(MANIFEST, SESSION)  # a manifest older than the marker counts as an old copy of itself
         else:
-            self._copy_then_rename(data)
+            self._copy_then_rename(data, old)
         self._remove(self.gone)
 
     def _keeps_whole(self, data: Sequence[str], old: Manifest) -> bool:
         """Whether the target's generation, that of the manifest `old`, can be read after each file that is copied."""
         new = self.moment.manifest
         # A compaction's log continues the one before; a new snapshot's does not. Further back, nobody knows.
-        if new != old and not (new.made_by_compaction and new.generation == old.generation + 1):
+        goes_on = new.made_by_compaction and new.generation == old.generation + 1 and new.key == old.key
+        if new != old and not goes_on:
             return False
         if any(not _is_unused(self.target, name) for name in self._misleading()):
             return False
@@ -324,7 +352,17 @@ class _Copying:
         copy_file(self.source, self.target, name, self._count)
         self.target.sync_names()
 
-    def _copy_then_rename(self, data: Sequence[str]) -> None:
+    def _remove_readable(self, old: Manifest | None) -> None:
+        """If the source is encrypted, remove what a member has for itself and everybody can read, but for its document:
+        torn ends, and what a document was being written to. `old` is the target's manifest."""
+        new = self.moment.manifest
+        was_plain = old is None or old.key != new.key
+        if new.key is not None:
+            names = self.target.names()
+            own = [name for name in names if was_plain and (name.startswith(TORN) or _is_unfinished_document(name))]
+            self._remove([*own, *(name for name in names if name not in own and torn_earlier(name, new))])
+
+    def _copy_then_rename(self, data: Sequence[str], old: Manifest) -> None:
         """Copy all, the documents too, before the first name changes: then even a full disk stops nothing halfway."""
         staged = []
         for name in data:
@@ -337,6 +375,7 @@ class _Copying:
         self.pause(0)
         self.target.remove(MANIFEST)
         self.target.sync_names()
+        self._remove_readable(old)
         self._remove(self._misleading())
         for temporary, name in staged:
             if name == MANIFEST:
@@ -361,7 +400,8 @@ class _Copying:
         """Give the target these documents, if the source has them and the target does not."""
         for name in names:
             data = self.moment.documents.get(name)
-            if data is not None and data != _read_if_possible(self.target, name):
+            there = _read_if_possible(self.target, name)
+            if data is not None and (replaces(data, there) if name == KEYS else data != there):
                 self.target.publish(name, data)
                 self.copied += len(data)
 
@@ -413,6 +453,10 @@ def _indexes(names: Iterable[str]) -> set[int]:
     return {index for name in names if (index := segment_index(name)) is not None}
 
 
+def _is_unfinished_document(name: str) -> bool:
+    return name.startswith(f"{MEMBERS}-") and name.endswith(TEMPORARY)
+
+
 def _is_unused(target: Storage, name: str) -> bool:
     """Whether this is a segment that was made ahead of use and holds no record."""
     try:
@@ -423,10 +467,13 @@ def _is_unused(target: Storage, name: str) -> bool:
 
 
 def _manifest_if_good(target: Storage) -> Manifest | None:
-    """The target's manifest; None if it has none, or a damaged one: then there is nothing to keep whole."""
+    """The target's manifest; None if it has none, or a damaged one: then there is nothing to keep whole.
+
+    One from before the backup was encrypted is good, too.
+    """
     data = _read_if_possible(target, MANIFEST)
     try:
-        return None if data is None else Manifest.decode(data)
+        return None if data is None else Manifest.from_fields(decode_document(MANIFEST, data))
     except BackupError:
         return None
 
@@ -435,7 +482,10 @@ def _document_to_copy(source: Storage, name: str) -> bytes | None:
     """The bytes of a document that the target is to get; None if there is none.
 
     A damaged copy of one of the node's files replaces nothing and stops nothing: the running node stores it again.
+    Damaged key slots are better than none.
     """
+    if name == KEYS:
+        return read_keys_file(source)
     try:
         if name not in ATTACHMENTS:
             return source.read_small(name)

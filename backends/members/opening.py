@@ -20,7 +20,7 @@ from backends.members.newest import SeenMember, newest
 from backends.members.place import MembersPlace
 from backends.members.running import RunningMembers
 from backends.members.start import StartRefused, StartWith, may_start
-from backends.members.survey import ask_all, look_at, why_not_seen
+from backends.members.survey import ask_all, key_needed_for, look_at, why_not_seen
 from backends.members.where import mount_point
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
@@ -58,12 +58,18 @@ class Members:
         """For each member that was not seen, by its name: a clause that says why."""
 
     def look(self) -> Backup:
-        """Look at all members, and return the newest as a backup to read. Raises BackupError if none can be used."""
+        """Look at all members, and return the newest as a backup to read.
+
+        Raises KeyNeeded, or another BackupError if none can be used.
+        """
         found, failures = ask_all(
             {member.name: self._question(member.name) for member in self.settings.members}, self._within
         )
         self.seen = tuple(found[member.name] for member in self.settings.members if member.name in found)
         self.missing = {name: why_not_seen(error, self._within) for name, error in failures.items()}
+        needed = key_needed_for(self.seen, failures)
+        if needed is not None:
+            raise needed
         name = self._newest().name
         self.url = self.settings.member(name).url
         return Backup(self.places[name], self._options)

@@ -148,6 +148,6 @@ def _check_epoch(source: Storage, target: Storage, backup_id: str, epoch: Epoch)
         with suppress(BackupError):
             document = read_members(storage)
         if document is None:
-            raise NotNow(f"{storage.describe()} does not say in which epoch it is")
+            raise NotNow(f"{storage.describe()} does not say in which epoch it is, or only to those who have the key")
         if document.backup_id != backup_id or document.epoch != epoch:
             raise NotNow(f"{storage.describe()} is in another epoch now")

@@ -3,17 +3,21 @@
 import errno
 import threading
 import time
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
-from backends.log.format.documents import SESSION
+from backends.log.format.attachments import ATTACHMENTS
+from backends.log.format.documents import MANIFEST, SESSION, Manifest
+from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS, Member, OutOfSync
 from backends.log.format.records import is_part_of
+from backends.log.known_damage import DAMAGE
+from backends.log.reader.opening import read_manifest
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.recovery import seal_segments
 from backends.log.writer.writer import Writer
@@ -21,7 +25,8 @@ from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.examine import Obstacle, seen_as_foreign
-from backends.members.files import copy_file, make_equal
+from backends.members.files import copy_file, make_equal, remove_torn
+from backends.members.key_copies import newest_keys, read_keys_file, replaces
 from backends.members.newest import newest
 from backends.members.survey import look_at
 from backends.places.base import Place
@@ -70,6 +75,8 @@ class RunningMembers:
             workers,
         )
         self.mirror.level = self._level
+        self.mirror.publishing = self._publishing
+        self.mirror.by_others = frozenset({KEYS, DAMAGE, *ATTACHMENTS})
         self.lost_at_start: dict[str, Exception] = {}
         """The members that failed before the backup was open, each with its error."""
         self.structure = threading.Lock()
@@ -122,7 +129,7 @@ class RunningMembers:
     def _is_foreign(self, name: str) -> bool:
         """Whether another node has taken this member over. One that does not answer has only failed."""
         storage, note = self.mirror.in_sync[name], self.epochs.note
-        found, _ = self.mirror.attempt({name: lambda: seen_as_foreign(storage, note)}, EXAMINED_WITHIN)
+        found, _ = self.mirror.attempt({name: lambda: seen_as_foreign(storage, note, in_sync=True)}, EXAMINED_WITHIN)
         return found.get(name, False)
 
     def _too_few(self, lost: Mapping[str, Exception]) -> OSError:
@@ -156,7 +163,7 @@ class RunningMembers:
         """Raises FileFenced for a member that another node has taken over, and Differs for one whose directory was
         replaced: an old copy would count as the newest state."""
         storage, ours = self.places[name].storage, self.mirror.wrote(SESSION)
-        if seen_as_foreign(storage, self.epochs.note):
+        if seen_as_foreign(storage, self.epochs.note, in_sync=True):
             raise FileFenced(name)
         there = storage.read_small(SESSION)
         replaced = ours is not None and there != ours and ours == self.mirror.wrote(SESSION)  # not written just now
@@ -193,12 +200,38 @@ class RunningMembers:
             )
         self.mirror.read_first(source.name)
         original = self.mirror.in_sync[source.name]
+        self._spread_keys()
         self.mirror.each(lambda name, storage: 0 if name == source.name else make_equal(original, storage, deep=False))
+        self.epochs.key = read_manifest(original).key
         failed = self.epochs.change(self.mirror.in_sync.keys(), self.publish, self._missing)
         with self.mirror.failing(failed):
             pass
         self._begun = True
         self.mirror.settle()
+
+    def _spread_keys(self) -> None:
+        """Give every member the key slots that count: `make_equal` would take those of the member that it copies from,
+        and a slot may have been added while that one was away."""
+        newest_slots = newest_keys(self.mirror.in_sync)
+        if newest_slots is not None:
+            self.mirror.each(lambda _, storage: _publish_keys(storage, newest_slots))
+
+    @contextmanager
+    def _publishing(self, name: str, data: bytes) -> Iterator[None]:
+        """The log publishes a document. If that makes the backup encrypted, the members' own documents are sealed
+        first: from the moment at which a manifest says that the backup is encrypted, nobody can read them.
+        """
+        key = Manifest.decode(data).key if name == MANIFEST else self.epochs.key
+        changes = key != self.epochs.key
+        if changes:
+            with self.changing:
+                self.epochs.key = key
+                failed = self.change(self.mirror.in_sync.keys(), {})
+                if failed:
+                    self.dropped(failed)
+        yield
+        if changes:
+            self.mirror.each(lambda _, storage: remove_torn(storage, Manifest.decode(data)))
 
     def begin(self, writer: Writer, *, catch_up: bool) -> None:
         """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""
@@ -346,3 +379,8 @@ class RunningMembers:
         until = time.monotonic() + STOP_WITHIN
         for each in self.catching_up.values():
             each.ended.wait(max(until - time.monotonic(), 0.0))
+
+
+def _publish_keys(storage: Storage, data: bytes) -> None:
+    if replaces(data, read_keys_file(storage)):
+        storage.publish(KEYS, data)

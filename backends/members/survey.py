@@ -6,17 +6,20 @@ which is abandoned when the time is over. Nothing is written to any member, and 
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from backends import backup_at
-from backends.errors import BackupError, Damaged, FromTheFuture, NotABackup
+from backends import backup_at, keyring
+from backends.errors import BackupError, Damaged, FromTheFuture, KeyNeeded, NotABackup, NotEncrypted
 from backends.log.backup import Backup
+from backends.log.facts import Facts
 from backends.log.format.members import MEMBERS, Member
+from backends.log.reader.authentic import check_segment
 from backends.log.reader.opening import read_manifest, read_members
 from backends.members.newest import SeenMember
+from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.text import unexpected
 
@@ -43,6 +46,8 @@ class Absence(Enum):
     """The document or the manifest cannot be read any more."""
     LATER_RELEASE = auto()
     """A later release wrote it in a format that this one does not know."""
+    KEY_NEEDED = auto()
+    """Its document is encrypted with a key that this process does not know."""
 
 
 class NotSeen(BackupError):
@@ -63,6 +68,9 @@ class Survey:
     """For each other member, by its name: a clause that says why it was not seen."""
     absences: Mapping[str, Absence]
     """For each of these, the same as a fact."""
+    key_needed: KeyNeeded | None = None
+    """Set if nobody can tell which member is the newest, because that is encrypted and the key is not known: raise it
+    instead of choosing one."""
 
 
 def survey(members: Sequence[Member], backup_id: str | None, within: float = WITHIN) -> Survey:
@@ -76,6 +84,7 @@ def survey(members: Sequence[Member], backup_id: str | None, within: float = WIT
         tuple(answers[member.name] for member in members if member.name in answers),
         missing,
         {name: absence_of(error) for name, error in failures.items()},
+        key_needed_for(answers.values(), failures),
     )
 
 
@@ -107,9 +116,23 @@ def look_at(backup: Backup, backup_id: str | None = None, name: str | None = Non
         facts = backup.look()
         if facts.backup_id != document.backup_id:
             raise NotSeen(f"its document `{MEMBERS}` is another backup's", Absence.OTHER_BACKUP)
-        return SeenMember(document.name, document, facts.end)
+        end = facts.end
+        with reaching(backup.storage):
+            _check_end_is_authentic(backup.storage, facts)
+        return SeenMember(document.name, document, end)
     except Damaged as error:
         return SeenMember(document.name, document, None, f"it is damaged: {error.finding}")
+    except NotEncrypted:
+        # Like damage: its document, which is sealed, shows that it has not gone on without the others.
+        why = "what is there is not encrypted, although this backup is: somebody else has put it there, or it is old"
+        return SeenMember(document.name, document, None, why)
+
+
+def _check_end_is_authentic(storage: Storage, facts: Facts) -> None:
+    """Raise Damaged if the log of an encrypted backup ends with records that the holder of the key has not written."""
+    key = facts.manifest.key
+    if key is not None and keyring.find(key) is not None:
+        check_segment(storage, facts.manifest.segment_header(facts.last[0].index))
 
 
 # Asking everybody at once
@@ -133,6 +156,16 @@ def ask_all(
         else:
             failures[name] = each.error
     return answers, failures
+
+
+def key_needed_for(seen: Iterable[SeenMember], failures: Mapping[str, BaseException | None]) -> KeyNeeded | None:
+    """The error if a member says something that only the key's holder can read, and the key is not known; else None.
+
+    Without the key nobody can tell which member is the newest: one that everybody can read may be from before the
+    backup was encrypted. If another member could be read with its key, a text under an unknown one is only damage.
+    """
+    needed = [error for error in failures.values() if isinstance(error, KeyNeeded)]
+    return needed[0] if needed and all(member.document.key is None for member in seen) else None
 
 
 class _Asked(Generic[Answer]):
@@ -188,4 +221,5 @@ _ABSENCES: tuple[tuple[type[BackupError], Absence], ...] = (
     (Damaged, Absence.DAMAGED),
     (NotABackup, Absence.NOT_A_BACKUP),
     (FromTheFuture, Absence.LATER_RELEASE),
+    (KeyNeeded, Absence.KEY_NEEDED),
 )

@@ -6,13 +6,15 @@ good order; only its neighbours show that (backends/members/compare.py).
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
-from backends.errors import BackupError, Damaged, FromTheFuture
+from backends.errors import BackupError, Damaged, DamagedSlot, FromTheFuture, NotEncrypted
 from backends.log.format.attachments import ATTACHMENTS, MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Base, Kept, Manifest, Session
+from backends.log.format.encryption import Tampered
+from backends.log.format.keys import KEYS, KeysDocument
 from backends.log.format.records import (
     FileHeader,
     FileKind,
@@ -22,14 +24,27 @@ from backends.log.format.records import (
 )
 from backends.log.format.torn import End, Tail
 from backends.log.known_damage import DAMAGE, KnownDamage
+from backends.log.reader.authentic import Authenticator
 from backends.log.reader.records import Chain, Record, RecordReader, StoredPayload
 from backends.storage.base import Storage
+
+
+def _slots_in(data: bytes) -> None:
+    """Raises Damaged if any part of the key slots is, although the others may be usable."""
+    try:
+        keys = KeysDocument.decode(data)
+    except DamagedSlot:
+        raise Damaged("none of its key slots can be read", KEYS, 0) from None
+    if keys.lost or not keys.intact:
+        raise Damaged("some of its text has changed", KEYS, 0)
+
 
 _DECODE: dict[str, Callable[[bytes], object]] = {
     MANIFEST: Manifest.decode,
     SESSION: Session.decode,
     KEPT: Kept.decode,
     DAMAGE: KnownDamage.decode,
+    KEYS: _slots_in,
     **{each.value: partial(AttachedFile.decode, each) for each in Attachment},
 }
 
@@ -83,19 +98,31 @@ def document_in(storage: Storage, name: str) -> bytes | Fault:
         raise
     except Damaged as error:
         return Fault(error.what, error.offset)
+    except NotEncrypted:
+        return Fault("it is not encrypted, although this backup is", 0)
     except BackupError as error:
         return Fault(str(error), 0)
     return data
 
 
-def records_in(storage: Storage, name: str, backup_id: bytes, base: Base | None = None) -> Records | Fault:
-    """The records of a segment or of a part of a snapshot, or what is wrong with it. Raises OSError, FromTheFuture."""
+def records_in(
+    storage: Storage, name: str, backup_id: bytes, base: Base | None = None, manifest: Manifest | None = None
+) -> Records | Fault:
+    """The records of a segment or of a part of a snapshot, or what is wrong with it. Raises OSError, FromTheFuture.
+
+    If `manifest` is given, the file must be encrypted as that says; if the key is known, a segment's records must have
+    been written by its holder. (Those of a snapshot are checked when it is unpacked, as they make one database.)
+    """
     digest, before, last, mark = sha256(), None, None, None
     with closing(storage.open(name)) as handle:
         try:
-            reader = RecordReader(handle, name, _header_of(name, backup_id), None, None, any_key=True)
+            file = replace(_header_of(name, backup_id), key=None if manifest is None else manifest.key)
+            reader = RecordReader(handle, name, file, None, None, any_key=manifest is None)
+            authenticator = Authenticator(file) if file.kind == FileKind.SEGMENT else None
             for record in reader.records():
                 header = record.header
+                if authenticator is not None:
+                    authenticator.check(record)
                 before = before or Chain(header.sequence - 1, header.previous)
                 if base is not None and header.sequence == base.sequence + 1:
                     mark = header.previous
@@ -108,6 +135,8 @@ def records_in(storage: Storage, name: str, backup_id: bytes, base: Base | None 
             raise
         except Damaged as error:
             return Fault(error.what, error.offset)
+        except Tampered as error:
+            return Fault(f"a record cannot be decrypted ({error})", 0 if last is None else last.offset)
         except BackupError as error:  # the header of another backup
             return Fault(str(error), 0)
     ends = last is not None and last.header.kind == RecordKind.END

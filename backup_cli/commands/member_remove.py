@@ -114,6 +114,8 @@ def _demand_newest(directory: Path, settings: Settings, name: str, without: str 
     if without is not None and without != name:
         raise click.UsageError(f"--without {without} does not name the member to remove, which is {name}")
     found = survey(settings.members, settings.backup_id)
+    if found.key_needed is not None:
+        raise found.key_needed
     member = next((each for each in found.seen if each.name == name), None)
     others, document = [each for each in found.seen if each is not member], None
     if others:

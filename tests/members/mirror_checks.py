@@ -1,11 +1,16 @@
 """What must hold in a history of members, whatever happened: found out by reading the disks as a restore does."""
 
+import json
+
 from backends.errors import BackupError
+from backends.log.format.documents import sealed_by
+from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
+from backends.log.known_damage import DAMAGE
 from backends.members.newest import SeenMember, newest
 from backends.members.survey import NotSeen, look_at
 from backends.node.members_note import MembersNote
-from backends.storage.base import Storage
+from backends.storage.base import LOCK, Storage
 from tests.log.histories import backup_in
 from tests.members.mirror_world import World
 from tests.members.truth import Lost, ids_in
@@ -71,3 +76,22 @@ def look_now(world: World) -> None:
     """What a power cut now would leave, and what the disks hold."""
     look(world, {name: machine.disk for name, machine in world.machines.items()})
     look(world, {name: machine.disk.crash(world.rng) for name, machine in world.machines.items()})
+
+
+def readable_files(storage: Storage) -> list[str]:
+    """The files of an encrypted member that everybody can read: none must be there, whatever was there before.
+
+    The lock is empty here; unfinished files of a document that is public anyway do not count.
+    """
+    return [
+        name for name in storage.names() if name not in PUBLIC and not _is_encrypted(storage.read_small(name), name)
+    ]
+
+
+PUBLIC = frozenset({KEYS, DAMAGE, LOCK})
+
+
+def _is_encrypted(data: bytes, name: str) -> bool:
+    if data.startswith(b"{"):
+        return sealed_by(json.loads(data.partition(b"\n")[0])) is not None
+    return not name.startswith("torn-") and data[40:48] != bytes(8)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.members.machines import Fault, Hangs
-from tests.members.mirror_checks import look_now
-from tests.members.mirror_world import World
+from tests.members.mirror_checks import look_now, readable_files
+from tests.members.mirror_world import USUALLY, Encrypted, World
 from tests.members.truth import Hopeless, Lost, NodeDied
-from tests.storage.simulated import PowerCut
+from tests.storage.simulated import PowerCut, SimulatedStorage
 
 STEPS = 45
 
@@ -99,6 +99,7 @@ RUNNING: dict[Callable[[World], object], int] = {
     _commit: 32,
     World.maintain: 7,
     World.compact: 4,
+    World.change_over: 3,
     _fail_soon: 8,
     _unplug: 2,
     lambda world: world.machines[_any(world)].heal(): 9,
@@ -133,6 +134,18 @@ def finish(world: World) -> None:
     if missing and not world.truth.tainted & world.running.mirror.in_sync.keys():
         raise Lost(f"{missing} did not join: {world.running.obstacles} {world.running.mirror.unfinished}")
     look_now(world)
+    _check_nothing_is_readable(world)
+
+
+def _check_nothing_is_readable(world: World) -> None:
+    """Of a backup that is encrypted by now, wherever it is in sync."""
+    if world.running is None or world.writer is None or world.writer.manifest.key is None:
+        return
+    world.counts["ended encrypted"] += 1
+    for name in world.running.mirror.in_sync:
+        left = readable_files(SimulatedStorage(world.machines[name].disk))
+        if left:
+            raise Lost(f"everybody can read {left} at {name}")
 
 
 def _start_with_all(world: World) -> bool:
@@ -146,11 +159,13 @@ def _start_with_all(world: World) -> bool:
     return True
 
 
-def history(seed: int, scratch: Path) -> World:
+def history(seed: int, scratch: Path, encrypted: Encrypted = USUALLY) -> World:
     """The random history with this number."""
     rng = random.Random(seed)
     count = rng.choice((2, 2, 3))
-    world = World(scratch / f"history-{seed}", seed, count, rng.randint(1, count) if rng.random() < 0.3 else 1)
+    world = World(
+        scratch / f"history-{seed}", seed, count, rng.randint(1, count) if rng.random() < 0.3 else 1, encrypted
+    )
     with world.playing():
         try:
             play(world)
@@ -163,16 +178,21 @@ def main() -> int:
     """Play as many random histories as are asked for; the first that loses something ends it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=2000)
+    names = [each.name.lower() for each in Encrypted]
+    parser.add_argument(
+        "--encrypted", choices=names, default=USUALLY.name.lower(), help="whether the backup is encrypted"
+    )
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 30), help="the number of the first history")
     arguments = parser.parse_args()
     counts = Counter[str]()
     for number in range(arguments.seed, arguments.seed + arguments.rounds):
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                counts += history(number, Path(scratch)).counts
+                counts += history(number, Path(scratch), Encrypted[arguments.encrypted.upper()]).counts
             except (Exception, Hangs, NodeDied):
                 traceback.print_exc()
-                print(f"history {number}; repeat it with: make members ROUNDS=1 SEED={number}")
+                again = f"make members ROUNDS=1 SEED={number} ENCRYPTED={arguments.encrypted}"
+                print(f"history {number}; repeat it with: {again}")
                 return 1
     print(f"{arguments.rounds} histories from {arguments.seed} on: {dict(counts)}")
     return 0

@@ -1,16 +1,23 @@
 """One node with several members on simulated disks, as the code itself runs it, and what may happen to all of them."""
 
+import json
+import os
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from enum import Enum, auto
 from pathlib import Path
 from unittest.mock import patch
 
+from backends import keyring
 from backends.base import SnapshotSource
 from backends.change import Change
 from backends.errors import BackupError
+from backends.keyring import DataKey
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
+from backends.log.key_slots import new_keys, publish_keys
+from backends.log.reader.opening import read_manifest
 from backends.log.writer.writer import Writer
 from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs
@@ -27,6 +34,19 @@ from tests.members.truth import OPTIONS, Hopeless, Ids, Lost, NodeDied, Truth, a
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 
+class Encrypted(Enum):
+    """Whether the backup in a world is encrypted."""
+
+    NEVER = auto()
+    ALWAYS = auto()
+    LATER = auto()
+    """It is made over at some time (`World.change_over`)."""
+
+
+USUALLY = Encrypted.ALWAYS if os.environ.get("LIGHTNINGD_BACKUP_ENCRYPTED") else Encrypted.NEVER
+"""What is played unless a test says otherwise."""
+
+
 class _Kept(random.Random):
     """Chooses that everything is kept."""
 
@@ -40,7 +60,10 @@ class _Kept(random.Random):
 class World:
     """One node, its members, and everything that happens to them. `count` members, the node needs `need` of them."""
 
-    def __init__(self, directory: Path, seed: int, count: int = 2, need: int = 1) -> None:
+    def __init__(
+        self, directory: Path, seed: int, count: int = 2, need: int = 1, encrypted: Encrypted = USUALLY
+    ) -> None:
+        self.encrypted = encrypted
         self.rng, self.directory = random.Random(seed), directory
         directory.mkdir(parents=True)
         self.power = Power(self.rng)
@@ -63,13 +86,19 @@ class World:
     def _init(self, need: int) -> None:
         storages = {name: SimulatedStorage(machine.disk) for name, machine in self.machines.items()}
         first, *others = storages.values()
-        backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None))
+        publish = lambda key: publish_keys(first, new_keys(key, hsm_derived=bytes(32)))  # noqa: E731
+        encrypt = publish if self.encrypted is Encrypted.ALWAYS else None
+        backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None), encrypt=encrypt)
         for other in others:
             copy_backup(first, other)
         self.backup_id = backup_in(first).id()
-        epoch = Epoch(1, "")
+        epoch, manifest = Epoch(1, ""), read_manifest(first)
+        self.key = DataKey.new(manifest.backup_id) if manifest.key is None else keyring.find(manifest.key)
+        if self.encrypted is not Encrypted.NEVER:
+            assert self.key is not None
+            keyring.add(self.key, demanded=self.encrypted is Encrypted.ALWAYS)
         for name, storage in storages.items():
-            document = MembersDocument(self.backup_id, name, epoch, self.names, self.members, need)
+            document = MembersDocument(self.backup_id, name, epoch, self.names, self.members, need, key=manifest.key)
             storage.publish(MEMBERS, document.encode())
         write_members_note(self.directory, MembersNote(self.backup_id, epoch, self.names, adopted=1))
         self.settings = Settings("usb://a/lightning.bkp", self.backup_id, self.members, need, 0.0)
@@ -110,6 +139,7 @@ class World:
                 ("backends.members.epochs.Epochs", "change", changing),
             ):
                 patched.enter_context(patch(f"{target}.{attribute}", value))
+            patched.callback(keyring.forget)
             self._init(self._need)
             yield self
 
@@ -209,6 +239,22 @@ class World:
         except Stuck:
             self.counts["compactions that hung"] += 1
 
+    def change_over(self) -> None:
+        """What `resync --encrypt` does: the key slots, then a snapshot under the key; then the key is demanded."""
+        if self.writer is None or self.writer.manifest.key is not None or self.encrypted is not Encrypted.LATER:
+            return
+        key, ids = self.key, self.truth.acknowledged
+        assert key is not None
+        try:
+            publish_keys(self.writer.storage, new_keys(key, hsm_derived=bytes(32)))
+            source = SnapshotSource((json.dumps(ids).encode(),), self.writer.position.data_version, None)
+            self.writer.take_snapshot(source, "resync", encrypt=key)
+        except BackupError:
+            self.counts["stopped by the change-over"] += 1
+            raise NodeDied from None
+        keyring.add(key, demanded=True)
+        self.counts["changed over"] += 1
+
     def catch_up(self, name: str) -> bool:
         """One step of the thread that catches this member up. Returns whether it has joined."""
         each = None if self.running is None else self.running.catching_up.get(name)
@@ -238,6 +284,8 @@ class World:
         self._sessions += 1
         try:
             facts = members.look().look()
+            if facts.manifest.key is not None and self.key is not None:
+                keyring.add(self.key, demanded=True)  # whoever notices it finishes the change-over
             proven = self.sync_point is not None and self.sync_point == facts.end.sequence
             start = members.start(proven=proven, changed_ago=self.rng.choice((10.0, 10.0, 10.0, 7200.0)))
             writer, running = members.open(start, f"session {self._sessions}", facts, silent, self)

@@ -17,9 +17,10 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
+from backends import keyring
 from backends.errors import Damaged, DamagedSlot
 from backends.keyring import KEY_SIZE, NAME_SIZE
-from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.documents import decode_document, encode_document, is_open, sealed_by
 from backends.times import believed
 
 KEYS = "keys"
@@ -140,6 +141,9 @@ class KeysDocument:
     down about slot 2 must not come to mean another passphrase."""
     intact: bool = field(default=True, compare=False)
     """Whether the file was as it had been written. If not, all slots may be usable nevertheless."""
+    authentic: bool = field(default=False, compare=False)
+    """Whether the holder of the key is known to have written the file: the key is known, and the file is sealed with
+    it. Otherwise somebody else may have put it there, with slots that hold nothing."""
 
     @property
     def damaged(self) -> tuple[int, ...]:
@@ -152,10 +156,16 @@ class KeysDocument:
         return tuple(sorted((*(SlotName(slot.number, slot.kind) for slot in self.slots), *self.lost)))
 
     def encode(self) -> bytes:
-        """The bytes of the file. A damaged slot keeps its number, until it is removed; what was left of it goes."""
+        """The bytes of the file. A damaged slot keeps its number, until it is removed; what was left of it goes.
+
+        If this process knows the key, the file is sealed with it: nothing in it is hidden, but every change is noticed.
+        """
         common = _Common(self.backup_id, self.key_id, self.next, self.names)
         slots = [_entry(common, _slot_fields(slot)) for slot in self.slots]
-        return encode_document(KEYS, {"list": _entry(common, {}), "slots": slots})
+        fields = {"list": _entry(common, {}), "slots": slots}
+        if keyring.find(self.key_id) is None:
+            return encode_document(KEYS, fields)
+        return encode_document(KEYS, fields, {"number of slots": len(slots)}, self.key_id)
 
     @classmethod
     def decode(cls, data: bytes) -> "KeysDocument":
@@ -165,9 +175,10 @@ class KeysDocument:
         """
         if len(data) > MAX_KEYS_SIZE:
             raise nothing_readable()
-        intact = True
+        intact, sealed = True, None
         try:
-            decode_document(KEYS, data)
+            document = decode_document(KEYS, data)
+            sealed = sealed_by(document) if is_open(document) else None
         except Damaged:
             intact = False
         entries = list(_entries(data))
@@ -182,7 +193,8 @@ class KeysDocument:
                 found.setdefault(slot.number, slot)
         lost = tuple(name for name in common.names if name.number not in found)
         slots = tuple(found[number] for number in sorted(found))
-        return cls(common.backup_id, common.key_id, slots, lost, common.next, intact)
+        authentic = sealed == common.key_id
+        return cls(common.backup_id, common.key_id, slots, lost, common.next, intact, authentic)
 
 
 def nothing_readable() -> DamagedSlot:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.errors import Damaged
+from backends import keyring
+from backends.errors import Damaged, NotEncrypted
 from backends.log.format.documents import decode_document, encode_document, is_open, sealed_by
 from backends.log.format.encryption import known_key
 from backends.log.format.records import MAX_NUMBER
@@ -93,7 +94,12 @@ class MembersDocument:
         return epoch == self.epoch or is_history(epoch, self.history, self.floor)
 
     def encode(self) -> bytes:
-        """The bytes of the file."""
+        """The bytes of the file. Raises KeyNeeded, or NotEncrypted if everybody could read what must be sealed."""
+        if self.key is None and _must_be_sealed(self.backup_id):
+            raise NotEncrypted(
+                "this node's backup is encrypted, and the document that says where its members are would not have "
+                "been. Nothing was written; please report this"
+            )
         return encode_document(
             MEMBERS,
             {"backup_id": self.backup_id, "epoch": self.epoch.number},
@@ -112,7 +118,20 @@ class MembersDocument:
 
     @classmethod
     def decode(cls, data: bytes) -> "MembersDocument":
-        """The document in the bytes of its file. Raises Damaged, NotABackup, FromTheFuture or KeyNeeded."""
+        """The document in the bytes of its file. Raises Damaged, NotABackup, FromTheFuture or KeyNeeded.
+
+        One that is not sealed, although this backup is known to be encrypted, is damaged: it is from before that, or
+        was put there by somebody who does not have the key.
+        """
+        document = cls.as_found(data)
+        if document.key is None and _must_be_sealed(document.backup_id):
+            raise Damaged("text that is not encrypted, although this backup is,", MEMBERS, 0)
+        return document
+
+    @classmethod
+    def as_found(cls, data: bytes) -> "MembersDocument":
+        """The same, even if it must be sealed and is not: anybody may have written that. Only for finding out whether a
+        member may be overwritten."""
         fields = decode_document(MEMBERS, data)
         key = sealed_by(fields)
         if key is not None and not is_open(fields):
@@ -139,6 +158,30 @@ class MembersDocument:
             _number(fields, "floor"),
             key,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PublicPart:
+    """What a document that is sealed says to those who do not have the key. Anybody may have written it."""
+
+    backup_id: str
+    epoch: int
+    """The number of the epoch."""
+    key: str | None
+    """The public name of the key that it is sealed with."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> "PublicPart":
+        """The public part of the document in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
+        fields = decode_document(MEMBERS, data)
+        return cls(text_of(fields, "backup_id"), _number(fields, "epoch"), sealed_by(fields))
+
+
+def _must_be_sealed(backup_id: str) -> bool:
+    try:
+        return keyring.demanded(bytes.fromhex(backup_id))
+    except ValueError:
+        return False
 
 
 def is_history(epoch: Epoch, history: Mapping[str, int], floor: int) -> bool:

@@ -33,7 +33,7 @@ from backends.storage.base import TEMPORARY, Storage
 
 _MAX_ASIDE = 64 << 20
 
-_TORN = "torn-"
+TORN = "torn-"
 """Begins the names of the files that hold what was cut off."""
 
 
@@ -104,7 +104,7 @@ def recover(
 def _put_torn_aside(storage: Storage, last: ScannedSegment) -> str:
     """Keep a copy of the bytes that will be cut off, for a later inquiry. Returns a description for the node's log."""
     name = segment_name(last.index)
-    aside = f"{_TORN}{name}-{int(time.time())}"
+    aside = f"{TORN}{name}-{int(time.time())}"
     with closing(storage.open(name)) as source:
         bytes_torn = source.read(last.tail.offset, _MAX_ASIDE).rstrip(b"\0")
     storage.publish(aside, bytes_torn)
@@ -170,7 +170,7 @@ def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> 
     """Remove older generations that are not kept. Never removes a newer one, whichever writer made it."""
     kept = still_kept(storage, manifest)
     for name in names:
-        older = _of_older_generation(name, manifest) or (manifest.key is not None and _torn_earlier(name, manifest))
+        older = _of_older_generation(name, manifest) or (manifest.key is not None and torn_earlier(name, manifest))
         if older and not is_kept(name, kept):
             with suppress(FileNotFoundError):  # a fenced writer has removed it meanwhile
                 storage.remove(name)
@@ -178,9 +178,9 @@ def remove_older(storage: Storage, manifest: Manifest, names: Sequence[str]) -> 
     storage.sync_names()
 
 
-def _torn_earlier(name: str, manifest: Manifest) -> bool:
-    """Whether this was cut off from an earlier generation, which may not have been encrypted yet."""
-    index = segment_index(name.removeprefix(_TORN).rpartition("-")[0]) if name.startswith(_TORN) else None
+def torn_earlier(name: str, manifest: Manifest) -> bool:
+    """Whether this file holds what was cut off from an earlier generation, which may not have been encrypted yet."""
+    index = segment_index(name.removeprefix(TORN).rpartition("-")[0]) if name.startswith(TORN) else None
     return index is not None and index < manifest.first_segment
 
 

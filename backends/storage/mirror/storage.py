@@ -7,8 +7,8 @@ such file, a name that is taken) that all of them give.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,10 @@ class MirrorStorage(Storage):
         self._turns = threading.Condition()
         self.level: Callable[[], None] = lambda: None
         """Makes the members equal, once the previous writer has been fenced."""
+        self.publishing: Callable[[str, bytes], AbstractContextManager[None]] = lambda name, data: nullcontext()
+        """Entered around the publication of each small file."""
+        self.by_others: Collection[str] = ()
+        """The small files that commands may write, too, at one member after the other: there they may differ."""
 
     # Which members
 
@@ -346,8 +350,9 @@ class MirrorStorage(Storage):
 
     def publish(self, name: str, data: bytes) -> None:
         self._published.pop(name, None)  # until it is known which of the two each member has
-        self._changed(lambda _, storage: storage.publish(name, data))
-        self._published[name] = data
+        with self.publishing(name, data):
+            self._changed(lambda _, storage: storage.publish(name, data))
+            self._published[name] = data
 
     def wrote(self, name: str) -> bytes | None:
         """What this writer last published under this name, at every member; None if it has not, or not yet at all."""
@@ -360,6 +365,9 @@ class MirrorStorage(Storage):
         """
         if not self._settled:
             return self.at_source(lambda _, storage: storage.read_small(name, limit))
+        if name in self.by_others:
+            found = self.each(lambda _, storage: storage.read_small(name, limit), accept=(FileNotFoundError,))
+            return next(iter(found.values()), b"")
         read = self.each(lambda _, storage: storage.read_small(name, limit))
         ours = self._published.get(name, next(iter(read.values())))
         other = {
