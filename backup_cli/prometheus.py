@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from backends.errors import BackupError, Damaged
 from backends.log.member_status import MemberState, MemberStatus
-from backends.log.status import Status, TroubleKind, is_space_low
+from backends.log.status import HIDDEN, Status, TroubleKind, is_space_low
 from backends.text import one_line
 
 PREFIX = "lightningd_backup_"
@@ -30,6 +30,7 @@ HELP = {
     "destination_free_bytes": "Free space at the destination.",
     "destination_size_bytes": "The size of the whole destination.",
     "checked_timestamp_seconds": "When this was written.",
+    "encrypted": "Whether the backup is encrypted.",
     "info": "Always 1; the labels say which backup of which node this is.",
 }
 """All metrics, and what they mean. All are gauges, labelled with the backup's URL."""
@@ -79,10 +80,12 @@ def metrics(seen: Status, now: float) -> str:
         "destination_free_bytes": seen.free_bytes,
         "destination_size_bytes": seen.total_bytes,
         "checked_timestamp_seconds": int(now),
+        "encrypted": int(seen.encrypted),
     }
     labels = _labels(url=seen.url)
     text = "".join(_figure(name, labels, value) for name, value in figures.items() if value is not None)
-    text += _figure("info", _labels(url=seen.url, backup_id=seen.backup_id, node_id=seen.node_id or ""), 1)
+    node_id = HIDDEN if seen.hidden else seen.node_id or ""
+    text += _figure("info", _labels(url=seen.url, backup_id=seen.backup_id, node_id=node_id), 1)
     return text + (_of_members(seen) if seen.members else "")
 
 

@@ -15,6 +15,7 @@ class WhyLeft(Enum):
 
     UNREACHABLE = "the backup could not be read before lightningd opened the database"
     LATE = "the destination did not answer in time"
+    NO_KEY = "the backup is encrypted and this node does not have its key, or the other way round"
     BACKUP_DAMAGED = "the end of the backup is damaged"
     KNOWN_DAMAGE = "the backup is known to be damaged"
     OTHER_BACKUP = "the destination holds another backup"

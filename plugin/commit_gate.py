@@ -36,6 +36,7 @@ from plugin.database_header import DatabaseHeader
 from plugin.decision import Decision, Do, decide
 from plugin.destination import Destination, destination_of
 from plugin.doubt import changed_ago, record_end, record_failure, why_doubted
+from plugin.encrypted_start import EncryptedStart
 from plugin.members_by_rpc import add_by_rpc, remove_by_rpc, reopened, several_of_one, status_with_members
 from plugin.misread import why_unsavable
 from plugin.start import (
@@ -150,12 +151,15 @@ class CommitGate:
         settings = read_settings(self.directory)
         self.url, self._urls = settings.url, settings.urls
         self._lock.acquire()
+        key = EncryptedStart(self.directory, settings, self.report)
         destination = destination_of(self.directory, settings)
         backup, self.commit_timeout = destination.backup, destination.commit_timeout
         seen = identified(self.directory, settings, backup)
         self._backup_id, self._node_id, self._place = seen.backup_id, seen.node_id, backup.describe()
+        key.check_key(seen)
         last = check_last_writer(self.directory, backup, seen)
         self._check_start(destination, seen)
+        key.check_slots(seen, destination.storages())
         ask_memory(self.directory, backup, seen, change.database_stood_at, self.report)
         decision = self._judge(seen.known_damage, seen.end, change)
         if decision.do is Do.SNAPSHOT:
@@ -166,8 +170,14 @@ class CommitGate:
             self._copies.close()
             self._found_at_start.copy = None
         self._session = remember_new_session(self.directory, self._backup_id, last)
-        writer = self.writer = destination.open(self.report, self._session, seen)
+        writer = destination.open(self.report, self._session, seen)
         self.members, position = destination.members, writer.position
+        try:
+            key.finish(writer)
+        except BaseException:
+            writer.close()
+            raise
+        self.writer = writer
         self._judge(writer.damage.read(), position, change)  # another writer may have appended until now
         with suppress(OSError):  # lightningd may use another file: then its header stays unknown
             self._header = DatabaseHeader(database_path(self.directory))
@@ -175,7 +185,8 @@ class CommitGate:
         self.report(
             "info",
             f"backing up to {' and '.join(settings.urls)}: version {position.data_version}, "
-            f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since",
+            f"snapshot {sizes.snapshot} bytes, {counted(sizes.records, 'record')} in {sizes.segments} bytes since"
+            + ("" if writer.manifest.key is None else ", encrypted"),
         )
         self.compaction = Compaction(settings.url, str(self.directory), self.report, self.damage, self.members)
         self.damage.commit_timeout = self.commit_timeout
@@ -370,6 +381,11 @@ class CommitGate:
 
     def _refusal(self) -> dict[str, str]:
         return {"result": "fail", "message": f"backup: {self.refusal}"}
+
+    @property
+    def encrypted(self) -> bool | None:
+        """Whether the backup is encrypted; None before it is open."""
+        return None if self.writer is None else self.writer.manifest.key is not None
 
     @property
     def backup_id(self) -> str:

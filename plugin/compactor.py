@@ -12,11 +12,14 @@ from pathlib import Path
 from backends import backup_at
 from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Damaged, Unrestorable
+from backends.log.backup import Backup
 from backends.log.reader.opening import read_manifest
+from backends.node.lockfile import read_settings
 from backends.sqlite import limits
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
+from plugin.node_key import check_key, load_node_key
 
 
 def main() -> int:
@@ -27,8 +30,9 @@ def main() -> int:
     backup = backup_at(sys.argv[1])
     generation = -1
     try:
+        load_node_key(Path.cwd())
         # If the node begins another generation at this very moment, the finding must not count against that one.
-        generation = read_manifest(backup.storage).generation
+        generation = _generation_to_read(backup)
         compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)
     except MemoryError:
         print(_advice(limits.out_of_memory()), file=sys.stderr)
@@ -48,6 +52,14 @@ def main() -> int:
         return 1
     print(compacted.encode() if compacted is not None else NOTHING)
     return 0
+
+
+def _generation_to_read(backup: Backup) -> int:
+    """The number of the current generation. Raises BackupError, also if it is encrypted and its key is not here."""
+    manifest = read_manifest(backup.storage)
+    if manifest.key is not None:  # this process reads backup.key anew, and somebody may have removed it
+        check_key(Path.cwd(), read_settings(Path.cwd()), manifest)
+    return manifest.generation
 
 
 def _advice(error: limits.BeyondLimits) -> str:

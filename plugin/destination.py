@@ -1,6 +1,8 @@
 """Where a node's changes are saved: one backup, or several members of one. Looked at first, and opened later."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from backends import backup_at
@@ -9,14 +11,20 @@ from backends.commit_timeout import commit_timeout_of
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.facts import Facts
+from backends.log.format.documents import Manifest
+from backends.log.reader.opening import read_manifest
 from backends.log.writer.compacted import CompactedSnapshot
 from backends.log.writer.writer import Writer
-from backends.members.opening import Members
+from backends.members.opening import SURVEY_WITHIN, Members
 from backends.members.running import RunningMembers
 from backends.members.start import StartWith
+from backends.members.survey import ask_all
 from backends.node.lockfile import LOCK_FILE, Settings
+from backends.storage.base import Storage
+from backends.storage.unreachable import reaching
 from backends.urls import BadURL, parse_url
 from plugin.member_events import MemberEvents
+from plugin.node_key import raise_key_error
 
 
 class Destination(ABC):
@@ -38,6 +46,10 @@ class Destination(ABC):
         `proven`: the sync point shows that the database holds what `backup` ends with. `changed_ago`: seconds since the
         database changed, None if unknown.
         """
+
+    @abstractmethod
+    def storages(self) -> Mapping[str, Storage]:
+        """The places that the node starts with, by name; `check_start` has returned."""
 
     @abstractmethod
     def open(
@@ -72,6 +84,9 @@ class OneDestination(Destination):
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         pass
 
+    def storages(self) -> Mapping[str, Storage]:
+        return {self.backup.describe(): self.backup.storage}
+
     def open(
         self,
         report: Report,
@@ -92,13 +107,21 @@ class SeveralMembers(Destination):
 
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._members = Members(directory, settings)
-        self.backup = self._members.look()
+        try:
+            self.backup = self._members.look()
+        except BackupError:
+            self._raise_key_error(directory, settings)
+            raise
         self.url = self._members.url
         self.commit_timeout = max(commit_timeout_of(parse_url(member.url)) for member in settings.members)
         self._start: StartWith | None = None
 
     def check_start(self, *, proven: bool, changed_ago: float | None) -> None:
         self._start = self._members.start(proven=proven, changed_ago=changed_ago)
+
+    def storages(self) -> Mapping[str, Storage]:
+        assert self._start is not None
+        return {name: self._members.places[name].storage for name in self._start.in_sync}
 
     def open(
         self,
@@ -115,6 +138,17 @@ class SeveralMembers(Destination):
             self._start, session, seen, report, MemberEvents(report), compacted=compacted, catch_up=catch_up
         )
         return writer
+
+    def _raise_key_error(self, directory: Path, settings: Settings) -> None:
+        """No member could be read: if that is because of the key, say so."""
+
+        def manifest_of(storage: Storage) -> Manifest:
+            with reaching(storage):
+                return read_manifest(storage)
+
+        asked = {name: partial(manifest_of, place.storage) for name, place in self._members.places.items()}
+        found, failures = ask_all(asked, SURVEY_WITHIN)
+        raise_key_error(directory, settings, found.values(), failures.values())
 
     def adopt(self) -> None:
         self._members.adopt()

@@ -16,6 +16,7 @@ from backends.sqlite.as_found import as_found
 from plugin.at_start import WhyLeft
 from plugin.doubt import changed_ago, why_doubted
 from plugin.last_found import last_found
+from plugin.node_key import load_node_key
 from plugin.roll_forward import read_backup
 
 
@@ -34,6 +35,7 @@ def brings_forward(directory: Path, backup: Backup) -> bool:
     """
     found = as_found(database_path(directory))
     try:
+        load_node_key(directory)
         read = read_backup(directory, backup, None, found, last_found(directory, found, note=False))
     except (BackupError, OSError):
         return False
@@ -49,6 +51,7 @@ def why_no_start(
     process may have the database open.
     """
     try:
+        load_node_key(directory)
         found, end = look(directory), backup.end()
         proven = found is not None and (
             why_doubted(directory, found, backup.id(), end) is None or (behind and brings_forward(directory, backup))

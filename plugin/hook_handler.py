@@ -78,7 +78,7 @@ class HookHandler:
                 from plugin.sync_point import SyncPointThread
                 from plugin.watchdog import Watchdog
 
-                notifier = Notifier(Path.cwd(), self._log)
+                notifier = Notifier(Path.cwd(), self._log, lambda: gate.encrypted)
 
                 def report(level: str, line: str) -> None:
                     self._log(level, line)

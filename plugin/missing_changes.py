@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from backends.base import Position
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, previous
+from backends.keyring import DataKey
+from backends.log.format.encryption import masked
 from backends.log.reader.last_changes import LastChanges, LoggedChange
 from backends.node.memory import Memory, judge, last_of
 from backends.node.sync_point import SyncPoint
@@ -52,6 +54,8 @@ class Facts:
     """Whether the backup's snapshot is of a node that had never started."""
     note: SyncPoint | None = None
     """This directory's sync point for this backup."""
+    key: DataKey | None = None
+    """The key under which the records show the database's fingerprint; None if the backup is not encrypted."""
 
 
 def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
@@ -72,7 +76,7 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
     ]
     if not possible:
         return WhyLeft.TOO_FAR
-    seen = database_fingerprint(found.header)
+    seen = masked(facts.key, database_fingerprint(found.header))
     proven = [number for number, database in possible if database == seen != UNKNOWN_DATABASE]
     if not proven:
         unknown = all(database == UNKNOWN_DATABASE for _, database in possible)

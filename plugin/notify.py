@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,8 +50,9 @@ _DETACHED = ["/bin/sh", "-c", 'trap "" HUP INT TERM; exec "$0" "$@"']
 class Notifier:
     """Calls the command in `directory`; `log` is told when that does not work."""
 
-    def __init__(self, directory: Path, log: Report) -> None:
-        self._directory, self._log = directory, log
+    def __init__(self, directory: Path, log: Report, encrypted: Callable[[], bool | None] = lambda: None) -> None:
+        """`encrypted` says whether the backup is; None if that is not known (yet)."""
+        self._directory, self._log, self._encrypted = directory, log, encrypted
         self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(maxsize=100)
         self._running: list[tuple[subprocess.Popen[bytes], float]] = []
         self._calls: deque[float] = deque()
@@ -94,7 +96,8 @@ class Notifier:
         if command is None or not self._due(level, sentence):
             return
         sentence = sentence.replace("\0", " ")[:4000]
-        given = {"LEVEL": level, "SENTENCE": sentence, "DIRECTORY": str(self._directory)}
+        encrypted = {None: "unknown", True: "yes", False: "no"}[self._encrypted()]
+        given = {"LEVEL": level, "SENTENCE": sentence, "DIRECTORY": str(self._directory), "ENCRYPTED": encrypted}
         environment = {name: value for name, value in os.environ.items() if name != "LIGHTNINGD_PLUGIN"}
         process = subprocess.Popen(
             [*_DETACHED, str(command), level, sentence],

@@ -24,6 +24,7 @@ from backends.base import Position
 from backends.change import foreign_keys_setting
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
+from backends.log.format.encryption import known_key
 from backends.log.known_damage import read_damage
 from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
@@ -45,6 +46,7 @@ from plugin.doubt import why_doubted
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.missing_changes import Facts, missing_changes
+from plugin.node_key import KEY_ERRORS, load_node_key
 
 READ_WITHIN = 25.0
 """Seconds for reading the end of the backup."""
@@ -80,7 +82,7 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
         # This may hang, even beyond the manifest: so it must not touch the database.
         read = _within(READ_WITHIN, lambda: _read_backup_of(directory, settings, found, noted))
     except (BackupError, OSError) as error:
-        return Start(look(directory), WhyLeft.BACKUP_DAMAGED if isinstance(error, Damaged) else WhyLeft.UNREACHABLE)
+        return Start(look(directory), _why_unread(error))
     if read is None:
         return Start(look(directory), WhyLeft.LATE)
     start = Start(None)
@@ -97,7 +99,15 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
 
 
 def _read_backup_of(directory: Path, settings: Settings, found: AsFound | Unclear, noted: LastFound | None) -> Read:
+    load_node_key(directory)
     return read_backup(directory, destination_of(directory, settings).backup, settings.backup_id, found, noted)
+
+
+def _why_unread(error: BackupError | OSError) -> WhyLeft:
+    """Why the end of the backup could not be read."""
+    if isinstance(error, Damaged):
+        return WhyLeft.BACKUP_DAMAGED
+    return WhyLeft.NO_KEY if isinstance(error, KEY_ERRORS) else WhyLeft.UNREACHABLE
 
 
 def _why_not_the_nodes(directory: Path) -> WhyLeft | None:
@@ -130,6 +140,7 @@ def read_backup(
         last = None if reader.session is None else reader.session.last_writer
         damage = read_damage(backup.storage, reader.manifest.generation)
         backup_id = reader.manifest.backup_id.hex()
+        key = None if reader.manifest.key is None else known_key(reader.manifest.key)
         facts = Facts(
             found=found,
             end=read_end(reader),
@@ -143,6 +154,7 @@ def read_backup(
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(reader.snapshot), None) is None,
+            key=key,
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(reader, missing))

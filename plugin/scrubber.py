@@ -20,6 +20,7 @@ from backends.members.repair import Mended, Mending, mend
 from backends.node.lockfile import read_settings
 from backends.sqlite import limits
 from backends.text import one_line, unexpected
+from plugin.node_key import load_node_key
 
 RATE = 32 << 20
 """Bytes a second at which a good copy is written: the node's commits go to the same disk."""
@@ -60,6 +61,7 @@ def scrub(directory: Path, names: Collection[str]) -> tuple[Comparison, tuple[Me
 
     Raises BackupError; OSError if one of them cannot be read.
     """
+    load_node_key(directory)
     members = [member for member in read_settings(directory).members if member.name in names]
     for _ in range(_ATTEMPTS):
         peers: list[Peer] = [peer_at(member.name, place_at(member.url).storage) for member in members]

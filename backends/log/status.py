@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from backends import keyring
 from backends.base import Position, Sizes
 from backends.errors import BackupError, Damaged
 from backends.log.format.documents import Manifest, Session
@@ -12,6 +13,9 @@ from backends.log.member_status import MemberStatus
 from backends.log.reader.generation import Reader
 from backends.log.reader.passes import EndOfLog
 from backends.storage.base import Space
+
+HIDDEN = "encrypted"
+"""What is shown instead of something that is encrypted, if the key is not here."""
 
 SPACE_WANTED = 256 << 20
 """The minimum of free bytes: a compaction needs space for another snapshot while the log keeps growing."""
@@ -79,6 +83,14 @@ class Status:
     """How many members must be in sync for the node to go on."""
     epoch: int | None = None
     """The number of the newest epoch; None for a backup with one destination."""
+    encrypted: bool = False
+    key_id: str | None = None
+    """The public name of the key that it is encrypted with; None if it is not encrypted."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether what the backup says of the node (its id, a trouble) is encrypted, and the key is not here."""
+        return self.key_id is not None and keyring.find(self.key_id) is None
 
     @property
     def health(self) -> str:
@@ -91,6 +103,8 @@ class Status:
         With one destination there is nothing about members.
         """
         document = {"health": self.health, **asdict(self)}
+        if self.hidden:
+            document["node_id"] = HIDDEN
         if self.members:
             document["members"] = [member.as_json() for member in self.members]
         else:
@@ -209,4 +223,6 @@ def _status(
         damaged=damaged or known is not None,
         troubles=(*earlier, *troubles),
         known_damage=known,
+        encrypted=manifest.key is not None,
+        key_id=manifest.key,
     )

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.format.documents import reason_in_short
-from backends.log.status import Status, Trouble, TroubleKind
+from backends.log.status import HIDDEN, Status, Trouble, TroubleKind
 from backends.node.lockfile import Settings, read_settings
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
@@ -152,7 +152,8 @@ def _table(looked: _Looked) -> None:
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
-        ("node", seen.node_id or "not known yet"),
+        ("encrypted", "no" if seen.key_id is None else f"yes, with the key {seen.key_id}"),
+        ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
     if found is not None and found.level is Level.OK:
         rows.append(("database", found.text))

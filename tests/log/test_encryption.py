@@ -131,3 +131,19 @@ def test_stored_bytes_show_nothing_of_node_or_statements(storage: SimulatedStora
     everything = b"".join(stored(storage, name) for name in storage.names())
     for secret in (NODE.encode(), HOST.encode(), b"SQLite", b"UPDATE", b"data_version'", DATABASE[:40]):
         assert secret not in everything
+
+
+@pytest.mark.parametrize("database", [b"", DATABASE], ids=["empty", "whole"])
+def test_without_key_ends_of_snapshot_are_checked(database: bytes) -> None:
+    storage = SimulatedStorage(SimulatedDisk())
+    backup_in(storage).create(source(database, 0 if not database else 5), encrypt=lambda key: None)
+    name = snapshot_name(1)
+    whole = stored(storage, name)
+    keyring.forget()
+    with backup_in(storage).read() as reader:
+        reader.snapshot.check_ends()
+    with replaced(storage, name, whole + b"after the end").read() as reader:
+        reader.snapshot.check_ends()
+    for cut in (len(whole) - 1, len(whole) - 90, 64):
+        with replaced(storage, name, whole[:cut]).read() as reader, pytest.raises(Damaged):
+            reader.snapshot.check_ends()

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 
+from backends import keyring
 from backends.errors import Damaged
 from backends.log.format.codec import Decompressor, StreamError
-from backends.log.format.encryption import TAG, Opener, Tampered, known_key
+from backends.log.format.encryption import Opener, Tampered, known_key, stored_size
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
     RECORD_HEADER_SIZE,
@@ -93,19 +94,38 @@ class SnapshotReader:
         """
         for part, (name, handle) in enumerate(self._parts):
             check_file_header(handle.read(0, FILE_HEADER_SIZE), replace(self._file, part=part), name)
-        if not self._has_its_end():
-            for _ in self:  # raises if something is wrong; bytes after the end record do not matter
-                pass
+        if self._has_its_end():
+            return
+        if self._file.key is not None and keyring.find(self._file.key) is None:
+            self._check_stored()
+            return
+        for _ in self:  # raises if something is wrong; bytes after the end record do not matter
+            pass
 
     def _has_its_end(self) -> bool:
         """Whether the last file ends with the record that ends a snapshot."""
+        if self._file.key is None:
+            return self._ends_with(END_RECORD.size)
+        # In a snapshot of no database, this record is the first one, and begins the stream.
+        return any(self._ends_with(stored_size(END_RECORD.size, begins_stream=begins)) for begins in (False, True))
+
+    def _ends_with(self, payload: int) -> bool:
+        """Whether the last file ends with an end record whose payload has this many stored bytes."""
         _, handle = self._parts[-1]
-        length = RECORD_HEADER_SIZE + END_RECORD.size + (0 if self._file.key is None else TAG)
+        length = RECORD_HEADER_SIZE + payload
         end = handle.read(max(handle.size() - length, 0), length)
         header = decode_record_header(end)
         if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
             return False
         return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
+
+    def _check_stored(self) -> None:
+        """Check all that can be checked without the key: the records and their chain. Raises Damaged."""
+        for _, record in self._records():
+            if record.header.kind == RecordKind.END:
+                return
+        name, handle = self._parts[-1]
+        raise Damaged(_CUT, name, handle.size())
 
     def _records(self) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts; the chain continues from one part to the next."""
