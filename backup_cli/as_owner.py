@@ -14,13 +14,13 @@ import os
 import pwd
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from backends.errors import BackupError, ClosedToUser
+from backends.errors import BackupError, ClosedToUser, Unreachable
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
 from backends.node.directory import database_path, network_directory
@@ -109,6 +109,15 @@ def backup(url: str) -> bool:
     if way is not None and not _is_roots(way):
         _become_owner_at_the_end_of(way)
     return os.geteuid() != 0
+
+
+def backups(urls: Iterable[str]) -> None:
+    """`backup` for the members of one backup: become the owner of the first one that is another user's. Those that do
+    not answer are left out. Raises SomebodyElses."""
+    for url in urls:
+        with suppress(Unreachable):
+            if backup(url):
+                return
 
 
 def refuse_anothers(place: Path | None) -> None:
@@ -330,6 +339,11 @@ def instead(error: BackupError) -> list[str]:
     if any("://" in word and "uid=" in word for word in _typed):
         return []  # the URL names a user to the server, whoever types it
     return [_line(error.uid, error.gid if error.gid is not None else _NOBODYS_GROUP)]
+
+
+def again(*more: str) -> str:
+    """The command line that was typed, with these words added."""
+    return shell_line("backup-cli", *_typed, *more)
 
 
 def _line(uid: int, gid: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from backends import __version__
+from backends import __version__, keyring
 from backends.errors import BackupError
 from backends.system import interrupts
 from backends.text import unexpected
@@ -108,6 +108,7 @@ def run(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     as_owner.remember(typed)
     forget_warnings()
+    keyring.forget()  # what another command in this process has opened is closed to this one
     try:
         with interrupts.audible():
             result: Any = cli.main(args=arguments, prog_name="backup-cli", standalone_mode=False)

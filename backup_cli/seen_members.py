@@ -99,10 +99,7 @@ def given_members(urls: Sequence[str]) -> SeenBackup:
     Raises Diverged, Unreachable, Damaged, KeyNeeded, or BackupError if these are not members of one backup.
     """
     given = named(urls)
-    for member in given:
-        with suppress(Unreachable):
-            if as_owner.backup(member.url):
-                break
+    as_owner.backups(member.url for member in given)
     members, seen, document = _survey_given(given)
     found = Found(members, seen, None, _read_all(seen, members))
     asked = {member.name for member in members}

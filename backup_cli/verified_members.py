@@ -16,6 +16,7 @@ from backup_cli.console import show_line, warn
 from backup_cli.dry_run import tell_steps
 from backup_cli.for_programs import hand_out_result
 from backup_cli.noting import note_damage
+from backup_cli.verify_stored import PROVED
 from backup_cli.verifying import tell_whole
 
 
@@ -157,6 +158,7 @@ def _advise(found: Findings, damaged: Sequence[str], *, repaired: bool) -> None:
 def _document(found: Findings, damaged: Sequence[str]) -> dict[str, Any]:
     """The result for programs."""
     return {
+        "contents": PROVED,
         "backup_id": found.comparison.backup_id,
         "epoch": found.comparison.epoch.number,
         "generation": found.comparison.generation,

@@ -19,9 +19,13 @@ from backends.system.interrupts import deferred
 from backends.system.scratch import scratch_directory, scratch_place
 from backup_cli import as_owner
 from backup_cli.dry_run import held
+from backup_cli.finding_keys import find_key
+from backup_cli.key_options import KeyOptions
 from backup_cli.options import existing_backup
 from backup_cli.ownership import alone
+from backup_cli.seen_encryption import encryption_at
 from backup_cli.verified_members import Findings, VerifiedMember, tell_findings, tell_mending
+from backup_cli.verify_stored import verify_stored_members
 from backup_cli.verifying import Accept, rebuild
 
 _ATTEMPTS = 5
@@ -41,7 +45,7 @@ class Wishes:
     dry_run: bool
 
 
-def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes) -> None:
+def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes, key: KeyOptions) -> None:
     """Verify and compare the members at these URLs; `directory` is that of the node whose backup it is, if known.
 
     Raises BackupError; ends with exit code 3 while a member is damaged, and with 1 if one could not be verified.
@@ -49,6 +53,11 @@ def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes) 
     if directory is None:
         _become_owner(urls)
     as_owner.refuse_anothers(wishes.scratch)
+    find_key(urls, key, [] if directory is None else [directory], needed=wishes.repair, ask=True)
+    encrypted = encryption_at(urls)
+    if encrypted is not None and not encrypted.is_open:
+        verify_stored_members(urls, wishes.as_json)
+        return
     members = _opened(urls)
     if not wishes.repair:
         _verify_each(members, wishes)

@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import Any
 
+from backends import keyring
 from backends.confined.jobs import JOBS
 from backends.confined.messages import MAX_LINE, decode, encode, failure
 from backends.sqlite import limits
@@ -46,6 +47,7 @@ class _Voice:
 def main() -> None:
     """Do one job. Never returns."""
     job = decode(sys.stdin.buffer.readline(_MAX_JOB))
+    keyring.take(job.pop("keys"))
     limits.end_with_the_parent(int(job["parent"]))
     limits.confine(limited=bool(job["limited"]))
     voice, over = _Voice(), threading.Event()

@@ -14,9 +14,12 @@ from backends.errors import (
     BackupError,
     Damaged,
     FromTheFuture,
+    KeyNeeded,
     NotABackup,
+    NotEncrypted,
     Unreachable,
     Unrestorable,
+    WrongKey,
     withheld_by,
 )
 from backends.legacy.errors import LegacyDamaged
@@ -52,7 +55,7 @@ _PLAIN: dict[str, type[BackupError]] = {
     kind.__name__: kind
     for kind in (
         BackupError, Unreachable, NotABackup, FromTheFuture, Busy, Corrupt, MemoryFailed, OutOfTime,
-        BadURL, Overtaken,
+        BadURL, Overtaken, KeyNeeded, WrongKey, NotEncrypted,
     )
 }  # fmt: skip
 """Errors that consist of a message only."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from backends import keyring
 from backends.confined.messages import MAX_LINE, Nonsense, decode, number, perhaps_number, raise_failure
 from backends.errors import BackupError
 from backends.sqlite import limits
@@ -44,7 +45,10 @@ def run(job: str, arguments: dict[str, Any], progress: BytesDone | None = None) 
     try:
         with deferred():
             started = _start()
-        _give(started, {"job": job, "arguments": arguments, "parent": os.getpid(), "limited": not limits.lifted()})
+        order = {"job": job, "arguments": arguments, "parent": os.getpid(), "limited": not limits.lifted()}
+        # Through the pipe, which nobody else can read: other users see a process's arguments, and what it starts itself
+        # sees its environment.
+        _give(started, {**order, "keys": keyring.export()})
         return _Listening(started, progress).result()
     finally:
         with deferred():

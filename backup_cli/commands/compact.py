@@ -26,7 +26,9 @@ from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.console import Progress, progress, say, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup_as_owner, lightning_dir, no_limits, show_statements
 from backup_cli.ownership import alone, take_over
@@ -42,19 +44,26 @@ from plugin.start import remember_new_session
     type=click.Path(path_type=Path, exists=True, file_okay=False, readable=False),
     help="Where to keep the whole database temporarily.  [default: TMPDIR, or /var/tmp]",
 )
+@key_options
 @take_over
 @dry_run_option
 @json_option
 @show_statements
 @no_limits
 def compact(
-    url: str | None, lightning_dir: Path, scratch: Path | None, take_over: bool, dry_run: bool, as_json: bool
+    url: str | None,
+    lightning_dir: Path,
+    scratch: Path | None,
+    key: KeyOptions,
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Replace the backup's history by a new snapshot. Stop the node first; a running one compacts by itself.
 
-    Without a URL, it is the node's own backup, with all its members if it has several.
+    Without a URL, it is the node's own backup, with all its members if it has several. An encrypted one needs its key.
     """
-    with _opened(url, lightning_dir, dry_run) as (url, backup, opener):
+    with _opened(url, lightning_dir, key, dry_run) as (url, backup, opener):
         as_owner.refuse_anothers(scratch)
         _compact_it(url, backup, opener, scratch, take_over, dry_run, as_json)
 
@@ -97,17 +106,22 @@ _Opener = Callable[[CompactedSnapshot], tuple[Writer, Callable[[CompactedSnapsho
 
 
 @contextmanager
-def _opened(url: str | None, lightning_dir: Path, dry_run: bool) -> Iterator[tuple[str, Backup, _Opener]]:
+def _opened(
+    url: str | None, lightning_dir: Path, key: KeyOptions, dry_run: bool
+) -> Iterator[tuple[str, Backup, _Opener]]:
     """The backup to compact, its URL, and how it is opened for writing. Of several members, the newest is compacted."""
     if url is not None:
         named, backup = existing_backup_as_owner(url)
         _refuse_one_member(named, backup)
+        find_key(backup, key)
         yield named, backup, lambda compacted: _open_one(backup, compacted)
         return
     directory = as_owner.node_directory(lightning_dir)
     refuse_if_running(directory)
+    settings = read_settings(directory)
+    find_key(settings.urls, key, [directory])
     with held(WriterLock(directory, f"{COMMAND} compact"), dry_run):
-        destination = destination_of(directory, read_settings(directory))
+        destination = destination_of(directory, settings)
         yield destination.url, destination.backup, lambda compacted: _open_all(directory, destination, compacted)
 
 

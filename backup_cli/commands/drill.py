@@ -17,6 +17,7 @@ from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.node.hand_over import hand_over
+from backends.node.hsm_secret import HSM_SECRET
 from backends.node.lockfile import read_settings
 from backends.node.pairing import Relation
 from backends.node.present import end_of_backup, inspect_node, pair_at
@@ -27,10 +28,13 @@ from backends.text import counted
 from backends.urls import parse_url
 from backup_cli import as_owner
 from backup_cli.console import moment_ago, progress, say, show_line, show_row, size, warn
+from backup_cli.drill.lost_node import LostNode
 from backup_cli.drill.player import Player, recorded_calls
 from backup_cli.drill.report import DrillReport, tell
+from backup_cli.finding_keys import find_key
 from backup_cli.findings import Level
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.old_age import doubt_of
 from backup_cli.options import A_PATH, DRILL_PREFIX, existing_backup, no_limits, show_statements
 from backup_cli.pairing_text import finding
@@ -47,21 +51,28 @@ from plugin.foresight import brings_forward
     type=A_PATH,
     help="Rehearse with this node's own backup instead, read-only; without a URL, the one in its backup.lock.",
 )
+@click.option("--encrypt", is_flag=True, help="Encrypt that backup, and restore it with an hsm_secret alone.")
+@key_options
 @json_option
 @show_statements
 @no_limits
-def drill(url: str | None, lightning_dir: Path | None, as_json: bool) -> None:
+def drill(url: str | None, lightning_dir: Path | None, encrypt: bool, key: KeyOptions, as_json: bool) -> None:
     """Stream a recorded node to the destination at URL, kill it, restore it, and compare.
 
-    Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory.
+    Works in a subdirectory of its own, which is removed afterwards; without a URL, under a temporary directory. With
+    --encrypt, the restore has nothing of the recorded node but its hsm_secret, which is made up and thrown away.
     """
     if lightning_dir is not None:
-        _own_backup(url, as_owner.node_directory(lightning_dir), as_json)
+        if encrypt:
+            raise click.UsageError("--encrypt is for the recorded node: this node's own backup is as it is")
+        _own_backup(url, as_owner.node_directory(lightning_dir), key, as_json)
         return
+    if key.named:
+        raise click.UsageError(f"{key.named[0]} belongs to --lightning-dir: the recorded node has a key of its own")
     if url is not None:
         as_owner.backup(url)
     with scratch_directory(scratch_place()) as scratch:
-        seen = _recorded_node(scratch, url or _drill_url(scratch))
+        seen = _recorded_node(scratch, url or _drill_url(scratch), encrypt)
     if as_json:
         hand_out_result(seen.as_json())
     else:
@@ -76,15 +87,18 @@ def _drill_url(scratch: Path) -> str:
     return f"{scratch.as_uri()}?ephemeral=accepted" if layer else scratch.as_uri()
 
 
-def _recorded_node(scratch: Path, url: str) -> DrillReport:
+def _recorded_node(scratch: Path, url: str, encrypt: bool) -> DrillReport:
     node, restored = scratch / "node", scratch / "restored.sqlite3"
     node.mkdir()
     calls = recorded_calls()
     with _destination(url) as (place, backup):
-        say(f"A recorded node backs up to {place}")
-        position = backup.create(nothing())
+        say(f"A recorded node backs up to {place}{', encrypted' if encrypt else ''}")
+        lost = LostNode(scratch, node) if encrypt else None
+        position = backup.create(nothing(), encrypt=None if lost is None else lost.store_in(backup))
         hand_over(node, place, backup.id(), position)
         latencies = _stream(node, calls)
+        if lost is not None:
+            lost.open_again(place)
         with backup.read() as reader:
             snapshot, of_snapshot = reader.snapshot.size(), reader.manifest.base.data_version
         began = time.perf_counter()
@@ -103,6 +117,7 @@ def _recorded_node(scratch: Path, url: str) -> DrillReport:
         tables=comparison.tables,
         rows=comparison.rows,
         differences=comparison.differences,
+        opened_with=None if lost is None else HSM_SECRET,
     )
 
 
@@ -160,9 +175,10 @@ def _plugin() -> list[str]:
     return [installed] if Path(installed).exists() else [sys.executable, "-m", "plugin.main"]
 
 
-def _own_backup(given: str | None, directory: Path, as_json: bool) -> None:
+def _own_backup(given: str | None, directory: Path, key: KeyOptions, as_json: bool) -> None:
     """Restore the operator's own backup to a temporary directory, and say how long a real restore would take."""
     settings = read_settings(directory)
+    find_key(given or settings.urls, key, [directory])
     url, backup = existing_backup(given or newest_url(settings))
     if settings.backup_id not in (None, backup.id()):
         warn(

@@ -24,7 +24,9 @@ from backends.system.interrupts import deferred, ignored
 from backup_cli.changing_members import AtRest, Changing, at_rest, first_of_several, stopped_node
 from backup_cli.console import say, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.new_members import copy_to, refuse_same_places, tell_members, warn_of_shared_fates
 from backup_cli.options import lightning_dir, removed_on_failure
 from backup_cli.ownership import alone, take_over
@@ -35,16 +37,26 @@ from backup_cli.waiting import answered
 @click.argument("url", metavar="URL")
 @lightning_dir
 @click.option("--name", help="What the new member is called.  [default: derived from the URL]")
+@key_options
 @take_over
 @dry_run_option
 @json_option
-def member_add(url: str, lightning_dir: Path, name: str | None, take_over: bool, dry_run: bool, as_json: bool) -> None:
+def member_add(
+    url: str,
+    lightning_dir: Path,
+    name: str | None,
+    key: KeyOptions,
+    take_over: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Copy the node's backup to URL, and have the node save every change there, too.
 
     Stop lightningd first; while it runs, use: lightning-cli backup-member-add URL. A URL that ends in ?trailing is
     never waited for. A backup with one destination becomes one with two members.
     """
     directory, settings = stopped_node(lightning_dir, "backup-member-add", url)
+    find_key(settings.urls, key, [directory])
     with held(WriterLock(directory, f"{COMMAND} member-add"), dry_run):
         new = _new_member(url, name, settings)
         there = settings.members or (Member(new_name(settings.url, ()), settings.url),)

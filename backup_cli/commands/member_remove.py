@@ -18,7 +18,9 @@ from backends.text import counted
 from backup_cli.changing_members import Changing, at_rest, stopped_node
 from backup_cli.console import say, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.new_members import tell_members
 from backup_cli.options import lightning_dir
 from backup_cli.ownership import take_over
@@ -37,6 +39,7 @@ from backup_cli.ownership import take_over
     type=click.IntRange(min=1, max=MAX_MEMBERS),
     help="How many members must be in sync for the node to go on, from now on.  [default: as before]",
 )
+@key_options
 @take_over
 @dry_run_option
 @json_option
@@ -45,6 +48,7 @@ def member_remove(
     lightning_dir: Path,
     without: str | None,
     need: int | None,
+    key: KeyOptions,
     take_over: bool,
     dry_run: bool,
     as_json: bool,
@@ -55,6 +59,7 @@ def member_remove(
     """
     directory, settings = stopped_node(lightning_dir, "backup-member-remove", name)
     settings = settings if need is None else replace(settings, need=need)
+    find_key(settings.urls, key, [directory])
     with held(WriterLock(directory, f"{COMMAND} member-remove"), dry_run):
         member, remaining = _remaining(directory, settings, name)
         given_up = _demand_newest(directory, settings, name, without)

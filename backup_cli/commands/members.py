@@ -8,7 +8,9 @@ from backends.members.urls import split_trailing
 from backends.node.lockfile import read_settings
 from backup_cli import as_owner
 from backup_cli.console import show_line, warn
+from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.members_text import show_members_in_full
 from backup_cli.options import existing_backup_as_owner, lightning_dir
 from backup_cli.seen_members import SeenBackup, given_members, has_members, own_members
@@ -17,13 +19,15 @@ from backup_cli.seen_members import SeenBackup, given_members, has_members, own_
 @click.command(short_help="List the destinations of a backup that has several.")
 @click.argument("urls", metavar="[URL]...", nargs=-1)
 @lightning_dir
+@key_options
 @json_option
-def members(urls: tuple[str, ...], lightning_dir: Path, as_json: bool) -> None:
+def members(urls: tuple[str, ...], lightning_dir: Path, key: KeyOptions, as_json: bool) -> None:
     """List the members of the node's own backup; with URLs, of the backup whose members are there.
 
     Each is read as it is now. One that hangs is given up after a while and listed as such.
+    An encrypted backup lists its members only to the holder of its key.
     """
-    seen, url = _seen(urls, lightning_dir)
+    seen, url = _seen(urls, lightning_dir, key)
     if seen is None:
         if as_json:
             hand_out_result({"url": url, "backup_id": None, "need": 1, "epoch": None, "members": []})
@@ -49,14 +53,19 @@ def members(urls: tuple[str, ...], lightning_dir: Path, as_json: bool) -> None:
     show_members_in_full(status)
 
 
-def _seen(urls: tuple[str, ...], lightning_dir: Path) -> tuple[SeenBackup | None, str]:
+def _seen(urls: tuple[str, ...], lightning_dir: Path, key: KeyOptions) -> tuple[SeenBackup | None, str]:
     """The backup's members, None if it has one destination; and its first URL. Raises BackupError."""
     urls = tuple(split_trailing(url)[0] for url in urls)
     if not urls:
         directory = as_owner.node_directory(lightning_dir)
         settings = read_settings(directory)
+        find_key(settings.urls, key, [directory], needed=bool(settings.members))
         return (own_members(directory, settings) if settings.members else None), settings.url
     if len(urls) > 1:
+        as_owner.backups(urls)
+        find_key(urls, key)
         return given_members(urls), urls[0]
     url, backup = existing_backup_as_owner(urls[0])
-    return (given_members((url,)) if has_members(backup) else None), url
+    several = has_members(backup)
+    find_key(backup, key, needed=several)
+    return (given_members((url,)) if several else None), url

@@ -15,11 +15,13 @@ from backends.change import ahead
 from backends.confined.work import rebuild_backup
 from backends.errors import BackupError, Unreachable, Unrestorable
 from backends.holder import COMMAND
+from backends.keyring import DataKey
 from backends.legacy import legacy_backup_at
 from backends.log.backup import Backup
 from backends.members.urls import split_trailing
 from backends.node.directory import DATABASE, NETWORKS, looks_like_a_nodes
 from backends.node.hand_over import hand_over
+from backends.node.key_file import KEY_FILE, write_key
 from backends.node.pairing import BackupEnd, pair
 from backends.node.present import end_of_backup, inspect_database
 from backends.node.running import refuse_if_running
@@ -33,7 +35,9 @@ from backup_cli.consent.restore import demand_no_newer, which_is_newer
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import hand_out_path, progress, size, warn
 from backup_cli.dry_run import dry_run_option, tell_steps
+from backup_cli.finding_keys import find_key
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.legacy import CANNOT_RESUME, rebuild_from
 from backup_cli.old_age import LOOK_FOR_A_NEWER, doubt_of
 from backup_cli.options import lock_steps, no_limits, set_old_lock_aside, show_statements, urls_argument
@@ -73,6 +77,7 @@ from backup_cli.restore_text import (
 @accept_schema
 @discard_newer
 @without_option
+@key_options
 @take_over
 @dry_run_option
 @json_option
@@ -89,6 +94,7 @@ def restore(
     accepted: bool,
     consent: tuple[str, ...],
     without: tuple[str, ...],
+    key: KeyOptions,
     take_over: bool,
     dry_run: bool,
     as_json: bool,
@@ -98,14 +104,18 @@ def restore(
     URL may also name a directory that holds exactly one backup, or a file of the older `backup` plugin. Of a backup
     with several members, one URL is enough: the others are looked for where they were, and the newest state counts.
     Nothing is overwritten, and nothing newer is replaced.
+
+    An encrypted backup is opened with the hsm_secret or the backup.key that is in DEST or in ~/.lightning, with what
+    the options name, or with a passphrase, which is asked for at a terminal.
     """
     _demand_consent(to_version, resume, not_for_a_node, kept)
     place = as_owner.restore_place(Path(dest))
     urls = tuple(split_trailing(url)[0] for url in urls)
     legacy = _legacy_file(urls, resume, kept)
+    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
+    opened_with = None if legacy is not None else find_key(urls, key, [target.parent])
     source = None if legacy is not None else source_at(urls, without, resume)
     url, backup, members = (urls[0], None, None) if source is None else (source.url, source.backup, source.members)
-    target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     if kept and backup is not None:
         old = _name_of_kept(url, backup, resume, not_for_a_node)
     old += f".version-{to_version}-NOT-FOR-A-NODE" if to_version is not None else ""
@@ -140,6 +150,7 @@ def restore(
         consent,
         take_over,
         dry_run,
+        opened_with,
     )
     if dry_run:
         tell_steps(_steps(order), as_json)
@@ -213,6 +224,8 @@ class _Order:
     consent: tuple[str, ...]
     take_over: bool
     dry_run: bool
+    key: DataKey | None
+    """The key of an encrypted backup."""
 
 
 def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, list[Path], list[PutBack]]:
@@ -225,6 +238,8 @@ def _restore(order: _Order, temporary: Unfinished) -> tuple[_Order, Rebuilt, lis
         with ignored():  # an interrupt between these steps would leave only some files with their new names
             # First: once the database is there, a restore that was cut off cannot simply be repeated.
             files = put_back(target.parent, stored)
+            if order.resume and order.key is not None:
+                write_key(target.parent, order.key)
             aside = move_aside(order.file, order.existing)
             temporary.publish(order.file)
             if order.resume and order.backup is not None:
@@ -279,6 +294,8 @@ def _steps(order: _Order) -> list[str]:
     steps += [f"move {path} aside, to {file.name}.before-restore-TIME next to it" for path in order.existing]
     steps += would_put_back(directory, stored)
     steps.append(f"write the database ({holds}) to {file}")
+    if order.resume and order.key is not None:
+        steps.append(f"write {directory / KEY_FILE}, with the key of the backup (mode 0400)")
     if order.resume and order.backup is not None:
         several = None if order.members is None else order.members.several(directory)
         urls = [order.backup.place.durable_url(order.url)] if several is None else several[0].urls

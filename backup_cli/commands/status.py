@@ -20,12 +20,15 @@ from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.checks.backup import NOTHING_MORE
 from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
+from backup_cli.finding_keys import find_key
 from backup_cli.findings import Finding, Level
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.members_lines import show_members
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_text import finding
 from backup_cli.prometheus import metrics, unreadable
+from backup_cli.seen_encryption import SeenSlots, encryption_at, seen_slots
 from backup_cli.seen_members import SeenBackup, given_members, has_members, own_members
 from plugin.foresight import brings_forward
 
@@ -33,14 +36,23 @@ from plugin.foresight import brings_forward
 @click.command(short_help="Version, age, sizes and health of a backup.")
 @click.argument("urls", metavar="[URL]...", nargs=-1)
 @lightning_dir
+@key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @click.option("--prometheus", is_flag=True, help="Print the same for the textfile collector of node_exporter.")
 @click.pass_context
-def status(context: click.Context, urls: tuple[str, ...], lightning_dir: Path, as_json: bool, prometheus: bool) -> None:
+def status(
+    context: click.Context,
+    urls: tuple[str, ...],
+    lightning_dir: Path,
+    key: KeyOptions,
+    as_json: bool,
+    prometheus: bool,
+) -> None:
     """Show version, age, sizes and health of the backup at URL; without a URL, of the node's own backup.
 
     Without a URL, or with --lightning-dir, the node's database is also compared with the backup. Of a backup with
-    several destinations, each is listed; name all of their URLs, or none.
+    several destinations, each is listed; name all of their URLs, or none. Without its key, an encrypted
+    backup does not say which node it is of, nor which members it has.
     """
     with_node = not urls or context.get_parameter_source("lightning_dir") is not ParameterSource.DEFAULT
     if as_json and prometheus:
@@ -51,7 +63,7 @@ def status(context: click.Context, urls: tuple[str, ...], lightning_dir: Path, a
         settings = read_settings(directory) if own and directory is not None else None
         if settings is not None:
             urls = settings.urls
-        looked = _look(urls, directory, settings, prometheus)
+        looked = _look(urls, directory, settings, key, prometheus)
         if own and directory is not None:
             looked = replace(looked, seen=_with_last_run(looked.seen, directory))
     except BackupError as error:
@@ -62,7 +74,8 @@ def status(context: click.Context, urls: tuple[str, ...], lightning_dir: Path, a
     if as_json:
         found = looked.database
         database = {} if found is None else {"database": {"level": found.level.value, "text": found.text}}
-        hand_out(json.dumps({**seen.as_json(), "old": looked.old, **database}))
+        slots = {} if looked.slots is None else looked.slots.as_json()
+        hand_out(json.dumps({**seen.as_json(), "old": looked.old, **slots, **database}))
     elif prometheus:
         hand_out(metrics(seen, time.time()))
     else:
@@ -80,20 +93,38 @@ class _Looked:
     """Why the last change is suspiciously old, as a sentence; None if it is not."""
     elsewhere: str | None = None
     """Why the newest state may be in a member that was not asked, as a sentence."""
+    slots: SeenSlots | None = None
+    """The key slots of an encrypted backup; None if it is not encrypted."""
 
 
-def _look(urls: tuple[str, ...], directory: Path | None, settings: Settings | None, prometheus: bool) -> _Looked:
+def _look(
+    urls: tuple[str, ...], directory: Path | None, settings: Settings | None, key: KeyOptions, prometheus: bool
+) -> _Looked:
     """The backup's status; with a node's directory, also how its database compares.
 
     `settings` are those of the node whose own backup this is.
     """
-    if settings is not None and settings.members and directory is not None:
-        return _look_at_members(own_members(directory, settings), directory, prometheus)
-    if len(urls) > 1:
-        return _look_at_members(given_members(urls), directory, prometheus)
-    url, backup = existing_backup_as_owner(urls[0]) if directory is None else existing_backup(urls[0])
-    if has_members(backup):
-        return _look_at_members(given_members((url,)), directory, prometheus)
+    where: Backup | tuple[str, ...] = urls
+    if len(urls) == 1 and not (settings is not None and settings.members):
+        url, where = existing_backup_as_owner(urls[0]) if directory is None else existing_backup(urls[0])
+        urls = (url,)
+    elif directory is None:
+        as_owner.backups(urls)
+    find_key(where, key, [] if directory is None else [directory], needed=False)
+    found = encryption_at(where)
+    if found is not None and not found.is_open:
+        one = (urls[0], where) if isinstance(where, Backup) else existing_backup(found.url)
+        looked = _look_at_one(*one, directory, prometheus)
+    elif isinstance(where, Backup) and not has_members(where):
+        looked = _look_at_one(urls[0], where, directory, prometheus)
+    elif settings is not None and settings.members and directory is not None:
+        looked = _look_at_members(own_members(directory, settings), directory, prometheus)
+    else:
+        looked = _look_at_members(given_members(urls), directory, prometheus)
+    return replace(looked, slots=None if found is None else seen_slots([found]))
+
+
+def _look_at_one(url: str, backup: Backup, directory: Path | None, prometheus: bool) -> _Looked:
     seen = backup.status(url)
     old = doubt_of(backup, seen.last_change)
     if directory is None or prometheus:
@@ -152,7 +183,7 @@ def _table(looked: _Looked) -> None:
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen)),
         ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
-        ("encrypted", "no" if seen.key_id is None else f"yes, with the key {seen.key_id}"),
+        ("encrypted", "no" if looked.slots is None else looked.slots.in_words()),
         ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
     if found is not None and found.level is Level.OK:
@@ -162,8 +193,16 @@ def _table(looked: _Looked) -> None:
     show_members(seen)
     remarks = [found.text] if found is not None and found.level is not Level.OK else []
     remarks += [line for line in (looked.old, looked.elsewhere) if line is not None]
+    if seen.hidden:
+        remarks.append(_WHY_HIDDEN)
     for line in (*remarks, *(trouble.sentence for trouble in seen.troubles)):
         show_line(f"! {line}", fg="yellow")
+
+
+_WHY_HIDDEN = (
+    "This backup is encrypted, and its key is not here, so which node it is of is hidden, and so are its other members "
+    "if it has several. Name what opens it: --hsm-secret FILE, --passphrase-file FILE or --key-file FILE"
+)
 
 
 def _compacted(seen: Status) -> str:

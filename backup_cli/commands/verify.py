@@ -23,8 +23,10 @@ from backup_cli import as_owner
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import show_line
 from backup_cli.dry_run import dry_run_option
+from backup_cli.finding_keys import find_key
 from backup_cli.findings import Finding, problem
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.options import (
     A_PATH,
     existing_backup,
@@ -34,7 +36,9 @@ from backup_cli.options import (
 )
 from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
+from backup_cli.seen_encryption import encryption_at
 from backup_cli.verify_members import Wishes, verify_members
+from backup_cli.verify_stored import PROVED, verify_stored
 from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier
 from plugin.foresight import brings_forward
 
@@ -57,6 +61,7 @@ from plugin.foresight import brings_forward
     is_flag=True,
     help="Mend what is damaged in one member of a backup with several from a good one; the node must be stopped.",
 )
+@key_options
 @take_over
 @dry_run_option
 @accept_schema
@@ -68,6 +73,7 @@ def verify(
     lightning_dir: Path | None,
     scratch: Path | None,
     repair: bool,
+    key: KeyOptions,
     take_over: bool,
     dry_run: bool,
     accepted: bool,
@@ -77,6 +83,8 @@ def verify(
 
     Of a backup with several destinations, name all URLs, or none for the node's own: each member is verified, then they
     are compared, and for every damaged file the member with the good copy is named.
+
+    Without its key, only the stored bytes of an encrypted backup can be checked; that is then said.
 
     Needs no lock and does not disturb a running node. Changes nothing, except that damage is recorded in the backup,
     and what --repair mends.
@@ -90,14 +98,24 @@ def verify(
     if len(urls) > 1:
         if lightning_dir is not None and own is None:
             raise click.UsageError("--lightning-dir compares one backup with the database: name one URL, or none")
-        verify_members(urls, own, Wishes(scratch, _accepting(accepted), as_json, repair, take_over, dry_run))
+        wishes = Wishes(scratch, _accepting(accepted), as_json, repair, take_over, dry_run)
+        verify_members(urls, own, wishes, key)
         return
     if repair:
         raise click.UsageError("--repair takes a good copy from another member: name all URLs of the backup, or none")
-    _verify_one(urls[0], lightning_dir, scratch, accepted, as_json)
+    _verify_one(urls[0], own, lightning_dir, scratch, accepted, key, as_json)
 
 
-def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, accepted: bool, as_json: bool) -> None:
+def _verify_one(
+    url: str,
+    own: Path | None,
+    lightning_dir: Path | None,
+    scratch: Path | None,
+    accepted: bool,
+    key: KeyOptions,
+    as_json: bool,
+) -> None:
+    """`own` is the directory of the node whose backup this is; None if a URL was named."""
     database = None if lightning_dir is None else database_path(as_owner.node_directory(lightning_dir))
     url, backup = existing_backup_as_owner(url) if database is None else existing_backup(url)
     as_owner.refuse_anothers(scratch)
@@ -105,6 +123,12 @@ def _verify_one(url: str, lightning_dir: Path | None, scratch: Path | None, acce
         refuse_if_running(database.parent)
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
+    places = [own] if own is not None else [] if database is None else [database.parent]
+    find_key(backup, key, places, needed=database is not None, ask=True)
+    encrypted = encryption_at(backup)
+    if encrypted is not None and not encrypted.is_open:
+        verify_stored(url, backup, as_json)
+        return
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
         verified = rebuild(url, backup, made, _accepting(accepted))
@@ -137,6 +161,7 @@ def _document(url: str, backup: Backup, verified: Outcome, comparison: Compariso
     rebuilt, known = verified.rebuilt, backup.damage.read()
     return {
         "url": url,
+        "contents": PROVED,
         "backup_id": backup.id(),
         "node_id": rebuilt.state.node_id,
         "data_version": rebuilt.data_version,

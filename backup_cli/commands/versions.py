@@ -14,6 +14,8 @@ from backends.log.reader.kept import KEEP_FOR
 from backends.log.reader.passes import EndOfLog
 from backends.text import shell_line
 from backup_cli.console import hand_out, moment, show_line, show_row, size
+from backup_cli.finding_keys import find_key
+from backup_cli.key_options import KeyOptions, key_options
 from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup_as_owner, url_argument
 
@@ -39,15 +41,19 @@ class Versions:
 
 @click.command(short_help="List the versions that a backup can restore.")
 @url_argument
+@key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def versions(url: str, as_json: bool) -> None:
+def versions(url: str, key: KeyOptions, as_json: bool) -> None:
     """Say which versions the backup at URL holds, and what a resync or new snapshot has replaced.
 
     A node may only run from the last version of the newest generation; all others are for looking at: backup-cli
     restore --to-version N --not-for-a-node. What was replaced is kept for a week; to restore it: backup-cli restore
     --kept.
+
+    An encrypted backup says all this without its key, except for the details of why a generation was begun.
     """
     url, backup = existing_backup_as_owner(url)
+    find_key(backup, key, needed=False)
     found = _found(backup)
     if as_json:
         hand_out(json.dumps([asdict(each) for each in found]))

@@ -34,6 +34,8 @@ class DrillReport:
     tables: int
     rows: int
     differences: list[str]
+    opened_with: str | None = None
+    """What alone gave back the key of the encrypted backup; None if the backup was not encrypted."""
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
@@ -54,6 +56,7 @@ class DrillReport:
             "rows": self.rows,
             "identical": not self.differences,
             "differences": self.differences,
+            "opened_with": self.opened_with,
         }
 
 
@@ -71,6 +74,7 @@ def tell(seen: DrillReport) -> None:
             f"({100 * seen.log / seen.raw:.1f} %)",
         ),
         ("restored", f"version {seen.version}, {size(seen.database)} in {seen.restore:.2f} s"),
+        *([("encrypted", f"restored with {seen.opened_with} alone")] if seen.opened_with is not None else []),
         ("compared", f"{counted(seen.tables, 'table')}, {counted(seen.rows, 'row')}"),
     ]
     for name, value in rows:
