@@ -81,9 +81,7 @@ def passphrase_from(options: KeyOptions, *, new: bool, of: str = "this backup") 
     elif at_terminal():
         passphrase = typed(f"{'New passphrase' if new else 'Passphrase'} of {of}")
         if new:
-            _demand_good(passphrase)  # before it has to be typed again
-            if typed("The same again") != passphrase:
-                raise BackupError("the two passphrases differ, so neither was used; nothing was changed: try again")
+            confirm(passphrase)
     else:
         raise KeyNeeded(
             f"the passphrase of {of} is needed, and nobody can be asked for it: this is not run at a terminal. Nothing "
@@ -92,6 +90,13 @@ def passphrase_from(options: KeyOptions, *, new: bool, of: str = "this backup") 
     if new:
         _demand_good(passphrase)
     return passphrase
+
+
+def confirm(passphrase: bytes) -> None:
+    """Have a new passphrase typed once more. Raises BackupError if it is not good enough, or another one is typed."""
+    _demand_good(passphrase)  # before it has to be typed again
+    if typed("The same again") != passphrase:
+        raise BackupError("the two passphrases differ, so neither was used; nothing was changed: try again")
 
 
 def at_terminal() -> bool:

@@ -11,6 +11,8 @@ an older backup.
 import errno
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +21,7 @@ from zlib import crc32
 from backends import keyring
 from backends.errors import BackupError, FromTheFuture, KeyNeeded
 from backends.keyring import KEY_SIZE, DataKey
-from backends.node.files import read_small_file, replace_file
+from backends.node.files import read_small_file, replace_file, sync_directory
 
 KEY_FILE = "backup.key"
 
@@ -68,6 +70,59 @@ def write_key(directory: Path, key: DataKey, *, pending: bool = False) -> None:
         ) from error
 
 
+@contextmanager
+def key_until_failure(directory: Path, key: DataKey) -> Iterator[None]:
+    """Write `backup.key` (as write_key), and after a failure inside the context leave everything as it was before.
+
+    For the moment in which a node changes to another backup. Raises BackupError, or what the context raises.
+    """
+    path = directory / KEY_FILE
+    before, names = _content(path), _kept_aside(directory)
+    try:
+        write_key(directory, key)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_file(path, before, durably=True, mode=_MODE)
+            for aside in set(_kept_aside(directory)).difference(names):
+                aside.unlink()
+        raise
+
+
+def set_key_aside(directory: Path, backup_id: str) -> Path | None:
+    """Move `backup.key` aside, durably, if it is not the key of the backup with this id (hex). Returns its new path.
+
+    For a node that has changed to a backup that is not encrypted. Raises BackupError, OSError.
+    """
+    path = directory / KEY_FILE
+    try:
+        found = read_key(directory)
+    except BackupError:
+        found = None
+    if not path.exists() or (found is not None and found.key.backup_id.hex() == backup_id):
+        return None
+    aside = _keep_another(path, None)
+    path.unlink()
+    sync_directory(directory)
+    return aside
+
+
+def earlier_key(directory: Path, backup_id: str) -> NodeKey | None:
+    """The key of the backup with this id (hex) that was set aside in this network directory; None if there is none.
+
+    A crash, while a node changes to another backup, may leave the key of the one that still counts there.
+    """
+    for path in reversed(_kept_aside(directory)):
+        with suppress(BackupError, OSError):
+            found = _read(path, _RESTORE)
+            if found.key.backup_id.hex() == backup_id:
+                return found
+    return None
+
+
 def read_key(directory: Path) -> NodeKey | None:
     """What `backup.key` in this network directory holds; None if there is no such file. Links are not followed.
 
@@ -96,8 +151,13 @@ def read_key_file(path: Path) -> DataKey:
 def load_key(directory: Path) -> DataKey | None:
     """Make the key in this network directory known to this process; None if there is no such file. Raises as read_key.
 
-    Unless the change-over is pending, a plain backup with this id is refused from then on.
+    Unless the change-over is pending, a plain backup with this id is refused from then on. Keys that were set aside are
+    made known, too: a crash, while a node changes to another backup, may leave the one that still counts there.
     """
+    for path in _kept_aside(directory):
+        with suppress(BackupError, OSError):
+            earlier = _read(path, _RESTORE)
+            keyring.add(earlier.key, demanded=not earlier.pending)
     found = read_key(directory)
     if found is None:
         return None
@@ -121,28 +181,40 @@ def key_file_is_open(path: Path) -> bool:
         return False
 
 
-def _keep_another(path: Path, key: DataKey) -> None:
-    """Keep a copy of the file at `path`, durably, unless it holds this key or there is none. Raises OSError.
+def _kept_aside(directory: Path) -> list[Path]:
+    """The keys that were set aside, in the order of their names."""
+    return sorted(path for path in directory.glob(f"{KEY_FILE}.*") if not path.name.endswith(".tmp"))
 
-    A copy and not a rename: a crash right after a rename would leave the node without any key.
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of the file; None if there is none, or it cannot be read."""
+    with suppress(OSError):
+        return read_small_file(path, links=False)
+    return None
+
+
+def _keep_another(path: Path, key: DataKey | None) -> Path | None:
+    """Keep a copy of the file at `path`, durably, unless it holds this key or there is none. Returns the copy's path.
+
+    A copy and not a rename: a crash right after a rename would leave the node without any key. Raises OSError.
     """
     try:
         data = read_small_file(path, links=False)
     except FileNotFoundError:
-        return
+        return None
     try:
         found = _decoded(data).key
     except (_Senseless, FromTheFuture):
         suffix = "damaged"
     else:
         if found == key:
-            return
+            return None
         suffix = found.backup_id.hex()[:8]
     for number in range(1, _MAX_ASIDE):
         aside = path.with_name(f"{path.name}.{suffix}" + (f".{number}" if number > 1 else ""))
         if _is_free_for(aside, data):
             replace_file(aside, data, durably=True, mode=_MODE)
-            return
+            return aside
     raise OSError(errno.EEXIST, f"there are {_MAX_ASIDE} older keys beside it already")
 
 

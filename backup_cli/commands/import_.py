@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,9 +13,10 @@ from backends.confined.work import compare_databases, rebuild_legacy_file
 from backends.errors import BackupError
 from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
-from backends.log.backup import Backup
+from backends.log.backup import Backup, StoreSlots
 from backends.node.directory import database_path
 from backends.node.hand_over import hand_over
+from backends.node.pairing import NodeDatabase
 from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
@@ -30,7 +32,9 @@ from backup_cli.consent.newest import demand_newest, discard_newer
 from backup_cli.consent.schema import accept_schema, demand_known_schema
 from backup_cli.console import moment, progress, say, show_line, show_whole, size, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, would_open
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over, tell_key
 from backup_cli.options import (
     A_PATH,
     lock_steps,
@@ -57,6 +61,7 @@ BETTER_SOURCE = (
     type=A_PATH,
     help="Also let this node, which must be stopped, go on with the new backup, if its database has the same content.",
 )
+@encrypt_option
 @accept_schema
 @discard_newer
 @click.option(
@@ -72,6 +77,7 @@ def import_(
     old: str,
     url: str,
     lightning_dir: Path | None,
+    encrypt: Encrypt | None,
     accepted: bool,
     consent: tuple[str, ...],
     scratch: Path | None,
@@ -88,80 +94,114 @@ def import_(
         as_owner.backup(url)
     as_owner.refuse_anothers(scratch)
     with LegacyBackup(legacy_path(old)) as legacy:
+        task = _Import(legacy, backup, url, scratch, accepted, encrypt)
         if directory is None:
-            backup.check_new()
-            if dry_run:
-                with _read(legacy, scratch, None, accepted) as source:
-                    tell_steps([_would_make(url, source)], as_json)
-                return
-            with removed_on_failure(backup) as making:
-                position, made = _take_over(legacy, backup, url, scratch, None, accepted)
-                with ignored():
-                    making.keep()
-            if as_json:
-                _hand_out(legacy, backup, url, position)
-                return
-            show_line(made)
-            say("To restore a node from it, run: backup-cli restore --resume URL DEST")
+            _import_alone(task, dry_run, as_json)
         else:
             refuse_if_running(directory)
-            with held(WriterLock(directory, f"{COMMAND} import"), dry_run):
-                backup.check_new()
-                database = database_path(directory)
-                refuse_other_main(directory, database)
-                _refuse_other_version(legacy, database)
-                there = inspect_database(database)
-                demand_newest(directory, there, in_words(there, database), consent)
-                if dry_run:
-                    with _read(legacy, scratch, database, accepted) as source:
-                        steps = [_would_make(url, source), *would_attach(directory)]
-                        steps += lock_steps(directory, backup.place.durable_url(url))
-                        tell_steps(steps, as_json)
-                    return
-                with removed_on_failure(backup) as making:
-                    position, made = _take_over(legacy, backup, url, scratch, database, accepted)
-                    attach_emergency(directory, backup.storage)
-                    backup_id, lasting = backup.id(), backup.place.durable_url(url)
-                    with ignored():
-                        aside = set_old_lock_aside(directory)
-                        hand_over(directory, lasting, backup_id, position)
-                        making.keep()
-            for line in backup.place.warnings(directory):
-                warn(line)
-            if as_json:
-                _hand_out(legacy, backup, lasting, position)
-                return
-            show_line(made)
-            _tell_node(aside)
+            _import_for_node(task, directory, consent, dry_run, as_json)
 
 
-def _hand_out(legacy: LegacyBackup, backup: Backup, url: str, position: Position) -> None:
-    document = {"url": url, "backup_id": backup.id(), "data_version": position.data_version}
-    hand_out_result({**document, "older_path": str(legacy.path), "important_plugin": plugin_path()})
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """What is to be made of what."""
+
+    legacy: LegacyBackup
+    backup: Backup
+    url: str
+    scratch: Path | None
+    accepted: bool
+    encrypt: Encrypt | None
 
 
-def _take_over(
-    legacy: LegacyBackup,
-    backup: Backup,
-    url: str,
-    scratch: Path | None,
-    database: Path | None,
-    accepted: bool,
-) -> tuple[Position, str]:
+def _import_alone(task: _Import, dry_run: bool, as_json: bool) -> None:
+    """Make the backup for no node in particular, so nothing but its key slots opens it if it is encrypted."""
+    task.backup.check_new()
+    if dry_run:
+        with _read(task, None) as source:
+            encrypting = [] if task.encrypt is None else would_open(None, task.encrypt, source.node_id)
+            tell_steps([_would_make(task.url, source), *encrypting], as_json)
+        return
+    key = None if task.encrypt is None else NewKey(new_slots(None, task.encrypt))
+    with removed_on_failure(task.backup) as making:
+        position, made = _take_over(task, None, key)
+        check_new_ciphertext([task.backup], key)
+        with ignored():
+            making.keep()
+    if key is not None:
+        tell_key(None, key)
+    if as_json:
+        _hand_out(task, task.url, position, key)
+        return
+    show_line(made)
+    say("To restore a node from it, run: backup-cli restore --resume URL DEST")
+
+
+def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Make the backup for the node in `directory`, which goes on with it."""
+    backup, url = task.backup, task.url
+    with held(WriterLock(directory, f"{COMMAND} import"), dry_run):
+        backup.check_new()
+        database = database_path(directory)
+        refuse_other_main(directory, database)
+        _refuse_other_version(task.legacy, database)
+        there = inspect_database(database)
+        demand_newest(directory, there, in_words(there, database), consent)
+        if dry_run:
+            tell_steps(_would_make_for(task, directory, there), as_json)
+            return
+        key = None if task.encrypt is None else NewKey(new_slots(directory, task.encrypt, there.node_id, may_wait=True))
+        with removed_on_failure(backup) as making:
+            position, made = _take_over(task, database, key)
+            attach_emergency(directory, backup.storage)
+            check_new_ciphertext([backup], key)
+            backup_id, lasting = backup.id(), backup.place.durable_url(url)
+            with ignored():
+                aside = set_old_lock_aside(directory)
+                with key_handed_over(directory, backup_id, key):
+                    hand_over(directory, lasting, backup_id, position)
+                    making.keep()
+    for line in backup.place.warnings(directory):
+        warn(line)
+    if key is not None:
+        tell_key(directory, key)
+    if as_json:
+        _hand_out(task, lasting, position, key)
+        return
+    show_line(made)
+    _tell_node(aside)
+
+
+def _would_make_for(task: _Import, directory: Path, there: NodeDatabase) -> list[str]:
+    """The steps that a dry run lists. Raises BackupError."""
+    with _read(task, database_path(directory)) as source:
+        steps = [_would_make(task.url, source)]
+    if task.encrypt is not None:
+        steps += would_open(directory, task.encrypt, there.node_id, may_wait=True)
+    steps += would_attach(directory)
+    return steps + lock_steps(directory, task.backup.place.durable_url(task.url))
+
+
+def _hand_out(task: _Import, url: str, position: Position, key: NewKey | None) -> None:
+    document = {"url": url, "backup_id": task.backup.id(), "data_version": position.data_version}
+    document |= {"older_path": str(task.legacy.path), "important_plugin": plugin_path()}
+    hand_out_result({**document, **(PLAIN if key is None else key.as_json())})
+
+
+def _take_over(task: _Import, database: Path | None, key: NewKey | None) -> tuple[Position, str]:
     """Create the backup. Returns its position, and a line that says what was made."""
-    with _read(legacy, scratch, database, accepted) as source:
-        position = _create(backup, source)
+    with _read(task, database) as source:
+        position = _create(task.backup, source, None if key is None else key.stored_in(task.backup.storage))
     holds = f"the database at version {source.data_version}" if source.size else "no database yet"
-    return position, f"The backup at {url} is ready and holds {holds}, imported from {legacy.path}"
+    return position, f"The backup at {task.url} is ready and holds {holds}, imported from {task.legacy.path}"
 
 
 @contextmanager
-def _read(
-    legacy: LegacyBackup, scratch: Path | None, database: Path | None, accepted: bool
-) -> Iterator[SnapshotSource]:
+def _read(task: _Import, database: Path | None) -> Iterator[SnapshotSource]:
     """The database in the legacy file, rebuilt and checked, and compared with `database` if that is given."""
+    legacy = task.legacy
     say(f"{legacy.path}: {size(legacy.stored_bytes())}, last written {moment(legacy.last_time)}. {BETTER_SOURCE}.")
-    with scratch_directory(scratch or scratch_place()) as place:
+    with scratch_directory(task.scratch or scratch_place()) as place:
         with progress("Reading the older backup") as show:
             rebuilt, remarks = rebuild_legacy_file(legacy.path, place / "legacy.sqlite3", show)
         for remark in remarks:
@@ -170,7 +210,7 @@ def _read(
             raise BackupError(
                 f"{legacy.path} holds a database that is not lightningd's; nothing was created. Is it the right file?"
             )
-        demand_known_schema(rebuilt.state.unknown_objects, accepted, str(legacy.path), "nothing was created")
+        demand_known_schema(rebuilt.state.unknown_objects, task.accepted, str(legacy.path), "nothing was created")
         if database is not None:
             _refuse_other_content(place / "legacy.sqlite3", database, rebuilt)
         yield _source(place / "legacy.sqlite3", rebuilt)
@@ -181,11 +221,11 @@ def _would_make(url: str, source: SnapshotSource) -> str:
     return f"create a new backup at {url} from what the older file holds ({holds})"
 
 
-def _create(backup: Backup, source: SnapshotSource) -> Position:
+def _create(backup: Backup, source: SnapshotSource, encrypt: StoreSlots | None) -> Position:
     if not source.size:
-        return backup.create(source)
+        return backup.create(source, encrypt)
     with progress(f"Writing the snapshot of version {source.data_version}") as show:
-        return backup.create(watched(source, show))
+        return backup.create(watched(source, show), encrypt)
 
 
 def _source(database: Path, rebuilt: Rebuilt) -> SnapshotSource:

@@ -22,7 +22,7 @@ from backends.node.directory import (
 )
 from backends.node.hand_over import hand_over
 from backends.node.lockfile import Settings
-from backends.node.pairing import Found
+from backends.node.pairing import Found, NodeDatabase
 from backends.node.present import inspect_database
 from backends.node.running import refuse_if_running
 from backends.node.writer_lock import WriterLock
@@ -37,7 +37,9 @@ from backup_cli.console import progress, say, show_whole, size, warn
 from backup_cli.copying import copied
 from backup_cli.drill.report import CALLS_PER_PAYMENT
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, with_secret_option, would_open
 from backup_cli.for_programs import hand_out_result, json_option
+from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over, tell_key
 from backup_cli.new_members import (
     NewMembers,
     Plan,
@@ -68,6 +70,8 @@ from backup_cli.secret_text import warn_of_secret
 @urls_argument
 @need_option
 @grace_option
+@encrypt_option
+@with_secret_option
 @copy_place
 @discard_newer
 @dry_run_option
@@ -77,6 +81,7 @@ def init(
     urls: tuple[str, ...],
     need: int | None,
     grace: float | None,
+    encrypt: Encrypt | None,
     scratch: Path | None,
     consent: tuple[str, ...],
     dry_run: bool,
@@ -86,6 +91,8 @@ def init(
 
     With several URLs, each gets a whole copy, and the node goes on when one of them fails. One that ends in ?trailing
     is never waited for.
+
+    With --encrypt, whoever holds the destination learns sizes and times, and nothing else.
 
     Stop lightningd first. Afterwards put the important-plugin line that this prints into lightningd's config. Refused
     if the backup that the node has used until now holds a newer state than its database.
@@ -102,10 +109,12 @@ def init(
         if there.found not in (Found.CORRUPT, Found.UNREADABLE):  # `_state` refuses these below
             demand_newest(directory, there, in_words(there, database), consent)
         if dry_run:
-            steps = [_would_make(directory, plan.first.url), *would_attach(directory), *would_copy(plan)]
-            tell_steps([*steps, *lock_steps(directory, lock_names(plan))], as_json)
+            steps = [_would_make(directory, plan.first.url), *_would_encrypt(directory, encrypt, there)]
+            steps += [*would_attach(directory), *would_copy(plan), *lock_steps(directory, lock_names(plan))]
+            tell_steps(steps, as_json)
             return
-        made = _make(directory, plan, scratch or directory)
+        key = None if encrypt is None else NewKey(new_slots(directory, encrypt, there.node_id, may_wait=True))
+        made = _make(directory, plan, scratch or directory, key)
     if made.old_lock is not None:
         say(
             f"This node's earlier backup.lock is kept as {made.old_lock.name}; the backup that it names is no longer "
@@ -127,26 +136,32 @@ class _Made:
     """Seconds that a commit takes at each member, by its name."""
     old_lock: Path | None
     """Where the node's earlier backup.lock is kept."""
+    key: NewKey | None
+    """The key that it is encrypted with."""
 
 
-def _make(directory: Path, plan: Plan, scratch: Path) -> _Made:
-    """Make the backup at every place, and write backup.lock last. After a failure, nothing is left."""
+def _make(directory: Path, plan: Plan, scratch: Path, key: NewKey | None) -> _Made:
+    """Make the backup at every place, and write backup.key and backup.lock last. After a failure, nothing is left."""
     backup = backup_at(plan.first.url)
     with ExitStack() as stack:
         making = stack.enter_context(removed_on_failure(backup))
         with _database(directory, scratch) as source:
-            position = backup.create(source)
+            position = backup.create(source, None if key is None else key.stored_in(backup.storage))
+        if key is not None:
+            key.slots.attach_secret(backup.storage)
         attach_emergency(directory, backup.storage)
         members = NewMembers(plan, backup, making, stack)
         several = members.copy(f"{COMMAND} init") if plan.others else None
+        check_new_ciphertext(members.backups.values(), key)
         latencies = {each.name: _tell_place(directory, each, members.backups[each.name]) for each in plan.members}
         backup_id, lasting = backup.id(), backup.place.durable_url(plan.first.url)
         with ignored():
             old = set_old_lock_aside(directory)
-            hand_over(directory, lasting, backup_id, position, several)
-            making.keep()
+            with key_handed_over(directory, backup_id, key):
+                hand_over(directory, lasting, backup_id, position, several)
+                making.keep()
     settings = Settings(lasting, backup_id) if several is None else several[0]
-    return _Made(settings, position, source.node_id, not source.pieces, latencies, old)
+    return _Made(settings, position, source.node_id, not source.pieces, latencies, old, key)
 
 
 def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> None:
@@ -155,6 +170,8 @@ def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> Non
     say(f"{where} is ready and holds {holds}.")
     tell_members(made.settings.members)
     warn_of_secret(directory, made.node_id, "the database")
+    if made.key is not None:
+        tell_key(directory, made.key)
     if as_json:
         hand_out_result(_document(directory, made))
         return
@@ -175,6 +192,7 @@ def _document(directory: Path, made: _Made) -> dict[str, Any]:
         "earlier_lock": None if made.old_lock is None else str(made.old_lock),
         "commit_seconds": max(seconds for name, seconds in made.latencies.items() if name not in trailing),
         "important_plugin": plugin_path(),
+        **(PLAIN if made.key is None else made.key.as_json()),
     }
     if settings.members:
         document["members"] = [
@@ -215,6 +233,10 @@ def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
             "faster one would be better; to measure more, run: backup-cli drill URL"
         )
     return latency
+
+
+def _would_encrypt(directory: Path, encrypt: Encrypt | None, there: NodeDatabase) -> list[str]:
+    return [] if encrypt is None else would_open(directory, encrypt, there.node_id, may_wait=True)
 
 
 def _would_make(directory: Path, url: str) -> str:
