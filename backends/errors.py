@@ -119,6 +119,12 @@ class NotEncrypted(BackupError):
     kind = "not_encrypted"
 
 
+class NotCiphertext(BackupError):
+    """Something in a backup that is meant to be encrypted can be read without its key."""
+
+    kind = "not_ciphertext"
+
+
 class WriteFailed(BackupError):
     """A write or sync failed: treat its data as not saved, and never use the handle again."""
 

@@ -7,7 +7,7 @@ from backends.errors import BackupError
 from backends.log.format.documents import Manifest, Session
 from backends.log.known_damage import KnownDamage, read_damage
 from backends.log.reader.end import ScannedSegment, find_end
-from backends.log.reader.opening import read_manifest, read_session
+from backends.log.reader.opening import read_manifest, read_session_of
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 
@@ -30,7 +30,7 @@ class Facts:
         with reaching(storage):
             self.manifest: Manifest = read_manifest(storage)
             try:
-                self._session = read_session(storage)
+                self._session = read_session_of(self.manifest, storage)
             except BackupError as error:  # only some callers need it, so the error waits for `session`
                 self._session_damage = error
 

@@ -22,8 +22,14 @@ from backends.times import believed, moment
 
 DAMAGE = "damage"
 
+SEEN = "seen"
+"""The field for what was found by a reader that did not have the key of an encrypted backup."""
+
 _MAX_TEXT = 300
 """The most characters in a field."""
+
+
+_SEALED = "what was found is encrypted, and the key is not here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +42,23 @@ class KnownDamage:
     generation: int
 
     def encode(self, key_id: str | None = None) -> bytes:
-        """The bytes of the file; under a key, what was found is sealed."""
+        """The bytes of the file. Under a key, what was found is sealed."""
         public = {name: value for name, value in asdict(self).items() if name != "what"}
         return encode_document(DAMAGE, public, {"what": self.what}, key_id)
+
+    def encode_without_key(self) -> bytes:
+        """The bytes of the file, for whoever does not have the backup's key: everybody can read it.
+
+        What was found has another name than what is sealed, so that a private field in the open is always a fault.
+        """
+        public = {name: value for name, value in asdict(self).items() if name != "what"}
+        return encode_document(DAMAGE, {**public, SEEN: self.what})
 
     @classmethod
     def decode(cls, data: bytes) -> "KnownDamage":
         """The note in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(DAMAGE, data)
-        what = _text(fields, "what") if is_open(fields) else "what was found is encrypted, and the key is not here"
+        what = _text(fields, SEEN if SEEN in fields else "what") if is_open(fields) else _SEALED
         return cls(believed(fields.get("found")), _text(fields, "by"), what, _number(fields, "generation"))
 
     def sentence(self) -> str:
@@ -118,8 +132,8 @@ def write_damage(storage: Storage, damage: KnownDamage) -> None:
     """
     if read_damage(storage, damage.generation) is None:
         key_id = read_manifest(storage).key
-        known = key_id is not None and keyring.find(key_id) is not None
-        storage.publish(DAMAGE, damage.encode(key_id if known else None))
+        known = key_id is None or keyring.find(key_id) is not None
+        storage.publish(DAMAGE, damage.encode(key_id) if known else damage.encode_without_key())
 
 
 def remove_healed(storage: Storage, generation: int) -> None:

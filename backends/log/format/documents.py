@@ -12,6 +12,7 @@ unknown; with the key, a change of any field is noticed.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -134,8 +135,20 @@ class Manifest:
             believed(fields.get("created")),
             _informative(fields, "reason"),
             _text(fields, "node_id") if fields.get("node_id") is not None else None,
-            key_name(fields),
+            _sealing_key(fields),
         )
+
+
+def _sealing_key(fields: dict[str, Any]) -> str | None:
+    """The key that a manifest names. Raises Damaged unless its private fields are sealed with that very key.
+
+    Otherwise anybody could write a manifest that names the key: nothing in it would prove that the key's holder did.
+    """
+    key = key_name(fields)
+    if key != sealed_by(fields):
+        what = "the text names another key than the one that its private fields are sealed with,"
+        raise Damaged(what, _name(fields), 0)
+    return key
 
 
 def key_name(fields: dict[str, Any]) -> str | None:
@@ -250,6 +263,9 @@ SEALED = "sealed"
 """The field that holds the private fields of an encrypted text file."""
 
 
+_SEALED = re.compile(f"[0-9a-f]{{{2 * keyring.NAME_SIZE}}}:[0-9a-zA-Z+/=]+")
+
+
 def sealed_by(fields: dict[str, Any]) -> str | None:
     """The public name of the key that the private fields of a decoded text file are sealed with; None without one."""
     sealed = fields.get(SEALED)
@@ -266,12 +282,13 @@ def is_open(fields: dict[str, Any]) -> bool:
 def encode_document(
     name: str, fields: dict[str, Any], private: dict[str, Any] | None = None, key_id: str | None = None
 ) -> bytes:
-    """The bytes of the backup's text file `name`. Under a key, the private fields are sealed. Raises KeyNeeded."""
+    """The bytes of the backup's text file `name`. Under a key, the private fields are sealed, even if there are none:
+    that also protects the public ones. Raises KeyNeeded."""
     public = {"lightningd-backup": FORMAT, **fields}
     if key_id is None:
         public |= private or {}
-    elif private:
-        public[SEALED] = seal_fields(known_key(key_id), name, public, private)
+    else:
+        public[SEALED] = seal_fields(known_key(key_id), name, public, private or {})
     line = json.dumps(public).encode()
     return line + b"\n%08x\n" % crc32(line)
 
@@ -282,6 +299,8 @@ def decode_document(name: str, data: bytes) -> dict[str, Any]:
     Raises Damaged, NotABackup or FromTheFuture.
     """
     fields = _decode_line(name, data)
+    if SEALED in fields and not (isinstance(fields[SEALED], str) and _SEALED.fullmatch(fields[SEALED])):
+        raise Damaged(f"an impossible value of {SEALED}", name, 0)
     key_id = sealed_by(fields)
     key = None if key_id is None else keyring.find(key_id)
     if key is not None:
@@ -313,8 +332,11 @@ def _decode_line(name: str, data: bytes) -> dict[str, Any]:
 
 
 def _wrong(fields: dict[str, Any], key: str) -> Damaged:
-    name = SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
-    return Damaged(f"an impossible value of {key} ({_shown(fields.get(key))})", name, 0)
+    return Damaged(f"an impossible value of {key} ({_shown(fields.get(key))})", _name(fields), 0)
+
+
+def _name(fields: dict[str, Any]) -> str:
+    return SESSION if "session_id" in fields else KEPT if "last_segment" in fields else MANIFEST
 
 
 def _shown(value: Any) -> str:

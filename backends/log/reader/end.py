@@ -8,20 +8,21 @@ from backends.base import Position
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, Manifest, Session
 from backends.log.format.records import (
+    FILE_HEADER_SIZE,
     MAX_SEQUENCE,
     is_part_of,
     segment_index,
     segment_name,
     snapshot_name,
 )
-from backends.log.format.torn import End, Tail
+from backends.log.format.torn import End, Tail, first_nonzero
 from backends.log.reader.generation import old_manifest
 from backends.log.reader.kept import is_kept, read_kept
 from backends.log.reader.misnamed import misnamed
 from backends.log.reader.opening import missing_file, open_generation, segment_indexes
 from backends.log.reader.records import RecordReader
 from backends.log.reader.snapshot import SnapshotReader, open_parts
-from backends.storage.base import TEMPORARY, Storage
+from backends.storage.base import TEMPORARY, ReadHandle, Storage
 
 _SNAPSHOT = snapshot_name(0).rstrip("0")
 
@@ -98,7 +99,7 @@ def scan_segment(storage: Storage, manifest: Manifest, index: int) -> ScannedSeg
     name = segment_name(index)
     try:
         with closing(storage.open(name)) as handle:
-            reader = RecordReader(handle, name, manifest.segment_header(index), None, None)
+            reader = _reader_of(handle, name, manifest, index)
             for record in reader.records():
                 header = record.header
                 position = Position(header.data_version, header.sequence, header.checksum, header.time)
@@ -108,6 +109,20 @@ def scan_segment(storage: Storage, manifest: Manifest, index: int) -> ScannedSeg
             raise
         good = _version_before(storage, manifest, index)
         raise Damaged(error.what, error.file, error.offset, good) from None
+
+
+def _reader_of(handle: ReadHandle, name: str, manifest: Manifest, index: int) -> RecordReader:
+    """A reader of this segment. One without a record may be encrypted with any key, or not.
+
+    A power cut while the backup is encrypted anew leaves a segment that was made for the next generation.
+    """
+    file = manifest.segment_header(index)
+    try:
+        return RecordReader(handle, name, file, None, None)
+    except Damaged:
+        if index == manifest.first_segment or first_nonzero(handle, FILE_HEADER_SIZE, handle.size()) is not None:
+            raise
+        return RecordReader(handle, name, file, None, None, any_key=True)
 
 
 def _version_before(storage: Storage, manifest: Manifest, index: int) -> int:

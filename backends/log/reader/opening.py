@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from backends import keyring
 from backends.errors import Damaged, NotABackup
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format.members import MEMBERS, MembersDocument
@@ -30,7 +31,7 @@ def open_generation(storage: Storage) -> Reader:
     missed: tuple[Manifest, str] | None = None
     for _ in range(_ATTEMPTS):
         manifest, missing = read_manifest(storage), None
-        session, session_damage = _session_or_damage(storage)
+        session, session_damage = _session_or_damage(storage, manifest)
         with ExitStack() as files:
             try:
                 names = storage.names()
@@ -48,10 +49,10 @@ def open_generation(storage: Storage) -> Reader:
     raise NotABackup(f"{storage.describe()} is changing faster than it can be read; try again in a minute")
 
 
-def _session_or_damage(storage: Storage) -> tuple[Session | None, Damaged | None]:
+def _session_or_damage(storage: Storage, manifest: Manifest) -> tuple[Session | None, Damaged | None]:
     """The session marker, or why it cannot be read: the snapshot and the log may still be good without it."""
     try:
-        return read_session(storage), None
+        return read_session_of(manifest, storage), None
     except Damaged as error:
         return None, error
 
@@ -146,6 +147,24 @@ def read_session(storage: Storage) -> Session | None:
         return Session.decode(storage.read_small(SESSION))
     except FileNotFoundError:
         return None
+
+
+def read_session_of(manifest: Manifest, storage: Storage) -> Session | None:
+    """As `read_session`, for the backup with this manifest.
+
+    Also raises Damaged if the backup is encrypted and nothing proves that the marker was written by the key's holder:
+    a marker that anybody can write could say that a log without its end is whole. While a backup gets another key, the
+    marker has it before the manifest.
+    """
+    session = read_session(storage)
+    if session is None or manifest.key in (None, session.key):
+        return session
+    if session.key is None:
+        raise Damaged("the text is not encrypted, and the manifest says that the backup is,", SESSION, 0)
+    key = keyring.find(session.key)
+    if keyring.find(manifest.key) is None or (key is not None and key.backup_id == manifest.backup_id):
+        return session
+    raise Damaged("the text is encrypted with another key than the manifest names,", SESSION, 0)
 
 
 def read_members(storage: Storage) -> MembersDocument | None:

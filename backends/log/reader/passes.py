@@ -110,7 +110,7 @@ class _Pass:
         chain: Chain | None = None
         for number, (index, handle) in enumerate(self._log.segments, 1):
             self.segment = index
-            reader = self._reader(index, handle, chain)
+            reader = self._reader(index, handle, chain, begun=number <= self._log.begun)
             for run in reader.runs() if number <= self._log.begun else ():
                 self._check_base(reader, run, chain is None)
                 last = run[-1]
@@ -125,7 +125,9 @@ class _Pass:
         if chain is not None and chain.sequence < base.sequence:
             raise Damaged("the log ends before its snapshot", segment_name(self.segment), 0)
 
-    def _reader(self, index: int, handle: ReadHandle, chain: Chain | None) -> RecordReader:
+    def _reader(self, index: int, handle: ReadHandle, chain: Chain | None, *, begun: bool) -> RecordReader:
+        """A segment that holds no record may be encrypted with another key than the manifest names: see
+        backends/log/reader/end.py."""
         manifest = self._log.manifest
         return RecordReader(
             handle,
@@ -134,6 +136,7 @@ class _Pass:
             chain,
             self.position.data_version,
             good_after=manifest.base.sequence,
+            any_key=not begun,
         )
 
     def _note_torn(self, reader: RecordReader, number: int) -> None:

@@ -56,13 +56,7 @@ class SnapshotReader:
         """The database, piece by piece, each with the number of stored bytes read so far. Raises Damaged, KeyNeeded."""
         stream, digest, size, read = Decompressor(), sha256(), 0, 0
         opener = None if self._file.key is None else Opener(known_key(self._file.key), self._file)
-        for reader, record in self._records():
-            if record.header.data_version != self._data_version:
-                raise reader.damaged(
-                    f"it is a snapshot of version {record.header.data_version}, but the manifest names version "
-                    f"{self._data_version}: files of different times were mixed",
-                    record.offset,
-                )
+        for reader, record in self._until_end():
             assert isinstance(record.payload, bytes)  # never more than _MAX_STORED bytes
             payload = record.payload
             if opener is not None:
@@ -74,8 +68,6 @@ class SnapshotReader:
                 if payload != END_RECORD.pack(size, digest.digest()):
                     raise reader.damaged("the database in it does not match its digest", record.offset)
                 return
-            if record.header.kind != RecordKind.PIECE or record.header.size > PIECE:
-                raise reader.damaged("a record that no snapshot contains", record.offset)
             try:
                 piece = stream.whole(payload, record.header.size)
             except StreamError as error:
@@ -84,8 +76,42 @@ class SnapshotReader:
             size += len(piece)
             read += len(record.payload) + RECORD_HEADER_SIZE
             yield piece, read
+
+    def _until_end(self) -> Iterator[tuple[RecordReader, Record]]:
+        """The records of all parts, up to and with the one that ends the snapshot. Raises Damaged if it is missing."""
+        for reader, record in self._records():
+            if record.header.data_version != self._data_version:
+                raise reader.damaged(
+                    f"it is a snapshot of version {record.header.data_version}, but the manifest names version "
+                    f"{self._data_version}: files of different times were mixed",
+                    record.offset,
+                )
+            ends = record.header.kind == RecordKind.END
+            if not ends and (record.header.kind != RecordKind.PIECE or record.header.size > PIECE):
+                raise reader.damaged("a record that no snapshot contains", record.offset)
+            yield reader, record
+            if ends:
+                return
         name, handle = self._parts[-1]
         raise Damaged(_CUT, name, handle.size())
+
+    def check_stored(self) -> Iterator[int]:
+        """Check all that can be checked without the key: the records, their chain, and their end. Iterate it.
+
+        Not what they hold: the database in them is neither decrypted nor unpacked. Yields the number of stored bytes
+        checked so far; never holds more than one record in memory. Raises Damaged.
+        """
+        read = 0
+        for reader, record in self._until_end():
+            header = record.header
+            shortest = stored_size(0, begins_stream=header.sequence == 1) if self._file.key is not None else 0
+            stored_end = END_RECORD.size + shortest
+            if header.flags or header.length < shortest:
+                raise reader.damaged("a record that no snapshot contains", record.offset)
+            if header.kind == RecordKind.END and (header.size, header.length) != (END_RECORD.size, stored_end):
+                raise reader.damaged("the record that ends the snapshot has another size", record.offset)
+            read += RECORD_HEADER_SIZE + header.length
+            yield read
 
     def check_ends(self) -> None:
         """Check that the files begin and end as they must, without reading what is in between. Raises Damaged.
@@ -94,29 +120,10 @@ class SnapshotReader:
         """
         for part, (name, handle) in enumerate(self._parts):
             check_file_header(handle.read(0, FILE_HEADER_SIZE), replace(self._file, part=part), name)
-        if self._has_its_end():
-            return
-        if self._file.key is not None and keyring.find(self._file.key) is None:
-            self._check_stored()
-            return
-        for _ in self:  # raises if something is wrong; bytes after the end record do not matter
-            pass
-
-    def check_stored(self) -> Iterator[int]:
-        """Read every stored byte and check it against the checksums, without unpacking anything: that takes no key.
-
-        Yields the number of stored bytes read so far. Raises Damaged.
-        """
-        read = 0
-        for reader, record in self._records():
-            if record.header.data_version != self._data_version:
-                raise reader.damaged("it is a snapshot of another version than the manifest names", record.offset)
-            if record.header.kind == RecordKind.END:
-                return
-            read += len(record.payload) + RECORD_HEADER_SIZE
-            yield read
-        name, handle = self._parts[-1]
-        raise Damaged(_CUT, name, handle.size())
+        if not self._has_its_end():  # then read it, which raises if something is wrong; what follows the end is ignored
+            unreadable = self._file.key is not None and keyring.find(self._file.key) is None
+            for _ in self.check_stored() if unreadable else self.pieces():
+                pass
 
     def _has_its_end(self) -> bool:
         """Whether the last file ends with the record that ends a snapshot."""
@@ -134,14 +141,6 @@ class SnapshotReader:
         if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
             return False
         return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
-
-    def _check_stored(self) -> None:
-        """Check all that can be checked without the key: the records and their chain. Raises Damaged."""
-        for _, record in self._records():
-            if record.header.kind == RecordKind.END:
-                return
-        name, handle = self._parts[-1]
-        raise Damaged(_CUT, name, handle.size())
 
     def _records(self) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts; the chain continues from one part to the next."""

@@ -82,6 +82,11 @@ class WriterFence:
         """Record a newly published generation, with the next look: from then on an older manifest is recognized."""
         self._change(replace(self.session, generation=manifest.generation, key=manifest.key))
 
+    def encrypt(self, key: str) -> None:
+        """Write the marker now, sealed with the key of this public name. Raises Fenced or OSError."""
+        self.check()
+        self._write(replace(self.session, key=key))
+
     def note(self, position: Position) -> None:
         """Write the marker now, with this position, instead of with the next look. Raises Fenced or OSError."""
         self.check()

@@ -181,6 +181,9 @@ class Writer:
             keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
         if announce is not None:
             announce(Position(source.data_version, position.sequence, checksum))
+        if key is not None and key != old.key:
+            # Before the manifest: readers do not believe a plain marker once the manifest says that all is encrypted.
+            self._fence.encrypt(key)
         current.publish(generation, base, first.index, reason, source.node_id, key)
         self._segments.begin_generation()
         self.position = Position(source.data_version, position.sequence, checksum, time_now())

@@ -1,0 +1,31 @@
+"""Backups that are encrypted although the test does not say so: what holds for plain ones holds for them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backends.base import Position, SnapshotSource
+from backends.keyring import DataKey
+from backends.log.backup import Backup, StoreSlots
+
+EVERYTHING = os.environ.get("LIGHTNINGD_BACKUP_ENCRYPTED", "0") != "0"
+"""Whether every backup that a test makes in its own process is encrypted (`make encrypted`)."""
+
+
+def no_slots(key: DataKey) -> None:
+    """Leave no key slot in the backup: its key is in this process, and that is enough for a test."""
+
+
+@contextmanager
+def encrypted_by_default() -> Iterator[None]:
+    """`Backup.create` encrypts unless it is told how, until the end of this context."""
+    create = Backup.create
+
+    def encrypting(self: Backup, source: SnapshotSource, encrypt: StoreSlots | None = None) -> Position:
+        return create(self, source, encrypt or no_slots)
+
+    Backup.create = encrypting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Backup.create = create  # type: ignore[method-assign]
