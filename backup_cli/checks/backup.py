@@ -15,6 +15,7 @@ from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Relation
 from backends.node.present import end_of_backup, inspect_node, pair_at
 from backends.node.sync_point import read_sync_point
+from backup_cli.checks.key import check_key
 from backup_cli.checks.members import OF_MEMBERS, check_members
 from backup_cli.checks.space import check_space
 from backup_cli.console import age, ago
@@ -41,6 +42,7 @@ def check_backup(directory: Path) -> Iterator[Finding]:
         yield problem("backup.lock", str(error))
         return
     yield ok("backup.lock", f"names {' and '.join(settings.urls)}")
+    yield from check_key(directory, settings)
     check = _check_several if settings.members else _check_destination
     yield from check(directory, settings)
     sync_point = read_sync_point(directory)

@@ -8,12 +8,20 @@ import struct
 import sys
 import termios
 import time
+from collections.abc import Sequence
 
 TIMEOUT = 120.0
 
 
-def on_a_terminal(*words: object, term: str = "xterm", columns: int = 80, **environment: str) -> tuple[int, str]:
-    """The command's exit code, and everything that it wrote to the terminal."""
+def on_a_terminal(
+    *words: object, term: str = "xterm", columns: int = 80, answers: Sequence[tuple[str, str]] = (), **environment: str
+) -> tuple[int, str]:
+    """The command's exit code, and everything that it wrote to the terminal.
+
+    `answers`: what is typed, with Enter, each after its question was shown.
+    """
+    waiting = [(question.encode(), answer.encode() + b"\n") for question, answer in answers]
+    answered = 0
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
     child, terminal = pty.fork()
     if child == 0:
@@ -31,6 +39,10 @@ def on_a_terminal(*words: object, term: str = "xterm", columns: int = 80, **envi
         if not piece:
             break
         data += piece
+        if waiting and waiting[0][0] in data[answered:]:
+            answered = len(data)
+            time.sleep(0.1)  # what is typed before the terminal is silent would be dropped
+            os.write(terminal, waiting.pop(0)[1])
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), data.decode().replace("\r\n", "\n")
 
