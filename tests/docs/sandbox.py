@@ -219,6 +219,10 @@ class Sandbox:
         self.the_node_starts()
         self.the_node_stops()
 
+    def a_node_with_an_encrypted_backup_runs(self, urls: str) -> None:
+        """The same, with an encrypted backup that hsm_secret opens."""
+        self.a_backed_up_node_with_members_runs(f"--encrypt {urls}")
+
     def the_node_starts(self) -> None:
         """The reader starts lightningd, however that is done on that machine."""
         code, said = self.run("lightningd --daemon --log-file=log")
