@@ -239,15 +239,16 @@ def copy_backup(source: Storage, target: Storage, pause: Pause = _go_on) -> None
         raise
 
 
-def remove_torn(storage: Storage, manifest: Manifest) -> None:
-    """If the backup is encrypted, remove what was cut off from earlier generations: they may not have been encrypted.
-
-    Every member keeps its own torn ends. Raises OSError.
-    """
-    torn = [] if manifest.key is None else [name for name in storage.names() if torn_earlier(name, manifest)]
-    for name in torn:
-        storage.remove(name)
-    if torn:
+def remove_readable(storage: Storage, manifest: Manifest) -> None:
+    """If the backup is encrypted, remove what may be left from before that and belongs to this member alone: torn ends
+    of earlier generations, and what its document was being written to. Raises OSError."""
+    if manifest.key is None:
+        return
+    left = [name for name in storage.names() if torn_earlier(name, manifest) or _is_unfinished_document(name)]
+    for name in left:
+        with suppress(FileNotFoundError):
+            storage.remove(name)
+    if left:
         storage.sync_names()
 
 

@@ -25,7 +25,7 @@ from backends.members.catching_up import CatchingUp
 from backends.members.epochs import Epochs, clause
 from backends.members.events import Events
 from backends.members.examine import Obstacle, seen_as_foreign
-from backends.members.files import copy_file, make_equal, remove_torn
+from backends.members.files import copy_file, make_equal, remove_readable
 from backends.members.key_copies import newest_keys, read_keys_file, replaces
 from backends.members.newest import newest
 from backends.members.survey import look_at
@@ -202,7 +202,9 @@ class RunningMembers:
         original = self.mirror.in_sync[source.name]
         self._spread_keys()
         self.mirror.each(lambda name, storage: 0 if name == source.name else make_equal(original, storage, deep=False))
-        self.epochs.key = read_manifest(original).key
+        manifest = read_manifest(original)
+        self.mirror.each(lambda _, storage: remove_readable(storage, manifest))
+        self.epochs.key = manifest.key
         failed = self.epochs.change(self.mirror.in_sync.keys(), self.publish, self._missing)
         with self.mirror.failing(failed):
             pass
@@ -231,7 +233,7 @@ class RunningMembers:
                     self.dropped(failed)
         yield
         if changes:
-            self.mirror.each(lambda _, storage: remove_torn(storage, Manifest.decode(data)))
+            self.mirror.each(lambda _, storage: remove_readable(storage, Manifest.decode(data)))
 
     def begin(self, writer: Writer, *, catch_up: bool) -> None:
         """The backup is open for writing. With `catch_up`, begin to catch up the members that are not in sync."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from backends.errors import BackupError, Damaged, NotEncrypted
-from backends.log.format.documents import decode_document, encode_document
+from backends.log.format.documents import decode_document, encode_document, sealed_by
 from backends.text import counted
 from backends.times import believed
 
@@ -37,7 +37,7 @@ ATTACHMENTS = tuple(each.value for each in Attachment)
 MAX_DOCUMENT = 2 << 20
 """The most bytes of such a document: the largest content, in base64 twice if it is encrypted."""
 
-_CONTENT, _SEALED = "content", "sealed"
+_CONTENT = "content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class AttachedFile:
     def encode(self, key_id: str | None) -> bytes:
         """The bytes of the document, for a backup that is encrypted with this key (None: not encrypted).
 
-        Raises NotEncrypted if a secret would be readable, BackupError for content that may not be stored.
+        Raises KeyNeeded, NotEncrypted if a secret would be readable, BackupError for content that may not be stored.
         """
         name, content = self.which.value, self.content
         if self.which is Attachment.SECRET and key_id is None:
@@ -67,8 +67,8 @@ class AttachedFile:
             )
         if not content or len(content) > self.which.limit:
             raise BackupError(f"{name} cannot be stored in the backup: {why_unfit(self.which, len(content or b''))}")
-        public = {"size": self.size, "time": self.time}
-        data = encode_document(name, public, {_CONTENT: base64.b64encode(content).decode()}, key_id)
+        public, private = {"size": self.size, "time": self.time}, {_CONTENT: base64.b64encode(content).decode()}
+        data = encode_document(name, public, private, key_id)
         if key_id is not None and f'"{_CONTENT}"'.encode() in data:  # not even if the code above is wrong
             raise NotEncrypted(f"{name} would have been readable in an encrypted backup, so it was not stored there")
         return data
@@ -77,7 +77,7 @@ class AttachedFile:
     def decode(cls, which: Attachment, data: bytes) -> "AttachedFile":
         """The document in the bytes of its file. Raises Damaged, NotABackup or FromTheFuture."""
         fields = decode_document(which.value, data)
-        size, text, sealed = fields.get("size"), fields.get(_CONTENT), isinstance(fields.get(_SEALED), str)
+        size, text, sealed = fields.get("size"), fields.get(_CONTENT), sealed_by(fields) is not None
         if type(size) is not int or not 0 < size <= which.limit:
             raise Damaged("an impossible value of size", which.value, 0)
         content = None if text is None and sealed else _content(which, text)
