@@ -36,6 +36,11 @@ class NewKey:
 
         return store
 
+    def tell(self, directory: Path | None) -> None:
+        """Say what opens the backup, and what to keep where."""
+        assert self.document is not None
+        tell_key(directory, self.slots, self.document)
+
     def as_json(self) -> dict[str, Any]:
         """What a program is told about it. Nothing of it opens anything."""
         assert self.document is not None
@@ -77,12 +82,10 @@ def key_handed_over(directory: Path, backup_id: str, new: NewKey | None) -> Iter
         say(f"The key of this node's earlier backup is kept as {aside.name}: it may be all that opens it.")
 
 
-def tell_key(directory: Path | None, new: NewKey, document: KeysDocument | None = None) -> None:
-    """Say what opens the backup, and what to keep where."""
-    document = document or new.document
-    assert document is not None
+def tell_key(directory: Path | None, given: NewSlots, document: KeysDocument) -> None:
+    """Say what opens the backup, and what to keep where. `directory` is the node's, if one goes on with the backup."""
     say(f"The backup is encrypted (key {document.key_id}). What opens it, and what to keep:")
-    for line in _lines(directory, document.slots, new.slots):
+    for line in _lines(directory, document.slots, given):
         say(f"- {line}")
     if directory is not None and not document.slots:
         warn(

@@ -34,7 +34,7 @@ from backup_cli.console import moment, progress, say, show_line, show_whole, siz
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, would_open
 from backup_cli.for_programs import hand_out_result, json_option
-from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over, tell_key
+from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
 from backup_cli.options import (
     A_PATH,
     lock_steps,
@@ -129,7 +129,7 @@ def _import_alone(task: _Import, dry_run: bool, as_json: bool) -> None:
         with ignored():
             making.keep()
     if key is not None:
-        tell_key(None, key)
+        key.tell(None)
     if as_json:
         _hand_out(task, task.url, position, key)
         return
@@ -164,7 +164,7 @@ def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], d
     for line in backup.place.warnings(directory):
         warn(line)
     if key is not None:
-        tell_key(directory, key)
+        key.tell(directory)
     if as_json:
         _hand_out(task, lasting, position, key)
         return

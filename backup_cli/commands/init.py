@@ -39,7 +39,7 @@ from backup_cli.drill.report import CALLS_PER_PAYMENT
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.encrypting import Encrypt, encrypt_option, new_slots, with_secret_option, would_open
 from backup_cli.for_programs import hand_out_result, json_option
-from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over, tell_key
+from backup_cli.new_key import PLAIN, NewKey, check_new_ciphertext, key_handed_over
 from backup_cli.new_members import (
     NewMembers,
     Plan,
@@ -171,7 +171,7 @@ def _tell_result(directory: Path, plan: Plan, made: _Made, as_json: bool) -> Non
     tell_members(made.settings.members)
     warn_of_secret(directory, made.node_id, "the database")
     if made.key is not None:
-        tell_key(directory, made.key)
+        made.key.tell(directory)
     if as_json:
         hand_out_result(_document(directory, made))
         return

@@ -30,11 +30,19 @@ from backends.system.interrupts import ignored
 from backends.text import counted, shell_line
 from backup_cli import as_owner
 from backup_cli.attaching import attach_emergency, would_attach
+from backup_cli.change_over import (
+    ChangeOver,
+    demand_plain,
+    finish_change_over,
+    load_key_to_resync,
+    would_change_over,
+)
 from backup_cli.consent.newest import State, demand_consent, discard_newer
 from backup_cli.consent.schema import tell_unknown_schema
 from backup_cli.console import progress, say, size, warn
 from backup_cli.copying import copied
 from backup_cli.dry_run import dry_run_option, held, tell_steps
+from backup_cli.encrypting import Encrypt, encrypt_option
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.legacy import refuse_legacy_lock
 from backup_cli.options import copy_place, lightning_dir
@@ -43,6 +51,7 @@ from backup_cli.pairing_text import TWO_NODES, both, in_words, why_copied
 from backup_cli.replica import refuse_other_main
 from backup_cli.waiting import answered
 from plugin.destination import Destination, destination_of
+from plugin.node_key import check_key
 
 
 @click.command(short_help="Take a new snapshot of the node's database into its backup.")
@@ -50,6 +59,7 @@ from plugin.destination import Destination, destination_of
 @copy_place
 @discard_newer
 @take_over
+@encrypt_option
 @dry_run_option
 @json_option
 def resync(
@@ -57,6 +67,7 @@ def resync(
     scratch: Path | None,
     consent: tuple[str, ...],
     take_over: bool,
+    encrypt: Encrypt | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -64,24 +75,35 @@ def resync(
 
     For a backup that is damaged, was taken over by another machine, or does not agree with a database that you know to
     be the newest. Refused if the backup holds a newer state. What it replaces is kept (backup-cli versions).
+
+    With --encrypt, a backup that everybody can read becomes an encrypted one, and nothing that it held before is kept.
     """
     directory = as_owner.node_directory(lightning_dir)
     as_owner.refuse_anothers(scratch)
     refuse_if_running(directory)
     settings = read_settings(directory)
     refuse_legacy_lock(directory, settings)
+    found = load_key_to_resync(directory, encrypt)
     destination = destination_of(directory, settings)
     backup = destination.backup
     with held(WriterLock(directory, f"{COMMAND} resync"), dry_run):
         refuse_other_main(directory, database_path(directory))
         database = _database(directory, settings)
         backup_id = _identify(backup, settings)
+        manifest = answered(settings.url, lambda: backup.look().manifest)
+        if encrypt is None:
+            check_key(directory, settings, manifest)
+        else:
+            demand_plain(directory, settings, manifest, found)
         with alone(settings.url, backup, "resync", take_over, dry_run):
             pairing = pair_at(directory, settings, end_of_backup(backup, settings.url), database)
             _refuse_to_lose(pairing, settings, directory, consent)
             if dry_run:
-                tell_steps(_steps(directory, settings, pairing), as_json)
+                tell_steps(_steps(directory, settings, pairing, encrypt), as_json)
                 return
+            change = None
+            if encrypt is not None:
+                change = ChangeOver.planned(directory, backup, found, encrypt, database.node_id)
             if pairing.identity is Identity.TAKEN_OVER:
                 destination.adopt()
             try:
@@ -91,12 +113,24 @@ def resync(
                     raise
                 destination.adopt()  # what this node did itself, before its directory was set back
                 destination.check_start(proven=False, changed_ago=None)
-            _resync(directory, destination, backup_id, pairing, scratch or directory)
+            _resync(directory, destination, backup_id, pairing, scratch or directory, change)
+    key_id = manifest.key if change is None else change.key.id
     if as_json:
         version = pairing.database.version or 0
-        hand_out_result({"url": settings.url, "backup_id": backup_id, "data_version": version})
+        document = {"url": settings.url, "backup_id": backup_id, "data_version": version}
+        hand_out_result({**document, "encrypted": key_id is not None, "key_id": key_id})
     where = " and ".join(settings.urls)
     say(f"The backup at {where} holds the database as it is now, version {pairing.database.version or 0}.")
+    if change is not None:
+        change.tell(_not_in_sync(destination, settings))
+
+
+def _not_in_sync(destination: Destination, settings: Settings) -> list[str]:
+    """The members that the new snapshot did not reach."""
+    if destination.members is None:
+        return []
+    reached = destination.members.mirror.in_sync
+    return [member.name for member in settings.members if member.name not in reached]
 
 
 def _database(directory: Path, settings: Settings) -> NodeDatabase:
@@ -160,10 +194,19 @@ def _refuse_to_lose(pairing: Pairing, settings: Settings, directory: Path, conse
     demand_consent(why, lost, advice, consent)
 
 
-def _resync(directory: Path, destination: Destination, backup_id: str, pairing: Pairing, scratch: Path) -> None:
+def _resync(
+    directory: Path,
+    destination: Destination,
+    backup_id: str,
+    pairing: Pairing,
+    scratch: Path,
+    change: ChangeOver | None,
+) -> None:
     session, last = secrets.token_hex(8), pairing.backup.writer
     tell_unknown_schema(inspect(database_path(directory), writable=True).unknown_objects)
     with copied(database_path(directory), scratch) as source, ExitStack() as opened:
+        if change is not None:
+            opened.enter_context(change.begun())
         remember_sessions(directory, backup_id, [session] if last is None else [last.session_id, session])
         writer = opened.enter_context(closing(_open(destination, session)))
         before = writer.position.data_version
@@ -172,27 +215,37 @@ def _resync(directory: Path, destination: Destination, backup_id: str, pairing: 
                 f"the backup has meanwhile grown to version {before}, so a node is writing to it; nothing in it was "
                 "lost. Stop that node, then repeat this"
             )
+        if change is not None:
+            change.publish_slots(writer.storage)
         with progress(f"Writing the snapshot of version {source.data_version} (the backup was at {before})") as show:
             note = partial(record_beginning, directory, backup_id, writer.position)
-            writer.take_snapshot(watched(source, show), "resync", note)
+            encrypt = None if change is None else change.key
+            writer.take_snapshot(watched(source, show), "resync", note, encrypt=encrypt)
         attach_emergency(directory, writer.storage)
+        if change is not None:
+            change.seal_attachments(writer.storage)
         with ignored():
             position = writer.position
             writer.close()
     with ignored():
         record_sync_point(directory, backup_id, position)
+        if writer.manifest.key is not None:
+            finish_change_over(directory, writer.manifest.key)
 
 
-def _steps(directory: Path, settings: Settings, pairing: Pairing) -> list[str]:
+def _steps(directory: Path, settings: Settings, pairing: Pairing, encrypt: Encrypt | None) -> list[str]:
     database = database_path(directory)
     tell_unknown_schema(inspect(database, writable=False).unknown_objects)
-    kept = "what it holds now" if pairing.backup.damaged else f"what it holds now (version {pairing.backup.version})"
-    return [
+    steps = [
         f"write a new snapshot of {database} (version {pairing.database.version or 0}, "
-        f"{size(database.stat().st_size)}) into the backup at {settings.url}",
-        f"keep {kept} next to it for {counted(KEEP_FOR // 86400, 'day')}",
-        *would_attach(directory),
+        f"{size(database.stat().st_size)}) into the backup at {settings.url}"
     ]
+    if encrypt is not None:
+        steps += would_change_over(directory, encrypt, pairing.database.node_id)
+    else:
+        version = "" if pairing.backup.damaged else f" (version {pairing.backup.version})"
+        steps.append(f"keep what it holds now{version} next to it for {counted(KEEP_FOR // 86400, 'day')}")
+    return [*steps, *would_attach(directory)]
 
 
 def _open(destination: Destination, session: str) -> Writer:
