@@ -14,7 +14,7 @@ from backends import keyring
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.unfit import LAYERS
 from backup_cli import as_owner
-from tests.encrypted import EVERYTHING, encrypted_by_default
+from tests.end_to_end.prepared import copy_into
 from tests.end_to_end.world import World
 from tests.fake_lightningd import History
 
@@ -76,34 +76,46 @@ def history() -> History:
     return History()
 
 
-@pytest.fixture
-def lived(world: World, history: History) -> World:
-    """The node after some days: it ran from its first start on with a backup, and was stopped cleanly."""
+def live(world: World, history: History) -> None:
+    """Some days of a node: it runs from its first start on with a backup, and is stopped cleanly."""
     world.init().run([history.first(), *history.notes(5)])
-    return world
 
 
-@pytest.fixture
-def taken_over(world: World, history: History) -> World:
-    """Like `lived`, for a node that was older than its backup, which therefore begins with a snapshot."""
+def be_taken_over(world: World, history: History) -> None:
+    """The same of a node that is older than its backup, which therefore begins with a snapshot."""
     world.run_without_plugin([history.first(), *history.notes(3)])
     world.init()
     world.run(history.notes(8))
+
+
+@pytest.fixture(scope="session")
+def lived_once(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What `lived` copies; it is never changed."""
+    world = World(tmp_path_factory.mktemp("lived"))
+    live(world, History())
     return world
 
 
-@pytest.fixture(autouse=True)
-def encrypted_if_asked_for() -> Iterator[None]:
-    """With LIGHTNINGD_BACKUP_ENCRYPTED=1, every backup that a test makes in this process is encrypted."""
-    with encrypted_by_default() if EVERYTHING else contextlib.nullcontext():
-        yield
+@pytest.fixture(scope="session")
+def taken_over_once(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What `taken_over` copies; it is never changed."""
+    world = World(tmp_path_factory.mktemp("taken-over"))
+    be_taken_over(world, History())
+    return world
 
 
 @pytest.fixture
-def encrypted() -> Iterator[None]:
-    """Every backup that the test makes in this process is encrypted."""
-    with encrypted_by_default():
-        yield
+def lived(lived_once: World, world: World, history: History) -> World:
+    """The node after some days: it ran from its first start on with a backup, and was stopped cleanly."""
+    history.version = lived_once.version
+    return copy_into(lived_once, world)
+
+
+@pytest.fixture
+def taken_over(taken_over_once: World, world: World, history: History) -> World:
+    """Like `lived`, for a node that was older than its backup, which therefore begins with a snapshot."""
+    history.version = taken_over_once.version
+    return copy_into(taken_over_once, world)
 
 
 @pytest.fixture(autouse=True)

@@ -281,13 +281,20 @@ def test_restore_of_a_version_outside_the_backup_is_refused(taken_over: World, p
 # Interrupted
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A node whose restore takes long enough to be stopped in the middle; it is only read."""
+    world, history = World(tmp_path_factory.mktemp("large")), History()
+    world.init().run([history.first(), *(history.big(4 << 20) for _ in range(8))])
+    return world
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
 def test_restore_stopped_by_a_signal_leaves_nothing(
-    world: World, place: Path, history: History, after: float, number: signal.Signals
+    large: World, place: Path, after: float, number: signal.Signals
 ) -> None:
-    world.init().run([history.first(), *(history.big(4 << 20) for _ in range(8))])
-    process = subprocess.Popen(command("restore", world.url, place / "bitcoin"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("restore", large.url, place / "bitcoin"), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "Restoring" not in process.stderr.readline():
         assert process.poll() is None
@@ -299,7 +306,7 @@ def test_restore_stopped_by_a_signal_leaves_nothing(
         0,
         -number,
     ):  # when all was done
-        assert differences(place / "bitcoin" / "lightningd.sqlite3", world.database) == []
+        assert differences(place / "bitcoin" / "lightningd.sqlite3", large.database) == []
         return
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "nothing that was there before has changed" in said

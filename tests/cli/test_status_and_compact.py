@@ -57,7 +57,8 @@ def test_status_after_compact_and_resync_does_not_say_never_compacted(grown: Wor
     assert "compacted    not since the snapshot of 20" in backup_cli("status", grown.url).out
 
 
-def test_status_json_holds_health_url_and_sizes(taken_over: World) -> None:
+def test_status_json_holds_health_url_and_sizes(taken_over: World, history: History) -> None:
+    taken_over.run(history.notes(1))
     seen = json.loads(backup_cli("status", "--json", taken_over.url).out)
     assert seen["health"] == "ok"
     assert seen["url"] == taken_over.url
