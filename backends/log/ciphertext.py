@@ -66,8 +66,8 @@ class Looked:
 def check_ciphertext(storage: Storage) -> Looked:
     """Look at every file of the backup. Raises NotCiphertext if anything in it can be read without a key.
 
-    Raises Unreachable, too. Needs no key, and memory for one record of up to 1 MiB. A file that a running writer removes
-    meanwhile does not count. What is damaged is not judged: checksums tell that.
+    Raises Unreachable, too. Needs no key, and memory for one record of up to 1 MiB. A file that a running writer
+    removes meanwhile does not count. What is damaged is not judged: checksums tell that.
     """
     files, payloads, size = 0, 0, 0
     with reaching(storage):
@@ -113,12 +113,14 @@ class _Distribution:
         self._counts.update(data)
         self._total += len(data)
 
+    def chi_square(self) -> float:
+        """How far the bytes are from all values being equally frequent: about 255 for random ones."""
+        expected = self._total / 256
+        return sum((self._counts[value] - expected) ** 2 for value in range(256)) / expected
+
     def is_random(self) -> bool:
         """Whether random bytes may look like this; True if there are too few to tell."""
-        if self._total < ENOUGH:
-            return True
-        expected = self._total / 256
-        return sum((self._counts[value] - expected) ** 2 for value in range(256)) / expected <= LIMIT
+        return self._total < ENOUGH or self.chi_square() <= LIMIT
 
 
 class _Records:

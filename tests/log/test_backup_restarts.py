@@ -11,7 +11,7 @@ import pytest
 from backends.base import MAX_ROLL_FORWARD
 from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Damaged, Fenced
-from backends.log.format.records import FileHeader, FileKind, snapshot_name, time_now
+from backends.log.format.records import snapshot_name, time_now
 from backends.log.reader.kept import KEEP_FOR
 from backends.log.writer.options import DEFAULT_OPTIONS
 from backends.log.writer.writer import Writer
@@ -270,7 +270,7 @@ def test_kept_generation_that_lost_its_end_is_damaged(writer: Writer, created: M
     writer.take_snapshot(source(b"another database", 3), "resync")
     writer.close()
     with closing(writer.storage.create("segment-00000001")) as handle:
-        handle.write(0, FileHeader(FileKind.SEGMENT, bytes.fromhex(created().id()), 1).encode())
+        handle.write(0, writer.manifest.segment_header(1).encode())
         handle.sync()
     generation = created().read_kept()
     assert generation is not None

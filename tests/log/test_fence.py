@@ -3,6 +3,7 @@
 The two writers are threads of one process here, each with its own open files; the lock of the machine is switched off.
 """
 
+import json
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import place_at
+from backends import keyring, place_at
 from backends.errors import BackupError, Fenced
 from backends.log.backup import Backup
 from backends.log.writer.options import LogOptions
@@ -221,9 +222,10 @@ def test_segment_made_in_advance_during_takeover_is_never_used(
 
 
 _NODE = """
-import sys
-from backends import backup_at
+import json, sys
+from backends import backup_at, keyring
 from tests.log.histories import changes
+keyring.take(json.loads(sys.stdin.readline()))
 backup = backup_at(sys.argv[1])
 backup.storage.lock = lambda what: None
 writer = backup.open(lambda level, line: None, "first")
@@ -246,7 +248,11 @@ def test_writer_frozen_in_middle_of_write_is_fenced_when_it_wakes_up(
     for number in range(5 * CAMPAIGN):
         complaint = tmp_path / "complaint"
         with said.open("w") as out, complaint.open("w") as err:
-            first = subprocess.Popen([sys.executable, "-c", _NODE, url], stdout=out, stderr=err)
+            command = [sys.executable, "-c", _NODE, url]
+            first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, text=True)
+        assert first.stdin is not None
+        with first.stdin as keys:
+            keys.write(json.dumps(keyring.export()) + "\n")
         while not said.read_text().endswith("\n") or said.read_text().count("\n") < 20:
             assert first.poll() is None
             time.sleep(0.005)

@@ -1,5 +1,6 @@
 """The lock in the backup keeps the processes of one machine apart, whatever container or PID namespace they run in."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import backup_at
+from backends import backup_at, keyring
 from backends.errors import BackupError
 from backends.log.writer.writer import Writer
 from backends.storage.base import Lock
@@ -19,8 +20,9 @@ from tests.log.histories import changes, silent, source
 from tests.log.model import versions
 
 _WRITER = """
-import sys
-from backends import backup_at
+import json, sys
+from backends import backup_at, keyring
+keyring.take(json.loads(sys.stdin.readline()))
 writer = backup_at(sys.argv[1]).open(lambda level, line: None, "another process")
 print("open", flush=True)
 sys.stdin.read()
@@ -51,6 +53,8 @@ def another_process(url: str, *prefix: str) -> Iterator["subprocess.Popen[str]"]
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.write(json.dumps(keyring.export()) + "\n")
+    process.stdin.flush()
     assert process.stdout.readline() == "open\n"
     try:
         yield process
