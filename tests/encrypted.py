@@ -16,6 +16,19 @@ def no_slots(key: DataKey) -> None:
     """Leave no key slot in the backup: its key is in this process, and that is enough for a test."""
 
 
+_create = Backup.create
+
+
+@contextmanager
+def plain_unless_told() -> Iterator[None]:
+    """`Backup.create` does as it is told, until the end of this context: for a test that says itself what it wants."""
+    before, Backup.create = Backup.create, _create  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Backup.create = before  # type: ignore[method-assign]
+
+
 @contextmanager
 def encrypted_by_default() -> Iterator[None]:
     """`Backup.create` encrypts unless it is told how, until the end of this context."""

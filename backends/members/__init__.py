@@ -14,6 +14,14 @@ node, and joins under another epoch. The node goes on as long as `need` members 
 
 So the newest state is with a member of the highest epoch, and every member in sync in that epoch holds all of it.
 
+Encrypted
+---------
+The document of each member is sealed with the key that the manifest names, and is sealed before the first such manifest
+is published (``running``). From then on, what is not sealed at a member does not count as its state (``survey``), but
+still decides whether the member may be overwritten (``examine``). Without the key nobody can tell which member is the
+newest, and nobody guesses. A log counts only up to where the holder of the key has written it: somebody who holds one
+destination can destroy what is there, but not make it pass for the newest state, and so not destroy the other copies.
+
 The order to read the code in
 -----------------------------
 ``urls``
@@ -32,6 +40,8 @@ The order to read the code in
     From backup.lock to a `Backup` on such a storage: survey, take-over, making the members equal.
 ``files``
     Copying and comparing a backup's files between two members.
+``key_copies``
+    The key slots of an encrypted backup: of two documents `keys` that differ, which one counts.
 ``catching_up``
     The thread that brings a member that was out of sync up to the others, and what trails.
 ``validity``, ``compare``, ``repair``

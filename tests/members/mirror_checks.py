@@ -6,7 +6,10 @@ from backends.errors import BackupError
 from backends.log.format.documents import sealed_by
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
+from backends.log.format.records import segment_index
 from backends.log.known_damage import DAMAGE
+from backends.log.reader.opening import read_manifest
+from backends.log.writer.recovery import TORN
 from backends.members.newest import SeenMember, newest
 from backends.members.survey import NotSeen, look_at
 from backends.node.members_note import MembersNote
@@ -78,20 +81,24 @@ def look_now(world: World) -> None:
     look(world, {name: machine.disk.crash(world.rng) for name, machine in world.machines.items()})
 
 
-def readable_files(storage: Storage) -> list[str]:
+def readable_files(storage: Storage, plain_until: int | None = None) -> list[str]:
     """The files of an encrypted member that everybody can read: none must be there, whatever was there before.
 
-    The lock is empty here; unfinished files of a document that is public anyway do not count.
+    `plain_until` is the first segment that was encrypted; by default, the first one of the current generation.
     """
-    return [
-        name for name in storage.names() if name not in PUBLIC and not _is_encrypted(storage.read_small(name), name)
-    ]
+    first = read_manifest(storage).first_segment if plain_until is None else plain_until
+    return [name for name in storage.names() if not _is_public(name) and not _is_encrypted(storage, name, first)]
 
 
-PUBLIC = frozenset({KEYS, DAMAGE, LOCK})
+def _is_public(name: str) -> bool:
+    return name in (KEYS, DAMAGE, LOCK)
 
 
-def _is_encrypted(data: bytes, name: str) -> bool:
+def _is_encrypted(storage: Storage, name: str, plain_until: int) -> bool:
+    data = storage.read_small(name)
+    if name.startswith(TORN) and not data.startswith(b"{"):
+        index = segment_index(name.removeprefix(TORN).rpartition("-")[0])
+        return index is not None and index >= plain_until
     if data.startswith(b"{"):
         return sealed_by(json.loads(data.partition(b"\n")[0])) is not None
-    return not name.startswith("torn-") and data[40:48] != bytes(8)
+    return data[40:48] != bytes(8)

@@ -143,7 +143,7 @@ def _check_nothing_is_readable(world: World) -> None:
         return
     world.counts["ended encrypted"] += 1
     for name in world.running.mirror.in_sync:
-        left = readable_files(SimulatedStorage(world.machines[name].disk))
+        left = readable_files(SimulatedStorage(world.machines[name].disk), world.plain_until)
         if left:
             raise Lost(f"everybody can read {left} at {name}")
 

@@ -1,7 +1,6 @@
 """One node with several members on simulated disks, as the code itself runs it, and what may happen to all of them."""
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -15,6 +14,7 @@ from backends.base import SnapshotSource
 from backends.change import Change
 from backends.errors import BackupError
 from backends.keyring import DataKey
+from backends.log.format.documents import Manifest
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
 from backends.log.key_slots import new_keys, publish_keys
 from backends.log.reader.opening import read_manifest
@@ -27,6 +27,7 @@ from backends.members.opening import Members
 from backends.members.running import RunningMembers
 from backends.node.lockfile import Settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
+from tests.encrypted import EVERYTHING, plain_unless_told
 from tests.fake_lightningd.calls import bump
 from tests.log.histories import backup_in, noise, silent
 from tests.members.machines import Machine, MachinePlace, MemberStorage, Power, SerialWorkers, Stuck
@@ -43,7 +44,7 @@ class Encrypted(Enum):
     """It is made over at some time (`World.change_over`)."""
 
 
-USUALLY = Encrypted.ALWAYS if os.environ.get("LIGHTNINGD_BACKUP_ENCRYPTED") else Encrypted.NEVER
+USUALLY = Encrypted.ALWAYS if EVERYTHING else Encrypted.NEVER
 """What is played unless a test says otherwise."""
 
 
@@ -64,6 +65,8 @@ class World:
         self, directory: Path, seed: int, count: int = 2, need: int = 1, encrypted: Encrypted = USUALLY
     ) -> None:
         self.encrypted = encrypted
+        self.plain_until = 0
+        """The first segment that was encrypted."""
         self.rng, self.directory = random.Random(seed), directory
         directory.mkdir(parents=True)
         self.power = Power(self.rng)
@@ -88,7 +91,8 @@ class World:
         first, *others = storages.values()
         publish = lambda key: publish_keys(first, new_keys(key, hsm_derived=bytes(32)))  # noqa: E731
         encrypt = publish if self.encrypted is Encrypted.ALWAYS else None
-        backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None), encrypt=encrypt)
+        with plain_unless_told():
+            backup_in(first, OPTIONS).create(SnapshotSource((b"[]",), 0, None), encrypt=encrypt)
         for other in others:
             copy_backup(first, other)
         self.backup_id = backup_in(first).id()
@@ -252,8 +256,15 @@ class World:
         except BackupError:
             self.counts["stopped by the change-over"] += 1
             raise NodeDied from None
-        keyring.add(key, demanded=True)
+        self._encrypted_from(self.writer.manifest)
         self.counts["changed over"] += 1
+
+    def _encrypted_from(self, manifest: Manifest) -> None:
+        """The change-over is done, on the node's side, too."""
+        assert self.key is not None
+        keyring.add(self.key, demanded=True)
+        if self.encrypted is Encrypted.LATER and not self.plain_until:
+            self.plain_until = manifest.first_segment
 
     def catch_up(self, name: str) -> bool:
         """One step of the thread that catches this member up. Returns whether it has joined."""
@@ -285,7 +296,7 @@ class World:
         try:
             facts = members.look().look()
             if facts.manifest.key is not None and self.key is not None:
-                keyring.add(self.key, demanded=True)  # whoever notices it finishes the change-over
+                self._encrypted_from(facts.manifest)  # whoever notices it finishes the change-over
             proven = self.sync_point is not None and self.sync_point == facts.end.sequence
             start = members.start(proven=proven, changed_ago=self.rng.choice((10.0, 10.0, 10.0, 7200.0)))
             writer, running = members.open(start, f"session {self._sessions}", facts, silent, self)

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from backends import keyring
-from backends.errors import KeyNeeded, NotEncrypted
+from backends.errors import KeyNeeded, NotABackup, NotEncrypted
 from backends.keyring import DataKey
 from backends.log.format.documents import MANIFEST, SESSION
 from backends.log.format.keys import KEYS, KeysDocument, ScryptCost
@@ -43,6 +43,7 @@ COST = ScryptCost(1 << 14, 1, 1)
 def world(tmp_path: Path) -> Iterator[World]:
     """A node with two members, whose backup has been encrypted from the beginning."""
     world = World(tmp_path / "world", 1, encrypted=Encrypted.ALWAYS)
+    world.calm = True
     with world.playing():
         yield world
 
@@ -51,6 +52,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def plain(tmp_path: Path) -> Iterator[World]:
     """A node with two members, whose backup is still to be encrypted: `backup.key` is there, and pending."""
     world = World(tmp_path / "world", 1, encrypted=Encrypted.LATER)
+    world.calm = True
     with world.playing():
         yield world
 
@@ -120,6 +122,55 @@ def test_member_away_during_change_over_is_refilled_and_nothing_readable_stays(p
         assert document_at(plain, name).key == read_manifest_key(storage_of(plain, name)) is not None
     assert DAMAGE not in away.names()
     look_now(plain)
+
+
+def test_refilling_a_readable_member_never_mixes_its_files_with_encrypted_ones(plain: World) -> None:
+    started(plain)
+    commits(plain)
+    plain.machines["b"].dead = True
+    commits(plain)
+    old = ids_in(storage_of(plain, "b"))
+    plain.change_over()
+    commits(plain)
+    plain.stop()
+    found = set[object]()
+
+    def look() -> None:
+        """Read what a power cut now would leave, as somebody does who does not know that it must be encrypted."""
+        known = keyring.export()
+        keyring.forget()
+        keyring.take((each[0], each[1], "") for each in known)
+        try:
+            found.add(ids_in(SimulatedStorage(plain.machines["b"].disk.crash(plain.rng))))
+        except NotABackup:
+            found.add("nothing")
+        finally:
+            keyring.forget()
+            keyring.take(known)
+
+    plain.machines["b"].disk.watch = look
+    make_equal(storage_of(plain, "a"), storage_of(plain, "b"), deep=False)
+    look()
+    assert found == {old, "nothing", plain.truth.acknowledged}
+
+
+@pytest.mark.parametrize("when", ["before the change-over", "before the next start"])
+def test_leftovers_of_one_member_in_sync_are_readable_no_longer_than_the_change_over(plain: World, when: str) -> None:
+    started(plain)
+    commits(plain)
+    assert plain.running is not None
+    other = list(plain.running.mirror.in_sync)[-1]  # the log itself is read from the first one
+    if when == "before the next start":  # what a power cut right after the manifest leaves
+        plain.change_over()
+        plain.stop()
+    for name in ("torn-segment-00000001-1700000000", "members-0a.tmp"):
+        storage_of(plain, other).publish(name, b'{"readable": true}')
+    if plain.running is not None:
+        plain.change_over()
+    else:
+        started(plain)
+    for name in plain.names:
+        assert readable_files(storage_of(plain, name)) == []
 
 
 def read_manifest_key(storage: Storage) -> str | None:
@@ -433,12 +484,13 @@ def test_slot_added_while_a_member_was_away_reaches_it_and_is_not_lost_at_the_st
     started(world)
     commits(world)
     world.stop()
-    added = with_passphrase(slots(world), world.key, b"six words", COST).encode()
-    for first in world.names:  # whichever member the others are made equal to
-        storage_of(world, first).publish(KEYS, added)
+    for number in range(2, 9):  # whichever member the others are made equal to, which is chosen at random
+        only = world.names[number % 2]
+        added = with_passphrase(slots(world), world.key, b"six words", COST)
+        storage_of(world, only).publish(KEYS, added.encode())
         started(world)
         for name in world.names:
-            assert len(KeysDocument.decode(content(storage_of(world, name), KEYS)).slots) == 2
+            assert len(KeysDocument.decode(content(storage_of(world, name), KEYS)).slots) == number
         world.stop()
 
 

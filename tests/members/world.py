@@ -7,11 +7,16 @@ from pathlib import Path
 
 from backends import backup_at
 from backends.base import SnapshotSource
+from backends.keyring import DataKey
 from backends.log.format.members import MEMBERS, Epoch, Member, MembersDocument
+from backends.log.key_slots import new_keys, publish_keys
+from backends.log.reader.opening import read_manifest
 from backends.members.files import copy_backup
 from backends.node.hand_over import record_sync_point
+from backends.node.key_file import KEY_FILE, write_key
 from backends.node.lockfile import Settings, write_settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
+from tests.encrypted import EVERYTHING
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import World, backup_cli
 
@@ -46,12 +51,20 @@ class MembersWorld(World):
     def init(self) -> "MembersWorld":
         """Make the backup, as `backup-cli init URL URL` does for a node without a database."""
         first = backup_at(self.members[0].url)
-        position = first.create(SnapshotSource((), 0, None))
+
+        def store(key: DataKey) -> None:
+            publish_keys(first.storage, new_keys(key, hsm_derived=bytes(32)))
+            write_key(self.directory, key)
+
+        position = first.create(SnapshotSource((), 0, None), encrypt=store if EVERYTHING else None)
+        key = read_manifest(first.storage).key
         for member in self.members[1:]:
             copy_backup(first.storage, backup_at(member.url).storage)
         epoch, backup_id = Epoch(1, ""), first.id()
         for member in self.members:
-            document = MembersDocument(backup_id, member.name, epoch, self.in_sync, self.members, self.need, floor=1)
+            document = MembersDocument(
+                backup_id, member.name, epoch, self.in_sync, self.members, self.need, floor=1, key=key
+            )
             backup_at(member.url).storage.publish(MEMBERS, document.encode())
         write_members_note(self.directory, MembersNote(backup_id, epoch, self.in_sync, adopted=1))
         record_sync_point(self.directory, backup_id, position)
@@ -75,7 +88,8 @@ class MembersWorld(World):
         alone = self.root / f"alone-{self.restores}" / "lightning.bkp"
         shutil.copytree(self.place(name), alone, ignore=shutil.ignore_patterns(MEMBERS, "lock"))
         target = self.root / f"restored-{self.restores}-{name}.sqlite3"
-        said = backup_cli("restore", alone.as_uri(), target)
+        key_file = ("--key-file", self.directory / KEY_FILE) if EVERYTHING else ()
+        said = backup_cli("restore", *key_file, alone.as_uri(), target)
         assert said.code == 0, said
         return target
 
