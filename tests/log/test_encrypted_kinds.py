@@ -17,7 +17,7 @@ from tests.log.corruption import flipped, make, open_verdict, read_verdict, reco
 from tests.log.histories import Node, backup_in, changes, noise, silent, source
 from tests.log.model import contents
 from tests.log.test_every_byte import fills
-from tests.log.test_failing_disk import NodeOnFailingDisk, live
+from tests.log.test_failing_disk import NodeOnFailingDisk, live, ways
 from tests.log.test_power_cut import Cuts
 from tests.storage.faulty import Operation
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
@@ -83,11 +83,12 @@ def test_power_cut_at_every_point_of_encrypted_life_loses_nothing_acknowledged(
 def test_failing_operation_of_encrypted_backup_loses_nothing_acknowledged(operation: Operation, tmp_path: Path) -> None:
     struck = 0
     for nth in range(1, 40, 3):
-        node = NodeOnFailingDisk(tmp_path)
-        node.faulty.fail(operation, errno.EIO, nth=nth, done=(0.0, 0.5, 1.0)[nth % 3])
-        live(node)
-        struck += node.faulty.struck
-    assert struck > 5
+        for done in ways(operation)[:: 2 if operation == "write_durably" else 1]:
+            node = NodeOnFailingDisk(tmp_path)
+            node.faulty.fail(operation, errno.EIO, nth=nth, done=done)
+            live(node)
+            struck += node.faulty.struck
+    assert struck > 1
 
 
 def test_replaced_writer_of_encrypted_backup_is_fenced() -> None:
