@@ -21,6 +21,7 @@ from backends.errors import (
     NotEncrypted,
     WrongKey,
     WrongPassphrase,
+    WrongSecret,
 )
 from backends.keyring import DataKey
 from backends.log.backup import Backup
@@ -39,14 +40,16 @@ from backends.text import printable
 from backup_cli import as_owner
 from backup_cli.console import say, warn
 from backup_cli.key_options import KeyOptions, at_terminal, passphrase_from, typed
-from backup_cli.seen_encryption import Encrypted, Where, best_slots, look_for_encryption
+from backup_cli.seen_encryption import Encrypted, Look, Where, best_slots, look_for_encryption
+
+_ASKING = "This backup is encrypted, and its key was not found. An empty line goes on without this passphrase"
 
 _ATTEMPTS = 3
 """How often a passphrase may be mistyped at the terminal."""
 
 
 def find_key(
-    where: Where,
+    where: Where | Look,
     options: KeyOptions,
     directories: Iterable[Path] = (),
     *,
@@ -65,13 +68,13 @@ def find_key(
     """
     own = [directory.absolute() for directory in directories]
     places = _with_home(own)
-    members, plain = look_for_encryption(where)
-    if not members:
-        if plain is not None:
-            _refuse_unexpectedly_plain(plain, options, places)
+    seen = look_for_encryption(where, patient=False)
+    if not seen.members:
+        if seen.plain is not None:
+            _refuse_unexpectedly_plain(seen.plain, options, places, frozenset(own))
         return None
     strangers = frozenset(places) - frozenset(own)
-    return _Search(members, options, places, strangers, needed=needed, ask=needed if ask is None else ask).key()
+    return _Search(seen.members, options, places, strangers, needed=needed, ask=needed if ask is None else ask).key()
 
 
 def _with_home(directories: Iterable[Path]) -> list[Path]:
@@ -84,13 +87,19 @@ def _with_home(directories: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _refuse_unexpectedly_plain(backup: Backup, options: KeyOptions, directories: Sequence[Path]) -> None:
-    """Raise NotEncrypted if an option or the node's backup.key says that this plain backup is an encrypted one."""
+def _refuse_unexpectedly_plain(
+    backup: Backup, options: KeyOptions, directories: Sequence[Path], own: frozenset[Path]
+) -> None:
+    """Raise NotEncrypted if an option or the node's backup.key says that this plain backup is an encrypted one.
+
+    Warn if nobody can tell, because the backup.key in one of the command's `own` directories cannot be read.
+    """
     for directory in directories:
         try:
             found = read_key(directory)
         except BackupError as error:
-            warn(f"{error}. This backup is not encrypted, so it can be used without a key")
+            if directory in own:
+                warn(f"{error}. This backup is not encrypted; if it should be, do not go on with it")
             continue
         if found is not None and not found.pending and found.key.backup_id.hex() == backup.id():
             keyring.add(found.key, demanded=True)
@@ -136,6 +145,8 @@ class _Search:
         key = self._named() if self._options.named else known or self._found()
         if key is None and self._needed:
             raise self._not_found()
+        for error in self._failures:  # it is found nevertheless, or not needed
+            warn(str(error))
         return key
 
     def _found(self) -> DataKey | None:
@@ -195,7 +206,8 @@ class _Search:
         try:
             found = read_key(directory)
         except BackupError as error:
-            self._failures.append(error)
+            if directory not in self._strangers:
+                self._failures.append(error)
             return None
         if found is None or found.key.id != self._backup.key_id:
             return None
@@ -218,15 +230,26 @@ class _Search:
         try:
             seed = read_seed(path, passphrase)
         except SeedNeedsPassphrase:
-            if self._options.passphrase_file is None and not self._ask:
-                raise
-            seed = read_seed(path, passphrase_from(self._options, new=False, of=printable(path)))
-        return self._take(open_with_hsm(self._document(), derived_secret(seed, MAKESECRET_INFO)))
+            seed = read_seed(path, self._passphrase_of(path))
+        try:
+            return self._take(open_with_hsm(self._document(), derived_secret(seed, MAKESECRET_INFO)))
+        except WrongSecret as error:
+            error.listed = (f"the file that was tried is {printable(path)}",)
+            raise
+
+    def _passphrase_of(self, path: Path) -> bytes | None:
+        """The passphrase of this hsm_secret; None if there is none, or if nothing was typed."""
+        if self._options.passphrase_file is not None:
+            return passphrase_from(self._options, new=False)
+        if not self._ask:
+            return None
+        say(_ASKING)
+        return typed(f"Passphrase of {printable(path)}") or None
 
     def _by_typed_passphrase(self) -> DataKey | None:
         if not self._ask or not self._has(PassphraseSlot):
             return None
-        say("This backup is encrypted, and its key was not found. An empty line goes on without it")
+        say(_ASKING)
         for _ in range(_ATTEMPTS):
             passphrase = typed("Passphrase of this backup")
             if not passphrase:

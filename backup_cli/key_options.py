@@ -54,13 +54,24 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def key_options(command: _Command) -> _Command:
     """Add --hsm-secret, --passphrase-file and --key-file; the command gets all three as one KeyOptions, `key`."""
 
-    @click.option("--hsm-secret", type=A_PATH, help="Open an encrypted backup with this hsm_secret of its node.")
+    @click.option(
+        "--hsm-secret",
+        type=A_PATH,
+        metavar="FILE",
+        help="Open an encrypted backup with this hsm_secret of its node.",
+    )
     @click.option(
         "--passphrase-file",
         type=A_PATH,
+        metavar="FILE",
         help="The first line of this file is the passphrase of the encrypted backup, or of the hsm_secret.",
     )
-    @click.option("--key-file", type=A_PATH, help="Open an encrypted backup with this backup.key, or a copy of it.")
+    @click.option(
+        "--key-file",
+        type=A_PATH,
+        metavar="FILE",
+        help="Open an encrypted backup with this backup.key, or a copy of it.",
+    )
     @wraps(command)
     def given(
         *arguments: Any, hsm_secret: Path | None, passphrase_file: Path | None, key_file: Path | None, **named: Any

@@ -1,9 +1,12 @@
 """What everybody can see of a backup's encryption: under which key it is, and its key slots."""
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, NamedTuple
 
 from backends import backup_at, keyring
 from backends.errors import BackupError, Damaged, NotEncrypted
@@ -11,7 +14,7 @@ from backends.log.backup import Backup
 from backends.log.format.keys import KeysDocument
 from backends.log.key_slots import read_keys, slots_in_words
 from backends.log.reader.opening import read_manifest
-from backends.members.survey import WITHIN, ask_all
+from backends.members.survey import WITHIN
 from backends.members.urls import split_trailing
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
@@ -20,6 +23,10 @@ from backup_cli.waiting import answered
 
 Where = Backup | str | Sequence[str]
 """A backup, its URL, or the URLs of its members."""
+
+OTHERS_WITHIN = 1.0
+"""Seconds that the other members get once one has answered, for a command that waits for all of them afterwards anyway.
+All say the same, unless a change is unfinished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +44,65 @@ class Encrypted:
         return keyring.find(self.key_id) is not None
 
 
-def encryption_at(where: Where) -> Encrypted | None:
-    """What everybody can see of the encryption of the backup at these URLs; None if it is not encrypted or cannot be
-    read. Raises like `look_for_encryption`."""
-    members, _ = look_for_encryption(where)
-    return members[0] if members else None
+class Look(NamedTuple):
+    """What was seen of a backup, or of its members."""
+
+    members: tuple[Encrypted, ...] = ()
+    """Those that are encrypted."""
+    plain: Backup | None = None
+    """One that is not."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the backup is encrypted, and this process does not know its key."""
+        return bool(self.members) and not self.members[0].is_open
 
 
-def look_for_encryption(where: Where) -> tuple[list[Encrypted], Backup | None]:
-    """The members that are encrypted, and one that is not. Of several, those that cannot be read are left out.
+def look_for_encryption(where: "Where | Look", *, patient: bool = True) -> Look:
+    """Look at the backup. Of several members, those that cannot be read are left out; unless `patient`, also those that
+    answer much later than the first.
 
     Raises NotEncrypted, and what keeps the only one from being read.
     """
-    found: list[Encrypted | Backup | None]
+    if isinstance(where, Look):
+        return where
     if isinstance(where, Backup):
-        found = [_quietly(where)]
-    elif isinstance(where, str) or len(where) == 1:
-        found = [_alone(split_trailing(where if isinstance(where, str) else where[0])[0])]
-    else:
-        urls = [split_trailing(url)[0] for url in where]
-        answers, failures = ask_all({url: partial(_encryption_at, url) for url in urls}, WITHIN)
-        for error in failures.values():
-            if isinstance(error, NotEncrypted):
-                raise error
-        found = list(answers.values())
-    members = [each for each in found if isinstance(each, Encrypted)]
+        return _seen([_quietly(where)])
+    urls = [split_trailing(url)[0] for url in ([where] if isinstance(where, str) else where)]
+    return _seen([_alone(urls[0])] if len(urls) == 1 else _answers(urls, WITHIN if patient else OTHERS_WITHIN))
+
+
+def _seen(found: Sequence[Encrypted | Backup | None]) -> Look:
     plain = [each for each in found if isinstance(each, Backup)]
-    return members, plain[0] if plain else None
+    return Look(tuple(each for each in found if isinstance(each, Encrypted)), plain[0] if plain else None)
+
+
+def _answers(urls: Sequence[str], others_within: float) -> list[Encrypted | Backup | None]:
+    """What the members say. `others_within`: seconds that the others get once one has answered."""
+    answers: Queue[Encrypted | Backup | BaseException] = Queue()
+    for url in urls:
+        threading.Thread(target=_answer, args=(url, answers), name="asking", daemon=True).start()
+    found: list[Encrypted | Backup | None] = []
+    until = time.monotonic() + WITHIN
+    for _ in urls:
+        try:
+            answer = answers.get(timeout=max(until - time.monotonic(), 0.0))
+        except Empty:
+            break
+        if isinstance(answer, NotEncrypted):
+            raise answer
+        if not isinstance(answer, BaseException):
+            found.append(answer)
+            until = min(until, time.monotonic() + others_within)
+    return found
+
+
+def _answer(url: str, answers: "Queue[Encrypted | Backup | BaseException]") -> None:
+    try:
+        named, backup = find_backup(url)
+        answers.put(_encryption(named, backup))
+    except BaseException as error:  # the command itself meets it again, and says it
+        answers.put(error)
 
 
 def _alone(url: str) -> Encrypted | Backup | None:
@@ -83,11 +122,6 @@ def _quietly(backup: Backup, url: str | None = None) -> Encrypted | Backup | Non
         raise
     except (BackupError, OSError):
         return None
-
-
-def _encryption_at(url: str) -> Encrypted | Backup:
-    named, backup = find_backup(url)
-    return _encryption(named, backup)
 
 
 def _encryption(url: str, backup: Backup) -> Encrypted | Backup:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from backends import backup_at
 from backends.errors import BackupError, Damaged, NotABackup, Unrestorable
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.members.compare import Comparison, GenerationChanged, Peer, compare_members, peer_at
 from backends.members.repair import mend
 from backends.members.urls import named
@@ -23,7 +24,7 @@ from backup_cli.finding_keys import find_key
 from backup_cli.key_options import KeyOptions
 from backup_cli.options import existing_backup
 from backup_cli.ownership import alone
-from backup_cli.seen_encryption import encryption_at
+from backup_cli.seen_encryption import look_for_encryption
 from backup_cli.verified_members import Findings, VerifiedMember, tell_findings, tell_mending
 from backup_cli.verify_stored import verify_stored_members
 from backup_cli.verifying import Accept, rebuild
@@ -53,9 +54,9 @@ def verify_members(urls: Sequence[str], directory: Path | None, wishes: Wishes, 
     if directory is None:
         _become_owner(urls)
     as_owner.refuse_anothers(wishes.scratch)
-    find_key(urls, key, [] if directory is None else [directory], needed=wishes.repair, ask=True)
-    encrypted = encryption_at(urls)
-    if encrypted is not None and not encrypted.is_open:
+    encryption = look_for_encryption(urls, patient=False)
+    find_key(encryption, key, [] if directory is None else [directory], needed=wishes.repair, ask=True)
+    if encryption.is_closed:
         verify_stored_members(urls, wishes.as_json)
         return
     members = _opened(urls)
@@ -162,6 +163,8 @@ def _verify_each(members: Sequence[VerifiedMember], wishes: Wishes) -> None:
                 member.verified = rebuild(
                     member.url, member.backup, made, wishes.accept, note=False, what=f"Verifying {member.name}"
                 )
+            if look_for_encryption(member.backup).members:
+                check_ciphertext(member.backup.storage)
         except Unrestorable as error:
             member.damage = error
         except BackupError as error:

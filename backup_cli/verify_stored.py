@@ -5,6 +5,7 @@ copies do, and not what an attacker does.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ import click
 
 from backends.errors import BackupError, Unrestorable
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.text import counted
 from backup_cli.console import moment, progress, show_line, size, warn
 from backup_cli.for_programs import hand_out_result
+from backup_cli.noting import damage_noted
 from backup_cli.options import existing_backup
 from backup_cli.verifying import warn_of_earlier
 
@@ -43,7 +46,7 @@ class Stored:
 
 def verify_stored(url: str, backup: Backup, as_json: bool) -> None:
     """Check every stored byte, and say what was found. Raises Damaged and other BackupErrors."""
-    stored = check_stored(url, backup)
+    stored = check_stored(url, backup, note=True)
     if not as_json:
         _tell(url, stored)
     warn_of_earlier(backup, stored.generation)
@@ -64,7 +67,7 @@ def verify_stored_members(urls: Sequence[str], as_json: bool) -> None:
         members.append(member)
         try:
             url, backup = existing_backup(given)
-            stored = check_stored(url, backup)
+            stored = check_stored(url, backup, note=False)  # another member may heal it
             member.update(whole=True, **asdict(stored))
             if not as_json:
                 _tell(url, stored)
@@ -82,9 +85,13 @@ def verify_stored_members(urls: Sequence[str], as_json: bool) -> None:
         raise click.exceptions.Exit(code)
 
 
-def check_stored(url: str, backup: Backup) -> Stored:
-    """Read every stored byte of the generation in use, and check it. Raises Damaged."""
-    with backup.read() as reader:
+def check_stored(url: str, backup: Backup, *, note: bool) -> Stored:
+    """Read every stored byte of the generation in use, and check it.
+
+    Raises Damaged, and NotCiphertext if anything in the backup can be read without a key. With `note`, damage is
+    recorded in the backup.
+    """
+    with backup.read() as reader, _noted(backup, reader.manifest.generation, note):
         with progress("Checking stored bytes") as show:
             total = reader.stored_bytes()
             for read in reader.snapshot.check_stored():
@@ -94,6 +101,7 @@ def check_stored(url: str, backup: Backup) -> Stored:
                 records += 1
                 show(min(reader.snapshot.size() + scan.bytes_read, total), total)
             show(total, total)
+        check_ciphertext(backup.storage)
         manifest, end = reader.manifest, scan.end()
         if end.torn is not None:
             warn(f"the end of the log of {url} is torn, as a power cut leaves it: {end.torn}")
@@ -109,6 +117,10 @@ def check_stored(url: str, backup: Backup) -> Stored:
             end.torn,
             end.end_unverified,
         )
+
+
+def _noted(backup: Backup, generation: int, note: bool) -> AbstractContextManager[None]:
+    return damage_noted(backup, "verify", generation) if note else nullcontext()
 
 
 def _tell(url: str, stored: Stored) -> None:

@@ -14,6 +14,7 @@ from backends import keyring
 from backends.mounts.ephemeral import Lifetime, lifetime_of
 from backends.mounts.unfit import LAYERS
 from backup_cli import as_owner
+from tests.encrypted import EVERYTHING, encrypted_by_default
 from tests.end_to_end.prepared import copy_into
 from tests.end_to_end.world import World
 from tests.fake_lightningd import History
@@ -116,6 +117,20 @@ def taken_over(taken_over_once: World, world: World, history: History) -> World:
     """Like `lived`, for a node that was older than its backup, which therefore begins with a snapshot."""
     history.version = taken_over_once.version
     return copy_into(taken_over_once, world)
+
+
+@pytest.fixture(autouse=True)
+def encrypted_if_asked_for() -> Iterator[None]:
+    """With LIGHTNINGD_BACKUP_ENCRYPTED=1, every backup that a test makes in this process is encrypted."""
+    with encrypted_by_default() if EVERYTHING else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture
+def encrypted() -> Iterator[None]:
+    """Every backup that the test makes in this process is encrypted."""
+    with encrypted_by_default():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ class _Voice:
 def main() -> None:
     """Do one job. Never returns."""
     job = decode(sys.stdin.buffer.readline(_MAX_JOB))
-    keyring.take(job.pop("keys"))
+    keyring.take(job.pop("keys", ()))
     limits.end_with_the_parent(int(job["parent"]))
     limits.confine(limited=bool(job["limited"]))
     voice, over = _Voice(), threading.Event()

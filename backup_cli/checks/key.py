@@ -26,9 +26,9 @@ def check_key(directory: Path, settings: Settings) -> Iterator[Finding]:
 
     Nothing is found for a plain backup. The key is known to this process afterwards, so that the rest can be checked.
     """
-    members: list[Encrypted] = []
+    members: tuple[Encrypted, ...] = ()
     with suppress(BackupError):  # that the destination cannot be read is reported as such
-        members, _ = look_for_encryption(settings.urls)
+        members = look_for_encryption(settings.urls, patient=False).members
     try:
         found = read_key(directory)
         load_key(directory)
@@ -42,7 +42,7 @@ def check_key(directory: Path, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_file(
-    directory: Path, settings: Settings, found: NodeKey | None, members: list[Encrypted]
+    directory: Path, settings: Settings, found: NodeKey | None, members: tuple[Encrypted, ...]
 ) -> Iterator[Finding]:
     path = directory / KEY_FILE
     if found is None:
@@ -78,7 +78,7 @@ def _check_file(
         yield ok(KEY_FILE, f"opens this backup, mode {stat.S_IMODE(path.lstat().st_mode):04o}")
 
 
-def _check_slots(directory: Path, settings: Settings, members: list[Encrypted]) -> Iterator[Finding]:
+def _check_slots(directory: Path, settings: Settings, members: tuple[Encrypted, ...]) -> Iterator[Finding]:
     add = _keys(directory, settings, "--add-passphrase")
     try:
         document = best_slots(members)

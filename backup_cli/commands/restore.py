@@ -70,7 +70,11 @@ from backup_cli.restore_text import (
 @urls_argument
 @click.argument("dest", type=click.Path(readable=False))
 @click.option("--replace", is_flag=True, help="Move an existing database (and its journal) aside first.")
-@click.option("--resume", is_flag=True, help="Write backup.lock, so that the node goes on with this same backup.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Write backup.lock (and, if it is encrypted, backup.key), so that the node goes on with this same backup.",
+)
 @click.option("--to-version", type=click.IntRange(min=0), help="Stop at an old version: to look at, never for a node.")
 @click.option("--kept", is_flag=True, help="Restore the generation that was last replaced (backup-cli versions).")
 @click.option("--not-for-a-node", is_flag=True, help="You know that no node may ever run from an old version.")
@@ -111,7 +115,7 @@ def restore(
     _demand_consent(to_version, resume, not_for_a_node, kept)
     place = as_owner.restore_place(Path(dest))
     urls = tuple(split_trailing(url)[0] for url in urls)
-    legacy = _legacy_file(urls, resume, kept)
+    legacy = _legacy_file(urls, resume, kept, key)
     target, old = target_of(place, as_directory=dest.endswith(os.sep)), ""
     opened_with = None if legacy is not None else find_key(urls, key, [target.parent])
     source = None if legacy is not None else source_at(urls, without, resume)
@@ -166,13 +170,15 @@ def restore(
         hand_out_result(document if order.members is None else {**document, **order.members.as_json(order.url)})
 
 
-def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool) -> Path | None:
+def _legacy_file(urls: tuple[str, ...], resume: bool, kept: bool, key: KeyOptions) -> Path | None:
     """The older plugin's file that the only URL names; None if it names something else."""
     legacy = legacy_backup_at(urls[0]) if len(urls) == 1 else None
     if legacy is not None and resume:
         raise BackupError(CANNOT_RESUME)
     if legacy is not None and kept:
         raise click.UsageError("--kept needs a backup of this plugin; the older plugin's file keeps no old generation")
+    if legacy is not None and key.named:
+        raise click.UsageError(f"{key.named[0]} is for an encrypted backup; the older plugin encrypts nothing")
     return legacy
 
 

@@ -28,7 +28,7 @@ from backup_cli.old_age import doubt_of
 from backup_cli.options import existing_backup, existing_backup_as_owner, lightning_dir
 from backup_cli.pairing_text import finding
 from backup_cli.prometheus import metrics, unreadable
-from backup_cli.seen_encryption import SeenSlots, encryption_at, seen_slots
+from backup_cli.seen_encryption import SeenSlots, look_for_encryption, seen_slots
 from backup_cli.seen_members import SeenBackup, given_members, has_members, own_members
 from plugin.foresight import brings_forward
 
@@ -110,10 +110,10 @@ def _look(
         urls = (url,)
     elif directory is None:
         as_owner.backups(urls)
-    find_key(where, key, [] if directory is None else [directory], needed=False)
-    found = encryption_at(where)
-    if found is not None and not found.is_open:
-        one = (urls[0], where) if isinstance(where, Backup) else existing_backup(found.url)
+    found = look_for_encryption(where, patient=False)
+    find_key(found, key, [] if directory is None else [directory], needed=False)
+    if found.is_closed:
+        one = (urls[0], where) if isinstance(where, Backup) else existing_backup(found.members[0].url)
         looked = _look_at_one(*one, directory, prometheus)
     elif isinstance(where, Backup) and not has_members(where):
         looked = _look_at_one(urls[0], where, directory, prometheus)
@@ -121,7 +121,7 @@ def _look(
         looked = _look_at_members(own_members(directory, settings), directory, prometheus)
     else:
         looked = _look_at_members(given_members(urls), directory, prometheus)
-    return replace(looked, slots=None if found is None else seen_slots([found]))
+    return replace(looked, slots=seen_slots(found.members) if found.members else None)
 
 
 def _look_at_one(url: str, backup: Backup, directory: Path | None, prometheus: bool) -> _Looked:

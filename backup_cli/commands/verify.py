@@ -10,6 +10,7 @@ import click
 from backends.confined.work import Outcome, compare_databases
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.node.directory import DEFAULT_DIRECTORY, database_path
 from backends.node.lockfile import read_settings
 from backends.node.memory import Memory
@@ -36,7 +37,7 @@ from backup_cli.options import (
 )
 from backup_cli.ownership import take_over
 from backup_cli.pairing_text import finding, remembered_otherwise
-from backup_cli.seen_encryption import encryption_at
+from backup_cli.seen_encryption import look_for_encryption
 from backup_cli.verify_members import Wishes, verify_members
 from backup_cli.verify_stored import PROVED, verify_stored
 from backup_cli.verifying import Accept, rebuild, tell_whole, warn_of_attachments, warn_of_earlier
@@ -124,14 +125,16 @@ def _verify_one(
         if not database.exists():
             raise BackupError(f"there is no database at {database} to compare with; check --lightning-dir")
     places = [own] if own is not None else [] if database is None else [database.parent]
-    find_key(backup, key, places, needed=database is not None, ask=True)
-    encrypted = encryption_at(backup)
-    if encrypted is not None and not encrypted.is_open:
+    encryption = look_for_encryption(backup)
+    find_key(encryption, key, places, needed=database is not None, ask=True)
+    if encryption.is_closed:
         verify_stored(url, backup, as_json)
         return
     with scratch_directory(scratch or scratch_place()) as directory:
         made = directory / "verified.sqlite3"
         verified = rebuild(url, backup, made, _accepting(accepted))
+        if encryption.members:
+            check_ciphertext(backup.storage)
         comparison = compare_databases(made, database) if database is not None else None
     if not as_json:
         tell_whole(url, verified)

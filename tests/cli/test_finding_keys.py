@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from backends import backup_at, keyring
+from backends.errors import BackupError, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.key_slots import publish_keys, read_keys
 from backends.node.key_file import KEY_FILE, read_key, write_key
+from backup_cli.key_options import KeyOptions, passphrase_from
 from tests.cli.cli_asserts import assert_refused
 from tests.cli.encrypted import PASSPHRASE, Safe, cli, encrypt, lost
 from tests.cli.on_a_terminal import on_a_terminal
@@ -196,3 +198,41 @@ def test_key_that_was_found_reaches_no_other_command_of_this_process(world: Worl
     assert keyring.find(safe.key.id) is not None
     said = cli("status", world.url, "--json")
     assert json.loads(said.out)["node_id"] == "encrypted"
+
+
+def test_damaged_backup_key_is_warned_of_if_hsm_secret_opens_backup(world: World, safe: Safe) -> None:
+    place = lost(world)
+    (place / KEY_FILE).write_bytes(safe.key_file.read_bytes()[:-3])
+    (place / "hsm_secret").write_bytes(safe.hsm_secret.read_bytes())
+    said = cli("restore", world.url, place)
+    assert said.code == 0, said
+    assert "is damaged" in said.err
+
+
+def test_wrong_hsm_secret_in_dest_is_named_and_nothing_is_restored(world: World, safe: Safe) -> None:
+    place = lost(world)
+    (place / "hsm_secret").write_bytes(safe.other_secret.read_bytes())
+    said = cli("restore", world.url, place)
+    assert_refused(said, "this hsm_secret does not open the backup")
+    assert str(place / "hsm_secret") in said.err
+    assert [path.name for path in place.iterdir()] == ["hsm_secret"]
+
+
+@pytest.mark.parametrize("typed", ["", "short"])
+def test_new_passphrase_that_is_empty_or_short_is_refused(tmp_path: Path, typed: str) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text(f"{typed}\nand a long second line\n")
+    with pytest.raises(BackupError, match="the new passphrase"):
+        passphrase_from(KeyOptions(passphrase_file=path), new=True)
+    assert passphrase_from(KeyOptions(passphrase_file=path), new=False) == typed.encode()
+
+
+def test_passphrase_is_the_bytes_of_the_first_line_without_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(b" caf\xe9 au lait \r\nsecond\n")
+    assert passphrase_from(KeyOptions(passphrase_file=path), new=True) == b" caf\xe9 au lait "
+
+
+def test_passphrase_without_file_and_terminal_is_an_error_that_names_the_option() -> None:
+    with pytest.raises(KeyNeeded, match="--passphrase-file FILE"):
+        passphrase_from(KeyOptions(), new=True)
