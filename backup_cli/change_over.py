@@ -8,16 +8,17 @@ Killed at any step, this leaves one of three states, and each goes on:
 3. Afterwards the backup is encrypted. The next start, or the command repeated, notes that in backup.key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends import keyring
+from backends import backup_at, keyring
 from backends.errors import BackupError, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.attachments import publish_attachment
 from backends.log.backup import Backup
+from backends.log.ciphertext import check_ciphertext
 from backends.log.format.attachments import MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import Manifest
 from backends.log.format.keys import KeysDocument
@@ -57,7 +58,7 @@ def demand_plain(directory: Path, settings: Settings, manifest: Manifest, found:
     check_key(directory, settings, manifest)
     raise BackupError(
         f"the backup at {' and '.join(settings.urls)} is encrypted already (key {manifest.key}); nothing was "
-        "changed. A resync without --encrypt keeps it so. For another key, make a new backup: backup-cli init --encrypt URL"
+        "changed. A resync without --encrypt keeps it so. For another key, make another one: backup-cli init --encrypt"
     )
 
 
@@ -150,6 +151,13 @@ def finish_change_over(directory: Path, key_id: str) -> None:
     if found is not None and found.key.id == key_id:
         keyring.add(found.key, demanded=True)
         finish_pending(directory)
+
+
+def check_changed_over(settings: Settings, left_out: Collection[str]) -> None:
+    """Look at every file of the backup, at each member but those that were not changed. Raises NotCiphertext."""
+    members = [member for member in settings.members if member.name not in left_out]
+    for url in [member.url for member in members] if settings.members else [settings.url]:
+        check_ciphertext(backup_at(url).storage)
 
 
 def would_change_over(directory: Path, encrypt: Encrypt, node: str | None) -> list[str]:

@@ -145,7 +145,7 @@ def new_slots(
     backup.key would open the backup.
     """
     path = _secret_of(directory, encrypt)
-    _refuse_anothers_secret(path, node_id)
+    refuse_anothers_secret(path, node_id)
     if encrypt.with_secret:
         return _with_secret(path, encrypt)
     named = encrypt.key.passphrase_file is not None
@@ -164,7 +164,7 @@ def would_open(
 ) -> list[str]:
     """The steps that a dry run lists for the key. Nothing is asked for. Raises BackupError as `new_slots`."""
     path, file = _secret_of(directory, encrypt), encrypt.key.passphrase_file
-    _refuse_anothers_secret(path, node_id)
+    refuse_anothers_secret(path, node_id)
     steps = ["encrypt it with a new key"]
     if encrypt.with_secret:
         _content(path)
@@ -190,7 +190,7 @@ def _secret_of(directory: Path | None, encrypt: Encrypt) -> Path | None:
     return path if os.path.lexists(path) else None
 
 
-def _refuse_anothers_secret(path: Path | None, node_id: str | None) -> None:
+def refuse_anothers_secret(path: Path | None, node_id: str | None) -> None:
     """Raise BackupError if this hsm_secret is known to be another node's: it would be looked for in vain one day."""
     if path is None or node_id is None:
         return
@@ -251,7 +251,7 @@ def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt) -> bytes | 
     """What lightningd derives from the hsm_secret at `path`. None if it cannot be read, unless it is needed: it was
     named, or there is no passphrase. Raises BackupError."""
     try:
-        return derived_secret(_seed(path, passphrase), MAKESECRET_INFO)
+        return derived_secret(seed_of(path, passphrase), MAKESECRET_INFO)
     except BackupError as error:
         if passphrase is None or encrypt.key.hsm_secret is not None:
             raise
@@ -262,7 +262,8 @@ def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt) -> bytes | 
         return None
 
 
-def _seed(path: Path, passphrase: bytes | None) -> bytes:
+def seed_of(path: Path, passphrase: bytes | None) -> bytes:
+    """The secret at `path`, with this passphrase if it needs one, or else one that is asked for. Raises BackupError."""
     if not needs_passphrase(path):
         return read_seed(path)
     if passphrase is not None:

@@ -23,6 +23,7 @@ from backup_cli.commands.destinations import destinations
 from backup_cli.commands.drill import drill
 from backup_cli.commands.import_ import import_
 from backup_cli.commands.init import init
+from backup_cli.commands.keys import keys
 from backup_cli.commands.member_add import member_add
 from backup_cli.commands.member_remove import member_remove
 from backup_cli.commands.members import members
@@ -61,6 +62,7 @@ COMMANDS = (
     members,
     member_add,
     member_remove,
+    keys,
 )
 
 for command in COMMANDS:

@@ -7,6 +7,7 @@ from typing import Any
 
 from backends.keyring import DataKey
 from backends.log.backup import Backup, StoreSlots
+from backends.log.ciphertext import check_ciphertext
 from backends.log.format.attachments import Attachment
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot, Slot
 from backends.log.key_slots import publish_keys
@@ -61,7 +62,9 @@ def slot_as_json(slot: Slot) -> dict[str, Any]:
 
 
 def check_new_ciphertext(backups: Iterable[Backup], new: NewKey | None) -> None:
-    """Check that nothing in these backups, which were just made, can be read without the key. Raises BackupError."""
+    """Check that nothing in these backups, which were just made, can be read without the key. Raises NotCiphertext."""
+    for backup in backups if new is not None else ():
+        check_ciphertext(backup.storage)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from backends.errors import BackupError, DamagedSlot, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.format.keys import HsmSlot, KeysDocument
 from backends.log.key_slots import MAKESECRET_INFO, publish_keys, read_keys, with_hsm_slot
+from backends.members.key_copies import rank
 from backends.members.survey import ask_all
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.hsm_seed import derived_secret, needs_passphrase, read_seed
@@ -54,7 +55,7 @@ def slots_at_start(directory: Path, storages: Mapping[str, Storage], key: DataKe
             raise why or BackupError("no member of this backup has answered. Nothing was changed; start the node again")
         line = f"the key slots of this backup could not be read ({why}). Changes are saved; to check: backup-cli keys"
         return Slots(KeysDocument(key.backup_id, key.id), False, (("unusual", line),))
-    best = max(found, key=lambda document: (document.next, len(document.slots)), default=None)
+    best = max(found, key=rank, default=None)
     lines = [_unreadable(bad)] if bad else []
     if best is not None and best.lost:
         lines.append(_damaged(best))

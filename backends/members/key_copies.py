@@ -32,6 +32,12 @@ def read_keys_file(storage: Storage) -> bytes | None:
     return None
 
 
+def rank(keys: KeysDocument) -> tuple[bool, int, int, bool]:
+    """The document with the greatest rank counts, of those of one backup: a slot that was removed must not come back
+    from a member that was away."""
+    return keys.authentic, keys.next, -len(keys.names), keys.intact
+
+
 def _rank(data: bytes | None) -> tuple[int, bool, int, int, bool]:
     """A greater one counts. Adding a slot raises the number of the next one; removing one leaves fewer."""
     try:
@@ -40,4 +46,4 @@ def _rank(data: bytes | None) -> tuple[int, bool, int, int, bool]:
         keys = None
     if keys is None:
         return (0 if data is None else -1), False, 0, 0, False
-    return 1, keys.authentic, keys.next, -len(keys.names), keys.intact
+    return 1, *rank(keys)

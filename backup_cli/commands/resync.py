@@ -32,6 +32,7 @@ from backup_cli import as_owner
 from backup_cli.attaching import attach_emergency, would_attach
 from backup_cli.change_over import (
     ChangeOver,
+    check_changed_over,
     demand_plain,
     finish_change_over,
     load_key_to_resync,
@@ -114,6 +115,9 @@ def resync(
                 destination.adopt()  # what this node did itself, before its directory was set back
                 destination.check_start(proven=False, changed_ago=None)
             _resync(directory, destination, backup_id, pairing, scratch or directory, change)
+    left_out = _not_in_sync(destination, settings)
+    if change is not None:
+        check_changed_over(settings, left_out)
     key_id = manifest.key if change is None else change.key.id
     if as_json:
         version = pairing.database.version or 0
@@ -122,7 +126,7 @@ def resync(
     where = " and ".join(settings.urls)
     say(f"The backup at {where} holds the database as it is now, version {pairing.database.version or 0}.")
     if change is not None:
-        change.tell(_not_in_sync(destination, settings))
+        change.tell(left_out)
 
 
 def _not_in_sync(destination: Destination, settings: Settings) -> list[str]:
