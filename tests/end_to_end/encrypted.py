@@ -13,7 +13,9 @@ from backends.node.hsm_seed import derived_secret
 from backends.node.key_file import KEY_FILE, write_key
 from backends.sqlite.copy import consistent_copy, nothing
 from backends.sqlite.rebuild import rebuild
+from tests.end_to_end.prepared import copy_into
 from tests.end_to_end.world import World
+from tests.fake_lightningd import History
 from tests.known_secret import SECRET
 
 HSM_DERIVED = derived_secret(SECRET, MAKESECRET_INFO)
@@ -66,3 +68,11 @@ class EncryptedWorld(World):
         with self.log.read() as reader:
             rebuild(reader, target, durable=False)
         return target
+
+
+def lived_as(once: EncryptedWorld, world: EncryptedWorld, history: History) -> EncryptedWorld:
+    """Make `world` the node that has lived `once`, whose key this process knows then."""
+    history.version, world.key = once.version, once.key
+    keyring.add(world.key)
+    copy_into(once, world)
+    return world

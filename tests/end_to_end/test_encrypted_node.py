@@ -13,7 +13,7 @@ from backends.log.known_damage import DAMAGE, found_now, write_damage
 from backends.log.reader.opening import read_manifest
 from tests.end_to_end import bare_cipher, leaks
 from tests.end_to_end.crash import Death, Life
-from tests.end_to_end.encrypted import EncryptedWorld
+from tests.end_to_end.encrypted import EncryptedWorld, lived_as
 from tests.end_to_end.recordings import FRESH
 from tests.end_to_end.world import World, said_at, snapshots_taken, spawned
 from tests.fake_lightningd import History, Moment, Victim, transaction
@@ -34,6 +34,12 @@ main()
 @pytest.fixture
 def world(tmp_path: Path) -> EncryptedWorld:
     return EncryptedWorld(tmp_path)
+
+
+@pytest.fixture
+def lived(encrypted_once: EncryptedWorld, world: EncryptedWorld, history: History) -> EncryptedWorld:
+    """The node after some days, stopped cleanly."""
+    return lived_as(encrypted_once, world, history)
 
 
 # What is stored

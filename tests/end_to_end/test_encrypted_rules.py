@@ -22,7 +22,7 @@ from backends.log.key_slots import (
 )
 from backends.node.key_file import read_key, write_key
 from backends.sqlite.copy import nothing
-from tests.end_to_end.encrypted import HSM_DERIVED, HSM_SECRET, EncryptedWorld
+from tests.end_to_end.encrypted import HSM_DERIVED, HSM_SECRET, EncryptedWorld, lived_as
 from tests.end_to_end.world import said_at, snapshots_taken, tree
 from tests.fake_lightningd import History, PluginDied, Refused
 
@@ -36,6 +36,12 @@ ENCRYPTED_SECRET = bytes(range(73))
 @pytest.fixture
 def world(tmp_path: Path) -> EncryptedWorld:
     return EncryptedWorld(tmp_path)
+
+
+@pytest.fixture
+def lived(encrypted_once: EncryptedWorld, world: EncryptedWorld, history: History) -> EncryptedWorld:
+    """The node after some days, stopped cleanly."""
+    return lived_as(encrypted_once, world, history)
 
 
 def refused(world: EncryptedWorld, history: History) -> str:

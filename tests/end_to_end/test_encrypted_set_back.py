@@ -10,7 +10,7 @@ import pytest
 from backends import keyring
 from plugin.at_start import WhyLeft
 from tests.end_to_end import test_set_back as plain
-from tests.end_to_end.encrypted import EncryptedWorld
+from tests.end_to_end.encrypted import EncryptedWorld, lived_as
 from tests.end_to_end.test_set_back import play_and_set_back, start
 from tests.fake_lightningd import History
 
@@ -19,6 +19,12 @@ from tests.fake_lightningd import History
 def world(tmp_path: Path) -> EncryptedWorld:
     """In place of the one with a plain backup."""
     return EncryptedWorld(tmp_path)
+
+
+@pytest.fixture
+def lived(encrypted_once: EncryptedWorld, world: EncryptedWorld, history: History) -> EncryptedWorld:
+    """The node after some days, stopped cleanly."""
+    return lived_as(encrypted_once, world, history)
 
 
 @pytest.mark.parametrize("behind", [1, 16])

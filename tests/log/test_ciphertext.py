@@ -15,7 +15,7 @@ from backends.keyring import DataKey
 from backends.log.ciphertext import ENOUGH, _Distribution, check_ciphertext
 from backends.log.format import documents
 from backends.log.format.documents import KEPT, MANIFEST, SESSION
-from backends.log.format.encryption import CHUNK, SALT, TAG, Sealer
+from backends.log.format.encryption import CHUNK, SALT, TAG, Sealer, seal_fields
 from backends.log.format.records import RecordHeader
 from backends.log.known_damage import DAMAGE, found_now, write_damage
 from backends.log.reader.opening import read_manifest
@@ -108,7 +108,7 @@ def test_every_stream_after_the_first_stored_unchanged_is_noticed(monkeypatch: p
 
 @pytest.mark.parametrize("where", ["in the open", "encoded but not encrypted", "beside the sealed ones"])
 def test_private_fields_that_can_be_read_are_noticed(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    seal = documents.seal_fields
+    seal = seal_fields
 
     def stub(key: DataKey, name: str, public: dict[str, Any], private: dict[str, Any]) -> str:
         if where == "encoded but not encrypted":
@@ -123,7 +123,9 @@ def test_private_fields_that_can_be_read_are_noticed(monkeypatch: pytest.MonkeyP
     for name in (MANIFEST, SESSION, KEPT):
         with monkeypatch.context() as patch:
             fields = documents.decode_document(name, storage.read_small(name))
-            private = {field: fields.pop(field) for field in ("node_id", "host", "pid", "trouble") if field in fields}
+            private: dict[str, Any] = {
+                field: fields.pop(field) for field in ("node_id", "host", "pid", "trouble") if field in fields
+            }
             key = fields.pop("sealed").partition(":")[0]
             public = {field: value for field, value in fields.items() if field != "lightningd-backup"}
             patch.setattr(documents, "seal_fields", stub)
