@@ -11,7 +11,7 @@ from backends import keyring
 from backends.errors import KeyNeeded, NotEncrypted, WrongKey
 from backends.log.format.documents import Manifest
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.key_file import KEY_FILE, NodeKey, read_key
+from backends.node.key_file import KEY_FILE, NodeKey, key_in_use, read_key
 from backends.node.lockfile import Settings
 from backends.text import shell_line
 
@@ -25,7 +25,7 @@ def load_node_key(directory: Path) -> NodeKey | None:
     Unless the change-over is pending, a plain backup with this id is refused from then on. Raises KeyNeeded if the file
     cannot be read or is damaged, FromTheFuture if a later release wrote it.
     """
-    found = read_key(directory)
+    found = key_in_use(directory)
     if found is not None:
         keyring.add(found.key, demanded=not found.pending)
     return found

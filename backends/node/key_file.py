@@ -22,6 +22,7 @@ from backends import keyring
 from backends.errors import BackupError, FromTheFuture, KeyNeeded
 from backends.keyring import KEY_SIZE, DataKey
 from backends.node.files import read_small_file, replace_file, sync_directory
+from backends.node.lockfile import read_settings
 
 KEY_FILE = "backup.key"
 
@@ -134,6 +135,23 @@ def read_key(directory: Path) -> NodeKey | None:
         return None
 
 
+def key_in_use(directory: Path) -> NodeKey | None:
+    """The key of the backup that `backup.lock` in this network directory names, as far as it is here: that in
+    `backup.key`; or, if that is another backup's, the one that was set aside. Raises as read_key.
+
+    A crash, while a node changes to another backup, leaves the new key and the earlier backup.lock.
+    """
+    found = read_key(directory)
+    if found is None:
+        return None
+    own = None
+    with suppress(BackupError):
+        own = read_settings(directory).backup_id
+    if own is None or own == found.key.backup_id.hex():
+        return found
+    return earlier_key(directory, own) or found
+
+
 def read_key_file(path: Path) -> DataKey:
     """The key in a `backup.key` that somebody named, wherever it is. Links are not followed.
 
@@ -151,14 +169,9 @@ def read_key_file(path: Path) -> DataKey:
 def load_key(directory: Path) -> DataKey | None:
     """Make the key in this network directory known to this process; None if there is no such file. Raises as read_key.
 
-    Unless the change-over is pending, a plain backup with this id is refused from then on. Keys that were set aside are
-    made known, too: a crash, while a node changes to another backup, may leave the one that still counts there.
+    Unless the change-over is pending, a plain backup with this id is refused from then on.
     """
-    for path in _kept_aside(directory):
-        with suppress(BackupError, OSError):
-            earlier = _read(path, _RESTORE)
-            keyring.add(earlier.key, demanded=not earlier.pending)
-    found = read_key(directory)
+    found = key_in_use(directory)
     if found is None:
         return None
     keyring.add(found.key, demanded=not found.pending)

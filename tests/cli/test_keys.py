@@ -1,4 +1,4 @@
-"""`backup-cli keys`: what opens an encrypted backup is listed, tried, added and removed; a lost backup.key comes back."""
+"""`backup-cli keys`: what opens an encrypted backup is listed, tried, added, removed; backup.key comes back."""
 
 import json
 import shutil

@@ -17,13 +17,18 @@ from backends.keyring import DataKey
 from backends.node.key_file import (
     KEY_FILE,
     NodeKey,
+    earlier_key,
     finish_pending,
     key_file_is_open,
+    key_in_use,
+    key_until_failure,
     load_key,
     read_key,
     read_key_file,
+    set_key_aside,
     write_key,
 )
+from backends.node.lockfile import Settings, write_settings
 
 KEY = DataKey(bytes(range(16)), bytes(range(100, 132)))
 OTHER = DataKey(b"\xab\xcd\xef\x01" + bytes(12), bytes(range(32)))
@@ -167,7 +172,8 @@ def test_finished_key_is_not_written_again(tmp_path: Path) -> None:
     write_key(tmp_path, KEY)
     before = (tmp_path / KEY_FILE).stat()
     finish_pending(tmp_path)
-    assert (tmp_path / KEY_FILE).stat() == before
+    after = (tmp_path / KEY_FILE).stat()
+    assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
 
 
 def test_key_file_named_by_somebody_is_not_made_known(tmp_path: Path) -> None:
@@ -501,3 +507,33 @@ def test_key_file_that_others_can_use_is_open(tmp_path: Path, mode: int, is_open
 
 def test_missing_key_file_is_not_open(tmp_path: Path) -> None:
     assert not key_file_is_open(tmp_path / KEY_FILE)
+
+
+def test_failed_change_to_another_backup_leaves_the_earlier_key_and_no_copy(tmp_path: Path) -> None:
+    write_key(tmp_path, KEY)
+    with pytest.raises(OSError, match="disk"), key_until_failure(tmp_path, OTHER):
+        assert read_key(tmp_path) == NodeKey(OTHER)
+        raise OSError("the disk is full")
+    assert read_key(tmp_path) == NodeKey(KEY)
+    assert names(tmp_path) == {"backup.key"}
+
+
+def test_key_of_an_earlier_backup_is_set_aside_for_a_plain_one(tmp_path: Path) -> None:
+    write_key(tmp_path, KEY)
+    assert set_key_aside(tmp_path, KEY.backup_id.hex()) is None
+    aside = set_key_aside(tmp_path, OTHER.backup_id.hex())
+    assert aside is not None and names(tmp_path) == {aside.name}
+    assert earlier_key(tmp_path, KEY.backup_id.hex()) == NodeKey(KEY)
+    assert earlier_key(tmp_path, OTHER.backup_id.hex()) is None
+    assert set_key_aside(tmp_path, OTHER.backup_id.hex()) is None
+
+
+def test_crash_between_key_and_lock_leaves_the_key_of_the_backup_that_counts_in_use(tmp_path: Path) -> None:
+    write_key(tmp_path, KEY)
+    write_settings(tmp_path, Settings("file:///backup", KEY.backup_id.hex()))
+    write_key(tmp_path, OTHER)
+    assert key_in_use(tmp_path) == NodeKey(KEY)
+    load_key(tmp_path)
+    assert keyring.find(KEY.id) == KEY
+    write_settings(tmp_path, Settings("file:///other", OTHER.backup_id.hex()))
+    assert key_in_use(tmp_path) == NodeKey(OTHER)
