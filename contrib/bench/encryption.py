@@ -8,6 +8,7 @@ disk. Then a long log is restored, in turns as well: the seconds of processor ti
 
 import argparse
 import json
+import secrets
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 from backends import backup_at, keyring
 from backends.keyring import DataKey
 from backends.node.hand_over import hand_over
+from backends.node.hsm_secret import HSM_SECRET
 from backends.node.key_file import write_key
 from backends.sqlite.copy import nothing
 from backends.sqlite.rebuild import rebuild
@@ -68,6 +70,7 @@ def _make(directory: Path, *, encrypted: bool) -> None:
     position = backup.create(nothing(), encrypt=keys.append if encrypted else None)
     for key in keys:
         write_key(directory, key)
+        (directory / HSM_SECRET).write_bytes(secrets.token_bytes(32))  # for the key slot that the first start makes
     hand_over(directory, url, backup.id(), position)
 
 

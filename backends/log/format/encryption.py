@@ -10,6 +10,7 @@ import json
 import secrets
 import struct
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from backends import keyring
@@ -51,7 +52,7 @@ def known_key(key_id: str, what: str = "the backup") -> DataKey:
 
 def stored_size(length: int, *, begins_stream: bool) -> int:
     """The stored bytes of a record's payload that has `length` bytes before it is encrypted."""
-    chunks = max(1, -(-length // CHUNK))
+    chunks = 1 if length <= CHUNK else -(-length // CHUNK)
     return length + chunks * TAG + (SALT if begins_stream else 0)
 
 
@@ -82,6 +83,11 @@ class Sealer(_Stream):
 
     def seal(self, header: RecordHeader, payload: bytes, *, begins_stream: bool) -> bytes:
         """The stored bytes of this payload. `header.length` must be their number already (see `stored_size`)."""
+        aead = self._aead
+        if not begins_stream and len(payload) <= CHUNK and aead is not None:  # nearly every record
+            nonce = self._chunk.to_bytes(12, "little")
+            self._chunk += 1
+            return aead.encrypt(nonce, payload, self._about + header_fields(header))
         sealed: list[bytes] = []
         if begins_stream:
             salt = secrets.token_bytes(SALT)
@@ -209,12 +215,22 @@ def _about_document(key: DataKey, name: str, public: dict[str, Any]) -> bytes:
     return key.backup_id + json.dumps([name, public], sort_keys=True).encode()
 
 
-def masked(key: DataKey | None, fingerprint: int) -> int:
-    """How a record shows the fingerprint of the node's database (`backends.change`): under a key, nobody else can tell
-    what it was made of. What is unknown (0) stays unknown."""
-    if key is None or fingerprint == 0:
-        return fingerprint
-    from hashlib import blake2b
+class Mask:
+    """How records show the fingerprint of the node's database (`backends.change`): under a key, nobody else can tell
+    what it was made of. Without a key they show it as it is. What is unknown (0) stays unknown."""
 
-    digest = blake2b(fingerprint.to_bytes(4, "little"), digest_size=4, key=key.secret, person=b"lnbackup fingerp")
-    return int.from_bytes(digest.digest(), "little") or 1
+    def __init__(self, key: DataKey | None) -> None:
+        # Prepared once: a commit waits for the rest.
+        self._keyed = None if key is None else blake2b(digest_size=4, key=key.secret, person=b"lnbackup fingerp")
+
+    def __call__(self, fingerprint: int) -> int:
+        if self._keyed is None or fingerprint == 0:
+            return fingerprint
+        digest = self._keyed.copy()
+        digest.update(fingerprint.to_bytes(4, "little"))
+        return int.from_bytes(digest.digest(), "little") or 1
+
+
+def masked(key: DataKey | None, fingerprint: int) -> int:
+    """The fingerprint as a record under this key shows it; see `Mask`."""
+    return Mask(key)(fingerprint)

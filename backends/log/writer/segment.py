@@ -15,7 +15,7 @@ from zlib import crc32
 
 from backends.base import Position
 from backends.log.format.codec import LEVEL_CHANGES, Compressor
-from backends.log.format.encryption import Sealer, known_key, masked, stored_size
+from backends.log.format.encryption import Mask, Sealer, known_key, stored_size
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -42,8 +42,9 @@ class Segment:
         self._storage, self._options = storage, options
         self.handle, self.index, self.end, self.allocated = handle, file.number, end, allocated
         self._stream: Compressor | None = None
-        self._key = None if file.key is None else known_key(file.key)
-        self._sealer = None if self._key is None else Sealer(self._key, file)
+        key = None if file.key is None else known_key(file.key)
+        self._mask = Mask(key)
+        self._sealer = None if key is None else Sealer(key, file)
         self._preallocating = threading.Lock()
         self._failed = False
         """Set by the first append that fails: from then on no zeros are written to the file."""
@@ -72,7 +73,7 @@ class Segment:
         length = len(payload) if self._sealer is None else stored_size(len(payload), begins_stream=begins)
         header = RecordHeader(
             RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
-            after.sequence + 1, now, masked(self._key, database), after.checksum, 0,
+            after.sequence + 1, now, self._mask(database), after.checksum, 0,
         )  # fmt: skip
         if self._sealer is not None:
             payload = self._sealer.seal(header, payload, begins_stream=begins)
