@@ -11,7 +11,7 @@ _PATTERNS = [
     (re.compile(r"\[\d+\]: "), "[PID]: "),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b[A-Z][a-z]{2} \d{4}-\d\d-\d\d \d\d:\d\d\b(?!:)"), "TIME"),
-    (re.compile(r"\b\d{4}-\d\d-\d\d(?![\dT])"), "DAY"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d( \d\d:\d\d)?(?![\d:T])"), "DAY"),
     (re.compile(r"\b\d{8}-\d{6}\b"), "TIME"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\b\d+ (second|minute|hour|day)s?\b"), "SPAN"),

@@ -13,9 +13,9 @@ from backends import keyring
 from backends.errors import NotCiphertext
 from backends.keyring import DataKey
 from backends.log.ciphertext import ENOUGH, _Distribution, check_ciphertext
-from backends.log.format import documents, encryption
+from backends.log.format import documents
 from backends.log.format.documents import KEPT, MANIFEST, SESSION
-from backends.log.format.encryption import CHUNK, SALT, TAG, Sealer
+from backends.log.format.encryption import CHUNK, SALT, TAG, Sealer, seal_fields
 from backends.log.format.records import RecordHeader
 from backends.log.known_damage import DAMAGE, found_now, write_damage
 from backends.log.reader.opening import read_manifest
@@ -108,7 +108,7 @@ def test_every_stream_after_the_first_stored_unchanged_is_noticed(monkeypatch: p
 
 @pytest.mark.parametrize("where", ["in the open", "encoded but not encrypted", "beside the sealed ones"])
 def test_private_fields_that_can_be_read_are_noticed(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    seal = encryption.seal_fields
+    seal = seal_fields
 
     def stub(key: DataKey, name: str, public: dict[str, Any], private: dict[str, Any]) -> str:
         if where == "encoded but not encrypted":
