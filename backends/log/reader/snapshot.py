@@ -127,10 +127,15 @@ class SnapshotReader:
 
     def _has_its_end(self) -> bool:
         """Whether the last file ends with the record that ends a snapshot."""
+        if self._file.key is None:
+            return self._ends_with(END_RECORD.size)
+        # In a snapshot of no database, this record is the first one, and begins the stream.
+        return any(self._ends_with(stored_size(END_RECORD.size, begins_stream=begins)) for begins in (False, True))
+
+    def _ends_with(self, payload: int) -> bool:
+        """Whether the last file ends with an end record whose payload has this many stored bytes."""
         _, handle = self._parts[-1]
-        length = RECORD_HEADER_SIZE + END_RECORD.size
-        if self._file.key is not None:
-            length = RECORD_HEADER_SIZE + stored_size(END_RECORD.size, begins_stream=False)
+        length = RECORD_HEADER_SIZE + payload
         end = handle.read(max(handle.size() - length, 0), length)
         header = decode_record_header(end)
         if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
