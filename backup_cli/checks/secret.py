@@ -42,21 +42,22 @@ def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
         yield ok(HSM_SECRET, _in_order(config, mode, checked))
 
 
+_HELD = "a backup holds it only if made --with-hsm-secret"
+
+
 def _missing(config: NodeConfig) -> Finding:
     secret = config.directory / HSM_SECRET
     if not database_path(config.directory).exists():
-        return ok(
-            HSM_SECRET, "the node's first start will make it; then copy it to a safe place, no backup of ours holds it"
-        )
+        return ok(HSM_SECRET, f"the node's first start will make it; then copy it to a safe place, {_HELD}")
     return problem(
         HSM_SECRET,
-        f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back from "
+        f"{secret} is missing: nothing can be spent without it, and {_HELD}; copy it back from "
         "where you keep it before you start the node",
     )
 
 
 def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
-    keep = "keep a copy of it elsewhere, no backup of ours holds it"
+    keep = f"keep a copy of it elsewhere, {_HELD}"
     if checked.verdict is Verdict.MATCHES:
         return f"mode {mode:04o}, and it is this node's; {keep}"
     if checked.verdict is Verdict.NEEDS_PASSPHRASE:
