@@ -13,6 +13,7 @@ from typing import Any
 
 from backup_cli.console import size
 from backup_cli.drill.player import recorded_calls
+from contrib.bench import encryption
 from contrib.bench.budget import replay_ratio, startup
 from contrib.bench.contestants import Call, Run, answering, bare_writes, compacting, least, ours, replica, unsynced
 from contrib.bench.large import MEGABYTES, print_tail, rounds
@@ -66,6 +67,8 @@ def measure(scratch: Path, calls: list[Call], rounds: int) -> tuple[dict[str, An
     replayed, one_by_one = replay_ratio(scratch, calls)
     manifest, imported = startup(scratch)
     one, two = side_by_side(scratch, calls, rounds)
+    plain, encrypted = map(statistics.median, encryption.side_by_side(scratch, calls, rounds))
+    restored, decrypted = encryption.replayed(scratch, calls)
     table = {run.name: _figures(run, runs, len(calls) * rounds, rounds) for run in runs}
     a, b = runs[0], runs[1]
     allowed = 1.25 * statistics.median(a.latencies)
@@ -79,6 +82,8 @@ def measure(scratch: Path, calls: list[Call], rounds: int) -> tuple[dict[str, An
         "hook call while compacting, median, against 1.5 × without": statistics.median(busy) / (1.5 * median),
         "hook call with two members on this disk, median, against 1.3 × one": statistics.median(two)
         / (1.3 * statistics.median(one)),
+        "hook call with an encrypted backup, median, against 1.05 × plain": encrypted / (1.05 * plain),
+        "restoring a long log from an encrypted backup, against 1.1 × plain": decrypted / (1.1 * restored),
         "bytes on disk, against 0.12 × raw SQL": b.kept / (0.12 * raw),
         "replaying a long log, against 1.4 × sqlite3 one by one (1 or more is good)": replayed / (1.4 * one_by_one),
         "start-up to manifest, against 1.3 × import pyln.client": manifest / (1.3 * imported),
