@@ -20,13 +20,13 @@ from backends.log.format.attachments import Attachment, why_unfit
 from backends.log.format.keys import KeysDocument
 from backends.log.key_slots import (
     DEFAULT_COST,
-    MAKESECRET_INFO,
     open_with_passphrase,
     with_hsm_slot,
     with_passphrase,
 )
 from backends.node.hsm_secret import HSM_SECRET, Malformed, Verdict, check_secret, content_of
-from backends.node.hsm_seed import WrongSeedPassphrase, derived_secret, needs_passphrase, read_seed
+from backends.node.hsm_seed import WrongSeedPassphrase, needs_passphrase, read_seed
+from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import KEY_FILE
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
@@ -251,7 +251,7 @@ def _derived(path: Path, passphrase: bytes | None, encrypt: Encrypt) -> bytes | 
     """What lightningd derives from the hsm_secret at `path`. None if it cannot be read, unless it is needed: it was
     named, or there is no passphrase. Raises BackupError."""
     try:
-        return derived_secret(seed_of(path, passphrase), MAKESECRET_INFO)
+        return slot_secret(seed_of(path, passphrase))
     except BackupError as error:
         if passphrase is None or encrypt.key.hsm_secret is not None:
             raise

@@ -26,15 +26,11 @@ from backends.errors import (
 from backends.keyring import DataKey
 from backends.log.backup import Backup
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot
-from backends.log.key_slots import (
-    MAKESECRET_INFO,
-    open_with_hsm,
-    open_with_passphrase,
-    slots_in_words,
-)
+from backends.log.key_slots import open_with_passphrase, slots_in_words
 from backends.node.directory import network_directory
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.hsm_seed import SeedNeedsPassphrase, derived_secret, read_seed
+from backends.node.hsm_seed import SeedNeedsPassphrase, read_seed
+from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, read_key, read_key_file
 from backends.text import printable
 from backup_cli import as_owner
@@ -232,7 +228,7 @@ class _Search:
         except SeedNeedsPassphrase:
             seed = read_seed(path, self._passphrase_of(path))
         try:
-            return self._take(open_with_hsm(self._document(), derived_secret(seed, MAKESECRET_INFO)))
+            return self._take(open_with_seed(self._document(), seed))
         except WrongSecret as error:
             error.listed = (f"the file that was tried is {printable(path)}",)
             raise

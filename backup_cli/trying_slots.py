@@ -8,8 +8,9 @@ from pathlib import Path
 from backends.errors import BackupError, DamagedSlot, WrongKey
 from backends.keyring import DataKey
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot, Slot
-from backends.log.key_slots import MAKESECRET_INFO, open_with_hsm, open_with_passphrase
-from backends.node.hsm_seed import derived_secret, needs_passphrase, read_seed
+from backends.log.key_slots import open_with_passphrase
+from backends.node.hsm_seed import needs_passphrase, read_seed
+from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, read_key
 from backends.text import printable
 from backup_cli.console import say
@@ -79,7 +80,7 @@ def _try_hsm(document: KeysDocument, tried: Tried, secret: Path | None, passphra
         return
     if seed is None:
         return
-    _open_each(document, tried, slots, lambda alone: open_with_hsm(alone, derived_secret(seed, MAKESECRET_INFO)))
+    _open_each(document, tried, slots, lambda alone: open_with_seed(alone, seed))
     if all(tried.states[slot.number] is State.DOES_NOT_OPEN for slot in slots):
         tried.troubles.append(
             f"{printable(secret)} opens no key slot: it is another node's, or the slots are not this node's"

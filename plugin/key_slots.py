@@ -14,11 +14,12 @@ from pathlib import Path
 from backends.errors import BackupError, DamagedSlot, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.format.keys import HsmSlot, KeysDocument
-from backends.log.key_slots import MAKESECRET_INFO, publish_keys, read_keys, with_hsm_slot
+from backends.log.key_slots import publish_keys, read_keys, with_hsm_slot
 from backends.members.key_copies import rank
 from backends.members.survey import ask_all
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.hsm_seed import derived_secret, needs_passphrase, read_seed
+from backends.node.hsm_seed import needs_passphrase, read_seed
+from backends.node.hsm_slots import slot_secret
 from backends.storage.base import Storage
 from backends.text import shell_line
 
@@ -105,7 +106,7 @@ def _derived(directory: Path) -> bytes:
     path = directory / HSM_SECRET
     if needs_passphrase(path):
         raise BackupError("its passphrase is needed, and nobody can be asked for it now")
-    return derived_secret(read_seed(path), MAKESECRET_INFO)
+    return slot_secret(read_seed(path))
 
 
 def _refused(directory: Path, error: BackupError) -> BackupError:

@@ -10,8 +10,8 @@ target has, each file is copied and durable under its name before the next one: 
 backup, at the old state, the new one, or one in between. New snapshots and segments come first, then the manifest; old
 files are removed last.
 
-Where they do not continue them (the target missed a compaction, or holds records that were abandoned), no order of
-renames keeps the old generation whole. Then every file is copied under a temporary name first. Only after that the
+Where they do not continue them (the target missed a compaction, or holds records that were abandoned), often no order
+of renames keeps the old generation whole. Then every file is copied under a temporary name first. Only after that the
 target's manifest is removed, the files get their names, and the new manifest is published: a few renames and syncs. A
 power cut between them leaves a directory without a manifest, which no reader takes for a backup. Two histories are
 never mixed in a way that could be read.
@@ -32,7 +32,6 @@ from backends.log.format.documents import KEPT, MANIFEST, SESSION, Manifest, dec
 from backends.log.format.keys import KEYS
 from backends.log.format.members import MEMBERS
 from backends.log.format.records import (
-    FILE_HEADER_SIZE,
     is_part_of,
     segment_index,
     segment_name,
@@ -44,6 +43,7 @@ from backends.log.known_damage import DAMAGE
 from backends.log.writer.recovery import TORN, torn_earlier
 from backends.members.key_copies import read_keys_file, replaces
 from backends.members.validity import document_in, fault_in, read_document
+from backends.members.wholeness import Replacing, indexes, is_unused
 from backends.storage.base import TEMPORARY, ReadHandle, Storage
 
 Pause = Callable[[int], None]
@@ -331,21 +331,14 @@ class _Copying:
         goes_on = new.made_by_compaction and new.generation == old.generation + 1 and new.key == old.key
         if new != old and not goes_on:
             return False
-        if any(not _is_unused(self.target, name) for name in self._misleading()):
+        if any(not is_unused(self.target, name) for name in self._misleading()):
             return False
-        if new == old and len(data) <= 1:
-            return True
-        ours, theirs = _indexes(self.moment.names), _indexes(self.target.names())
-        if not ours or not theirs:
-            return True
-        last = max(theirs)
-        # The last segment, and an unused one that was made ahead, may be replaced by their continuation.
-        replaced = theirs.intersection(_indexes(data))
-        return ours.issuperset(range(last + 1, max(ours) + 1)) and all(index >= last - 1 for index in replaced)
+        ours, theirs = indexes(self.moment.names), indexes(self.target.names())
+        return Replacing(self.source, self.target, new.backup_id, indexes(data), ours, theirs).keeps_log_whole()
 
     def _misleading(self) -> list[str]:
         """The files to remove that would seem to belong to the new generation, last ones first."""
-        last = max(_indexes(self.moment.names), default=0)
+        last = max(indexes(self.moment.names), default=0)
         snapshot = snapshot_name(self.moment.manifest.generation)
         return [name for name in reversed(self.gone) if is_part_of(name, snapshot) or (segment_index(name) or 0) > last]
 
@@ -450,21 +443,8 @@ def _order(name: str) -> tuple[bool, int, int]:
     return False, snapshot_generation(name) or 0, int(name.partition(".")[2] or 0)
 
 
-def _indexes(names: Iterable[str]) -> set[int]:
-    return {index for name in names if (index := segment_index(name)) is not None}
-
-
 def _is_unfinished_document(name: str) -> bool:
     return name.startswith(f"{MEMBERS}-") and name.endswith(TEMPORARY)
-
-
-def _is_unused(target: Storage, name: str) -> bool:
-    """Whether this is a segment that was made ahead of use and holds no record."""
-    try:
-        with closing(target.open(name)) as handle:
-            return segment_index(name) is not None and first_nonzero(handle, FILE_HEADER_SIZE, handle.size()) is None
-    except OSError:
-        return False
 
 
 def _manifest_if_good(target: Storage) -> Manifest | None:

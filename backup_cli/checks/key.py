@@ -8,10 +8,10 @@ from pathlib import Path
 
 from backends.errors import BackupError, DamagedSlot, KeyNeeded, WrongSecret
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot
-from backends.log.key_slots import MAKESECRET_INFO, open_with_hsm
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.hsm_seed import SeedNeedsPassphrase, derived_secret, read_seed
+from backends.node.hsm_seed import SeedNeedsPassphrase, read_seed
+from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, NodeKey, key_file_is_open, load_key, read_key
 from backends.node.lockfile import Settings
 from backends.text import shell_line
@@ -112,7 +112,7 @@ def _check_usable(directory: Path, settings: Settings, document: KeysDocument) -
         return
     path = directory / HSM_SECRET
     try:
-        open_with_hsm(document, derived_secret(read_seed(path), MAKESECRET_INFO))
+        open_with_seed(document, read_seed(path))
     except SeedNeedsPassphrase:
         test = _keys(directory, settings, "--test")
         yield ok(SLOTS, f"one for {HSM_SECRET}, which needs its passphrase (to test it: {test})")

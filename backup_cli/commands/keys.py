@@ -11,10 +11,10 @@ from backends.errors import BackupError, KeyNeeded
 from backends.keyring import DataKey
 from backends.log.format.attachments import Attachment
 from backends.log.format.keys import HsmSlot, KeysDocument
-from backends.log.key_slots import MAKESECRET_INFO, with_hsm_slot, with_passphrase, without
+from backends.log.key_slots import with_hsm_slot, with_passphrase, without
 from backends.node.directory import DEFAULT_DIRECTORY
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.hsm_seed import derived_secret
+from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import KEY_FILE, earlier_key, read_key, write_key
 from backends.node.lockfile import LOCK_FILE, read_settings
 from backends.text import printable
@@ -228,7 +228,7 @@ def _add_hsm_secret(task: _Task) -> None:
     passphrase = None
     if task.options.passphrase_file is not None:
         passphrase = passphrase_from(task.options, new=False, of=printable(path))
-    derived = derived_secret(seed_of(path, passphrase), MAKESECRET_INFO)
+    derived = slot_secret(seed_of(path, passphrase))
     document = task.shared.change(key, lambda found: with_hsm_slot(found, key, derived))
     _tell(task, document, f"{path} opens this backup now")
 

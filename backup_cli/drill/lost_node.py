@@ -6,10 +6,11 @@ from pathlib import Path
 from backends import keyring
 from backends.keyring import DataKey
 from backends.log.backup import Backup, StoreSlots
-from backends.log.key_slots import MAKESECRET_INFO, new_keys, publish_keys
+from backends.log.key_slots import new_keys, publish_keys
 from backends.node.files import create_file
 from backends.node.hsm_secret import HSM_SECRET, SECRET_SIZE
-from backends.node.hsm_seed import derived_secret, read_seed
+from backends.node.hsm_seed import read_seed
+from backends.node.hsm_slots import slot_secret
 from backends.node.key_file import write_key
 from backup_cli.finding_keys import find_key
 from backup_cli.key_options import KeyOptions
@@ -28,7 +29,7 @@ class LostNode:
         """What stores the key of the new backup: in a key slot for the hsm_secret, and in the node's backup.key."""
 
         def store(key: DataKey) -> None:
-            derived = derived_secret(read_seed(self._node / HSM_SECRET), MAKESECRET_INFO)
+            derived = slot_secret(read_seed(self._node / HSM_SECRET))
             publish_keys(backup.storage, new_keys(key, hsm_derived=derived))
             write_key(self._node, key)
 

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backends.errors import BackupError, Damaged
 from backends.log.writer.options import DEFAULT_OPTIONS
+from backends.members import files
 from backends.members.files import (
     Differences,
     copy_backup,
@@ -21,6 +23,7 @@ from backends.members.files import (
     shared_names,
 )
 from backends.storage.local import LocalStorage
+from tests.encrypted import EVERYTHING
 from tests.log.histories import CAMPAIGN, Node, backup_in, noise
 from tests.log.model import contents
 from tests.members.pairs import Pair, flip, held
@@ -75,11 +78,19 @@ def _missed_a_new_snapshot(pair: Pair) -> None:
     pair.commit(6, 1500)
 
 
-def _holds_abandoned_records(pair: Pair) -> None:
-    pair.commit(6, 1400)  # so that the log goes on in the segment that holds them, also when it is encrypted
+def _holds_abandoned_records(pair: Pair, size: int = 1500) -> None:
+    pair.commit(6, size)
     pair.part()
     pair.fork(lambda node: node.note("never acknowledged"))
     pair.commit(2)
+
+
+def _holds_abandoned_records_in_a_segment_with_room(pair: Pair) -> None:
+    _holds_abandoned_records(pair, 1400)  # the log goes on in their segment, also when it is encrypted
+
+
+def _holds_abandoned_records_in_two_segments(pair: Pair) -> None:
+    _holds_abandoned_records(pair, 1560)  # they fill their segment, and the log goes on in the next one
 
 
 def _holds_abandoned_segments(pair: Pair) -> None:
@@ -115,7 +126,9 @@ SCENARIOS = {
         (_missed_a_compaction_with_segments_in_common, True),
         (_missed_a_compaction_with_no_segment_in_common, False),
         (_missed_a_new_snapshot, False),
-        (_holds_abandoned_records, True),
+        (_holds_abandoned_records, not EVERYTHING),  # encrypted records are longer: as in two segments
+        (_holds_abandoned_records_in_a_segment_with_room, True),
+        (_holds_abandoned_records_in_two_segments, False),
         (_holds_abandoned_segments, False),
         (_holds_abandoned_generation_of_same_number, False),
     )
@@ -209,6 +222,33 @@ def test_target_of_copies_in_many_random_histories_equals_the_source(tmp_path: P
         make_equal(pair.ahead, pair.behind, deep=False)
         assert held(pair.behind) == held(pair.ahead), seed
         assert contents(backup_in(pair.behind)) == pair.node.now.contents
+
+
+def test_target_is_whole_after_each_file_wherever_that_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In random histories. The other way to copy, which makes no promise, must not be the only one that is taken."""
+    taken, other_way = Counter[str](), files._Copying._copy_then_rename
+
+    def noted(copying: files._Copying, *arguments: Any) -> None:
+        taken["the other way"] += 1
+        pair.behind.disk.watch = None
+        other_way(copying, *arguments)
+
+    def cut() -> None:
+        left = SimulatedStorage(pair.behind.disk.crash(random.Random(seed)))
+        assert contents(backup_in(left)) in pair.states, seed
+        taken["points"] += 1
+
+    monkeypatch.setattr(files._Copying, "_copy_then_rename", noted)
+    for seed in range(80 * CAMPAIGN):
+        pair = _random_history(tmp_path, random.Random(seed))
+        pair.behind.disk.watch = cut
+        make_equal(pair.ahead, pair.behind, deep=False)
+        pair.behind.disk.watch = None
+        assert held(pair.behind) == held(pair.ahead), seed
+    assert taken["points"] > 300 * CAMPAIGN
+    assert taken["the other way"] < 70 * CAMPAIGN
 
 
 def test_flipped_bit_at_any_offset_is_found_by_a_deep_comparison_and_healed(tmp_path: Path) -> None:
