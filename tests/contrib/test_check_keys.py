@@ -129,7 +129,7 @@ def test_backup_key_that_others_may_read_is_a_problem_with_the_command(world: Wo
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "is missing, and the backup is encrypted"),
     "damaged": (lambda path: path.write_bytes(path.read_bytes()[:-2]), "is damaged"),
-    "a link": (lambda path: path.rename(path.with_name("k")) and path.symlink_to("k"), "it is a link"),
+    "a link": (lambda path: path.symlink_to(path.rename(path.with_name("kept"))), "it is a link"),
 }
 
 
