@@ -117,7 +117,7 @@ def _lines(directory: Path | None, slots: Sequence[Slot], given: NewSlots) -> li
     if given.secret is not None:
         lines.append(
             f"{Attachment.SECRET.value} itself is in the backup, encrypted: whoever has the destination and the "
-            "passphrase has the node's funds. Keep a copy of hsm_secret elsewhere all the same"
+            "passphrase has the node's funds. Still keep a copy of hsm_secret elsewhere"
         )
     if given.later:
         lines.append("hsm_secret, once the node has first started: the plugin makes its key slot by itself then")

@@ -267,9 +267,9 @@ class _AnotherKey(Exception):
 def _unwrapped(document: KeysDocument, slot: Slot, secret: bytes) -> DataKey | None:
     """The key in this slot; None if the secret does not open it. Raises _AnotherKey."""
     from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    cipher = ChaCha20Poly1305(derived(secret, slot.salt, _PURPOSE))
+    cipher = AESGCM(derived(secret, slot.salt, _PURPOSE))
     try:
         key = DataKey(document.backup_id, cipher.decrypt(_NONCE, slot.wrapped, _bound(document, slot)))
     except InvalidTag:
@@ -281,9 +281,9 @@ def _unwrapped(document: KeysDocument, slot: Slot, secret: bytes) -> DataKey | N
 
 def _with(document: KeysDocument, slot: Slot, key: DataKey, secret: bytes) -> KeysDocument:
     """The document with this slot, which does not hold the key yet."""
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    cipher = ChaCha20Poly1305(derived(secret, slot.salt, _PURPOSE))
+    cipher = AESGCM(derived(secret, slot.salt, _PURPOSE))
     filled = replace(slot, wrapped=cipher.encrypt(_NONCE, key.secret, _bound(document, slot)))
     return replace(document, slots=(*document.slots, filled), next=slot.number + 1)
 

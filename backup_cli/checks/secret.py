@@ -48,12 +48,13 @@ def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
         yield ok(HSM_SECRET, _in_order(config, mode, checked))
 
 
+_HELD = "a backup holds it only if made --with-hsm-secret"
+
+
 def _missing(config: NodeConfig) -> Finding:
     secret = config.directory / HSM_SECRET
     if not database_path(config.directory).exists():
-        return ok(
-            HSM_SECRET, "the node's first start will make it; then copy it to a safe place, no backup of ours holds it"
-        )
+        return ok(HSM_SECRET, f"the node's first start will make it; then copy it to a safe place, {_HELD}")
     url = _stored_at(config.directory)
     if url is not None:
         return problem(
@@ -64,13 +65,13 @@ def _missing(config: NodeConfig) -> Finding:
         )
     return problem(
         HSM_SECRET,
-        f"{secret} is missing: nothing can be spent without it, and no backup of ours holds it; copy it back from "
+        f"{secret} is missing: nothing can be spent without it, and {_HELD}; copy it back from "
         "where you keep it before you start the node",
     )
 
 
 def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
-    keep = "keep a copy of it elsewhere, no backup of ours holds it"
+    keep = f"keep a copy of it elsewhere, {_HELD}"
     if _stored_at(config.directory) is not None:
         keep = "this node's backup holds it, and only the backup's passphrase opens that: keep that on paper, elsewhere"
     if checked.verdict is Verdict.MATCHES:

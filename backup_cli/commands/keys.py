@@ -258,8 +258,8 @@ def _remove(task: _Task, number: int) -> None:
     _tell(
         task,
         document,
-        f"Key slot {number} is removed. Who has an earlier copy of the destination and what opened that slot still has "
-        "the key; to be safe from that, make a new backup, with another key: backup-cli init --encrypt URL",
+        f"Key slot {number} is removed. Anyone who has an earlier copy of the destination and what opened that slot "
+        "still has the key; to be safe from that, make a new backup, with another key: backup-cli init --encrypt URL",
     )
 
 

@@ -151,16 +151,19 @@ def test_damaged_slot_beside_a_good_one_is_a_warning(world: World, safe: Safe) -
 
 
 def test_hsm_secret_that_the_backup_holds_is_said_to_be_there(world: World, safe: Safe) -> None:
-    assert "no backup of ours holds it" in line_about(world, "hsm_secret")
+    assert "a backup holds it only if made --with-hsm-secret" in line_about(world, "hsm_secret")
     storage = backup_at(world.url).storage
     keyring.add(safe.key)
     publish_keys(storage, new_keys(safe.key, hsm_derived=None, passphrase=PASSPHRASE))
     publish_attachment(storage, Attachment.SECRET, SECRET)
     said = line_about(world, "hsm_secret")
-    assert said.startswith("ok") and "no backup" not in said
+    assert said.startswith("ok") and "only if" not in said
     assert "this node's backup holds it, and only the backup's passphrase opens that" in said
     (world.directory / "hsm_secret").unlink()
     keyring.forget()
     said = the_problem(world.directory)
-    assert "is missing" in said and "no backup" not in said
+    assert "is missing" in said and "only if" not in said
     assert f"backup-cli restore {world.url} " in said
+    typed = said[said.index("backup-cli restore ") :].split()[1:4]
+    assert cli(*typed, "--passphrase-file", safe.passphrase).code == 0
+    assert (Path(typed[2]) / "hsm_secret").read_bytes() == SECRET

@@ -1,4 +1,5 @@
-"""Fakes for the programs of the machine that a page is read on: `lightningd`, `lightning-cli` and `bitcoin-cli`.
+"""Fakes for the programs of the machine that a page is read on: `lightningd`, `lightning-cli`, `bitcoin-cli` and
+`lightning-hsmtool`.
 
     python -m tests.docs.machine PROGRAM ARGUMENTS …
 
@@ -8,6 +9,7 @@ and chain is made up. Without a plugin in the config nothing happens there.
 """
 
 import ctypes
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from backends.node.hsm_secret import SECRET_SIZE, seed_of_words
 from backends.sqlite.source import inspect
 from tests.fake_lightningd import ANSWERING_PLUGIN, History, Node
 from tests.fake_lightningd.ends import RpcError
@@ -136,10 +139,29 @@ def bitcoin_cli() -> int:
     return 0
 
 
+def hsmtool(method: str, path: str) -> int:
+    """`generatehsm`: make hsm_secret from the words and the passphrase that are typed, as v25.12 and later do."""
+    assert method == "generatehsm"
+    print("Introduce your BIP39 word list separated by space (at least 12 words):")
+    words = sys.stdin.readline().rstrip("\n").encode()
+    print("Warning: remember that different passphrases yield different bitcoin wallets.")
+    print("If left empty, no password is used (echo is disabled).")
+    print("Enter your passphrase: ")
+    passphrase = sys.stdin.readline().rstrip("\n").encode()
+    before = hashlib.sha256(seed_of_words(memoryview(words), passphrase)).digest() if passphrase else bytes(SECRET_SIZE)
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o400)) as file:
+        file.write(before + words)
+    print(f"New hsm_secret file created at {path}")
+    print(f"Format: mnemonic {'with' if passphrase else 'without'} passphrase")
+    return 0
+
+
 def main(program: str, *arguments: str) -> int:
     """Run as that program."""
     if program == "lightningd":
         return lightningd()
+    if program == "lightning-hsmtool":
+        return hsmtool(*arguments)
     return bitcoin_cli() if program == "bitcoin-cli" else lightning_cli(*arguments)
 
 

@@ -5,11 +5,13 @@ import re
 _PATTERNS = [
     (re.compile(r"\b[0-9a-f]{66}\b"), "NODE"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
+    (re.compile(r"\b[0-9a-f]{16}\b"), "KEY"),
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
     (re.compile(r"^[A-Z][a-z]{2} [ 0-3]\d \d\d:\d\d:\d\d \S+ (?=\w+\[\d+\]: )"), "TIME HOST "),
     (re.compile(r"\[\d+\]: "), "[PID]: "),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b[A-Z][a-z]{2} \d{4}-\d\d-\d\d \d\d:\d\d\b(?!:)"), "TIME"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d( \d\d:\d\d)?(?![\d:T])"), "DAY"),
     (re.compile(r"\b\d{8}-\d{6}\b"), "TIME"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r"\b\d+ (second|minute|hour|day)s?\b"), "SPAN"),

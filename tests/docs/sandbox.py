@@ -6,7 +6,7 @@ A page may use these, and nothing else that is not in every machine:
   installed in `~/lightningd-backup`, which is not on the PATH before the page puts it there, and copies of the node's
   secret files in `~/safe-place`.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
-- `lightningd`, `lightning-cli` and `bitcoin-cli`: see machine.py.
+- `lightningd`, `lightning-cli`, `bitcoin-cli` and `lightning-hsmtool`: see machine.py.
 - `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
   directory that stands for the share or the stick. Other tests show that they work as themselves.
 """
@@ -22,11 +22,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from backends.node.hsm_secret import SECRET_SIZE, check_secret
 from backends.node.sync_point import fingerprint, read_sync_point, write_sync_point
 from backup_cli.drill.player import Player, recorded_calls
 from tests.docs.machine import BLOCK
 from tests.fake_lightningd import read_recording
-from tests.known_secret import SECRET, known_database, known_writes
+from tests.known_secret import NODE_ID, SECRET, known_database, known_writes
 from tests.legacy.written import written
 
 PROGRAM = """#!{python}
@@ -47,6 +48,9 @@ _EXPORTED = re.compile(r'export PATH="(.*)"$')
 """Environment that a shell keeps for the commands that follow."""
 
 OTHER_DISKS = Path("/dev/shm")
+
+WORDS = "ritual idle hat sunny universe pluck key alpha wing cake have wedding"
+"""What a page's reader has on paper. (lightningd's own tests use these words, too.)"""
 
 
 class Sandbox:
@@ -74,6 +78,7 @@ class Sandbox:
             ("/home/me", str(self.home)),
         ]
         self._url = ""
+        self._typed = ""
         self._install()
         self.set_up()
 
@@ -88,6 +93,7 @@ class Sandbox:
             self._path_variable = exported[1].replace("$HOME", str(self.home)).replace("$PATH", self._path_variable)
             return 0, []
         command = self._replaced(command, dict(self._places))
+        typed, self._typed = self._typed, ""
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.home,
@@ -97,7 +103,7 @@ class Sandbox:
                 "LANG": "C.UTF-8",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
             },
-            stdin=subprocess.DEVNULL,
+            input=typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,7 +116,7 @@ class Sandbox:
         return done.returncode, text.rstrip("\n").split("\n") if text else []
 
     def _install(self) -> None:
-        for name in ("lightningd", "lightning-cli", "bitcoin-cli"):
+        for name in ("lightningd", "lightning-cli", "bitcoin-cli", "lightning-hsmtool"):
             _program(self._stand_ins / name, f'#!/bin/sh\nexec {sys.executable} -m tests.docs.machine {name} "$@"\n')
         if shutil.which("sqlite3") is None:
             _program(self._stand_ins / "sqlite3", SQLITE3.format(python=sys.executable))
@@ -140,6 +146,31 @@ class Sandbox:
         (self.home / "safe-place").mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
             _copy(self.node / name, self.home / "safe-place")
+
+    def hsm_secret_has_words(self) -> None:
+        """The page's node is one whose secret is made from words, as is usual since v25.12."""
+        secret = bytes(SECRET_SIZE) + WORDS.encode()
+        for directory in (self.node, self.home / "safe-place"):
+            (directory / "hsm_secret").unlink()
+            (directory / "hsm_secret").write_bytes(secret)
+            (directory / "hsm_secret").chmod(0o400)
+        made = check_secret(self.node / "hsm_secret", None).made
+        assert made is not None
+        database = known_database().replace(bytes.fromhex(NODE_ID), bytes.fromhex(made))
+        (self.node / "lightningd.sqlite3").write_bytes(database)
+
+    def the_words_are_typed(self) -> None:
+        """The reader answers the next command's questions: with the words, and an empty line for the passphrase."""
+        self._typed = f"{WORDS}\n\n"
+
+    def a_passphrase_is_in(self, path: str) -> None:
+        """The reader has written a passphrase into this file, with an editor."""
+        self._path(path).write_text("correct horse battery staple\n")
+        self._path(path).chmod(0o600)
+
+    def is_lost(self, path: str) -> None:
+        """This file of the node is gone."""
+        self._path(path).unlink()
 
     def a_fresh_node(self) -> None:
         """One that has never been started."""
@@ -187,6 +218,10 @@ class Sandbox:
         self.set_config()
         self.the_node_starts()
         self.the_node_stops()
+
+    def a_node_with_an_encrypted_backup_runs(self, urls: str) -> None:
+        """The same, with an encrypted backup that hsm_secret opens."""
+        self.a_backed_up_node_with_members_runs(f"--encrypt {urls}")
 
     def the_node_starts(self) -> None:
         """The reader starts lightningd, however that is done on that machine."""

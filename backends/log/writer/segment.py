@@ -69,14 +69,16 @@ class Segment:
             self._stream = Compressor(LEVEL_CHANGES)
             flags |= Flag.FRAME
         payload = self._stream.add(raw)
-        begins = bool(flags & Flag.FRAME)
-        length = len(payload) if self._sealer is None else stored_size(len(payload), begins_stream=begins)
+        sealer, length = self._sealer, len(payload)
+        if sealer is not None:
+            begins = bool(flags & Flag.FRAME)
+            length, database = stored_size(length, begins_stream=begins), self._mask(database)
         header = RecordHeader(
             RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
-            after.sequence + 1, now, self._mask(database), after.checksum, 0,
+            after.sequence + 1, now, database, after.checksum, 0,
         )  # fmt: skip
-        if self._sealer is not None:
-            payload = self._sealer.seal(header, payload, begins_stream=begins)
+        if sealer is not None:
+            payload = sealer.seal(header, payload, begins_stream=begins)
         record, checksum = encode_record(header, payload)
         end = self.end + len(record)
         try:
