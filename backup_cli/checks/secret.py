@@ -57,11 +57,13 @@ def _missing(config: NodeConfig) -> Finding:
         return ok(HSM_SECRET, f"the node's first start will make it; then copy it to a safe place, {_HELD}")
     url = _stored_at(config.directory)
     if url is not None:
+        empty = config.directory.with_name("restored")
+        typed = f"{shell_line('mkdir', empty)} && {shell_line('backup-cli', 'restore', url, empty)}"
         return problem(
             HSM_SECRET,
             f"{secret} is missing: nothing can be spent without it. This node's backup holds it: restore that to an "
-            "empty directory, with the backup's passphrase, and copy hsm_secret from there: "
-            f"{shell_line('backup-cli', 'restore', url, config.directory.with_name('restored'))}/",
+            "empty directory, with the backup's passphrase, copy hsm_secret from there, and remove that directory "
+            f"again: {typed}",
         )
     return problem(
         HSM_SECRET,

@@ -164,6 +164,7 @@ def test_hsm_secret_that_the_backup_holds_is_said_to_be_there(world: World, safe
     said = the_problem(world.directory)
     assert "is missing" in said and "only if" not in said
     assert f"backup-cli restore {world.url} " in said
-    typed = said[said.index("backup-cli restore ") :].split()[1:4]
-    assert cli(*typed, "--passphrase-file", safe.passphrase).code == 0
-    assert (Path(typed[2]) / "hsm_secret").read_bytes() == SECRET
+    made, _, typed = said[said.index("mkdir ") :].partition(" && ")
+    Path(made.split()[1]).mkdir()
+    assert cli(*typed.split()[1:], "--passphrase-file", safe.passphrase).code == 0
+    assert (Path(typed.split()[3]) / "hsm_secret").read_bytes() == SECRET
