@@ -29,7 +29,7 @@ from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot
 from backends.log.key_slots import open_with_passphrase, slots_in_words
 from backends.node.directory import network_directory
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.hsm_seed import SeedNeedsPassphrase, read_seed
+from backends.node.hsm_seed import SeedNeedsPassphrase, WrongSeedPassphrase, read_seed
 from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, read_key, read_key_file
 from backends.text import printable
@@ -226,21 +226,28 @@ class _Search:
         try:
             seed = read_seed(path, passphrase)
         except SeedNeedsPassphrase:
-            seed = read_seed(path, self._passphrase_of(path))
+            seed = self._seed_with_passphrase(path)
         try:
             return self._take(open_with_seed(self._document(), seed))
         except WrongSecret as error:
             error.listed = (f"the file that was tried is {printable(path)}",)
             raise
 
-    def _passphrase_of(self, path: Path) -> bytes | None:
-        """The passphrase of this hsm_secret; None if there is none, or if nothing was typed."""
+    def _seed_with_passphrase(self, path: Path) -> bytes:
+        """The secret at `path`, with its passphrase from the file that was named, or as it is typed. Raises
+        WrongSeedPassphrase; SeedNeedsPassphrase if there is neither, or nothing was typed."""
         if self._options.passphrase_file is not None:
-            return passphrase_from(self._options, new=False)
+            return read_seed(path, passphrase_from(self._options, new=False))
         if not self._ask:
-            return None
+            return read_seed(path)
         say(_ASKING)
-        return typed(f"Passphrase of {printable(path)}") or None
+        for _ in range(_ATTEMPTS):
+            try:
+                return read_seed(path, typed(f"Passphrase of {printable(path)}") or None)
+            except WrongSeedPassphrase as error:
+                failure = error
+                say(str(error))
+        raise failure
 
     def _by_typed_passphrase(self) -> DataKey | None:
         if not self._ask or not self._has(PassphraseSlot):

@@ -49,7 +49,7 @@ def verify_stored(url: str, backup: Backup, as_json: bool) -> None:
     stored = check_stored(url, backup, note=True)
     if not as_json:
         _tell(url, stored)
-    warn_of_earlier(backup, stored.generation)
+    warn_of_earlier(backup, stored.generation, replayed=False)
     warn(NOT_PROVED)
     if as_json:
         hand_out_result({"url": url, "contents": ENCRYPTED, **asdict(stored)})

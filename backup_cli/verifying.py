@@ -68,16 +68,22 @@ def _noted(backup: Backup, number: int) -> AbstractContextManager[None]:
     return damage_noted(backup, "verify", number)
 
 
-def warn_of_earlier(backup: Backup, generation: int) -> None:
+def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -> None:
     """Warn of damage that was recorded earlier, although all is readable now: the cause may be a cable or memory that
-    fails at times, and only a new snapshot clears the record."""
+    fails at times, and only a new snapshot clears the record. `replayed`: the contents were read, too, with the key."""
     known = backup.damage.read()
-    if known is not None and known.generation == generation:
-        warn(
-            f"{known.sentence()}. This time all of it could be read and replayed, so a disk, cable or memory may be "
-            "failing at times. The backup counts as damaged until there is a new snapshot, which the node's next start "
-            "takes by itself"
-        )
+    if known is None or known.generation != generation:
+        return
+    now = (
+        "This time all of it could be read and replayed, so a disk, cable or memory may be failing at times"
+        if replayed
+        else "This time every stored byte matches its checksum, which does not show that the contents are whole: only "
+        "a verify with the key does"
+    )
+    warn(
+        f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node's next "
+        "start takes by itself"
+    )
 
 
 def warn_of_attachments(backup: Backup) -> None:

@@ -12,7 +12,7 @@ from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET
 from backends.node.hsm_seed import SeedNeedsPassphrase, read_seed
 from backends.node.hsm_slots import open_with_seed
-from backends.node.key_file import KEY_FILE, NodeKey, key_file_is_open, load_key, read_key
+from backends.node.key_file import KEY_FILE, NodeKey, key_file_is_open, key_in_use, load_key, read_key, read_key_file
 from backends.node.lockfile import Settings
 from backends.text import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
@@ -59,7 +59,14 @@ def _check_file(
             f"other users may use it (mode {stat.S_IMODE(path.lstat().st_mode):04o}), and with it read the whole "
             f"backup: {shell_line('chmod', 400, path)}",
         )
-    if members and found.key.id != members[0].key_id:
+    aside = _right_key_aside(directory, found, members)
+    if aside is not None:
+        yield warning(
+            KEY_FILE,
+            f"{path} is another backup's; the key of this one is in {aside}, and the node uses it from there. To have "
+            f"it in its place again: {_keys(directory, settings, '--restore-key')}",
+        )
+    elif members and found.key.id != members[0].key_id:
         yield problem(
             KEY_FILE,
             f"{path} does not open this backup: it holds the key {found.key.id}, and the backup is encrypted with "
@@ -76,6 +83,26 @@ def _check_file(
         )
     elif members and not key_file_is_open(path):
         yield ok(KEY_FILE, f"opens this backup, mode {stat.S_IMODE(path.lstat().st_mode):04o}")
+
+
+def _right_key_aside(directory: Path, found: NodeKey, members: tuple[Encrypted, ...]) -> str | None:
+    """Where the key of this backup is, in words, if `backup.key` is another backup's and the node finds it elsewhere.
+
+    A crash leaves this, while the node changes to another backup.
+    """
+    if not members or found.key.id == members[0].key_id:
+        return None
+    used = key_in_use(directory)
+    if used is None or used.key.id != members[0].key_id:
+        return None
+    names = [path for path in sorted(directory.glob(f"{KEY_FILE}.*")) if _holds(path, used)]
+    return str(names[0]) if names else None
+
+
+def _holds(path: Path, key: NodeKey) -> bool:
+    with suppress(BackupError):
+        return read_key_file(path) == key.key
+    return False
 
 
 def _check_slots(directory: Path, settings: Settings, members: tuple[Encrypted, ...]) -> Iterator[Finding]:

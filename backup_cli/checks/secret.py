@@ -2,14 +2,20 @@
 
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from backends import backup_at
+from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
+from backends.node.lockfile import read_settings
 from backends.text import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
 from backup_cli.node_config import NodeConfig
+from backup_cli.restore_attached import secret_is_stored
 from backup_cli.secret_text import how_to_tell, known_node, why_wrong
+from backup_cli.seen_members import newest_url
 
 
 def check_hsm_secret(config: NodeConfig) -> Iterator[Finding]:
@@ -49,6 +55,16 @@ def _missing(config: NodeConfig) -> Finding:
     secret = config.directory / HSM_SECRET
     if not database_path(config.directory).exists():
         return ok(HSM_SECRET, f"the node's first start will make it; then copy it to a safe place, {_HELD}")
+    url = _stored_at(config.directory)
+    if url is not None:
+        empty = config.directory.with_name("restored")
+        typed = f"{shell_line('mkdir', empty)} && {shell_line('backup-cli', 'restore', url, empty)}"
+        return problem(
+            HSM_SECRET,
+            f"{secret} is missing: nothing can be spent without it. This node's backup holds it: restore that to an "
+            "empty directory, with the backup's passphrase, copy hsm_secret from there, and remove that directory "
+            f"again: {typed}",
+        )
     return problem(
         HSM_SECRET,
         f"{secret} is missing: nothing can be spent without it, and {_HELD}; copy it back from "
@@ -58,11 +74,22 @@ def _missing(config: NodeConfig) -> Finding:
 
 def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
     keep = f"keep a copy of it elsewhere, {_HELD}"
+    if _stored_at(config.directory) is not None:
+        keep = "this node's backup holds it, and only the backup's passphrase opens that: keep that on paper, elsewhere"
     if checked.verdict is Verdict.MATCHES:
         return f"mode {mode:04o}, and it is this node's; {keep}"
     if checked.verdict is Verdict.NEEDS_PASSPHRASE:
         return f"mode {mode:04o}; {how_to_tell(config.directory / HSM_SECRET, checked)}; {keep}"
     return f"mode {mode:04o}; {keep}"
+
+
+def _stored_at(directory: Path) -> str | None:
+    """The URL of this node's backup, if that holds `hsm_secret`, too (`init --with-hsm-secret`)."""
+    with suppress(BackupError, OSError):  # that the backup cannot be reached is reported elsewhere
+        url = newest_url(read_settings(directory))
+        if secret_is_stored(url, backup_at(url)):
+            return url
+    return None
 
 
 def _chmod(secret: Path) -> str:

@@ -1,16 +1,21 @@
 """`emergency.recover` and `hsm_secret` with the commands: stored by `init` and `resync`, put back by `restore`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends import keyring
 from backends.log.attachments import publish_attachment, read_attachment
 from backends.log.format.attachments import Attachment
 from backends.storage.local import LocalStorage
-from tests.cli.cli_asserts import init, restore
+from backup_cli import encrypting
+from tests.cli.cli_asserts import assert_refused, init, restore
+from tests.cli.made_encrypted import CHEAP, init_encrypted, passphrase_file, with_secret
 from tests.cli.several import init_several, place_of
+from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import World, backup_cli, tree
 from tests.log import forge
 
@@ -170,3 +175,42 @@ def test_verify_warns_of_a_damaged_copy(kept: World) -> None:
     said = backup_cli("verify", kept.url)
     assert said.code == 0
     assert "the copy of emergency.recover in the backup is damaged" in said.text
+
+
+# The whole way of an encrypted backup
+
+
+def test_node_that_is_lost_comes_back_with_the_passphrase_alone(
+    old_node: World, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(old_node.root / "home"))
+    monkeypatch.setattr(encrypting, "COST", CHEAP)
+    secret, emergency = with_secret(old_node).directory / SECRET, old_node.directory / EMERGENCY
+    emergency.write_bytes(b"one channel")
+    kept = {path.name: path.read_bytes() for path in (secret, emergency)}
+    phrase = passphrase_file(old_node)
+    said = init_encrypted(old_node, "--with-hsm-secret", "--passphrase-file", phrase)
+    assert said.code == 0, said
+    before = everything(old_node.database)
+    for path in old_node.backup.iterdir():
+        assert not any(each in path.read_bytes() for each in kept.values()), path.name
+    shutil.rmtree(old_node.root / "lightning")
+    keyring.forget()
+    found = tree(place)
+    assert_refused(restore(old_node, place), "its key is not here.*slot 1: passphrase.*--passphrase-file FILE")
+    said = restore(old_node, place, "--dry-run", "--passphrase-file", str(phrase))
+    assert f"would write {SECRET}" in said.out and f"would write {EMERGENCY}" in said.out
+    assert tree(place) == found
+    keyring.forget()
+    said = restore(old_node, place, "--passphrase-file", str(phrase))
+    assert said.code == 0, said
+    assert everything(place / "lightningd.sqlite3") == before
+    assert {name: (place / name).read_bytes() for name in kept} == kept
+    assert (place / SECRET).stat().st_mode & 0o777 == 0o400
+    assert (place / EMERGENCY).stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in place.iterdir()) == [EMERGENCY, SECRET, "lightningd.sqlite3"]
+    assert (
+        f"In {place}: lightningd.sqlite3 (restored), hsm_secret (restored), emergency.recover (restored)." in said.text
+    )
+    assert f"{place / EMERGENCY} is for the last resort only" in said.text
+    assert "not in this backup" not in said.text and "lacks it" not in said.text and "MISSING" not in said.text
