@@ -212,8 +212,10 @@ class RunningMembers:
         self.mirror.settle()
 
     def _copy_to_others(self, name: str) -> None:
-        """Give the others the files of the member `name`. If bytes of one of these have changed, that member has failed,
-        and none of the others: one that goes on alone must be one that is whole."""
+        """Give the others the files of the member `name`. If bytes of these have changed, that member has failed.
+
+        None of the others has: the node must not put the whole members out of sync, and go on with the damaged one.
+        """
         original, damage = self.mirror.in_sync[name], list[Damaged]()
 
         def copy(other: str, storage: Storage) -> None:
