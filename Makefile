@@ -75,10 +75,12 @@ members: $(READY_TO_TEST) ## random histories of a backup with several members, 
 	$(BIN)/python -m tests.members.mirror_histories --rounds $(or $(ROUNDS),2000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(ENCRYPTED),--encrypted $(ENCRYPTED))
 
-encrypted: $(READY_TO_TEST) ## the tests of the log, the members and the destinations, with every backup encrypted
+encrypted: $(READY_TO_TEST) ## the tests of log, members, destinations and running nodes, with every backup encrypted
 	LIGHTNINGD_BACKUP_ENCRYPTED=1 $(BIN)/pytest $(PARALLEL) tests/log tests/destinations/test_log_conformance.py \
 		tests/members/test_files.py tests/members/test_compare.py tests/members/test_repair.py \
-		tests/members/test_mirror_histories.py
+		tests/members/test_mirror_histories.py tests/members/test_running_node.py \
+		tests/end_to_end/test_recordings.py tests/end_to_end/test_set_back.py tests/end_to_end/test_compaction.py \
+		tests/end_to_end/test_known_damage.py tests/end_to_end/test_torture.py
 
 powercut: $(READY_TO_TEST) ## as root: cut the power at every call (FILESYSTEMS=ext4,xfs,btrfs, RECORDING=..., EVERY=n, SEED=...)
 	$(BIN)/python -m tests.powercut.campaign $(if $(FILESYSTEMS),--filesystems $(FILESYSTEMS)) \

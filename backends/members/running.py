@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from backends.base import Position
-from backends.errors import BackupError, Fenced
+from backends.errors import BackupError, Damaged, Fenced
 from backends.log.backup import Backup
 from backends.log.format.attachments import ATTACHMENTS
 from backends.log.format.documents import MANIFEST, SESSION, Manifest
@@ -201,7 +201,7 @@ class RunningMembers:
         self.mirror.read_first(source.name)
         original = self.mirror.in_sync[source.name]
         self._spread_keys()
-        self.mirror.each(lambda name, storage: 0 if name == source.name else make_equal(original, storage, deep=False))
+        self._copy_to_others(source.name)
         manifest = read_manifest(original)
         self.mirror.each(lambda _, storage: remove_readable(storage, manifest))
         self.epochs.key = manifest.key
@@ -210,6 +210,25 @@ class RunningMembers:
             pass
         self._begun = True
         self.mirror.settle()
+
+    def _copy_to_others(self, name: str) -> None:
+        """Give the others the files of the member `name`. If bytes of these have changed, that member has failed.
+
+        None of the others has: the node must not put the whole members out of sync, and go on with the damaged one.
+        """
+        original, damage = self.mirror.in_sync[name], list[Damaged]()
+
+        def copy(other: str, storage: Storage) -> None:
+            if other == name:
+                return
+            try:
+                make_equal(original, storage, deep=False)
+            except Damaged as error:  # always at the one that is copied from: the other's damage is overwritten
+                damage.append(error)
+
+        self.mirror.each(copy)
+        if damage:
+            self.mirror.failed({name: damage[0]})
 
     def _spread_keys(self) -> None:
         """Give every member the key slots that count: `make_equal` would take those of the member that it copies from,

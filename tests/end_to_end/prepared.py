@@ -10,6 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 
+from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings, write_settings
 from backends.node.session import SESSION_FILE
 from backends.node.sync_point import SYNC_POINT_FILE, encode, fingerprint, read_sync_point
@@ -29,4 +30,5 @@ def copy_into(lived: World, world: World) -> World:
     here = replace(there, inode=world.database.stat().st_ino)
     assert fingerprint(world.database) == here
     (world.directory / SYNC_POINT_FILE).write_bytes(encode(replace(sync_point, fingerprint=here)))
+    load_key(world.directory)  # if its backup is encrypted, the commands that a test runs in this process need the key
     return world

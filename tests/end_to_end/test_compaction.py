@@ -276,7 +276,9 @@ def test_readers_during_compactions_always_see_a_whole_backup(lived: World, hist
         for number in range(9):
             act = acts[number % 3]
             to = [lived.root / f"beside-{number}"] if act == "restore" else []
-            reader = subprocess.Popen(command(act, lived.url, *to), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            reader = subprocess.Popen(
+                command(act, *lived.key_options, lived.url, *to), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
             while reader.poll() is None:
                 node.play(history.notes(3))
             said, _ = reader.communicate()

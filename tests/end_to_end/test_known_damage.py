@@ -76,7 +76,7 @@ def assert_healed(world: World) -> None:
     assert world.status()["health"] == "ok"
     assert "destination    answers; it holds version" in check_config(world).out
     assert 'lightningd_backup_known_damage{url="' + world.url + '"} 0\n' in status(world, "--prometheus").out
-    assert backup_cli("verify", world.url).code == 0
+    assert backup_cli("verify", *world.key_options, world.url).code == 0
     world.assert_restored_equals_the_nodes()
 
 
@@ -220,7 +220,7 @@ def test_damage_found_but_not_noted_before_a_kill_is_found_again(lived: World, h
 
 def test_damage_found_by_verify_is_noticed_by_the_running_node(lived: World, history: History) -> None:
     node = running(lived, history)
-    said = backup_cli("verify", lived.url)
+    said = backup_cli("verify", *lived.key_options, lived.url)
     assert said.code == 3 and "this finding is recorded in the backup" in said.err
     assert_known(lived, "verify")
     wait(node, lambda: bool(said_at(node, "broken")), 15.0)
@@ -242,11 +242,11 @@ def stopped(world: World, history: History) -> World:
 
 
 def by_verify(world: World) -> Said:
-    return backup_cli("verify", world.url)
+    return backup_cli("verify", *world.key_options, world.url)
 
 
 def by_compact(world: World) -> Said:
-    return backup_cli("compact", world.url)
+    return backup_cli("compact", *world.key_options, world.url)
 
 
 @pytest.mark.parametrize(("by", "find"), [("verify", by_verify), ("compaction", by_compact)])
@@ -269,7 +269,7 @@ def test_damage_found_by_a_command_is_noted_and_healed_by_resync(
 def test_verify_that_passes_despite_known_damage_says_both_and_clears_nothing(lived: World) -> None:
     generation = lived.status()["generation"]
     write_damage(LocalStorage(lived.backup), found_now("compaction", "a cable erred", generation))
-    said = backup_cli("verify", lived.url)
+    said = backup_cli("verify", *lived.key_options, lived.url)
     assert said.code == 0 and "is whole" in said.out
     assert KNOWN in said.err and "This time all of it could be read" in said.err
     assert_known(lived, "compaction")

@@ -27,7 +27,7 @@ def test_recorded_node_from_first_call_to_clean_stop_restores_exactly(world: Wor
     assert node.stderr == ""
     assert [level for level, _ in node.logs] == ["info"], node.logs
     assert_as_recorded(world, recording)
-    verified = backup_cli("verify", world.url, "--lightning-dir", world.directory)
+    verified = backup_cli("verify", *world.key_options, world.url, "--lightning-dir", world.directory)
     assert verified.code == 0
     assert "identical with the node's database" in verified.out
 

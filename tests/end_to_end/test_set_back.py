@@ -154,7 +154,7 @@ def test_compaction_leaves_the_changes_that_a_set_back_database_needs(lived: Wor
     noise = [f"UPDATE vars SET blobval = x'{os.urandom(800_000).hex()}' WHERE name = 'note 2'" for _ in range(14)]
     calls = [*(history.transaction(sql) for sql in noise), *history.notes(16)]
     newest = play_and_set_back(lived, calls, keep=14)
-    said = backup_cli("compact", lived.url)
+    said = backup_cli("compact", *lived.key_options, lived.url)
     assert said.code == 0, said
     assert lived.status()["generation"] == 2, said
     with lived.node() as node:

@@ -154,19 +154,20 @@ class Torture:
         if kind < 0.15:
             self._run_without_plugin()
         elif kind < 0.22:
-            self._offline("compact", self.world.url)
+            self._offline("compact", *self.world.key_options, self.world.url)
         elif kind < 0.27:
             self._offline("resync", "--lightning-dir", self.world.directory)
             self._allowed = [everything(self.world.database)]
         elif kind < 0.34:
-            self._offline("restore", "--replace", "--resume", self.world.url, self.world.directory)
+            options = ("--replace", "--resume", *self.world.key_options)
+            self._offline("restore", *options, self.world.url, self.world.directory)
             self._allowed = [everything(self.world.database)]
             for old in self.world.directory.glob("*.before-restore-*"):
                 old.unlink()
             for old in self.world.directory.glob("backup.lock.*"):
                 old.unlink()
         elif kind < 0.45:
-            self._offline("verify", self.world.url)
+            self._offline("verify", *self.world.key_options, self.world.url)
 
     def _run_without_plugin(self) -> None:
         """Also with one change only: if another one was in flight, versions then agree although contents differ."""

@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.node.key_file import KEY_FILE
 from backup_cli.main import run
+from tests.encrypted import EVERYTHING, encrypted_for_node
 from tests.end_to_end.db_compare import differences
 from tests.fake_lightningd import Call, Node, committed_version, run_without_plugin
 from tests.fake_lightningd.database import Database, NodeDatabase
@@ -118,6 +120,11 @@ class World:
         return self.backup.as_uri()
 
     @property
+    def key_options(self) -> tuple[object, ...]:
+        """What a command that is given only the URL needs besides, with LIGHTNINGD_BACKUP_ENCRYPTED=1."""
+        return ("--key-file", self.directory / KEY_FILE) if EVERYTHING else ()
+
+    @property
     def database(self) -> Path:
         """The node's database file."""
         return self.directory / DATABASE
@@ -130,8 +137,9 @@ class World:
     # What a person does
 
     def init(self) -> "World":
-        """Make the backup."""
-        said = backup_cli("init", "--lightning-dir", self.directory, self.url)
+        """Make the backup. With LIGHTNINGD_BACKUP_ENCRYPTED=1 it is encrypted, and the node has the key."""
+        with encrypted_for_node(self.directory) if EVERYTHING else nullcontext():
+            said = backup_cli("init", "--lightning-dir", self.directory, self.url)
         assert said.code == 0, said
         return self
 
@@ -139,13 +147,13 @@ class World:
         """Restore to a new place; the database file there."""
         self.restores += 1
         target = self.root / f"restored-{self.restores}.sqlite3"
-        said = backup_cli("restore", self.url, target)
+        said = backup_cli("restore", *self.key_options, self.url, target)
         assert said.code == 0, said
         return target
 
     def status(self) -> dict[str, Any]:
         """What the writer or the files say."""
-        said = backup_cli("status", self.url, "--json")
+        said = backup_cli("status", *self.key_options, self.url, "--json")
         assert said.code == 0, said
         document: dict[str, Any] = json.loads(said.out)
         return document

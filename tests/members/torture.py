@@ -178,7 +178,7 @@ class MembersTorture(Torture):
     def check(self) -> None:
         """Restore every member that is in sync and whole, and compare it with the states that it may hold."""
         whole = [name for name in self.world.note.in_sync if name != self._hurt]
-        assert whole
+        assert whole, (self._hurt, self.world.note)
         for name in whole:
             target = self.world.restored_from(name)
             assert faults(target) == []

@@ -13,7 +13,7 @@ from backends.log.key_slots import new_keys, publish_keys
 from backends.log.reader.opening import read_manifest
 from backends.members.files import copy_backup
 from backends.node.hand_over import record_sync_point
-from backends.node.key_file import KEY_FILE, write_key
+from backends.node.key_file import write_key
 from backends.node.lockfile import Settings, write_settings
 from backends.node.members_note import MembersNote, read_members_note, write_members_note
 from tests.encrypted import EVERYTHING
@@ -88,8 +88,7 @@ class MembersWorld(World):
         alone = self.root / f"alone-{self.restores}" / "lightning.bkp"
         shutil.copytree(self.place(name), alone, ignore=shutil.ignore_patterns(MEMBERS, "lock"))
         target = self.root / f"restored-{self.restores}-{name}.sqlite3"
-        key_file = ("--key-file", self.directory / KEY_FILE) if EVERYTHING else ()
-        said = backup_cli("restore", *key_file, alone.as_uri(), target)
+        said = backup_cli("restore", *self.key_options, alone.as_uri(), target)
         assert said.code == 0, said
         return target
 
