@@ -153,6 +153,16 @@ def show_whole(line: str) -> None:
     _echo(line, whole=True)
 
 
+def ask(question: str) -> None:
+    """Show a question at the terminal. The answer is read elsewhere, and not shown; then call `end_question`."""
+    click.echo(f"{one_line(question)}: ", err=True, nl=False)
+
+
+def end_question() -> None:
+    """End the question's line: the line end that was typed was not shown either."""
+    click.echo(err=True)
+
+
 def hand_out(text: str) -> None:
     """Print a result for a program (JSON, metrics) unchanged: these formats have done their own escaping."""
     click.echo(text, nl=not text.endswith("\n"))

@@ -17,7 +17,8 @@ import click
 
 from backends.errors import BackupError, KeyNeeded
 from backends.system.owners import user_name
-from backends.text import one_line, printable
+from backends.text import printable
+from backup_cli.console import ask, end_question
 from backup_cli.options import A_PATH
 
 MIN_NEW = 8
@@ -122,7 +123,7 @@ def typed(question: str) -> bytes:
     message that shows it. Raises click.Abort at the end of the input (Ctrl-D).
     """
     terminal = sys.stdin.fileno()
-    click.echo(f"{one_line(question)}: ", err=True, nl=False)
+    ask(question)
     before = termios.tcgetattr(terminal)
     silent = [*before]
     silent[3] &= ~termios.ECHO
@@ -133,7 +134,7 @@ def typed(question: str) -> bytes:
         line = os.read(terminal, _MAX)  # a terminal returns one line
     finally:
         termios.tcsetattr(terminal, termios.TCSANOW, before)
-        click.echo(err=True)  # the line end was not shown either
+        end_question()
     if not line:
         raise click.Abort
     return _without_end(line)

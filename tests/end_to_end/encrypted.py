@@ -34,6 +34,11 @@ class EncryptedWorld(World):
         return self.directory / KEY_FILE
 
     @property
+    def key_options(self) -> tuple[object, ...]:
+        """What a command that is given only the URL needs besides."""
+        return ("--key-file", self.key_file)
+
+    @property
     def log(self) -> Backup:
         """The backup, not opened."""
         return backup_at(self.url)

@@ -5,15 +5,18 @@ import errno
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backends import keyring
 from backends.errors import BackupError, Damaged, FromTheFuture, KeyNeeded, NotEncrypted
+from backends.keyring import DataKey
 from backends.log.attachments import publish_attachment, read_attached, read_attachment
 from backends.log.format.attachments import MAX_DOCUMENT, AttachedFile, Attachment
 from backends.log.format.documents import MANIFEST
+from backends.log.reader.opening import read_manifest
 from backends.storage.base import Storage
 from tests.log import forge
 from tests.log.histories import Node, backup_in, source
@@ -82,7 +85,10 @@ def test_no_file_is_stored_readable_in_a_backup_whose_manifest_names_a_key(which
 def test_readable_file_in_an_encrypted_backup_is_damage(storage: Storage) -> None:
     """Whoever can write to the destination could otherwise give the node a file of his own."""
     publish_attachment(storage, EMERGENCY, CONTENT)
-    storage.publish(MANIFEST, forge.manifest(key="00" * 8))
+    manifest = read_manifest(storage)
+    key = DataKey.new(manifest.backup_id)
+    keyring.add(key)
+    storage.publish(MANIFEST, replace(manifest, key=key.id).encode())
     with pytest.raises(Damaged, match="not encrypted"):
         read_attachment(storage, EMERGENCY)
 
