@@ -35,8 +35,8 @@ class EncryptedWorld(World):
 
     @property
     def key_options(self) -> tuple[object, ...]:
-        """What a command that is given only the URL needs besides."""
-        return ("--key-file", self.key_file)
+        """What a command that is given only the URL needs besides, once the backup is encrypted."""
+        return ("--key-file", self.key_file) if self.log.look().manifest.key else ()
 
     @property
     def log(self) -> Backup:
