@@ -81,19 +81,19 @@ class _Stream:
 class Sealer(_Stream):
     """Encrypts the payloads of one file's records, in order."""
 
-    def seal(self, header: RecordHeader, payload: bytes, *, begins_stream: bool) -> bytes:
-        """The stored bytes of this payload. `header.length` must be their number already (see `stored_size`)."""
+    def seal(self, fields: bytes, payload: bytes, begins_stream: bool) -> bytes:
+        """The stored bytes of this payload. `fields` are the header's (see `header_fields`), with its final length."""
         aead = self._aead
         if not begins_stream and len(payload) <= CHUNK and aead is not None:  # nearly every record
             nonce = self._chunk.to_bytes(12, "little")
             self._chunk += 1
-            return aead.encrypt(nonce, payload, self._about + header_fields(header))
+            return aead.encrypt(nonce, payload, self._about + fields)
         sealed: list[bytes] = []
         if begins_stream:
             salt = secrets.token_bytes(SALT)
             self._begin(salt)
             sealed.append(salt)
-        aead, about = self._aead, self._associated(header)
+        aead, about = self._aead, self._about + fields
         assert aead is not None
         for start in range(0, len(payload) or 1, CHUNK):
             sealed.append(aead.encrypt(self._next_nonce(), payload[start : start + CHUNK], about))

@@ -156,7 +156,11 @@ def header_fields(header: RecordHeader) -> bytes:
 
 def encode_record(header: RecordHeader, payload: bytes) -> tuple[bytes, int]:
     """The record's bytes and its checksum. `header.checksum` is ignored."""
-    fields = header_fields(header)
+    return encode_fields(header_fields(header), payload)
+
+
+def encode_fields(fields: bytes, payload: bytes) -> tuple[bytes, int]:
+    """`encode_record` for a header of which `header_fields` was taken already."""
     checksum = crc32(payload, crc32(fields))
     body = fields + checksum.to_bytes(4, "little")
     return b"".join((body, crc32(body).to_bytes(4, "little"), payload)), checksum

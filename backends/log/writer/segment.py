@@ -23,7 +23,8 @@ from backends.log.format.records import (
     Flag,
     RecordHeader,
     RecordKind,
-    encode_record,
+    encode_fields,
+    header_fields,
     segment_name,
 )
 from backends.log.writer.options import LogOptions
@@ -77,9 +78,10 @@ class Segment:
             RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
             after.sequence + 1, now, database, after.checksum, 0,
         )  # fmt: skip
+        fields = header_fields(header)
         if sealer is not None:
-            payload = sealer.seal(header, payload, begins_stream=begins)
-        record, checksum = encode_record(header, payload)
+            payload = sealer.seal(fields, payload, begins)
+        record, checksum = encode_fields(fields, payload)
         end = self.end + len(record)
         try:
             if end <= self.allocated:

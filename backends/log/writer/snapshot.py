@@ -19,6 +19,7 @@ from backends.log.format.records import (
     RecordHeader,
     RecordKind,
     encode_record,
+    header_fields,
     part_name,
     snapshot_generation,
     snapshot_name,
@@ -94,7 +95,7 @@ def write_snapshot(
                 chain.sequence + 1, time_now(), 0, chain.checksum, 0,
             )  # fmt: skip
             if sealer is not None:
-                payload = sealer.seal(fields, payload, begins_stream=begins)
+                payload = sealer.seal(header_fields(fields), payload, begins)
             record, checksum = encode_record(fields, payload)
             parts.write(record)
             chain = Chain(fields.sequence, checksum)
