@@ -9,6 +9,7 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.node.directory import database_path
 from backends.node.hsm_secret import HSM_SECRET, Checked, Verdict, check_secret
+from backends.node.key_file import KEY_FILE
 from backends.node.lockfile import read_settings
 from backends.text import shell_line
 from backup_cli.findings import Finding, ok, problem, warning
@@ -84,7 +85,12 @@ def _in_order(config: NodeConfig, mode: int, checked: Checked) -> str:
 
 
 def _stored_at(directory: Path) -> str | None:
-    """The URL of this node's backup, if that holds `hsm_secret`, too (`init --with-hsm-secret`)."""
+    """The URL of this node's backup, if that holds `hsm_secret`, too (`init --with-hsm-secret`).
+
+    Only an encrypted one can. A plain one is not asked: one that hangs costs 5 seconds each time.
+    """
+    if not (directory / KEY_FILE).exists():
+        return None
     with suppress(BackupError, OSError):  # that the backup cannot be reached is reported elsewhere
         url = newest_url(read_settings(directory))
         if secret_is_stored(url, backup_at(url)):
