@@ -126,9 +126,16 @@ def test_backup_key_that_others_may_read_is_a_problem_with_the_command(world: Wo
     assert check(world.directory) == (0, [])
 
 
+def replaced(path: Path, data: bytes) -> None:
+    """Put this in the place of a file that not even its owner may write."""
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(0o400)
+
+
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "is missing, and the backup is encrypted"),
-    "damaged": (lambda path: path.write_bytes(path.read_bytes()[:-2]), "is damaged"),
+    "damaged": (lambda path: replaced(path, path.read_bytes()[:-2]), "is damaged"),
     "a link": (lambda path: path.symlink_to(path.rename(path.with_name("kept"))), "it is a link"),
 }
 
