@@ -7,7 +7,7 @@ one is given. What opens it is asked for before anything is made.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -32,14 +32,11 @@ from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.text import printable
 from backup_cli.console import say, warn
-from backup_cli.key_options import KeyOptions, at_terminal, confirm, passphrase_from, typed
+from backup_cli.key_options import KeyOptions, at_terminal, confirm, opened_by_typing, passphrase_from, typed
 from backup_cli.options import A_PATH
 
 COST = DEFAULT_COST
 """What one guess at the passphrase of a new key slot costs."""
-
-_ATTEMPTS = 3
-"""How often the passphrase of hsm_secret may be mistyped at the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +275,9 @@ def seed_of(path: Path, passphrase: bytes | None) -> bytes:
 
 def asked_seed(path: Path) -> bytes:
     """The secret at `path`, with its passphrase, which is asked for at the terminal. Raises BackupError."""
-    for _ in range(_ATTEMPTS - 1 if at_terminal() else 0):
-        try:
-            return read_seed(path, typed(f"Passphrase of {printable(path)}"))
-        except WrongSeedPassphrase as error:
-            say(str(error))
-    return read_seed(path, typed(f"Passphrase of {printable(path)}") if at_terminal() else None)
+    if not at_terminal():
+        return read_seed(path)
+    return opened_by_typing(f"Passphrase of {printable(path)}", partial(read_seed, path), WrongSeedPassphrase)
 
 
 def _offered(directory: Path | None, may_wait: bool) -> bytes | None:

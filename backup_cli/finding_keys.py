@@ -35,13 +35,10 @@ from backends.node.key_file import KEY_FILE, read_key, read_key_file
 from backends.text import printable
 from backup_cli import as_owner
 from backup_cli.console import say, warn
-from backup_cli.key_options import KeyOptions, at_terminal, passphrase_from, typed
+from backup_cli.key_options import KeyOptions, at_terminal, opened_by_typing, passphrase_from
 from backup_cli.seen_encryption import Encrypted, Look, Where, best_slots, look_for_encryption
 
 _ASKING = "This backup is encrypted, and its key was not found. An empty line goes on without this passphrase"
-
-_ATTEMPTS = 3
-"""How often a passphrase may be mistyped at the terminal."""
 
 
 def find_key(
@@ -241,28 +238,18 @@ class _Search:
         if not self._ask:
             return read_seed(path)
         say(_ASKING)
-        for _ in range(_ATTEMPTS):
-            try:
-                return read_seed(path, typed(f"Passphrase of {printable(path)}") or None)
-            except WrongSeedPassphrase as error:
-                failure = error
-                say(str(error))
-        raise failure
+        return opened_by_typing(
+            f"Passphrase of {printable(path)}", lambda typed: read_seed(path, typed or None), WrongSeedPassphrase
+        )
 
     def _by_typed_passphrase(self) -> DataKey | None:
         if not self._ask or not self._has(PassphraseSlot):
             return None
         say(_ASKING)
-        for _ in range(_ATTEMPTS):
-            passphrase = typed("Passphrase of this backup")
-            if not passphrase:
-                return None
-            try:
-                return self._take(open_with_passphrase(self._document(), passphrase))
-            except WrongPassphrase as error:
-                failure = error
-                say(str(error))
-        raise failure
+        return opened_by_typing("Passphrase of this backup", self._by_passphrase_or_not, WrongPassphrase)
+
+    def _by_passphrase_or_not(self, passphrase: bytes) -> DataKey | None:
+        return self._take(open_with_passphrase(self._document(), passphrase)) if passphrase else None
 
     def _has(self, kind: type[HsmSlot] | type[PassphraseSlot]) -> bool:
         """Whether the backup has such a slot, damaged or not. What is wrong with its slots is said at the end."""

@@ -18,7 +18,7 @@ import click
 from backends.errors import BackupError, KeyNeeded
 from backends.system.owners import user_name
 from backends.text import printable
-from backup_cli.console import ask, end_question
+from backup_cli.console import ask, end_question, say
 from backup_cli.options import A_PATH
 
 MIN_NEW = 8
@@ -49,7 +49,11 @@ class KeyOptions:
         return tuple(option for option, path in given.items() if path is not None)
 
 
+ATTEMPTS = 3
+"""How often a passphrase may be mistyped at the terminal."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Opened = TypeVar("_Opened")
 
 
 def key_options(command: _Command) -> _Command:
@@ -109,6 +113,19 @@ def confirm(passphrase: bytes) -> None:
     _demand_good(passphrase)  # before it has to be typed again
     if typed("The same again") != passphrase:
         raise BackupError("the two passphrases differ, so neither was used; nothing was changed: try again")
+
+
+def opened_by_typing(question: str, opened: Callable[[bytes], _Opened], wrong: type[BackupError]) -> _Opened:
+    """What `opened` makes of the passphrase that is typed at the terminal; after a `wrong` one it is asked for again.
+
+    Raises what `opened` raises: for a wrong one only once it was mistyped ATTEMPTS times.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return opened(typed(question))
+        except wrong as error:
+            say(str(error))
+    return opened(typed(question))
 
 
 def at_terminal() -> bool:

@@ -14,12 +14,13 @@ from backends.compaction.compact import compact_log
 from backends.errors import BackupError, Damaged, Unrestorable
 from backends.log.backup import Backup
 from backends.log.reader.opening import read_manifest
+from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings
 from backends.sqlite import limits
 from backends.system.pulse import pulse
 from backends.text import one_line, unexpected
 from plugin.compaction import NOTHING, UNRESTORABLE
-from plugin.node_key import check_key, load_node_key
+from plugin.node_key import check_key
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     backup = backup_at(sys.argv[1])
     generation = -1
     try:
-        load_node_key(Path.cwd())
+        load_key(Path.cwd())
         # If the node begins another generation at this very moment, the finding must not count against that one.
         generation = _generation_to_read(backup)
         compacted = compact_log(backup.storage, Path.cwd(), pulse.read, keep_reserve=True)

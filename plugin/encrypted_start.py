@@ -12,10 +12,10 @@ from backends.base import Report
 from backends.errors import BackupError
 from backends.log.facts import Facts
 from backends.log.writer.writer import Writer
-from backends.node.key_file import KEY_FILE, finish_pending
+from backends.node.key_file import KEY_FILE, finish_pending, load_key
 from backends.node.lockfile import Settings
 from backends.storage.base import Storage
-from plugin.node_key import check_key, load_node_key
+from plugin.node_key import check_key
 
 if TYPE_CHECKING:
     from plugin.key_slots import Slots
@@ -26,7 +26,7 @@ class EncryptedStart:
 
     def __init__(self, directory: Path, settings: Settings, report: Report) -> None:
         self._directory, self._settings, self._report = directory, settings, report
-        self._found = load_node_key(directory)
+        self._found = load_key(directory)
         self._slots: Slots | None = None
 
     def check_key(self, seen: Facts) -> None:

@@ -9,6 +9,7 @@ from backends.log.backup import Backup
 from backends.members.newest import SeenMember
 from backends.members.start import StartRefused, may_start
 from backends.node.directory import database_path
+from backends.node.key_file import load_key
 from backends.node.lockfile import Settings
 from backends.node.members_note import read_members_note
 from backends.node.sync_point import look
@@ -16,7 +17,6 @@ from backends.sqlite.as_found import as_found
 from plugin.at_start import WhyLeft
 from plugin.doubt import changed_ago, why_doubted
 from plugin.last_found import last_found
-from plugin.node_key import load_node_key
 from plugin.roll_forward import read_backup
 
 
@@ -35,7 +35,7 @@ def brings_forward(directory: Path, backup: Backup) -> bool:
     """
     found = as_found(database_path(directory))
     try:
-        load_node_key(directory)
+        load_key(directory)
         read = read_backup(directory, backup, None, found, last_found(directory, found, note=False))
     except (BackupError, OSError):
         return False
@@ -51,7 +51,7 @@ def why_no_start(
     process may have the database open.
     """
     try:
-        load_node_key(directory)
+        load_key(directory)
         found, end = look(directory), backup.end()
         proven = found is not None and (
             why_doubted(directory, found, backup.id(), end) is None or (behind and brings_forward(directory, backup))

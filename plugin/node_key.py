@@ -1,4 +1,4 @@
-"""The key of this node's backup at a start: loaded from `backup.key`, and compared with what the backup says.
+"""Whether the key in `backup.key` is that of the node's backup, at a start.
 
 Nobody is there to type a passphrase, so the plugin has this file only. What is wrong with it is found before anything
 is changed. Without the file, nothing that encrypts is imported: a start must be quick.
@@ -11,24 +11,12 @@ from backends import keyring
 from backends.errors import KeyNeeded, NotEncrypted, WrongKey
 from backends.log.format.documents import Manifest
 from backends.node.hsm_secret import HSM_SECRET
-from backends.node.key_file import KEY_FILE, NodeKey, key_in_use, read_key
+from backends.node.key_file import KEY_FILE, read_key
 from backends.node.lockfile import Settings
 from backends.text import shell_line
 
 KEY_ERRORS = (KeyNeeded, WrongKey, NotEncrypted)
 """What is wrong if the key and the backup do not fit."""
-
-
-def load_node_key(directory: Path) -> NodeKey | None:
-    """Make the key in this network directory known to this process; None if there is none.
-
-    Unless the change-over is pending, a plain backup with this id is refused from then on. Raises KeyNeeded if the file
-    cannot be read or is damaged, FromTheFuture if a later release wrote it.
-    """
-    found = key_in_use(directory)
-    if found is not None:
-        keyring.add(found.key, demanded=not found.pending)
-    return found
 
 
 def check_key(directory: Path, settings: Settings, manifest: Manifest) -> None:

@@ -29,6 +29,7 @@ from backends.log.known_damage import read_damage
 from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
+from backends.node.key_file import load_key
 from backends.node.lockfile import Settings
 from backends.node.memory import sync_point_of
 from backends.node.session import known_sessions, were_here
@@ -46,7 +47,7 @@ from plugin.doubt import why_doubted
 from plugin.early_copy import copy_early
 from plugin.last_found import LastFound, forget_found, last_found, leads_to
 from plugin.missing_changes import Facts, missing_changes
-from plugin.node_key import KEY_ERRORS, load_node_key
+from plugin.node_key import KEY_ERRORS
 
 READ_WITHIN = 25.0
 """Seconds for reading the end of the backup."""
@@ -99,7 +100,7 @@ def _catch_up(directory: Path, settings: Settings, began: float, locked: WhyLeft
 
 
 def _read_backup_of(directory: Path, settings: Settings, found: AsFound | Unclear, noted: LastFound | None) -> Read:
-    load_node_key(directory)
+    load_key(directory)
     return read_backup(directory, destination_of(directory, settings).backup, settings.backup_id, found, noted)
 
 

@@ -17,10 +17,10 @@ from backends import place_at
 from backends.errors import BackupError
 from backends.members.compare import Comparison, GenerationChanged, Peer, compare_members, peer_at
 from backends.members.repair import Mended, Mending, mend
+from backends.node.key_file import load_key
 from backends.node.lockfile import read_settings
 from backends.sqlite import limits
 from backends.text import one_line, unexpected
-from plugin.node_key import load_node_key
 
 RATE = 32 << 20
 """Bytes a second at which a good copy is written: the node's commits go to the same disk."""
@@ -61,7 +61,7 @@ def scrub(directory: Path, names: Collection[str]) -> tuple[Comparison, tuple[Me
 
     Raises BackupError; OSError if one of them cannot be read.
     """
-    load_node_key(directory)
+    load_key(directory)
     members = [member for member in read_settings(directory).members if member.name in names]
     for _ in range(_ATTEMPTS):
         peers: list[Peer] = [peer_at(member.name, place_at(member.url).storage) for member in members]

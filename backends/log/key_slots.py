@@ -12,6 +12,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from backends.errors import BackupError, DamagedSlot, KeyNeeded, WrongKey, WrongPassphrase, WrongSecret
 from backends.keyring import KEY_SIZE, DataKey, derived
@@ -33,6 +34,9 @@ from backends.log.format.records import time_now
 from backends.storage.base import Storage
 from backends.storage.unreachable import reaching
 from backends.times import moment
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAKESECRET_INFO = b"lightningd-backup key slot"
 """The "info" with which lightningd derives the input of an hsm slot."""
@@ -267,11 +271,9 @@ class _AnotherKey(Exception):
 def _unwrapped(document: KeysDocument, slot: Slot, secret: bytes) -> DataKey | None:
     """The key in this slot; None if the secret does not open it. Raises _AnotherKey."""
     from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    cipher = AESGCM(derived(secret, slot.salt, _PURPOSE))
     try:
-        key = DataKey(document.backup_id, cipher.decrypt(_NONCE, slot.wrapped, _bound(document, slot)))
+        key = DataKey(document.backup_id, _cipher(slot, secret).decrypt(_NONCE, slot.wrapped, _bound(document, slot)))
     except InvalidTag:
         return None
     if key.id != document.key_id:
@@ -281,11 +283,14 @@ def _unwrapped(document: KeysDocument, slot: Slot, secret: bytes) -> DataKey | N
 
 def _with(document: KeysDocument, slot: Slot, key: DataKey, secret: bytes) -> KeysDocument:
     """The document with this slot, which does not hold the key yet."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    cipher = AESGCM(derived(secret, slot.salt, _PURPOSE))
-    filled = replace(slot, wrapped=cipher.encrypt(_NONCE, key.secret, _bound(document, slot)))
+    filled = replace(slot, wrapped=_cipher(slot, secret).encrypt(_NONCE, key.secret, _bound(document, slot)))
     return replace(document, slots=(*document.slots, filled), next=slot.number + 1)
+
+
+def _cipher(slot: Slot, secret: bytes) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # here, because a plain backup needs none of it
+
+    return AESGCM(derived(secret, slot.salt, _PURPOSE))
 
 
 def _bound(document: KeysDocument, slot: Slot) -> bytes:

@@ -8,12 +8,12 @@ did, and the marker of the writer that died counts them.
 
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backends.errors import BackupError
 from backends.log.format.documents import SESSION, Session
-from backends.log.format.records import FILE_HEADER_SIZE, segment_index, segment_name
-from backends.log.format.torn import first_nonzero
+from backends.log.format.records import segment_index, segment_name
+from backends.log.format.torn import has_records
 from backends.members.validity import Fault, Records, records_in
 from backends.storage.base import Storage
 
@@ -27,7 +27,7 @@ def is_unused(target: Storage, name: str) -> bool:
     """Whether this is a segment that was made ahead of use and holds no record."""
     try:
         with closing(target.open(name)) as handle:
-            return segment_index(name) is not None and first_nonzero(handle, FILE_HEADER_SIZE, handle.size()) is None
+            return segment_index(name) is not None and not has_records(handle)
     except OSError:
         return False
 
@@ -45,6 +45,8 @@ class Replacing:
     """All of the source's that are looked at. What is not copied is the same at the target."""
     theirs: set[int]
     """All of the target's."""
+    read: dict[int, Records | None] = field(default_factory=dict)
+    """The source's segments that were read."""
 
     def keeps_log_whole(self) -> bool:
         """Whether a log that the target holds can be read after each file. Reads segments that are to be replaced.
@@ -85,9 +87,11 @@ class Replacing:
         return new.last.sequence >= saved
 
     def _new(self, index: int) -> Records | None:
-        """The source's segment; None if it is damaged."""
-        found = records_in(self.source, segment_name(index), self.backup_id)
-        return None if isinstance(found, Fault) else found
+        """The source's segment, which is read once; None if it is damaged."""
+        if index not in self.read:
+            found = records_in(self.source, segment_name(index), self.backup_id)
+            self.read[index] = None if isinstance(found, Fault) else found
+        return self.read[index]
 
     def _old(self, index: int) -> Records | None:
         """The target's segment; None if it is damaged or cannot be read."""

@@ -166,16 +166,15 @@ def read_key_file(path: Path) -> DataKey:
         ) from None
 
 
-def load_key(directory: Path) -> DataKey | None:
+def load_key(directory: Path) -> NodeKey | None:
     """Make the key in this network directory known to this process; None if there is no such file. Raises as read_key.
 
     Unless the change-over is pending, a plain backup with this id is refused from then on.
     """
     found = key_in_use(directory)
-    if found is None:
-        return None
-    keyring.add(found.key, demanded=not found.pending)
-    return found.key
+    if found is not None:
+        keyring.add(found.key, demanded=not found.pending)
+    return found
 
 
 def finish_pending(directory: Path) -> None:

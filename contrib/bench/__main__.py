@@ -20,6 +20,7 @@ from contrib.bench.large import MEGABYTES, print_tail, rounds
 from contrib.bench.large import figures as tail_figures
 from contrib.bench.members import side_by_side
 from contrib.bench.picture import draw
+from contrib.bench.report import print_budget
 
 CONTESTANTS: tuple[Callable[[Path, list[Call]], Run], ...] = (answering, ours, replica, unsynced, least)
 
@@ -156,9 +157,7 @@ def print_table(figures: dict[str, Any]) -> None:
             f"{size(row['bytes_kept'])} / {size(row['bytes_written'])}"
         )
     print(f"\nours on disk: {100 * figures['bytes_kept_of_raw_sql']:.1f} % of the raw SQL")
-    print("\nbudget (1.0 is the limit):")
-    for name, value in figures["budget"].items():
-        print(f"  {value:6.3f}  {name}")
+    print_budget(figures)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ Two nodes play the recording call by call in turns, one with a plain backup and 
 disk. Then a long log is restored, in turns as well: the seconds of processor time, the best of each.
 """
 
-import argparse
-import json
 import secrets
 import statistics
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +21,22 @@ from backends.node.hsm_secret import HSM_SECRET
 from backends.node.key_file import write_key
 from backends.sqlite.copy import nothing
 from backends.sqlite.rebuild import rebuild
-from backup_cli.drill.player import Player, recorded_calls
+from backup_cli.drill.player import recorded_calls
 from contrib.bench.contestants import Call
 from contrib.bench.long_log import long_log, stored
-
-PLUGIN = [sys.executable, "-m", "plugin.main"]
+from contrib.bench.report import hand_out, in_turns, options_of
 
 RESTORES = 7
 """How many times each log is restored."""
 
 
 def side_by_side(directory: Path, calls: list[Call], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each commit to a plain backup, and to an encrypted one on the same disk.
-
-    The two nodes take turns, and also take turns in being the first, so that whatever else the machine does slows down
-    both.
-    """
-    plain: list[float] = []
-    encrypted: list[float] = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
-            players: list[Player] = []
-            try:
-                for name in ("plain", "encrypted"):
-                    node = Path(scratch, name)
-                    node.mkdir()
-                    _make(node, encrypted=name == "encrypted")
-                    players.append(Player(node, PLUGIN))
-                for number, call in enumerate(calls):
-                    pairs = [(plain, players[0]), (encrypted, players[1])]
-                    for latencies, player in pairs if number % 2 else reversed(pairs):
-                        latencies.append(player.play(call))
-                for player in players:
-                    player.stop()
-            finally:
-                for player in players:
-                    player.kill()
+    """Seconds of each commit to a plain backup, and to an encrypted one on the same disk."""
+    plain, encrypted = in_turns(directory, calls, rounds, [_make, partial(_make, encrypted=True)])
     return plain, encrypted
 
 
-def _make(directory: Path, *, encrypted: bool) -> None:
+def _make(directory: Path, *, encrypted: bool = False) -> None:
     """Make the backup of the node in `directory`, below it, and all that the plugin needs to write to it."""
     keys: list[DataKey] = []
     url = (directory / "lightning.bkp").as_uri()
@@ -107,24 +81,13 @@ def figures(commits: tuple[float, float], restores: tuple[float, float]) -> dict
 
 def main() -> None:
     """Measure, print the figures, and write the file that the options name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
-    parser.add_argument("--rounds", type=int, default=3, help="how many times the recording is played to each")
-    parser.add_argument("--json", type=Path, help="write all figures here")
-    options = parser.parse_args()
+    options = options_of(__doc__).parse_args()
     calls = recorded_calls()
     plain, encrypted = map(statistics.median, side_by_side(options.directory, calls, options.rounds))
     keyring.forget()
     with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=options.directory) as scratch:
         found = figures((plain, encrypted), replayed(Path(scratch), calls))
-    for name, value in found.items():
-        if name != "budget":
-            print(f"{value:12}  {name}")
-    print("\nbudget (1.0 is the limit):")
-    for name, value in found["budget"].items():
-        print(f"  {value:6.3f}  {name}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    hand_out(found, options.json)
 
 
 if __name__ == "__main__":

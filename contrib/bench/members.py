@@ -8,8 +8,6 @@ one of which is away; it comes back empty, is filled, and joins, while commits f
 the same disk, so they also wait for each other: with two disks it can only be better.
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -19,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from backup_cli.drill.player import Player, recorded_calls
 from contrib.bench.contestants import Call
 from contrib.bench.large import fill_database
 from contrib.bench.long_log import long_log
-
-PLUGIN = [sys.executable, "-m", "plugin.main"]
+from contrib.bench.report import PLUGIN, hand_out, in_turns, options_of
 
 MEGABYTES = 1074
 """Size of the database, in millions of bytes: 1 GiB, which does not compress."""
@@ -71,29 +69,9 @@ class _Listening(Player):
 
 
 def side_by_side(directory: Path, calls: list[Call], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each commit to one member, and to two on the same disk.
-
-    The two nodes play the recording call by call in turns, so that whatever else the machine does slows down both.
-    """
-    one: list[float] = []
-    two: list[float] = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="lightningd-backup-bench-", dir=directory) as scratch:
-            players = []
-            try:
-                for names in (("one",), ("one", "two")):
-                    node = Path(scratch, f"node-{len(names)}")
-                    node.mkdir()
-                    make_members(node, names)
-                    players.append(Player(node, PLUGIN))
-                for call in calls:
-                    one.append(players[0].play(call))
-                    two.append(players[1].play(call))
-                for player in players:
-                    player.stop()
-            finally:
-                for player in players:
-                    player.kill()
+    """Seconds of each commit to one member, and to two on the same disk."""
+    nodes = [partial(make_members, names=names) for names in (("one",), ("one", "two"))]
+    one, two = in_turns(directory, calls, rounds, nodes)
     return one, two
 
 
@@ -169,23 +147,13 @@ def figures(one: float, two: float, beside: Beside) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print the figures, and write the file that the options name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
-    parser.add_argument("--rounds", type=int, default=3, help="how many times the recording is played to each")
+    parser = options_of(__doc__)
     parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="size of the database")
-    parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     calls = recorded_calls()
     one, two = map(statistics.median, side_by_side(options.directory, calls, options.rounds))
     found = figures(one, two, catching_up(options.directory, calls, options.megabytes * 1_000_000))
-    for name, value in found.items():
-        if name != "budget":
-            print(f"{value:12}  {name}")
-    print("\nbudget (1.0 is the limit):")
-    for name, value in found["budget"].items():
-        print(f"  {value:6.3f}  {name}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    hand_out(found, options.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backends.node import hsm_seed
-from backup_cli import encrypting
+from backup_cli import encrypting, key_options
 from tests.cli.made_encrypted import PASSPHRASE, kinds, with_secret
 from tests.end_to_end.world import World
 
@@ -123,7 +123,7 @@ def test_passphrase_of_hsm_secret_may_be_mistyped_twice(
         return next(answers).encode()
 
     monkeypatch.setattr(encrypting, "at_terminal", lambda: True)
-    monkeypatch.setattr(encrypting, "typed", answer)
+    monkeypatch.setattr(key_options, "typed", answer)
     if typed[-1] == PASSPHRASE:
         assert encrypting.seed_of(locked, None) == bytes(range(32))
     else:

@@ -151,7 +151,7 @@ def test_backup_key_is_synced_before_its_rename_and_directory_after(
 
 def test_loaded_key_is_known_and_demanded(tmp_path: Path) -> None:
     write_key(tmp_path, KEY)
-    assert load_key(tmp_path) == KEY
+    assert load_key(tmp_path) == NodeKey(KEY)
     assert keyring.find(KEY.id) == KEY
     assert keyring.demanded(KEY.backup_id)
 

@@ -79,7 +79,12 @@ class _Stream:
 
 
 class Sealer(_Stream):
-    """Encrypts the payloads of one file's records, in order."""
+    """Encrypts what one file's records carry, in order."""
+
+    def __init__(self, key: DataKey, file: FileHeader) -> None:
+        super().__init__(key, file)
+        self.mask = Mask(key)
+        """For the fingerprints of the node's database."""
 
     def seal(self, fields: bytes, payload: bytes, begins_stream: bool) -> bytes:
         """The stored bytes of this payload. `fields` are the header's (see `header_fields`), with its final length."""
@@ -216,15 +221,15 @@ def _about_document(key: DataKey, name: str, public: dict[str, Any]) -> bytes:
 
 
 class Mask:
-    """How records show the fingerprint of the node's database (`backends.change`): under a key, nobody else can tell
-    what it was made of. Without a key they show it as it is. What is unknown (0) stays unknown."""
+    """How encrypted records show the fingerprint of the node's database (`backends.change`): nobody without the key can
+    tell what it was made of. What is unknown (0) stays unknown."""
 
-    def __init__(self, key: DataKey | None) -> None:
+    def __init__(self, key: DataKey) -> None:
         # Prepared once: a commit waits for the rest.
-        self._keyed = None if key is None else blake2b(digest_size=4, key=key.secret, person=b"lnbackup fingerp")
+        self._keyed = blake2b(digest_size=4, key=key.secret, person=b"lnbackup fingerp")
 
     def __call__(self, fingerprint: int) -> int:
-        if self._keyed is None or fingerprint == 0:
+        if fingerprint == 0:
             return fingerprint
         digest = self._keyed.copy()
         digest.update(fingerprint.to_bytes(4, "little"))
@@ -232,5 +237,5 @@ class Mask:
 
 
 def masked(key: DataKey | None, fingerprint: int) -> int:
-    """The fingerprint as a record under this key shows it; see `Mask`."""
-    return Mask(key)(fingerprint)
+    """The fingerprint as a record under this key shows it; without a key, as it is."""
+    return fingerprint if key is None else Mask(key)(fingerprint)

@@ -91,10 +91,14 @@ class FileHeader:
     key: str | None = None
     """The public name of the key that its records are encrypted with, in hex; None if they are not."""
 
+    @property
+    def stored_key(self) -> bytes:
+        """The key's name as it is stored; NOT_ENCRYPTED if there is none."""
+        return NOT_ENCRYPTED if self.key is None else bytes.fromhex(self.key)
+
     def encode(self) -> bytes:
         """The file's first FILE_HEADER_SIZE bytes."""
-        key = bytes.fromhex(self.key or "")
-        body = _FILE.pack(MAGIC, FORMAT, self.kind, self.part, self.backup_id, self.number, key)
+        body = _FILE.pack(MAGIC, FORMAT, self.kind, self.part, self.backup_id, self.number, self.stored_key)
         return body + crc32(body).to_bytes(4, "little")
 
 
@@ -126,12 +130,10 @@ def check_file_header(data: bytes, expected: FileHeader, name: str, *, any_key: 
         )
     if (version, kind, part, number) != (FORMAT, expected.kind, expected.part, expected.number):
         raise Damaged("the file header is that of another file", name, 0)
-    if not any_key and key != bytes.fromhex(expected.key or NOT_ENCRYPTED.hex()):
-        what = (
-            "the file is not encrypted, and the manifest says that it is,"
-            if key == NOT_ENCRYPTED
-            else ("the file is encrypted with another key than the manifest names,")
-        )
+    if not any_key and key != expected.stored_key:
+        what = "the file is encrypted with another key than the manifest names,"
+        if key == NOT_ENCRYPTED:
+            what = "the file is not encrypted, and the manifest says that it is,"
         raise Damaged(what, name, 0)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from backends.log.format.records import (
+    FILE_HEADER_SIZE,
     MAX_SEQUENCE,
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -106,6 +107,11 @@ def first_nonzero(handle: ReadHandle, start: int, stop: int) -> int | None:
         if stripped:
             return position + len(block) - len(stripped)
     return None
+
+
+def has_records(segment: ReadHandle) -> bool:
+    """Whether the segment holds any record yet, be it torn: anything but zeros after the file header."""
+    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None
 
 
 def next_record(handle: ReadHandle, start: int, stop: int) -> int | None:

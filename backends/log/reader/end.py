@@ -8,14 +8,13 @@ from backends.base import Position
 from backends.errors import Damaged
 from backends.log.format.documents import MANIFEST, Manifest, Session
 from backends.log.format.records import (
-    FILE_HEADER_SIZE,
     MAX_SEQUENCE,
     is_part_of,
     segment_index,
     segment_name,
     snapshot_name,
 )
-from backends.log.format.torn import End, Tail, first_nonzero
+from backends.log.format.torn import End, Tail, has_records
 from backends.log.reader.generation import old_manifest
 from backends.log.reader.kept import is_kept, read_kept
 from backends.log.reader.misnamed import misnamed
@@ -120,7 +119,7 @@ def _reader_of(handle: ReadHandle, name: str, manifest: Manifest, index: int) ->
     try:
         return RecordReader(handle, name, file, None, None)
     except Damaged:
-        if index == manifest.first_segment or first_nonzero(handle, FILE_HEADER_SIZE, handle.size()) is not None:
+        if index == manifest.first_segment or has_records(handle):
             raise
         return RecordReader(handle, name, file, None, None, any_key=True)
 

@@ -104,7 +104,8 @@ def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[S
     while change is not None:
         number, stream = change.segment, change.stream
         records = _records(reader, number)
-        unpacker, name = Unpacker(records.file), records.name
+        unpacker, name = Unpacker(), records.name
+        unpacker.go_on_in(records.file)
         for record in records.records():
             if record.offset < stream:
                 continue

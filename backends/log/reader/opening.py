@@ -9,8 +9,8 @@ from backends import keyring
 from backends.errors import Damaged, NotABackup
 from backends.log.format.documents import KEPT, MANIFEST, SESSION, Kept, Manifest, Session
 from backends.log.format.members import MEMBERS, MembersDocument
-from backends.log.format.records import FILE_HEADER_SIZE, segment_index, segment_name, snapshot_name
-from backends.log.format.torn import first_nonzero
+from backends.log.format.records import segment_index, segment_name, snapshot_name
+from backends.log.format.torn import has_records
 from backends.log.reader.absent import no_manifest
 from backends.log.reader.generation import Reader
 from backends.log.reader.misnamed import misnamed
@@ -114,7 +114,7 @@ def _open_log(storage: Storage, manifest: Manifest, indexes: range, files: ExitS
         files.callback(handle.close)
         segments.append((index, handle))
     begun = len(segments)
-    while begun > 1 and not _begun(segments[begun - 1][1]):
+    while begun > 1 and not has_records(segments[begun - 1][1]):
         begun -= 1
     return Log(manifest, segments, begun)
 
@@ -176,8 +176,3 @@ def read_members(storage: Storage) -> MembersDocument | None:
         return MembersDocument.decode(storage.read_small(MEMBERS))
     except FileNotFoundError:
         return None
-
-
-def _begun(segment: ReadHandle) -> bool:
-    """Whether the segment holds any record yet, be it torn: anything but zeros after the file header."""
-    return first_nonzero(segment, FILE_HEADER_SIZE, segment.size()) is not None

@@ -186,12 +186,9 @@ class Changes(_Pass):
 
     def _unpacked(self) -> Iterator[tuple[Record, Sequence[str]]]:
         """Every record after the snapshot, with its statements."""
-        base = self._log.manifest.base
-        unpacker: Unpacker | None = None
+        unpacker, base = Unpacker(), self._log.manifest.base
         good = base.data_version
         for reader, run in self._runs():
-            if unpacker is None:
-                unpacker = Unpacker(reader.file)
             unpacker.go_on_in(reader.file)
             ready: list[tuple[Record, Sequence[str]]] = []
             for record in run:

@@ -23,14 +23,16 @@ class Unreadable(Exception):
 class Unpacker:
     """Unpacks the records of a log. Every record must pass through it in order, even one that the caller skips."""
 
-    def __init__(self, file: FileHeader) -> None:
-        """`file` is the segment in which the records begin. Raises KeyNeeded if it is encrypted and its key unknown."""
+    def __init__(self) -> None:
         self._stream: Decompressor | None = None
-        self._file = file
-        self._opener = None if file.key is None else Opener(known_key(file.key), file)
+        self._file: FileHeader | None = None
+        self._opener: Opener | None = None
 
     def go_on_in(self, file: FileHeader) -> None:
-        """The next records are those of this segment. An encrypted stream never goes on in another one."""
+        """The next records are those of this segment. An encrypted stream never goes on in another one.
+
+        Raises KeyNeeded if the segment is encrypted and its key unknown.
+        """
         if file != self._file:
             self._file = file
             self._opener = None if file.key is None else Opener(known_key(file.key), file)

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from backends.base import Position
 from backends.log.format.codec import LEVEL_CHANGES, Compressor
-from backends.log.format.encryption import Mask, Sealer, known_key, stored_size
+from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -43,9 +43,7 @@ class Segment:
         self._storage, self._options = storage, options
         self.handle, self.index, self.end, self.allocated = handle, file.number, end, allocated
         self._stream: Compressor | None = None
-        key = None if file.key is None else known_key(file.key)
-        self._mask = Mask(key)
-        self._sealer = None if key is None else Sealer(key, file)
+        self._sealer = None if file.key is None else Sealer(known_key(file.key), file)
         self._preallocating = threading.Lock()
         self._failed = False
         """Set by the first append that fails: from then on no zeros are written to the file."""
@@ -73,7 +71,7 @@ class Segment:
         sealer, length = self._sealer, len(payload)
         if sealer is not None:
             begins = bool(flags & Flag.FRAME)
-            length, database = stored_size(length, begins_stream=begins), self._mask(database)
+            length, database = stored_size(length, begins_stream=begins), sealer.mask(database)
         header = RecordHeader(
             RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
             after.sequence + 1, now, database, after.checksum, 0,

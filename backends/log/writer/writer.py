@@ -163,27 +163,28 @@ class Writer:
         self, source: SnapshotSource, reason: str, announce: Announce | None, encrypt: DataKey | None
     ) -> None:
         old, position, current = self.manifest, self.position, self._current
-        key = old.key if encrypt is None else encrypt.id
+        new_key = None if encrypt is None or encrypt.id == old.key else encrypt.id
+        key = new_key or old.key
         generation = next_generation(self.storage, old.generation)
         file = replace(old.snapshot_header(generation), key=key)
         written = write_snapshot(self.storage, file, source.data_version, source.pieces, self._options)
         current.publish_snapshot(written, generation)
-        if key is not None and key != old.key:
-            self._segments.encrypt(key)
+        if new_key is not None:
+            self._segments.encrypt(new_key)
         first = self._segments.prepare()
         # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
         checksum = secrets.randbits(32)
         base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
-        if disagrees and key == old.key:  # a generation that everybody can read is not kept
+        if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
             last = self._segments.current.index
             keep_generation(self.storage, Kept(old, last, position.data_version, time_now()))
         if announce is not None:
             announce(Position(source.data_version, position.sequence, checksum))
-        if key is not None and key != old.key:
+        if new_key is not None:
             # Before the manifest: readers do not believe a plain marker once the manifest says that all is encrypted.
-            self._fence.encrypt(key)
+            self._fence.encrypt(new_key)
         current.publish(generation, base, first.index, reason, source.node_id, key)
         self._segments.begin_generation()
         self.position = Position(source.data_version, position.sequence, checksum, time_now())
