@@ -1,8 +1,8 @@
 """Backups that are encrypted although the test does not say so: what holds for plain ones holds for them."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from backends.base import Position, SnapshotSource
@@ -21,50 +21,50 @@ def no_slots(key: DataKey) -> None:
     """Leave no key slot in the backup: its key is in this process, and that is enough for a test."""
 
 
-_create = Backup.create
+_Create = Callable[[Backup, SnapshotSource, StoreSlots | None], Position]
+_create: _Create = Backup.create
 
 
 @contextmanager
-def plain_unless_told() -> Iterator[None]:
-    """`Backup.create` does as it is told, until the end of this context: for a test that says itself what it wants."""
-    before, Backup.create = Backup.create, _create  # type: ignore[method-assign]
+def _creating(create: _Create) -> Iterator[None]:
+    """This is what `Backup.create` does, until the end of this context."""
+
+    def created(self: Backup, source: SnapshotSource, encrypt: StoreSlots | None = None) -> Position:
+        return create(self, source, encrypt)
+
+    before, Backup.create = Backup.create, created  # type: ignore[method-assign]
     try:
         yield
     finally:
         Backup.create = before  # type: ignore[method-assign]
 
 
-@contextmanager
-def encrypted_by_default() -> Iterator[None]:
+def _encrypting(store_in: Callable[[Backup], StoreSlots]) -> AbstractContextManager[None]:
+    """`Backup.create` encrypts unless it is told how, and leaves the slots that the result of `store_in` stores."""
+    create: _Create = Backup.create
+    return _creating(lambda backup, source, encrypt: create(backup, source, encrypt or store_in(backup)))
+
+
+def plain_unless_told() -> AbstractContextManager[None]:
+    """`Backup.create` does as it is told, until the end of this context: for a test that says itself what it wants."""
+    return _creating(_create)
+
+
+def encrypted_by_default() -> AbstractContextManager[None]:
     """`Backup.create` encrypts unless it is told how, until the end of this context."""
-    create = Backup.create
-
-    def encrypting(self: Backup, source: SnapshotSource, encrypt: StoreSlots | None = None) -> Position:
-        return create(self, source, encrypt or no_slots)
-
-    Backup.create = encrypting  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Backup.create = create  # type: ignore[method-assign]
+    return _encrypting(lambda backup: no_slots)
 
 
-@contextmanager
-def encrypted_for_node(directory: Path) -> Iterator[None]:
+def encrypted_for_node(directory: Path) -> AbstractContextManager[None]:
     """`Backup.create` encrypts unless it is told how, until the end of this context, and the node in `directory` has
     all that its plugin needs: the key, in `backup.key`, and the `hsm_secret` that the backup has a key slot for."""
     (directory / "hsm_secret").write_bytes(SECRET)
-    create = Backup.create
 
-    def encrypting(self: Backup, source: SnapshotSource, encrypt: StoreSlots | None = None) -> Position:
+    def store_in(backup: Backup) -> StoreSlots:
         def store(key: DataKey) -> None:
-            publish_keys(self.storage, new_keys(key, hsm_derived=derived_secret(SECRET, MAKESECRET_INFO)))
+            publish_keys(backup.storage, new_keys(key, hsm_derived=derived_secret(SECRET, MAKESECRET_INFO)))
             write_key(directory, key)
 
-        return create(self, source, encrypt or store)
+        return store
 
-    Backup.create = encrypting  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Backup.create = create  # type: ignore[method-assign]
+    return _encrypting(store_in)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.encrypted import Safe, encrypt
 from tests.end_to_end.world import World
 from tests.fake_lightningd import History
 
@@ -13,6 +14,18 @@ def old_node(world: World, history: History) -> World:
     """A node with a database and without a backup."""
     world.run_without_plugin([history.first(), *history.notes(5)])
     return world
+
+
+@pytest.fixture
+def no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user that runs the tests has no node in ~/.lightning: a key there would be found, too."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def safe(world: World) -> Safe:
+    """What the operator of the node with the encrypted backup keeps elsewhere."""
+    return encrypt(world)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,20 +9,11 @@ from backends import backup_at
 from backends.log.key_slots import publish_keys, read_keys, without
 from backends.node.key_file import KEY_FILE
 from tests.cli.cli_asserts import assert_refused
-from tests.cli.encrypted import PASSPHRASE, Safe, cli, encrypt
+from tests.cli.encrypted import PASSPHRASE, Safe, cli
 from tests.end_to_end.world import World, tree
 from tests.known_secret import NODE_ID, SECRET
 
-
-@pytest.fixture(autouse=True)
-def _no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def safe(world: World) -> Safe:
-    """What the operator of the node with the encrypted backup keeps elsewhere."""
-    return encrypt(world)
+pytestmark = pytest.mark.usefixtures("no_node_of_this_user")
 
 
 def test_status_without_key_names_key_and_slots_but_no_node(world: World, safe: Safe) -> None:

@@ -13,22 +13,13 @@ from backends.log.ciphertext import check_ciphertext
 from backends.log.format.documents import MANIFEST, Manifest
 from backends.log.format.records import FILE_HEADER_SIZE, RECORD_HEADER_SIZE, segment_index
 from tests.cli.cli_asserts import assert_refused
-from tests.cli.encrypted import Safe, cli, encrypt
+from tests.cli.encrypted import Safe, cli
 from tests.end_to_end.db_compare import everything
 from tests.end_to_end.world import World, said_at, tree
 from tests.fake_lightningd import History
 from tests.log.test_encrypted_tampering import Stored, chained, records_of
 
-
-@pytest.fixture(autouse=True)
-def _no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def safe(world: World) -> Safe:
-    """What the operator of the node with the encrypted backup keeps elsewhere."""
-    return encrypt(world)
+pytestmark = pytest.mark.usefixtures("no_node_of_this_user")
 
 
 def segments(world: World) -> list[Path]:

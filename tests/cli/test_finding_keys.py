@@ -19,16 +19,7 @@ from tests.cli.on_a_terminal import on_a_terminal
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.world import World, tree
 
-
-@pytest.fixture(autouse=True)
-def _no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def safe(world: World) -> Safe:
-    """What the operator of the node with the encrypted backup keeps elsewhere."""
-    return encrypt(world)
+pytestmark = pytest.mark.usefixtures("no_node_of_this_user")
 
 
 def restored_equals(place: Path, world: World) -> bool:

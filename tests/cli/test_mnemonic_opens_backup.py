@@ -18,9 +18,7 @@ WORDS = b"ritual idle hat sunny universe pluck key alpha wing cake have wedding"
 OTHER_WORDS = b"blame expire peanut sell door zoo bundle motor truth outside artist siren"
 
 
-@pytest.fixture(autouse=True)
-def _no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("no_node_of_this_user")
 
 
 def put_mnemonic(path: Path, words: bytes = WORDS) -> Path:

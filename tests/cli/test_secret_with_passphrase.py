@@ -21,9 +21,7 @@ QUESTION = "Passphrase of "
 Files = dict[str, Path]
 
 
-@pytest.fixture(autouse=True)
-def _no_node_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("no_node_of_this_user")
 
 
 @pytest.fixture(autouse=True)

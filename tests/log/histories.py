@@ -22,7 +22,7 @@ from backends.log.writer.writer import Writer
 from backends.places.base import Place
 from backends.storage.base import Storage
 from tests.fake_lightningd.calls import Call, History
-from tests.log.model import Model
+from tests.log.model import Model, contents
 
 CAMPAIGN = 20 if os.environ.get("LIGHTNINGD_BACKUP_CAMPAIGN", "0") != "0" else 1
 """How many times as many random cases a campaign tries."""
@@ -114,6 +114,17 @@ class Node:
         self._writer = None
         self._writer = self.backup().open(report, session)
         return self._writer.position
+
+    def go_on(self, session: str) -> None:
+        """Open the backup after a step that may have failed: it must hold what it held before the step, or after."""
+        found = contents(self.backup())
+        assert self.next is not None
+        if found != self.now.contents:
+            assert found == self.next.contents
+            self.model = self.next
+        self.next = self.model
+        self.history.version = self.now.version
+        self.open(session)
 
     @property
     def writer(self) -> Writer:

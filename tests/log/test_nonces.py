@@ -152,15 +152,7 @@ class Life:
         self._start_again()
 
     def _start_again(self) -> None:
-        node = self.node
-        found = contents(node.backup())
-        assert node.next is not None
-        if found != node.now.contents:
-            assert found == node.next.contents
-            node.model = node.next
-        node.next = node.model
-        node.history.version = node.now.version
-        node.open("after a failure")
+        self.node.go_on("after a failure")
 
 
 def lives(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[tuple[Recorder, Life]]:

@@ -110,6 +110,25 @@ RUNNING: dict[Callable[[World], object], int] = {
 """What may happen, and how often out of a hundred times."""
 
 
+def cut_at_every_operation(
+    life: Callable[[World], None], points: int, every: int, world_at: Callable[[str], World]
+) -> None:
+    """Live the life once for every so many of its `points`, each time with a power cut there. Raises Lost.
+
+    `world_at` makes a world in the directory of that name.
+    """
+    for cut in range(1, points, every):
+        world = world_at(str(cut))
+        with world.playing():
+            world.power.cut_at += world.power.points + cut
+            protected(world, lambda world=world: life(world))  # type: ignore[misc]
+            look_now(world)
+            try:
+                finish(world)
+            except Lost as error:
+                raise Lost(f"{life.__name__}, power cut at operation {cut} of {points}: {error}") from error
+
+
 def finish(world: World) -> None:
     """Everything is repaired and connected. Then the node starts, and every member becomes whole."""
     world.power.cut_at = 0

@@ -27,9 +27,9 @@ from backends.members.survey import look_at
 from backends.storage.base import Storage
 from tests.log.histories import CAMPAIGN, backup_in
 from tests.members.mirror_checks import look_now, readable_files
-from tests.members.mirror_histories import finish, history, protected
+from tests.members.mirror_histories import cut_at_every_operation, history
 from tests.members.mirror_world import Encrypted, World
-from tests.members.truth import Lost, ids_in
+from tests.members.truth import ids_in
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 EVERY = 1 if CAMPAIGN > 1 else 13
@@ -246,16 +246,7 @@ def test_power_cut_at_every_operation_of_change_over_loses_nothing(
         life(whole)
         assert whole.counts["changed over"] == 1
         points = whole.power.points
-    for cut in range(1, points, EVERY):
-        world = World(tmp_path / str(cut), 1, encrypted=Encrypted.LATER)
-        with world.playing():
-            world.power.cut_at += world.power.points + cut
-            protected(world, lambda world=world: life(world))  # type: ignore[misc]
-            look_now(world)
-            try:
-                finish(world)
-            except Lost as error:
-                raise Lost(f"{life.__name__}, power cut at operation {cut} of {points}: {error}") from error
+    cut_at_every_operation(life, points, EVERY, lambda name: World(tmp_path / name, 1, encrypted=Encrypted.LATER))
 
 
 @pytest.mark.parametrize("encrypted", [Encrypted.ALWAYS, Encrypted.LATER])
@@ -271,31 +262,35 @@ def put_back(world: World, name: str, disk: SimulatedDisk) -> None:
     world.machines[name].put(disk.crash(Random(0)))
 
 
+def set_back_to_before_change_over(world: World) -> None:
+    """The node has changed over and gone on; then somebody puts back at one member what was there before."""
+    started(world)
+    commits(world)
+    world.copy("a")
+    world.change_over()
+    commits(world)
+    world.stop()
+    put_back(world, "a", world.copies["a"][-1])
+
+
+def goes_on_and_refills(world: World) -> None:
+    """The node starts with the other member alone, and fills this one again with nothing that everybody can read."""
+    started(world)
+    assert world.running is not None and list(world.running.mirror.in_sync) == ["b"]
+    caught_up(world, "a")
+    commits(world)
+    assert readable_files(storage_of(world, "a")) == []
+
+
 def test_whole_old_generation_from_before_change_over_is_not_gone_on_from(plain: World) -> None:
-    started(plain)
-    commits(plain)
-    plain.copy("a")
-    plain.change_over()
-    commits(plain)
-    plain.stop()
-    put_back(plain, "a", plain.copies["a"][-1])
+    set_back_to_before_change_over(plain)
     with pytest.raises(Exception, match="not encrypted"):
         look_at(backup_in(storage_of(plain, "a")), plain.backup_id, "a")
-    started(plain)
-    assert plain.running is not None and list(plain.running.mirror.in_sync) == ["b"]
-    caught_up(plain, "a")
-    commits(plain)
-    assert readable_files(storage_of(plain, "a")) == []
+    goes_on_and_refills(plain)
 
 
 def test_only_old_generation_from_before_change_over_is_refused(plain: World) -> None:
-    started(plain)
-    commits(plain)
-    plain.copy("a")
-    plain.change_over()
-    commits(plain)
-    plain.stop()
-    put_back(plain, "a", plain.copies["a"][-1])
+    set_back_to_before_change_over(plain)
     for _ in range(5):
         assert plain.start(["a"]) == "refused"
 
@@ -356,11 +351,7 @@ def test_plain_manifest_of_known_epoch_at_one_member_is_refilled(world: World, t
     manifest = replace(read_manifest(storage_of(world, "a")), key=None, node_id=None)
     storage_of(world, "a").publish(MANIFEST, manifest.encode())
     keyring.take(known)
-    started(world)
-    assert world.running is not None and list(world.running.mirror.in_sync) == ["b"]
-    caught_up(world, "a")
-    commits(world)
-    assert readable_files(storage_of(world, "a")) == []
+    goes_on_and_refills(world)
 
 
 def appended(storage: Storage) -> None:

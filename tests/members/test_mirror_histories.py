@@ -11,10 +11,8 @@ from tests.encrypted import EVERYTHING
 from tests.log.histories import CAMPAIGN
 from tests.members.broken import BROKEN
 from tests.members.machines import Fault
-from tests.members.mirror_checks import look_now
-from tests.members.mirror_histories import finish, history, protected
+from tests.members.mirror_histories import cut_at_every_operation, history
 from tests.members.mirror_world import World
-from tests.members.truth import Lost
 from tests.storage.simulated import SimulatedStorage
 
 EVERY = 1 if CAMPAIGN > 1 else 17
@@ -138,13 +136,4 @@ def test_power_cut_at_every_operation_loses_nothing_acknowledged(life: Callable[
         assert whole.counts["joined"] > 0
         assert whole.counts["compactions"] > 0
         points = whole.power.points
-    for cut in range(1, points, EVERY):
-        world = World(tmp_path / str(cut), seed)
-        with world.playing():
-            world.power.cut_at += world.power.points + cut
-            protected(world, lambda world=world: life(world))  # type: ignore[misc]
-            look_now(world)
-            try:
-                finish(world)
-            except Lost as error:
-                raise Lost(f"{life.__name__}, power cut at operation {cut} of {points}: {error}") from error
+    cut_at_every_operation(life, points, EVERY, lambda name: World(tmp_path / name, seed))
