@@ -1,5 +1,6 @@
 """Which file is really the node's database: `--wallet=sqlite3://main:replica` names two; it is never the replica."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,8 +73,12 @@ def warn_of_other_main(directory: Path, database: Path) -> None:
 
 
 def _usual_places() -> list[Path]:
+    """The network directories below the usual home of a node, as far as this user may look there.
+
+    `sudo -u` may leave root's HOME in the environment of a user who may not enter it.
+    """
     homes = [expanded(home) for home in _USUAL]
-    return [home / network for home in homes for network in NETWORKS if (home / network).is_dir()]
+    return [home / network for home in homes for network in NETWORKS if os.path.isdir(home / network)]  # noqa: PTH112
 
 
 def _wallet(directory: Path) -> Wallet | None:
