@@ -29,7 +29,7 @@ from backends.log.format.records import (
     snapshot_name,
 )
 from backends.log.known_damage import DAMAGE, KnownDamage
-from backends.log.reader.last_changes import read_end, statements_of
+from backends.log.reader.last_changes import database_before, read_end, statements_of
 from backends.log.writer.options import LogOptions
 from tests.encrypted import no_slots
 from tests.log.corruption import Files, backup_of, files_in
@@ -46,6 +46,11 @@ OPTIONS = LogOptions(
 DATABASE = b"SQLite format 3\0" + noise(400_000).encode()
 
 Refusal = (Damaged, NotABackup, NotEncrypted)
+
+
+def looked_before(statements: tuple[str, ...]) -> int:
+    """The fingerprint of the database before this change: here any number that differs from change to change."""
+    return crc32(repr(statements).encode()) or 1
 
 
 class Made:
@@ -66,6 +71,7 @@ class Made:
     def _session(self, count: int, version: int) -> None:
         with closing(backup_in(self.storage, OPTIONS).open(silent, f"session-{version}")) as writer:
             for change in changes(count, version, 500):
+                change.database = looked_before(tuple(change.statements))
                 writer.append(change)
                 self.note()
                 writer.maintain()
@@ -154,16 +160,19 @@ def refused(files: Files, states: list[Contents]) -> str:
 
 
 def roll_forward_is_refused_or_the_same(files: Files, states: list[Contents]) -> None:
-    """A start reads only the end of the log: what it would execute is what the node once sent, too."""
+    """A start reads only the end of the log: what it would execute is what the node once sent, too, and so is the
+    fingerprint by which it is recognized as missing."""
     known = {change for state in states for change in state.changes}
     try:
         with backup_of(files).read() as reader:
             end = read_end(reader)
+            before = [database_before(reader, change) for change in end.changes]
             found = [(change.header.data_version, tuple(each)) for change, each in
                      zip(end.changes, statements_of(reader, end.changes), strict=True)]  # fmt: skip
     except Refusal:
         return
     assert set(found) <= known
+    assert before == [looked_before(statements) for _, statements in found]
 
 
 def test_untouched_backup_is_read(made: Made) -> None:

@@ -104,7 +104,7 @@ class SnapshotReader:
         read = 0
         for reader, record in self._until_end():
             header = record.header
-            shortest = stored_size(0, begins_stream=header.sequence == 1) if self._file.key is not None else 0
+            shortest = stored_size(0, header.sequence == 1) if self._file.key is not None else 0
             stored_end = END_RECORD.size + shortest
             if header.flags or header.length < shortest:
                 raise reader.damaged("a record that no snapshot contains", record.offset)
@@ -130,7 +130,7 @@ class SnapshotReader:
         if self._file.key is None:
             return self._ends_with(END_RECORD.size)
         # In a snapshot of no database, this record is the first one, and begins the stream.
-        return any(self._ends_with(stored_size(END_RECORD.size, begins_stream=begins)) for begins in (False, True))
+        return any(self._ends_with(stored_size(END_RECORD.size, begins)) for begins in (False, True))
 
     def _ends_with(self, payload: int) -> bool:
         """Whether the last file ends with an end record whose payload has this many stored bytes."""

@@ -89,7 +89,7 @@ def write_snapshot(
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
             begins = chain.sequence == 0
-            length = len(payload) if sealer is None else stored_size(len(payload), begins_stream=begins)
+            length = len(payload) if sealer is None else stored_size(len(payload), begins)
             fields = RecordHeader(
                 RECORD_MAGIC, kind, Flag.NONE, length, unpacked, data_version,
                 chain.sequence + 1, time_now(), 0, chain.checksum, 0,
