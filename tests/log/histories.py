@@ -171,7 +171,7 @@ class Node:
         with open_generation(self.plain) as generation, ExitStack() as files:
             file = generation.manifest.snapshot_header(compacted.generation)
             parts = open_parts(self.plain, compacted.written, files, self.plain.names())
-            return b"".join(SnapshotReader(parts, file, compacted.base.data_version))
+            return b"".join(SnapshotReader(parts, file, compacted.base))
 
 
 def database(committed: tuple[Change, ...]) -> bytes:

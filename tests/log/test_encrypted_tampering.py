@@ -8,6 +8,7 @@ put a whole earlier state back, of which the last test shows what it takes; only
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -31,6 +32,7 @@ from backends.log.format.records import (
 from backends.log.known_damage import DAMAGE, KnownDamage
 from backends.log.reader.last_changes import database_before, read_end, statements_of
 from backends.log.writer.options import LogOptions
+from backends.log.writer.snapshot import write_snapshot
 from tests.encrypted import no_slots
 from tests.log.corruption import Files, backup_of, files_in
 from tests.log.histories import backup_in, changes, noise, silent, source
@@ -415,6 +417,24 @@ def test_snapshot_records_changed_dropped_or_swapped_are_refused(made: Made) -> 
         each = list(records)
         each[number] = each[number][0]._replace(**{field: getattr(each[number][0], field) - 1}), each[number][1]
         assert refused({**made.files, name: chained(header, each, 0, 0)[:-700]}, made.states) == "Damaged"
+
+
+@pytest.mark.parametrize("checksum", [0, 1, -1])
+def test_snapshot_that_was_never_published_is_refused(made: Made, checksum: int) -> None:
+    """Of the same generation and version, whole, and written by the node: its attempt to publish it had failed."""
+    manifest = Manifest.decode(made.files[MANIFEST])
+    base = replace(manifest.base, checksum=(manifest.base.checksum + checksum) % (1 << 32))
+    written = write_snapshot(made.storage, manifest.snapshot_header(), base, [b"another database"], OPTIONS)
+    files = {**made.files, snapshot_name(manifest.generation): files_in(made.storage)[written]}
+    if checksum == 0:  # nothing but this number tells them apart
+        assert contents(backup_of(files)).snapshot == b"another database"
+        return
+    assert refused(files, made.states) == "Damaged"
+    with pytest.raises(Damaged, match="not the snapshot that the manifest names"), backup_of(files).read() as reader:
+        reader.snapshot.check_ends()
+    keyring.forget()
+    with backup_of(files).read() as reader, pytest.raises(Damaged, match="not the snapshot that the manifest names"):
+        list(reader.snapshot.check_stored())
 
 
 def test_what_only_the_nodes_side_can_tell_is_a_whole_earlier_state_and_nothing_else(made: Made) -> None:
