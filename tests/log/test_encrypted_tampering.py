@@ -6,9 +6,10 @@ put a whole earlier state back, of which the last test shows what it takes; only
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from zlib import crc32
 
 import pytest
@@ -110,10 +111,19 @@ class Made:
         return key
 
 
+@cache
+def made_once() -> tuple[Made, DataKey]:
+    """What `made` gives, and its key; it is never changed."""
+    made = Made()
+    return made, made.key
+
+
 @pytest.fixture
-def made() -> Iterator[Made]:
-    """The backup of one node."""
-    yield Made()
+def made() -> Made:
+    """The backup of one node, whose key this process knows."""
+    made, key = made_once()
+    keyring.add(key)
+    return made
 
 
 Stored = tuple[RecordHeader, bytes]
