@@ -7,6 +7,7 @@ damaged, 130 stopped by Ctrl-C.
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,27 @@ from backends.errors import BackupError
 from backends.system import interrupts
 from backends.text import unexpected
 from backup_cli import as_owner
-from backup_cli.commands.check_config import check_config
-from backup_cli.commands.compact import compact
-from backup_cli.commands.destinations import destinations
-from backup_cli.commands.drill import drill
-from backup_cli.commands.import_ import import_
-from backup_cli.commands.init import init
-from backup_cli.commands.keys import keys
-from backup_cli.commands.member_add import member_add
-from backup_cli.commands.member_remove import member_remove
-from backup_cli.commands.members import members
-from backup_cli.commands.restore import restore
-from backup_cli.commands.resync import resync
-from backup_cli.commands.status import status
-from backup_cli.commands.verify import verify
-from backup_cli.commands.versions import versions
 from backup_cli.console import fail, forget_warnings, say
 from backup_cli.for_programs import hand_out_error, wanted
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The commands, each imported only when it is wanted: importing all takes longer than most of them run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(f"backup_cli.commands.{module}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="backup-cli")
 def cli() -> None:
     """A backup of a Core Lightning node that holds every committed transaction.
@@ -47,26 +49,24 @@ def cli() -> None:
     """
 
 
-COMMANDS = (
-    init,
-    restore,
-    import_,
-    verify,
-    status,
-    versions,
-    compact,
-    resync,
-    drill,
-    check_config,
-    destinations,
-    members,
-    member_add,
-    member_remove,
-    keys,
-)
-
-for command in COMMANDS:
-    cli.add_command(command)
+COMMANDS = {
+    "init": "init:init",
+    "restore": "restore:restore",
+    "import": "import_:import_",
+    "verify": "verify:verify",
+    "status": "status:status",
+    "versions": "versions:versions",
+    "compact": "compact:compact",
+    "resync": "resync:resync",
+    "drill": "drill:drill",
+    "check-config": "check_config:check_config",
+    "destinations": "destinations:destinations",
+    "members": "members:members",
+    "member-add": "member_add:member_add",
+    "member-remove": "member_remove:member_remove",
+    "keys": "keys:keys",
+}
+"""What is typed for each command → its module in `commands/`, and its name there."""
 
 
 def main(arguments: list[str] | None = None) -> None:

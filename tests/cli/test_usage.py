@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backup_cli.main import cli
+from backup_cli import main
 from tests.end_to_end.world import World, backup_cli, command, spawned
 from tests.fake_lightningd import History
 from tests.log.histories import CAMPAIGN
 
-COMMANDS = sorted(cli.commands)
+COMMANDS = sorted(main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
