@@ -84,17 +84,17 @@ class ObjectStore(ABC):
         """Whole small objects in this order. They are fetched in parallel, ahead of use, in bounded memory."""
 
     @abstractmethod
-    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        """The objects whose keys begin with `prefix` and come after the key `after`, sorted by key.
-
-        The store is asked for a page at a time, and only when the caller gets there.
-        """
-
-    @abstractmethod
     def prefixes(self, prefix: str) -> list[str]:
         """The next component of every longer path that begins with `prefix`, which ends in "/" or is empty; sorted.
 
         With the objects `a/1/x` and `a/2/y`, `prefixes("a/")` is `["1", "2"]`.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """The objects whose keys begin with `prefix` and come after the key `after`, sorted by key.
+
+        The store is asked for a page at a time, and only when the caller gets there.
         """
 
     @abstractmethod
