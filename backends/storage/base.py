@@ -125,6 +125,20 @@ class WriteHandle(ABC):
     @abstractmethod
     def truncate(self, size: int) -> None: ...
 
+    def tidy(self) -> None:  # noqa: B027 (most storage has nothing to tidy)
+        """Maintain what is stored. Called from time to time, not in the thread that writes, which never waits for it.
+
+        Returns soon: what takes long is done in a thread of the storage's own. Raises OSError if that has failed since
+        the last call; nothing is lost then.
+        """
+
+    def finish(self) -> None:  # noqa: B027
+        """No more will be written to this file: storage that keeps each durable write by itself may now store it more
+        compactly.
+
+        Best effort: a failed or killed call leaves the file whole. Returns soon, as `tidy` does. Raises OSError.
+        """
+
     @abstractmethod
     def close(self) -> None: ...
 
@@ -207,6 +221,14 @@ class Storage(ABC):
 
     def check_lock(self) -> None:  # noqa: B027 (storage without locks has nothing to check)
         """Raise what `lock` would raise if another process holds the lock. Creates, changes and holds nothing."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether each request is paid for or goes far: whoever only looks whether something has changed looks rarely.
+
+        Only for storage in which `seal` stops another writer for certain.
+        """
+        return False
 
     def is_level(self) -> bool:
         """Whether all copies of a file are equal, as they always are where there is only one.
