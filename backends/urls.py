@@ -56,6 +56,11 @@ class Destination:
         """Whether the URL names no host, or `localhost`."""
         return self.host in ("", "localhost")
 
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it is reached through a mount of this machine: a disk, a stick, a mounted share."""
+        return self.scheme in ("file", "usb") or (self.scheme == "nfs" and self.names_no_other_machine)
+
 
 def quote(text: str, safe: str = "/") -> str:
     """The text percent-encoded for a URL; works for a path that is not UTF-8, too."""
@@ -65,6 +70,14 @@ def quote(text: str, safe: str = "/") -> str:
 def unquote(text: str) -> str:
     """Undo `quote`."""
     return _unquote(text, errors="surrogateescape")
+
+
+def names_a_mount(url: str) -> bool:
+    """Whether what this URL names is reached through a mount of this machine. Text that is no URL is taken for that."""
+    try:
+        return parse_url(url).is_mounted
+    except BadURL:
+        return True
 
 
 def parse_url(url: str) -> Destination:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT, commit_timeout_of
 from backends.errors import Unreachable
-from backends.urls import BadURL, parse_url
+from backends.urls import BadURL, names_a_mount, parse_url
 from backup_cli.console import say
 
 FIRST_WORD = 5.0
@@ -44,9 +44,14 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
     try:
         return asking.wait(max(timeout + _MARGIN - FIRST_WORD, 0.0))
     except NoAnswer:
+        check = (
+            "check whether the server or disk is up, and if it stays silent, remount it (umount -f, then mount)"
+            if names_a_mount(url)
+            else "check whether the server is up, and whether this machine can reach it"
+        )
         raise Unreachable(
-            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; check whether the server "
-            "or disk is up, and if it stays silent, remount it (umount -f, then mount); then repeat the command"
+            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; {check}; then repeat the "
+            "command"
         ) from None
 
 

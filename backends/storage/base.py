@@ -47,10 +47,19 @@ class Lock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes on the filesystem that holds the backup."""
+    """Bytes on the filesystem that holds the backup. A place that cannot tell says UNKNOWN_SPACE."""
 
     free: int
     total: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether these are numbers to show to people. No filesystem that can tell its size has an exbibyte."""
+        return self.total < UNKNOWN_SPACE.total
+
+
+UNKNOWN_SPACE = Space(1 << 60, 1 << 60)
+"""The space at a place that has no size of its own, such as a bucket: whatever a backup needs fits there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,11 @@ class Storage(ABC):
 
     def shares_disk_with(self, path: Path) -> bool:
         """Whether the failure of one disk of this machine may destroy both this directory and `path`."""
+        return False
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it is reached through a mount of this machine, so that a missing backup may mean a missing mount."""
         return False
 
     def why_unwritable(self) -> str | None:

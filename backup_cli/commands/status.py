@@ -182,7 +182,7 @@ def _table(looked: _Looked) -> None:
         ("log", f"{counted(seen.records, 'record')} in {size(seen.segment_bytes)} since the snapshot"),
         ("snapshot", f"{size(seen.snapshot_bytes)}, generation {seen.generation} ({begun})"),
         ("compacted", _compacted(seen)),
-        ("free space", f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"),
+        ("free space", _free_space(seen)),
         ("encrypted", "no" if looked.slots is None else looked.slots.in_words()),
         ("node", HIDDEN if seen.hidden else seen.node_id or "not known yet"),
     ]
@@ -203,6 +203,12 @@ _WHY_HIDDEN = (
     "This backup is encrypted, and its key is not here, so which node it is of is hidden, and so are its other members "
     "if it has several. Name what opens it: --hsm-secret FILE, --passphrase-file FILE or --key-file FILE"
 )
+
+
+def _free_space(seen: Status) -> str:
+    if seen.free_bytes is None or seen.total_bytes is None:
+        return "not known: this destination has no size of its own"
+    return f"{size(seen.free_bytes)} of {size(seen.total_bytes)}"
 
 
 def _compacted(seen: Status) -> str:

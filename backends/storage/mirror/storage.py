@@ -412,6 +412,10 @@ class MirrorStorage(Storage):
         """The space at the member with the least."""
         return min(self.each(lambda _, storage: storage.space()).values(), key=lambda space: space.free)
 
+    @property
+    def is_mounted(self) -> bool:
+        return any(storage.is_mounted for storage in self.in_sync.values())
+
     def shares_disk_with(self, path: Path) -> bool:
         return all(self.each(lambda _, storage: storage.shares_disk_with(path)).values())
 
