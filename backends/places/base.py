@@ -13,6 +13,9 @@ class Place(ABC):
     Making a Place does not touch the destination. Methods raise BackupError when the place fails.
     """
 
+    strangers: bool = False
+    """Whether people other than the operator may read what is kept there: a rented server, a bucket, a cluster."""
+
     @property
     @abstractmethod
     def storage(self) -> Storage:

@@ -18,9 +18,7 @@ def reaching(storage: Storage) -> Iterator[None]:
     except OSError as error:
         place = storage.describe()
         if isinstance(error, FileNotFoundError) and not _there(storage):
-            raise Unreachable(
-                f"there is no backup at {place}: {_look_for(storage)}", clause="there is no backup"
-            ) from (error)
+            raise Unreachable(_nothing_at(place, storage), clause="there is no backup") from error
         if isinstance(error, PermissionError) and (closed := closed_to_us(storage)):
             raise closed_error(f"{place} cannot be read by the user {user_name(os.geteuid())}", closed) from error
         if isinstance(error, FileNotFoundError):
@@ -37,13 +35,13 @@ def reaching(storage: Storage) -> Iterator[None]:
         ) from error
 
 
-def _look_for(storage: Storage) -> str:
+def _nothing_at(place: str, storage: Storage) -> str:
     if storage.is_mounted:
         return (
-            "is the disk or share that holds it mounted, and is the name right? Nothing was changed; mount it, or "
-            "correct the URL, then try again"
+            f"there is no backup at {place}: is the disk or share that holds it mounted, and is the name right? "
+            "Nothing was changed; mount it, or correct the URL, then try again"
         )
-    return "is the URL right? Nothing was changed; correct the URL, then try again"
+    return f"there is no backup at {place}: is the URL right? Nothing was changed; correct the URL, then try again"
 
 
 def closed_to_us(storage: Storage) -> list[Closed]:

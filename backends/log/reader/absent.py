@@ -33,8 +33,8 @@ def no_manifest(storage: Storage) -> NotABackup:
     nothing = f"there is no backup in {place} (it has no manifest)"
     if storage.is_mounted:
         return NotABackup(
-            f"{nothing}: is the disk or share that holds the backup mounted? Nothing was changed; mount it, or name the "
-            "directory that the backup is in."
+            f"{nothing}: is the disk or share that holds the backup mounted? Nothing was changed; mount it, or name "
+            "the directory that the backup is in."
         )
     return NotABackup(f"{nothing}: is the URL right? Nothing was changed; name the place that the backup is in.")
 
