@@ -32,7 +32,9 @@ def place_at(url: str) -> "Place":
         module, name = SCHEMES[destination.scheme].split(":")
     except KeyError:
         known = [f"{scheme}://" for scheme in SCHEMES]
-        raise BadURL(f"{url!r}: {meant.unknown_scheme(url, destination.scheme, known)}") from None
+        raise BadURL(
+            f"{meant.without_password(url)!r}: {meant.unknown_scheme(url, destination.scheme, known)}"
+        ) from None
     make = cast("Callable[[Destination], Place]", getattr(import_module(module), name))
     return make(destination)
 

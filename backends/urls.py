@@ -81,7 +81,8 @@ def names_a_mount(url: str) -> bool:
 
 
 def parse_url(url: str) -> Destination:
-    """The destination that a URL names. Raises BadURL."""
+    """The destination that a URL names. Raises BadURL, in whose message no password is repeated."""
+    shown = meant.without_password(url)
     try:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
@@ -89,18 +90,16 @@ def parse_url(url: str) -> Destination:
             parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape")
         )
     except ValueError as error:
-        raise BadURL(f"{url!r} is not a URL ({error}); write it like {EXAMPLE}") from None
+        raise BadURL(f"{shown!r} is not a URL ({error}); write it like {EXAMPLE}") from None
     if not parts.scheme:
         if not url:
             raise BadURL(f"an empty URL names no destination; write it like {EXAMPLE}")
-        raise BadURL(f"{url!r} is not a URL: {meant.without_scheme(url)}")
+        raise BadURL(f"{shown!r} is not a URL: {meant.without_scheme(url)}")
     path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
         if parts.netloc and parts.scheme != "file":  # with three slashes the server's name would become a directory
-            raise BadURL(
-                f"{url!r} names no directory; write it like {parts.scheme}://{parts.netloc}/path/lightning.bkp"
-            )
-        raise BadURL(f"{url!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
+            raise BadURL(f"{shown!r} {meant.without_rest(parts)}")
+        raise BadURL(f"{shown!r} names no destination: {meant.without_path(parts, EXAMPLE)}")
     if parts.fragment:
-        raise BadURL(f"{url!r} contains a #, which would cut the path off; write it as %23")
+        raise BadURL(f"{shown!r} contains a #, which would cut the path off; write it as %23")
     return Destination(parts.scheme, host, PurePosixPath(path), options)
