@@ -179,7 +179,8 @@ def _reach(bucket: Bucket) -> tuple[Bucket, Credentials]:
     region = bucket.region or found.region or _REGION
     # A name with dots is not covered by the certificate of *.s3.amazonaws.com.
     style = bucket.style or ("path" if endpoint or "." in bucket.name else "host")
-    return replace(bucket, endpoint=endpoint, region=region, style=style), found
+    profile = bucket.profile or found.profile
+    return replace(bucket, endpoint=endpoint, region=region, style=style, profile=profile), found
 
 
 _ONCE: "RetryConfig" = {"max_retries": 0}

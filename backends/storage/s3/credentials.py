@@ -36,6 +36,8 @@ class Credentials:
     token: str = ""
     region: str = ""
     endpoint: str = ""
+    profile: str = ""
+    """The profile that the environment names, if the keys are from that."""
 
     def describe(self) -> str:
         """The source and, so that a person can tell keys apart, how the key's id begins."""
@@ -81,7 +83,8 @@ def _from_profile(name: str, settings: dict[str, str], region: str, endpoint: st
     key_id, secret = settings.get("aws_access_key_id", ""), settings.get("aws_secret_access_key", "")
     if key_id and secret:
         token = settings.get("aws_session_token", "")
-        return Credentials(f"the profile {name} in {_credentials_file()}", key_id, secret, token, region, endpoint)
+        source = f"the profile {name} in {_credentials_file()}"
+        return Credentials(source, key_id, secret, token, region, endpoint, name if asked else "")
     if asked or any(setting in settings for setting in _ELSEWHERE):
         raise BackupError(
             f"the profile {name} has no aws_access_key_id and aws_secret_access_key in {_credentials_file()}; profiles "

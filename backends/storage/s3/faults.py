@@ -169,13 +169,13 @@ def error_of(answer: Answer, bucket: Bucket, who: str, timeout: float) -> OSErro
 _NEEDS = "it needs to list the bucket, and to get, put and delete objects in it"
 
 _REFUSALS = {
-    "AccessDenied": (errno.EACCES, "the store refuses {who} here ({detail}): " + _NEEDS),
-    "InvalidAccessKeyId": (errno.EACCES, "the store does not know the access key of {who}"),
-    "SignatureDoesNotMatch": (errno.EACCES, "the secret key does not belong to the access key of {who}"),
-    "ExpiredToken": (errno.EACCES, "the session token of {who} has expired"),
-    "NoCredentials": (errno.EACCES, "no credentials were found: put them into {where}"),
+    "AccessDenied": (errno.EKEYREJECTED, "the store refuses {who} here ({detail}): " + _NEEDS),
+    "InvalidAccessKeyId": (errno.EKEYREJECTED, "the store does not know the access key of {who}"),
+    "SignatureDoesNotMatch": (errno.EKEYREJECTED, "the secret key does not belong to the access key of {who}"),
+    "ExpiredToken": (errno.EKEYREJECTED, "the session token of {who} has expired"),
+    "NoCredentials": (errno.EKEYREJECTED, "no credentials were found: put them into {where}"),
     "RequestTimeTooSkewed": (
-        errno.EACCES,
+        errno.EKEYREJECTED,
         "this machine's clock differs from the store's by more than 15 minutes, "
         "and the store refuses such requests: set the clock (timedatectl)",
     ),
