@@ -134,6 +134,19 @@ class WriteHandle(ABC):
     @abstractmethod
     def truncate(self, size: int) -> None: ...
 
+    def tidy(self) -> None:  # noqa: B027 (most storage has nothing to tidy)
+        """Maintain what is stored, from time to time and while another thread writes, which never waits for this.
+
+        Raises OSError: then it was not done, and nothing is lost.
+        """
+
+    def finish(self) -> None:  # noqa: B027
+        """No more will be written to this file: storage that keeps each durable write by itself may now store it more
+        compactly.
+
+        Best effort: a failed or killed call leaves the file whole. Raises OSError.
+        """
+
     @abstractmethod
     def close(self) -> None: ...
 

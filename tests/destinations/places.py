@@ -4,11 +4,13 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.destinations.radosgw import Environment, Radosgw
 from tests.destinations.servers import Ganesha, Sshfs
 from tests.destinations.sticks import STICKS, Stick
 
 SHARES = ("nfs3", "nfs41", "sshfs")
-KINDS = (*SHARES, *STICKS)
+BUCKETS = ("s3",)
+KINDS = (*SHARES, *STICKS, *BUCKETS)
 
 
 class Places:
@@ -18,6 +20,8 @@ class Places:
         self._directory, self._stack = directory, stack
         self._ganesha: Ganesha | None = None
         self._sshfs: Sshfs | None = None
+        self._radosgw: Radosgw | None = None
+        self._bucket = ""
         self._sticks: dict[str, Stick] = {}
 
     @property
@@ -40,6 +44,17 @@ class Places:
             self._sshfs = share
         return self._sshfs
 
+    @property
+    def radosgw(self) -> Radosgw:
+        """The S3 server, running. From now on its keys are in the environment."""
+        if self._radosgw is None:
+            server = Radosgw(self._sub("radosgw"))
+            self._stack.callback(server.kill)
+            server.start()
+            self._stack.callback(Environment(self._sub("radosgw")).restore)
+            self._radosgw, self._bucket = server, server.bucket()
+        return self._radosgw
+
     def stick(self, kind: str) -> Stick:
         """The stick of this kind, plugged in."""
         if kind not in self._sticks or not self._sticks[kind].alive:
@@ -59,6 +74,9 @@ class Places:
         if kind == "sshfs":
             (self.sshfs.point / name).mkdir()
             return f"nfs://{self.sshfs.point / path}"
+        if kind in BUCKETS:
+            server = self.radosgw
+            return server.url(self._bucket, path)
         stick = self.stick(kind)
         (stick.point / name).mkdir()
         return stick.url(path)

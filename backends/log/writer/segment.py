@@ -138,6 +138,7 @@ class Segment:
         try:
             self.handle.truncate(self.end)
             self.handle.sync()
+            self.handle.finish()
         finally:
             self.handle.close()
 
