@@ -16,6 +16,7 @@ from backends.storage.objects.names import MARKER, SMALL, File, Found, Names, is
 from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, Windows
 from backends.storage.objects.store import Changed, Exists, ObjectStore
 from backends.storage.objects.sweeping import sweep
+from backends.storage.objects.upkeep import Upkeep
 from backends.storage.objects.writing import ObjectWriteHandle
 
 _ATTEMPTS = 50
@@ -37,6 +38,7 @@ class ObjectStorage(Storage):
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.files = store, Names(store)
+        self.upkeep = Upkeep()
         self._windows = Windows()
         self._pool: ThreadPoolExecutor | None = None
         self._guard = threading.Lock()
@@ -281,13 +283,17 @@ class ObjectStorage(Storage):
         return list(self._written.values())
 
     def sweep_if_due(self) -> None:
-        """Delete what nobody needs any more, if it is time for that. For the maintenance thread. Raises OSError."""
+        """Have what nobody needs any more deleted, if it is time for that."""
         now = time.monotonic()
         if self._sweep_at is None:
             self._sweep_at = now + SWEEP_AFTER
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
-            sweep(self.store, self.files, list(self._written))
+            self.upkeep.ask("sweep", self.sweep)
+
+    def sweep(self) -> None:
+        """Delete what nobody needs any more. Raises OSError."""
+        sweep(self.store, self.files, lambda: list(self._written))
 
 
 def _busy(name: str) -> OSError:
