@@ -157,7 +157,8 @@ def _bucket_at(parts: SplitResult) -> str:
         region = f"?region={amazon['region']}" if amazon["region"] else ""
         return f"s3://{bucket or 'BUCKET'}/{prefix or 'lightning.bkp'}{region}"
     if server.endswith(_AZURE):
-        return f"az://{first or 'CONTAINER'}/{rest or 'lightning.bkp'}"
+        account = server.removesuffix(_AZURE)
+        return f"az://{first or 'CONTAINER'}/{rest or 'lightning.bkp'}?account={account}"
     scheme, option = ("gs", "") if server == _GOOGLE else ("s3", f"?endpoint={_origin(parts)}")
     return f"{scheme}://{first or 'BUCKET'}/{rest or 'lightning.bkp'}{option}"
 

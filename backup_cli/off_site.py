@@ -78,8 +78,9 @@ def _sftp() -> OffSite:
 def _s3() -> OffSite:
     return OffSite(
         "s3",
-        "a bucket at Amazon, Google (gs://), Azure (az://) or any S3 service with conditional puts",
-        "s3://BUCKET/PREFIX[?endpoint=URL&region=REGION&profile=NAME]",
+        "a bucket at Amazon or any S3 service with conditional puts, Google (gs://) or Azure (az://)",
+        "s3://BUCKET/PREFIX[?endpoint=URL&region=REGION&profile=NAME], gs://BUCKET/PREFIX, "
+        "az://CONTAINER/PREFIX?account=NAME",
         "s3://my-bucket/lightning.bkp?endpoint=https://s3.server.example&region=eu-1",
         *_extra("s3", "obstore"),
         _bounded(_aws_profiles()),

@@ -1,15 +1,25 @@
 """The warning that other people may read a backup, because it is kept with them and is not encrypted."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from backends import place_at
+from backends.errors import BackupError
 from backends.text import shell_line
 
 
 def kept_by_strangers(urls: Iterable[str]) -> list[str]:
-    """Those of these destinations that people other than the operator may read. Raises BadURL; touches none of them."""
-    return [url for url in urls if place_at(url).strangers]
+    """Those of these destinations that people other than the operator may read. Touches none of them.
+
+    One whose package is not installed here is left out: whoever uses it is told that.
+    """
+    found = []
+    for url in urls:
+        with suppress(BackupError):
+            if place_at(url).strangers:
+                found.append(url)
+    return found
 
 
 def readable_by_others(urls: Iterable[str], remedy: str) -> str | None:

@@ -95,7 +95,7 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
         ("https://s3.amazonaws.com/my-bucket/node", "s3://my-bucket/node"),
         ("https://s3.server.example/my-bucket/node", "s3://my-bucket/node?endpoint=https://s3.server.example"),
         ("https://storage.googleapis.com/my-bucket/node", "gs://my-bucket/node"),
-        ("https://me.blob.core.windows.net/box/node", "az://box/node"),
+        ("https://me.blob.core.windows.net/box/node", "az://box/node?account=me"),
         ("gcs://my-bucket/node", "Write this one as: gs://my-bucket/node"),
         ("abfs://box/node", "Write this one as: az://box/node"),
         ("postgresql://me@db1,db2/lightning", "Write this one as: postgres://me@db1,db2/lightning"),
