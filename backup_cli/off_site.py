@@ -70,7 +70,7 @@ def _sftp() -> OffSite:
         "sftp://me@server.example/~/lightning.bkp",
         ready,
         None if ready else "The program ssh is missing; on Debian, as root: apt install openssh-client",
-        _bounded(Candidate(host, f"sftp://{host}/~/lightning.bkp") for host in _ssh_hosts()),
+        _bounded(Candidate(host, f"sftp://{host}/~/lightning.bkp") for host in ssh_hosts()),
         "~/.ssh/config",
     )
 
@@ -113,7 +113,7 @@ def _bounded(candidates: Iterator[Candidate]) -> list[Candidate]:
     return list(islice({each.name: each for each in islice(candidates, 10 * MAX_CANDIDATES)}.values(), MAX_CANDIDATES))
 
 
-def _ssh_hosts() -> Iterator[str]:
+def ssh_hosts() -> Iterator[str]:
     """The names after `Host`, without patterns. ssh itself takes the home directory from the list of users."""
     try:
         home = Path(pwd.getpwuid(os.geteuid()).pw_dir)

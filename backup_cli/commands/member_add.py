@@ -23,6 +23,7 @@ from backends.node.members_note import remove_members_note
 from backends.node.writer_lock import WriterLock
 from backends.system.interrupts import deferred, ignored
 from backup_cli.changing_members import AtRest, Changing, at_rest, first_of_several, stopped_node
+from backup_cli.completing import offered_urls
 from backup_cli.console import say, warn
 from backup_cli.dry_run import dry_run_option, held, tell_steps
 from backup_cli.finding_keys import find_key
@@ -36,7 +37,7 @@ from backup_cli.waiting import answered
 
 
 @click.command("member-add", short_help="Add a destination to a stopped node's backup.")
-@click.argument("url", metavar="URL")
+@click.argument("url", metavar="URL", shell_complete=offered_urls)
 @lightning_dir
 @click.option("--name", help="What the new member is called.  [default: derived from the URL]")
 @key_options

@@ -19,6 +19,7 @@ from backends.node.sync_point import read_sync_point
 from backends.text import counted
 from backup_cli import as_owner
 from backup_cli.checks.backup import NOTHING_MORE
+from backup_cli.completing import offered_urls
 from backup_cli.console import hand_out, moment, moment_ago, show_line, show_row, size
 from backup_cli.finding_keys import find_key
 from backup_cli.findings import Finding, Level
@@ -34,7 +35,7 @@ from plugin.foresight import brings_forward
 
 
 @click.command(short_help="Version, age, sizes and health of a backup.")
-@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.argument("urls", metavar="[URL]...", nargs=-1, shell_complete=offered_urls)
 @lightning_dir
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
