@@ -5,7 +5,7 @@ the writer whose chain it ends may have been held up for days. Only the store's 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 from backends.storage.base import TEMPORARY
@@ -25,28 +25,28 @@ _UNIQUE = re.compile(r".+-[0-9a-f]{8}" + re.escape(TEMPORARY))
 _NUMBERED = re.compile(r"(.+-)([0-9]{8})")
 
 
-def sweep(store: ObjectStore, names: Names, written: Iterable[str]) -> None:
+def sweep(store: ObjectStore, names: Names, written: Callable[[], Iterable[str]]) -> None:
     """Delete what nobody needs. `written` are the chains that this process has open for writing. Raises OSError.
 
     A chain is deleted only if no name points to it, both before and after all chains were listed: a file that was
     renamed while the names were read may have been missed once.
     """
     listed = list(store.list(NAMES))
-    named = _chains(names)
+    named = _chains(names) | set(written())
     now = max((each.modified for each in listed), default=0.0)
     unnamed: dict[str, tuple[float, list[str]]] = {}
     obsolete: list[tuple[float, str]] = []
     for chain, objects in _by_chain(store.list(DATA)):
         newest = max(each.modified for each in objects)
         now = max(now, newest)
-        if chain not in named and chain not in set(written):
+        if chain not in named:
             unnamed[chain] = newest, [each.key for each in objects if each.size]
         else:
             obsolete += _held_twice(objects)
     keys = [key for modified, key in obsolete if modified < now - KEEP]
     candidates = {chain: keys for chain, (newest, keys) in unnamed.items() if keys and newest < now - KEEP}
     if candidates:
-        named = _chains(names) | set(written)
+        named = _chains(names) | set(written())
         for chain, data in candidates.items():
             keys += data if chain not in named else []
     if keys:

@@ -18,6 +18,7 @@ from backends.storage.objects.merging import MERGE_AT, merge
 from backends.storage.objects.names import File, Names
 from backends.storage.objects.reading import ChainReadHandle, closed
 from backends.storage.objects.store import Changed, Exists, ObjectStore
+from backends.storage.objects.upkeep import Upkeep
 
 EXTENT = 4 << 20
 """The most bytes of an extent. A larger write becomes several."""
@@ -43,8 +44,10 @@ class Directory(Protocol):
     def let_go(self, handle: "ObjectWriteHandle") -> None:
         """The file was closed."""
 
+    upkeep: Upkeep
+
     def sweep_if_due(self) -> None:
-        """Delete what nobody needs any more, if it is time for that."""
+        """Have what nobody needs any more deleted, if it is time for that."""
 
 
 class ObjectWriteHandle(WriteHandle):
@@ -263,16 +266,22 @@ class ObjectWriteHandle(WriteHandle):
     # Maintenance
 
     def tidy(self) -> None:
-        stop = self._next - 1  # the last extent stays as it is
-        if self._open and stop - self._merged >= MERGE_AT:
-            merge(self._store, self.chain, self._merged, stop)
-            self._merged = stop
+        if self._next - 1 - self._merged >= MERGE_AT:
+            self._directory.upkeep.ask(f"merge {self.chain}", self._merge)
         self._directory.sweep_if_due()
+        self._directory.upkeep.check()
+
+    def _merge(self) -> None:
+        stop = self._next - 1  # the last extent stays as it is
+        merge(self._store, self.chain, self._merged, stop)
+        self._merged = stop
 
     def finish(self) -> None:
         self._check()
         self._flush()
-        merge(self._store, self.chain)
+        store, chain = self._store, self.chain
+        if self._next > 1:
+            self._directory.upkeep.ask(f"finish {chain}", lambda: merge(store, chain))
 
     def close(self) -> None:
         if not self._open:
