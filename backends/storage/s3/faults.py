@@ -110,6 +110,8 @@ def answer_of(error: Exception) -> Answer:
     if status:
         region = match[1] if (match := _REGION.search(text)) else ""
         return Answer(_kind(status, code), status, code, f"it answered {status}{f' {code}' if code else ''}", region)
+    if "redirect without LOCATION" in text:  # Amazon's answer for a bucket of another region
+        return Answer(Kind.REFUSED, 301, "PermanentRedirect", "it answered 301")
     if isinstance(error, FileNotFoundError):
         return Answer(Kind.ABSENT, 404, "", "there is no such object")
     transport = match[1] if (match := _TRANSPORT.search(text)) else ""
