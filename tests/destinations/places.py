@@ -21,7 +21,8 @@ class Places:
         self._ganesha: Ganesha | None = None
         self._sshfs: Sshfs | None = None
         self._radosgw: Radosgw | None = None
-        self._bucket = ""
+        self.bucket = ""
+        """The bucket of the S3 server in which every URL is."""
         self._sticks: dict[str, Stick] = {}
 
     @property
@@ -52,7 +53,7 @@ class Places:
             self._stack.callback(server.kill)
             server.start()
             self._stack.callback(Environment(self._sub("radosgw")).restore)
-            self._radosgw, self._bucket = server, server.bucket()
+            self._radosgw, self.bucket = server, server.bucket()
         return self._radosgw
 
     def stick(self, kind: str) -> Stick:
@@ -75,8 +76,7 @@ class Places:
             (self.sshfs.point / name).mkdir()
             return f"nfs://{self.sshfs.point / path}"
         if kind in BUCKETS:
-            server = self.radosgw
-            return server.url(self._bucket, path)
+            return self.radosgw.url(self.bucket, path)
         stick = self.stick(kind)
         (stick.point / name).mkdir()
         return stick.url(path)

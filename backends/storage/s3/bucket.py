@@ -18,7 +18,7 @@ _OPTIONS = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _PREFIX = re.compile(r"[A-Za-z0-9._+=@-]+(/[A-Za-z0-9._+=@-]+)*")
 
-_PASSWORD = re.compile(r"[^/@]*:[^/@]*@|.*(secret|password|access_key|token|sig|signature|account_key)=", re.IGNORECASE)
+_SECRET = re.compile(r".*(secret|password|access_key|token|sig|signature|account_key)=", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def checked_endpoint(endpoint: str, where: str) -> str:
 
 def _check_no_secret(destination: Destination) -> None:
     query = "&".join(f"{name}={value}" for name, value in destination.options)
-    if _PASSWORD.match(destination.host + "/") or "@" in destination.host or _PASSWORD.match(query):
+    if {"@", ":"} & set(destination.host) or _SECRET.match(query):
         raise BadURL(
             f"this {destination.scheme}:// URL contains a key or a password. It would be stored in backup.lock and "
             f"shown in messages; leave it out of the URL, and put it into {WHERE_SECRETS_BELONG[destination.scheme]}"

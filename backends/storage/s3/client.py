@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CONNECT = 10.0
 """Seconds to wait for a connection."""
 
+SHORTEST = 2.0
+"""Seconds of an attempt that is made when little time is left."""
+
 _IDLE = 45.0
 """Seconds for which an unused connection is kept. Home routers forget one after a few minutes without telling anybody,
 and the next commit would wait for an answer that cannot come."""
@@ -114,14 +117,8 @@ class Clients:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket, self._made, self._lock = bucket, dict[float, Client](), threading.Lock()
         self._reach: tuple[Bucket, Credentials] | None = None
-        quick = max(2.0, bucket.timeout / 12)
-        slow = max(quick, bucket.timeout / 4)
-        self._limits = (quick, slow, bucket.timeout)
-
-    @property
-    def quick(self) -> float:
-        """Seconds of the shortest attempt."""
-        return self._limits[0]
+        quick = max(SHORTEST, bucket.timeout / 12)
+        self._limits = (SHORTEST, quick, max(quick, bucket.timeout / 4), bucket.timeout)
 
     def attempt(self, nth: int, size: int, left: float) -> Client:
         """For the nth attempt, counted from 0, to send or fetch `size` bytes, with `left` seconds left for it.
@@ -129,9 +126,8 @@ class Clients:
         The first attempt of a small request is short: a connection that has died silently costs that much. The next is
         longer: perhaps the network is slow.
         """
-        wanted = 2 if size > _SMALL else min(nth, 1)
-        fitting = [limit for limit in self._limits[: wanted + 1] if limit <= left]
-        limit = max(fitting, default=self.quick)
+        wanted = 3 if size > _SMALL else min(nth, 1) + 1
+        limit = max((limit for limit in self._limits[: wanted + 1] if limit <= left), default=SHORTEST)
         with self._lock:
             if limit not in self._made:
                 self._made[limit] = Client(_store(*self._known(), limit), limit)

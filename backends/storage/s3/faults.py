@@ -68,6 +68,9 @@ _METADATA = re.compile(
     r"169\.254\.\d+\.\d+|metadata\.google\.internal|fd00:ec2::254|/latest/api/token|login\.microsoftonline"
 )
 
+_QUERY = re.compile(r"\?\S+")
+"""The query of a URL: for some stores, a signature."""
+
 _ABSENT = frozenset({"NoSuchKey", "BlobNotFound"})
 _AGAIN = frozenset(
     {
@@ -107,6 +110,8 @@ def answer_of(error: Exception) -> Answer:
     if status:
         region = match[1] if (match := _REGION.search(text)) else ""
         return Answer(_kind(status, code), status, code, f"it answered {status}{f' {code}' if code else ''}", region)
+    if "redirect without LOCATION" in text:  # Amazon's answer for a bucket of another region
+        return Answer(Kind.REFUSED, 301, "PermanentRedirect", "it answered 301")
     if isinstance(error, FileNotFoundError):
         return Answer(Kind.ABSENT, 404, "", "there is no such object")
     transport = match[1] if (match := _TRANSPORT.search(text)) else ""
@@ -117,7 +122,8 @@ def answer_of(error: Exception) -> Answer:
         return Answer(Kind.LOST, 0, "", "it did not answer in time")
     if transport:
         return Answer(Kind.LOST, 0, "", "the connection was cut")
-    return Answer(Kind.REFUSED, 0, "", printable(text.splitlines()[0] if text else type(error).__name__, 200))
+    first = _QUERY.sub("", text.partition("\n")[0]) or type(error).__name__
+    return Answer(Kind.REFUSED, 0, "", printable(first, 200))
 
 
 NO_CREDENTIALS = "NoCredentials"
@@ -140,18 +146,15 @@ STALE_CREDENTIALS = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidTok
 """The codes after which credentials may have been replaced by new ones since they were read."""
 
 
-def error_of(answer: Answer, bucket: Bucket, who: str, timeout: float) -> OSError:
-    """The error for people. `who` says which credentials were used; `timeout` is how long it was tried, in seconds."""
+def error_of(answer: Answer, bucket: Bucket, who: str, tried: float) -> OSError:
+    """The error for people. `who` says which credentials were used; `tried` is for how many seconds."""
     if answer.kind is Kind.ABSENT:
         return FileNotFoundError(errno.ENOENT, "there is no such object")
+    if answer.kind is Kind.UNREACHED:
+        return TimeoutError(errno.ETIMEDOUT, f"the store cannot be reached: {answer.detail}{_for(tried)}")
     if answer.kind in PASSING:
-        return TimeoutError(
-            errno.ETIMEDOUT,
-            f"the store did not do it within {timeout:.0f} s, and nobody knows whether it still will "
-            f"(the last time, {answer.detail})"
-            if answer.kind is not Kind.UNREACHED
-            else f"the store cannot be reached: {answer.detail} (tried for {timeout:.0f} s)",
-        )
+        doubt = f"nobody knows whether it did, or still will, what was asked{_for(tried)}"
+        return TimeoutError(errno.ETIMEDOUT, f"the store does not answer as it should: {answer.detail}, and {doubt}")
     number, sentence = _REFUSALS.get(answer.code, (errno.EIO, f"the store refused: {answer.detail}"))
     if answer.code not in _REFUSALS and answer.status in (401, 403):
         number, sentence = _REFUSALS["AccessDenied"]
@@ -164,6 +167,10 @@ def error_of(answer: Answer, bucket: Bucket, who: str, timeout: float) -> OSErro
             bucket=bucket.name, who=who, where=WHERE_SECRETS_BELONG[bucket.scheme], region=region, detail=answer.detail
         ),
     )
+
+
+def _for(tried: float) -> str:
+    return f" (tried for {tried:.0f} s)" if tried >= 1 else ""
 
 
 _NEEDS = "it needs to list the bucket, and to get, put and delete objects in it"

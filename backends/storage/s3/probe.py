@@ -36,6 +36,8 @@ _IGNORES_CREATION = (
     "the store ignores If-None-Match. It replaced an object that it was told to make only if there is none"
 )
 
+_RACE = "the store does not keep {} when several writers come at once: more than one was told to have {} an object"
+
 
 def probe(store: ObjectStore) -> None:
     """Try with a few objects whether the store keeps its promises, and leave none behind. Raises Unfit, OSError."""
@@ -44,7 +46,7 @@ def probe(store: ObjectStore) -> None:
     keys = [f"{place}{name}" for name in ("made", "raced", "replaced")]
     try:
         _creates_only_once(store, keys[0])
-        _race(store, keys[1], lambda data: store.create(keys[1], data), _IGNORES_CREATION)
+        _race(store, keys[1], lambda data: store.create(keys[1], data), _RACE.format("If-None-Match", "made"))
         _replaces_only_what_was_seen(store, keys[2])
         listed = [each.key for each in store.list(place)]
         if listed != sorted(keys):
@@ -67,13 +69,10 @@ def probe_again(store: ObjectStore) -> None:
 
 
 def _creates_only_once(store: ObjectStore, key: str) -> None:
-    first = secrets.token_bytes(64)
-    store.create(key, first)
-    with suppress(Exists):
+    store.create(key, secrets.token_bytes(64))
+    with suppress(Exists):  # only if the first bytes are still there: `create` has looked
         store.create(key, secrets.token_bytes(64))
         raise Unfit(store, _IGNORES_CREATION)
-    if store.get(key).data != first:
-        raise Unfit(store, "it said that an object exists, and yet replaced it")
 
 
 def _replaces_only_what_was_seen(store: ObjectStore, key: str) -> None:
@@ -85,12 +84,7 @@ def _replaces_only_what_was_seen(store: ObjectStore, key: str) -> None:
         raise Unfit(store, "the store ignores If-Match. It replaced an object that was no longer as it had been seen")
     if store.get(key).data != second:
         raise Unfit(store, "it does not return what was saved last")
-    _race(
-        store,
-        key,
-        lambda data: store.replace(key, data, version),
-        "the store does not keep If-Match when several writers come at once: more than one replaced the same object",
-    )
+    _race(store, key, lambda data: store.replace(key, data, version), _RACE.format("If-Match", "replaced"))
 
 
 def _race(store: ObjectStore, key: str, put: Callable[[bytes], str], what: str) -> None:

@@ -4,14 +4,14 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count, repeat
 from typing import TypeVar
 
 from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 from backends.storage.s3.bucket import Bucket
-from backends.storage.s3.client import Client, Clients
+from backends.storage.s3.client import SHORTEST, Client, Clients
 from backends.storage.s3.faults import PASSING, STALE_CREDENTIALS, Answer, Fault, Kind, error_of
 
 _Result = TypeVar("_Result")
@@ -101,7 +101,7 @@ class S3Store(ObjectStore):
         except _PastTheEnd:
             return b""
 
-    def read_many(self, keys: Sequence[str]) -> Iterator[bytes]:
+    def read_many(self, keys: Sequence[str]) -> Generator[bytes, None, None]:
         if len(keys) < 2:
             yield from (self.get(key).data for key in keys)
             return
@@ -175,7 +175,7 @@ class S3Store(ObjectStore):
                     renewed = True
                     continue
                 tried = time.monotonic() - began
-                if fault.kind not in PASSING or tried + pause + self._clients.quick > allowed:
+                if fault.kind not in PASSING or tried + pause + SHORTEST > allowed:
                     raise self._error(fault.answer, tried) from fault
             else:
                 self._answered = True
