@@ -20,6 +20,7 @@ SCHEMES = {
     "file": "backends.places.file:FilePlace",
     "nfs": "backends.places.nfs:nfs_place",
     "usb": "backends.places.usb:UsbPlace",
+    "sftp": "backends.places.sftp:SftpPlace",
 }
 """Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
 used, so that no scheme pays for the imports of another."""

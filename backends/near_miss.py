@@ -11,12 +11,12 @@ from backends.text import printable
 _NFS_MOUNT = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):(?P<path>/(?!/).+)")
 """An NFS share as it is written for `mount`: `nas:/volume1/backup`."""
 
-_SCP = re.compile(r"[^/@\s]+@[^/:\s]+:.*")
+_SCP = re.compile(r"(?P<account>[^/@\s]+@[^/:\s]+):(?P<path>.*)")
 
 _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightning.bkp"
-_SSHFS = "mount that server with sshfs, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
+_SSH = "an SSH server is named like sftp://user@server.example/srv/backup/lightning.bkp"
 
-_ELSEWHERE = {"smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "sftp": _SSHFS, "ssh": _SSHFS}
+_ELSEWHERE = {"smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "ssh": _SSH}
 """Schemes that this program does not have: such a destination is reached through a mount of the system."""
 
 
@@ -35,8 +35,10 @@ def without_scheme(url: str) -> str:
     mount = _NFS_MOUNT.fullmatch(url)
     if mount is not None:
         return _nfs(mount)
-    if _SCP.fullmatch(url):
-        return f"this is how scp names a place; {_SSHFS}"
+    scp = _SCP.fullmatch(url)
+    if scp is not None:
+        path = scp["path"] if scp["path"].startswith("/") else f"/~/{scp['path'].removeprefix('~/')}"
+        return f"this is how scp names a place; as a URL it is sftp://{scp['account']}{quote(os.fsencode(path))}"
     return f"it has no scheme; write it as a URL: {printable(path_meant(url), 1000)}"
 
 

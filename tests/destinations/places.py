@@ -5,10 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.destinations.servers import Ganesha, Sshfs
+from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer
 from tests.destinations.sticks import STICKS, Stick
 
 SHARES = ("nfs3", "nfs41", "sshfs")
-KINDS = (*SHARES, *STICKS)
+SFTP = {"openssh": OpenSsh, "proftpd": Proftpd}
+KINDS = (*SHARES, *SFTP, *STICKS)
 
 
 class Places:
@@ -18,6 +20,7 @@ class Places:
         self._directory, self._stack = directory, stack
         self._ganesha: Ganesha | None = None
         self._sshfs: Sshfs | None = None
+        self._sftp: dict[str, SftpServer] = {}
         self._sticks: dict[str, Stick] = {}
 
     @property
@@ -40,6 +43,15 @@ class Places:
             self._sshfs = share
         return self._sshfs
 
+    def sftp(self, kind: str) -> SftpServer:
+        """The SFTP server of this kind, running."""
+        if kind not in self._sftp:
+            server = SFTP[kind](self._sub(kind))
+            self._stack.callback(server.kill)
+            server.start()
+            self._sftp[kind] = server
+        return self._sftp[kind]
+
     def stick(self, kind: str) -> Stick:
         """The stick of this kind, plugged in."""
         if kind not in self._sticks or not self._sticks[kind].alive:
@@ -56,6 +68,9 @@ class Places:
         if kind in ("nfs3", "nfs41"):
             (self.ganesha.exported / name).mkdir()
             return self.ganesha.url("3" if kind == "nfs3" else "4.1", path)
+        if kind in SFTP:
+            (self.sftp(kind).served / name).mkdir()
+            return self.sftp(kind).url(path)
         if kind == "sshfs":
             (self.sshfs.point / name).mkdir()
             return f"nfs://{self.sshfs.point / path}"
