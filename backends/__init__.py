@@ -23,6 +23,7 @@ SCHEMES = {
     "s3": "backends.places.s3:BucketPlace",
     "gs": "backends.places.s3:BucketPlace",
     "az": "backends.places.s3:BucketPlace",
+    "sftp": "backends.places.sftp:SftpPlace",
 }
 """Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
 used, so that no scheme pays for the imports of another."""

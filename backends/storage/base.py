@@ -101,6 +101,13 @@ class ReadHandle(ABC):
 class WriteHandle(ABC):
     """A file that is open for writing. Only the backup's one writer has such a handle."""
 
+    safe_to: int | None = None
+    """Up to which byte the file may be written; None means no limit.
+
+    Set when a connection broke while zeros were preallocated: they may still arrive, and would overwrite what was
+    written there meanwhile.
+    """
+
     @abstractmethod
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`. It is not durable before `sync`."""
@@ -211,6 +218,12 @@ class Storage(ABC):
         FileNotFoundError if there is no such file.
         """
         return False
+
+    def stop_late_changes(self) -> None:  # noqa: B027 (elsewhere, nothing comes late)
+        """Make sure that no change of a name that an earlier writer asked for is still carried out.
+
+        A server may hold up a request for any length of time. Called at a take-over, before the files are sealed.
+        """
 
     def lock(self, what: str) -> Lock | None:
         """Lock the backup against the other processes of this machine, including those in containers.

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from tests.destinations.radosgw import Environment, Radosgw
 from tests.destinations.servers import Ganesha, Sshfs
+from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer
 from tests.destinations.sticks import STICKS, Stick
 
 SHARES = ("nfs3", "nfs41", "sshfs")
 BUCKETS = ("s3",)
-KINDS = (*SHARES, *STICKS, *BUCKETS)
+SFTP = {"openssh": OpenSsh, "proftpd": Proftpd}
+KINDS = (*SHARES, *SFTP, *STICKS, *BUCKETS)
 
 
 class Places:
@@ -23,6 +25,7 @@ class Places:
         self._radosgw: Radosgw | None = None
         self.bucket = ""
         """The bucket of the S3 server in which every URL is."""
+        self._sftp: dict[str, SftpServer] = {}
         self._sticks: dict[str, Stick] = {}
 
     @property
@@ -56,6 +59,15 @@ class Places:
             self._radosgw, self.bucket = server, server.bucket()
         return self._radosgw
 
+    def sftp(self, kind: str) -> SftpServer:
+        """The SFTP server of this kind, running."""
+        if kind not in self._sftp:
+            server = SFTP[kind](self._sub(kind))
+            self._stack.callback(server.kill)
+            server.start()
+            self._sftp[kind] = server
+        return self._sftp[kind]
+
     def stick(self, kind: str) -> Stick:
         """The stick of this kind, plugged in."""
         if kind not in self._sticks or not self._sticks[kind].alive:
@@ -72,6 +84,9 @@ class Places:
         if kind in ("nfs3", "nfs41"):
             (self.ganesha.exported / name).mkdir()
             return self.ganesha.url("3" if kind == "nfs3" else "4.1", path)
+        if kind in SFTP:
+            (self.sftp(kind).served / name).mkdir()
+            return self.sftp(kind).url(path)
         if kind == "sshfs":
             (self.sshfs.point / name).mkdir()
             return f"nfs://{self.sshfs.point / path}"

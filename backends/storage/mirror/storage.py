@@ -335,6 +335,9 @@ class MirrorStorage(Storage):
         self._changed(lambda _, storage: storage.remove(name), accept=(FileNotFoundError,))
         self.unfinished.discard(name)
 
+    def stop_late_changes(self) -> None:
+        self.each(lambda _, storage: storage.stop_late_changes())
+
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
