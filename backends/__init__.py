@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 SCHEMES = {
     "file": "backends.places.file:FilePlace",
     "nfs": "backends.places.nfs:nfs_place",
+    "postgres": "backends.places.postgres:PostgresPlace",
     "usb": "backends.places.usb:UsbPlace",
 }
 """Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
