@@ -125,6 +125,20 @@ class WriteHandle(ABC):
     @abstractmethod
     def truncate(self, size: int) -> None: ...
 
+    def tidy(self) -> None:  # noqa: B027 (most storage has nothing to tidy)
+        """Maintain what is stored. Called from time to time, not in the thread that writes, which never waits for it.
+
+        Returns soon: what takes long is done in a thread of the storage's own. Raises OSError if that has failed since
+        the last call; nothing is lost then.
+        """
+
+    def finish(self) -> None:  # noqa: B027
+        """No more will be written to this file: storage that keeps each durable write by itself may now store it more
+        compactly.
+
+        Best effort: a failed or killed call leaves the file whole. Returns soon, as `tidy` does. Raises OSError.
+        """
+
     @abstractmethod
     def close(self) -> None: ...
 

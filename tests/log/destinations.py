@@ -11,8 +11,10 @@ from pathlib import Path
 from backends import place_at
 from backends.log.backup import Backup
 from backends.log.writer.options import LogOptions
+from backends.storage.objects.storage import ObjectStorage
 from tests.log.histories import backup_in
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+from tests.storage.simulated_objects import ObjectWorld, SimulatedObjects
 
 Maker = Callable[[], Backup]
 Kind = Callable[[Path, LogOptions], AbstractContextManager[Maker]]
@@ -32,4 +34,11 @@ def simulated(_: Path, options: LogOptions) -> Iterator[Maker]:
     yield lambda: backup_in(SimulatedStorage(disk), options)
 
 
-DESTINATIONS: dict[str, Kind] = {"file": file, "simulated": simulated}
+@contextmanager
+def objects(_: Path, options: LogOptions) -> Iterator[Maker]:
+    """The log in an object store in memory."""
+    world = ObjectWorld()
+    yield lambda: backup_in(ObjectStorage(SimulatedObjects(world)), options)
+
+
+DESTINATIONS: dict[str, Kind] = {"file": file, "simulated": simulated, "objects": objects}

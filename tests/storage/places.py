@@ -10,7 +10,9 @@ from pathlib import Path
 
 from backends.storage.base import Storage
 from backends.storage.local import LocalStorage
+from backends.storage.objects.storage import ObjectStorage
 from tests.storage.simulated import SimulatedDisk, SimulatedStorage
+from tests.storage.simulated_objects import ObjectWorld, SimulatedObjects
 
 Opener = Callable[[], Storage]
 Place = Callable[[Path], AbstractContextManager[Opener]]
@@ -29,4 +31,11 @@ def simulated(_: Path) -> Iterator[Opener]:
     yield lambda: SimulatedStorage(disk)
 
 
-PLACES: dict[str, Place] = {"local": local, "simulated": simulated}
+@contextmanager
+def objects(_: Path) -> Iterator[Opener]:
+    """An object store in memory."""
+    world = ObjectWorld()
+    yield lambda: ObjectStorage(SimulatedObjects(world))
+
+
+PLACES: dict[str, Place] = {"local": local, "simulated": simulated, "objects": objects}

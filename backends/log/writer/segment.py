@@ -134,12 +134,26 @@ class Segment:
                 self.allocated += length
 
     def seal(self) -> None:
-        """Give back the preallocated space that was not used, and close. Raises OSError."""
+        """Give back the preallocated space that was not used, and close: the log goes on elsewhere. Raises OSError."""
         try:
-            self.handle.truncate(self.end)
-            self.handle.sync()
+            self._give_back()
+            self.handle.finish()
         finally:
             self.handle.close()
+
+    def close(self) -> None:
+        """Give back the preallocated space that was not used, and close, for now: a start copies the last segment.
+
+        Raises OSError.
+        """
+        try:
+            self._give_back()
+        finally:
+            self.handle.close()
+
+    def _give_back(self) -> None:
+        self.handle.truncate(self.end)
+        self.handle.sync()
 
     def remove(self) -> None:
         """Remove the file of a segment that was made ahead of use and holds no record. Raises OSError."""

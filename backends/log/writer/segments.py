@@ -100,12 +100,16 @@ class Segments:
             self._retired.pop().handle.close()
 
     def maintain(self) -> None:
-        """Preallocate, make the next segment before this one is full, and seal retired ones. Raises OSError, Fenced."""
+        """Preallocate, make the next segment before this one is full, seal retired ones, let the storage tidy up.
+
+        Raises OSError, Fenced.
+        """
         self.current.preallocate()
         if self._next is None and self.current.end > self._options.segment_size // 2:
             self.prepare()
         while self._retired:
             self._retired.pop().seal()
+        self.current.handle.tidy()
 
     def set_retired_bytes(self, sizes: dict[int, int]) -> None:
         """Set the file size of each earlier segment of the generation, by index."""
@@ -124,7 +128,7 @@ class Segments:
             if failed:
                 segment.handle.close()
             else:
-                segment.seal()
+                segment.close()
         if prepared is not None:
             prepared.handle.close()
             if not failed:

@@ -114,6 +114,25 @@ class MirrorWriteHandle(WriteHandle):
             self._each(lambda part: part.truncate(size))
         self.end = min(self.end, size)
 
+    def tidy(self) -> None:
+        self._best_effort(lambda part: part.tidy())
+
+    def finish(self) -> None:
+        self._best_effort(lambda part: part.finish())
+
+    def _best_effort(self, work: Callable[[WriteHandle], None]) -> None:
+        """Do what returns soon and whose failure costs no member its place."""
+        failures: list[OSError] = []
+        in_sync = self._mirror.in_sync
+        for name, part in list(self._parts.items()):
+            try:
+                if name in in_sync:
+                    work(part)
+            except OSError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
     def close(self) -> None:
         """Close the file at every member, without waiting for one that is out of sync."""
         self._mirror.forget(self)

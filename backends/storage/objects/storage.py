@@ -1,0 +1,300 @@
+"""The directory of a backup in an object store."""
+
+import errno
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.objects.chain import fence, new_chain
+from backends.storage.objects.names import MARKER, SMALL, File, Found, Names, is_removed, name_key
+from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, Windows
+from backends.storage.objects.store import Changed, Exists, ObjectStore
+from backends.storage.objects.sweeping import sweep
+from backends.storage.objects.upkeep import Upkeep
+from backends.storage.objects.writing import ObjectWriteHandle
+
+_ATTEMPTS = 50
+_THREADS = 4
+_PAGE = 1000
+_MAX_BESIDE = 1000
+"""The most prefixes that are searched for backups."""
+_UNLIMITED = 1 << 60
+
+SWEEP_AFTER, SWEEP_EVERY = 600.0, 86400.0
+"""Seconds from the first commit of a process to its first sweep, and between two sweeps."""
+
+
+class ObjectStorage(Storage):
+    """A directory of files, each of which is a name object and, unless it is small, a chain of data objects.
+
+    There is no lock: `seal` and the conditional requests keep two writers apart.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store, self.files = store, Names(store)
+        self.upkeep = Upkeep()
+        self._windows = Windows()
+        self._pool: ThreadPoolExecutor | None = None
+        self._guard = threading.Lock()
+        self._written: weakref.WeakValueDictionary[str, ObjectWriteHandle] = weakref.WeakValueDictionary()
+        self._begun: set[str] = set()
+        """The chains that were begun here."""
+        self._unfinished: set[str] = set()
+        """The names that files were created under and still have."""
+        self._versions: dict[str, str] = {}
+        """The version of each small file that was read or published last."""
+        self._sweep_at: float | None = None
+        self._made = False
+
+    def describe(self) -> str:
+        return self.store.describe()
+
+    def about(self) -> list[str]:
+        return self.store.about()
+
+    # The directory
+
+    def exists(self) -> bool:
+        try:
+            self.store.get(MARKER)
+        except FileNotFoundError:
+            self._made = False
+            return False
+        self._made = True
+        return True
+
+    def make(self) -> None:
+        try:
+            self.store.create(MARKER, bytes([1]) + secrets.token_bytes(16))
+        except Exists as error:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.describe()) from error
+        self._made = True
+
+    def unmake(self) -> None:
+        """Delete every object below the prefix; the marker last, so that a killed call can be repeated."""
+        self.store.get(MARKER)
+        self._made = False
+        self._versions.clear()
+        for handle in self._open_files():
+            handle.removed()
+        keys: list[str] = []
+        for each in self.store.list(""):
+            if each.key != MARKER:
+                keys.append(each.key)
+            if len(keys) == _PAGE:
+                self.store.delete(keys)
+                keys = []
+        if keys:
+            self.store.delete(keys)
+        self.store.delete([MARKER])
+
+    def names(self) -> list[str]:
+        return self.files.all()
+
+    def sync_names(self) -> None:
+        """Only check that the store answers: each change of a name was durable when it was answered."""
+        self.store.get(MARKER)
+
+    def space(self) -> Space:
+        self.store.get(MARKER)
+        return Space(_UNLIMITED, _UNLIMITED)
+
+    def directories_with(self, name: str) -> list[str]:
+        key = name_key(name)
+        return [each for each in self.store.prefixes("")[:_MAX_BESIDE] if self._has(f"{each}/{key}")]
+
+    def _has(self, key: str) -> bool:
+        try:
+            return not is_removed(self.store.get(key).data)
+        except FileNotFoundError:
+            return False
+
+    # Files
+
+    def open(self, name: str) -> ReadHandle:
+        file, version = self.files.find(name)
+        if file.content is not None:
+            self._versions[name] = version
+            return ContentReadHandle(file.content, name)
+        handle = self._written.get(file.chain)
+        if handle is not None:
+            handle.flush()
+            if handle.version != version:
+                file, version = self.files.find(name)
+        return ChainReadHandle(self.store, self.executor, self._windows, file.chain, file.size, name)
+
+    def create(self, name: str) -> WriteHandle:
+        name_key(name)
+        if not self._made and not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+        chain = new_chain()
+        self._begun.add(chain)
+        self._unfinished.add(name)
+        version = self._put(name, File(None, chain), Found(None, None))
+        handle = self._written[chain] = ObjectWriteHandle(self, name, version, chain)
+        return handle
+
+    def rename(self, old: str, new: str) -> None:
+        name_key(new)
+        with self._found(old) as (file, version, handle):
+            there = self._put(new, file, self.files.look(new))
+            self._moved(handle, old, version, new, there)
+
+    def rename_new(self, old: str, new: str) -> None:
+        name_key(new)
+        with self._found(old) as (file, version, handle):
+            there: str | None = None
+            for _ in range(_ATTEMPTS):
+                try:
+                    there = self.files.put(new, file, there)
+                    break
+                except Changed:
+                    found = self.files.look(new)
+                    if found.file is not None:
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+                    there = found.version
+            else:
+                raise _busy(new)
+            self._moved(handle, old, version, new, there)
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[tuple[File, str, ObjectWriteHandle | None]]:
+        """The file of this name, its version, and who writes to it here. That writer does not change the name object
+        meanwhile; what is not in the way of its commits."""
+        file, version = self.files.find(name)
+        handle = self._written.get(file.chain)
+        if handle is None:
+            yield file, version, None
+            return
+        with handle.meta:
+            if handle.version != version:
+                file, version = self.files.find(name)
+            yield file, version, handle
+
+    def _moved(self, handle: ObjectWriteHandle | None, old: str, version: str, new: str, there: str) -> None:
+        """The file has its new name, too: take away the old one."""
+        if handle is not None:
+            handle.renamed(new, there)
+        self._forget(old)
+        self._forget(new)
+        with suppress(Changed):  # another writer has removed or sealed it meanwhile
+            self.files.remove(old, version)
+
+    def remove(self, name: str) -> None:
+        for _ in range(_ATTEMPTS):
+            with self._found(name) as (file, version, handle):
+                self._leave(file)
+                try:
+                    self.files.remove(name, version)
+                except Changed:
+                    continue
+                if handle is not None:
+                    handle.removed()
+            self._forget(name)
+            return
+        raise _busy(name)
+
+    def _forget(self, name: str) -> None:
+        self._versions.pop(name, None)
+        self._unfinished.discard(name)
+
+    def _put(self, name: str, file: File, found: Found) -> str:
+        """Let the name stand for this file instead of what is there. Returns the new version."""
+        for _ in range(_ATTEMPTS):
+            if found.file is not None:
+                self._leave(found.file)
+            try:
+                version = self.files.put(name, file, found.version)
+            except Changed:
+                found = self.files.look(name)
+                continue
+            replaced = self._written.get(found.file.chain) if found.file is not None else None
+            if replaced is not None and replaced.chain != file.chain:
+                replaced.removed()
+            return version
+        raise _busy(name)
+
+    def _leave(self, file: File) -> None:
+        """The file is about to lose its name: its writer, if it is another process, must notice.
+
+        Only the process that began a chain adds to it, so a file of this process needs no fence.
+        """
+        if file.content is None and file.chain not in self._begun:
+            fence(self.store, file.chain)
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a whole file durably: one request if it is small and was read or published before."""
+        if len(data) > SMALL:
+            super().publish(name, data)
+            return
+        if not self._made and not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
+        known = self._versions.pop(name, None)  # of a file without a chain, so that there is nothing to leave
+        self._versions[name] = self._put(name, File(data), Found(None, known))
+        if (temporary := self.temporary(name)) in self._unfinished:
+            self.remove(temporary)
+
+    # Other writers
+
+    def seal(self, name: str) -> bool:
+        """Mark the name object, then end the chain: from then on its writer can neither add to it nor move it."""
+        for _ in range(_ATTEMPTS):
+            file, version = self.files.find(name)
+            try:
+                if not file.sealed and file.content is None:
+                    self.files.seal(name, file, version)
+            except Changed:
+                continue
+            if file.content is None:
+                fence(self.store, file.chain)
+            return True
+        raise _busy(name)
+
+    # For open files
+
+    def executor(self) -> Executor:
+        """Threads for uploads and for reading ahead."""
+        with self._guard:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
+            return self._pool
+
+    def reader(self, chain: str, name: str) -> ChainReadHandle:
+        """Open a chain for reading."""
+        return ChainReadHandle(self.store, self.executor, self._windows, chain, 0, name)
+
+    def moved(self, before: str, handle: ObjectWriteHandle) -> None:
+        """The file goes on in another chain."""
+        self._begun.add(handle.chain)
+        self._written.pop(before, None)
+        self._written[handle.chain] = handle
+
+    def let_go(self, handle: ObjectWriteHandle) -> None:
+        """The file was closed."""
+        self._written.pop(handle.chain, None)
+
+    def _open_files(self) -> Sequence[ObjectWriteHandle]:
+        return list(self._written.values())
+
+    def sweep_if_due(self) -> None:
+        """Have what nobody needs any more deleted, if it is time for that."""
+        now = time.monotonic()
+        if self._sweep_at is None:
+            self._sweep_at = now + SWEEP_AFTER
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY
+            self.upkeep.ask("sweep", self.sweep)
+
+    def sweep(self) -> None:
+        """Delete what nobody needs any more. Raises OSError."""
+        sweep(self.store, self.files, lambda: list(self._written))
+
+
+def _busy(name: str) -> OSError:
+    return OSError(errno.EBUSY, "another process changes this file again and again", name)
