@@ -32,12 +32,12 @@ class PostgresPlace(Place):
         found = super().warnings(node_directory)
         if not self._address.checks_server and not all(host.is_here for host in self._address.hosts):
             found.append(
-                "anybody on the way could pretend to be the server, and confirm what nobody stores: add "
-                "sslmode=verify-full to the URL, and the authority's certificate as sslrootcert=/path (docs/postgres.md)"
+                "somebody on the way could pretend to be the server, and confirm what nobody stores: add "
+                "sslmode=verify-full and sslrootcert=/path/of/the/authority's.crt to the URL (docs/postgres.md)"
             )
         if self._address.single_server:
             found.append(
-                "the URL says single-server: a change may be confirmed that is on one server only, and is lost if that "
-                "server's disk dies. Another destination beside it (backup-cli member-add) or a synchronous standby helps"
+                "the URL says single-server: what the server confirms may be on its disk only, and is lost with that "
+                "disk. A synchronous standby helps, or another destination beside it (backup-cli member-add)"
             )
         return found

@@ -9,7 +9,7 @@ from tests.destinations.servers import Ganesha, Sshfs
 from tests.destinations.sticks import STICKS, Stick
 
 SHARES = ("nfs3", "nfs41", "sshfs")
-KINDS = (*SHARES, *STICKS)
+KINDS = (*SHARES, "postgres", *STICKS)
 
 
 class Places:

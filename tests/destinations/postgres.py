@@ -58,8 +58,8 @@ class Server:
     def start(self) -> "Server":
         """Start it, and return when it answers."""
         with (self.directory.parent / f"{self.name}.log").open("ab") as log:
-            command = [*_becoming(), _programs() / "postgres", "-D", self.directory]
-            self._process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [*_becoming(), str(_programs() / "postgres"), "-D", str(self.directory)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, f"PostgreSQL ({self.directory}.log)")
         return self
 
@@ -117,7 +117,7 @@ class Server:
         assert self._process.poll() is None, (
             f"it ended at once: {(self.directory.parent / f'{self.name}.log').read_text()}"
         )
-        ready = [_programs() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(_programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def _end(self, how: signal.Signals) -> None:

@@ -180,9 +180,7 @@ class Cluster:
                 continue
             session.connection.close()
             if session.facts.standbys:
-                return (
-                    f"{host} answers, but its standby has not confirmed the commit: is the standby's disk full or slow?"
-                )
+                return f"{host} answers, but its standby has not confirmed the commit: is its disk full or slow?"
             return (
                 f"{host} answers, but no standby is connected to it, and a commit waits for one "
                 f"({session.facts.standby_names}): start the standby"
@@ -241,8 +239,8 @@ class Cluster:
             _check_settings(host, settings)
             if known.process != connection.process:
                 raise Unsafe(
-                    f"there is a connection pooler (pgbouncer or the like) at {host}; it would mix up sessions and hide "
-                    "warnings. Name the server itself in the URL"
+                    f"there is a connection pooler (pgbouncer or the like) at {host}, which mixes up sessions and may "
+                    "hide warnings. Name the server itself in the URL"
                 )
             if known.in_recovery:
                 raise NotNow("it is a standby")
@@ -292,6 +290,6 @@ def _check_settings(host: Host, answer: Answer) -> None:
 
 _NO_STANDBY = (
     "it waits for no synchronous standby (its synchronous_standby_names is empty): what it confirms would be lost "
-    "together with its disk. Set up a synchronous standby; or, if one server is what you want, add single-server to the "
-    "URL (postgres://...?single-server)"
+    "together with its disk. Set up a synchronous standby; or, if one server is what you want, add single-server to "
+    "the URL (postgres://...?single-server)"
 )

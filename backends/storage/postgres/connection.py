@@ -1,9 +1,9 @@
 """One connection to a PostgreSQL server, with deadlines of its own.
 
 It is driven without blocking, by libpq's own functions, for two reasons. A server that hangs keeps its connections, so
-only a clock of ours notices it. And nothing here may ever cancel what the server is doing: a commit whose wait for the
-standby is cancelled counts as committed although it is on one server only. (psycopg's own connections cancel at Ctrl-C.)
-A connection that is given up is closed; the server then finishes by itself what it had begun.
+only a clock of ours notices it. And nothing here may ever cancel what the server is doing (psycopg's own connections do
+at Ctrl-C): a commit whose wait for the standby is cancelled counts as committed although it is on one server only. A
+connection that is given up is closed; the server then finishes by itself what it had begun.
 """
 
 import errno

@@ -59,12 +59,13 @@ class Table:
         NULL for a row that does not exist.
         """
         sql = (
-            "SELECT data FROM (SELECT o.data, w.number, sum(coalesce(octet_length(o.data), 0)) OVER (ORDER BY w.number) "
-            "- coalesce(octet_length(o.data), 0) AS before FROM unnest(string_to_array($1::text, ',')) "
+            "SELECT data FROM (SELECT o.data, w.number, sum(coalesce(octet_length(o.data), 0)) "
+            "OVER (ORDER BY w.number) - coalesce(octet_length(o.data), 0) AS before "
+            "FROM unnest(string_to_array($1::text, E'\\n')) "
             f'WITH ORDINALITY AS w (key, number) LEFT JOIN {self._name} o ON o.key = w.key COLLATE "C") AS found '
             f"WHERE before < {_BATCH_BYTES} ORDER BY number"
         )
-        return Statement(sql, (",".join(keys).encode(),))
+        return Statement(sql, ("\n".join(keys).encode(),))
 
     def page(self, prefix: str, after: str, count: int) -> Statement:
         """Key, size and time of up to `count` rows whose keys begin with `prefix` and come after `after`."""
@@ -86,7 +87,7 @@ class Table:
     def delete(self, keys: list[str]) -> Statement:
         """Delete rows, as far as they exist."""
         return Statement(
-            f"DELETE FROM {self._name} WHERE key = ANY (string_to_array($1::text, ','))", (",".join(keys).encode(),)
+            f"DELETE FROM {self._name} WHERE key = ANY (string_to_array($1::text, E'\\n'))", ("\n".join(keys).encode(),)
         )
 
     def has_schema(self) -> Statement:

@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from backends.storage.objects.names import MARKER
 from backends.storage.objects.store import Changed, Content, Exists, Listed, ObjectStore
 from backends.storage.postgres.address import Address
 from backends.storage.postgres.cluster import PROOF, Cluster, Session
 from backends.storage.postgres.connection import Answer, Statement
 from backends.storage.postgres.errors import Disconnected, Lost, MissingTable
 from backends.storage.postgres.statements import Table
-
-MARKER = "backup"
-"""The object that is created first, together with the table if there is none yet."""
 
 _PAGE = 1000
 _MAX_KEYS = 500
@@ -123,6 +121,15 @@ class PostgresStore(ObjectStore):
                 yield data
                 start += 1
 
+    def prefixes(self, prefix: str) -> list[str]:
+        path, found, after = self._path(prefix), list[str](), ""
+        while True:
+            answer, _ = self._commit(self._table.next_component(path, after), PROOF)
+            if not answer.rows:
+                return found
+            found.append((answer.rows[0][0] or b"").decode())
+            after = f"{path}{found[-1]}/~"
+
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         above = len(self._address.backup)
         while True:
@@ -133,15 +140,6 @@ class PostgresStore(ObjectStore):
                 yield Listed(after, int(size or b"0"), float(modified or b"0"))
             if len(answer.rows) < _PAGE:
                 return
-
-    def prefixes(self, prefix: str) -> "list[str]":
-        path, found, after = self._path(prefix), list[str](), ""
-        while True:
-            answer, _ = self._commit(self._table.next_component(path, after), PROOF)
-            if not answer.rows:
-                return found
-            found.append((answer.rows[0][0] or b"").decode())
-            after = f"{path}{found[-1]}/~"
 
     def close(self) -> None:
         self._cluster.close()
@@ -180,7 +178,7 @@ class PostgresStore(ObjectStore):
 
     # Sessions
 
-    def _commit(self, *statements: Statement, until: float | None = None) -> "list[Answer]":
+    def _commit(self, *statements: Statement, until: float | None = None) -> Sequence[Answer]:
         """Run the statements until their outcome is known. They may be carried out more than once."""
         until = self._until() if until is None else until
         while True:
