@@ -44,6 +44,15 @@ def _programs() -> Path:
     return found[-1].parent
 
 
+def _memory() -> str | None:
+    """A directory in memory, if there is one with enough space: what is tested here needs no disk."""
+    memory = "/dev/shm"
+    with suppress(OSError):
+        if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30:
+            return memory
+    return None
+
+
 class Server:
     """One server, which may be started and stopped many times. Its name is that of its directory."""
 
@@ -133,7 +142,7 @@ class PostgresCluster:
 
     def __init__(self) -> None:
         _programs()
-        self._directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-", dir=_memory()))
         self._directory.chmod(0o755)
         if os.geteuid() == 0:
             shutil.chown(self._directory, _USER)
