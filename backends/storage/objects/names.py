@@ -24,6 +24,7 @@ MARKER = "backup"
 SMALL = 64 << 10
 """The most bytes of a file whose content is in the name object itself."""
 
+OWNER = 8
 _FORMAT = 1
 _START = struct.Struct("<B16s")
 """The format's version, and random bytes."""
@@ -37,19 +38,20 @@ class File:
     """What a name object says: the `content` of a small file, or the id of its `chain`.
 
     `size` is the file's size if it is larger than what the chain holds: the rest are zeros. `sealed` says that another
-    writer has taken the file over.
+    writer has taken the file over. `owner` is who wrote or claimed a small file last, in OWNER random bytes.
     """
 
     content: bytes | None
     chain: str = ""
     size: int = 0
     sealed: bool = False
+    owner: bytes = bytes(OWNER)
 
     def encode(self) -> bytes:
         """The name object, different at each call."""
         start = _START.pack(_FORMAT, secrets.token_bytes(16))
         if self.content is not None:
-            return start + bytes([_IS_CONTENT]) + self.content
+            return start + bytes([_IS_CONTENT]) + self.owner + self.content
         return start + bytes([_IS_CHAIN]) + _CHAIN.pack(bytes.fromhex(self.chain), self.size, self.sealed)
 
 
@@ -64,8 +66,8 @@ def _decode(key: str, data: bytes) -> File | None:
     kind, rest = data[_START.size : _START.size + 1], data[_START.size + 1 :]
     if len(data) == _START.size:
         return None
-    if data[:1] == bytes([_FORMAT]) and kind == bytes([_IS_CONTENT]):
-        return File(rest)
+    if data[:1] == bytes([_FORMAT]) and kind == bytes([_IS_CONTENT]) and len(rest) >= OWNER:
+        return File(rest[OWNER:], owner=rest[:OWNER])
     if data[:1] == bytes([_FORMAT]) and kind == bytes([_IS_CHAIN]) and len(rest) == _CHAIN.size:
         chain, size, sealed = _CHAIN.unpack(rest)
         return File(None, chain.hex(), size, bool(sealed))

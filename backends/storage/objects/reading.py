@@ -6,9 +6,11 @@ a read gets there: a writer may have added to it.
 
 import errno
 import os
+import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 from backends.storage.base import ReadHandle
@@ -23,6 +25,12 @@ _MAX_WINDOW = 4 << 20
 _MAX_WINDOWS = 3
 """Of how many files what was read ahead is kept: the log of a generation is many open files."""
 _ATTEMPTS = 5
+_MAX_KEPT = 4 << 20
+_KEPT_FOR = 60.0
+_OVERHEAD = 200
+"""Bytes of memory that an object takes besides its own."""
+_FRESH = 1.0
+"""For how many seconds the first question about a file that was just opened is answered without asking again."""
 
 
 class ContentReadHandle(ReadHandle):
@@ -47,33 +55,80 @@ class ContentReadHandle(ReadHandle):
         self._content = None
 
 
-class Windows:
-    """Which files have read ahead: all but the last few forget it, so that memory stays bounded."""
+class ReadAhead:
+    """What the files of one storage keep in memory, which stays bounded.
+
+    The windows of the last few files, and the last small objects. A start reads the last segment three times, and
+    objects never change.
+    """
 
     def __init__(self) -> None:
         self._last: deque[weakref.ref[ChainReadHandle]] = deque()
+        self._objects: dict[str, bytes] = {}
+        self._bytes = 0
+        self._used = time.monotonic()
+        self._changing = threading.Lock()
+
+    def small(self, store: ObjectStore, keys: Sequence[str]) -> Iterator[bytes]:
+        """Small objects, in this order."""
+        with self._changing:
+            known = {key: data for key in keys if (data := self._objects.get(key)) is not None}
+        self._used = time.monotonic()
+        fetched = store.read_many([key for key in keys if key not in known])
+        for key in keys:
+            data = known.get(key)
+            if data is None:
+                data = next(fetched)
+                self._keep(key, data)
+            yield data
+
+    def _keep(self, key: str, data: bytes) -> None:
+        with self._changing:
+            self._bytes += len(data) + _OVERHEAD - self._drop(key)
+            self._objects[key] = data
+            while self._bytes > _MAX_KEPT:
+                self._bytes -= self._drop(next(iter(self._objects)))
+
+    def _drop(self, key: str) -> int:
+        data = self._objects.pop(key, None)
+        return 0 if data is None else len(data) + _OVERHEAD
+
+    def forget_old(self) -> None:
+        """Forget the small objects if none was read lately: a writer only reads when it starts."""
+        if self._objects and time.monotonic() - self._used > _KEPT_FOR:
+            with self._changing:
+                self._objects.clear()
+                self._bytes = 0
 
     def reads(self, handle: "ChainReadHandle") -> None:
         """Called by a file that has read ahead."""
-        if self._last and self._last[-1]() is handle:
-            return
-        self._last.append(weakref.ref(handle))
-        while len(self._last) > _MAX_WINDOWS:
-            other = self._last.popleft()()
-            if other is not None and all(each() is not other for each in self._last):
-                other.forget()
+        with self._changing:
+            if self._last and self._last[-1]() is handle:
+                return
+            self._last.append(weakref.ref(handle))
+            while len(self._last) > _MAX_WINDOWS:
+                other = self._last.popleft()()
+                if other is not None and all(each() is not other for each in self._last):
+                    other.forget()
 
 
 class ChainReadHandle(ReadHandle):
     """A file whose bytes are in a chain. `size` is what its name says of its size: the rest are zeros."""
 
     def __init__(
-        self, store: ObjectStore, executor: Callable[[], Executor], windows: Windows, chain: str, size: int, name: str
+        self,
+        store: ObjectStore,
+        executor: Callable[[], Executor],
+        read_ahead: ReadAhead,
+        chain: str,
+        size: int,
+        name: str,
     ) -> None:
-        self._store, self._executor, self._windows = store, executor, windows
+        self._store, self._executor, self._read_ahead = store, executor, read_ahead
         self._chain, self._named_size, self._name = chain, size, name
         self._window, self._ahead = (0, b""), _WINDOW
         self._layout = read_layout(store, chain)
+        self._fresh_until = time.monotonic() + _FRESH
         self._open = True
 
     def size(self) -> int:
@@ -100,7 +155,7 @@ class ChainReadHandle(ReadHandle):
             in_order = window and first <= start <= first + len(window)
             self._ahead = min(self._ahead * 2, _MAX_WINDOW) if in_order else _WINDOW
             self._window = first, window = self._fetch(start, stop)
-            self._windows.reads(self)
+            self._read_ahead.reads(self)
         return window[start - first : stop - first]
 
     def _fetch(self, start: int, stop: int) -> tuple[int, bytes]:
@@ -132,7 +187,7 @@ class ChainReadHandle(ReadHandle):
             if small > number:
                 for part, data in zip(
                     parts[number:small],
-                    self._store.read_many([part.key for part in parts[number:small]]),
+                    self._read_ahead.small(self._store, [part.key for part in parts[number:small]]),
                     strict=True,
                 ):
                     yield self._whole(data, part.size)
@@ -164,6 +219,9 @@ class ChainReadHandle(ReadHandle):
         if not self._open:
             raise closed(self._name)
         before = self._layout
+        fresh, self._fresh_until = time.monotonic() < self._fresh_until, 0.0
+        if not whole and (fresh or before.fenced):
+            return before
         layout = read_layout(self._store, self._chain) if whole else grow(self._store, self._chain, before)
         if layout.end < before.end:
             raise self._gone()

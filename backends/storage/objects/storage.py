@@ -9,12 +9,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 
-from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
+from backends.storage.base import FileFenced, ReadHandle, Space, Storage, WriteHandle
 from backends.storage.objects.chain import DATA, fence, new_chain
-from backends.storage.objects.names import MARKER, NAMES, SMALL, File, Found, Names, is_removed, name_key
-from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, Windows
+from backends.storage.objects.names import MARKER, NAMES, OWNER, SMALL, File, Found, Names, is_removed, name_key
+from backends.storage.objects.reading import ChainReadHandle, ContentReadHandle, ReadAhead
 from backends.storage.objects.store import Changed, Exists, ObjectStore
 from backends.storage.objects.sweeping import sweep
 from backends.storage.objects.upkeep import Upkeep
@@ -23,6 +24,9 @@ from backends.storage.objects.writing import ObjectWriteHandle
 _ATTEMPTS = 50
 _THREADS = 4
 _PAGE = 1000
+MANIFEST, SESSION = "manifest", "session"
+_OF_THE_WRITER = frozenset({MANIFEST, SESSION})
+"""The small files that only the backup's one writer publishes."""
 _MAX_BESIDE = 1000
 """The most prefixes that are searched for backups."""
 _UNLIMITED = 1 << 60
@@ -40,16 +44,19 @@ class ObjectStorage(Storage):
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.files = store, Names(store)
         self.upkeep = Upkeep()
-        self._windows = Windows()
+        self._read_ahead = ReadAhead()
         self._pool: ThreadPoolExecutor | None = None
         self._guard = threading.Lock()
         self._written: weakref.WeakValueDictionary[str, ObjectWriteHandle] = weakref.WeakValueDictionary()
         self._begun: set[str] = set()
         """The chains that were begun here."""
-        self._unfinished: set[str] = set()
-        """The names that files were created under and still have."""
-        self._versions: dict[str, str] = {}
-        """The version of each small file that was read or published last."""
+        self._named: dict[str, str] = {}
+        """The names that files got here and still have as far as is known, and the chains of those files."""
+        self._versions: dict[str, Found] = {}
+        """Each small file as it was read or published last."""
+        self._owner = secrets.token_bytes(OWNER)
+        self._owned: set[str] = set()
+        """The small files that were published or claimed here."""
         self._sweep_at: float | None = None
         self._made = False
 
@@ -123,14 +130,14 @@ class ObjectStorage(Storage):
     def open(self, name: str) -> ReadHandle:
         file, version = self.files.find(name)
         if file.content is not None:
-            self._versions[name] = version
+            self._versions[name] = Found(file, version)
             return ContentReadHandle(file.content, name)
         handle = self._written.get(file.chain)
         if handle is not None:
             handle.flush()
             if handle.version != version:
                 file, version = self.files.find(name)
-        return ChainReadHandle(self.store, self.executor, self._windows, file.chain, file.size, name)
+        return ChainReadHandle(self.store, self.executor, self._read_ahead, file.chain, file.size, name)
 
     def create(self, name: str) -> WriteHandle:
         name_key(name)
@@ -138,15 +145,17 @@ class ObjectStorage(Storage):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
         chain = new_chain()
         self._begun.add(chain)
-        self._unfinished.add(name)
-        version = self._put(name, File(None, chain), Found(None, None))
+        self._named[name] = chain
+        version = self._put(name, File(None, chain), Found(None, None)).version
+        assert version is not None
         handle = self._written[chain] = ObjectWriteHandle(self, name, version, chain)
         return handle
 
     def rename(self, old: str, new: str) -> None:
         name_key(new)
         with self._found(old) as (file, version, handle):
-            there = self._put(new, file, self.files.look(new))
+            there = self._put(new, file, self.files.look(new)).version
+            assert there is not None
             self._moved(handle, old, version, new, there)
 
     def rename_new(self, old: str, new: str) -> None:
@@ -184,14 +193,20 @@ class ObjectStorage(Storage):
         """The file has its new name, too: take away the old one."""
         if handle is not None:
             handle.renamed(new, there)
+        chain = self._named.get(old)
         self._forget(old)
         self._forget(new)
+        if chain is not None:
+            self._named[new] = chain
         with suppress(Changed):  # another writer has removed or sealed it meanwhile
             self.files.remove(old, version)
 
     def remove(self, name: str) -> None:
+        """Remove a file. Raises FileFenced if it got its name here, and another writer has put its own in its place."""
         for _ in range(_ATTEMPTS):
             with self._found(name) as (file, version, handle):
+                if self._named.get(name, file.chain) != file.chain:
+                    raise FileFenced(name)
                 self._leave(file)
                 try:
                     self.files.remove(name, version)
@@ -205,12 +220,13 @@ class ObjectStorage(Storage):
 
     def _forget(self, name: str) -> None:
         self._versions.pop(name, None)
-        self._unfinished.discard(name)
+        self._named.pop(name, None)
 
-    def _put(self, name: str, file: File, found: Found) -> str:
-        """Let the name stand for this file instead of what is there. Returns the new version."""
+    def _put(self, name: str, file: File, found: Found) -> Found:
+        """Let the name stand for this file instead of what is there. Returns what is there then."""
         for _ in range(_ATTEMPTS):
             if found.file is not None:
+                self._check_owner(name, found.file)
                 self._leave(found.file)
             try:
                 version = self.files.put(name, file, found.version)
@@ -220,7 +236,7 @@ class ObjectStorage(Storage):
             replaced = self._written.get(found.file.chain) if found.file is not None else None
             if replaced is not None and replaced.chain != file.chain:
                 replaced.removed()
-            return version
+            return Found(file, version)
         raise _busy(name)
 
     def _leave(self, file: File) -> None:
@@ -232,21 +248,28 @@ class ObjectStorage(Storage):
             fence(self.store, file.chain)
 
     def publish(self, name: str, data: bytes) -> None:
-        """Write a whole file durably: one request if it is small and was read or published before."""
+        """Write a whole file durably: one request if it is small and was read or published before.
+
+        Raises FileFenced if it is the writer's alone, was ours, and now belongs to another writer.
+        """
         if len(data) > SMALL:
             super().publish(name, data)
             return
         if not self._made and not self.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.describe())
-        known = self._versions.pop(name, None)  # of a file without a chain, so that there is nothing to leave
-        self._versions[name] = self._put(name, File(data), Found(None, known))
-        if (temporary := self.temporary(name)) in self._unfinished:
+        known = self._versions.pop(name, Found(None, None))
+        self._versions[name] = self._put(name, File(data, owner=self._owner), known)
+        self._owned.add(name)
+        if (temporary := self.temporary(name)) in self._named:
             self.remove(temporary)
 
     # Other writers
 
     def seal(self, name: str) -> bool:
-        """Mark the name object, then end the chain: from then on its writer can neither add to it nor move it."""
+        """Mark the name object, then end the chain: from then on its writer can neither add to it nor move it.
+
+        The manifest is claimed, too: a writer that is held up just before it publishes another one shall fail.
+        """
         for _ in range(_ATTEMPTS):
             file, version = self.files.find(name)
             try:
@@ -256,8 +279,33 @@ class ObjectStorage(Storage):
                 continue
             if file.content is None:
                 fence(self.store, file.chain)
+            self._claim(MANIFEST)
             return True
         raise _busy(name)
+
+    def _claim(self, name: str) -> None:
+        """Make a small file ours, with the content that it has."""
+        for _ in range(_ATTEMPTS):
+            found = self.files.look(name)
+            if found.file is None or found.file.content is None:
+                return
+            try:
+                if found.file.owner != self._owner:
+                    self.files.put(name, replace(found.file, owner=self._owner), found.version)
+            except Changed:
+                continue
+            self._versions.pop(name, None)
+            self._owned.add(name)
+            return
+        raise _busy(name)
+
+    def _check_owner(self, name: str, file: File) -> None:
+        """Raise FileFenced if this file was ours, and now is another writer's.
+
+        Most small files are also written by commands, and belong to nobody.
+        """
+        if name in _OF_THE_WRITER and name in self._owned and file.content is not None and file.owner != self._owner:
+            raise FileFenced(name)
 
     # For open files
 
@@ -270,10 +318,11 @@ class ObjectStorage(Storage):
 
     def reader(self, chain: str, name: str) -> ChainReadHandle:
         """Open a chain for reading."""
-        return ChainReadHandle(self.store, self.executor, self._windows, chain, 0, name)
+        return ChainReadHandle(self.store, self.executor, self._read_ahead, chain, 0, name)
 
     def moved(self, before: str, handle: ObjectWriteHandle) -> None:
         """The file goes on in another chain."""
+        self._named[handle.name] = handle.chain
         self._begun.add(handle.chain)
         self._written.pop(before, None)
         self._written[handle.chain] = handle
@@ -287,6 +336,7 @@ class ObjectStorage(Storage):
 
     def sweep_if_due(self) -> None:
         """Have what nobody needs any more deleted, if it is time for that."""
+        self._read_ahead.forget_old()
         now = time.monotonic()
         if self._sweep_at is None:
             self._sweep_at = now + SWEEP_AFTER
