@@ -20,10 +20,11 @@ SCHEMES = {
     "file": "backends.places.file:FilePlace",
     "nfs": "backends.places.nfs:nfs_place",
     "usb": "backends.places.usb:UsbPlace",
+    "sftp": "backends.places.sftp:SftpPlace",
     "s3": "backends.places.s3:BucketPlace",
     "gs": "backends.places.s3:BucketPlace",
     "az": "backends.places.s3:BucketPlace",
-    "sftp": "backends.places.sftp:SftpPlace",
+    "postgres": "backends.places.postgres:PostgresPlace",
 }
 """Scheme → the module, and the callable in it that makes the Place. A module is imported only when its scheme is
 used, so that no scheme pays for the imports of another."""

@@ -29,7 +29,7 @@ class Destination:
     options: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        query = "?" + "&".join(f"{key}={quote(value)}" for key, value in self.options) if self.options else ""
+        query = "?" + "&".join(_option(*each) for each in self.options) if self.options else ""
         return f"{self.scheme}://{quote(self.host, safe=':[]@,')}{quote(str(self.path))}{query}"
 
     def option(self, name: str, default: str) -> str:
@@ -62,6 +62,19 @@ class Destination:
         return self.scheme in ("file", "usb") or (self.scheme == "nfs" and self.names_no_other_machine)
 
 
+_MARKS = ("single-server",)
+"""Options that have no value: being there is what they say."""
+
+
+def _option(name: str, value: str) -> str:
+    return name if name in _MARKS and not value else f"{name}={quote(value)}"
+
+
+def _marked(query: str) -> str:
+    """The query with an empty value for each option that has none, as the parser wants it."""
+    return "&".join(f"{each}=" if each in _MARKS else each for each in query.split("&"))
+
+
 def quote(text: str, safe: str = "/") -> str:
     """The text percent-encoded for a URL; works for a path that is not UTF-8, too."""
     return _quote(os.fsencode(text), safe)
@@ -87,7 +100,9 @@ def parse_url(url: str) -> Destination:
         parts = urlsplit(url)
         host = unquote(parts.netloc)
         options = tuple(
-            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape")
+            parse_qsl(
+                _marked(parts.query), keep_blank_values=True, strict_parsing=bool(parts.query), errors="surrogateescape"
+            )
         )
     except ValueError as error:
         raise BadURL(f"{shown!r} is not a URL ({error}); write it like {EXAMPLE}") from None

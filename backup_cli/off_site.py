@@ -92,7 +92,7 @@ def _postgres() -> OffSite:
     return OffSite(
         "postgres",
         "a PostgreSQL cluster with a synchronous standby",
-        "postgres://[USER@]HOST[:PORT][,HOST2[:PORT]]/DATABASE[?schema=NAME]",
+        "postgres://[USER@]HOST[:PORT][,HOST2[:PORT]]/DATABASE[/NAME][?schema=SCHEMA]",
         "postgres://backup@db1.example,db2.example/lightning",
         *_extra("postgres", "psycopg"),
         _bounded(_postgres_services()),

@@ -16,6 +16,9 @@ from backends.urls import Destination, parse_url
 _PORTS = {"sftp": "22", "postgres": "5432", "nfs": "2049", "http": "80", "https": "443"}
 """The port that a server has where the URL names none."""
 
+_SCHEMA = "lightning_backup"
+"""The schema of a postgres:// URL that names none."""
+
 _BUCKETS = ("s3", "gs", "az")
 
 
@@ -82,7 +85,7 @@ def _same_path_for_users(one: Destination, other: Destination) -> bool:
 
 
 def _database(place: Destination) -> tuple[object, ...]:
-    return place.path, place.option("schema", "")
+    return place.path, place.option("schema", _SCHEMA)
 
 
 def _same_bucket(one: Destination, other: Destination) -> bool:

@@ -4,6 +4,7 @@ import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.destinations.postgres import PostgresCluster
 from tests.destinations.radosgw import Environment, Radosgw
 from tests.destinations.servers import Ganesha, Sshfs
 from tests.destinations.sftp_servers import OpenSsh, Proftpd, SftpServer
@@ -12,7 +13,7 @@ from tests.destinations.sticks import STICKS, Stick
 SHARES = ("nfs3", "nfs41", "sshfs")
 BUCKETS = ("s3",)
 SFTP = {"openssh": OpenSsh, "proftpd": Proftpd}
-KINDS = (*SHARES, *SFTP, *STICKS, *BUCKETS)
+KINDS = (*SHARES, *SFTP, *STICKS, *BUCKETS, "postgres")
 
 
 class Places:
@@ -27,6 +28,7 @@ class Places:
         """The bucket of the S3 server in which every URL is."""
         self._sftp: dict[str, SftpServer] = {}
         self._sticks: dict[str, Stick] = {}
+        self._postgres: PostgresCluster | None = None
 
     @property
     def ganesha(self) -> Ganesha:
@@ -68,6 +70,15 @@ class Places:
             self._sftp[kind] = server
         return self._sftp[kind]
 
+    @property
+    def postgres(self) -> PostgresCluster:
+        """The PostgreSQL cluster, running."""
+        if self._postgres is None:
+            cluster = PostgresCluster()
+            self._stack.callback(cluster.discard)
+            self._postgres = cluster.start()
+        return self._postgres
+
     def stick(self, kind: str) -> Stick:
         """The stick of this kind, plugged in."""
         if kind not in self._sticks or not self._sticks[kind].alive:
@@ -81,6 +92,8 @@ class Places:
         """The URL of a backup that is not made yet, in a fresh directory."""
         name = f"node-{secrets.token_hex(4)}"
         path = f"{name}/lightning.bkp"
+        if kind == "postgres":
+            return self.postgres.url(name)
         if kind in ("nfs3", "nfs41"):
             (self.ganesha.exported / name).mkdir()
             return self.ganesha.url("3" if kind == "nfs3" else "4.1", path)

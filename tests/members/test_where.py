@@ -25,6 +25,7 @@ SAME = [
     ("postgres://db1,db2/lightning", "postgres://db2:5432,db1/lightning"),
     ("postgres://me@db1/lightning", "postgres://you@db1,db3/lightning"),
     ("postgres://db1/lightning?schema=a", "postgres://db1/lightning?timeout=9&schema=a"),
+    ("postgres://db1/lightning", "postgres://db1/lightning?schema=lightning_backup&single-server"),
 ]
 
 DIFFERENT = [
