@@ -26,7 +26,9 @@ ROUNDS = 15
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
-def test_recorded_node_in_postgresql_is_restored_equal(recording: Recording, places: Places, world_at: WorldAt) -> None:
+def test_recorded_node_in_postgresql_is_restored_equal(
+    recording: Recording, places: Places, world_at: WorldAt
+) -> None:
     world = world_at(places.url("postgres"))
     recording.prepare(world)
     node = world.run(recording.calls())
