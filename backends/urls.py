@@ -67,7 +67,7 @@ _MARKS = ("single-server",)
 
 
 def _option(name: str, value: str) -> str:
-    return name if name in _MARKS and not value else f"{name}={quote(value)}"
+    return name if name in _MARKS and not value else f"{name}={quote(value, safe='/:')}"
 
 
 def _marked(query: str) -> str:
