@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.destinations.signed import Keys, Response, signed
-from tests.destinations.tools import free_ports, freeze, need, run, start, wait_until
+from tests.destinations.tools import free_ports, need, run, start, wait_until
 
 KEYS = Keys("AKIDRADOSGWTEST", "a-secret-for-radosgw")
 
@@ -95,11 +95,6 @@ class Radosgw:
             self._gateway.kill()
             self._gateway.wait()
             self._gateway = None
-
-    def freeze_gateway(self) -> None:
-        """Stop the gateway: the kernel accepts connections for it still, and nothing answers."""
-        assert self._gateway is not None
-        freeze(self._gateway)
 
     def kill(self) -> None:
         """Kill everything; the data is gone."""

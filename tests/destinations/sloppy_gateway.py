@@ -37,10 +37,16 @@ class Sloppy(Enum):
 
 
 class Gateway:
-    """Objects in memory, and no check of who asks."""
+    """Objects in memory, and no check of who asks.
 
-    def __init__(self, sloppy: Sloppy) -> None:
-        self.sloppy = sloppy
+    If it is `versioned`, it keeps what was deleted or replaced, and conditions are about the current version, as
+    Amazon documents it.
+    """
+
+    def __init__(self, sloppy: Sloppy, *, versioned: bool = False) -> None:
+        self.sloppy, self.versioned = sloppy, versioned
+        self.past: list[tuple[str, bytes | None]] = []
+        """Each version that there ever was; None is a delete marker."""
         self.objects: dict[str, bytes] = {}
         self.first: dict[str, bytes] = {}
         self.deleted: set[str] = set()
@@ -79,8 +85,22 @@ class Gateway:
             met = self.met(key, headers)
             if met or self.sloppy is Sloppy.REFUSES_AND_WRITES:
                 self.objects[key] = data
+                self.past.append((key, data))
                 self.first.setdefault(key, data)
             return met
+
+    def delete(self, key: str) -> None:
+        """Delete an object; in a versioned bucket, that only puts a marker on top of it."""
+        with self.lock:
+            self.objects.pop(key, None)
+            self.deleted.add(key)
+            self.past.append((key, None))
+
+    def undelete(self) -> None:
+        """Remove the delete markers: each object is then what it was last."""
+        with self.lock:
+            self.past = [(key, data) for key, data in self.past if data is not None]
+            self.objects = {key: data for key, data in self.past if data is not None}
 
     def listed(self) -> list[str]:
         """The keys that a listing shows."""
@@ -121,8 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         keys = [part.partition("</Key>")[0] for part in self._body().decode().split("<Key>")[1:]]
         for key in keys:
-            self.gateway.objects.pop(key, None)
-            self.gateway.deleted.add(key)
+            self.gateway.delete(key)
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
@@ -148,6 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         if tag:
             self.send_header("ETag", tag)
+        if tag and self.gateway.versioned:
+            self.send_header("x-amz-version-id", f"v{len(self.gateway.past)}")
         self.end_headers()
         self.wfile.write(body)
 
@@ -155,9 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def gateway(sloppy: Sloppy) -> Iterator[Gateway]:
+def gateway(sloppy: Sloppy, *, versioned: bool = False) -> Iterator[Gateway]:
     """A gateway that does this wrong."""
-    made = Gateway(sloppy)
+    made = Gateway(sloppy, versioned=versioned)
     try:
         yield made
     finally:
