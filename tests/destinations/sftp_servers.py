@@ -153,7 +153,7 @@ class OpenSsh(SftpServer):
         return start(_SSHD, "-D", "-f", self.directory / "sshd.conf", "-E", self.directory / "server.log")
 
     def _serving(self, process: psutil.Process) -> bool:
-        return not process.children() and "[" not in process.name() and "priv" not in " ".join(process.cmdline())
+        return not process.children()
 
 
 _PROFTPD = """
@@ -178,6 +178,7 @@ AuthGroupFile {directory}/group
 AuthPAM off
 RequireValidShell off
 RootLogin on
+UseFtpUsers off
 SystemLog {directory}/server.log
 Umask 077
 AllowOverwrite on
