@@ -1,5 +1,6 @@
 """Real SFTP servers on the loopback, each with an account for this user: OpenSSH's, and ProFTPD's mod_sftp."""
 
+import grp
 import os
 import pwd
 import signal
@@ -152,7 +153,7 @@ class OpenSsh(SftpServer):
         return start(_SSHD, "-D", "-f", self.directory / "sshd.conf", "-E", self.directory / "server.log")
 
     def _serving(self, process: psutil.Process) -> bool:
-        return not process.children() and "[" not in process.name() and "priv" not in " ".join(process.cmdline())
+        return not process.children()
 
 
 _PROFTPD = """
@@ -162,7 +163,6 @@ Port {port}
 DefaultAddress 127.0.0.1
 UseIPv6 off
 UseReverseDNS off
-IdentLookups off
 WtmpLog off
 TransferLog none
 User {user}
@@ -178,14 +178,13 @@ AuthGroupFile {directory}/group
 AuthPAM off
 RequireValidShell off
 RootLogin on
+UseFtpUsers off
 SystemLog {directory}/server.log
 Umask 077
 AllowOverwrite on
 AllowStoreRestart on
 TimesGMT on
 MaxInstances 100
-TimeoutIdle 0
-TimeoutNoTransfer 0
 TimeoutLogin 60
 SFTPEngine on
 SFTPLog {directory}/sftp.log
@@ -206,13 +205,12 @@ class Proftpd(SftpServer):
         (directory / "user.rfc4716").write_text(f"{key}\n")
         uid, gid = os.geteuid(), os.getegid()
         (directory / "passwd").write_text(f"{self.user}:x:{uid}:{gid}:test:{directory}:/bin/sh\n")
-        (directory / "group").write_text(f"testers:x:{gid}:{self.user}\n")
+        group = grp.getgrgid(gid).gr_name
+        (directory / "group").write_text(f"{group}:x:{gid}:{self.user}\n")
         for name in ("passwd", "group"):
             (directory / name).chmod(0o600)
         (directory / "proftpd.conf").write_text(
-            _PROFTPD.format(
-                port=self.port, directory=directory, user=f"#{uid}" if False else self.user, group="testers", more=more
-            )
+            _PROFTPD.format(port=self.port, directory=directory, user=self.user, group=group, more=more)
         )
 
     def _start(self) -> "subprocess.Popen[bytes]":

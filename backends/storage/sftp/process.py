@@ -19,6 +19,10 @@ _ALIVE_CHECKS = 3
 _PIPE = 1 << 20
 
 
+_running: set["subprocess.Popen[bytes]"] = set()
+"""Every process, so that none is finalized, with a warning, before its connection has ended it."""
+
+
 class SshProcess:
     """A running `ssh`, logged in or about to log in. `until` (time.monotonic) bounds the time for that."""
 
@@ -36,6 +40,7 @@ class SshProcess:
             )
         except OSError as error:
             raise Disconnected(f"{program} cannot be started: {error.strerror}") from error
+        _running.add(self._process)
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.to_server, self.from_server = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._said = self._process.stderr.fileno()
@@ -99,6 +104,7 @@ class SshProcess:
                     stream.close()
         with suppress(OSError, subprocess.TimeoutExpired):
             self._process.wait(_MOURNING)
+        _running.discard(self._process)
 
     @property
     def _text(self) -> str:

@@ -15,6 +15,7 @@ NO_SSH = (
 
 _SOFTWARE = re.compile(r"remote software version ([^\r\n]{1,100})")
 _ACCEPTED = re.compile(r"Server accepts key: (\S{1,200})")
+_ANSWERED = re.compile(r"Authentications that can continue|Authenticated using")
 _DEBUG = re.compile(r"debug\d: |Warning: Permanently added|Authenticated to |OpenSSH_|Transferred: |Bytes per second")
 _MAX_SHOWN = 300
 
@@ -69,6 +70,11 @@ def _changed_key(address: Address, text: str) -> str:
 
 def _refused(address: Address, text: str) -> str:
     accepted = _ACCEPTED.search(text)
+    if accepted and _ANSWERED.search(text, accepted.end()):
+        return (
+            f"the server {address.shown} knows the key {printable(accepted[1])}, but does not let this account in: it "
+            "may be locked, or its shell, its home or logins of root may be the reason. The server's log says why"
+        )
     if accepted:
         return (
             f"the server {address.shown} would accept the key {printable(accepted[1])}, but this user ({_me()}) cannot "

@@ -56,7 +56,7 @@ class Session:
 
     def reconnect(self, why: Disconnected) -> None:
         """Log in again. Every handle of the old connection is gone, and what it was asked last is in doubt."""
-        self.connection.close()
+        self.close()
         self.connection = Connection(self.address, self.until)
         self._learn()
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from backends.storage.base import TEMPORARY, ReadHandle, Space, Storage, WriteHandle
-from backends.storage.channel import Channel
 from backends.storage.local import plain_name
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.files import SftpReadHandle, SftpWriteHandle
@@ -16,16 +15,11 @@ from backends.storage.sftp.hidden import is_open_name, is_trash_name
 from backends.storage.sftp.names import Names
 from backends.storage.sftp.packets import CREATE, EXCLUSIVE, READ, WRITE, Attributes, Failure, mode_only
 from backends.storage.sftp.session import LINK, RENAME, SYNC, Handle, Session
+from backends.storage.sftp.shared import channels_to
 
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 _SEALED_MODE = 0o400
-
-_FIRST_LOGIN = 30.0
-"""Seconds to wait for a server that has never answered; over Tor, a login takes ten."""
-
-_ATTEMPTS = 3
-"""How often a commit is tried within its time, if the server does not answer: another server process may work."""
 
 _NO_MODES = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTEIO})
 """The errors with which servers without permissions refuse to change a mode."""
@@ -43,13 +37,10 @@ class SftpStorage(Storage):
     def __init__(self, address: Address) -> None:
         self._address = address
         self._directory = f"{address.parent.rstrip('/')}/{address.name}"
-        self._commits, self._rest = self._channel(), self._channel()
+        channels = channels_to(address)
+        self._commits, self._rest = channels.commits, channels.rest
         self._names = Names(self._rest, self._directory)
         self._tokens: dict[str, str] = {}
-
-    def _channel(self) -> Channel[Session]:
-        timeout = self._address.commit_timeout
-        return Channel(lambda until: Session(self._address, until), timeout, timeout / _ATTEMPTS, _FIRST_LOGIN)
 
     def describe(self) -> str:
         return self._address.url
