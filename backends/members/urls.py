@@ -74,7 +74,8 @@ def is_name(text: str) -> bool:
 def _telling(destination: Destination) -> str:
     """The part of the URL that tells this place from others."""
     if destination.scheme in _BY_HOST and not destination.names_no_other_machine:
-        return re.sub(r":\d+$", "", destination.host.rpartition("@")[2])
+        first = destination.host.rpartition("@")[2].partition(",")[0]  # postgres:// may name several servers
+        return re.sub(r":\d+$", "", first)
     path = destination.path
     if path.name.endswith(SUFFIX):
         return path.parent.name or path.name.removesuffix(SUFFIX)

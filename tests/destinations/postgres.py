@@ -67,7 +67,7 @@ class Server:
     def start(self) -> "Server":
         """Start it, and return when it answers."""
         with (self.directory.parent / f"{self.name}.log").open("ab") as log:
-            command = [*_becoming(), str(_programs() / "postgres"), "-D", str(self.directory)]
+            command = [*becoming(), str(_programs() / "postgres"), "-D", str(self.directory)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, f"PostgreSQL ({self.directory}.log)")
         return self
@@ -142,12 +142,12 @@ class PostgresCluster:
 
     def __init__(self) -> None:
         _programs()
-        self._directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-", dir=_memory()))
-        self._directory.chmod(0o755)
+        self.directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-", dir=_memory()))
+        self.directory.chmod(0o755)
         if os.geteuid() == 0:
-            shutil.chown(self._directory, _USER)
+            shutil.chown(self.directory, _USER)
         self._servers = [
-            Server(self._directory / name, port) for name, port in zip(("one", "two"), free_ports(2), strict=True)
+            Server(self.directory / name, port) for name, port in zip(("one", "two"), free_ports(2), strict=True)
         ]
         self.primary, self.standby = self._servers
 
@@ -208,10 +208,10 @@ class PostgresCluster:
         """Kill all servers and delete them."""
         for server in self._servers:
             server.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _configure(self, server: Server, standbys: str) -> None:
-        settings = _SETTINGS.format(directory=self._directory, port=server.port, standbys=standbys)
+        settings = _SETTINGS.format(directory=self.directory, port=server.port, standbys=standbys)
         sample = server.directory / "postgresql.conf"
         text = sample.read_text().split("\n# Tests\n")[0]
         sample.write_text(f"{text}\n# Tests\n{settings}")
@@ -219,10 +219,11 @@ class PostgresCluster:
 
 def as_user(program: str, *words: object) -> str:
     """Run one of PostgreSQL's programs as the user that the servers run as."""
-    return run(*_becoming(), _programs() / program, *words)
+    return run(*becoming(), _programs() / program, *words)
 
 
-def _becoming() -> list[str]:
+def becoming() -> list[str]:
+    """What to put before a command so that the servers' user runs it."""
     if os.geteuid() != 0:
         return []
     need("setpriv", root=False)
