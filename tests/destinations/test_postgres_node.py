@@ -96,9 +96,11 @@ def test_member_in_postgresql_beside_a_local_one_holds_the_same(
         assert differences(restored_without(world, name), world.database) == []
 
 
-def _lags(node: Node, name: str) -> int:
+def _lags(node: Node, name: str) -> int | None:
+    """By how many changes the member is behind; None before the plugin has looked."""
     (member,) = [each for each in node.rpc("backup-status")["members"] if each["name"] == name]
-    return int(member["lag_changes"])
+    lag: int | None = member["lag_changes"]
+    return lag
 
 
 # A cluster that fails
