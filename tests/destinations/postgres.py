@@ -36,7 +36,7 @@ port = {port}
 """
 
 
-def _programs() -> Path:
+def programs() -> Path:
     """The directory of the newest server that is installed; they are on nobody's PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     if not found:
@@ -44,7 +44,7 @@ def _programs() -> Path:
     return found[-1].parent
 
 
-def _memory() -> str | None:
+def in_memory() -> str | None:
     """A directory in memory, if there is one with enough space: what is tested here needs no disk."""
     memory = "/dev/shm"
     with suppress(OSError):
@@ -67,7 +67,7 @@ class Server:
     def start(self) -> "Server":
         """Start it, and return when it answers."""
         with (self.directory.parent / f"{self.name}.log").open("ab") as log:
-            command = [*_becoming(), str(_programs() / "postgres"), "-D", str(self.directory)]
+            command = [*becoming(), str(programs() / "postgres"), "-D", str(self.directory)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, f"PostgreSQL ({self.directory}.log)")
         return self
@@ -108,7 +108,7 @@ class Server:
     def sql(self, statement: str, database: str = "postgres", user: str = "admin") -> str:
         """Run SQL as the administrator. Returns what it prints; several rows on several lines."""
         where = ("-h", "127.0.0.1", "-p", self.port, "-U", user, "-d", database)
-        return run(_programs() / "psql", "-XAtq", *where, "-c", statement)
+        return run(programs() / "psql", "-XAtq", *where, "-c", statement)
 
     def set(self, name: str, value: str) -> None:
         """Change its configuration while it runs, as an administrator does."""
@@ -126,7 +126,7 @@ class Server:
         assert self._process.poll() is None, (
             f"it ended at once: {(self.directory.parent / f'{self.name}.log').read_text()}"
         )
-        ready = [str(_programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def _end(self, how: signal.Signals) -> None:
@@ -141,13 +141,13 @@ class PostgresCluster:
     """Two servers: a primary and its synchronous standby, with a role that may use one schema and nothing else."""
 
     def __init__(self) -> None:
-        _programs()
-        self._directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-", dir=_memory()))
-        self._directory.chmod(0o755)
+        programs()
+        self.directory = Path(tempfile.mkdtemp(prefix="lightningd-backup-postgres-", dir=in_memory()))
+        self.directory.chmod(0o755)
         if os.geteuid() == 0:
-            shutil.chown(self._directory, _USER)
+            shutil.chown(self.directory, _USER)
         self._servers = [
-            Server(self._directory / name, port) for name, port in zip(("one", "two"), free_ports(2), strict=True)
+            Server(self.directory / name, port) for name, port in zip(("one", "two"), free_ports(2), strict=True)
         ]
         self.primary, self.standby = self._servers
 
@@ -208,10 +208,10 @@ class PostgresCluster:
         """Kill all servers and delete them."""
         for server in self._servers:
             server.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _configure(self, server: Server, standbys: str) -> None:
-        settings = _SETTINGS.format(directory=self._directory, port=server.port, standbys=standbys)
+        settings = _SETTINGS.format(directory=self.directory, port=server.port, standbys=standbys)
         sample = server.directory / "postgresql.conf"
         text = sample.read_text().split("\n# Tests\n")[0]
         sample.write_text(f"{text}\n# Tests\n{settings}")
@@ -219,10 +219,11 @@ class PostgresCluster:
 
 def as_user(program: str, *words: object) -> str:
     """Run one of PostgreSQL's programs as the user that the servers run as."""
-    return run(*_becoming(), _programs() / program, *words)
+    return run(*becoming(), programs() / program, *words)
 
 
-def _becoming() -> list[str]:
+def becoming() -> list[str]:
+    """What to put before a command so that the servers' user runs it."""
     if os.geteuid() != 0:
         return []
     need("setpriv", root=False)

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,11 @@ from tests.fake_lightningd import History, Moment, Node, Refused, Victim
 
 __all__ = ["cluster"]
 
-ROUNDS = 15
+ROUNDS = 8
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
-def test_recorded_node_in_postgresql_is_restored_equal(
-    recording: Recording, places: Places, world_at: WorldAt
-) -> None:
+def test_recorded_node_in_postgresql_is_restored_equal(recording: Recording, places: Places, world_at: WorldAt) -> None:
     world = world_at(places.url("postgres"))
     recording.prepare(world)
     node = world.run(recording.calls())
@@ -97,12 +96,21 @@ def test_member_in_postgresql_beside_a_local_one_holds_the_same(
         assert differences(restored_without(world, name), world.database) == []
 
 
-def _lags(node: Node, name: str) -> int:
+def _lags(node: Node, name: str) -> int | None:
+    """By how many changes the member is behind; None before the plugin has looked."""
     (member,) = [each for each in node.rpc("backup-status")["members"] if each["name"] == name]
-    return int(member["changes_behind"])
+    lag: int | None = member["lag_changes"]
+    return lag
 
 
 # A cluster that fails
+
+
+def start_after(cluster: PostgresCluster, seconds: float) -> None:
+    """Start the standby, while a commit is waiting for it."""
+    time.sleep(seconds)
+    waiting(cluster)
+    cluster.standby.start()
 
 
 def test_standby_that_is_stopped_delays_the_commit_and_the_log_says_so(
@@ -112,7 +120,7 @@ def test_standby_that_is_stopped_delays_the_commit_and_the_log_says_so(
     with world.node() as node:
         node.play([history.first(), *history.notes(3)])
         cluster.standby.stop()
-        back = Attempt(lambda: (time.sleep(5.5), waiting(cluster), cluster.standby.start()))
+        back = Attempt(partial(start_after, cluster, 5.5))
         began = time.monotonic()
         node.db_write(history.note())
         assert time.monotonic() - began > 5.5
@@ -134,8 +142,6 @@ def test_standby_that_stays_away_stops_the_node_and_next_start_goes_on(
         call = history.note()
         node.db_write(call)
     assert "is safe" in str(caught.value)
-    with pytest.raises(Refused), world.node() as node:
-        node.db_write(call)
     cluster.standby.start()
     with world.node() as node:
         node.play([*([call] if world.version < call.data_version else []), *history.notes(3)])

@@ -74,7 +74,7 @@ def test_wait_cut_off_by_administrator_is_neither_confirmed_nor_believed(
         list(store_of(SHORT).list("data/"))
     assert attempt.is_alive(), "it was confirmed without a standby"
     cluster.standby.start()
-    assert store.get("data/1").version == attempt.outcome()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_wait_that_ends_because_the_standbys_are_unconfigured_is_not_confirmed(
@@ -92,7 +92,7 @@ def test_wait_that_ends_because_the_standbys_are_unconfigured_is_not_confirmed(
     time.sleep(0.5)
     assert attempt.is_alive(), "it was confirmed without a standby"
     cluster.standby.start()
-    assert store.get("data/1").version == attempt.outcome()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_standbys_unconfigured_and_configured_again_within_one_commit_is_not_confirmed(
@@ -111,7 +111,7 @@ def test_standbys_unconfigured_and_configured_again_within_one_commit_is_not_con
     time.sleep(0.5)
     assert attempt.is_alive(), "it was confirmed without a standby"
     cluster.standby.start()
-    assert store.get("data/1").version == attempt.outcome()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_primary_killed_and_restarted_alone_is_not_believed(
@@ -127,7 +127,7 @@ def test_primary_killed_and_restarted_alone_is_not_believed(
     assert not believed(store_of(SHORT), "data/1")
     assert attempt.is_alive(), "it was confirmed without a standby"
     cluster.standby.start()
-    assert store.get("data/1").version == attempt.outcome()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_row_that_only_the_dead_primary_had_is_written_again_on_the_new_one(

@@ -3,8 +3,10 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from backends.storage.objects.store import Changed, Exists
 from backends.storage.postgres.errors import Unsafe
 from backends.storage.postgres.store import PostgresStore
 from tests.destinations.pg_proxy import PgProxy
-from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster
+from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster, becoming
 from tests.destinations.postgres_fixtures import LONG, SHORT, Attempt, StoreMaker, cluster, store, store_of
 from tests.destinations.tools import free_ports, need, start, wait_until
 
@@ -52,7 +54,7 @@ def test_of_many_writers_of_one_key_exactly_one_wins(store: PostgresStore) -> No
             ready.wait()
             return store.create(key, text)
 
-        attempts = [Attempt(lambda text=text: race(text)) for text in (b"a", b"b", b"c", b"")]
+        attempts = [Attempt(partial(race, text)) for text in (b"a", b"b", b"c", b"")]
         for each in attempts:
             each.join(20)
         won = [each for each in attempts if each.error is None]
@@ -113,14 +115,15 @@ def test_request_cut_in_two_is_sent_again(cluster: PostgresCluster, proxy: PgPro
 
 def test_listing_and_reading_go_on_after_broken_connections(proxy: PgProxy, through: PostgresStore) -> None:
     through.create("data/1", b"one")
-    for call in (
-        lambda: [each.key for each in through.list("data/")] == ["data/1"],
-        lambda: through.read("data/1", 1, 5) == b"ne",
-        lambda: list(through.read_many(["data/1"])) == [b"one"],
-        lambda: through.prefixes("") == ["data"],
-    ):
+    calls: list[tuple[Callable[[], Any], Any]] = [
+        (lambda: [each.key for each in through.list("data/")], ["data/1"]),
+        (lambda: through.read("data/1", 1, 5), b"ne"),
+        (lambda: list(through.read_many(["data/1"])), [b"one"]),
+        (lambda: through.prefixes(""), ["data"]),
+    ]
+    for call, expected in calls:
         proxy.lose_answers = 1
-        assert call()
+        assert call() == expected
     assert proxy.lost == 4
 
 
@@ -166,23 +169,24 @@ def test_server_that_hangs_for_a_while_delays_the_commit(cluster: PostgresCluste
     attempt = Attempt(lambda: store.create("data/1", b"one"))
     time.sleep(1)
     cluster.primary.go_on()
-    assert store.get("data/1").version == attempt.outcome()
+    assert attempt.outcome() == store.get("data/1").version
 
 
 def test_server_killed_and_restarted_delays_the_commit(cluster: PostgresCluster, store: PostgresStore) -> None:
     for number in range(2):
         cluster.primary.kill()
-        attempt = Attempt(lambda number=number: store.create(f"data/{number}", b"one"))
+        attempt = Attempt(partial(store.create, f"data/{number}", b"one"))
         time.sleep(0.3)
         assert attempt.is_alive()
         cluster.primary.start()
-        assert store.get(f"data/{number}").version == attempt.outcome()
+        version = attempt.outcome()
+        assert store.get(f"data/{number}").version == version
 
 
 def test_server_that_never_answered_is_refused_at_once(store_of: StoreMaker) -> None:
     (port,) = free_ports(1)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match=f"127.0.0.1:{port}: .*refused"):
+    with pytest.raises(TimeoutError, match=rf"127\.0\.0\.1:{port}: .*refused"):
         store_of(url=f"postgres://127.0.0.1:{port}/{DATABASE}").get("backup")
     assert time.monotonic() - began < 3
 
@@ -198,7 +202,7 @@ def test_closed_store_refuses(store: PostgresStore) -> None:
 
 def test_server_without_synchronous_standby_is_refused(cluster: PostgresCluster, store_of: StoreMaker) -> None:
     cluster.primary.set("synchronous_standby_names", "")
-    with pytest.raises(TimeoutError, match="waits for no synchronous standby.*add single-server"):
+    with pytest.raises(TimeoutError, match=r"waits for no synchronous standby.*add single-server"):
         store_of().create("backup", b"made")
     store_of(options="?single-server").create("backup", b"made")
 
@@ -249,7 +253,7 @@ def test_password_comes_from_pgpass_and_its_lack_is_named(
         pgpass.write_text("*:*:*:*:right\n")
         with pytest.raises(PermissionError, match="permission denied"):
             store_of(url=url).get("backup")
-        with pytest.raises(TimeoutError, match="pg_hba.conf"):
+        with pytest.raises(TimeoutError, match=r"pg_hba\.conf"):
             store_of(url=f"postgres://barred@{server}/{DATABASE}").get("backup")
     finally:
         rules.write_text(before)
@@ -295,33 +299,24 @@ def test_table_dropped_under_a_writer_is_not_made_again(cluster: PostgresCluster
         store.create("data/1", b"one")
 
 
-def test_connection_pooler_is_refused(cluster: PostgresCluster, store_of: StoreMaker, tmp_path: Path) -> None:
-    """In its usual mode pgbouncer gives each transaction another session: what was set in one is not set in the next."""
+def test_connection_pooler_is_refused(cluster: PostgresCluster, store_of: StoreMaker) -> None:
+    """In its usual mode pgbouncer gives each transaction another session, in which nothing of ours is set."""
     need("pgbouncer", root=False)
     (port,) = free_ports(1)
-    users, settings = tmp_path / "users.txt", tmp_path / "pgbouncer.ini"
+    users, settings = cluster.directory / "users.txt", cluster.directory / "pgbouncer.ini"
     users.write_text(f'"{ROLE}" ""\n')
     target = f"host=127.0.0.1 port={cluster.primary.port}"
     settings.write_text(
         f"[databases]\n{DATABASE} = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
         f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\nunix_socket_dir =\n"
     )
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == 0 and path.name.startswith("pytest"):
-            path.chmod(0o755)
-    pooler = start("/usr/sbin/pgbouncer", *_as_nobody(), settings)
+    pooler = start(*becoming(), "/usr/sbin/pgbouncer", settings)
     try:
         with pytest.raises(Unsafe, match="there is a connection pooler"):
             _when_it_listens(store_of(url=f"postgres://{ROLE}@127.0.0.1:{port}/{DATABASE}"))
     finally:
         pooler.kill()
         pooler.wait()
-
-
-def _as_nobody() -> list[str]:
-    import os
-
-    return ["-u", "nobody"] if os.geteuid() == 0 else []
 
 
 def _when_it_listens(store: PostgresStore) -> None:

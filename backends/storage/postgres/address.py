@@ -125,8 +125,8 @@ def _user_and_hosts(destination: Destination) -> tuple[str, tuple[Host, ...]]:
     user, at, hosts = destination.host.rpartition("@")
     if ":" in user:
         raise BadURL(
-            "a postgres:// URL must not hold a password: the URL is kept in backup.lock and shown in messages. Leave it "
-            "out of the URL, write it into the file ~/.pgpass of the user that runs lightningd, on a line "
+            "a postgres:// URL must not hold a password: it is kept in backup.lock and shown in messages. Leave it out "
+            "of the URL, write it into the file ~/.pgpass of the user that runs lightningd, on a line "
             "HOST:PORT:DATABASE:USER:PASSWORD, and type: chmod 0600 ~/.pgpass"
         )
     if (at and not user) or not hosts or "\0" in destination.host:

@@ -258,8 +258,8 @@ class Cluster:
         timeline = session.facts.timeline
         if timeline < self.timeline:
             raise NotNow(
-                f"another server took over from it (it is on timeline {timeline}, and timeline {self.timeline} exists): "
-                "stop it, and make it a standby of the other one"
+                f"another server took over from it (it is on timeline {timeline}, and {self.timeline} exists): stop "
+                "it, and make it a standby of the other one"
             )
         if self._address.single_server and timeline > self._checked:
             self.leave_if_replaced(session)  # an old primary would confirm everything

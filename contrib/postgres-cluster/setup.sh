@@ -1,0 +1,202 @@
+#!/bin/bash
+# Makes two PostgreSQL servers that hold the same, for backups of a node: a primary, and a standby that has confirmed
+# every commit before the node goes on. As root, on Debian or Ubuntu with the package `postgresql`:
+#
+#   setup.sh primary --address ADDRESS --peer ADDRESS --node ADDRESS   on the first machine: a new server, and all else
+#   setup.sh standby --address ADDRESS --primary ADDRESS[:PORT]        on the second one: a copy that follows the first
+#   setup.sh promote                                                   on the second one, when the first is dead
+#   setup.sh rejoin  --address ADDRESS --primary ADDRESS[:PORT]        on the dead one, when it is back: follows the other
+#   setup.sh status                                                    on both: what they are
+#
+# ADDRESS is a name or an IP address by which the other machines reach this one (--address), the other server (--peer,
+# --primary) and the node (--node). Further options: --version 15, --cluster backup and --port 5432 name the server of
+# this machine; what follows -- is passed to pg_createcluster.
+set -euo pipefail
+script=$0
+[[ $script == /* ]] || script=$PWD/$script
+cd /
+export HOME=/nonexistent # that of the caller is closed to the servers' user, and holds files for other purposes
+
+database=lightning role=lightning_backup schema=lightning_backup replicator=lightning_replication
+command=${1-}
+shift || true
+version='' name=backup port=5432 address='' peer='' node='' primary=''
+while (($# > 0)); do
+    case $1 in
+        --version) version=$2 ;;
+        --cluster) name=$2 ;;
+        --port) port=$2 ;;
+        --address) address=$2 ;;
+        --peer) peer=$2 ;;
+        --node) node=$2 ;;
+        --primary) primary=$2 ;;
+        --) shift && break ;;
+        *) echo "there is no option $1; the first lines of this script list them" >&2 && exit 2 ;;
+    esac
+    shift 2
+done
+
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+wanted() {
+    local option
+    for option in "$@"; do
+        [[ -n ${!option} ]] || fail "$command needs --$option ADDRESS; the first lines of this script show how"
+    done
+}
+
+if [[ -z $version ]]; then
+    version=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' 2> /dev/null | sort -n | tail -n 1)
+    [[ -n $version ]] || fail "PostgreSQL is not installed: apt install postgresql"
+fi
+programs=/usr/lib/postgresql/$version/bin
+configuration=${PG_CLUSTER_CONF_ROOT:-/etc/postgresql}/$version/$name
+
+# The server's own user, who alone may read its files.
+owned() {
+    local owner
+    owner=$(stat -c %U -- "$configuration")
+    if [[ $owner == "$(id -un)" ]]; then "$@"; else runuser -u "$owner" -- "$@"; fi
+}
+
+setting() {
+    owned "$programs/postgres" -C "$1" -D "$configuration"
+}
+
+sql() {
+    owned "$programs/psql" -XAtq -v ON_ERROR_STOP=1 -h "$(setting unix_socket_directories | cut -d, -f1)" -p "$port" \
+        -d "$@"
+}
+
+create() {
+    [[ ! -e $configuration ]] || fail "there is a server $version/$name already (pg_lsclusters); --cluster NAME names a new one"
+    pg_createcluster --port "$port" "$@" "$version" "$name" > /dev/null
+}
+
+# $1: the address of the other server. Both servers are configured alike, so that each can be the primary.
+configure() {
+    local data certificate=$configuration/server.crt key=$configuration/server.key
+    data=$(setting data_directory)
+    if [[ ! -e $certificate ]]; then
+        local kind=DNS
+        [[ ! $address =~ ^[0-9.]+$|: ]] || kind=IP
+        owned openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7300 -subj "/CN=$address" \
+            -addext "subjectAltName=$kind:$address" -keyout "$key" -out "$certificate" 2> /dev/null
+        owned chmod 600 "$key"
+    fi
+    owned mkdir -p "$configuration/conf.d"
+    owned tee "$configuration/conf.d/lightningd-backup.conf" > /dev/null << END
+# Written by lightningd-backup's setup.sh. A commit is confirmed when the other server has it on its disk, too.
+listen_addresses = '*'
+synchronous_standby_names = '*'
+synchronous_commit = on
+wal_log_hints = on
+wal_keep_size = 256MB
+ssl = on
+ssl_cert_file = '$certificate'
+ssl_key_file = '$key'
+END
+    owned tee "$configuration/pg_hba.conf" > /dev/null << END
+# Written by lightningd-backup's setup.sh. Everybody else is refused.
+local    all          all         peer
+hostssl  $database    $role       $(host "$(< "$data/lightningd-backup.node")")  scram-sha-256
+hostssl  replication  $replicator $(host "$1")  scram-sha-256
+END
+}
+
+# An address as pg_hba.conf wants it.
+host() {
+    if [[ $1 == */* || ! $1 =~ ^[0-9.]+$|: ]]; then echo "$1"; elif [[ $1 == *:* ]]; then echo "$1/128"; else echo "$1/32"; fi
+}
+
+new_password() {
+    openssl rand -hex 24
+}
+
+# A copy of the primary, in place of what this server had. $1: ADDRESS or ADDRESS:PORT of the primary.
+follow() {
+    local there=${1%:*} data passwords
+    local at=${1##*:}
+    [[ $1 == *:* ]] || at=5432
+    data=$(setting data_directory)
+    passwords=$configuration/replication.pgpass
+    owned test -s "$passwords" || fail "now copy $passwords from the other machine to the same place on this one, as a" \
+        "file of the user $(stat -c %U -- "$configuration") that nobody else may read (mode 600); then repeat this"
+    owned rm -rf -- "$data.new"
+    owned "$programs/pg_basebackup" -D "$data.new" -c fast -R --no-password \
+        -d "host=$there port=$at user=$replicator application_name=$name sslmode=require passfile=$passwords"
+    # Only now, with a whole copy here, is the old one given up; it is kept until the next time.
+    owned rm -rf -- "$data.old"
+    owned mv -- "$data" "$data.old"
+    owned mv -- "$data.new" "$data"
+    configure "$there"
+    pg_ctlcluster "$version" "$name" start
+}
+
+case $command in
+    primary)
+        wanted address peer node
+        create "$@"
+        data=$(setting data_directory)
+        owned tee "$data/lightningd-backup.node" > /dev/null <<< "$node"
+        configure "$peer"
+        pg_ctlcluster "$version" "$name" start
+        password=$(new_password) replication=$(new_password)
+        # Without a standby no commit would end. These need not wait: the standby begins as a copy of this server.
+        export PGOPTIONS='-c synchronous_commit=local'
+        sql postgres << END
+CREATE ROLE $role LOGIN PASSWORD '$password';
+CREATE ROLE $replicator LOGIN REPLICATION PASSWORD '$replication';
+CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8';
+REVOKE CONNECT, TEMPORARY ON DATABASE $database FROM PUBLIC;
+GRANT CONNECT ON DATABASE $database TO $role;
+END
+        sql "$database" -c "CREATE SCHEMA $schema AUTHORIZATION $role"
+        owned touch "$configuration/replication.pgpass"
+        owned chmod 600 "$configuration/replication.pgpass"
+        owned tee "$configuration/replication.pgpass" > /dev/null <<< "*:*:*:$replicator:$replication"
+        cat << END
+The primary runs. Next:
+1. On $peer: setup.sh standby, which asks for a copy of $configuration/replication.pgpass
+2. On the node: add this line to the file ~/.pgpass of the user that runs lightningd, and type: chmod 600 ~/.pgpass
+
+*:*:$database:$role:$password
+END
+        ;;
+    standby)
+        wanted address primary
+        [[ -e $configuration ]] || create "$@"
+        pg_ctlcluster "$version" "$name" stop 2> /dev/null || true
+        follow "$primary"
+        echo "The standby runs, and has what the primary has. On the primary, to see it: setup.sh status"
+        ;;
+    promote)
+        [[ $(sql postgres -c 'SELECT pg_is_in_recovery()') == t ]] || fail "this server is the primary already"
+        [[ $(sql postgres -c "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'") == 0 ]] ||
+            fail "the primary is alive: this server receives from it at this moment. Stop the primary first"
+        sql postgres -c 'SELECT pg_promote(true, 60)' > /dev/null
+        echo "This server is the primary now. The node waits until a standby follows it: on the other machine, once it is"
+        echo "back, or on a new one: setup.sh rejoin. Until then, do not start the old primary in any other way."
+        ;;
+    rejoin)
+        wanted address primary
+        pg_ctlcluster "$version" "$name" stop 2> /dev/null || true
+        follow "$primary"
+        echo "This server follows $primary now. What it had before is in $(setting data_directory).old"
+        ;;
+    status)
+        if [[ $(sql postgres -c 'SELECT pg_is_in_recovery()') == t ]]; then
+            echo "a standby, $(sql postgres -c "SELECT coalesce(min(status), 'not connected to the primary') FROM pg_stat_wal_receiver")"
+        else
+            echo "the primary; $(sql postgres -c "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND
+                sync_state IN ('sync', 'quorum')") synchronous standby"
+        fi
+        ;;
+    *)
+        sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$script"
+        exit 2
+        ;;
+esac
