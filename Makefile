@@ -11,7 +11,7 @@ PARALLEL := -n auto --dist worksteal
 # forbids Python to keep what it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help drill test oldest lint lock bench torture second-writer members-model encrypted powercut fuzz completion docs
+.PHONY: help drill test oldest lint lock bench bench-places torture second-writer members-model encrypted powercut fuzz completion docs
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ lock: ## the lock files with the newest packages that are at least a week old (A
 
 bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)
 	$(BIN)/python -m contrib.bench --directory $(or $(DIR),/var/tmp) --json bench.json --svg docs/latency.svg
+
+bench-places: $(READY_TO_TEST) ## what a commit costs at each kind of destination, as ratios to a local file (ONLY=sftp,s3, DIR=...)
+	$(BIN)/python -m contrib.bench.destinations --directory $(or $(DIR),/var/tmp) $(if $(ONLY),--only $(ONLY)) --json bench-places.json
 
 torture: $(READY_TO_TEST) ## kill -9 at random, thousands of rounds (ROUNDS=..., SEED=..., MEMBERS=1: several members that fail)
 	$(BIN)/python -m tests.end_to_end.torture --rounds $(or $(ROUNDS),5000) $(if $(SEED),--seed $(SEED)) $(if $(MEMBERS),--members)
