@@ -57,6 +57,10 @@ lock: ## the lock files with the newest packages that are at least a week old (A
 	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml > $(VENV)/lock/build-system.in
 	$(LOCK) setup.cfg $(VENV)/lock/build-system.in --output-file requirements.lock
 	$(LOCK) setup.cfg --extra test --constraint requirements.lock --output-file requirements-test.lock
+	for extra in s3 postgres; do \
+		sed -n "/^$$extra =/,/^[a-z]* =/s/^    //p" setup.cfg | \
+			$(LOCK) - --constraint requirements-test.lock --output-file requirements-$$extra.lock || exit 1; \
+	done
 	echo uv | $(LOCK) - --output-file requirements-uv.lock
 
 bench: $(READY_TO_TEST) ## the benchmark: this plugin, a bare one, SQLite's replica, an unsynced one (DIR=... for another disk)

@@ -54,11 +54,11 @@ log_file = {directory}/$name.log
 
 
 class Radosgw:
-    """An S3 server with one user, whose keys are KEYS."""
+    """An S3 server with one user, who has these keys."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: Keys = KEYS) -> None:
         need("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin", root=False)
-        self._directory = directory
+        self._directory, self.keys = directory, keys
         self._configuration = directory / "ceph.conf"
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._gateway: subprocess.Popen[bytes] | None = None
@@ -82,7 +82,16 @@ class Radosgw:
         self._daemon("ceph-osd", "-i", "0")
         self.start_gateway()
         names = ["--uid", "tester", "--display-name", "tester"]
-        self._ceph("radosgw-admin", "user", "create", *names, "--access-key", KEYS.key_id, "--secret-key", KEYS.secret)
+        self._ceph(
+            "radosgw-admin",
+            "user",
+            "create",
+            *names,
+            "--access-key",
+            self.keys.key_id,
+            "--secret-key",
+            self.keys.secret,
+        )
 
     def start_gateway(self) -> None:
         """Start the gateway of a cluster that runs; returns when it answers."""
@@ -104,9 +113,9 @@ class Radosgw:
             daemon.kill()
             daemon.wait()
 
-    def bucket(self, *, locked: bool = False, versioned: bool = False) -> str:
+    def bucket(self, name: str = "", *, locked: bool = False, versioned: bool = False) -> str:
         """Make a bucket, if wanted with object lock (which includes versions) or with versions; returns its name."""
-        name = f"bucket-{secrets.token_hex(4)}"
+        name = name or f"bucket-{secrets.token_hex(4)}"
         headers = {"x-amz-bucket-object-lock-enabled": "true"} if locked else {}
         assert self.request("PUT", f"/{name}", headers=headers).status == 200
         if versioned:
@@ -123,7 +132,7 @@ class Radosgw:
         headers: dict[str, str] | None = None,
     ) -> Response:
         """Make a request of the S3 protocol that the library under test cannot make."""
-        return signed(self.port, KEYS, method, path, query or {}, body, headers or {})
+        return signed(self.port, self.keys, method, path, query or {}, body, headers or {})
 
     def admin(self, *words: str) -> str:
         """Run radosgw-admin."""
@@ -136,7 +145,7 @@ class Radosgw:
     def _answers(self) -> bool:
         assert self._gateway is not None and self._gateway.poll() is None, "radosgw ended at once"
         with suppress(OSError):
-            return signed(self.port, KEYS, "GET", "/", {}, b"", {}).status > 0
+            return signed(self.port, self.keys, "GET", "/", {}, b"", {}).status > 0
         return False
 
     def _daemon(self, program: str, *words: object) -> None:
@@ -144,6 +153,13 @@ class Radosgw:
 
     def _ceph(self, program: str, *words: object) -> None:
         run(program, "-c", self._configuration, *words)
+
+
+def write_credentials(path: Path, keys: Keys) -> Path:
+    """The file in which people keep their keys."""
+    path.write_text(f"[default]\naws_access_key_id = {keys.key_id}\naws_secret_access_key = {keys.secret}\n")
+    path.chmod(0o600)
+    return path
 
 
 class Environment:

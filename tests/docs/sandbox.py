@@ -9,6 +9,7 @@ A page may use these, and nothing else that is not in every machine:
 - `lightningd`, `lightning-cli`, `bitcoin-cli` and `lightning-hsmtool`: see machine.py.
 - `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
   directory that stands for the share or the stick. Other tests show that they work as themselves.
+- `s3://my-node/…`: a bucket of a real S3 server, once the page has said at which endpoint (`a store is at`).
 """
 
 import json
@@ -25,6 +26,8 @@ from pathlib import Path
 from backends.node.hsm_secret import SECRET_SIZE, check_secret
 from backends.node.sync_point import fingerprint, read_sync_point, write_sync_point
 from backup_cli.drill.player import Player, recorded_calls
+from tests.destinations.radosgw import Radosgw, write_credentials
+from tests.destinations.signed import Keys
 from tests.docs.machine import BLOCK
 from tests.fake_lightningd import read_recording
 from tests.known_secret import NODE_ID, SECRET, known_database, known_writes
@@ -79,12 +82,15 @@ class Sandbox:
         ]
         self._url = ""
         self._typed = ""
+        self._store: Radosgw | None = None
         self._install()
         self.set_up()
 
     def close(self) -> None:
         if (self.node / "lightning-rpc").exists():
             self.run("lightning-cli stop")
+        if self._store is not None:
+            self._store.kill()
         shutil.rmtree(self.disks)
 
     def run(self, command: str) -> tuple[int, list[str]]:
@@ -254,6 +260,17 @@ class Sandbox:
                 return
             assert time.monotonic() < until, said
             time.sleep(0.1)
+
+    def a_store_is_at(self, endpoint: str) -> None:
+        """The reader has a bucket there, and has put the key that the page shows into ~/.aws/credentials."""
+        directory = self.home.parent / "store"
+        directory.mkdir()
+        self._store = Radosgw(directory, Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"))
+        self._store.start()
+        self._store.bucket("my-node")
+        self._places.insert(0, (endpoint, self._store.endpoint))
+        (self.home / ".aws").mkdir(mode=0o700)
+        write_credentials(self.home / ".aws" / "credentials", self._store.keys)
 
     def is_away(self, path: str) -> None:
         """The disk or share at this path is unplugged or switched off."""

@@ -133,6 +133,13 @@ def test_commands_of_the_development_page_work_on_a_machine(tmp_path: Path) -> N
         reader.run(TMPDIR="/var/tmp")
 
 
+def test_commands_of_the_page_on_buckets_work_on_a_machine(tmp_path: Path) -> None:
+    need("python3")
+    with reading("docs/s3.md", tmp_path) as reader:
+        reader.machine.must("python3 -m venv ~/lightningd-backup")
+        reader.run(network=True, then="~/lightningd-backup/bin/python -c 'import obstore'")
+
+
 def test_commands_of_the_btrfs_raid1_readme_work_on_a_machine(tmp_path: Path) -> None:
     need("mkfs.btrfs", "btrfs", "useradd", "systemctl", "systemd-analyze", "systemd-escape")
     there = ROOT / "contrib" / "btrfs-raid1"
