@@ -176,7 +176,7 @@ AuthOrder mod_auth_file.c
 AuthUserFile {directory}/passwd
 AuthGroupFile {directory}/group
 AuthPAM off
-RequireValidShell off
+RequireValidShell on
 RootLogin on
 UseFtpUsers off
 SystemLog {directory}/server.log

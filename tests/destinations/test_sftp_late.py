@@ -261,6 +261,7 @@ def _send_only(storage: SftpStorage, operation: Callable[[], object]) -> None:
     worker.start()
     worker.join(TIMEOUT)
     assert time.monotonic() > until
+    del session.reconnect
     connection.close()
 
 

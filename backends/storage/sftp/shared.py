@@ -1,17 +1,18 @@
-"""The connections to an account, shared by everything in this process that uses the same destination.
+"""The connections to an account, shared by everything in this process that uses it.
 
 A command makes several objects for one destination, and a login takes seconds on a small board, or over Tor.
 """
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 from backends.storage.channel import Channel
 from backends.storage.sftp.address import Address
 from backends.storage.sftp.session import Session
 
 _KEPT = 4
-"""How many destinations keep their connections although nothing uses them at the moment."""
+"""How many accounts keep their connections although nothing uses them at the moment."""
 
 _ATTEMPTS = 3
 """How often a commit is tried within its time, if the server does not answer: another server process may work."""
@@ -31,10 +32,11 @@ class Channels:
 
 
 def channels_to(address: Address) -> Channels:
-    """The connections to this destination."""
+    """The connections to the account of this address."""
+    account = replace(address, parent="", name="")
     with _lock:
-        found = _known.pop(address, None) or Channels(address)
-        _known[address] = found
+        found = _known.pop(account, None) or Channels(account)
+        _known[account] = found
         while len(_known) > _KEPT:
             _known.popitem(last=False)
     return found
