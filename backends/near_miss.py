@@ -16,7 +16,9 @@ _SCP = re.compile(r"[^/@\s]+@[^/:\s]+:.*")
 _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightning.bkp"
 _SSHFS = "mount that server with sshfs, and name a directory on it: file:///mnt/SERVER/lightning.bkp"
 
-_ELSEWHERE = {"smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "sftp": _SSHFS, "ssh": _SSHFS}
+_POSTGRES = "write postgres:// instead of postgresql://"
+
+_ELSEWHERE = {"postgresql": _POSTGRES, "smb": _SHARE, "cifs": _SHARE, "afp": _SHARE, "sftp": _SSHFS, "ssh": _SSHFS}
 """Schemes that this program does not have: such a destination is reached through a mount of the system."""
 
 

@@ -30,7 +30,7 @@ class Destination:
 
     def __str__(self) -> str:
         query = "?" + "&".join(_option(*each) for each in self.options) if self.options else ""
-        return f"{self.scheme}://{quote(self.host, safe=':[]')}{quote(str(self.path))}{query}"
+        return f"{self.scheme}://{quote(self.host, safe=':[]@,')}{quote(str(self.path))}{query}"
 
     def option(self, name: str, default: str) -> str:
         """The value of an option in the query, or `default`. If the option is given twice, the last value counts."""

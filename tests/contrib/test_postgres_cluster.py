@@ -1,4 +1,4 @@
-"""The two PostgreSQL servers of contrib/postgres-cluster: set up, one dies, the other takes over, the dead one is back."""
+"""contrib/postgres-cluster: two servers are set up, one dies, the other takes over, and the dead one comes back."""
 
 import os
 import shutil
