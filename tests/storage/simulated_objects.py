@@ -230,15 +230,21 @@ class SimulatedObjects(ObjectStore):
 
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), PAGE):
-            with self._request("delete", keys[start]):
-                fault = self.fault("delete", keys[start])
-                if fault is Fault.KILLED_BEFORE:
-                    self._kill()
+            page = [self._prefix + key for key in keys[start : start + PAGE]]
+
+            def request(page: Sequence[str] = page) -> str:
                 with self.world.lock:
-                    for key in keys[start : start + PAGE]:
-                        self.world.objects.pop(self._prefix + key, None)
-                if fault is Fault.KILLED_AFTER:
-                    self._kill()
+                    for key in page:
+                        self.world.objects.pop(key, None)
+                return ""
+
+            for attempt in range(_SETTLE):
+                try:
+                    self._change("delete", keys[start], request)
+                    break
+                except TimeoutError:
+                    if attempt == _SETTLE - 1:
+                        raise
 
     def close(self) -> None:
         self._dead = True

@@ -156,7 +156,7 @@ def remove_obsolete_files(
     For a start or a new snapshot. `names` are those of all files. `check` raises Fenced if another writer has taken
     over meanwhile: then a segment that looks unused would be that writer's.
     """
-    for name in names:
+    for name in sorted(names, reverse=True):  # of unused segments the last first: a crash must leave no gap
         if keep is not None and is_part_of(name, keep):
             continue
         if name.endswith(TEMPORARY) or (segment_index(name) or 0) > last_segment:
