@@ -3,14 +3,16 @@
 # every commit before the node goes on. As root, on Debian or Ubuntu with the package `postgresql`:
 #
 #   setup.sh primary --address ADDRESS --peer ADDRESS --node ADDRESS   on the first machine: a new server, and all else
-#   setup.sh standby --address ADDRESS --primary ADDRESS[:PORT]        on the second one: a copy that follows the first
+#   setup.sh standby --address ADDRESS --primary ADDRESS[:PORT] --passwords FILE
+#                                                                      on the second one: a copy that follows the first
 #   setup.sh promote                                                   on the second one, when the first is dead
 #   setup.sh rejoin  --address ADDRESS --primary ADDRESS[:PORT]        on the dead one, when it is back: follows the other
 #   setup.sh status                                                    on both: what they are
 #
 # ADDRESS is a name or an IP address by which the other machines reach this one (--address), the other server (--peer,
-# --primary) and the node (--node). Further options: --version 15, --cluster backup and --port 5432 name the server of
-# this machine; what follows -- is passed to pg_createcluster.
+# --primary) and the node (--node). FILE holds the line for it that `setup.sh primary` has printed. Further options:
+# --version 15, --cluster backup and --port 5432 name the server of this machine (or the variables CLUSTER and PORT);
+# what follows -- is passed to pg_createcluster.
 set -euo pipefail
 script=$0
 [[ $script == /* ]] || script=$PWD/$script
@@ -20,7 +22,7 @@ export HOME=/nonexistent # that of the caller is closed to the servers' user, an
 database=lightning role=lightning_backup schema=lightning_backup replicator=lightning_replication
 command=${1-}
 shift || true
-version='' name=backup port=5432 address='' peer='' node='' primary=''
+version='' name=${CLUSTER:-backup} port=${PORT:-5432} address='' peer='' node='' primary='' passwords=''
 while (($# > 0)); do
     case $1 in
         --version) version=$2 ;;
@@ -30,6 +32,7 @@ while (($# > 0)); do
         --peer) peer=$2 ;;
         --node) node=$2 ;;
         --primary) primary=$2 ;;
+        --passwords) passwords=$(realpath -- "$2") ;;
         --) shift && break ;;
         *) echo "there is no option $1; the first lines of this script list them" >&2 && exit 2 ;;
     esac
@@ -54,6 +57,7 @@ if [[ -z $version ]]; then
 fi
 programs=/usr/lib/postgresql/$version/bin
 configuration=${PG_CLUSTER_CONF_ROOT:-/etc/postgresql}/$version/$name
+replication=$configuration/replication.pgpass
 
 # The server's own user, who alone may read its files.
 owned() {
@@ -116,18 +120,20 @@ new_password() {
     openssl rand -hex 24
 }
 
+keep_for_replication() {
+    owned touch "$replication"
+    owned chmod 600 "$replication"
+    owned tee "$replication" > /dev/null <<< "$1"
+}
+
 # A copy of the primary, in place of what this server had. $1: ADDRESS or ADDRESS:PORT of the primary.
 follow() {
-    local there=${1%:*} data passwords
-    local at=${1##*:}
-    [[ $1 == *:* ]] || at=5432
+    local there=${1%:*} at=${1##*:} data
+    [[ $1 == *:* ]] || at=${PRIMARY_PORT:-5432}
     data=$(setting data_directory)
-    passwords=$configuration/replication.pgpass
-    owned test -s "$passwords" || fail "now copy $passwords from the other machine to the same place on this one, as a" \
-        "file of the user $(stat -c %U -- "$configuration") that nobody else may read (mode 600); then repeat this"
     owned rm -rf -- "$data.new"
     owned "$programs/pg_basebackup" -D "$data.new" -c fast -R --no-password \
-        -d "host=$there port=$at user=$replicator application_name=$name sslmode=require passfile=$passwords"
+        -d "host=$there port=$at user=$replicator application_name=$name sslmode=require passfile=$replication"
     # Only now, with a whole copy here, is the old one given up; it is kept until the next time.
     owned rm -rf -- "$data.old"
     owned mv -- "$data" "$data.old"
@@ -144,31 +150,34 @@ case $command in
         owned tee "$data/lightningd-backup.node" > /dev/null <<< "$node"
         configure "$peer"
         pg_ctlcluster "$version" "$name" start
-        password=$(new_password) replication=$(new_password)
+        password=$(new_password) line="*:*:*:$replicator:$(new_password)"
         # Without a standby no commit would end. These need not wait: the standby begins as a copy of this server.
         export PGOPTIONS='-c synchronous_commit=local'
         sql postgres << END
 CREATE ROLE $role LOGIN PASSWORD '$password';
-CREATE ROLE $replicator LOGIN REPLICATION PASSWORD '$replication';
+CREATE ROLE $replicator LOGIN REPLICATION PASSWORD '${line##*:}';
 CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8';
 REVOKE CONNECT, TEMPORARY ON DATABASE $database FROM PUBLIC;
 GRANT CONNECT ON DATABASE $database TO $role;
 END
         sql "$database" -c "CREATE SCHEMA $schema AUTHORIZATION $role"
-        owned touch "$configuration/replication.pgpass"
-        owned chmod 600 "$configuration/replication.pgpass"
-        owned tee "$configuration/replication.pgpass" > /dev/null <<< "*:*:*:$replicator:$replication"
+        keep_for_replication "$line"
         cat << END
 The primary runs. Next:
-1. On $peer: setup.sh standby, which asks for a copy of $configuration/replication.pgpass
+1. On $peer: write this line to a file of root, and name it to: setup.sh standby --passwords FILE
+
+$line
+
 2. On the node: add this line to the file ~/.pgpass of the user that runs lightningd, and type: chmod 600 ~/.pgpass
 
 *:*:$database:$role:$password
 END
         ;;
     standby)
-        wanted address primary
+        wanted address primary passwords
+        [[ $(< "$passwords") == *:$replicator:* ]] || fail "$passwords does not hold the line that setup.sh primary printed"
         [[ -e $configuration ]] || create "$@"
+        keep_for_replication "$(< "$passwords")"
         pg_ctlcluster "$version" "$name" stop 2> /dev/null || true
         follow "$primary"
         echo "The standby runs, and has what the primary has. On the primary, to see it: setup.sh status"

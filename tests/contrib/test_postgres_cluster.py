@@ -1,4 +1,4 @@
-"""The two PostgreSQL servers of contrib/postgres-cluster: set up, one dies, the other takes over, the dead one is back."""
+"""contrib/postgres-cluster: two servers are set up, one dies, the other takes over, and the dead one comes back."""
 
 import os
 import shutil
@@ -84,11 +84,14 @@ def test_two_servers_are_set_up_and_take_over_from_each_other(
     here = ("--address", "127.0.0.1")
     said = machines.must("primary", "one", *here, "--peer", "127.0.0.1", "--node", "127.0.0.1")
     password = next(line for line in said.splitlines() if line.startswith("*:*:lightning:lightning_backup:"))
-    refused = machines.setup("standby", "two", *here, "--primary", machines.address("one"))
+    follow = ("standby", "two", *here, "--primary", machines.address("one"), "--passwords", tmp_path / "replication")
+    (tmp_path / "replication").write_text(f"{password}\n")
+    refused = machines.setup(*follow)
     assert refused.returncode == 1
-    assert "now copy" in refused.stderr
-    copy_passwords(machines)
-    machines.must("standby", "two", *here, "--primary", machines.address("one"))
+    assert "does not hold the line" in refused.stderr
+    line = next(line for line in said.splitlines() if line.startswith("*:*:*:lightning_replication:"))
+    (tmp_path / "replication").write_text(f"{line}\n")
+    machines.must(*follow)
     wait_until(lambda: machines.must("status", "one") == "the primary; 1 synchronous standby\n", "a standby")
     assert machines.must("status", "two") == "a standby, streaming\n"
 
@@ -115,12 +118,6 @@ def test_two_servers_are_set_up_and_take_over_from_each_other(
     assert said_at(node, "broken") == []
     world.assert_restored_equals_the_nodes()
     assert (machines.directory / "data" / "one.old").exists()
-
-
-def copy_passwords(machines: Machines) -> None:
-    """What an administrator copies from one machine to the other."""
-    source, target = (machines.configuration(name) / "replication.pgpass" for name in machines.ports)
-    run(*becoming(), "cp", "-p", source, target)
 
 
 def test_server_without_client_certificate_check_or_password_is_closed(machines: Machines) -> None:

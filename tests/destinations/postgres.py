@@ -110,6 +110,12 @@ class Server:
         where = ("-h", "127.0.0.1", "-p", self.port, "-U", user, "-d", database)
         return run(programs() / "psql", "-XAtq", *where, "-c", statement)
 
+    def script(self, text: str) -> None:
+        """Run a script of psql as the administrator."""
+        where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "admin", "-d", "postgres")
+        psql = [str(programs() / "psql"), "-Xq", "-v", "ON_ERROR_STOP=1", *where]
+        subprocess.run(psql, input=text, text=True, check=True, capture_output=True, timeout=60)
+
     def set(self, name: str, value: str) -> None:
         """Change its configuration while it runs, as an administrator does."""
         self.sql(f"ALTER SYSTEM SET {name} = '{value}'")
@@ -146,10 +152,10 @@ class PostgresCluster:
         self.directory.chmod(0o755)
         if os.geteuid() == 0:
             shutil.chown(self.directory, _USER)
-        self._servers = [
+        self.servers = [
             Server(self.directory / name, port) for name, port in zip(("one", "two"), free_ports(2), strict=True)
         ]
-        self.primary, self.standby = self._servers
+        self.primary, self.standby = self.servers
 
     def start(self) -> "PostgresCluster":
         """Make and start both servers."""
@@ -188,7 +194,7 @@ class PostgresCluster:
 
     def heal(self) -> None:
         """Make it a primary with a synchronous standby again, whatever was done to it."""
-        for server in self._servers:
+        for server in self.servers:
             server.go_on()
             if not server.runs:
                 server.start()
@@ -201,12 +207,12 @@ class PostgresCluster:
 
     def url(self, backup: str = "", options: str = "") -> str:
         """The URL of a backup, with all servers in it."""
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self._servers)
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"postgres://{ROLE}@{hosts}/{DATABASE}{'/' if backup else ''}{backup}{options}"
 
     def discard(self) -> None:
         """Kill all servers and delete them."""
-        for server in self._servers:
+        for server in self.servers:
             server.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 

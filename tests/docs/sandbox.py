@@ -7,6 +7,7 @@ A page may use these, and nothing else that is not in every machine:
   secret files in `~/safe-place`.
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli`, `bitcoin-cli` and `lightning-hsmtool`: see machine.py.
+- `postgres://backup@db1.local,db2.local/lightning`: two real servers, once the page says that they run.
 - `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
   directory that stands for the share or the stick. Other tests show that they work as themselves.
 - `s3://my-node/…`: a bucket of a real S3 server, once the page has said at which endpoint (`a store is at`).
@@ -26,6 +27,7 @@ from pathlib import Path
 from backends.node.hsm_secret import SECRET_SIZE, check_secret
 from backends.node.sync_point import fingerprint, read_sync_point, write_sync_point
 from backup_cli.drill.player import Player, recorded_calls
+from tests.destinations.postgres import DATABASE, ROLE, PostgresCluster
 from tests.destinations.radosgw import Radosgw, write_credentials
 from tests.destinations.signed import Keys
 from tests.docs.machine import BLOCK
@@ -83,6 +85,7 @@ class Sandbox:
         self._url = ""
         self._typed = ""
         self._store: Radosgw | None = None
+        self._databases: PostgresCluster | None = None
         self._install()
         self.set_up()
 
@@ -91,6 +94,8 @@ class Sandbox:
             self.run("lightning-cli stop")
         if self._store is not None:
             self._store.kill()
+        if self._databases is not None:
+            self._databases.discard()
         shutil.rmtree(self.disks)
 
     def run(self, command: str) -> tuple[int, list[str]]:
@@ -152,6 +157,26 @@ class Sandbox:
         (self.home / "safe-place").mkdir(exist_ok=True)
         for name in ("hsm_secret", "emergency.recover"):
             _copy(self.node / name, self.home / "safe-place")
+
+    def two_database_servers_run(self) -> None:
+        """A primary and its synchronous standby, in which the administrator has typed what docs/postgres.md shows."""
+        self._databases = PostgresCluster().start()
+        primary = self._databases.primary
+        primary.sql(f"DROP DATABASE {DATABASE}")
+        primary.sql(f"DROP ROLE {ROLE}")
+        page = (Path(__file__).parents[2] / "docs" / "postgres.md").read_text()
+        primary.script(page.partition("```sql\n")[2].partition("```")[0])
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self._databases.servers)
+        self._places.append(("@db1.local,db2.local/", f"@{hosts}/"))
+        for name, server in zip(("db1.local", "db2.local"), self._databases.servers, strict=True):
+            self._places.append((name, f"127.0.0.1:{server.port}"))
+
+    def one_database_server_is_left(self) -> None:
+        """The primary is gone, the standby was promoted, and has been told that it is alone."""
+        assert self._databases is not None
+        self._databases.primary.kill()
+        self._databases.fail_over()
+        self._databases.primary.set("synchronous_standby_names", "")
 
     def hsm_secret_has_words(self) -> None:
         """The page's node is one whose secret is made from words, as is usual since v25.12."""
