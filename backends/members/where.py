@@ -1,6 +1,7 @@
 """Where members are: whether two URLs name the same place, and what could destroy two members at once."""
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from backends.errors import BackupError
 from backends.members.urls import Server, servers
 from backends.mounts.sticks import find_stick
 from backends.mounts.table import mount_of
+from backends.places.base import Place
 from backends.storage.unreachable import reaching
 from backends.urls import Destination, parse_url
 
@@ -129,6 +131,26 @@ def share_a_fate(one: str, other: str) -> str | None:
     with reaching(storage):
         there = path if path.exists() else path.parent
         return "disk" if storage.shares_disk_with(there) else None
+
+
+def place_warnings(url: str, place: Place, directory: Path) -> list[str]:
+    """What the operator of the node in `directory` should know about keeping its backup at this URL, whose place is
+    `place`: one sentence per item. Raises BackupError."""
+    found, named = place.warnings(directory), parse_url(url)
+    machines = [] if named.is_mounted else _machines(named)
+    if machines and all(_is_here(name) for name in machines):
+        found.append(
+            f"{url} is reached at this machine's own address. Unless a tunnel begins there, the backup is on the "
+            "node's own machine: when that is stolen, burns or loses its disk, database and backup die together. "
+            "Better use a server elsewhere"
+        )
+    return found
+
+
+def _is_here(name: str) -> bool:
+    """Whether a server's name is this machine's own: an address of the loopback, its host name, or a Unix socket."""
+    own = socket.gethostname().lower()
+    return name in ("localhost", "[::1]", own, own.partition(".")[0]) or name.startswith(("127.", "/"))
 
 
 def _machines(place: Destination) -> list[str]:

@@ -10,6 +10,7 @@ from backends import backup_at
 from backends.errors import BackupError
 from backends.log.backup import Backup
 from backends.log.status import Status, TroubleKind
+from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.lockfile import Settings, read_settings
 from backends.node.pairing import BackupEnd, Identity, NextStart, NodeDatabase, Pairing, Relation
@@ -65,7 +66,7 @@ def _check_destination(directory: Path, settings: Settings) -> Iterator[Finding]
             return
         seen, advice, closed = (
             backup.status(settings.url),
-            backup.place.warnings(directory),
+            place_warnings(settings.url, backup.place, directory),
             backup.place.why_unwritable(),
         )
         pairing = pair_at(directory, settings, end_of_backup(backup, settings.url, seen), database)

@@ -15,6 +15,7 @@ from backends.holder import COMMAND
 from backends.legacy import LegacyBackup, legacy_path
 from backends.log.backup import Backup, StoreSlots
 from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.where import place_warnings
 from backends.node.directory import database_path
 from backends.node.hand_over import hand_over
 from backends.node.pairing import NodeDatabase
@@ -171,7 +172,7 @@ def _import_for_node(task: _Import, directory: Path, consent: tuple[str, ...], d
                 with key_handed_over(directory, backup_id, key):
                     hand_over(directory, lasting, backup_id, position)
                     making.keep()
-    for line in backup.place.warnings(directory):
+    for line in place_warnings(url, backup.place, directory):
         warn(line)
     _warn_of_strangers(task, encrypt_later(directory))
     if key is not None:

@@ -15,6 +15,7 @@ from backends.holder import COMMAND
 from backends.log.backup import Backup
 from backends.log.format.members import Member
 from backends.members.strangers import ENCRYPT_AT_ONCE, encrypt_later, readable_by_others
+from backends.members.where import place_warnings
 from backends.node.directory import (
     DEFAULT_DIRECTORY,
     NETWORKS,
@@ -222,7 +223,7 @@ SLOW_COMMIT = 0.020
 
 def _tell_place(directory: Path, member: Member, backup: Backup) -> float:
     """Say what the destination is, and how long a commit takes there. Returns the latter in seconds."""
-    for line in backup.place.warnings(directory):
+    for line in place_warnings(member.url, backup.place, directory):
         warn(line)
     at = f" at {member.name}" if member.name else ""
     for line in backup.place.about():

@@ -18,6 +18,7 @@ from backends.members.configuring import BEING_ADDED
 from backends.members.new_copy import publish_document
 from backends.members.strangers import encrypt_later, readable_by_others
 from backends.members.urls import is_name, new_name, split_trailing
+from backends.members.where import place_warnings
 from backends.node.lockfile import Settings, write_settings
 from backends.node.members_note import remove_members_note
 from backends.node.writer_lock import WriterLock
@@ -147,7 +148,7 @@ def _add(directory: Path, before: AtRest, new: Member) -> Settings:
 
 
 def _tell_place(directory: Path, target: Backup, new: Member) -> None:
-    for line in target.place.warnings(directory):
+    for line in place_warnings(new.url, target.place, directory):
         warn(line)
     for line in target.place.about():
         say(f"Found at {new.name}: {line}")

@@ -1,10 +1,13 @@
 """Whether two URLs name the same place, and what one failure would take from both; for servers, by the URLs alone."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from backends.members.where import local_path, mount_point, same_place, share_a_fate
+from backends.members.where import local_path, mount_point, place_warnings, same_place, share_a_fate
+from backends.places.base import Place
+from tests.storage.simulated import SimulatedDisk, SimulatedStorage
 
 S3 = "s3://vault/node"
 AT = "?endpoint=https%3A%2F%2Fs3.example"
@@ -81,6 +84,38 @@ def test_urls_of_two_places_elsewhere_are_different(one: str, other: str) -> Non
 def test_what_two_places_elsewhere_have_in_common_is_named(one: str, other: str, what: str | None) -> None:
     assert share_a_fate(one, other) == what
     assert share_a_fate(other, one) == what
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("sftp://me@localhost/b.bkp", True),
+        ("sftp://me@127.0.0.1:2222/b.bkp", True),
+        ("sftp://[::1]/b.bkp", True),
+        (f"sftp://{socket.gethostname().upper()}/b.bkp", True),
+        ("nfs://127.0.0.1/export/b.bkp", True),
+        ("postgres://127.0.0.1:5433,localhost/lightning", True),
+        ("postgres://%2Frun%2Fpostgresql/lightning", True),
+        (f"{S3}?endpoint=http://127.0.0.1:9000", True),
+        ("postgres://127.0.0.1:5433,db2/lightning", False),  # a server of the cluster is elsewhere
+        ("sftp://nas/b.bkp", False),
+        (S3, False),
+        ("s3://localhost/node", False),  # a bucket's name
+        ("usb://localhost/b.bkp", False),
+    ],
+)
+def test_server_on_the_nodes_own_machine_is_warned_of(url: str, here: bool) -> None:
+    found = place_warnings(url, Silent(), Path("/"))
+    assert len(found) == here
+    assert not here or "is reached at this machine's own address" in found[0]
+
+
+class Silent(Place):
+    """A place that has nothing to say of its own."""
+
+    @property
+    def storage(self) -> SimulatedStorage:
+        return SimulatedStorage(SimulatedDisk())
 
 
 @pytest.mark.parametrize("url", ["sftp://nas/b.bkp", S3, "gs://v/n", "az://c/n", "postgres://db1/x", "nfs://nas/e/b"])
