@@ -47,6 +47,10 @@ class Place(ABC):
     def check_present(self) -> None:  # noqa: B027 (most places have nothing to add)
         """Raise a BackupError that says more than "there is no backup", where the place knows more."""
 
+    def check_where(self) -> None:  # noqa: B027
+        """Raise a BackupError if something else is in the place that the URL means, so that a missing backup must not
+        be made there: another share than the one at `init`."""
+
     def check_writable(self) -> None:  # noqa: B027
         """Raise BackupError for a place from which a backup can be read, but where none may be kept."""
 

@@ -90,14 +90,17 @@ def test_url_of_a_backup_that_is_not_there_is_not_answered_by_advice_to_mount_so
 
 @pytest.mark.parametrize("kind", ONE_OF_THEM)
 def test_member_there_trails_beside_a_local_one(node: Elsewhere, kind: str, history: History) -> None:
-    """The set-up that docs/several-destinations.md recommends."""
+    """The set-up that docs/several-destinations.md recommends, made while the node runs."""
     trailing = f"{node.url}{'&' if '?' in node.url else '?'}trailing"
     own = ("--lightning-dir", node.directory)
     (node.root / "disk").mkdir(exist_ok=True)
-    assert backup_cli("init", *own, (node.root / "disk" / "lightning.bkp").as_uri(), trailing).code == 0
+    assert backup_cli("init", *own, (node.root / "disk" / "lightning.bkp").as_uri()).code == 0
     with node.node() as running:
         running.play(history.notes(3))
-        assert running.wire.listen(20, lambda: _behind(own) == 0), backup_cli("members", *own)
+        added = running.rpc("backup-member-add", {"url": trailing})
+        assert f"the backup at {node.url} is not encrypted" in added["warning"]
+        running.play(history.notes(3))
+        assert running.wire.listen(30, lambda: _behind(own) == 0), backup_cli("members", *own)
         running.stop()
     said = backup_cli("members", *own)
     assert said.out.count(" stored") == 2, said

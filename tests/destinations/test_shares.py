@@ -21,7 +21,7 @@ from tests.destinations.servers import Sshfs
 from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import RECORDINGS, Recording
 from tests.end_to_end.world import backup_cli
-from tests.fake_lightningd import History, Refused
+from tests.fake_lightningd import History, Refused, RpcError
 from tests.legacy.written import written
 
 
@@ -109,6 +109,27 @@ def test_share_mounted_under_another_name_is_accepted_with_a_note(
     write_settings(world.directory, replace(settings, url=url))
     node = world.run([history.first()])
     assert any("made on the share nas:/volume1" in line for _, line in node.logs)
+
+
+def test_share_becomes_a_member_while_the_node_runs_and_a_wrong_one_does_not(
+    share: Sshfs, world_at: WorldAt, history: History, tmp_path: Path
+) -> None:
+    """Nothing has to be there yet, as on any other disk."""
+    (tmp_path / "disk").mkdir(exist_ok=True)
+    world = world_at((tmp_path / "disk" / "lightning.bkp").as_uri()).init()
+    with world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        with pytest.raises(RpcError, match="another share is mounted there"):
+            node.rpc("backup-member-add", {"url": f"nfs://{share.point}/lightning.bkp?share=nas:/volume1"})
+        assert node.rpc("backup-member-add", {"url": f"nfs://{share.point}/lightning.bkp"})["state"] == "catching_up"
+
+        def in_sync() -> bool:
+            members = node.rpc("backup-status", {}).get("members", [])
+            return [member["state"] for member in members] == ["in_sync"] * 2
+
+        assert node.wire.listen(30, in_sync), node.logs
+        node.stop()
+    assert (share.point / "lightning.bkp" / "manifest").exists()
 
 
 def test_commands_that_set_a_backup_remember_its_share(
