@@ -80,7 +80,7 @@ def test_commands_mentioned_in_the_text_of_a_page_exist(page: Page) -> None:
 def test_urls_of_a_page_are_valid(page: Page) -> None:
     """In the sandbox all of them are file://, so here they are taken as they are. This touches nothing."""
     commands = [step.text for step in page.steps if isinstance(step, Command)]
-    for url in re.findall(r"\b(?:file|nfs|usb)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
+    for url in re.findall(r"\b(?:file|nfs|usb|sftp)://[^\s'\"`)|;]+", "\n".join([*commands, *_scripts(page)])):
         if "…" not in url:
             backup_at(split_trailing(url)[0])
 
