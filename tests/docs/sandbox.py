@@ -8,8 +8,9 @@ A page may use these, and nothing else that is not in every machine:
 - `/mnt/…` and `/media/…`: other disks (really /dev/shm). `/mnt/nas`, `/mnt/backup` and `/media/me/LNBACKUP` are there.
 - `lightningd`, `lightning-cli`, `bitcoin-cli` and `lightning-hsmtool`: see machine.py.
 - `postgres://backup@db1.local,db2.local/lightning`: two real servers, once the page says that they run.
-- `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…` and `usb://STICK/…`: run as `file://` on a
-  directory that stands for the share or the stick. Other tests show that they work as themselves.
+- `nfs:///mnt/…`, `nfs://nas/…`, `nfs://nas.local/…`, `usb://LNBACKUP/…`, `usb://STICK/…` and `sftp://offsite/…`: run as
+  `file://` on a directory that stands for the share, the stick or the server. Other tests show that they work as
+  themselves.
 - `s3://my-node/…`: a bucket of a real S3 server, once the page has said at which endpoint (`a store is at`).
 """
 
@@ -66,7 +67,7 @@ class Sandbox:
         self._stand_ins = directory / "stand-ins"
         self._path_variable = ":".join([str(self._stand_ins), *without_backup_cli(os.environ["PATH"])])
         self.disks = Path(tempfile.mkdtemp(prefix="lightningd-backup-docs-", dir=OTHER_DISKS))
-        servers = (".server/nas/export", ".server/nas.local/volume1/backup")
+        servers = (".server/nas/export", ".server/nas.local/volume1/backup", ".server/offsite/srv/backup")
         for place in ("mnt/nas", "mnt/backup", "media/me/LNBACKUP", *servers, ".sticks/STICK"):
             (self.disks / place).mkdir(parents=True)
         (self.disks / ".mounted").symlink_to(self.disks)
@@ -78,6 +79,7 @@ class Sandbox:
             ("nfs://nas.local/", f"file://{self.disks}/.server/nas.local/"),
             ("usb://LNBACKUP/", f"file://{self.disks}/.sticks/LNBACKUP/"),
             ("usb://STICK/", f"file://{self.disks}/.sticks/STICK/"),
+            ("sftp://offsite/", f"file://{self.disks}/.server/offsite/"),
             ("/mnt/", f"{self.disks}/mnt/"),
             ("/media/", f"{self.disks}/media/"),
             ("/home/me", str(self.home)),

@@ -41,6 +41,7 @@ class Connection:
         self._expected: dict[int, Answer | None] = {}
         self._ignored: set[int] = set()
         self._postponed: list[bytes] = []
+        self._ended = False
         self._ssh = SshProcess(address, until)
         try:
             self.extensions = self._begin(until)
@@ -58,6 +59,8 @@ class Connection:
 
         `until` (time.monotonic) is when to give up waiting for them. Raises Disconnected or Malformed.
         """
+        if self._ended:  # its descriptors may be those of other files by now
+            raise Disconnected(f"the connection to {self._address.shown} was closed")
         first, sent = self._next, self._postponed
         self._postponed = []
         for kind, body in calls:
@@ -80,6 +83,7 @@ class Connection:
 
     def close(self) -> None:
         """End the process. Never raises."""
+        self._ended = True
         self._ssh.end()
 
     def _begin(self, until: float) -> dict[str, str]:

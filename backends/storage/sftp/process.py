@@ -43,8 +43,8 @@ class SshProcess:
         _running.add(self._process)
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.to_server, self.from_server = self._process.stdin.fileno(), self._process.stdout.fileno()
-        self._said = self._process.stderr.fileno()
-        for descriptor in (self.to_server, self.from_server, self._said):
+        self._stderr = self._process.stderr.fileno()
+        for descriptor in (self.to_server, self.from_server, self._stderr):
             os.set_blocking(descriptor, False)
         with suppress(OSError):  # a user may have too many large pipes; then it is only slower
             fcntl.fcntl(self.to_server, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -62,17 +62,17 @@ class SshProcess:
 
     def collect_words(self, ready: dict[int, int]) -> None:
         """Read what `ssh` says, if `ready` shows that it says something."""
-        if self._said not in ready:
+        if self._stderr not in ready:
             return
         try:
-            words = os.read(self._said, _MAX_WORDS)
+            words = os.read(self._stderr, _MAX_WORDS)
         except BlockingIOError:
             return
         if words:
             self._words = (self._words + words)[-_MAX_WORDS:]
         else:  # closed: it would be ready for ever
-            self._reading.unregister(self._said)
-            self._writing.unregister(self._said)
+            self._reading.unregister(self._stderr)
+            self._writing.unregister(self._stderr)
 
     def last_words(self, until: float, *, began: bool) -> str:
         """Why `ssh` has ended, in a sentence; waits for its last words until `until` (time.monotonic).
@@ -84,7 +84,7 @@ class SshProcess:
         while ended is None and time.monotonic() < until:
             if waiting.poll(20):
                 try:
-                    words = os.read(self._said, _MAX_WORDS)
+                    words = os.read(self._stderr, _MAX_WORDS)
                 except BlockingIOError:
                     words = b""
                 self._words = (self._words + words)[-_MAX_WORDS:]
@@ -112,12 +112,12 @@ class SshProcess:
 
     def _drain(self) -> None:
         with suppress(OSError):
-            self._words = (self._words + os.read(self._said, _MAX_WORDS))[-_MAX_WORDS:]
+            self._words = (self._words + os.read(self._stderr, _MAX_WORDS))[-_MAX_WORDS:]
 
     def _poll_for(self, writing: int | None) -> "select.poll":
         """A poll object for what `ssh` says; with `writing`, also for the two pipes to and from the server."""
         poll = select.poll()
-        poll.register(self._said, select.POLLIN)
+        poll.register(self._stderr, select.POLLIN)
         if writing is not None:
             poll.register(self.from_server, select.POLLIN)
         if writing:
