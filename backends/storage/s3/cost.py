@@ -9,7 +9,7 @@ COMMITS_A_PAYMENT = 13.4
 STORED_A_PAYMENT = 5600
 """Bytes: their 92 MB of SQL, of which 9 % are stored."""
 
-CHECKS, CHECK_EVERY = 3, 5.0
+CHECKS, CHECK_EVERY = 3, 60.0
 """Requests with which a running node looks whether it has been replaced, and seconds between two such looks."""
 
 _DAYS = 30.0
