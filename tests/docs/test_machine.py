@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
@@ -167,8 +168,8 @@ def test_commands_of_the_postgres_cluster_readme_work_on_a_machine(tmp_path: Pat
     need("pg_createcluster", "openssl")
     there = ROOT / "contrib" / "postgres-cluster"
     first, second = map(str, free_ports(2))
-    one = {"CLUSTER": "backup", "PORT": first, "PRIMARY_PORT": second}
-    two = {"CLUSTER": "second", "PORT": second, "PRIMARY_PORT": first}
+    one: dict[str, Any] = {"CLUSTER": "backup", "PORT": first, "PRIMARY_PORT": second}
+    two: dict[str, Any] = {"CLUSTER": "second", "PORT": second, "PRIMARY_PORT": first}
     with reading("contrib/postgres-cluster/README.md", tmp_path) as reader:
         machine = reader.machine
         machine.must("sed -i '1i 127.0.0.1 db1.local db2.local' /etc/hosts; rm -rf /etc/postgresql/*/{backup,second}")
