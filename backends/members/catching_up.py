@@ -32,6 +32,9 @@ from backends.system.locks import Locked
 PAUSE = 0.5
 """Seconds between two passes over a member that trails, or that could not join yet."""
 
+COSTLY_PAUSE = 5.0
+"""The same where each request is paid for, if the member trails: a pass is about 30 requests."""
+
 LOOK_EVERY = 60.0
 """Seconds after which a member that trails is looked at although nothing was written."""
 
@@ -149,7 +152,8 @@ class CatchingUp:
                 return
             failures = failures + 1 if joined is None else 0
             if failures or not self._behind:
-                self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else PAUSE)
+                pause = COSTLY_PAUSE if self.member.trailing and self.storage.costly else PAUSE
+                self.waiting.wait(RETRY[min(failures, len(RETRY)) - 1] if failures else pause)
                 self.waiting.clear()
 
     def _answers(self) -> bool:
@@ -272,6 +276,7 @@ class CatchingUp:
             with closing(tail.part):
                 tail.part.truncate(tail.end)
                 tail.part.sync()
+                tail.part.finish()
 
     def _extend(self, source: Storage, name: str, handle: MirrorWriteHandle) -> int:
         """Copy what was written to this open file since the last pass."""
@@ -290,6 +295,8 @@ class CatchingUp:
             tail.end += len(block)
             copied += len(block)
             self._pause(len(block))
+        with suppress(OSError):
+            tail.part.tidy()
         return copied
 
     def _begin(self, source: Storage, name: str, end: int) -> _Tail:

@@ -222,6 +222,14 @@ class Storage(ABC):
     def check_lock(self) -> None:  # noqa: B027 (storage without locks has nothing to check)
         """Raise what `lock` would raise if another process holds the lock. Creates, changes and holds nothing."""
 
+    @property
+    def costly(self) -> bool:
+        """Whether each request is paid for or goes far: whoever only looks whether something has changed looks rarely.
+
+        Only for storage in which `seal` stops another writer for certain.
+        """
+        return False
+
     def is_level(self) -> bool:
         """Whether all copies of a file are equal, as they always are where there is only one.
 

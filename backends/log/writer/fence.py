@@ -22,6 +22,10 @@ from backends.log.writer.options import LogOptions
 from backends.storage.base import Storage
 from backends.text import process_in_words
 
+RARELY = 12
+"""How many times as seldom a writer looks at the marker where each request is paid for: every 5 seconds would be a
+million requests in a month. There, a writer that was replaced can acknowledge nothing anyway."""
+
 
 class WriterFence:
     """This writer's mark in the backup; making a WriterFence writes it. `before` is the previous writer's marker."""
@@ -52,10 +56,11 @@ class WriterFence:
     def look(self, position: Callable[[], Position], check_generation: Callable[[], None]) -> None:
         """Raise Fenced if the mark or the generation is no longer ours; write down what was acknowledged.
 
-        Does nothing unless `check_every` seconds have passed. Raises OSError from the storage.
+        Does nothing unless `check_every` seconds have passed, or RARELY times as many where looking is costly. Raises
+        OSError from the storage.
         """
         now = time.monotonic()
-        if now - self._looked < self._options.check_every:
+        if now - self._looked < self._options.check_every * (RARELY if self._storage.costly else 1):
             return
         self._looked = now
         self.check()

@@ -338,6 +338,10 @@ class MirrorStorage(Storage):
     def seal(self, name: str) -> bool:
         return any(self.each(lambda _, storage: storage.seal(name), accept=(FileNotFoundError,)).values())
 
+    @property
+    def costly(self) -> bool:
+        return any(storage.costly for storage in self._in_sync.values())
+
     def is_level(self) -> bool:
         return self._settled
 

@@ -265,6 +265,10 @@ class ObjectStorage(Storage):
 
     # Other writers
 
+    @property
+    def costly(self) -> bool:
+        return True
+
     def seal(self, name: str) -> bool:
         """Mark the name object, then end the chain: from then on its writer can neither add to it nor move it.
 
