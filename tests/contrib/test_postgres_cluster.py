@@ -142,3 +142,8 @@ def test_incomplete_command_is_refused_and_changes_nothing(words: tuple[str, ...
     done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2)
     assert "needs --" in done.stderr or "no option" in done.stderr or "setup.sh primary" in done.stdout
+
+
+def test_script_passes_shellcheck() -> None:
+    need("shellcheck", root=False)
+    subprocess.run(["shellcheck", SCRIPT], check=True, timeout=60)
