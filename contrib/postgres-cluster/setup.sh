@@ -2,37 +2,34 @@
 # Makes two PostgreSQL servers that hold the same, for backups of a node: a primary, and a standby that has confirmed
 # every commit before the node goes on. As root, on Debian or Ubuntu with the package `postgresql`:
 #
-#   setup.sh primary --address ADDRESS --peer ADDRESS --node ADDRESS   on the first machine: a new server, and all else
+#   setup.sh primary --address ADDRESS                                 on the first machine: a new server, and all else
 #   setup.sh standby --address ADDRESS --primary ADDRESS[:PORT] --passwords FILE
 #                                                                      on the second one: a copy that follows the first
 #   setup.sh promote                                                   on the second one, when the first is dead
 #   setup.sh rejoin  --address ADDRESS --primary ADDRESS[:PORT]        on the dead one, when it is back: follows the other
 #   setup.sh status                                                    on both: what they are
 #
-# ADDRESS is a name or an IP address by which the other machines reach this one (--address), the other server (--peer,
-# --primary) and the node (--node). FILE holds the line for it that `setup.sh primary` has printed. Further options:
-# --version 15, --cluster backup and --port 5432 name the server of this machine (or the variables CLUSTER and PORT);
-# what follows -- is passed to pg_createcluster.
+# ADDRESS is a name or an IP address by which the other machines reach this one (--address) or the primary (--primary).
+# FILE holds the line that `setup.sh primary` has printed for it. Further options: --version 15, --cluster backup and
+# --port 5432 name the server of this machine (or the variables CLUSTER and PORT); what follows -- is passed to
+# pg_createcluster.
 set -euo pipefail
-script=$0
-[[ $script == /* ]] || script=$PWD/$script
+script=$(realpath -- "$0") here=$PWD
 cd /
 export HOME=/nonexistent # that of the caller is closed to the servers' user, and holds files for other purposes
 
 database=lightning role=lightning_backup schema=lightning_backup replicator=lightning_replication
 command=${1-}
 shift || true
-version='' name=${CLUSTER:-backup} port=${PORT:-5432} address='' peer='' node='' primary='' passwords=''
+version='' name=${CLUSTER:-backup} port=${PORT:-5432} address='' primary='' passwords=''
 while (($# > 0)); do
     case $1 in
         --version) version=$2 ;;
         --cluster) name=$2 ;;
         --port) port=$2 ;;
         --address) address=$2 ;;
-        --peer) peer=$2 ;;
-        --node) node=$2 ;;
         --primary) primary=$2 ;;
-        --passwords) passwords=$(realpath -- "$2") ;;
+        --passwords) passwords=$2 && [[ $2 == /* ]] || passwords=$here/$2 ;;
         --) shift && break ;;
         *) echo "there is no option $1; the first lines of this script list them" >&2 && exit 2 ;;
     esac
@@ -80,10 +77,9 @@ create() {
     pg_createcluster --port "$port" "$@" "$version" "$name" > /dev/null
 }
 
-# $1: the address of the other server. Both servers are configured alike, so that each can be the primary.
+# Both servers are configured alike, so that each can be the primary.
 configure() {
-    local data certificate=$configuration/server.crt key=$configuration/server.key
-    data=$(setting data_directory)
+    local certificate=$configuration/server.crt key=$configuration/server.key
     if [[ ! -e $certificate ]]; then
         local kind=DNS
         [[ ! $address =~ ^[0-9.]+$|: ]] || kind=IP
@@ -105,15 +101,10 @@ ssl_key_file = '$key'
 END
     owned tee "$configuration/pg_hba.conf" > /dev/null << END
 # Written by lightningd-backup's setup.sh. Everybody else is refused.
-local    all          all         peer
-hostssl  $database    $role       $(host "$(< "$data/lightningd-backup.node")")  scram-sha-256
-hostssl  replication  $replicator $(host "$1")  scram-sha-256
+local    all          all          peer
+hostssl  $database    $role        all  scram-sha-256
+hostssl  replication  $replicator  all  scram-sha-256
 END
-}
-
-# An address as pg_hba.conf wants it.
-host() {
-    if [[ $1 == */* || ! $1 =~ ^[0-9.]+$|: ]]; then echo "$1"; elif [[ $1 == *:* ]]; then echo "$1/128"; else echo "$1/32"; fi
 }
 
 new_password() {
@@ -126,10 +117,16 @@ keep_for_replication() {
     owned tee "$replication" > /dev/null <<< "$1"
 }
 
+stop() {
+    pg_ctlcluster "$version" "$name" stop > /dev/null 2>&1 || true
+    ! pg_ctlcluster "$version" "$name" status > /dev/null 2>&1 ||
+        fail "the server $version/$name cannot be stopped; nothing was changed"
+}
+
 # A copy of the primary, in place of what this server had. $1: ADDRESS or ADDRESS:PORT of the primary.
 follow() {
-    local there=${1%:*} at=${1##*:} data
-    [[ $1 == *:* ]] || at=${PRIMARY_PORT:-5432}
+    local there=$1 at=${PRIMARY_PORT:-5432} data
+    [[ $1 != *:* || $1 == *:*:* ]] || there=${1%:*} at=${1##*:} # more than one colon: an IPv6 address
     data=$(setting data_directory)
     owned rm -rf -- "$data.new"
     owned "$programs/pg_basebackup" -D "$data.new" -c fast -R --no-password \
@@ -138,17 +135,15 @@ follow() {
     owned rm -rf -- "$data.old"
     owned mv -- "$data" "$data.old"
     owned mv -- "$data.new" "$data"
-    configure "$there"
+    configure
     pg_ctlcluster "$version" "$name" start
 }
 
 case $command in
     primary)
-        wanted address peer node
+        wanted address
         create "$@"
-        data=$(setting data_directory)
-        owned tee "$data/lightningd-backup.node" > /dev/null <<< "$node"
-        configure "$peer"
+        configure
         pg_ctlcluster "$version" "$name" start
         password=$(new_password) line="*:*:*:$replicator:$(new_password)"
         # Without a standby no commit would end. These need not wait: the standby begins as a copy of this server.
@@ -164,7 +159,7 @@ END
         keep_for_replication "$line"
         cat << END
 The primary runs. Next:
-1. On $peer: write this line to a file of root, and name it to: setup.sh standby --passwords FILE
+1. On the second machine: write this line to a file of root, and name it to: setup.sh standby --passwords FILE
 
 $line
 
@@ -178,7 +173,7 @@ END
         [[ $(< "$passwords") == *:$replicator:* ]] || fail "$passwords does not hold the line that setup.sh primary printed"
         [[ -e $configuration ]] || create "$@"
         keep_for_replication "$(< "$passwords")"
-        pg_ctlcluster "$version" "$name" stop 2> /dev/null || true
+        stop
         follow "$primary"
         echo "The standby runs, and has what the primary has. On the primary, to see it: setup.sh status"
         ;;
@@ -187,12 +182,12 @@ END
         [[ $(sql postgres -c "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'") == 0 ]] ||
             fail "the primary is alive: this server receives from it at this moment. Stop the primary first"
         sql postgres -c 'SELECT pg_promote(true, 60)' > /dev/null
-        echo "This server is the primary now. The node waits until a standby follows it: on the other machine, once it is"
-        echo "back, or on a new one: setup.sh rejoin. Until then, do not start the old primary in any other way."
+        echo "This server is the primary now. The node waits until a standby follows it. On the other machine, once it is"
+        echo "back, type: setup.sh rejoin (or on a new one: setup.sh standby)."
         ;;
     rejoin)
         wanted address primary
-        pg_ctlcluster "$version" "$name" stop 2> /dev/null || true
+        stop
         follow "$primary"
         echo "This server follows $primary now. What it had before is in $(setting data_directory).old"
         ;;

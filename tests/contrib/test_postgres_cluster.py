@@ -82,7 +82,7 @@ def test_two_servers_are_set_up_and_take_over_from_each_other(
     machines: Machines, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = ("--address", "127.0.0.1")
-    said = machines.must("primary", "one", *here, "--peer", "127.0.0.1", "--node", "127.0.0.1")
+    said = machines.must("primary", "one", *here)
     password = next(line for line in said.splitlines() if line.startswith("*:*:lightning:lightning_backup:"))
     follow = ("standby", "two", *here, "--primary", machines.address("one"), "--passwords", tmp_path / "replication")
     (tmp_path / "replication").write_text(f"{password}\n")
@@ -120,9 +120,9 @@ def test_two_servers_are_set_up_and_take_over_from_each_other(
     assert (machines.directory / "data" / "one.old").exists()
 
 
-def test_server_without_client_certificate_check_or_password_is_closed(machines: Machines) -> None:
+def test_server_is_closed_without_tls_and_password(machines: Machines) -> None:
     """Nobody gets in without TLS and a password, and nobody but the role gets into the database."""
-    machines.must("primary", "one", "--address", "127.0.0.1", "--peer", "127.0.0.1", "--node", "127.0.0.1")
+    machines.must("primary", "one", "--address", "127.0.0.1")
     port = str(machines.ports["one"])
     for user, words in (("lightning_backup", "sslmode=disable"), ("lightning_backup", ""), ("postgres", "")):
         where = f"host=127.0.0.1 port={port} user={user} dbname=lightning {words}"
@@ -142,3 +142,8 @@ def test_incomplete_command_is_refused_and_changes_nothing(words: tuple[str, ...
     done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2)
     assert "needs --" in done.stderr or "no option" in done.stderr or "setup.sh primary" in done.stdout
+
+
+def test_script_passes_shellcheck() -> None:
+    need("shellcheck", root=False)
+    subprocess.run(["shellcheck", SCRIPT], check=True, timeout=60)

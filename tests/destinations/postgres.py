@@ -86,12 +86,14 @@ class Server:
     def hang(self) -> None:
         """Freeze it: it answers nothing, and its connections stay."""
         for process in self.processes():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def go_on(self) -> None:
         """The end of `hang`."""
         for process in self.processes():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     @property
     def runs(self) -> bool:

@@ -112,6 +112,25 @@ def test_missing_psycopg_is_a_sentence_with_the_command_that_installs_it() -> No
     assert "pip install 'lightningd-backup[postgres]'" in done.stdout
 
 
+@pytest.mark.parametrize("entered", [True, False], ids=["alone", "as-usual"])
+def test_libpq_is_loaded_without_the_rest_of_psycopg_or_as_usual(entered: bool) -> None:
+    """A release of psycopg may need its `__init__`: then nothing is lost but memory."""
+    script = (
+        "import sys, importlib\nreal = importlib.import_module\n"
+        "def refuse(name):\n"
+        "    package = sys.modules.get('psycopg')\n"
+        "    if name == 'psycopg.pq' and package and not hasattr(package, 'connect'):\n"
+        "        raise AttributeError(name)\n"
+        "    return real(name)\n"
+        f"importlib.import_module = real if {entered} else refuse\n"
+        "from backends.storage.postgres.libpq import pq, Error\n"
+        "assert pq.version() > 0 and issubclass(Error, Exception)\n"
+        "print('psycopg.connection' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{not entered}\n"
+
+
 def test_nothing_of_postgresql_is_imported_for_other_urls() -> None:
     script = (
         "import sys, plugin.main, backup_cli.main\nfrom backends import place_at\nplace_at('file:///mnt/x')\n"

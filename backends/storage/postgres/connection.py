@@ -14,16 +14,9 @@ from dataclasses import dataclass
 
 from backends.errors import BackupError
 from backends.storage.postgres.errors import Disconnected, NotNow, of_state
+from backends.storage.postgres.libpq import Error as LibpqError
+from backends.storage.postgres.libpq import pq
 from backends.text import printable
-
-try:
-    from psycopg import Error as PsycopgError
-    from psycopg import pq
-except ImportError as error:
-    raise BackupError(
-        "postgres:// needs the package psycopg, which is not installed for this Python. Nothing was changed; install "
-        "it in the environment that the plugin runs in: pip install 'lightningd-backup[postgres]'"
-    ) from error
 
 _OLDEST_LIBPQ = 140000
 _BINARY = int(pq.Format.BINARY)
@@ -100,7 +93,7 @@ class Connection:
         try:
             self._send(statements)
             results = self._receive(len(statements), until, silent)
-        except PsycopgError as error:
+        except LibpqError as error:
             self.close()
             raise Disconnected(f"the connection broke: {_in_one_line(str(error))}") from error
         except BaseException:
