@@ -78,8 +78,9 @@ def test_wrong_arguments_are_usage_errors(arguments: tuple[str, ...]) -> None:
         ("socket:nas.local:8700", "nfs://SERVER/EXPORT/lightning.bkp"),
         ("nas:/volume1/backup", "nfs://nas/volume1/backup"),
         ("192.168.1.5:/volume1/a b", "nfs://192.168.1.5/volume1/a%20b"),
-        ("me@server:/backup", "sshfs"),
-        ("sftp://server/backup", "sshfs"),
+        ("me@server:/backup", "sftp://me@server/backup"),
+        ("me@server:backup", "sftp://me@server/~/backup"),
+        ("ssh://server/backup", "sftp://user@server.example/srv/backup/lightning.bkp"),
         ("smb://nas/backup", "nfs:///mnt/SHARE/lightning.bkp"),
     ],
 )
