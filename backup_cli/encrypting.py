@@ -58,12 +58,14 @@ def encrypt_option(command: _Command) -> _Command:
     @click.option(
         "--passphrase-file",
         type=A_PATH,
+        metavar="FILE",
         help="With --encrypt: the first line of this file is a passphrase that opens the backup (and hsm_secret, if "
         "that has the same one).",
     )
     @click.option(
         "--hsm-secret",
         type=A_PATH,
+        metavar="FILE",
         help="With --encrypt: the hsm_secret that opens the backup.  [default: the one in the node's directory]",
     )
     @wraps(command)

@@ -28,11 +28,11 @@ from backends.log.backup import Backup
 from backends.log.format.keys import HsmSlot, KeysDocument, PassphraseSlot
 from backends.log.key_slots import open_with_passphrase, slots_in_words
 from backends.node.directory import network_directory
-from backends.node.hsm_secret import HSM_SECRET
+from backends.node.hsm_secret import HSM_SECRET, is_hsm_secret
 from backends.node.hsm_seed import SeedNeedsPassphrase, WrongSeedPassphrase, read_seed
 from backends.node.hsm_slots import open_with_seed
 from backends.node.key_file import KEY_FILE, read_key, read_key_file
-from backends.text import printable
+from backends.text import printable, shell_line
 from backup_cli import as_owner
 from backup_cli.console import say, warn
 from backup_cli.key_options import KeyOptions, at_terminal, opened_by_typing, passphrase_from
@@ -167,7 +167,15 @@ class _Search:
         return self._by_named_passphrase()
 
     def _in_named_key_file(self, path: Path) -> DataKey:
-        key = read_key_file(path)
+        try:
+            key = read_key_file(path)
+        except KeyNeeded:
+            if is_hsm_secret(path):
+                raise KeyNeeded(
+                    f"{printable(path)} is an hsm_secret, and no backup.key. Nothing was changed; name it with "
+                    f"{shell_line('--hsm-secret', path)} instead"
+                ) from None
+            raise
         if key.backup_id != self._backup.backup_id:
             raise WrongKey(
                 f"{printable(path)} is the key of another backup ({key.backup_id.hex()}); this one is "

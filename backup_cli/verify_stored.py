@@ -45,14 +45,19 @@ class Stored:
 
 
 def verify_stored(url: str, backup: Backup, as_json: bool) -> None:
-    """Check every stored byte, and say what was found. Raises Damaged and other BackupErrors."""
+    """Check every stored byte, and say what was found. Raises Damaged and other BackupErrors.
+
+    Ends with exit code 3 if the backup is known to be damaged: that every byte matches its checksum disproves nothing.
+    """
     stored = check_stored(url, backup, note=True)
     if not as_json:
         _tell(url, stored)
-    warn_of_earlier(backup, stored.generation, replayed=False)
+    damaged = warn_of_earlier(backup, stored.generation, replayed=False)
     warn(NOT_PROVED)
     if as_json:
         hand_out_result({"url": url, "contents": ENCRYPTED, **asdict(stored)})
+    if damaged:
+        raise click.exceptions.Exit(3)
 
 
 def verify_stored_members(urls: Sequence[str], as_json: bool) -> None:

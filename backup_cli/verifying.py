@@ -68,12 +68,13 @@ def _noted(backup: Backup, number: int) -> AbstractContextManager[None]:
     return damage_noted(backup, "verify", number)
 
 
-def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -> None:
+def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -> bool:
     """Warn of damage that was recorded earlier, although all is readable now: the cause may be a cable or memory that
-    fails at times, and only a new snapshot clears the record. `replayed`: the contents were read, too, with the key."""
+    fails at times, and only a new snapshot clears the record. `replayed`: the contents were read, too, with the key.
+    Returns whether there is such a record."""
     known = backup.damage.read()
     if known is None or known.generation != generation:
-        return
+        return False
     now = (
         "This time all of it could be read and replayed, so a disk, cable or memory may be failing at times"
         if replayed
@@ -84,6 +85,7 @@ def warn_of_earlier(backup: Backup, generation: int, *, replayed: bool = True) -
         f"{known.sentence()}. {now}. The backup counts as damaged until there is a new snapshot, which the node's next "
         "start takes by itself"
     )
+    return True
 
 
 def warn_of_attachments(backup: Backup) -> None:

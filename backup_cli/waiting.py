@@ -5,7 +5,8 @@ does not return.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from backends.commit_timeout import DEFAULT_COMMIT_TIMEOUT, commit_timeout_of
@@ -36,6 +37,8 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
 
     Raises Unreachable if it does not answer in that time.
     """
+    if _silent is not None and url in _silent:
+        raise _silent[url]
     asking, timeout = _Asking(ask), _commit_timeout(url)
     try:
         return asking.wait(FIRST_WORD)
@@ -44,15 +47,34 @@ def answered(url: str, ask: Callable[[], _Result]) -> _Result:
     try:
         return asking.wait(max(timeout + _MARGIN - FIRST_WORD, 0.0))
     except NoAnswer:
-        check = (
-            "check whether the server or disk is up, and if it stays silent, remount it (umount -f, then mount)"
-            if names_a_mount(url)
-            else "check whether the server is up, and whether this machine can reach it"
+        error = Unreachable(
+            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; {_what_to_check(url)}; "
+            "then repeat the command"
         )
-        raise Unreachable(
-            f"{url} has not answered for {timeout:.0f} seconds. What was saved there is safe; {check}; then repeat the "
-            "command"
-        ) from None
+    if _silent is not None:
+        _silent[url] = error
+    raise error
+
+
+def _what_to_check(url: str) -> str:
+    if names_a_mount(url):
+        return "check whether the server or disk is up, and if it stays silent, remount it (umount -f, then mount)"
+    return "check whether the server is up, and whether this machine can reach it"
+
+
+@contextmanager
+def asked_once() -> Iterator[None]:
+    """Meanwhile, a destination that has not answered in time is not asked again: it has failed for all that follows."""
+    global _silent
+    _silent = {}
+    try:
+        yield
+    finally:
+        _silent = None
+
+
+_silent: dict[str, Unreachable] | None = None
+"""The URLs that have not answered, each with the error; None if each is to be asked whenever it is needed."""
 
 
 class _Asking(Generic[_Result]):

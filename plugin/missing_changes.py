@@ -1,12 +1,10 @@
 """Which changes a database lacks, if that is proven: a pure function of what was found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backends.base import Position
 from backends.change import UNKNOWN_DATABASE, ahead, database_fingerprint, previous
-from backends.keyring import DataKey
-from backends.log.format.encryption import masked
 from backends.log.reader.last_changes import LastChanges, LoggedChange
 from backends.node.memory import Memory, judge, last_of
 from backends.node.sync_point import SyncPoint
@@ -28,6 +26,10 @@ SOON = 30.0
 A commit of another run, without this plugin, leaves the same header behind as the commit that it replaces. But it comes
 later.
 """
+
+
+def _in_header(change: LoggedChange) -> int:
+    return change.header.database
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,15 @@ class Facts:
     """Whether the backup's snapshot is of a node that had never started."""
     note: SyncPoint | None = None
     """This directory's sync point for this backup."""
-    key: DataKey | None = None
-    """The key under which the records show the database's fingerprint; None if the backup is not encrypted."""
+    database_before: Callable[[LoggedChange], int] = _in_header
+    """The fingerprint of the database before a change. Asked for few changes: an encrypted one must be decrypted."""
 
 
 def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
-    """The changes that the database lacks, if that is proven; empty when it lacks none; else why it is not."""
+    """The changes that the database lacks, if that is proven; empty when it lacks none; else why it is not.
+
+    Raises what `facts.database_before` raises.
+    """
     found, end = facts.found, facts.end
     if isinstance(found, Unclear):
         return WhyLeft[found.name]
@@ -70,13 +75,13 @@ def missing_changes(facts: Facts) -> Sequence[LoggedChange] | WhyLeft:
     if foreign is not None:
         return foreign
     possible = [
-        (number, change.header.database)
+        (number, facts.database_before(change))
         for number, change in enumerate(end.changes)
         if (previous(change.header.data_version) if change.advances else change.header.data_version) == version
     ]
     if not possible:
         return WhyLeft.TOO_FAR
-    seen = masked(facts.key, database_fingerprint(found.header))
+    seen = database_fingerprint(found.header)
     proven = [number for number, database in possible if database == seen != UNKNOWN_DATABASE]
     if not proven:
         unknown = all(database == UNKNOWN_DATABASE for _, database in possible)

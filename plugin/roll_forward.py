@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,9 +25,8 @@ from backends.base import Position
 from backends.change import foreign_keys_setting
 from backends.errors import BackupError, Damaged
 from backends.log.backup import Backup
-from backends.log.format.encryption import known_key
 from backends.log.known_damage import read_damage
-from backends.log.reader.last_changes import LastChanges, LoggedChange, read_end, statements_of
+from backends.log.reader.last_changes import LastChanges, LoggedChange, database_before, read_end, statements_of
 from backends.node.directory import database_path
 from backends.node.files import sync_directory
 from backends.node.key_file import load_key
@@ -141,7 +141,6 @@ def read_backup(
         last = None if reader.session is None else reader.session.last_writer
         damage = read_damage(backup.storage, reader.manifest.generation)
         backup_id = reader.manifest.backup_id.hex()
-        key = None if reader.manifest.key is None else known_key(reader.manifest.key)
         facts = Facts(
             found=found,
             end=read_end(reader),
@@ -155,7 +154,7 @@ def read_backup(
             note=note if note is not None and note.backup_id == backup_id else None,
             written=0.0 if noted is None else noted.written,
             begins_empty=_is_empty(found) and next(iter(reader.snapshot), None) is None,
-            key=key,
+            database_before=partial(database_before, reader),
         )
         missing = missing_changes(facts)
         statements = [] if isinstance(missing, WhyLeft) else list(statements_of(reader, missing))

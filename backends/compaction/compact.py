@@ -82,8 +82,8 @@ def compact_log(
         rebuilt = rebuild(reader, database, show, take=take, durable=False)
         pieces = _shown(reserve.checked(file_pieces(database)), database.stat().st_size, progress)
         number = next_generation(storage, begun.generation)
-        written = _write(storage, begun, number, rebuilt.data_version, pieces, options)
-    base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
+        base = Base(place.sequence, rebuilt.data_version, place.checksum, rebuilt.foreign_keys)
+        written = _write(storage, begun, number, base, pieces, options)
     return CompactedSnapshot(begun.generation, number, written, base, place.next_segment)
 
 
@@ -105,11 +105,11 @@ def _shown(pieces: Iterable[bytes], size: int, progress: BytesDone | None) -> It
 
 
 def _write(
-    storage: Storage, begun: Manifest, number: int, data_version: int, pieces: Iterable[bytes], options: LogOptions
+    storage: Storage, begun: Manifest, number: int, base: Base, pieces: Iterable[bytes], options: LogOptions
 ) -> str:
     """Write the snapshot of the generation with this number; returns its temporary name."""
     try:
-        return write_snapshot(storage, begun.snapshot_header(number), data_version, pieces, options, by=BY)
+        return write_snapshot(storage, begun.snapshot_header(number), base, pieces, options, by=BY)
     except BaseException:
         with suppress(OSError):
             remove_unfinished(storage)

@@ -23,6 +23,7 @@ from backends.log.format.records import segment_index
 from backends.members.epochs import Epochs, clause
 from backends.members.examine import Obstacle, Obstructed, epoch_in, examine, is_readable, seen_as_foreign
 from backends.members.files import make_equal, refuse_rotten
+from backends.members.source import Source
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Lock, Space, Storage, WriteHandle
 from backends.storage.mirror.handles import MirrorWriteHandle
@@ -114,6 +115,8 @@ class CatchingUp:
     _holds: tuple[int, int, int] | None = None
     """The state of the others that a member that trails holds."""
     _look_again: float = 0.0
+    _reading: Source | None = None
+    """The member that the last pass has copied from."""
     _checked: bool = False
     """Whether the content of what the member already had was compared, and not only the names and sizes."""
 
@@ -176,8 +179,14 @@ class CatchingUp:
         except Damaged as error:
             self._lost(Obstacle.SOURCE_DAMAGED, error.finding)
         except (OSError, BackupError) as error:
-            self._lost(Obstacle.NOT_THERE, clause(error))
+            self._lost(Obstacle.NOT_THERE, self._at_whom(error) + clause(error))
         return None
+
+    def _at_whom(self, error: Exception) -> str:
+        """Begins the clause about an error that another member has raised: that one is to be looked after."""
+        if self._reading is None or not self._reading.has_raised(error) or isinstance(error, FileNotFoundError):
+            return ""  # what was not found was removed while it was copied: a new generation was published
+        return f"{self._reading.describe()}, which it is copied from, cannot be read: "
 
     def _lost(self, obstacle: Obstacle, why: str) -> None:
         """What was known about the member counts no more."""
@@ -236,7 +245,7 @@ class CatchingUp:
     def _pass(self) -> int:
         """Copy everything that the member lacks as of now. Returns the number of bytes."""
         self.host.check_not_fenced()
-        source = self._source()
+        source = self._reading = Source(self._source())
         open_files = {handle.name: handle for handle in self.host.mirror.open_files() if _is_segment(handle.name)}
         self._end_tails(open_files)
         deep, copied = not self._checked, 0

@@ -316,7 +316,7 @@ class _Run:
                 parts.append((name, handle))
             try:
                 base = manifest.base
-                for _ in SnapshotReader(parts, manifest.snapshot_header(), base.data_version):
+                for _ in SnapshotReader(parts, manifest.snapshot_header(), base):
                     pass
             except OSError as error:
                 raise _Lost(chosen[0][1].name, error) from error

@@ -28,6 +28,7 @@ from backends.members.examine import Obstacle, seen_as_foreign
 from backends.members.files import copy_file, make_equal, remove_readable
 from backends.members.key_copies import newest_keys, read_keys_file, replaces
 from backends.members.newest import newest
+from backends.members.source import Source
 from backends.members.survey import look_at
 from backends.places.base import Place
 from backends.storage.base import FileFenced, Space, Storage
@@ -212,23 +213,28 @@ class RunningMembers:
         self.mirror.settle()
 
     def _copy_to_others(self, name: str) -> None:
-        """Give the others the files of the member `name`. If bytes of these have changed, that member has failed.
+        """Give the others the files of the member `name`. If these have changed or cannot be read, that one has failed.
 
         None of the others has: the node must not put the whole members out of sync, and go on with the damaged one.
         """
-        original, damage = self.mirror.in_sync[name], list[Damaged]()
+        original, at_source = self.mirror.in_sync[name], list[Exception]()
 
         def copy(other: str, storage: Storage) -> None:
             if other == name:
                 return
+            source = Source(original)
             try:
-                make_equal(original, storage, deep=False)
+                make_equal(source, storage, deep=False)
             except Damaged as error:  # always at the one that is copied from: the other's damage is overwritten
-                damage.append(error)
+                at_source.append(error)
+            except OSError as error:
+                if not source.has_raised(error):
+                    raise
+                at_source.append(error)
 
         self.mirror.each(copy)
-        if damage:
-            self.mirror.failed({name: damage[0]})
+        if at_source:
+            self.mirror.failed({name: at_source[0]})
 
     def _spread_keys(self) -> None:
         """Give every member the key slots that count: `make_equal` would take those of the member that it copies from,

@@ -142,6 +142,14 @@ def _read(path: Path, content: bytearray) -> int:
         os.close(descriptor)
 
 
+def is_hsm_secret(path: Path) -> bool:
+    """Whether this file has one of the forms of hsm_secret; False if it cannot be read."""
+    with suppress(OSError, Malformed, ImportError), content_of(path) as content:
+        form_of(content)
+        return True
+    return False
+
+
 def _node_made_by(content: memoryview, expected: str | None) -> str | None:
     """The id of the node that this secret makes; None when that takes a passphrase. Raises Malformed."""
     match form_of(content, expected):

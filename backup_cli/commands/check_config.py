@@ -23,6 +23,7 @@ from backup_cli.findings import Finding, Level, problem
 from backup_cli.for_programs import hand_out_result, json_option
 from backup_cli.node_config import read_config
 from backup_cli.options import lightning_dir
+from backup_cli.waiting import asked_once
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 
@@ -41,8 +42,14 @@ def check_config(lightning_dir: Path, conf: Path | None, as_json: bool) -> None:
     Reads lightningd's configuration and backup.lock, starts the plugin in an empty directory, and looks at the backup.
     Changes nothing; a running node is not disturbed. Exits with 1 if there is a problem; a warning is not one.
     """
-    directory, problems = as_owner.node_directory(lightning_dir), 0
+    directory = as_owner.node_directory(lightning_dir)
     as_owner.refuse_anothers(None if conf is None else conf.parent)
+    with asked_once():
+        _check(directory, conf, as_json)
+
+
+def _check(directory: Path, conf: Path | None, as_json: bool) -> None:
+    problems = 0
     if as_json:
         _hand_out(list(_findings(directory, conf)))
         return

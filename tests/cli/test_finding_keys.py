@@ -105,6 +105,11 @@ WRONG: dict[str, tuple[Callable[[Safe], tuple[object, ...]], str, str]] = {
         "wrong_key",
         "is the key of another backup",
     ),
+    "hsm_secret in place of backup.key": (
+        lambda safe: ("--key-file", safe.hsm_secret),
+        "key_needed",
+        r"is an hsm_secret, and no backup\.key\. Nothing was changed; name it with --hsm-secret /",
+    ),
     "no file": (lambda safe: ("--key-file", safe.directory / "none"), "key_needed", "there is no"),
 }
 
@@ -122,6 +127,12 @@ def test_restore_refuses_wrong_key_with_its_own_kind_and_changes_nothing(world: 
     said = cli("restore", "--resume", "--json", world.url, place, *options(safe))
     assert json.loads(said.out)["error"]["kind"] == kind
     assert tree(world.root, locks=True) == before
+
+
+@pytest.mark.parametrize("command", ["init", "resync", "restore", "keys", "verify"])
+def test_help_calls_the_files_that_open_a_backup_alike(command: str) -> None:
+    said = cli(command, "--help")
+    assert "--hsm-secret FILE" in said.out and "--passphrase-file FILE" in said.out
 
 
 def test_damaged_slot_is_named_and_other_slot_still_opens(world: World, safe: Safe) -> None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from backends import keyring
 from backends.log.format.attachments import Attachment
 from backends.log.format.keys import KEYS
 from backends.node.key_file import KEY_FILE, read_key
@@ -14,6 +15,7 @@ from tests.cli.encrypted import COST, cli
 from tests.cli.made_encrypted import PASSPHRASE, kinds, lose_key, passphrase_file, slots_of, with_secret
 from tests.cli.several import NAMES, place_of, url_of
 from tests.end_to_end.db_compare import everything
+from tests.end_to_end.prepared import copy_into
 from tests.end_to_end.world import Said, World, said_at, tree
 from tests.fake_lightningd import History
 
@@ -23,13 +25,24 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encrypting, "COST", COST)
 
 
-@pytest.fixture
-def both(world: World, history: History) -> World:
-    """A node whose backup is opened by hsm_secret (slot 1) and by PASSPHRASE (slot 2)."""
-    said = init(with_secret(world), "--passphrase-file", passphrase_file(world))
+@pytest.fixture(scope="module")
+def both_once(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What `both` copies; it is never changed."""
+    world, history = World(tmp_path_factory.mktemp("both")), History()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(encrypting, "COST", COST)
+        said = init(with_secret(world), "--passphrase-file", passphrase_file(world))
     assert said.code == 0, said
     world.run([history.first(), *history.notes(3)])
+    keyring.forget()
     return world
+
+
+@pytest.fixture
+def both(both_once: World, world: World, history: History) -> World:
+    """A node whose backup is opened by hsm_secret (slot 1) and by PASSPHRASE (slot 2)."""
+    history.version = both_once.version
+    return copy_into(both_once, world)
 
 
 @pytest.fixture

@@ -5,16 +5,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.prepared import copy_into
 from tests.end_to_end.world import World, backup_cli
 from tests.fake_lightningd import History
 
 
-@pytest.fixture
-def grown(world: World, history: History) -> World:
-    """A backup of three sessions."""
+@pytest.fixture(scope="module")
+def grown_once(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """What `grown` copies; it is never changed."""
+    world, history = World(tmp_path_factory.mktemp("grown")), History()
     world.init().run([history.first(), *history.notes(5)])
     world.run(history.notes(3))
     return world
+
+
+@pytest.fixture
+def grown(grown_once: World, world: World, history: History) -> World:
+    """A backup of three sessions."""
+    history.version = grown_once.version
+    return copy_into(grown_once, world)
 
 
 @pytest.mark.parametrize(

@@ -29,23 +29,34 @@ OURS = (*(str(Path(module.__file__ or "").parent) for module in (backends, backu
 
 Words = list[str]
 
+TraceFunction = Callable[[FrameType, str, Any], Any]
+
 
 class Steps:
     """A trace function that stops the process at the instruction of number `stop_at`, and counts them."""
 
     def __init__(self, stop_at: int) -> None:
         self.seen, self._stop_at = 0, stop_at
+        self._counted: dict[str, bool] = {}
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> "Steps | None":
-        if not any(part in frame.f_code.co_filename for part in OURS):
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> TraceFunction | None:
+        """A function begins."""
+        file = frame.f_code.co_filename
+        counted = self._counted.get(file)
+        if counted is None:
+            counted = self._counted[file] = file != interrupts.__file__ and any(part in file for part in OURS)
+        if not counted:
             return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_code.co_filename != interrupts.__file__:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._instruction
+
+    def _instruction(self, frame: FrameType, event: str, argument: Any) -> TraceFunction:
+        if event == "opcode":
             self.seen += 1
             if self.seen == self._stop_at:
                 sys.settrace(None)  # which is slow, and what follows is not counted
                 interrupts._stop(2, frame)
-        return self
+        return self._instruction
 
 
 def stopped_at(step: int, words: Words) -> tuple[int, str, int]:

@@ -1,7 +1,11 @@
 """What check-config says about the key of an encrypted backup: each line, and the exit code that it leads to."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import NoReturn
 
 import pytest
 
@@ -10,8 +14,10 @@ from backends.keyring import DataKey
 from backends.log.attachments import publish_attachment
 from backends.log.format.attachments import Attachment
 from backends.log.key_slots import MAKESECRET_INFO, new_keys, publish_keys, read_keys
+from backends.node.hsm_secret import HSM_SECRET
 from backends.node.hsm_seed import derived_secret
 from backends.node.key_file import KEY_FILE, read_key_file, write_key
+from backends.storage.local import LocalStorage
 from tests.cli.encrypted import OTHER_SECRET, PASSPHRASE, Safe, cli, encrypt
 from tests.contrib.checking import check, configure, the_problem
 from tests.end_to_end.world import World, tree
@@ -37,6 +43,31 @@ def line_about(world: World, about: str) -> str:
     said = cli("check-config", "--lightning-dir", world.directory)
     (line,) = [line for line in said.out.splitlines() if line.split()[1:2] == about.split()[:1]]
     return " ".join(line.split())
+
+
+def test_encrypted_backup_that_hangs_is_asked_once(world: World, safe: Safe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was asked by each check that needs it, and each waited as long as the node would."""
+    ended, asked = Event(), list[str]()
+
+    def hang(storage: LocalStorage, *_: object) -> NoReturn:
+        asked.append(storage.describe())
+        ended.wait()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (world.directory / HSM_SECRET).chmod(0o400)
+    monkeypatch.setattr("backup_cli.waiting.FIRST_WORD", 0.1)
+    monkeypatch.setattr("backup_cli.waiting._commit_timeout", lambda url: 0.2)
+    monkeypatch.setattr("backup_cli.waiting._MARGIN", 0.0)
+    for name in ("exists", "names", "open"):
+        monkeypatch.setattr(LocalStorage, name, hang)
+    try:
+        said = cli("check-config", "--lightning-dir", world.directory)
+    finally:
+        ended.set()
+    assert (said.out + said.err).count("waiting for") == 1
+    assert len(asked) == 1
+    assert f"{world.url} has not answered" in said.out
+    assert said.code == 1
 
 
 def replace_key(world: World, key: DataKey, *, pending: bool = False) -> None:

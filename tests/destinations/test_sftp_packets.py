@@ -30,14 +30,14 @@ ALL = b"".join(
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SftpStorage]:
     """Puts a program in the place of ssh that sends these packets, one for each request, and then nothing more."""
 
-    def make(*packets: bytes, first: bytes | None = None, end: str = "wait") -> SftpStorage:
+    def make(*packets: bytes, first: bytes | None = None, end: str = "wait", timeout: int = 60) -> SftpStorage:
         answers = tmp_path / "answers"
         answers.write_bytes(b"".join(string(each) for each in (first or VERSION + ALL, *packets)))
         program = tmp_path / "ssh"
         program.write_text(f"#!/bin/sh\nexec {sys.executable} {SSH} {answers} {end}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        storage = place_at(f"sftp://scripted-{os.urandom(4).hex()}/srv/lightning.bkp?timeout=5").storage
+        storage = place_at(f"sftp://scripted-{os.urandom(4).hex()}/srv/lightning.bkp?timeout={timeout}").storage
         assert isinstance(storage, SftpStorage)
         return storage
 
@@ -125,12 +125,12 @@ def test_more_data_than_was_asked_for_is_an_error(scripted: Callable[..., SftpSt
 def test_server_that_ends_at_once_is_not_asked_again_and_again(scripted: Callable[..., SftpStorage]) -> None:
     began = time.monotonic()
     with pytest.raises(OSError, match=r"broke|log in"):
-        scripted(end="exit").exists()
+        scripted(end="exit", timeout=5).exists()
     assert time.monotonic() - began < 8
 
 
 def test_late_answer_is_never_taken_for_that_of_another_request(scripted: Callable[..., SftpStorage]) -> None:
-    storage = scripted(end="wait")
+    storage = scripted()
     session = storage._rest.do(lambda session: session)
     session.until = time.monotonic() + 0.2
     with pytest.raises(Disconnected, match="not answered in time"):

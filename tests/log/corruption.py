@@ -1,7 +1,6 @@
 """Small backups to damage, and the verdict of a reader and of a writer on the damage."""
 
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 
 from backends.change import Change
@@ -89,14 +88,7 @@ def files_in(storage: Storage) -> Files:
 
 def backup_of(files: Files, options: LogOptions = DEFAULT_OPTIONS) -> Backup:
     """A backup made of these files, on a simulated disk of its own."""
-    storage = SimulatedStorage(SimulatedDisk())
-    storage.make()
-    for name, data in files.items():
-        with closing(storage.create(name)) as handle:
-            handle.write(0, data)
-            handle.sync()
-    storage.sync_names()
-    return backup_in(storage, options)
+    return backup_in(SimulatedStorage(SimulatedDisk.holding(files)), options)
 
 
 def record_bounds(segment: bytes) -> list[int]:

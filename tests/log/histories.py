@@ -4,7 +4,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from functools import lru_cache
 from pathlib import Path
 
 import apsw
@@ -46,11 +45,12 @@ def source(data: bytes = b"", data_version: int = 0, node_id: str | None = None)
     )
 
 
-@lru_cache(maxsize=256)
+_LETTERS = bytes(0x30 + byte % (0x7F - 0x30) for byte in range(256))
+
+
 def noise(size: int, seed: int = 0) -> str:
-    """Text that hardly compresses: its record is nearly as large as the text. Kept, because a test that repeats a life
-    hundreds of times asks for the same texts again, and making them took a third of its time."""
-    return "".join(map(chr, random.Random(seed).choices(range(0x30, 0x7F), k=size)))
+    """Text that hardly compresses: its record is nearly as large as the text."""
+    return random.Random(seed).randbytes(size).translate(_LETTERS).decode()
 
 
 class StoragePlace(Place):
@@ -171,7 +171,7 @@ class Node:
         with open_generation(self.plain) as generation, ExitStack() as files:
             file = generation.manifest.snapshot_header(compacted.generation)
             parts = open_parts(self.plain, compacted.written, files, self.plain.names())
-            return b"".join(SnapshotReader(parts, file, compacted.base.data_version))
+            return b"".join(SnapshotReader(parts, file, compacted.base))
 
 
 def database(committed: tuple[Change, ...]) -> bytes:

@@ -6,8 +6,10 @@ put a whole earlier state back, of which the last test shows what it takes; only
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import cache
 from zlib import crc32
 
 import pytest
@@ -29,8 +31,9 @@ from backends.log.format.records import (
     snapshot_name,
 )
 from backends.log.known_damage import DAMAGE, KnownDamage
-from backends.log.reader.last_changes import read_end, statements_of
+from backends.log.reader.last_changes import database_before, read_end, statements_of
 from backends.log.writer.options import LogOptions
+from backends.log.writer.snapshot import write_snapshot
 from tests.encrypted import no_slots
 from tests.log.corruption import Files, backup_of, files_in
 from tests.log.histories import backup_in, changes, noise, silent, source
@@ -46,6 +49,11 @@ OPTIONS = LogOptions(
 DATABASE = b"SQLite format 3\0" + noise(400_000).encode()
 
 Refusal = (Damaged, NotABackup, NotEncrypted)
+
+
+def looked_before(statements: tuple[str, ...]) -> int:
+    """The fingerprint of the database before this change: here any number that differs from change to change."""
+    return crc32(repr(statements).encode()) or 1
 
 
 class Made:
@@ -66,6 +74,7 @@ class Made:
     def _session(self, count: int, version: int) -> None:
         with closing(backup_in(self.storage, OPTIONS).open(silent, f"session-{version}")) as writer:
             for change in changes(count, version, 500):
+                change.database = looked_before(tuple(change.statements))
                 writer.append(change)
                 self.note()
                 writer.maintain()
@@ -102,10 +111,19 @@ class Made:
         return key
 
 
+@cache
+def made_once() -> tuple[Made, DataKey]:
+    """What `made` gives, and its key; it is never changed."""
+    made = Made()
+    return made, made.key
+
+
 @pytest.fixture
-def made() -> Iterator[Made]:
-    """The backup of one node."""
-    yield Made()
+def made() -> Made:
+    """The backup of one node, whose key this process knows."""
+    made, key = made_once()
+    keyring.add(key)
+    return made
 
 
 Stored = tuple[RecordHeader, bytes]
@@ -154,16 +172,19 @@ def refused(files: Files, states: list[Contents]) -> str:
 
 
 def roll_forward_is_refused_or_the_same(files: Files, states: list[Contents]) -> None:
-    """A start reads only the end of the log: what it would execute is what the node once sent, too."""
+    """A start reads only the end of the log: what it would execute is what the node once sent, too, and so is the
+    fingerprint by which it is recognized as missing."""
     known = {change for state in states for change in state.changes}
     try:
         with backup_of(files).read() as reader:
             end = read_end(reader)
+            before = [database_before(reader, change) for change in end.changes]
             found = [(change.header.data_version, tuple(each)) for change, each in
                      zip(end.changes, statements_of(reader, end.changes), strict=True)]  # fmt: skip
     except Refusal:
         return
     assert set(found) <= known
+    assert before == [looked_before(statements) for _, statements in found]
 
 
 def test_untouched_backup_is_read(made: Made) -> None:
@@ -406,6 +427,24 @@ def test_snapshot_records_changed_dropped_or_swapped_are_refused(made: Made) -> 
         each = list(records)
         each[number] = each[number][0]._replace(**{field: getattr(each[number][0], field) - 1}), each[number][1]
         assert refused({**made.files, name: chained(header, each, 0, 0)[:-700]}, made.states) == "Damaged"
+
+
+@pytest.mark.parametrize("checksum", [0, 1, -1])
+def test_snapshot_that_was_never_published_is_refused(made: Made, checksum: int) -> None:
+    """Of the same generation and version, whole, and written by the node: its attempt to publish it had failed."""
+    manifest = Manifest.decode(made.files[MANIFEST])
+    base = replace(manifest.base, checksum=(manifest.base.checksum + checksum) % (1 << 32))
+    written = write_snapshot(made.storage, manifest.snapshot_header(), base, [b"another database"], OPTIONS)
+    files = {**made.files, snapshot_name(manifest.generation): files_in(made.storage)[written]}
+    if checksum == 0:  # nothing but this number tells them apart
+        assert contents(backup_of(files)).snapshot == b"another database"
+        return
+    assert refused(files, made.states) == "Damaged"
+    with pytest.raises(Damaged, match="not the snapshot that the manifest names"), backup_of(files).read() as reader:
+        reader.snapshot.check_ends()
+    keyring.forget()
+    with backup_of(files).read() as reader, pytest.raises(Damaged, match="not the snapshot that the manifest names"):
+        list(reader.snapshot.check_stored())
 
 
 def test_what_only_the_nodes_side_can_tell_is_a_whole_earlier_state_and_nothing_else(made: Made) -> None:

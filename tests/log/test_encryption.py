@@ -6,11 +6,20 @@ from zlib import crc32
 import pytest
 
 from backends import keyring
+from backends.change import Change
 from backends.errors import Damaged, KeyNeeded, NotEncrypted
 from backends.log.backup import Backup
 from backends.log.format.documents import MANIFEST, SESSION, Manifest
-from backends.log.format.encryption import CHUNK
-from backends.log.format.records import RecordHeader, decode_record, encode_record, segment_name, snapshot_name
+from backends.log.format.encryption import CHUNK, FINGERPRINT
+from backends.log.format.records import (
+    RECORD_HEADER_SIZE,
+    RecordHeader,
+    decode_record,
+    encode_record,
+    segment_name,
+    snapshot_name,
+)
+from backends.log.reader.last_changes import database_before, read_end
 from backends.log.reader.unpacking import Unreadable
 from tests.log.histories import backup_in, changes, noise, silent, source
 from tests.log.model import contents, versions
@@ -51,6 +60,62 @@ def test_encrypted_backup_gives_back_snapshot_and_changes(storage: SimulatedStor
     assert found.snapshot == DATABASE
     assert [version for version, _ in found.changes] == list(range(6, 16))
     assert backup_in(storage).node_id() == NODE
+
+
+def logged(storage: SimulatedStorage, sent: list[Change]) -> None:
+    """These changes are appended by two sessions, in turns."""
+    for number in range(2):
+        with closing(backup_in(storage).open(silent, f"session-{number}")) as writer:
+            for change in sent[number::2]:
+                writer.append(change)
+
+
+def test_fingerprint_of_database_is_read_from_each_last_change(storage: SimulatedStorage) -> None:
+    """Also from one of several chunks, one after it, and the first of a stream; also one that is unknown."""
+    sizes = [3 * CHUNK, 10, CHUNK + 1, 100, 2 * CHUNK, 0, 10]
+    sent = [
+        Change(change.data_version, [noise(size, seed=size), *change.statements], 0 if size == 100 else 77 + number)
+        for number, (change, size) in enumerate(zip(changes(len(sizes), 15, 0), sizes, strict=True))
+    ]
+    logged(storage, sent)
+    with backup_in(storage).read() as reader:
+        found = [
+            (change.header.data_version, database_before(reader, change))
+            for change in read_end(reader).changes
+            if change.header.data_version > 15
+        ]
+    assert found == [(change.data_version, change.database) for change in [*sent[::2], *sent[1::2]]]
+
+
+def test_stored_records_do_not_show_the_fingerprint(storage: SimulatedStorage) -> None:
+    """Not even whether two are the same: neither in the header nor in what is encrypted."""
+    logged(storage, [Change(change.data_version, change.statements, 0x5EC23E75) for change in changes(8, 15, 50)])
+    with backup_in(storage).read() as reader:
+        last = read_end(reader).changes[-8:]
+        shown = [change.header.database for change in last]
+        names = [segment_name(reader.log.segments[change.segment][0]) for change in last]
+        offsets = [change.offset + RECORD_HEADER_SIZE for change in last]
+    beginnings = {stored(storage, name)[at : at + FINGERPRINT] for name, at in zip(names, offsets, strict=True)}
+    assert shown == [0] * 8
+    assert len(beginnings) == 8
+    assert all((0x5EC23E75).to_bytes(4, "little") not in stored(storage, name) for name in names)
+
+
+def test_changed_fingerprint_is_damage_and_no_evidence(storage: SimulatedStorage) -> None:
+    """With all checksums made right: the first bytes that are encrypted, of the last record."""
+    with backup_in(storage).read() as reader:
+        last = read_end(reader).changes[-1]
+        name = segment_name(reader.log.segments[last.segment][0])
+    data = stored(storage, name)
+    record = decode_record(data, last.offset)
+    assert record is not None
+    header, payload = record
+    changed = encode_record(header, bytes([payload[0] ^ 1]) + payload[1:])[0]
+    backup = replaced(storage, name, data[: last.offset] + changed + data[last.offset + len(changed) :])
+    with backup.read() as reader:
+        (*_, last) = read_end(reader).changes
+        with pytest.raises(Damaged, match="cannot be decrypted"):
+            database_before(reader, last)
 
 
 def test_without_key_end_is_known_and_contents_are_not(storage: SimulatedStorage) -> None:

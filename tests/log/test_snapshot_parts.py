@@ -11,6 +11,7 @@ from backends.base import SnapshotSource
 from backends.compaction.compact import compact_log
 from backends.errors import BackupError
 from backends.log.backup import Backup
+from backends.log.format.documents import Base
 from backends.log.format.records import FileHeader, FileKind
 from backends.log.reader.snapshot import PIECE
 from backends.log.writer.options import LogOptions
@@ -95,7 +96,7 @@ def test_snapshot_is_synced_while_it_is_written() -> None:
     storage = FaultyStorage(SimulatedStorage(SimulatedDisk()))
     storage.make()
     options = LogOptions(max_file=1 << 30, sync_every=2 * PIECE)
-    write_snapshot(storage, FileHeader(FileKind.SNAPSHOT, bytes(16), 1), 7, PIECES, options)
+    write_snapshot(storage, FileHeader(FileKind.SNAPSHOT, bytes(16), 1), Base(0, 7, 0, True), PIECES, options)
     assert storage.calls["sync"] == 3
 
 

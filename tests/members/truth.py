@@ -48,8 +48,8 @@ def compaction(storage: Storage, leave_out: int) -> CompactedSnapshot | None:
     ids = ids_in(storage)[: place.sequence]
     number = next_generation(storage, manifest.generation)
     pieces = [json.dumps(ids).encode()]
-    written = write_snapshot(storage, manifest.snapshot_header(number), place.sequence, pieces, OPTIONS, by=BY)
     base = Base(place.sequence, place.sequence, place.checksum, True)
+    written = write_snapshot(storage, manifest.snapshot_header(number), base, pieces, OPTIONS, by=BY)
     return CompactedSnapshot(manifest.generation, number, written, base, place.next_segment)
 
 

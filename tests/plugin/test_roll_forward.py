@@ -39,7 +39,7 @@ def logged(version: int, database: int | None = None, *, advances: bool = True, 
     looked = database_fingerprint(header_at(before)) if database is None else database
     flags = Flag.ADVANCES if advances else 0
     header = RecordHeader(RECORD_MAGIC, RecordKind.CHANGE, flags, 50, size, version, 0, TIME, looked, 0, 0)
-    return LoggedChange(header, 0, 64)
+    return LoggedChange(header, 0, 64, 64, 0)
 
 
 def log(*changes: LoggedChange, whole: bool = False) -> LastChanges:

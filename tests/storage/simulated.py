@@ -14,8 +14,7 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from backends.storage.base import ReadHandle, Space, Storage, WriteHandle
@@ -63,6 +62,16 @@ class SimulatedDisk:
         self._names: dict[str, Content] = {}
         self._synced_names: dict[str, Content] = {}
         self._changes: list[_NameChange] = []
+        self._looking, self._doing = _Looking(self), _Doing(self)
+
+    @classmethod
+    def holding(cls, files: Mapping[str, bytes]) -> "SimulatedDisk":
+        """A disk with a directory of these files, all of it synced."""
+        disk = cls()
+        disk._made = disk._made_durably = True
+        disk._names = {name: Content(data) for name, data in files.items()}
+        disk._synced_names = dict(disk._names)
+        return disk
 
     def crash_at(self, number: int) -> None:
         """Raise PowerCut when `operations` reaches `number`, and from then on at every call.
@@ -96,19 +105,12 @@ class SimulatedDisk:
             return survivor
 
     def _on(self) -> "_Looking":
-        return _Looking(self)
+        """Surrounds everything that only reads."""
+        return self._looking
 
-    @contextmanager
-    def _step(self) -> Iterator[None]:
+    def _step(self) -> "_Doing":
         """Surrounds each effect: the cut may come just before it."""
-        with self._on():
-            self.operations += 1
-            if self.watch is not None:
-                self.watch()
-            if self.operations == self._cut_at:
-                self.is_off = True
-                raise PowerCut
-            yield
+        return self._doing
 
     def _point(self) -> None:
         with self._step():
@@ -132,19 +134,48 @@ class SimulatedDisk:
 
 
 class _Looking:
-    """Surrounds everything that only reads. Not a generator: a test of power cuts reads a million times."""
+    """Surrounds everything that only reads. Not a generator, and one object for each disk, as it remembers nothing: a
+    test of power cuts reads a million times."""
 
     def __init__(self, disk: SimulatedDisk) -> None:
-        self._disk = disk
+        self._disk, self._lock = disk, disk._lock
 
     def __enter__(self) -> None:
-        self._disk._lock.acquire()
+        self._lock.acquire()
         if self._disk.is_off:
-            self._disk._lock.release()
+            self._lock.release()
             raise PowerCut
 
     def __exit__(self, *_: object) -> None:
-        self._disk._lock.release()
+        self._lock.release()
+
+
+class _Doing(_Looking):
+    """Surrounds each effect. The disk is still locked while `watch` looks at it."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        disk = self._disk
+        disk.operations += 1
+        try:
+            if disk.watch is not None:
+                disk.watch()
+            if disk.operations == disk._cut_at:
+                disk.is_off = True
+                raise PowerCut
+        except BaseException:
+            self._lock.release()
+            raise
+
+
+class _Directory(_Looking):
+    """Surrounds what looks into the directory, which must be there."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        if not self._disk._made:
+            self._lock.release()
+            raise _error(errno.ENOENT, "a simulated disk")
 
 
 class SimulatedStorage(Storage):
@@ -152,6 +183,7 @@ class SimulatedStorage(Storage):
 
     def __init__(self, disk: SimulatedDisk) -> None:
         self.disk = disk
+        self._looking = _Directory(disk)
 
     def describe(self) -> str:
         return "a simulated disk"
@@ -234,14 +266,10 @@ class SimulatedStorage(Storage):
         with self._directory():
             return Space(free=self.disk._free(), total=self.disk.capacity)
 
-    @contextmanager
-    def _directory(self, *names: str) -> Iterator[None]:
+    def _directory(self, *names: str) -> "_Directory":
         for name in names:
             plain_name(name)
-        with self.disk._on():
-            if not self.disk._made:
-                raise _error(errno.ENOENT, self.describe())
-            yield
+        return self._looking
 
 
 class _Handle:

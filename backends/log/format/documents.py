@@ -364,6 +364,8 @@ def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise _wrong(fields, key)
+    if value.isprintable():
+        return value
     # It will be shown on a terminal, and the disk may be a stranger's.
     return "".join(character if character.isprintable() else "?" for character in value)
 

@@ -10,13 +10,12 @@ import json
 import secrets
 import struct
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from backends import keyring
 from backends.errors import KeyNeeded
 from backends.keyring import DataKey, derived
-from backends.log.format.records import FileHeader, RecordHeader, header_fields
+from backends.log.format.records import FileHeader, Flag, RecordHeader, header_fields
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,6 +28,10 @@ TAG = 16
 
 CHUNK = 1 << 20
 """The most bytes that are encrypted in one piece: a large record must never be in memory as a whole to be checked."""
+
+FINGERPRINT = 4
+"""Bytes before the statements of an encrypted change: the fingerprint of the node's database (`backends.change`). In a
+plain change it is in the header, where everybody could see it."""
 
 _ABOUT_FILE = struct.Struct("<16sHQ")  # backup id, file kind, file number: then the fields of the record's header
 
@@ -50,10 +53,18 @@ def known_key(key_id: str, what: str = "the backup") -> DataKey:
     return key
 
 
-def stored_size(length: int, *, begins_stream: bool) -> int:
+def stored_size(length: int, begins_stream: bool) -> int:
     """The stored bytes of a record's payload that has `length` bytes before it is encrypted."""
+    if length <= CHUNK and not begins_stream:  # nearly every record
+        return length + TAG
     chunks = 1 if length <= CHUNK else -(-length // CHUNK)
     return length + chunks * TAG + (SALT if begins_stream else 0)
+
+
+def chunks_in(header: RecordHeader) -> int:
+    """How many chunks the payload of this encrypted record has."""
+    length = header.length - (SALT if header.flags & Flag.FRAME else 0)
+    return max(1, -(-length // (CHUNK + TAG)))
 
 
 class _Stream:
@@ -80,11 +91,6 @@ class _Stream:
 
 class Sealer(_Stream):
     """Encrypts what one file's records carry, in order."""
-
-    def __init__(self, key: DataKey, file: FileHeader) -> None:
-        super().__init__(key, file)
-        self.mask = Mask(key)
-        """For the fingerprints of the node's database."""
 
     def seal(self, fields: bytes, payload: bytes, begins_stream: bool) -> bytes:
         """The stored bytes of this payload. `fields` are the header's (see `header_fields`), with its final length."""
@@ -134,6 +140,16 @@ class Opener(_Stream):
             yield _decrypted(self._aead, self._next_nonce(), chunk, about)
             if blocks.at_end():
                 return
+
+    def chunk(self, header: RecordHeader, salt: bytes, number: int, stored: bytes) -> bytes:
+        """What is in one chunk of a record: that with this number in the stream that begins with this salt.
+
+        For a record by itself: the records before it need not be read. Raises Tampered.
+        """
+        self._begin(salt)
+        self._chunk = number
+        assert self._aead is not None
+        return _decrypted(self._aead, self._next_nonce(), stored, self._associated(header))
 
 
 class _Blocks:
@@ -218,24 +234,3 @@ def _document_aead(key: DataKey, salt: bytes) -> "AESGCM":
 
 def _about_document(key: DataKey, name: str, public: dict[str, Any]) -> bytes:
     return key.backup_id + json.dumps([name, public], sort_keys=True).encode()
-
-
-class Mask:
-    """How encrypted records show the fingerprint of the node's database (`backends.change`): nobody without the key can
-    tell what it was made of. What is unknown (0) stays unknown."""
-
-    def __init__(self, key: DataKey) -> None:
-        # Prepared once: a commit waits for the rest.
-        self._keyed = blake2b(digest_size=4, key=key.secret, person=b"lnbackup fingerp")
-
-    def __call__(self, fingerprint: int) -> int:
-        if fingerprint == 0:
-            return fingerprint
-        digest = self._keyed.copy()
-        digest.update(fingerprint.to_bytes(4, "little"))
-        return int.from_bytes(digest.digest(), "little") or 1
-
-
-def masked(key: DataKey | None, fingerprint: int) -> int:
-    """The fingerprint as a record under this key shows it; without a key, as it is."""
-    return fingerprint if key is None else Mask(key)(fingerprint)

@@ -58,7 +58,7 @@ def _check_snapshot(storage: Storage, manifest: Manifest, names: Sequence[str]) 
     """Raise Damaged unless the snapshot begins and ends as it must. A start must not read a whole database."""
     with ExitStack() as files:
         parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
-        SnapshotReader(parts, manifest.snapshot_header(), manifest.base.data_version).check_ends()
+        SnapshotReader(parts, manifest.snapshot_header(), manifest.base).check_ends()
 
 
 def _check_whole_log(storage: Storage) -> None:

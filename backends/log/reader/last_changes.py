@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 from backends.base import MAX_ROLL_FORWARD
 from backends.errors import Damaged
-from backends.log.format.records import Flag, RecordHeader, segment_name
+from backends.log.format.encryption import (
+    CHUNK,
+    FINGERPRINT,
+    SALT,
+    TAG,
+    Opener,
+    Tampered,
+    chunks_in,
+    known_key,
+)
+from backends.log.format.records import RECORD_HEADER_SIZE, Flag, RecordHeader, segment_name
 from backends.log.format.torn import End
 from backends.log.reader.generation import Reader
 from backends.log.reader.records import RecordReader
@@ -30,6 +40,10 @@ class LoggedChange(NamedTuple):
     """The place of its segment among those of the generation, from 0."""
     stream: int
     """The offset of the record that begins the change's compression stream."""
+    offset: int
+    """The offset of its record."""
+    chunk: int
+    """If it is encrypted, the number of its first chunk within the stream."""
 
     @property
     def advances(self) -> bool:
@@ -94,6 +108,25 @@ def read_end(reader: Reader) -> LastChanges:
     return LastChanges(*reached, tuple(changes), whole)
 
 
+def database_before(reader: Reader, change: LoggedChange) -> int:
+    """The fingerprint of the database as it was before this change, which is one from the end of that generation's log.
+
+    Raises Damaged if the holder of the key has not written the change, KeyNeeded, or OSError.
+    """
+    header, (index, handle) = change.header, reader.log.segments[change.segment]
+    file = reader.manifest.segment_header(index)
+    if file.key is None:
+        return header.database
+    opener = Opener(known_key(file.key), file)
+    salt = handle.read(change.stream + RECORD_HEADER_SIZE, SALT)
+    before = SALT if header.flags & Flag.FRAME else 0
+    stored = handle.read(change.offset + RECORD_HEADER_SIZE + before, min(header.length - before, CHUNK + TAG))
+    try:
+        return int.from_bytes(opener.chunk(header, salt, change.chunk, stored)[:FINGERPRINT], "little")
+    except Tampered as error:
+        raise Damaged(f"a change cannot be decrypted: {error}", segment_name(index), change.offset) from None
+
+
 def statements_of(reader: Reader, changes: Sequence[LoggedChange]) -> Iterator[Sequence[str]]:
     """The statements of each of these changes, which are consecutive ones from the end of that generation's log.
 
@@ -131,19 +164,20 @@ class _Segment:
         self.first: RecordHeader | None = None
         self.last: RecordHeader | None = None
         self.changes: deque[LoggedChange] = deque()
-        stream, advancing = 0, 0
+        stream, chunk, advancing = 0, 0, 0
         records = _records(reader, number)
         for header, offset in ((record.header, record.offset) for record in records.records()):
             if self.first is None:
                 self.first = header
             self.last = header
             if header.flags & Flag.FRAME:
-                stream = offset
+                stream, chunk = offset, 0
+            first_chunk, chunk = chunk, chunk + chunks_in(header)
             if header.sequence <= base.sequence:
                 if header.sequence == base.sequence and header.checksum != base.checksum:
                     raise records.damaged(_MIXED, offset)
                 continue
-            self.changes.append(LoggedChange(header, number, stream))
+            self.changes.append(LoggedChange(header, number, stream, offset, first_chunk))
             advancing += bool(header.flags & Flag.ADVANCES)
             while advancing > MAX_ROLL_FORWARD or len(self.changes) > MAX_CHANGES:
                 advancing -= self.changes.popleft().advances

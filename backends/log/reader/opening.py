@@ -90,7 +90,7 @@ def missing_file(generation: str, path: str, named_by: str, storage: Storage) ->
 def _open_snapshot(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> SnapshotReader:
     """The generation's snapshot, to be closed with `files`. Raises FileNotFoundError if it is missing."""
     parts = open_parts(storage, snapshot_name(manifest.generation), files, names)
-    return SnapshotReader(parts, manifest.snapshot_header(), manifest.base.data_version)
+    return SnapshotReader(parts, manifest.snapshot_header(), manifest.base)
 
 
 def _open_growing_log(storage: Storage, manifest: Manifest, files: ExitStack, names: list[str]) -> Log | None:

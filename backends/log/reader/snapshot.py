@@ -12,6 +12,7 @@ from hashlib import sha256
 from backends import keyring
 from backends.errors import Damaged
 from backends.log.format.codec import Decompressor, StreamError
+from backends.log.format.documents import Base
 from backends.log.format.encryption import Opener, Tampered, known_key, stored_size
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
@@ -36,12 +37,21 @@ END_RECORD = struct.Struct("<Q32s")
 _CUT = "the snapshot ends in the middle: it was not copied completely, or was cut off,"
 
 
+def shows(file: FileHeader, base: Base) -> int:
+    """What the header of each record shows where that of a change has a fingerprint.
+
+    In an encrypted backup, from what the log goes on: nobody can put another snapshot of this number and version in its
+    place, one that was never published. In a plain one they could write what they like.
+    """
+    return 0 if file.key is None else base.checksum
+
+
 class SnapshotReader:
     """A snapshot, read from the open files of its parts, in order. It can be read any number of times."""
 
-    def __init__(self, parts: Sequence[tuple[str, ReadHandle]], file: FileHeader, data_version: int) -> None:
-        """`file` is the file header that the first part must have."""
-        self._parts, self._file, self._data_version = parts, file, data_version
+    def __init__(self, parts: Sequence[tuple[str, ReadHandle]], file: FileHeader, base: Base) -> None:
+        """`file` is the file header that the first part must have; the generation's log begins after `base`."""
+        self._parts, self._file, self._base = parts, file, base
 
     def size(self) -> int:
         """Bytes of the files of all parts."""
@@ -80,11 +90,15 @@ class SnapshotReader:
     def _until_end(self) -> Iterator[tuple[RecordReader, Record]]:
         """The records of all parts, up to and with the one that ends the snapshot. Raises Damaged if it is missing."""
         for reader, record in self._records():
-            if record.header.data_version != self._data_version:
+            if record.header.data_version != self._base.data_version:
                 raise reader.damaged(
                     f"it is a snapshot of version {record.header.data_version}, but the manifest names version "
-                    f"{self._data_version}: files of different times were mixed",
+                    f"{self._base.data_version}: files of different times were mixed",
                     record.offset,
+                )
+            if record.header.database != shows(self._file, self._base):
+                raise reader.damaged(
+                    "it is not the snapshot that the manifest names: files of different times were mixed", record.offset
                 )
             ends = record.header.kind == RecordKind.END
             if not ends and (record.header.kind != RecordKind.PIECE or record.header.size > PIECE):
@@ -104,7 +118,7 @@ class SnapshotReader:
         read = 0
         for reader, record in self._until_end():
             header = record.header
-            shortest = stored_size(0, begins_stream=header.sequence == 1) if self._file.key is not None else 0
+            shortest = stored_size(0, header.sequence == 1) if self._file.key is not None else 0
             stored_end = END_RECORD.size + shortest
             if header.flags or header.length < shortest:
                 raise reader.damaged("a record that no snapshot contains", record.offset)
@@ -130,7 +144,7 @@ class SnapshotReader:
         if self._file.key is None:
             return self._ends_with(END_RECORD.size)
         # In a snapshot of no database, this record is the first one, and begins the stream.
-        return any(self._ends_with(stored_size(END_RECORD.size, begins_stream=begins)) for begins in (False, True))
+        return any(self._ends_with(stored_size(END_RECORD.size, begins)) for begins in (False, True))
 
     def _ends_with(self, payload: int) -> bool:
         """Whether the last file ends with an end record whose payload has this many stored bytes."""
@@ -138,7 +152,8 @@ class SnapshotReader:
         length = RECORD_HEADER_SIZE + payload
         end = handle.read(max(handle.size() - length, 0), length)
         header = decode_record_header(end)
-        if header is None or (header.kind, header.data_version) != (RecordKind.END, self._data_version):
+        expected = (RecordKind.END, self._base.data_version, shows(self._file, self._base))
+        if header is None or (header.kind, header.data_version, header.database) != expected:
             return False
         return record_checksum(end, end[RECORD_HEADER_SIZE:]) == header.checksum
 

@@ -1,10 +1,10 @@
 """Unpacking the changes in records: one compression stream runs over many records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from backends.change import MAX_CHANGE
 from backends.log.format.codec import Decompressor, StreamError
-from backends.log.format.encryption import Opener, Tampered, known_key
+from backends.log.format.encryption import FINGERPRINT, Opener, Tampered, known_key
 from backends.log.format.records import FileHeader, Flag, RecordHeader, RecordKind
 from backends.log.reader.records import Record, StoredPayload
 from backends.log.reader.statements import spooled
@@ -53,7 +53,8 @@ class Unpacker:
             if isinstance(payload, StoredPayload):
                 return spooled(self._stream.pieces(self._decrypted(header, payload), size), size)
             if self._opener is not None:
-                payload = self._opener.open(header, payload, begins_stream=bool(header.flags & Flag.FRAME))
+                opened = self._opener.open(header, payload, begins_stream=bool(header.flags & Flag.FRAME))
+                payload = opened[FINGERPRINT:]
             if size <= SMALL:
                 return self._stream.whole(payload, size).decode().split("\0")
             return spooled(self._stream.pieces((payload,), size), size)
@@ -67,4 +68,10 @@ class Unpacker:
         blocks = payload.blocks()
         if self._opener is None:
             return blocks
-        return self._opener.pieces(header, blocks, begins_stream=bool(header.flags & Flag.FRAME))
+        return _statements_in(self._opener.pieces(header, blocks, begins_stream=bool(header.flags & Flag.FRAME)))
+
+
+def _statements_in(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The decrypted bytes without the fingerprint before them."""
+    yield next(pieces)[FINGERPRINT:]
+    yield from pieces

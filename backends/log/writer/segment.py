@@ -14,8 +14,9 @@ from itertools import chain
 from zlib import crc32
 
 from backends.base import Position
+from backends.change import UNKNOWN_DATABASE
 from backends.log.format.codec import LEVEL_CHANGES, Compressor
-from backends.log.format.encryption import Sealer, known_key, stored_size
+from backends.log.format.encryption import FINGERPRINT, Sealer, known_key, stored_size
 from backends.log.format.records import (
     RECORD_HEADER_SIZE,
     RECORD_MAGIC,
@@ -72,8 +73,9 @@ class Segment:
         payload = self._stream.add(raw)
         sealer, length = self._sealer, len(payload)
         if sealer is not None:
-            begins = bool(flags & Flag.FRAME)
-            length, database = stored_size(length, begins_stream=begins), sealer.mask(database)
+            payload, database = database.to_bytes(FINGERPRINT, "little") + payload, UNKNOWN_DATABASE
+            begins = flags & Flag.FRAME != 0
+            length = stored_size(FINGERPRINT + length, begins)
         header = RecordHeader(
             RECORD_MAGIC, RecordKind.CHANGE, flags, length, len(raw), data_version,
             after.sequence + 1, now, database, after.checksum, 0,

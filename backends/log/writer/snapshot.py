@@ -10,6 +10,7 @@ from hashlib import sha256
 from itertools import count
 
 from backends.log.format.codec import LEVEL_SNAPSHOT, Compressor
+from backends.log.format.documents import Base
 from backends.log.format.encryption import Sealer, known_key, stored_size
 from backends.log.format.records import (
     FILE_HEADER_SIZE,
@@ -26,7 +27,7 @@ from backends.log.format.records import (
     time_now,
 )
 from backends.log.reader.records import Chain
-from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts
+from backends.log.reader.snapshot import END_RECORD, SnapshotReader, open_parts, shows
 from backends.log.writer.options import LogOptions
 from backends.storage.base import Storage
 
@@ -70,16 +71,17 @@ class _Parts:
 def write_snapshot(
     storage: Storage,
     file: FileHeader,
-    data_version: int,
+    base: Base,
     pieces: Iterable[bytes],
     options: LogOptions,
     by: str = "",
 ) -> str:
     """Write a snapshot of the database in `pieces` (each at most PIECE bytes), durable under a temporary name.
 
-    `file` is the header of its first part; its number is that of the generation. The snapshot is read back and checked
-    before this returns that name. `by` becomes part of the name, and tells the snapshots of different makers apart.
-    Raises Damaged if the destination returns something other than was written; KeyNeeded.
+    `file` is the header of its first part; its number is that of the generation, whose log begins after `base`. The
+    snapshot is read back and checked before this returns that name. `by` becomes part of the name, and tells the
+    snapshots of different makers apart. Raises Damaged if the destination returns something other than was written;
+    KeyNeeded.
     """
     written = storage.temporary(f"{snapshot_name(file.number)}{by}")
     stream, digest, size, chain = Compressor(LEVEL_SNAPSHOT), sha256(), 0, Chain(0, 0)
@@ -89,10 +91,10 @@ def write_snapshot(
         def add(kind: RecordKind, payload: bytes, unpacked: int) -> None:
             nonlocal chain
             begins = chain.sequence == 0
-            length = len(payload) if sealer is None else stored_size(len(payload), begins_stream=begins)
+            length = len(payload) if sealer is None else stored_size(len(payload), begins)
             fields = RecordHeader(
-                RECORD_MAGIC, kind, Flag.NONE, length, unpacked, data_version,
-                chain.sequence + 1, time_now(), 0, chain.checksum, 0,
+                RECORD_MAGIC, kind, Flag.NONE, length, unpacked, base.data_version,
+                chain.sequence + 1, time_now(), shows(file, base), chain.checksum, 0,
             )  # fmt: skip
             if sealer is not None:
                 payload = sealer.seal(header_fields(fields), payload, begins)
@@ -108,7 +110,7 @@ def write_snapshot(
         parts.sync()
     with ExitStack() as files:
         opened = open_parts(storage, written, files, storage.names())
-        for _ in SnapshotReader(opened, file, data_version):
+        for _ in SnapshotReader(opened, file, base):
             pass  # reading it checks every byte
     return written
 

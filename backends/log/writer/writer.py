@@ -167,14 +167,14 @@ class Writer:
         key = new_key or old.key
         generation = next_generation(self.storage, old.generation)
         file = replace(old.snapshot_header(generation), key=key)
-        written = write_snapshot(self.storage, file, source.data_version, source.pieces, self._options)
+        # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
+        checksum = secrets.randbits(32)
+        base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
+        written = write_snapshot(self.storage, file, base, source.pieces, self._options)
         current.publish_snapshot(written, generation)
         if new_key is not None:
             self._segments.encrypt(new_key)
         first = self._segments.prepare()
-        # A random checksum, to which no record of the old log chains: it exposes a copy that mixes both logs.
-        checksum = secrets.randbits(32)
-        base = Base(position.sequence, source.data_version, checksum, source.foreign_keys)
         disagrees = source.data_version != position.data_version or still_kept(self.storage, old) is None
         if disagrees and new_key is None:  # a generation that everybody can read is not kept
             # A generation replaced only in doubt, at the same version, does not displace one that really disagreed.
