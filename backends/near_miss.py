@@ -11,10 +11,11 @@ from backends.text import printable
 _NFS_MOUNT = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):(?P<path>/(?!/).+)")
 """An NFS share as it is written for `mount`: `nas:/volume1/backup`."""
 
-_SCP = re.compile(r"(?P<host>[^/@\s]+@[^/:\s]+):(?P<path>.*)")
-"""A place on an SSH server as `scp` takes it: `me@server:backup`."""
+_SCP = r"(?P<host>[^/@\s]+@[^/:\s]+):(?P<path>.*)"
+"""A place on an SSH server as `scp` takes it: `me@server:backup`. Compiled only if it is needed: the plugin loads this
+module before it answers lightningd."""
 
-_PASSWORD = re.compile(r"(?<=//)([^/?#@:]*):[^/?#]*@")
+_PASSWORD = r"(?<=//)([^/?#@:]*):[^/?#]*@"
 """The user and the password in a URL."""
 
 _SHARE = "mount that share, and name a directory on it: nfs:///mnt/SHARE/lightning.bkp"
@@ -38,7 +39,7 @@ has one URL in backup.lock and in what is printed."""
 
 _BUCKETS = ("s3", "gs", "az")
 
-_AMAZON = re.compile(r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]*)\.)?s3[.-](?:(?P<region>[a-z0-9-]+)\.)?amazonaws\.com")
+_AMAZON = r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]*)\.)?s3[.-](?:(?P<region>[a-z0-9-]+)\.)?amazonaws\.com"
 """The servers of Amazon's buckets: `s3.REGION.amazonaws.com`, with the bucket before it or in the path."""
 
 _GOOGLE = "storage.googleapis.com"
@@ -57,7 +58,7 @@ def path_meant(path: str) -> str:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown: one with a password is printed, pasted and logged."""
-    return _PASSWORD.sub(r"\1@", url)
+    return re.sub(_PASSWORD, r"\1@", url) if "@" in url else url
 
 
 def without_scheme(url: str) -> str:
@@ -65,7 +66,7 @@ def without_scheme(url: str) -> str:
     mount = _NFS_MOUNT.fullmatch(url)
     if mount is not None:
         return _nfs(mount)
-    scp = _SCP.fullmatch(url)
+    scp = re.fullmatch(_SCP, url)
     if scp is not None:
         return f"this is how scp names a place; write it as: {_sftp(scp)}"
     return f"it has no scheme; write it as a URL: {printable(path_meant(url), 1000)}"
@@ -151,7 +152,7 @@ def _bucket_at(parts: SplitResult) -> str:
     """The URL for a bucket that is named by the web address of its server."""
     server = (parts.hostname or "").lower()
     first, _, rest = parts.path.strip("/").partition("/")
-    amazon = _AMAZON.fullmatch(server)
+    amazon = re.fullmatch(_AMAZON, server)
     if amazon is not None:
         bucket, prefix = (amazon["bucket"], parts.path.strip("/")) if amazon["bucket"] else (first, rest)
         region = f"?region={amazon['region']}" if amazon["region"] else ""
