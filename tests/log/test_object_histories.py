@@ -13,6 +13,7 @@ from backends.base import SnapshotSource
 from backends.change import Change
 from backends.errors import BackupError
 from backends.log.writer.options import LogOptions
+from backends.log.writer.segment import create_segment
 from backends.log.writer.writer import Writer
 from backends.storage.objects import merging, writing
 from backends.storage.objects.storage import ObjectStorage
@@ -201,3 +202,30 @@ def test_writers_that_take_over_from_each_other_lose_nothing_that_was_acknowledg
     assert last.writer is not None
     last.append()
     town.check()
+
+
+def test_start_that_is_killed_while_it_removes_unused_segments_leaves_no_gap() -> None:
+    """One was left by an attempt whose answer was lost, another was made ahead of use. With the first removed and the
+    second still there, the first would be missed."""
+    for request in range(1, 200):
+        town = Town(0)
+        first = town.newcomer(faults=False)
+        first.take_over()
+        first.append()
+        assert first.writer is not None
+        storage = ObjectStorage(SimulatedObjects(town.world))
+        for number in (2, 3):
+            create_segment(storage, first.writer.manifest.segment_header(number), OPTIONS).handle.close()
+        assert {"segment-00000002", "segment-00000003"} <= set(storage.names())
+        left = iter(range(request, 0, -1))
+        store = SimulatedObjects(
+            town.world,
+            fault=lambda kind, key, left=left: Fault.KILLED_BEFORE if next(left, 0) == 1 else Fault.NONE,  # type: ignore[misc]
+        )
+        try:
+            backup_in(ObjectStorage(store), OPTIONS).open(silent, "second")
+        except Killed:
+            town.check()
+        else:
+            break
+    assert 20 < request < 199
