@@ -20,10 +20,13 @@ from tests.end_to_end.db_compare import differences
 from tests.end_to_end.recordings import RECORDINGS, Recording
 from tests.end_to_end.world import backup_cli, said_at
 from tests.fake_lightningd import History, Moment, Node, Refused, Victim
+from tests.log.histories import CAMPAIGN
 
 __all__ = ["cluster"]
 
-ROUNDS = 8
+only_in_a_campaign = pytest.mark.skipif(CAMPAIGN == 1, reason="waits for long; the others show its parts")
+
+ROUNDS = 8 * CAMPAIGN
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
@@ -42,13 +45,10 @@ def test_node_killed_in_the_middle_of_calls_goes_on_and_is_restored_equal(
 ) -> None:
     world = world_at(places.url("postgres")).init()
     life = Life(world)
-    deaths = {
-        5: Death(Moment.IN_HOOK, Victim.BOTH, 0.002),
-        9: Death(Moment.IN_HOOK, Victim.PLUGIN, 0.001),
-        13: Death(Moment.BEFORE_COMMIT, Victim.BOTH),
-        17: Death(Moment.BEFORE_COMMIT, Victim.PLUGIN),
-    }
-    life.play([history.first(), *history.notes(24)], deaths, kill_every=11)
+    deaths = {5: Death(Moment.IN_HOOK, Victim.BOTH, 0.002), 9: Death(Moment.BEFORE_COMMIT, Victim.BOTH)}
+    if CAMPAIGN > 1:
+        deaths |= {nth: Death(Moment.IN_HOOK, Victim.PLUGIN, nth / 20_000) for nth in range(20, 200, 7)}
+    life.play([history.first(), *history.notes(14 * CAMPAIGN)], deaths, kill_every=13)
     life.stop()
     world.assert_restored_equals_the_nodes()
 
@@ -106,6 +106,34 @@ def _lags(node: Node, name: str) -> int | None:
 # A cluster that fails
 
 
+def test_standby_that_stays_away_stops_the_node_and_next_start_goes_on(
+    cluster: PostgresCluster, places: Places, world_at: WorldAt, history: History
+) -> None:
+    world = world_at(f"{places.url('postgres')}?timeout=7").init()
+    with pytest.raises(Refused, match="no standby is connected") as caught, world.node() as node:
+        node.play([history.first(), *history.notes(3)])
+        cluster.standby.stop()
+        call = history.note()
+        node.db_write(call)
+    assert "is safe" in str(caught.value)
+    assert [line for line in said_at(node, "unusual") if "waiting for postgres://" in line], node.logs
+    cluster.standby.start()
+    with world.node() as node:
+        node.play([*([call] if world.version < call.data_version else []), *history.notes(3)])
+    assert said_at(node, "broken") == []
+    world.assert_restored_equals_the_nodes()
+
+
+def fail_over(cluster: PostgresCluster) -> None:
+    """Kill the primary in the middle of commits; the old one comes back as it was, and then as a standby."""
+    time.sleep(0.3)
+    cluster.primary.kill()
+    cluster.fail_over()
+    cluster.standby.start()
+    time.sleep(0.5)
+    cluster.join()
+
+
 def start_after(cluster: PostgresCluster, seconds: float) -> None:
     """Start the standby, while a commit is waiting for it."""
     time.sleep(seconds)
@@ -113,6 +141,7 @@ def start_after(cluster: PostgresCluster, seconds: float) -> None:
     cluster.standby.start()
 
 
+@only_in_a_campaign
 def test_standby_that_is_stopped_delays_the_commit_and_the_log_says_so(
     cluster: PostgresCluster, places: Places, world_at: WorldAt, history: History
 ) -> None:
@@ -132,33 +161,6 @@ def test_standby_that_is_stopped_delays_the_commit_and_the_log_says_so(
     world.assert_restored_equals_the_nodes()
 
 
-def test_standby_that_stays_away_stops_the_node_and_next_start_goes_on(
-    cluster: PostgresCluster, places: Places, world_at: WorldAt, history: History
-) -> None:
-    world = world_at(f"{places.url('postgres')}?timeout=5").init()
-    with pytest.raises(Refused, match="no standby is connected") as caught, world.node() as node:
-        node.play([history.first(), *history.notes(3)])
-        cluster.standby.stop()
-        call = history.note()
-        node.db_write(call)
-    assert "is safe" in str(caught.value)
-    cluster.standby.start()
-    with world.node() as node:
-        node.play([*([call] if world.version < call.data_version else []), *history.notes(3)])
-    assert said_at(node, "broken") == []
-    world.assert_restored_equals_the_nodes()
-
-
-def fail_over(cluster: PostgresCluster) -> None:
-    """Kill the primary in the middle of commits; the old one comes back as it was, and then as a standby."""
-    time.sleep(0.3)
-    cluster.primary.kill()
-    cluster.fail_over()
-    cluster.standby.start()
-    time.sleep(0.5)
-    cluster.join()
-
-
 def test_primary_killed_and_standby_promoted_under_a_stream_loses_nothing(
     cluster: PostgresCluster, world_at: WorldAt, history: History
 ) -> None:
@@ -166,7 +168,7 @@ def test_primary_killed_and_standby_promoted_under_a_stream_loses_nothing(
     world = world_at(cluster.url(f"node-{secrets.token_hex(4)}")).init()
     with world.node() as node:
         node.play([history.first(), *history.notes(10)])
-        for _ in range(2):
+        for _ in range(2 * CAMPAIGN):
             disaster = Attempt(lambda: fail_over(cluster))
             while disaster.is_alive():
                 node.play(history.notes(10))

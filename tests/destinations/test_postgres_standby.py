@@ -186,17 +186,38 @@ def test_old_primary_that_comes_back_is_refused(
     assert store_of().get("data/1").data == b"on the new one"
 
 
-def test_primary_that_hangs_is_left_when_the_standby_took_over(cluster: PostgresCluster, store: PostgresStore) -> None:
+def test_primary_that_hangs_is_left_when_the_standby_took_over(cluster: PostgresCluster, store_of: StoreMaker) -> None:
+    """Its connections stay as they are; only silence tells, and a look at the other server."""
+    store = store_of(options="?single-server")
+    store.create("backup", b"made")
     cluster.primary.hang()
     attempt = Attempt(lambda: store.create("data/1", b"one"))
     time.sleep(0.3)
     cluster.fail_over()
-    old = cluster.standby
-    old.go_on()
-    old.kill()
-    cluster.join()
-    version = attempt.outcome()
+    cluster.primary.set("synchronous_standby_names", "")
+    version = attempt.outcome(15)
     assert store.get("data/1").version == version
+
+
+def test_old_primary_that_would_confirm_everything_is_not_used_after_the_new_one(
+    cluster: PostgresCluster, store_of: StoreMaker
+) -> None:
+    """The new one is away for a while, and somebody starts the old one and tells it to do without a standby."""
+    cluster.primary.set("synchronous_standby_names", "")
+    store = store_of(SHORT, options="?single-server")
+    store.create("backup", b"made")
+    copied = f"SELECT count(*) FROM {SCHEMA}.objects WHERE key = '{name_of(store)}/backup'"
+    wait_until(lambda: cluster.standby.sql(copied, DATABASE) == "1", "a copy")
+    cluster.primary.kill()
+    cluster.fail_over()
+    cluster.primary.set("synchronous_standby_names", "")
+    store.create("data/1", b"on the new one")
+    cluster.primary.kill()
+    cluster.standby.start()
+    with pytest.raises(TimeoutError, match="another server took over from it"):
+        store.create("data/2", b"on the old one")
+    cluster.primary.start()
+    assert Attempt(lambda: store.create("data/3", b"on the new one")).outcome()
 
 
 def test_server_that_took_over_without_the_last_change_is_refused(

@@ -17,6 +17,7 @@ from tests.destinations.pg_proxy import PgProxy
 from tests.destinations.postgres import DATABASE, ROLE, SCHEMA, PostgresCluster, becoming
 from tests.destinations.postgres_fixtures import LONG, SHORT, Attempt, StoreMaker, cluster, store, store_of
 from tests.destinations.tools import free_ports, need, start, wait_until
+from tests.log.histories import CAMPAIGN
 
 __all__ = ["cluster", "store", "store_of"]
 
@@ -127,21 +128,23 @@ def test_listing_and_reading_go_on_after_broken_connections(proxy: PgProxy, thro
     assert proxy.lost == 4
 
 
-def test_twenty_thousand_changes_are_read_within_their_budget_at_20_ms(
+def test_changes_are_read_within_their_budget_at_20_ms(
     cluster: PostgresCluster, proxy: PgProxy, through: PostgresStore
 ) -> None:
+    """20,000 changes in 30 s, with half of that left for replaying them."""
+    changes = 20_000 if CAMPAIGN > 1 else 4_000
     name = through.describe().rpartition("/")[2]
     cluster.primary.sql(
         f"INSERT INTO {SCHEMA}.objects SELECT '{name}/data/' || lpad(n::text, 12, '0'), convert_to(repeat('x', 1500), "
-        "'UTF8'), 'v' FROM generate_series(1, 20000) n",
+        f"'UTF8'), 'v' FROM generate_series(1, {changes}) n",
         DATABASE,
     )
     proxy.delay = 0.02
     began = time.monotonic()
     keys = [each.key for each in through.list("data/")]
-    assert len(keys) == 20000
-    assert sum(map(len, through.read_many(keys))) == 20000 * 1500
-    assert time.monotonic() - began < 20
+    assert len(keys) == changes
+    assert sum(map(len, through.read_many(keys))) == changes * 1500
+    assert time.monotonic() - began < 15 * changes / 20_000
 
 
 # Servers that do not answer

@@ -9,7 +9,7 @@ import pytest
 from tests.end_to_end.world import World
 from tests.fake_lightningd import RECORDED_CALLS, RECORDED_DATABASE, Call, read_recording, recorded_database
 
-_ELSEWHERE = Path(__file__).parents[4] / "shared" / "traces"
+_ELSEWHERE = Path(__file__).parents[3] / "shared" / "traces"
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ class Cluster:
             other.connection.close()
             if other.facts.timeline > session.facts.timeline:
                 with self._lock:
-                    self.timeline = max(self.timeline, other.facts.timeline)
+                    self.timeline, self._last = max(self.timeline, other.facts.timeline), host
                 raise Disconnected(f"{host} has taken over from {session.host}")
 
     def why_silent(self, until: float) -> str:

@@ -20,7 +20,7 @@ from backends.text import printable
 
 _OLDEST_LIBPQ = 140000
 _BINARY = int(pq.Format.BINARY)
-_TICK = 5.0
+_TICK = 3.0
 """Seconds of silence after which `silent` is called, and between its calls."""
 
 Value = bytes | None
