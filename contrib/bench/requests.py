@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import obstore
+import psycopg
+from obstore.store import S3Store
+
 from contrib.bench.contestants import BareWriter
 
 SIZE = 512
@@ -92,11 +96,7 @@ class BareBucket:
     """One conditional PUT through obstore."""
 
     def __init__(self, bucket: str, endpoint: str, key_id: str, secret: str) -> None:
-        import obstore
-        from obstore.store import S3Store
-
         self.latencies: list[float] = []
-        self._put = obstore.put
         self._store = S3Store(
             bucket,
             endpoint=endpoint,
@@ -111,7 +111,7 @@ class BareBucket:
         """Make the next object."""
         began = time.perf_counter()
         key = f"{self._prefix}/{len(self.latencies):012}"
-        self._put(self._store, key, secrets.token_bytes(SIZE), mode="create", use_multipart=False)
+        obstore.put(self._store, key, secrets.token_bytes(SIZE), mode="create", use_multipart=False)
         self.latencies.append(time.perf_counter() - began)
 
     def close(self) -> None:
@@ -122,8 +122,6 @@ class BareTable:
     """One prepared INSERT and COMMIT through psycopg."""
 
     def __init__(self, conninfo: str, schema: str) -> None:
-        import psycopg
-
         self.latencies: list[float] = []
         self._connection = psycopg.connect(conninfo, autocommit=True)
         self._table = f"{schema}.bare_{secrets.token_hex(4)}"
